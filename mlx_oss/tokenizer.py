@@ -1,0 +1,211 @@
+"""o200k_harmony, the tokenizer of gpt-oss: text to ids and ids to text, from the vocabulary bundled with the package.
+
+Builds a `tiktoken.Encoding` without a network. Knows nothing of messages, channels or models.
+The vocabulary and the splitting pattern are those of o200k_base in openai/tiktoken (MIT).
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlx_oss.errors import TokenizerError
+
+if TYPE_CHECKING:
+    import tiktoken
+
+STARTOFTEXT = 199998
+ENDOFTEXT = 199999
+RETURN = 200002
+CONSTRAIN = 200003
+CHANNEL = 200005
+START = 200006
+END = 200007
+MESSAGE = 200008
+CALL = 200012
+ENDOFPROMPT = 200018
+
+N_RANKS = 199998  # ids below are byte-pair ranks, ids from here on are special
+N_VOCAB = 201088
+LAST_TEXT_ID = ENDOFPROMPT  # ids above only pad the embedding: no release ever trained them
+STOP_IDS = (RETURN, CALL, ENDOFTEXT)
+
+_NAMED = {
+    STARTOFTEXT: "startoftext",
+    ENDOFTEXT: "endoftext",
+    RETURN: "return",
+    CONSTRAIN: "constrain",
+    CHANNEL: "channel",
+    START: "start",
+    END: "end",
+    MESSAGE: "message",
+    CALL: "call",
+    ENDOFPROMPT: "endofprompt",
+}
+SPECIAL_TOKENS: Mapping[str, int] = {
+    f"<|{_NAMED.get(id_, f'reserved_{id_}')}|>": id_ for id_ in range(N_RANKS, N_VOCAB)
+}
+
+VOCABULARY = "o200k_base.zlib"
+PACKED_SHA256 = "440741350e7cfa1c0f4869ce742d1b043550adbda5187adcac9e787edac6fba9"
+# of the same tokens as published: one line a token, base64, blank, rank
+TIKTOKEN_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
+
+_LETTERS_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LETTERS_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_PATTERN = "|".join(
+    (
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_LETTERS_UPPER}*{_LETTERS_LOWER}+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        rf"[^\r\n\p{{L}}\p{{N}}]?{_LETTERS_UPPER}+{_LETTERS_LOWER}*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+        r"\p{N}{1,3}",
+        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+        r"\s*[\r\n]+",
+        r"\s+(?!\S)",
+        r"\s+",
+    )
+)
+
+# `\s+(?!\S)` keeps a backtracking state for each blank: tiktoken aborts on a run of a million, so longer runs are cut
+_LONGEST_BLANK_RUN = 1 << 16
+_BLANKS = re.compile(r"\s+")
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class StreamDecoder:
+    """Turns ids into text one at a time, holding back the bytes of an unfinished UTF-8 character."""
+
+    __slots__ = ("_decoder", "_token_bytes")
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._token_bytes = tokenizer.token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, id_: int) -> str:
+        """Text that is certain after this id; may be empty."""
+        return self._decoder.decode(self._token_bytes(id_))
+
+    def finish(self) -> str:
+        """Text still held back: a replacement character if a character stayed unfinished, else nothing."""
+        return self._decoder.decode(b"", final=True)
+
+
+class Tokenizer:
+    """Text to ids and back. Get one from `load_tokenizer()`."""
+
+    n_vocab = N_VOCAB
+    stop_ids = STOP_IDS
+
+    def __init__(self, encoding: tiktoken.Encoding):
+        self.encoding = encoding
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; text that looks like a control token stays text."""
+        return [id_ for part in _cut_blank_runs(text) for id_ in self.encoding.encode_ordinary(part)]
+
+    def encode_with_specials(self, text: str) -> list[int]:
+        """Ids of `text`, where `<|start|>` and the like become control tokens. Only for text the caller wrote."""
+        return [id_ for part in _cut_blank_runs(text) for id_ in self.encoding.encode(part, allowed_special="all")]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; bytes that are not UTF-8 and ids outside the vocabulary become replacement characters."""
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+
+    def token_bytes(self, id_: int) -> bytes:
+        """The bytes one id stands for (a control token: its name, e.g. `<|start|>`)."""
+        if 0 <= id_ < N_VOCAB:
+            return self.encoding.decode_single_token_bytes(id_)
+        return REPLACEMENT.encode()
+
+    def stream_decoder(self) -> StreamDecoder:
+        return StreamDecoder(self)
+
+
+def _cut_blank_runs(text: str) -> Iterator[str]:
+    start = 0
+    runs = _BLANKS.finditer(text) if len(text) > _LONGEST_BLANK_RUN else ()
+    for run in runs:
+        for cut in range(run.start() + _LONGEST_BLANK_RUN, run.end(), _LONGEST_BLANK_RUN):
+            yield text[start:cut]
+            start = cut
+    yield text[start:]
+
+
+@lru_cache(maxsize=1)
+def load_tokenizer() -> Tokenizer:
+    """The tokenizer of gpt-oss, built once a process (0.3 s).
+
+    Raises TokenizerError if the bundled vocabulary is missing or damaged.
+    """
+    import tiktoken
+
+    ranks = {token: rank for rank, token in enumerate(_bundled_tokens())}
+    return Tokenizer(
+        tiktoken.Encoding("o200k_harmony", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=dict(SPECIAL_TOKENS))
+    )
+
+
+def _bundled_tokens() -> list[bytes]:
+    """All 199,998 tokens in rank order. The file holds N_RANKS lengths, a byte each, then the tokens end to end."""
+    file = resources.files("mlx_oss") / "data" / VOCABULARY
+    try:
+        packed = zlib.decompress(file.read_bytes())
+    except (OSError, zlib.error) as error:
+        raise TokenizerError(f"{file}: cannot read the bundled vocabulary ({error}); reinstall mlx_oss") from error
+    if hashlib.sha256(packed).hexdigest() != PACKED_SHA256:
+        raise TokenizerError(f"{file}: the bundled vocabulary is damaged (SHA-256 differs); reinstall mlx_oss")
+    ends = itertools.accumulate(packed[:N_RANKS], initial=N_RANKS)
+    return [packed[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def pack_tokens(tokens: Iterable[bytes]) -> bytes:
+    """The compressed form `_bundled_tokens` reads: how the bundled file was made from o200k_base.tiktoken."""
+    tokens = list(tokens)
+    return zlib.compress(bytes(map(len, tokens)) + b"".join(tokens), 9)
+
+
+def check_tokenizer_json(path: str | Path) -> None:
+    """Checks that a release's `tokenizer.json` numbers the same tokens as the bundled vocabulary.
+
+    Raises TokenizerError naming the first id that differs, or what makes the file unreadable.
+    """
+    path = Path(path)
+    try:
+        data = json.loads(path.read_bytes())
+        vocab = {int(id_): token for token, id_ in data["model"]["vocab"].items()}
+        added = {int(entry["id"]): str(entry["content"]) for entry in data["added_tokens"]}
+    except OSError as error:
+        raise TokenizerError(f"{path}: cannot read it: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TokenizerError(
+            f"{path}: not a tokenizer.json with model.vocab and added_tokens ({error!r}); fetch it from the release again"
+        ) from error
+    names = {id_: name for name, id_ in SPECIAL_TOKENS.items()}
+    byte_letters = _byte_letters()
+    ours = {rank: "".join(byte_letters[byte] for byte in token) for rank, token in enumerate(_bundled_tokens())}
+    theirs = vocab | added
+    for id_ in sorted(ours.keys() | theirs.keys()):
+        expected = ours.get(id_) or names.get(id_)
+        # a file may leave out special tokens, as it does with those that only pad the embedding
+        if id_ in theirs and theirs[id_] == expected or id_ not in theirs and id_ in names and id_ not in ours:
+            continue
+        raise TokenizerError(
+            f"{path}: id {id_} is {theirs.get(id_)!r}, but {expected!r} in the bundled o200k_harmony; "
+            "this is not a gpt-oss tokenizer, and its ids would be misread"
+        )
+
+
+def _byte_letters() -> list[str]:
+    """The printable letter for each byte in `tokenizer.json` (byte-level BPE of GPT-2, openai/gpt-2 `encoder.py`)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    replacements = itertools.count(0x100)
+    return [chr(byte if byte in printable else next(replacements)) for byte in range(256)]
