@@ -1,0 +1,291 @@
+"""ModelConfig: what `config.json` says about a gpt-oss model, checked.
+
+Reads the Hugging Face spelling in both of its forms: transformers 4 writes `rope_theta` and `rope_scaling`,
+transformers 5 `rope_parameters`. Strict where a key changes the mathematics: an unknown key inside the rope or
+quantisation settings is an error; an unknown key at the top is warned about once. Knows nothing of weights or files
+other than `config.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from mlx_oss.errors import ConfigError
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+
+# Keys that describe training, serving or file formats and leave the forward pass as it is.
+_NO_EFFECT = frozenset(
+    "architectures attention_dropout bos_token_id dtype eos_token_id initial_context_length initializer_range "
+    "output_router_logits pad_token_id quantization_config router_aux_loss_coef torch_dtype transformers_version "
+    "use_cache".split()
+)
+# Keys with one value that this architecture implements.
+_FIXED = {"model_type": "gpt_oss", "attention_bias": True, "hidden_act": "silu", "tie_word_embeddings": False}
+
+
+@dataclass(frozen=True, slots=True)
+class YarnScaling:
+    """YaRN context extension (arXiv 2309.00071) as the checkpoints configure it.
+
+    factor is how many times the context grows, from original_max_position_embeddings tokens; beta_fast and beta_slow
+    are the rotations between which frequencies go from kept to interpolated; truncate rounds that range to whole
+    frequencies (the releases do not); attention_factor multiplies cos and sin, by default 0.1 ln(factor) + 1.
+    """
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True  # transformers' default where the key is absent
+    attention_factor: float | None = None
+
+    @property
+    def concentration(self) -> float:
+        """What cos and sin are multiplied by."""
+        if self.attention_factor is not None:
+            return self.attention_factor
+        return 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationSpec:
+    """How one module is stored: `bits` a value, one scale for `group_size` values, in MLX's quantisation mode."""
+
+    group_size: int
+    bits: int
+    mode: str = "affine"
+
+
+MXFP4 = QuantizationSpec(group_size=32, bits=4, mode="mxfp4")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """The `quantization` entry of an MLX folder: a default and exceptions by module path (None: not quantised)."""
+
+    default: QuantizationSpec
+    modules: Mapping[str, QuantizationSpec | None]
+
+    def for_module(self, path: str) -> QuantizationSpec | None:
+        return self.modules.get(path, self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Dimensions and constants of one model, in Hugging Face's names; nothing here is particular to 20b or 120b.
+
+    rope_scaling may be given as the mapping of `config.json`; None means plain RoPE.
+    """
+
+    num_hidden_layers: int
+    num_local_experts: int
+    num_experts_per_tok: int
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    sliding_window: int
+    rms_norm_eps: float = 1e-5
+    swiglu_limit: float = 7.0
+    swiglu_alpha: float = 1.702
+    rope_theta: float = 150000.0
+    rope_scaling: YarnScaling | None = None
+    max_position_embeddings: int = 131072
+    layer_types: tuple[str, ...] = ()
+    quantization: Quantization | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rope_scaling, Mapping):
+            object.__setattr__(self, "rope_scaling", _yarn(self.rope_scaling))
+        types = tuple(self.layer_types) or (SLIDING, FULL) * ((self.num_hidden_layers + 1) // 2)
+        object.__setattr__(self, "layer_types", types if self.layer_types else types[: self.num_hidden_layers])
+        self._check()
+
+    def _check(self) -> None:
+        for name in _WHOLE:
+            value = getattr(self, name)
+            _require(
+                isinstance(value, int) and not isinstance(value, bool) and value > 0, name, value, "a whole number > 0"
+            )
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+            _require(good, name, value, "a number > 0")
+        heads, experts = self.num_attention_heads, self.num_local_experts
+        _require(
+            heads % self.num_key_value_heads == 0,
+            "num_key_value_heads",
+            self.num_key_value_heads,
+            f"a divisor of {heads}",
+        )
+        _require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even (RoPE turns pairs)")
+        _require(
+            self.num_experts_per_tok <= experts, "num_experts_per_tok", self.num_experts_per_tok, f"at most {experts}"
+        )
+        for name in ("hidden_size", "intermediate_size"):
+            _require(getattr(self, name) % 32 == 0, name, getattr(self, name), "a multiple of 32 (an MXFP4 block)")
+        _require(set(self.layer_types) <= {SLIDING, FULL}, "layer_types", self.layer_types, f"{SLIDING} or {FULL}")
+        _require(
+            len(self.layer_types) == self.num_hidden_layers,
+            "layer_types",
+            f"{len(self.layer_types)} entries",
+            f"{self.num_hidden_layers} entries (num_hidden_layers)",
+        )
+
+    def is_sliding(self, layer: int) -> bool:
+        return self.layer_types[layer] == SLIDING
+
+    @property
+    def qkv_heads(self) -> tuple[int, int, int]:
+        """Heads of q, k and v, in the order the fused projection holds them."""
+        return self.num_attention_heads, self.num_key_value_heads, self.num_key_value_heads
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
+        """The config that a parsed `config.json` describes.
+
+        Raises ConfigError for a missing key, an impossible value, a model of another kind, or an unknown key inside the
+        rope or quantisation settings; warns once (UserWarning) naming every other unknown key.
+        """
+        raw = dict(raw)
+        for key, only in _FIXED.items():
+            value = raw.pop(key, only)
+            if value != only:
+                hint = "this is not a gpt-oss model" if key == "model_type" else "gpt-oss models have no other"
+                raise ConfigError(f"config.json: {key} is {value!r}, only {only!r} is supported: {hint}")
+        theta, scaling = _rope_settings(raw)
+        quantization = raw.pop("quantization", None)
+        values: dict[str, Any] = {"rope_scaling": scaling, "quantization": _quantization(quantization)}
+        if theta is not None:
+            values["rope_theta"] = theta
+        if "experts_per_token" in raw:  # the releases say it twice
+            raw.setdefault("num_experts_per_tok", raw["experts_per_token"])
+            if raw.pop("experts_per_token") != raw["num_experts_per_tok"]:
+                raise ConfigError("config.json: experts_per_token and num_experts_per_tok disagree: make them equal")
+        for f in fields(cls):
+            if f.name in raw:
+                values[f.name] = raw.pop(f.name)
+            elif f.name not in values and f.default is MISSING:
+                raise ConfigError(f"config.json: {f.name} is missing: it is not a complete gpt-oss config")
+        if unknown := sorted(set(raw) - _NO_EFFECT):
+            warnings.warn(f"config.json: unknown keys are ignored: {', '.join(unknown)}", stacklevel=2)
+        if isinstance(values.get("layer_types"), list):
+            values["layer_types"] = tuple(values["layer_types"])
+        return cls(**values)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> ModelConfig:
+        """The config in a `config.json`; errors name the file."""
+        try:
+            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path} does not exist: give the folder of a converted model") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be read as JSON ({error}): fetch or convert the model again") from None
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{path} holds no JSON object: fetch or convert the model again")
+        try:
+            return cls.from_dict(raw)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("config.json", str(path), 1)) from None
+
+
+_WHOLE = (
+    "num_hidden_layers num_local_experts num_experts_per_tok vocab_size hidden_size intermediate_size "
+    "num_attention_heads num_key_value_heads head_dim sliding_window max_position_embeddings"
+).split()
+_POSITIVE = ("rms_norm_eps", "swiglu_limit", "swiglu_alpha", "rope_theta")
+
+
+def _require(good: bool, key: str, value: object, wanted: str) -> None:
+    if not good:
+        raise ConfigError(f"config.json: {key} is {value!r}, expected {wanted}")
+
+
+def _rope_settings(raw: dict[str, Any]) -> tuple[float | None, YarnScaling | None]:
+    """Takes (theta, scaling) out of `raw` in either form; where both stand they must agree."""
+    old_theta, old = raw.pop("rope_theta", None), raw.pop("rope_scaling", None)
+    new = raw.pop("rope_parameters", None)
+    if new is None:
+        return old_theta, None if old is None else _yarn(old)
+    new = dict(_mapping("rope_parameters", new))
+    theta = new.pop("rope_theta", old_theta)
+    scaling = _yarn(new, "rope_parameters")
+    if old_theta not in (None, theta) or (old is not None and _yarn(old) != scaling):
+        raise ConfigError("config.json: rope_parameters disagrees with rope_theta or rope_scaling: keep one of them")
+    return theta, scaling
+
+
+def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | None:
+    raw = dict(_mapping(key, raw))
+    kind = raw.pop("rope_type", raw.pop("type", None))
+    allowed = {f.name for f in fields(YarnScaling)} if kind == "yarn" else set()
+    if kind not in ("yarn", "default"):
+        raise ConfigError(f"config.json: {key}.rope_type is {kind!r}, supported are 'yarn' and 'default'")
+    if unknown := sorted(set(raw) - allowed):
+        raise ConfigError(
+            f"config.json: unknown key {key}.{unknown[0]}: it may change the mathematics, so it is not ignored"
+        )
+    if kind == "default":
+        return None
+    for name in ("factor", "original_max_position_embeddings"):
+        if name not in raw:
+            raise ConfigError(f"config.json: {key}.{name} is missing")
+    for name, value in raw.items():
+        if name == "truncate":
+            _require(isinstance(value, bool), f"{key}.{name}", value, "true or false")
+        elif not (name == "attention_factor" and value is None):
+            good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+            _require(good, f"{key}.{name}", value, "a number > 0")
+    return YarnScaling(**raw)
+
+
+def _quantization(raw: Any) -> Quantization | None:
+    if raw is None:
+        return None
+    raw = dict(_mapping("quantization", raw))
+    top = {name: raw.pop(name) for name in ("group_size", "bits", "mode") if name in raw}
+    modules: dict[str, QuantizationSpec | None] = {}
+    for path, entry in raw.items():
+        if isinstance(entry, Mapping):
+            modules[path] = _spec(f"quantization.{path}", entry)
+        elif entry is False:  # mlx-lm writes false for a module it left alone
+            modules[path] = None
+        else:
+            raise ConfigError(
+                f"config.json: unknown key quantization.{path}: it may change the mathematics, so it is not ignored"
+            )
+    return Quantization(_spec("quantization", top), modules)
+
+
+def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
+    if unknown := sorted(set(raw) - {"group_size", "bits", "mode"}):
+        raise ConfigError(
+            f"config.json: unknown key {key}.{unknown[0]}: it may change the mathematics, so it is not ignored"
+        )
+    for name in ("group_size", "bits"):
+        value = raw.get(name)
+        _require(isinstance(value, int) and value > 0, f"{key}.{name}", value, "a whole number > 0")
+    spec = QuantizationSpec(**raw)
+    if spec.mode not in ("affine", "mxfp4"):
+        raise ConfigError(f"config.json: {key}.mode is {spec.mode!r}, supported are 'affine' and 'mxfp4'")
+    if spec.mode == "mxfp4" and spec != MXFP4:
+        raise ConfigError(
+            f"config.json: {key}: mode mxfp4 has group_size 32 and bits 4, not {spec.group_size} and {spec.bits}"
+        )
+    return spec
+
+
+def _mapping(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"config.json: {key} is {value!r}, expected an object")
+    return value

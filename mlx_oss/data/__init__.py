@@ -1,0 +1,1 @@
+"""Bundled files: the o200k_base vocabulary and the nano model."""

@@ -1,0 +1,78 @@
+"""The tensors of an MLX folder: which names, with which shapes, a config asks for.
+
+The one table that the converter writes by and the loader reads by. Names are mlx-lm's, so folders interchange. A shape
+here is that of the values; `stored_tensors` says what a quantised module is stored as. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
+
+EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+
+Shape = tuple[int, ...]
+
+
+def layer_prefix(layer: int) -> str:
+    return f"model.layers.{layer}."
+
+
+def modules(config: ModelConfig) -> Iterator[tuple[str, Shape, Shape | None]]:
+    """(path, shape of its weight, shape of its bias or None) for each module that has a `.weight`, in order of use."""
+    c = config
+    q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+    yield "model.embed_tokens", (c.vocab_size, c.hidden_size), None
+    for layer in range(c.num_hidden_layers):
+        p = layer_prefix(layer)
+        yield p + "input_layernorm", (c.hidden_size,), None
+        yield p + "self_attn.q_proj", (q, c.hidden_size), (q,)
+        yield p + "self_attn.k_proj", (kv, c.hidden_size), (kv,)
+        yield p + "self_attn.v_proj", (kv, c.hidden_size), (kv,)
+        yield p + "self_attn.o_proj", (c.hidden_size, q), (c.hidden_size,)
+        yield p + "post_attention_layernorm", (c.hidden_size,), None
+        yield p + "mlp.router", (c.num_local_experts, c.hidden_size), (c.num_local_experts,)
+        e, f = c.num_local_experts, c.intermediate_size
+        yield p + "mlp.experts.gate_proj", (e, f, c.hidden_size), (e, f)
+        yield p + "mlp.experts.up_proj", (e, f, c.hidden_size), (e, f)
+        yield p + "mlp.experts.down_proj", (e, c.hidden_size, f), (e, c.hidden_size)
+    yield "model.norm", (c.hidden_size,), None
+    yield "lm_head", (c.vocab_size, c.hidden_size), None
+
+
+def is_expert(path: str) -> bool:
+    return ".mlp.experts." in path
+
+
+def can_quantize(path: str) -> bool:
+    """Norms are vectors and stay as they are; everything else with a weight can be quantised."""
+    return not path.endswith("norm")
+
+
+def stored_tensors(path: str, shape: Shape, bias: Shape | None, spec: QuantizationSpec | None) -> dict[str, Shape]:
+    """The tensors a module is stored as: `.weight` alone, or packed `.weight` (u32) with `.scales` (and affine
+    `.biases`).
+    """
+    if spec is None:
+        tensors = {f"{path}.weight": shape}
+    else:
+        *rows, columns = shape
+        groups = (*rows, columns // spec.group_size)
+        tensors = {f"{path}.weight": (*rows, columns * spec.bits // 32), f"{path}.scales": groups}
+        if spec.mode == "affine":
+            tensors[f"{path}.biases"] = groups
+    if bias is not None:
+        tensors[f"{path}.bias"] = bias
+    return tensors
+
+
+def plain_tensors(config: ModelConfig) -> dict[str, Shape]:
+    """Tensors that belong to no module with a weight: the attention sinks."""
+    heads = config.num_attention_heads
+    return {f"{layer_prefix(n)}self_attn.sinks": (heads,) for n in range(config.num_hidden_layers)}
+
+
+def lossless_quantization() -> dict[str, object]:
+    """`config.json`'s `quantization` entry of a folder whose experts are MXFP4 and whose rest is as released."""
+    return {"group_size": MXFP4.group_size, "bits": MXFP4.bits, "mode": MXFP4.mode}

@@ -1,0 +1,48 @@
+"""The MXFP4 number format: blocks of 32 four-bit floats under one shared power of two.
+
+OCP Microscaling Formats specification v1.0: an element is E2M1 (1 sign, 2 exponent, 1 mantissa bit), a scale is E8M0
+(value 2^(byte - 127), 0xFF is NaN). A block is stored as 16 bytes, the earlier element in the low nibble.
+NumPy only; the format and nothing else: which tensors are MXFP4 is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+BLOCK = 32
+SCALE_BIAS = 127
+SCALE_NAN = 0xFF
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32)
+# Half-way points between neighbouring magnitudes; a tie goes to the even code, as IEEE rounding does.
+_MIDPOINTS = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], dtype=np.float32)
+
+
+def dequantize(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """blocks u8 (..., G, 16), scales u8 (..., G) -> float32 (..., G * 32), exactly."""
+    nibbles = np.stack([blocks & 0x0F, blocks >> 4], axis=-1).reshape(*blocks.shape[:-1], BLOCK)
+    values = np.ldexp(E2M1[nibbles], (scales.astype(np.int32) - SCALE_BIAS)[..., None])
+    values = np.where((scales == SCALE_NAN)[..., None], np.float32(np.nan), values)
+    return values.reshape(*blocks.shape[:-2], -1)
+
+
+def quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float (..., N), N a multiple of 32 -> (blocks u8 (..., N/32, 16), scales u8 (..., N/32)).
+
+    OCP MX v1.0 section 6.3: the scale's exponent is floor(log2(largest magnitude)) - 2, elements round to nearest, ties
+    to even, and saturate at 6. Values must be finite.
+    """
+    groups = np.asarray(values, dtype=np.float32).reshape(*values.shape[:-1], -1, BLOCK)
+    _, exponent = np.frexp(np.abs(groups).max(axis=-1))  # magnitude = m 2^e with 0.5 <= m < 1: floor(log2) is e - 1
+    scales = np.clip(exponent - 3 + SCALE_BIAS, 0, SCALE_NAN - 1)
+    scaled = np.ldexp(groups, (SCALE_BIAS - scales)[..., None])
+    magnitude = np.abs(scaled)
+    up = np.searchsorted(_MIDPOINTS, magnitude, side="right")  # ties up ...
+    down = np.searchsorted(_MIDPOINTS, magnitude, side="left")  # ... and ties down: they differ on ties only
+    code = np.where(up % 2 == 0, up, down).astype(np.uint8) | (np.signbit(scaled).astype(np.uint8) << 3)
+    return code[..., 0::2] | (code[..., 1::2] << 4), scales.astype(np.uint8)
+
+
+def pack_words(blocks: np.ndarray) -> np.ndarray:
+    """blocks u8 (..., G, 16) -> u32 (..., G * 4), the layout of MLX's mode `mxfp4`: the same bytes, seen as words."""
+    flat = np.ascontiguousarray(blocks).reshape(*blocks.shape[:-2], -1)
+    return flat.view("<u4")

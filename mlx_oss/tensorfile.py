@@ -1,0 +1,136 @@
+"""Reading safetensors headers strictly: what a file or a folder of shards holds, before a byte of weights is read.
+
+The format is documented in huggingface/safetensors: a little-endian u64 header length, a JSON header, the data. Opens
+no tensor: MLX and the converter do that, knowing from here that the file is whole. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_oss.errors import CheckpointError
+
+ITEMSIZE = {"U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
+ITEMSIZE |= {"BOOL": 1, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+INDEX = "model.safetensors.index.json"
+_LFS = b"version https://git-lfs"
+_MAX_HEADER = 100_000_000  # the safetensors library's own limit, in bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies: its file, safetensors dtype name, shape, and byte range [start, end) in the file."""
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.end - self.start
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Every tensor of one safetensors file by name, in the order of their bytes.
+
+    Raises CheckpointError for a Git LFS pointer, a truncated or overlong file, a header that is not safetensors, byte
+    ranges that overlap or leave gaps, and a tensor whose bytes do not match its shape and dtype.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            if (head + file.read(len(_LFS) - 8)).startswith(_LFS):
+                raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
+            length = int.from_bytes(head, "little")
+            if len(head) < 8 or length > min(size - 8, _MAX_HEADER):
+                raise CheckpointError(f"{path} is truncated or not a safetensors file: fetch it again")
+            file.seek(8)
+            raw = json.loads(file.read(length))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise CheckpointError(f"{path} has a damaged safetensors header: fetch it again") from None
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} has a damaged safetensors header: fetch it again")
+    raw.pop("__metadata__", None)
+    tensors = [_tensor(path, name, entry, 8 + length) for name, entry in raw.items()]
+    tensors.sort(key=lambda t: (t.start, t.end))
+    position = 8 + length
+    for tensor in tensors:
+        if tensor.start != position:
+            raise CheckpointError(
+                f"{path}: tensor {tensor.name} does not start where the one before it ends: fetch it again"
+            )
+        position = tensor.end
+    if position != size:
+        state = "truncated" if size < position else "too long"
+        raise CheckpointError(f"{path} is {state}: {size:,} bytes, its header describes {position:,}: fetch it again")
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
+    try:
+        dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]  # type: ignore[index]
+        good = all(type(n) is int and n >= 0 for n in (*shape, start, end))
+        good = good and end - start == math.prod(shape) * ITEMSIZE[dtype]
+    except (TypeError, KeyError, ValueError):
+        good = False
+    if not good:
+        raise CheckpointError(f"{path}: tensor {name} has a damaged header entry or an unknown dtype: fetch it again")
+    return TensorInfo(name, path, dtype, shape, base + start, base + end)
+
+
+def read_folder(folder: Path) -> dict[str, TensorInfo]:
+    """Every tensor of the safetensors files in a folder, by name.
+
+    With an index the shards are those it names, and both must agree; without one they are all `*.safetensors`. Raises
+    CheckpointError for a missing or damaged shard, a tensor that stands twice, and an index that disagrees with the
+    shards.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder: give the folder that holds config.json and *.safetensors")
+    index = _read_index(folder / INDEX)
+    files = sorted(set(index.values())) if index is not None else sorted(p.name for p in folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder} holds no *.safetensors file: is it the model's folder?")
+    tensors: dict[str, TensorInfo] = {}
+    for name in files:
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing, {INDEX} names it: fetch it")
+        for tensor in read_header(path).values():
+            if tensor.name in tensors:
+                raise CheckpointError(f"tensor {tensor.name} stands in {tensors[tensor.name].file.name} and in {name}")
+            tensors[tensor.name] = tensor
+    if index is not None:
+        _check_index(folder, index, tensors)
+    return tensors
+
+
+def _read_index(path: Path) -> dict[str, str] | None:
+    if not path.exists():
+        return None
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        files = {Path(file).name == file for file in weight_map.values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CheckpointError(f"{path} is damaged: fetch it again") from None
+    if files != {True}:
+        raise CheckpointError(f"{path} names files outside its folder, or none: fetch it again")
+    return weight_map
+
+
+def _check_index(folder: Path, index: dict[str, str], tensors: dict[str, TensorInfo]) -> None:
+    if missing := sorted(set(index) - set(tensors)):
+        raise CheckpointError(f"{folder}: {INDEX} names tensor {missing[0]}, which {index[missing[0]]} does not hold")
+    for name, tensor in tensors.items():
+        if index.get(name) != tensor.file.name:
+            said = index.get(name, "no file")
+            raise CheckpointError(f"{folder}: tensor {name} is in {tensor.file.name}, {INDEX} says {said}")
