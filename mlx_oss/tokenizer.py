@@ -187,7 +187,7 @@ def check_tokenizer_json(path: str | Path) -> None:
         raise TokenizerError(f"{path}: cannot read it: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TokenizerError(
-            f"{path}: not a tokenizer.json with model.vocab and added_tokens ({error!r}); fetch it from the release again"
+            f"{path}: not a tokenizer.json with model.vocab and added_tokens ({error!r}); fetch the release's again"
         ) from error
     names = {id_: name for name, id_ in SPECIAL_TOKENS.items()}
     byte_letters = _byte_letters()
@@ -195,8 +195,8 @@ def check_tokenizer_json(path: str | Path) -> None:
     theirs = vocab | added
     for id_ in sorted(ours.keys() | theirs.keys()):
         expected = ours.get(id_) or names.get(id_)
-        # a file may leave out special tokens, as it does with those that only pad the embedding
-        if id_ in theirs and theirs[id_] == expected or id_ not in theirs and id_ in names and id_ not in ours:
+        missing_special = id_ in names and id_ not in theirs  # releases leave out those that only pad the embedding
+        if missing_special or theirs.get(id_) == expected:
             continue
         raise TokenizerError(
             f"{path}: id {id_} is {theirs.get(id_)!r}, but {expected!r} in the bundled o200k_harmony; "

@@ -20,7 +20,7 @@ CHANNELS = ("analysis", "commentary", "final")
 
 @dataclass(frozen=True, slots=True)
 class ToolDescription:
-    """A function the model may call: its name, what it does, and the JSON schema of its arguments (None: no arguments)."""
+    """A function the model may call: its name, what it does, the JSON schema of its arguments (None: no arguments)."""
 
     name: str
     description: str = ""

@@ -1,0 +1,161 @@
+"""Messages to ids: what a conversation looks like to the model.
+
+Token-identical to openai-harmony 0.0.8, which encodes each part of a message on its own; the format is described in
+openai/harmony `docs/format.md`. No text of a message can become a control token. Knows nothing of turns: what an
+earlier turn leaves in the prompt is decided in `history`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from mlx_oss.errors import HarmonyError
+from mlx_oss.harmony.messages import DeveloperContent, Message, Role, SystemContent, ToolDescription, ToolNamespace
+from mlx_oss.harmony.typescript import type_of
+from mlx_oss.tokenizer import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, START, load_tokenizer
+
+CONSTRAIN_TEXT = "<|constrain|>"
+
+
+def render_conversation(messages: Iterable[Message], *, next_role: Role | None = None) -> list[int]:
+    """Ids of `messages` in order; with `next_role` also `<|start|>` and that role, ready for the model to go on.
+
+    Raises HarmonyError for a message that cannot be written, see `render_message`.
+    """
+    messages = list(messages)
+    functions = any(map(_offers_functions, messages))
+    ids = [id_ for message in messages for id_ in render_message(message, functions=functions)]
+    if next_role is not None:
+        ids += [START, *_encode_word(next_role)]
+    return ids
+
+
+def render_message(message: Message, *, functions: bool = False) -> list[int]:
+    """Ids of one message, from `<|start|>` to `<|end|>` or `<|call|>`.
+
+    `functions` says that a developer message of the conversation offers functions: the system block then tells the
+    model to call them on the commentary channel.
+
+    Raises HarmonyError if a tool message has no name, content does not fit the role, or a tool cannot be described.
+    """
+    ids = [START, *_author(message)]
+    if message.recipient is not None and message.recipient != "all":
+        ids += _encode_word(f" to={message.recipient}")
+    if message.channel is not None:
+        ids += [CHANNEL, *_encode_word(message.channel)]
+    if message.content_type is not None:
+        ids += _content_type(message.content_type)
+    ids.append(MESSAGE)
+    ids += load_tokenizer().encode(_content_text(message, functions))
+    ids.append(CALL if message.role == "assistant" and message.recipient is not None else END)
+    return ids
+
+
+def _author(message: Message) -> list[int]:
+    if message.role == "tool":
+        if not message.name:
+            raise HarmonyError("a tool message has no name; set Message.name to the tool that answers")
+        return _encode_word(message.name)
+    return _encode_word(message.role) + (_encode_word(f":{message.name}") if message.name is not None else [])
+
+
+def _content_type(content_type: str) -> list[int]:
+    if not content_type.startswith(CONSTRAIN_TEXT):
+        return _encode_word(f" {content_type}")
+    return [*_encode_word(" "), CONSTRAIN, *_encode_word(content_type.removeprefix(CONSTRAIN_TEXT))]
+
+
+@lru_cache(maxsize=1024)
+def _word_ids(word: str) -> tuple[int, ...]:
+    return tuple(load_tokenizer().encode(word))
+
+
+def _encode_word(word: str) -> list[int]:
+    """Ids of a short text that comes again and again, as those in headers do."""
+    return list(_word_ids(word))
+
+
+def _content_text(message: Message, functions: bool) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    expected = "system" if isinstance(content, SystemContent) else "developer"
+    if message.role != expected:
+        raise HarmonyError(
+            f"{type(content).__name__} in a message of role {message.role!r}; it belongs into one of role {expected!r}"
+        )
+    return "\n\n".join(_system(content, functions) if isinstance(content, SystemContent) else _developer(content))
+
+
+def _system(content: SystemContent, functions: bool) -> Iterator[str]:
+    top = (
+        content.model_identity,
+        content.knowledge_cutoff and f"Knowledge cutoff: {content.knowledge_cutoff}",
+        content.conversation_start_date and f"Current date: {content.conversation_start_date}",
+    )
+    if any(top):
+        yield "\n".join(filter(None, top))
+    if content.reasoning_effort:
+        yield f"Reasoning: {content.reasoning_effort}"
+    yield from _tools(content.tools)
+    if content.valid_channels:
+        channels = f"# Valid channels: {', '.join(content.valid_channels)}. Channel must be included for every message."
+        yield (
+            f"{channels}\nCalls to these tools must go to the commentary channel: 'functions'."
+            if functions
+            else channels
+        )
+
+
+def _developer(content: DeveloperContent) -> Iterator[str]:
+    if content.instructions:
+        yield "# Instructions"
+        yield content.instructions
+    yield from _tools(content.tools)
+
+
+def _tools(namespaces: Iterable[ToolNamespace]) -> Iterator[str]:
+    by_name: dict[str, ToolNamespace] = {}
+    for namespace in namespaces:
+        if by_name.setdefault(namespace.name, namespace) is not namespace:
+            raise HarmonyError(f"two tool namespaces are called {namespace.name!r}; put their tools into one")
+    if by_name:
+        yield "# Tools"
+    for name in sorted(by_name):
+        yield "\n".join(_namespace(by_name[name]))
+
+
+def _namespace(namespace: ToolNamespace) -> Iterator[str]:
+    yield f"## {namespace.name}\n"
+    mark = "// " if namespace.tools else ""
+    for line in _lines(namespace.description or ""):
+        yield mark + line
+    if namespace.tools:
+        yield f"namespace {namespace.name} {{\n"
+        for tool in namespace.tools:
+            yield from _tool(tool)
+        yield f"}} // namespace {namespace.name}"
+
+
+def _tool(tool: ToolDescription) -> Iterator[str]:
+    for line in _lines(tool.description):
+        yield f"// {line}"
+    try:
+        arguments = "" if tool.parameters is None else f"_: {type_of(tool.parameters)}"
+    except (RecursionError, TypeError, ValueError) as error:
+        raise HarmonyError(
+            f"tool {tool.name!r}: its parameters are no JSON schema ({error}); check ToolDescription.parameters"
+        ) from error
+    yield f"type {tool.name} = ({arguments}) => any;\n"
+
+
+def _lines(text: str) -> list[str]:
+    """Lines of `text` as Rust's `str::lines` cuts them: at \\n and \\r\\n only, without an empty last one."""
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+
+
+def _offers_functions(message: Message) -> bool:
+    return isinstance(message.content, DeveloperContent) and any(
+        namespace.name == "functions" and namespace.tools for namespace in message.content.tools
+    )

@@ -1,0 +1,139 @@
+"""JSON schemas as the TypeScript types the model was trained to read.
+
+Follows openai-harmony 0.0.8 (`json_schema_to_typescript` in src/encoding.rs) character for character, including what
+looks like an accident there: an array of a union has no brackets, a comment of several lines is only marked on its first,
+`anyOf`, `$ref`, `const` and an enum without a type become `any`, and enums of numbers lose their values.
+Knows nothing of tokens and messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+_PRIMITIVES = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean"}
+
+
+def type_of(schema: Any, indent: str = "") -> str:
+    """The TypeScript type for `schema`; lines after the first are indented by `indent`. Anything unknown is `any`."""
+    if not isinstance(schema, Mapping):
+        return "any"
+    if isinstance(variants := schema.get("oneOf"), list | tuple):
+        return "".join(f"\n{indent} | {_variant(variant, indent)}" for variant in variants)
+    kind = schema.get("type")
+    if isinstance(kind, list | tuple):
+        return " | ".join("number" if name == "integer" else name for name in _strings(kind)) or "any"
+    if kind == "object":
+        return _object(schema, indent)
+    if kind == "array":
+        return f"{type_of(schema['items'], indent)}[]" if "items" in schema else "Array<any>"
+    if kind == "string" and (values := _strings(schema.get("enum"))):
+        return " | ".join(f'"{value}"' for value in values)
+    return _PRIMITIVES.get(kind, "any") if isinstance(kind, str) else "any"
+
+
+def _object(schema: Mapping[str, Any], indent: str) -> str:
+    properties = schema.get("properties")
+    required = _strings(schema.get("required"))
+    lines = [*_comment(schema.get("description"), indent), "{\n"]
+    for name, value in properties.items() if isinstance(properties, Mapping) else ():
+        key = name if name in required else f"{name}?"
+        lines += _property(key, value if isinstance(value, Mapping) else {}, indent)
+    return "".join(lines) + indent + "}"
+
+
+def _property(key: str, schema: Mapping[str, Any], indent: str) -> list[str]:
+    lines = []
+    if isinstance(title := schema.get("title"), str):
+        lines += [f"{indent}// {title}\n", f"{indent}//\n"]
+    if "oneOf" not in schema:
+        lines += _comment(schema.get("description"), indent)
+    if isinstance(examples := schema.get("examples"), list | tuple) and examples:
+        lines += [f"{indent}// Examples:\n", *(f'{indent}// - "{example}"\n' for example in _strings(examples))]
+    if isinstance(schema.get("oneOf"), list | tuple):
+        return lines + _union_property(key, schema, indent)
+    default = f" // {_default(schema)}" if "default" in schema and "oneOf" not in schema else ""
+    return [*lines, f"{indent}{key}: {_nullable_type(schema, indent + '    ')},{default}\n"]
+
+
+def _union_property(key: str, schema: Mapping[str, Any], indent: str) -> list[str]:
+    variants = schema["oneOf"]
+    description = _text(schema.get("description"))
+    first = _text(variants[0].get("description")) if variants and isinstance(variants[0], Mapping) else None
+    above = description is not None and description != first
+    lines = _comment(description, indent) if above else []
+    if "default" in schema:
+        lines.append(f"{indent}// {_default(schema)}\n")
+    lines.append(f"{indent}{key}:\n")
+    for number, variant in enumerate(variants):
+        facts = variant if isinstance(variant, Mapping) else {}
+        own = _text(facts.get("description"))
+        said = own is None or own == description or (number == 0 and above)
+        comments = [] if said else [own]
+        if "default" in facts:
+            comments.append(_default(facts))
+        lines.append(f"{indent} | {_nullable_type(variant, indent + '   ')}{_trailing(comments)}\n")
+    return [*lines, f"{indent},\n"]
+
+
+def _variant(schema: Any, indent: str) -> str:
+    facts = schema if isinstance(schema, Mapping) else {}
+    comments = [text] if (text := _text(facts.get("description"))) is not None else []
+    if "default" in facts:
+        # the reference writes the default of an enum with quotes here, and without them in a property
+        comments.append(f"default: {compact_json(facts['default'])}" if _is_enum(facts) else _default(facts))
+    return _nullable_type(schema, indent + "   ") + _trailing(comments)
+
+
+def _nullable_type(schema: Any, indent: str) -> str:
+    type_ = type_of(schema, indent)
+    nullable = isinstance(schema, Mapping) and schema.get("nullable") is True
+    return f"{type_} | null" if nullable and "null" not in type_ else type_
+
+
+def _default(schema: Mapping[str, Any]) -> str:
+    value = schema["default"]
+    if not isinstance(value, str):
+        return f"default: {compact_json(value)}"
+    return f"default: {value}" if _is_enum(schema) else f'default: "{value}"'
+
+
+def _comment(text: Any, indent: str) -> list[str]:
+    return [f"{indent}// {text}\n"] if isinstance(text, str) else []
+
+
+def _trailing(comments: list[Any]) -> str:
+    return f" // {' '.join(comments)}" if comments else ""
+
+
+def _is_enum(schema: Mapping[str, Any]) -> bool:
+    return isinstance(values := schema.get("enum"), list | tuple) and len(values) > 0
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _strings(values: Any) -> list[str]:
+    return [value for value in values if isinstance(value, str)] if isinstance(values, list | tuple) else []
+
+
+def compact_json(value: Any) -> str:
+    """`value` as JSON without blanks, floats written as Rust's serde_json does."""
+    if isinstance(value, float):
+        return _rust_float(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{compact_json(str(key))}:{compact_json(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(compact_json, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _rust_float(value: float) -> str:
+    digits, _, exponent = repr(value).partition("e")
+    if not exponent:
+        return digits
+    # Rust goes on writing decimals for one power of ten longer than Python, and leaves out "+" and leading zeros
+    return format(Decimal(repr(value)), "f") if int(exponent) == -5 else f"{digits}e{int(exponent)}"
