@@ -1,0 +1,127 @@
+"""Ids in, ids out: prefill a prompt in chunks, then one token a step, always one step ahead of the caller.
+
+Knows nothing of text or harmony; `chat` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_oss.cache import Cache
+from mlx_oss.errors import ContextError, OptionError
+from mlx_oss.model import Transformer
+from mlx_oss.sampling import Sampler, SamplingOptions
+
+PREFILL_CHUNK = 512  # tokens: bounds the memory of a prefill, not its result
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One generated token.
+
+    token         its id logprob       its log-probability in nats at temperature 1, after bias and penalty, among the
+    ids that may be sampled top_logprobs  the likeliest ids and theirs, best first, as many as the options ask for
+    finish        "stop" on a stop id, "length" on the last one allowed, None before
+    """
+
+    token: int
+    logprob: float
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+    finish: str | None = None
+
+
+def prefill(
+    model: Transformer,
+    tokens: Sequence[int],
+    cache: Cache,
+    *,
+    chunk: int = PREFILL_CHUNK,
+    progress: Callable[[int, int], None] | None = None,
+) -> mx.array:
+    """Feeds tokens to the model, `chunk` at a time, and returns the logits (V,) that follow the last one.
+
+    progress(done, total) is called after every chunk; what it raises ends the prefill, with the cache at `done`.
+    """
+    if not tokens:
+        raise OptionError("there is no token to start from: a prompt holds at least one")
+    if chunk < 1:
+        raise OptionError(f"chunk is {chunk}, expected at least 1 token")
+    vocab = model.config.vocab_size
+    if bad := next((t for t in tokens if not 0 <= t < vocab), None):
+        raise OptionError(f"token id {bad} is outside the vocabulary of {vocab}")
+    for start in range(0, len(tokens), chunk):
+        part = mx.array([list(tokens[start : start + chunk])])
+        hidden = model.hidden(part, cache)
+        mx.eval(hidden[:, -1], cache.arrays)
+        if progress is not None:
+            progress(start + part.shape[1], len(tokens))
+    return model.logits(hidden[:, -1:])[0, 0]
+
+
+def generate_step(
+    model: Transformer,
+    prompt_ids: Sequence[int],
+    options: SamplingOptions | None = None,
+    *,
+    cache: Cache | None = None,
+    max_tokens: int | None = None,
+    stop_ids: Iterable[int] = (),
+    chunk: int = PREFILL_CHUNK,
+    progress: Callable[[int, int], None] | None = None,
+) -> Generator[Step, None, None]:
+    """Yields a Step for each generated token, up to and including a stop id.
+
+    prompt_ids  what follows the positions already in `cache`; ids, at least one
+    max_tokens  how many to generate at most; None: what the context (`max_position_embeddings`) leaves
+
+    While the caller looks at a token the next one is being computed, so `cache` then holds every yielded token; closing
+    the generator at any point leaves it so. Raises ContextError if the prompt does not fit the context.
+    """
+    cache = model.make_cache() if cache is None else cache
+    sampler, stops = Sampler(options or SamplingOptions()), frozenset(stop_ids)
+    room = model.config.max_position_embeddings - cache.offset - len(prompt_ids)
+    if room < 1:
+        raise ContextError(
+            f"{len(prompt_ids):,} tokens after {cache.offset:,} leave no room to answer in the context of "
+            f"{model.config.max_position_embeddings:,}: shorten the conversation"
+        )
+    limit = room if max_tokens is None else min(max_tokens, room)
+    logits = prefill(model, prompt_ids, cache, chunk=chunk, progress=progress)
+    recent = list(prompt_ids) if sampler.needs_recent else []
+    pending = _choose(sampler, logits, recent)
+    mx.async_eval(pending)
+    for count in range(1, limit + 1):
+        current = pending
+        if sampler.needs_recent:
+            recent.append(int(current[0].item()))
+        logits = model(current[0].reshape(1, 1), cache)[0, 0]
+        pending = _choose(sampler, logits, recent)
+        mx.async_eval(pending)
+        token = int(current[0].item())
+        finish = "stop" if token in stops else "length" if count == limit else None
+        yield Step(token, float(current[1].item()), _alternatives(current), finish)
+        if finish:
+            return
+
+
+def _choose(sampler: Sampler, logits: mx.array, recent: Sequence[int]) -> tuple[mx.array, ...]:
+    """(token, its logprob) and, if asked for, (ids, logprobs) of the likeliest; nothing is computed yet."""
+    logits = sampler.logits(logits, recent)
+    token = sampler.sample(logits)
+    norm = mx.logsumexp(logits)
+    chosen = (token, logits[token] - norm)
+    count = min(sampler.options.top_logprobs, logits.shape[0])
+    if count == 0:
+        return chosen
+    ids = mx.argpartition(-logits, kth=count - 1)[:count]
+    ids = ids[mx.argsort(-logits[ids])]
+    return (*chosen, ids, logits[ids] - norm)
+
+
+def _alternatives(chosen: tuple[mx.array, ...]) -> tuple[tuple[int, float], ...]:
+    if len(chosen) == 2:
+        return ()
+    return tuple(zip(chosen[2].tolist(), chosen[3].tolist(), strict=True))
