@@ -1,6 +1,8 @@
 """The harmony chat format: messages, messages to ids, ids to messages."""
 
 from mlx_oss.harmony.builtin import BROWSER, PYTHON
+from mlx_oss.harmony.header import Header, Note, Repair
+from mlx_oss.harmony.history import conversation_for_next_turn, ids_in_history, stays_for_next_turn
 from mlx_oss.harmony.messages import (
     CHANNELS,
     IDENTITY,
@@ -13,6 +15,15 @@ from mlx_oss.harmony.messages import (
     ToolDescription,
     ToolNamespace,
 )
+from mlx_oss.harmony.parse import (
+    Event,
+    HarmonyParser,
+    MessageFinished,
+    MessageStarted,
+    ParsedMessage,
+    TextDelta,
+    parse,
+)
 from mlx_oss.harmony.render import render_conversation, render_message
 
 __all__ = [
@@ -22,12 +33,25 @@ __all__ = [
     "KNOWLEDGE_CUTOFF",
     "PYTHON",
     "DeveloperContent",
+    "Event",
+    "HarmonyParser",
+    "Header",
     "Message",
+    "MessageFinished",
+    "MessageStarted",
+    "Note",
+    "ParsedMessage",
     "ReasoningEffort",
+    "Repair",
     "Role",
     "SystemContent",
+    "TextDelta",
     "ToolDescription",
     "ToolNamespace",
+    "conversation_for_next_turn",
+    "ids_in_history",
+    "parse",
     "render_conversation",
     "render_message",
+    "stays_for_next_turn",
 ]

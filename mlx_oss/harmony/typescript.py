@@ -1,8 +1,8 @@
 """JSON schemas as the TypeScript types the model was trained to read.
 
 Follows openai-harmony 0.0.8 (`json_schema_to_typescript` in src/encoding.rs) character for character, including what
-looks like an accident there: an array of a union has no brackets, a comment of several lines is only marked on its first,
-`anyOf`, `$ref`, `const` and an enum without a type become `any`, and enums of numbers lose their values.
+looks like an accident there: an array of a union has no brackets, a comment of several lines is only marked on its
+first, `anyOf`, `$ref`, `const` and an enum without a type become `any`, and enums of numbers lose their values.
 Knows nothing of tokens and messages.
 """
 

@@ -1,0 +1,52 @@
+"""What earlier messages leave in the prompt of the next turn.
+
+The rule is that of openai/harmony `docs/format.md` ("Handling reasoning output in subsequent sampling"). openai-harmony
+0.0.8 applies it to the first turn only. Knows nothing of sessions and caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlx_oss.harmony.messages import Message
+from mlx_oss.harmony.parse import ParsedMessage
+from mlx_oss.harmony.render import render_conversation, render_message
+from mlx_oss.tokenizer import CALL, END, RETURN, START
+
+
+def conversation_for_next_turn(messages: Sequence[Message]) -> list[Message]:
+    """`messages` without the reasoning of finished turns: the assistant's analysis before the last `final`.
+
+    Preambles, tool calls (on any channel) and tool results stay, and so does everything since the last `final`: a
+    running tool loop needs its reasoning.
+    """
+    return [message for message, stays in zip(messages, stays_for_next_turn(messages), strict=True) if stays]
+
+
+def stays_for_next_turn(messages: Sequence[Message]) -> list[bool]:
+    """For each message, whether `conversation_for_next_turn` keeps it."""
+    finals = [at for at, message in enumerate(messages) if message.role == "assistant" and message.channel == "final"]
+    last_final = finals[-1] if finals else 0
+    return [at > last_final or not _is_reasoning(message) for at, message in enumerate(messages)]
+
+
+def ids_in_history(parsed: ParsedMessage) -> list[int]:
+    """The ids of a message the model wrote, as later prompts repeat them, from `<|start|>` on.
+
+    They are the ids the model wrote, so that a cache of them stays good; only the end is put right: `<|return|>`
+    becomes `<|end|>`, a missing end is added. A message the parser had to repair is rendered anew: its flaws would be copied.
+    """
+    if parsed.notes:
+        return render_message(parsed.message)
+    ids = list(parsed.ids)
+    if ids[0] != START:
+        ids = render_conversation((), next_role=parsed.message.role) + ids
+    if parsed.ending == "cut":
+        ids.append(CALL if parsed.is_tool_call else END)
+    elif ids[-1] == RETURN:
+        ids[-1] = END
+    return ids
+
+
+def _is_reasoning(message: Message) -> bool:
+    return message.role == "assistant" and message.channel == "analysis" and message.recipient is None
