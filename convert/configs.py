@@ -1,0 +1,85 @@
+"""The `config.json` of an MLX folder, from either spelling of a release. Pure functions over parsed JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_oss.config import FULL, SLIDING
+from mlx_oss.errors import ConfigError
+
+# OpenAI's keys that Hugging Face spells differently; the rest of _OPENAI_SAME is common to both.
+_OPENAI_RENAMED = {"num_experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"}
+_OPENAI_SAME = (
+    "num_hidden_layers vocab_size hidden_size intermediate_size head_dim num_attention_heads num_key_value_heads "
+    "sliding_window initial_context_length rope_theta"
+).split()
+_OPENAI_ROPE = {
+    "rope_scaling_factor": "factor",
+    "initial_context_length": "original_max_position_embeddings",
+    "rope_ntk_beta": "beta_fast",
+    "rope_ntk_alpha": "beta_slow",
+}
+# What the releases say in Hugging Face's spelling and OpenAI's leaves to its code (gpt_oss/torch/model.py).
+_RELEASED = {
+    "architectures": ["GptOssForCausalLM"],
+    "attention_bias": True,
+    "eos_token_id": 200002,
+    "hidden_act": "silu",
+    "model_type": "gpt_oss",
+    "pad_token_id": 199999,
+    "rms_norm_eps": 1e-5,
+    "swiglu_limit": 7.0,
+    "tie_word_embeddings": False,
+}
+RELEASED_GENERATION = {
+    "bos_token_id": 199998,
+    "do_sample": True,
+    "eos_token_id": [200002, 199999, 200012],
+    "pad_token_id": 199999,
+}
+
+
+def is_openai(raw: Mapping[str, Any]) -> bool:
+    """Whether a config is in OpenAI's spelling: it counts `num_experts` and names no `model_type`."""
+    return "num_experts" in raw and "model_type" not in raw
+
+
+def from_openai(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's `original/config.json` in Hugging Face's spelling, with the constants of the releases.
+
+    Raises ConfigError for a missing key and for an unknown one, which could change the mathematics.
+    """
+    known = {*_OPENAI_SAME, *_OPENAI_RENAMED, *_OPENAI_ROPE}
+    if missing := sorted(known - set(raw)):
+        raise ConfigError(f"config.json: {missing[0]} is missing: it is not a complete gpt-oss config")
+    if unknown := sorted(set(raw) - known - {"swiglu_limit"}):
+        raise ConfigError(f"config.json: unknown key {unknown[0]}: it may change the mathematics, so it is not ignored")
+    config: dict[str, Any] = _RELEASED | {key: raw[key] for key in _OPENAI_SAME}
+    config |= {ours: raw[theirs] for theirs, ours in _OPENAI_RENAMED.items()}
+    config["swiglu_limit"] = raw.get("swiglu_limit", _RELEASED["swiglu_limit"])
+    scaling = {ours: raw[theirs] for theirs, ours in _OPENAI_ROPE.items()}
+    try:
+        config["max_position_embeddings"] = int(scaling["factor"] * scaling["original_max_position_embeddings"])
+        layers = range(config["num_hidden_layers"])
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError("config.json: num_hidden_layers or a rope setting is no number: fetch it again") from None
+    config["layer_types"] = [FULL if n % 2 else SLIDING for n in layers]
+    if scaling["factor"] > 1:
+        config["rope_scaling"] = {"rope_type": "yarn", **scaling, "truncate": False}
+    return config
+
+
+def for_mlx(raw: Mapping[str, Any], quantization: Mapping[str, Any]) -> dict[str, Any]:
+    """A checked Hugging Face config as an MLX folder carries it.
+
+    `quantization` replaces the release's `quantization_config`, which describes the release's own layout; transformers
+    5's `rope_parameters` is respelt as transformers 4's two keys, which every reader of MLX folders knows.
+    """
+    config = {key: value for key, value in raw.items() if key not in ("quantization_config", "rope_parameters")}
+    if (rope := raw.get("rope_parameters")) is not None:
+        rope = dict(rope)
+        config["rope_theta"] = rope.pop("rope_theta", config.get("rope_theta"))
+        config["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
+        config = {key: value for key, value in config.items() if value is not None}
+    return dict(sorted(config.items())) | {"quantization": dict(quantization)}

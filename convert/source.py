@@ -1,0 +1,95 @@
+"""A checkpoint folder, recognised by its content: its layout, its config, its tensors, the files beside them.
+
+Knows the layouts' marks, nothing of how they are converted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_oss.config import ModelConfig
+from mlx_oss.errors import CheckpointError, ConfigError, ConversionError
+from mlx_oss.tensorfile import TensorInfo, read_folder
+
+from . import configs
+
+HUGGING_FACE, OPENAI = "Hugging Face", "OpenAI"
+# The tensor whose presence tells the layout.
+_MARKS = {
+    "model.layers.0.mlp.experts.gate_up_proj_blocks": HUGGING_FACE,
+    "block.0.mlp.mlp1_weight.blocks": OPENAI,
+}
+# Files of a release that an MLX folder carries along.
+_COMPANIONS = (
+    "tokenizer.json tokenizer_config.json special_tokens_map.json chat_template.jinja generation_config.json LICENSE "
+    "USAGE_POLICY"
+).split()
+_LFS = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """raw_config is in Hugging Face's spelling whatever the file's own is; companions are the files to carry along."""
+
+    folder: Path
+    layout: str
+    config: ModelConfig
+    raw_config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    companions: tuple[Path, ...]
+
+    @property
+    def is_openai_release(self) -> bool:
+        """Whether the tokenizer's and generation settings' files are missing because OpenAI's layout has none."""
+        return self.layout == OPENAI
+
+
+def open_source(folder: Path) -> Source:
+    """Raises ConversionError, ConfigError or CheckpointError for anything but one whole gpt-oss checkpoint."""
+    if not folder.is_dir():
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise ConversionError(f"{folder} {state}: give the folder that holds config.json and *.safetensors")
+    if not any(folder.glob("*.safetensors")) and any((folder / "original").glob("*.safetensors")):
+        raise ConversionError(f"{folder} holds no *.safetensors file, but original/ does: give {folder / 'original'}")
+    raw, config = _read_config(folder / "config.json")
+    tensors = read_folder(folder)
+    layouts = {layout for mark, layout in _MARKS.items() if mark in tensors}
+    if len(layouts) != 1:
+        raise CheckpointError(
+            f"{folder} holds a gpt-oss config but its tensors are in no layout known here "
+            f"({_spell(layouts)}): give a released checkpoint"
+        )
+    return Source(folder, layouts.pop(), config, raw, tensors, _companions(folder))
+
+
+def _spell(layouts: set[str]) -> str:
+    return f"marks of {' and '.join(sorted(layouts))}" if layouts else f"none of {', '.join(_MARKS)}"
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
+    if not path.is_file():
+        raise ConversionError(f"{path} is missing: give the folder that holds config.json and *.safetensors")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON ({error}): fetch it again") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no JSON object: fetch it again")
+    try:
+        raw = configs.from_openai(raw) if configs.is_openai(raw) else raw
+        return raw, ModelConfig.from_dict(raw)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("config.json", str(path), 1)) from None
+
+
+def _companions(folder: Path) -> tuple[Path, ...]:
+    found = tuple(path for name in _COMPANIONS if (path := folder / name).is_file())
+    for path in found:
+        with path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
+    return found

@@ -1,0 +1,229 @@
+"""Random checkpoints in every released format, for tests and benchmarks; the same seed is the same model in each.
+
+Written from the formats' description, not with the converter's tables, so that the two check one another. Streams: a
+tensor is a random block repeated, so the full 20b size needs little memory and time.
+
+    write_checkpoint(folder, RELEASED_20B, layout="original")
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mlx_oss import mxfp4
+
+TINY = {
+    "num_hidden_layers": 3,
+    "num_local_experts": 5,
+    "num_experts_per_tok": 3,
+    "vocab_size": 300,
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 40,
+    "sliding_window": 11,
+}
+RELEASED_20B = {
+    "num_hidden_layers": 24,
+    "num_local_experts": 32,
+    "num_experts_per_tok": 4,
+    "vocab_size": 201088,
+    "hidden_size": 2880,
+    "intermediate_size": 2880,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "sliding_window": 128,
+}
+LAYOUTS = ("hf", "hf_sharded", "original", "original_sharded", "bf16")
+_BLOCK_VALUES = 250_007  # a prime: rows and experts get different cuts of the repeated block
+
+Tensor = tuple[str, tuple[int, ...], Callable[[], Iterator[bytes | memoryview]]]  # dtype, shape, its bytes
+
+
+def write_checkpoint(
+    folder: Path, dims: Mapping[str, int] = TINY, seed: int = 0, layout: str = "hf", shards: int = 3
+) -> Path:
+    """Writes config.json and the weights into `folder`, creating it; returns it."""
+    assert layout in LAYOUTS, layout
+    folder.mkdir(parents=True, exist_ok=True)
+    if layout.startswith("original"):
+        config, tensors, first = openai_config(dims), dict(_openai_tensors(dims, seed)), 1
+    else:
+        config, first = hf_config(dims), 0
+        tensors = dict(_hf_tensors(dims, seed, dense=layout == "bf16"))
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    if not layout.endswith("_sharded"):
+        write_safetensors(folder / "model.safetensors", tensors)
+        return folder
+    names = [f"model-{first + n:05}-of-{shards - 1 + first:05}.safetensors" for n in range(shards)]
+    chosen = {name: names[n * shards // len(tensors)] for n, name in enumerate(tensors)}
+    for file in names:
+        write_safetensors(folder / file, {name: tensors[name] for name in tensors if chosen[name] == file})
+    size = sum(_nbytes(dtype, shape) for dtype, shape, _ in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": chosen}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def hf_config(dims: Mapping[str, int]) -> dict[str, object]:
+    layers = [("full_attention" if n % 2 else "sliding_attention") for n in range(dims["num_hidden_layers"])]
+    yarn = {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False}
+    return {
+        **dims,
+        "architectures": ["GptOssForCausalLM"],
+        "attention_bias": True,
+        "eos_token_id": 200002,
+        "hidden_act": "silu",
+        "initial_context_length": 4096,
+        "layer_types": layers,
+        "max_position_embeddings": 131072,
+        "model_type": "gpt_oss",
+        "pad_token_id": 199999,
+        "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn"]},
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": {**yarn, "original_max_position_embeddings": 4096},
+        "rope_theta": 150000,
+        "swiglu_limit": 7.0,
+        "tie_word_embeddings": False,
+    }
+
+
+def openai_config(dims: Mapping[str, int]) -> dict[str, object]:
+    config: dict[str, object] = dict(dims)
+    config["num_experts"] = config.pop("num_local_experts")
+    config["experts_per_token"] = config.pop("num_experts_per_tok")
+    rope = {"rope_theta": 150000, "rope_scaling_factor": 32.0, "rope_ntk_alpha": 1, "rope_ntk_beta": 32}
+    return {**config, "swiglu_limit": 7.0, "initial_context_length": 4096, **rope}
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """The tensors in the order given; the format is documented in huggingface/safetensors."""
+    header, position = {}, 0
+    for name, (dtype, shape, _) in tensors.items():
+        end = position + _nbytes(dtype, shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, _, chunks in tensors.values():
+            for chunk in chunks():
+                file.write(chunk)
+
+
+def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    return math.prod(shape) * {"BF16": 2, "U8": 1}[dtype]
+
+
+def _hf_tensors(dims: Mapping[str, int], seed: int, dense: bool = False) -> Iterator[tuple[str, Tensor]]:
+    hidden, inner, experts = dims["hidden_size"], dims["intermediate_size"], dims["num_local_experts"]
+    heads, kv, head = dims["num_attention_heads"], dims["num_key_value_heads"], dims["head_dim"]
+
+    def bf16(name: str, *shape: int) -> tuple[str, Tensor]:
+        return name, ("BF16", shape, lambda: _tiled(name, seed, 2 * math.prod(shape)))
+
+    def expert(name: str, rows: int, columns: int) -> Iterator[tuple[str, Tensor]]:
+        shapes = (experts, rows, columns // 32, 16), (experts, rows, columns // 32)
+        parts = [(f"{name}_{part}", shape) for part, shape in zip(("blocks", "scales"), shapes, strict=True)]
+        if dense:
+            yield name, ("BF16", (experts, columns, rows), lambda: _dense(parts, seed))
+            return
+        for part, shape in parts:
+            yield part, ("U8", shape, lambda p=part, s=shape: _tiled(p, seed, math.prod(s)))
+
+    yield bf16("model.embed_tokens.weight", dims["vocab_size"], hidden)
+    for layer in range(dims["num_hidden_layers"]):
+        p = f"model.layers.{layer}."
+        yield bf16(p + "input_layernorm.weight", hidden)
+        for name, rows, columns in (
+            ("q", heads * head, hidden),
+            ("k", kv * head, hidden),
+            ("v", kv * head, hidden),
+            ("o", hidden, heads * head),
+        ):
+            yield bf16(f"{p}self_attn.{name}_proj.weight", rows, columns)
+            yield bf16(f"{p}self_attn.{name}_proj.bias", rows)
+        yield bf16(p + "self_attn.sinks", heads)
+        yield bf16(p + "post_attention_layernorm.weight", hidden)
+        yield bf16(p + "mlp.router.weight", experts, hidden)
+        yield bf16(p + "mlp.router.bias", experts)
+        yield from expert(p + "mlp.experts.gate_up_proj", 2 * inner, hidden)
+        yield bf16(p + "mlp.experts.gate_up_proj_bias", experts, 2 * inner)
+        yield from expert(p + "mlp.experts.down_proj", hidden, inner)
+        yield bf16(p + "mlp.experts.down_proj_bias", experts, hidden)
+    yield bf16("model.norm.weight", hidden)
+    yield bf16("lm_head.weight", dims["vocab_size"], hidden)
+
+
+_OPENAI_PARTS = (
+    ("input_layernorm.weight", "attn.norm.scale"),
+    ("self_attn.o_proj.", "attn.out."),
+    ("self_attn.", "attn."),
+    ("post_attention_layernorm.weight", "mlp.norm.scale"),
+    ("mlp.router.", "mlp.gate."),
+    ("mlp.experts.gate_up_proj_bias", "mlp.mlp1_bias"),
+    ("mlp.experts.down_proj_bias", "mlp.mlp2_bias"),
+    ("mlp.experts.gate_up_proj_", "mlp.mlp1_weight."),
+    ("mlp.experts.down_proj_", "mlp.mlp2_weight."),
+    ("model.layers.", "block."),
+    ("model.embed_tokens", "embedding"),
+    ("lm_head", "unembedding"),
+    ("model.norm.weight", "norm.scale"),
+)
+
+
+def _openai_tensors(dims: Mapping[str, int], seed: int) -> Iterator[tuple[str, Tensor]]:
+    tensors = dict(_hf_tensors(dims, seed))
+    for name, (dtype, shape, chunks) in tensors.items():
+        if ".k_proj." in name or ".v_proj." in name:
+            continue
+        if ".q_proj." in name:
+            joined = [tensors[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
+            shape = (sum(part[1][0] for part in joined), *shape[1:])
+
+            def chunks(joined=joined):
+                for _, _, part in joined:
+                    yield from part()
+
+            name = name.replace("q_proj", "qkv")
+        for ours, theirs in _OPENAI_PARTS:
+            name = name.replace(ours, theirs)
+        yield name, (dtype, shape, chunks)
+
+
+def _block(name: str, seed: int, nbytes: int) -> np.ndarray:
+    """The random bytes of a tensor, repeated for as long as it is: plausible weights, no infinity, no NaN."""
+    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    if name.endswith("_blocks"):
+        blocks = rng.integers(0, 256, (min(nbytes // 16, _BLOCK_VALUES), 16), np.uint8)
+        blocks[:, 0] |= 0x06  # each block reaches 4 or 6, so quantising its values gives the same bits again
+        return blocks.reshape(-1)
+    if name.endswith("_scales"):
+        return rng.integers(117, 123, min(nbytes, _BLOCK_VALUES), np.uint8)
+    mean, deviation = (1.0, 0.2) if name.endswith("norm.weight") else (0.0, 0.05)
+    values = rng.normal(mean, deviation, min(nbytes // 2, _BLOCK_VALUES)).astype(np.float32)
+    return (values.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
+
+
+def _tiled(name: str, seed: int, nbytes: int) -> Iterator[memoryview]:
+    block = memoryview(_block(name, seed, nbytes))
+    while nbytes > 0:
+        yield block[:nbytes]
+        nbytes -= len(block)
+
+
+def _dense(parts: list[tuple[str, tuple[int, ...]]], seed: int) -> Iterator[bytes]:
+    """The values of expert weights (experts, rows, columns) in bfloat16, exactly, as (experts, columns, rows)."""
+    blocks, scales = (
+        np.frombuffer(b"".join(_tiled(name, seed, math.prod(shape))), np.uint8).reshape(shape) for name, shape in parts
+    )
+    values = mxfp4.dequantize(blocks, scales).swapaxes(1, 2)
+    yield (np.ascontiguousarray(values).view(np.uint32) >> 16).astype("<u2").tobytes()
