@@ -14,7 +14,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +54,7 @@ SPECIAL_TOKENS: Mapping[str, int] = {
     f"<|{_NAMED.get(id_, f'reserved_{id_}')}|>": id_ for id_ in range(N_RANKS, N_VOCAB)
 }
 
-VOCABULARY = "o200k_base.zlib"
+VOCABULARY = Path(__file__).parent / "data" / "o200k_base.zlib"
 PACKED_SHA256 = "440741350e7cfa1c0f4869ce742d1b043550adbda5187adcac9e787edac6fba9"
 # of the same tokens as published: one line a token, base64, blank, rank
 TIKTOKEN_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
@@ -156,13 +155,14 @@ def load_tokenizer() -> Tokenizer:
 
 def _bundled_tokens() -> list[bytes]:
     """All 199,998 tokens in rank order. The file holds N_RANKS lengths, a byte each, then the tokens end to end."""
-    file = resources.files("mlx_oss") / "data" / VOCABULARY
     try:
-        packed = zlib.decompress(file.read_bytes())
+        packed = zlib.decompress(VOCABULARY.read_bytes())
     except (OSError, zlib.error) as error:
-        raise TokenizerError(f"{file}: cannot read the bundled vocabulary ({error}); reinstall mlx_oss") from error
+        raise TokenizerError(
+            f"{VOCABULARY}: cannot read the bundled vocabulary ({error}); reinstall mlx_oss"
+        ) from error
     if hashlib.sha256(packed).hexdigest() != PACKED_SHA256:
-        raise TokenizerError(f"{file}: the bundled vocabulary is damaged (SHA-256 differs); reinstall mlx_oss")
+        raise TokenizerError(f"{VOCABULARY}: the bundled vocabulary is damaged (SHA-256 differs); reinstall mlx_oss")
     ends = itertools.accumulate(packed[:N_RANKS], initial=N_RANKS)
     return [packed[start:end] for start, end in itertools.pairwise(ends)]
 
@@ -191,12 +191,12 @@ def check_tokenizer_json(path: str | Path) -> None:
         ) from error
     names = {id_: name for name, id_ in SPECIAL_TOKENS.items()}
     byte_letters = _byte_letters()
-    ours = {rank: "".join(byte_letters[byte] for byte in token) for rank, token in enumerate(_bundled_tokens())}
+    named = {id_: names[id_] for id_ in _NAMED}
+    ours = {rank: "".join(byte_letters[byte] for byte in token) for rank, token in enumerate(_bundled_tokens())} | named
     theirs = vocab | added
     for id_ in sorted(ours.keys() | theirs.keys()):
         expected = ours.get(id_) or names.get(id_)
-        missing_special = id_ in names and id_ not in theirs  # releases leave out those that only pad the embedding
-        if missing_special or theirs.get(id_) == expected:
+        if theirs.get(id_) == expected:
             continue
         raise TokenizerError(
             f"{path}: id {id_} is {theirs.get(id_)!r}, but {expected!r} in the bundled o200k_harmony; "

@@ -1,6 +1,7 @@
 """The harmony chat format: messages, messages to ids, ids to messages."""
 
 from mlx_oss.harmony.builtin import BROWSER, PYTHON
+from mlx_oss.harmony.dicts import message_from_dict, message_to_dict
 from mlx_oss.harmony.header import Header, Note, Repair
 from mlx_oss.harmony.history import conversation_for_next_turn, ids_in_history, stays_for_next_turn
 from mlx_oss.harmony.messages import (
@@ -22,7 +23,7 @@ from mlx_oss.harmony.parse import (
     MessageStarted,
     ParsedMessage,
     TextDelta,
-    parse,
+    parse_messages,
 )
 from mlx_oss.harmony.render import render_conversation, render_message
 
@@ -50,7 +51,9 @@ __all__ = [
     "ToolNamespace",
     "conversation_for_next_turn",
     "ids_in_history",
-    "parse",
+    "message_from_dict",
+    "message_to_dict",
+    "parse_messages",
     "render_conversation",
     "render_message",
     "stays_for_next_turn",

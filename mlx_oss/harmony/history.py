@@ -34,7 +34,8 @@ def ids_in_history(parsed: ParsedMessage) -> list[int]:
     """The ids of a message the model wrote, as later prompts repeat them, from `<|start|>` on.
 
     They are the ids the model wrote, so that a cache of them stays good; only the end is put right: `<|return|>`
-    becomes `<|end|>`, a missing end is added. A message the parser had to repair is rendered anew: its flaws would be copied.
+    becomes `<|end|>`, a missing end is added. A message that had to be repaired is rendered anew, lest its flaws be
+    copied.
     """
     if parsed.notes:
         return render_message(parsed.message)

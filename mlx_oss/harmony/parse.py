@@ -88,7 +88,7 @@ _WHOLE: dict[int, tuple[Event, ...]] = {}
 _NOTHING: dict[int, tuple[Event, ...]] = {}
 
 
-def parse(ids: Iterable[int], *, role: Role | None = "assistant", strict: bool = False) -> list[ParsedMessage]:
+def parse_messages(ids: Iterable[int], *, role: Role | None = "assistant", strict: bool = False) -> list[ParsedMessage]:
     """All messages in `ids`, the last one possibly cut. `role` and `strict` as in `HarmonyParser`."""
     parser = HarmonyParser(role, strict=strict)
     events = [event for id_ in ids for event in parser.feed(id_)] + list(parser.finish())

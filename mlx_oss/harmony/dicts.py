@@ -1,0 +1,142 @@
+"""Messages as plain dictionaries and back, in the JSON form of openai-harmony 0.0.8 (`Message.to_dict`, `from_dict`).
+
+Knows nothing of files and tokens. What that form can say and a `Message` cannot is refused, not dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, get_args
+
+from mlx_oss.errors import HarmonyError
+from mlx_oss.harmony.messages import (
+    DeveloperContent,
+    Message,
+    ReasoningEffort,
+    Role,
+    SystemContent,
+    ToolDescription,
+    ToolNamespace,
+)
+
+_TEXT_FIELDS = ("name", "channel", "recipient", "content_type")
+_SYSTEM_LINES = ("model_identity", "conversation_start_date", "knowledge_cutoff")
+
+
+def message_to_dict(message: Message) -> dict[str, Any]:
+    """`message` as a dictionary that JSON can hold; what is None is left out."""
+    fields = {"role": message.role, "name": message.name, "content": [_content_to_dict(message.content)]}
+    return _without_none(fields | {field: getattr(message, field) for field in _TEXT_FIELDS})
+
+
+def message_from_dict(data: Any) -> Message:
+    """The message `data` describes; its content is a text, or a list of one content.
+
+    Raises HarmonyError naming the key that is missing, unknown or of the wrong type.
+    """
+    fields = _fields(data, "a message", ("role", "content", *_TEXT_FIELDS))
+    role = fields.get("role")
+    if role not in get_args(Role):
+        raise HarmonyError(f"a message has role {role!r}; it must be one of {', '.join(get_args(Role))}")
+    texts = {field: _text(fields, field, "a message") for field in _TEXT_FIELDS}
+    return Message(role, _content_from_dict(fields.get("content"), role), **texts)
+
+
+def _content_to_dict(content: str | SystemContent | DeveloperContent) -> dict[str, Any]:
+    if isinstance(content, str):
+        return {"type": "text", "text": content}
+    tools = {namespace.name: _namespace_to_dict(namespace) for namespace in content.tools}
+    if isinstance(content, DeveloperContent):
+        return _without_none({"type": "developer_content", "instructions": content.instructions, "tools": tools})
+    lines = {line: getattr(content, line) for line in _SYSTEM_LINES}
+    effort = content.reasoning_effort and content.reasoning_effort.capitalize()
+    channels = {"valid_channels": list(content.valid_channels), "channel_required": True}
+    return _without_none(
+        {"type": "system_content", **lines, "reasoning_effort": effort, "channel_config": channels, "tools": tools}
+    )
+
+
+def _namespace_to_dict(namespace: ToolNamespace) -> dict[str, Any]:
+    tools = [_without_none(asdict(tool)) for tool in namespace.tools]
+    return _without_none({"name": namespace.name, "description": namespace.description, "tools": tools})
+
+
+def _content_from_dict(data: Any, role: str) -> str | SystemContent | DeveloperContent:
+    if isinstance(data, str):
+        return data
+    if not isinstance(data, list) or len(data) != 1 or not isinstance(data[0], Mapping):
+        raise HarmonyError(f"the content of a message of role {role!r} must be a text or a list of one content")
+    content = data[0]
+    where = f"content of type {content.get('type')!r}"
+    if content.get("type") == "text":
+        return _text(_fields(content, where, ("type", "text")), "text", where) or ""
+    if content.get("type") == "developer_content":
+        fields = _fields(content, where, ("type", "instructions", "tools"))
+        return DeveloperContent(_text(fields, "instructions", where), _namespaces(fields.get("tools")))
+    if content.get("type") == "system_content":
+        return _system_from_dict(content, where)
+    raise HarmonyError(f"{where} is unknown; it must be text, system_content or developer_content")
+
+
+def _system_from_dict(content: Mapping[str, Any], where: str) -> SystemContent:
+    fields = _fields(content, where, ("type", *_SYSTEM_LINES, "reasoning_effort", "channel_config", "tools"))
+    effort = (_text(fields, "reasoning_effort", where) or "").lower() or None
+    if effort not in (None, *get_args(ReasoningEffort)):
+        raise HarmonyError(f"reasoning_effort is {effort!r}; it must be one of {', '.join(get_args(ReasoningEffort))}")
+    config = _fields(fields.get("channel_config") or {}, "channel_config", ("valid_channels", "channel_required"))
+    channels = config.get("valid_channels") or []
+    if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
+        raise HarmonyError(f"valid_channels is {channels!r}; it must be a list of names")
+    if channels and config.get("channel_required") is not True:
+        raise HarmonyError("channel_required must be true: gpt-oss always writes a channel")
+    lines = {line: _text(fields, line, where) for line in _SYSTEM_LINES}
+    return SystemContent(
+        reasoning_effort=effort,  # type: ignore[arg-type]  # checked above
+        valid_channels=tuple(channels),
+        tools=_namespaces(fields.get("tools")),
+        **lines,
+    )
+
+
+def _namespaces(data: Any) -> tuple[ToolNamespace, ...]:
+    if not isinstance(data or {}, Mapping):
+        raise HarmonyError(f"tools is {data!r}; it must map the name of each namespace to the namespace")
+    return tuple(_namespace(entry) for entry in (data or {}).values())
+
+
+def _namespace(data: Any) -> ToolNamespace:
+    fields = _fields(data, "a tool namespace", ("name", "description", "tools"))
+    name = _text(fields, "name", "a tool namespace") or ""
+    tools = fields.get("tools") or []
+    if not isinstance(tools, list):
+        raise HarmonyError(f"the tools of namespace {name!r} must be a list")
+    return ToolNamespace(name, _text(fields, "description", name), tuple(_tool(tool, name) for tool in tools))
+
+
+def _tool(data: Any, namespace: str) -> ToolDescription:
+    where = f"a tool of namespace {namespace!r}"
+    fields = _fields(data, where, ("name", "description", "parameters"))
+    parameters = fields.get("parameters")
+    if not isinstance(parameters, Mapping | None):
+        raise HarmonyError(f"{where} has parameters {parameters!r}; they must be a JSON schema")
+    return ToolDescription(_text(fields, "name", where) or "", _text(fields, "description", where) or "", parameters)
+
+
+def _fields(data: Any, where: str, known: Iterable[str]) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping):
+        raise HarmonyError(f"{where} must be an object, not {data!r}")
+    if unknown := [key for key in data if key not in known]:
+        raise HarmonyError(f"{where} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    return data
+
+
+def _text(fields: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = fields.get(key)
+    if not isinstance(value, str | None):
+        raise HarmonyError(f"{where} has {key} {value!r}; it must be a text")
+    return value
+
+
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None}
