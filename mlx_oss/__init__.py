@@ -1,1 +1,104 @@
-"""OpenAI's gpt-oss models on Apple silicon."""
+"""OpenAI's gpt-oss models on Apple silicon: MLX runtime, harmony chat format, conversation API.
+
+    import mlx_oss
+    model, tokenizer = mlx_oss.load("gpt-oss-20b-mlx")
+    session = mlx_oss.ChatSession(model, tokenizer)
+    print(session.ask("Hi").text)
+
+Names are imported when first used: `import mlx_oss` itself loads neither MLX nor the tokenizer.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mlx_oss.version import __version__
+
+if TYPE_CHECKING:
+    from mlx_oss.cache import Cache
+    from mlx_oss.chat import ChatSession
+    from mlx_oss.config import ModelConfig
+    from mlx_oss.errors import MlxOssError
+    from mlx_oss.events import (
+        AnswerDelta,
+        Event,
+        Finished,
+        PreambleDelta,
+        ReasoningDelta,
+        RepairedOutput,
+        Reply,
+        ToolCall,
+        Usage,
+    )
+    from mlx_oss.generate import Step, generate_step, prefill
+    from mlx_oss.harmony import Message, ToolDescription
+    from mlx_oss.loader import load, load_model
+    from mlx_oss.model import Transformer
+    from mlx_oss.sampling import SamplingOptions
+    from mlx_oss.tokenizer import Tokenizer, load_tokenizer
+
+_HOME = {
+    "cache": ("Cache",),
+    "chat": ("ChatSession",),
+    "config": ("ModelConfig",),
+    "errors": ("MlxOssError",),
+    "events": (
+        "AnswerDelta",
+        "Event",
+        "Finished",
+        "PreambleDelta",
+        "ReasoningDelta",
+        "RepairedOutput",
+        "Reply",
+        "ToolCall",
+        "Usage",
+    ),
+    "generate": ("Step", "generate_step", "prefill"),
+    "harmony": ("Message", "ToolDescription"),
+    "loader": ("load", "load_model"),
+    "model": ("Transformer",),
+    "sampling": ("SamplingOptions",),
+    "tokenizer": ("Tokenizer", "load_tokenizer"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "AnswerDelta",
+    "Cache",
+    "ChatSession",
+    "Event",
+    "Finished",
+    "Message",
+    "MlxOssError",
+    "ModelConfig",
+    "PreambleDelta",
+    "ReasoningDelta",
+    "RepairedOutput",
+    "Reply",
+    "SamplingOptions",
+    "Step",
+    "Tokenizer",
+    "ToolCall",
+    "ToolDescription",
+    "Transformer",
+    "Usage",
+    "__version__",
+    "generate_step",
+    "load",
+    "load_model",
+    "load_tokenizer",
+    "prefill",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'mlx_oss' has no attribute {name!r}")
+    value = getattr(import_module(f"mlx_oss.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

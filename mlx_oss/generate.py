@@ -61,6 +61,16 @@ def prefill(
     return model.logits(hidden[:, -1:])[0, 0]
 
 
+def room_for_answer(model: Transformer, used: int) -> int:
+    """Tokens that the context leaves after `used`; raises ContextError if that is none."""
+    context = model.config.max_position_embeddings
+    if used >= context:
+        raise ContextError(
+            f"{used:,} tokens leave no room to answer in a context of {context:,}: shorten the conversation"
+        )
+    return context - used
+
+
 def generate_step(
     model: Transformer,
     prompt_ids: Sequence[int],
@@ -82,12 +92,7 @@ def generate_step(
     """
     cache = model.make_cache() if cache is None else cache
     sampler, stops = Sampler(options or SamplingOptions()), frozenset(stop_ids)
-    room = model.config.max_position_embeddings - cache.offset - len(prompt_ids)
-    if room < 1:
-        raise ContextError(
-            f"{len(prompt_ids):,} tokens after {cache.offset:,} leave no room to answer in the context of "
-            f"{model.config.max_position_embeddings:,}: shorten the conversation"
-        )
+    room = room_for_answer(model, cache.offset + len(prompt_ids))
     limit = room if max_tokens is None else min(max_tokens, room)
     logits = prefill(model, prompt_ids, cache, chunk=chunk, progress=progress)
     recent = list(prompt_ids) if sampler.needs_recent else []

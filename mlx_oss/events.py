@@ -1,0 +1,97 @@
+"""What a chat turn tells its caller while it runs: plain frozen values, no MLX and no token ids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mlx_oss.harmony import Note
+
+FinishReason = Literal["stop", "tool_calls", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a turn cost: prompt tokens in all, how many of them were in the cache already, generated tokens, seconds."""
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    generated_tokens: int = 0
+    prefill_seconds: float = 0.0
+    generate_seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.generated_tokens / self.generate_seconds if self.generate_seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """The next piece of the model's reasoning (channel `analysis`): not meant for end users."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreambleDelta:
+    """The next piece of what the model says to the user before it calls a tool (channel `commentary`)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerDelta:
+    """The next piece of the answer (channel `final`, or text that the model put on no channel)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """The model calls a tool and waits: give the result to `ChatSession.add_tool_result`, then `resume`.
+
+    recipient   who is called, as the model wrote it: `functions.get_weather`, `python`
+    arguments   the text of the call: JSON for functions, code for python; as the model wrote it, not checked
+    channel     the channel of the call, which its result goes back on
+    """
+
+    recipient: str
+    arguments: str
+    channel: str | None = "commentary"
+
+    @property
+    def name(self) -> str:
+        """The function's own name, without its namespace."""
+        return self.recipient.removeprefix("functions.")
+
+
+@dataclass(frozen=True, slots=True)
+class RepairedOutput:
+    """The model broke the harmony format; the message was put right as the notes say."""
+
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The turn is over.
+
+    reason  "stop": the model is done; "tool_calls": it waits for results; "length": it was cut off by a limit
+    """
+
+    reason: FinishReason
+    usage: Usage
+
+
+Event = ReasoningDelta | PreambleDelta | AnswerDelta | ToolCall | RepairedOutput | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole turn: the answer, the reasoning before it, the tools called, why it ended, what it cost."""
+
+    text: str
+    reasoning: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: FinishReason
+    usage: Usage
