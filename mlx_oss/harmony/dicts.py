@@ -25,7 +25,7 @@ _SYSTEM_LINES = ("model_identity", "conversation_start_date", "knowledge_cutoff"
 
 
 def message_to_dict(message: Message) -> dict[str, Any]:
-    """`message` as a dictionary that JSON can hold; what is None is left out."""
+    """`message` as a dictionary that JSON can hold; what is None is left out, but for the lines of a system block."""
     fields = {"role": message.role, "name": message.name, "content": [_content_to_dict(message.content)]}
     return _without_none(fields | {field: getattr(message, field) for field in _TEXT_FIELDS})
 
@@ -52,9 +52,7 @@ def _content_to_dict(content: str | SystemContent | DeveloperContent) -> dict[st
     lines = {line: getattr(content, line) for line in _SYSTEM_LINES}
     effort = content.reasoning_effort and content.reasoning_effort.capitalize()
     channels = {"valid_channels": list(content.valid_channels), "channel_required": True}
-    return _without_none(
-        {"type": "system_content", **lines, "reasoning_effort": effort, "channel_config": channels, "tools": tools}
-    )
+    return {"type": "system_content", **lines, "reasoning_effort": effort, "channel_config": channels, "tools": tools}
 
 
 def _namespace_to_dict(namespace: ToolNamespace) -> dict[str, Any]:
@@ -80,23 +78,29 @@ def _content_from_dict(data: Any, role: str) -> str | SystemContent | DeveloperC
 
 
 def _system_from_dict(content: Mapping[str, Any], where: str) -> SystemContent:
+    """A missing key means the default, as in openai-harmony; null leaves the line out."""
     fields = _fields(content, where, ("type", *_SYSTEM_LINES, "reasoning_effort", "channel_config", "tools"))
-    effort = (_text(fields, "reasoning_effort", where) or "").lower() or None
-    if effort not in (None, *get_args(ReasoningEffort)):
-        raise HarmonyError(f"reasoning_effort is {effort!r}; it must be one of {', '.join(get_args(ReasoningEffort))}")
-    config = _fields(fields.get("channel_config") or {}, "channel_config", ("valid_channels", "channel_required"))
-    channels = config.get("valid_channels") or []
+    given: dict[str, Any] = {line: _text(fields, line, where) for line in _SYSTEM_LINES if line in fields}
+    if "reasoning_effort" in fields:
+        effort = _text(fields, "reasoning_effort", where)
+        given["reasoning_effort"] = effort and effort.lower()
+        if given["reasoning_effort"] not in (None, *get_args(ReasoningEffort)):
+            raise HarmonyError(
+                f"reasoning_effort is {effort!r}; it must be one of {', '.join(get_args(ReasoningEffort))}"
+            )
+    if "channel_config" in fields:
+        given["valid_channels"] = _channels(fields["channel_config"] or {})
+    return SystemContent(tools=_namespaces(fields.get("tools")), **given)
+
+
+def _channels(data: Any) -> tuple[str, ...]:
+    fields = _fields(data, "channel_config", ("valid_channels", "channel_required"))
+    channels = fields.get("valid_channels") or []
     if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
         raise HarmonyError(f"valid_channels is {channels!r}; it must be a list of names")
-    if channels and config.get("channel_required") is not True:
-        raise HarmonyError("channel_required must be true: gpt-oss always writes a channel")
-    lines = {line: _text(fields, line, where) for line in _SYSTEM_LINES}
-    return SystemContent(
-        reasoning_effort=effort,  # type: ignore[arg-type]  # checked above
-        valid_channels=tuple(channels),
-        tools=_namespaces(fields.get("tools")),
-        **lines,
-    )
+    if channels and fields.get("channel_required") is not True:
+        raise HarmonyError("channel_required must be true: the system block of gpt-oss always asks for a channel")
+    return tuple(channels)
 
 
 def _namespaces(data: Any) -> tuple[ToolNamespace, ...]:

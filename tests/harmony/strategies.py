@@ -1,0 +1,143 @@
+"""Random messages, tools and JSON schemas, and how many of them a test tries."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from mlx_oss.harmony import (
+    BROWSER,
+    CHANNELS,
+    PYTHON,
+    DeveloperContent,
+    Message,
+    SystemContent,
+    ToolDescription,
+    ToolNamespace,
+)
+
+CONVERSATIONS = int(os.environ.get("HARMONY_CONVERSATIONS", "100"))
+
+
+def examples(count: int) -> settings:
+    return settings(max_examples=count, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+CONTROL_LIKE = ("<|start|>", "<|end|>", "<|channel|>final", "<|constrain|>json", "<|message|>", "<|reserved_200013|>")
+PHRASES = ("a\nb\n", "two\r\nlines", " 😀é ", "🫠", "to=functions.x", "// not a comment", "}", '"quoted"', "\t", "null")
+letters = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+texts = st.lists(st.one_of(letters, st.sampled_from(CONTROL_LIKE + PHRASES)), max_size=4).map("".join)
+lines = texts.filter(bool)
+words = st.from_regex(r"[a-z][a-z_.0-9-]{0,12}", fullmatch=True)
+function_names = words.map("functions.{}".format)
+
+numbers = st.one_of(
+    st.integers(-(2**63), 2**63 - 1), st.sampled_from([0.5, -1.25, 1e-5, -3.75e-5, 1e-6, 1e15, 1e16, 2.5e22, -0.0])
+)
+json_values = st.recursive(
+    st.one_of(st.none(), st.booleans(), numbers, texts),
+    lambda children: st.one_of(st.lists(children, max_size=3), st.dictionaries(letters, children, max_size=3)),
+    max_leaves=4,
+)
+TYPES = ("string", "number", "integer", "boolean", "null", "array", "object", "date")
+
+
+def _described(schema: st.SearchStrategy) -> st.SearchStrategy:
+    extras = st.fixed_dictionaries(
+        {},
+        optional={
+            "description": texts | st.just(3),
+            "title": texts,
+            "default": json_values,
+            "nullable": st.booleans(),
+            "examples": st.lists(texts | st.integers(0, 9), max_size=3),
+            "enum": st.lists(texts | st.integers(0, 9), max_size=3),
+        },
+    )
+    return st.builds(lambda schema, extra: {**extra, **schema} if isinstance(schema, dict) else schema, schema, extras)
+
+
+def _nested(children: st.SearchStrategy) -> st.SearchStrategy:
+    names = letters | words
+    return st.one_of(
+        st.builds(lambda items: {"type": "array", "items": items}, children),
+        st.builds(
+            lambda properties, required: {"type": "object", "properties": properties, "required": required},
+            st.dictionaries(names, children, max_size=4),
+            st.lists(names, max_size=2),
+        ),
+        st.builds(
+            lambda properties: {"type": "object", "properties": properties, "required": list(properties)[::2]},
+            st.dictionaries(names, children, max_size=4),
+        ),
+        st.builds(
+            lambda key, variants, extra: {key: variants, **extra},
+            st.sampled_from(["oneOf", "oneOf", "anyOf", "allOf"]),
+            st.lists(children, max_size=3),
+            st.fixed_dictionaries({}, optional={"description": st.just("same"), "type": st.sampled_from(TYPES)}),
+        ),
+    )
+
+
+_same = st.just({"type": "string", "description": "same"})  # a variant described like the union is a special case
+_leaves = st.one_of(
+    st.builds(lambda kind: {"type": kind}, st.sampled_from(TYPES)),
+    st.builds(lambda kinds: {"type": kinds}, st.lists(st.sampled_from(TYPES), max_size=3)),
+    st.sampled_from([{}, {"$ref": "#/$defs/a"}, {"const": 1}, {"oneOf": "no list"}, {"type": 7}, True, False, "text"]),
+)
+schemas = st.recursive(_described(_leaves) | _same, lambda children: _described(_nested(children)), max_leaves=8)
+
+tools = st.builds(ToolDescription, words, texts, st.none() | schemas.filter(lambda schema: isinstance(schema, dict)))
+namespaces = st.one_of(
+    st.sampled_from([PYTHON, BROWSER]),
+    st.builds(ToolNamespace, words | st.just("functions"), st.none() | texts, st.lists(tools, max_size=3).map(tuple)),
+)
+namespace_sets = st.lists(namespaces, max_size=3, unique_by=lambda namespace: namespace.name).map(tuple)
+system_contents = st.builds(
+    SystemContent,
+    st.none() | lines,
+    st.sampled_from([None, "low", "medium", "high"]),
+    st.none() | lines,
+    st.none() | lines,
+    st.sampled_from([CHANNELS, (), ("final",)]),
+    namespace_sets,
+)
+developer_contents = st.builds(DeveloperContent, st.none() | lines, namespace_sets)
+
+_maybe_channel = st.none() | st.sampled_from(CHANNELS) | texts
+_maybe_recipient = st.none() | st.just("all") | function_names | texts
+_maybe_type = st.none() | st.sampled_from(["json", "code", "<|constrain|>json", "<|constrain|>"]) | texts
+_roles = st.sampled_from(["system", "developer", "user", "assistant", "tool"])
+
+
+def _with_tool_name(message: Message) -> Message:
+    if message.role != "tool" or message.name:
+        return message
+    return Message("tool", message.content, message.channel, message.recipient, message.content_type, "functions.x")
+
+
+messages = st.one_of(
+    st.builds(Message, st.just("system"), system_contents),
+    st.builds(Message, st.just("developer"), developer_contents),
+    st.builds(Message, _roles, texts, _maybe_channel, _maybe_recipient, _maybe_type, st.none() | texts).map(
+        _with_tool_name
+    ),
+)
+conversations = st.lists(messages, max_size=6)
+
+# messages that a header can carry without doubt: what a parser must give back as they were
+_plain = st.sampled_from([*CHANNELS, None])
+parsable_messages = st.one_of(
+    st.builds(Message, st.sampled_from(["system", "developer", "user"]), texts),
+    st.builds(Message, st.just("assistant"), texts, _plain),
+    st.builds(
+        Message,
+        st.just("assistant"),
+        texts,
+        _plain,
+        function_names,
+        st.sampled_from([None, "json", "<|constrain|>json"]),
+    ),
+    st.builds(Message, st.just("tool"), texts, _plain, st.just("assistant"), st.none(), function_names),
+)
+parsable_conversations = st.lists(parsable_messages, max_size=6)

@@ -1,0 +1,89 @@
+"""Rendering against openai-harmony 0.0.8.
+
+    HARMONY_CONVERSATIONS=10000 python -m pytest tests/harmony
+
+is the full run: 10,000 random conversations, 5,000 parse round trips, 25,000 broken streams.
+"""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_oss.errors import HarmonyError
+from mlx_oss.harmony import (
+    DeveloperContent,
+    Message,
+    SystemContent,
+    ToolDescription,
+    ToolNamespace,
+    render_conversation,
+    render_message,
+)
+from mlx_oss.tokenizer import CHANNEL, END, MESSAGE, N_RANKS, START, load_tokenizer
+
+from . import oracle
+from .strategies import CONVERSATIONS, conversations, examples, texts
+
+
+@examples(CONVERSATIONS)
+@given(conversations, st.sampled_from([None, "assistant", "user", "tool"]))
+def test_ids_are_those_of_openai_harmony(messages, next_role):
+    ours = render_conversation(messages, next_role=next_role)
+    theirs = oracle.render(messages, next_role)
+    decode = load_tokenizer().decode
+    assert decode(ours) == decode(theirs)  # for a readable difference
+    assert ours == theirs
+
+
+@examples(50)
+@given(texts, texts.filter(bool))
+def test_text_never_becomes_a_control_token(text, word):
+    ids = render_message(Message("tool", text, channel=word, recipient=word, content_type=f" {word}", name=word))
+    assert [id_ for id_ in ids if id_ >= N_RANKS] == [START, CHANNEL, MESSAGE, END]
+
+
+def test_lone_surrogates_do_not_raise():
+    assert (
+        load_tokenizer()
+        .decode(render_message(Message("user", "a\ud800")))
+        .endswith("a\N{REPLACEMENT CHARACTER}<|end|>")
+    )
+
+
+def test_empty_lines_of_the_blocks_are_left_out():
+    """openai-harmony writes `Current date: ` and `# Instructions` with nothing after them."""
+    system = SystemContent(model_identity="", knowledge_cutoff="", conversation_start_date="")
+    assert render_message(Message("system", system)) == render_message(
+        Message("system", SystemContent(None, "medium", None, None))
+    )
+    empty = Message("developer", DeveloperContent(instructions=""))
+    assert render_message(empty) == render_message(Message("developer", ""))
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (Message("tool", "out"), "no name"),
+        (Message("user", SystemContent()), "role 'system'"),
+        (Message("system", DeveloperContent()), "role 'developer'"),
+        (Message("developer", DeveloperContent(tools=(ToolNamespace("a"), ToolNamespace("a", "b")))), "namespaces"),
+        (
+            Message(
+                "developer",
+                DeveloperContent.with_functions(None, (ToolDescription("f", "", {"oneOf": [{"default": {1}}]}),)),
+            ),
+            "tool 'f'",
+        ),
+    ],
+)
+def test_what_cannot_be_rendered_is_an_error_that_says_why(message, says):
+    with pytest.raises(HarmonyError, match=says):
+        render_message(message)
+
+
+def test_schema_that_contains_itself_is_an_error():
+    schema: dict = {"type": "array"}
+    schema["items"] = schema
+    content = DeveloperContent.with_functions(None, (ToolDescription("f", "", schema),))
+    with pytest.raises(HarmonyError, match="tool 'f'"):
+        render_message(Message("developer", content))
