@@ -32,13 +32,13 @@ def quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     to even, and saturate at 6. Values must be finite.
     """
     groups = np.asarray(values, dtype=np.float32).reshape(*values.shape[:-1], -1, BLOCK)
-    _, exponent = np.frexp(np.abs(groups).max(axis=-1))  # magnitude = m 2^e with 0.5 <= m < 1: floor(log2) is e - 1
+    magnitude = np.abs(groups)
+    _, exponent = np.frexp(magnitude.max(axis=-1))  # magnitude = m 2^e with 0.5 <= m < 1: floor(log2) is e - 1
     scales = np.clip(exponent - 3 + SCALE_BIAS, 0, SCALE_NAN - 1)
-    scaled = np.ldexp(groups, (SCALE_BIAS - scales)[..., None])
-    magnitude = np.abs(scaled)
-    up = np.searchsorted(_MIDPOINTS, magnitude, side="right")  # ties up ...
-    down = np.searchsorted(_MIDPOINTS, magnitude, side="left")  # ... and ties down: they differ on ties only
-    code = np.where(up % 2 == 0, up, down).astype(np.uint8) | (np.signbit(scaled).astype(np.uint8) << 3)
+    magnitude *= np.ldexp(np.float32(1), SCALE_BIAS - scales)[..., None]
+    code = np.signbit(groups).view(np.uint8) << 3
+    for lower, midpoint in enumerate(_MIDPOINTS):  # a tie stays at the lower code where that one is even
+        code += (magnitude >= midpoint if lower % 2 else magnitude > midpoint).view(np.uint8)
     return code[..., 0::2] | (code[..., 1::2] << 4), scales.astype(np.uint8)
 
 
