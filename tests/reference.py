@@ -7,7 +7,10 @@ Sources: gpt_oss/torch/model.py in openai/gpt-oss; YaRN from arXiv 2309.00071.
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -16,13 +19,20 @@ from mlx_oss.config import ModelConfig
 Tensors = dict[str, np.ndarray]
 
 
-def logits(config: ModelConfig, tensors: Tensors, tokens: list[int], first_position: int = 0) -> np.ndarray:
-    """Logits (len(tokens), V) of one sequence whose first token stands at `first_position`."""
+def logits(
+    config: ModelConfig,
+    tensors: Tensors,
+    tokens: Sequence[int],
+    first_position: int = 0,
+    blur: Callable[[np.ndarray], np.ndarray] = lambda angle: angle,
+) -> np.ndarray:
+    """Logits (len(tokens), V) of one sequence that begins at `first_position`; `blur` changes the angles."""
+    angle = blur((first_position + np.arange(len(tokens)))[:, None] * rotation(config)[0])
     x = tensors["model.embed_tokens.weight"][tokens].astype(np.float64)
     for n in range(config.num_hidden_layers):
         p = f"model.layers.{n}."
         w = {name.removeprefix(p): value for name, value in tensors.items() if name.startswith(p)}
-        x = x + attention(config, w, norm(config, x, w["input_layernorm.weight"]), n, first_position)
+        x = x + attention(config, w, norm(config, x, w["input_layernorm.weight"]), n, angle)
         x = x + experts(config, w, norm(config, x, w["post_attention_layernorm.weight"]))
     return norm(config, x, tensors["model.norm.weight"]) @ tensors["lm_head.weight"].T
 
@@ -46,22 +56,21 @@ def rotation(config: ModelConfig) -> tuple[np.ndarray, float]:
     return np.array(mixed), 0.1 * math.log(yarn.factor) + 1
 
 
-def rotate(config: ModelConfig, x: np.ndarray, first_position: int) -> np.ndarray:
-    """x (L, heads, D): the first half of a head is turned against the second."""
-    frequencies, factor = rotation(config)
-    angle = (first_position + np.arange(len(x)))[:, None, None] * frequencies
-    cos, sin = np.cos(angle) * factor, np.sin(angle) * factor
+def rotate(config: ModelConfig, x: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """x (L, heads, D), angle (L, D / 2): the first half of a head is turned against the second."""
+    factor = rotation(config)[1]
+    cos, sin = np.cos(angle)[:, None] * factor, np.sin(angle)[:, None] * factor
     a, b = np.split(x, 2, axis=-1)
     return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def attention(config: ModelConfig, w: Tensors, x: np.ndarray, layer: int, first_position: int) -> np.ndarray:
+def attention(config: ModelConfig, w: Tensors, x: np.ndarray, layer: int, angle: np.ndarray) -> np.ndarray:
     L, D = len(x), config.head_dim
 
     def project(name: str) -> np.ndarray:
         return (x @ w[f"self_attn.{name}_proj.weight"].T + w[f"self_attn.{name}_proj.bias"]).reshape(L, -1, D)
 
-    q, k, v = rotate(config, project("q"), first_position), rotate(config, project("k"), first_position), project("v")
+    q, k, v = rotate(config, project("q"), angle), rotate(config, project("k"), angle), project("v")
     group = config.num_attention_heads // config.num_key_value_heads
     age = np.arange(L)[:, None] - np.arange(L)
     hidden = age < 0
@@ -90,3 +99,29 @@ def experts(config: ModelConfig, w: Tensors, x: np.ndarray) -> np.ndarray:
             inner = gate / (1 + np.exp(-config.swiglu_alpha * gate)) * (up + 1)
             out[t] += share * (w["mlp.experts.down_proj"][expert] @ inner + w["mlp.experts.down_proj_bias"][expert])
     return out
+
+
+def read_release(folder: Path) -> Tensors:
+    """The tensors of a single-file checkpoint in the Hugging Face layout, as float32 under the names used above.
+
+    Expert weights are dequantised from the format's definition, a nibble at a time, without the project's own code.
+    """
+    raw = (folder / "model.safetensors").read_bytes()
+    base = 8 + int.from_bytes(raw[:8], "little")
+    found: Tensors = {}
+    for name, entry in json.loads(raw[8:base]).items():
+        start, end = entry["data_offsets"]
+        data = np.frombuffer(raw[base + start : base + end], np.uint8 if entry["dtype"] == "U8" else "<u2")
+        found[name] = data.reshape(entry["shape"])
+    tensors = {n: (a.astype(np.uint32) << 16).view(np.float32) for n, a in found.items() if a.dtype == np.uint16}
+    for name in [n for n in found if n.endswith("_blocks")]:
+        blocks, scales = found[name], found[name.replace("_blocks", "_scales")]
+        values = np.empty((*blocks.shape, 2), np.float32)
+        for code in range(16):
+            sign, exponent, mantissa = code >> 3, code >> 1 & 3, code & 1
+            value = (1 + mantissa / 2) * 2.0 ** (exponent - 1) if exponent else mantissa / 2
+            for half, shift in enumerate((0, 4)):
+                values[..., half][blocks >> shift & 15 == code] = -value if sign else value
+        values = values.reshape(*blocks.shape[:-1], 32) * 2.0 ** (scales.astype(np.float64) - 127)[..., None]
+        tensors[name.removesuffix("_blocks")] = values.reshape(*blocks.shape[:2], -1).astype(np.float32)
+    return tensors

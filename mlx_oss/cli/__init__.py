@@ -1,0 +1,52 @@
+"""The `mlx-oss` command: subcommands, one module each, that call the library and print what it says.
+
+A module has `add_arguments(parser)` and `run(args) -> exit status`, and is imported only when its subcommand is asked
+for. Exit status: 0 done, 1 the answer could not be given, 2 wrong use or bad input (one line on stderr), 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mlx_oss.errors import MlxOssError
+from mlx_oss.version import __version__
+
+COMMANDS = {
+    "chat": ("mlx_oss.cli.chat", "talk to a model in the terminal, or ask it one question"),
+    "generate": ("mlx_oss.cli.generate", "show everything a model writes, control tokens included"),
+    "convert": ("mlx_oss.convert.command", "turn a released checkpoint into an MLX folder"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; gives the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(chosen=argv[0] if argv else None).parse_args(argv)
+    try:
+        return args.run(args)
+    except MlxOssError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mlx-oss", description="OpenAI's gpt-oss models on Apple silicon.")
+    parser.add_argument("--version", action="version", version=f"mlx-oss {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, (home, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == chosen:
+            module = import_module(home)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
