@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,23 +154,26 @@ def load_tokenizer() -> Tokenizer:
 
 
 def _bundled_tokens() -> list[bytes]:
-    """All 199,998 tokens in rank order. The file holds N_RANKS lengths, a byte each, then the tokens end to end."""
+    """All 199,998 tokens in rank order."""
     try:
-        packed = zlib.decompress(VOCABULARY.read_bytes())
-    except (OSError, zlib.error) as error:
+        return _unpack(VOCABULARY.read_bytes())
+    except (OSError, ValueError, zlib.error) as error:
         raise TokenizerError(
-            f"{VOCABULARY}: cannot read the bundled vocabulary ({error}); reinstall mlx_oss"
+            f"{VOCABULARY}: the bundled vocabulary is unusable ({error}); reinstall mlx_oss"
         ) from error
+
+
+def pack_tokens(tokens: Sequence[bytes]) -> bytes:
+    """How the bundled file was made: the length of each token, then the tokens end to end, compressed."""
+    return zlib.compress(bytes(map(len, tokens)) + b"".join(tokens), 9)
+
+
+def _unpack(file: bytes) -> list[bytes]:
+    packed = zlib.decompress(file)
     if hashlib.sha256(packed).hexdigest() != PACKED_SHA256:
-        raise TokenizerError(f"{VOCABULARY}: the bundled vocabulary is damaged (SHA-256 differs); reinstall mlx_oss")
+        raise ValueError("its SHA-256 differs")
     ends = itertools.accumulate(packed[:N_RANKS], initial=N_RANKS)
     return [packed[start:end] for start, end in itertools.pairwise(ends)]
-
-
-def pack_tokens(tokens: Iterable[bytes]) -> bytes:
-    """The compressed form `_bundled_tokens` reads: how the bundled file was made from o200k_base.tiktoken."""
-    tokens = list(tokens)
-    return zlib.compress(bytes(map(len, tokens)) + b"".join(tokens), 9)
 
 
 def check_tokenizer_json(path: str | Path) -> None:

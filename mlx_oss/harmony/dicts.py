@@ -89,13 +89,15 @@ def _system_from_dict(content: Mapping[str, Any], where: str) -> SystemContent:
                 f"reasoning_effort is {effort!r}; it must be one of {', '.join(get_args(ReasoningEffort))}"
             )
     if "channel_config" in fields:
-        given["valid_channels"] = _channels(fields["channel_config"] or {})
+        given["valid_channels"] = _channels(fields["channel_config"])
     return SystemContent(tools=_namespaces(fields.get("tools")), **given)
 
 
 def _channels(data: Any) -> tuple[str, ...]:
+    if data is None:
+        return ()
     fields = _fields(data, "channel_config", ("valid_channels", "channel_required"))
-    channels = fields.get("valid_channels") or []
+    channels = fields.get("valid_channels", [])
     if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
         raise HarmonyError(f"valid_channels is {channels!r}; it must be a list of names")
     if channels and fields.get("channel_required") is not True:
@@ -104,15 +106,17 @@ def _channels(data: Any) -> tuple[str, ...]:
 
 
 def _namespaces(data: Any) -> tuple[ToolNamespace, ...]:
-    if not isinstance(data or {}, Mapping):
+    if data is None:
+        return ()
+    if not isinstance(data, Mapping):
         raise HarmonyError(f"tools is {data!r}; it must map the name of each namespace to the namespace")
-    return tuple(_namespace(entry) for entry in (data or {}).values())
+    return tuple(map(_namespace, data.values()))
 
 
 def _namespace(data: Any) -> ToolNamespace:
     fields = _fields(data, "a tool namespace", ("name", "description", "tools"))
     name = _text(fields, "name", "a tool namespace") or ""
-    tools = fields.get("tools") or []
+    tools = fields.get("tools", [])
     if not isinstance(tools, list):
         raise HarmonyError(f"the tools of namespace {name!r} must be a list")
     return ToolNamespace(name, _text(fields, "description", name), tuple(_tool(tool, name) for tool in tools))

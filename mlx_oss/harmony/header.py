@@ -74,8 +74,11 @@ class _Reading:
 
 _CONSTRAIN = "<|constrain|>"
 _CHANNEL = "<|channel|>"
-# header fields in front of content that was never opened by <|message|>; a bare type only counts before JSON
-_FRONT = re.compile(r"(?:\s*(?:to=\s*[^\s<{]+|<\|constrain\|>\s*[a-z]+|(?:json|code)(?=\s*[{\[])))*\s*")
+# header fields in front of content that <|message|> never opened; a type counts only if JSON or another field follows
+_AHEAD = r"(?=\s*(?:[{\[]|to=))"
+_FRONT = re.compile(
+    rf"(?:\s*(?:to=\s*[^\s<{{]+|<\|constrain\|>(?:\s*[a-z]+(?:{_AHEAD}|$))?|(?:json|code){_AHEAD}))*\s*"
+)
 _CONTENT_TYPE = re.compile(r"(?:<\|constrain\|>)?[A-Za-z][\w./+-]*")
 _FIRST_WORD = re.compile(r"\s*([^\s<]*)")
 _LETTERS = re.compile(r"[A-Za-z]+")
@@ -102,7 +105,10 @@ def read_header(sections: list[str], role: Role | None, *, complete: bool = True
     content_type = _read_content_type(reading)
     role, name = _read_author(role_word, role, channel, reading)
     header = Header(role, channel, reading.recipient, content_type, name)
-    return header, reading.notes, " ".join(filter(None, reading.body))
+    body = " ".join(filter(None, reading.body))
+    if _CONSTRAIN in body:
+        reading.note(Repair.STRAY_CONTROL, _CONSTRAIN)
+    return header, reading.notes, body.replace(_CONSTRAIN, "")
 
 
 def _read_channel(sections: list[str], reading: _Reading, complete: bool) -> tuple[str | None, list[str]]:

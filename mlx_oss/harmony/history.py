@@ -26,7 +26,7 @@ def conversation_for_next_turn(messages: Sequence[Message]) -> list[Message]:
 def stays_for_next_turn(messages: Sequence[Message]) -> list[bool]:
     """For each message, whether `conversation_for_next_turn` keeps it."""
     finals = [at for at, message in enumerate(messages) if message.role == "assistant" and message.channel == "final"]
-    last_final = finals[-1] if finals else 0
+    last_final = finals[-1] if finals else -1
     return [at > last_final or not _is_reasoning(message) for at, message in enumerate(messages)]
 
 

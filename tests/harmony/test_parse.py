@@ -1,0 +1,240 @@
+"""Promises of the parser, on well-formed, mutated and random streams. The counts follow those of `test_render`."""
+
+import random
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_oss.errors import HarmonyError
+from mlx_oss.harmony import (
+    HarmonyParser,
+    Message,
+    MessageFinished,
+    MessageStarted,
+    ParsedMessage,
+    Repair,
+    TextDelta,
+    parse_messages,
+    render_conversation,
+)
+from mlx_oss.tokenizer import (
+    CALL,
+    CHANNEL,
+    CONSTRAIN,
+    END,
+    ENDOFTEXT,
+    MESSAGE,
+    N_RANKS,
+    N_VOCAB,
+    RETURN,
+    START,
+    STOP_IDS,
+    load_tokenizer,
+)
+
+from . import oracle
+from .strategies import CONVERSATIONS, examples, parsable_conversations
+
+CONTROL = (START, CHANNEL, MESSAGE, CONSTRAIN, END, CALL, RETURN, ENDOFTEXT, 200013, 201087)
+FINAL_HEADER = "<|channel|>final<|message|>"
+
+
+def encode(text: str) -> list[int]:
+    return load_tokenizer().encode_with_specials(text)
+
+
+def events_of(ids, role="assistant"):
+    parser = HarmonyParser(role)
+    return [event for id_ in ids for event in parser.feed(id_)] + list(parser.finish())
+
+
+@examples(CONVERSATIONS // 2)
+@given(parsable_conversations)
+def test_rendered_conversation_comes_back_without_repair(messages):
+    ids = render_conversation(messages)
+    parsed = parse_messages(ids, role=None, strict=True)
+    assert [item.message for item in parsed] == messages == oracle.parse(ids, None)
+    assert [id_ for item in parsed for id_ in item.ids] == ids
+    assert [item.ending for item in parsed] == [
+        "call" if m.role == "assistant" and m.recipient else "end" for m in messages
+    ]
+
+
+def broken_stream(rng: random.Random) -> list[int]:
+    """A turn as a model might write it, with ids dropped, doubled, swapped, replaced and put in; or plain noise."""
+    pieces = (
+        "assistant",
+        " to=functions.x",
+        "analysis",
+        "final",
+        "commentary",
+        "json",
+        " Hello, you",
+        "🫠é",
+        "\n",
+        '{"a": 1}',
+    )
+    noise = [
+        encode(rng.choice(pieces)) if rng.random() < 0.5 else [rng.choice(CONTROL)] for _ in range(rng.randrange(12))
+    ]
+    if rng.random() < 0.3:
+        return [id_ for piece in noise for id_ in piece]
+    ids = render_conversation(rng.choices(TURN, k=rng.randrange(1, 4)))
+    for _ in range(rng.randrange(1, 5)):
+        at = rng.randrange(len(ids))
+        random_id = rng.choice((rng.choice(CONTROL), rng.randrange(N_RANKS), rng.choice((-1, N_VOCAB, 300000))))
+        other = rng.choice(noise) if noise else []
+        ids[at : at + rng.randrange(2)] = rng.choice(([], [random_id], [ids[at]] * 2, other))
+        if not ids:
+            return [random_id]
+    return ids
+
+
+TURN = (
+    Message("assistant", "Think 🫠 twice", "analysis"),
+    Message("assistant", '{"city": "Köln"}', "commentary", "functions.get_weather", "<|constrain|>json"),
+    Message("tool", "20 °C", "commentary", "assistant", name="functions.get_weather"),
+    Message("assistant", "It is warm.\n\nReally.", "final"),
+)
+
+
+def words_lost(ids: list[int], parsed: list[ParsedMessage]) -> set[str]:
+    """Words of the stream that are in no field, text or note of its messages."""
+    kept = " ".join(f"{item.message!r} {item.message.content} {item.notes!r} to" for item in parsed)
+    blank = load_tokenizer().encode(" ")[0]
+    separated = [blank if N_RANKS <= id_ < N_VOCAB else id_ for id_ in ids]
+    words = re.findall(r"[a-zA-Z0-9]+|[^\W_a-zA-Z0-9]+", load_tokenizer().decode(separated))
+    return {word for word in words if word not in kept}
+
+
+def test_broken_streams_never_raise_lose_nothing_and_show_no_control_token():
+    for seed in range(CONVERSATIONS * 5 // 2):
+        rng = random.Random(seed)
+        ids = broken_stream(rng)
+        role = rng.choice(("assistant", None))
+        parsed = parse_messages(ids, role=role)
+        kept = [id_ for item in parsed for id_ in item.ids]
+        left = ids[len(kept) :]
+        assert kept == ids[: len(kept)], seed
+        assert not load_tokenizer().decode(id_ for id_ in left if id_ not in CONTROL).strip(), seed
+        assert not words_lost(ids, parsed), (seed, words_lost(ids, parsed))
+        assert not any("<|" in item.message.content for item in parsed), seed
+
+
+def test_deltas_are_the_text_of_their_message():
+    for seed in range(CONVERSATIONS * 2):
+        text = None
+        for event in events_of(broken_stream(random.Random(seed))):
+            if isinstance(event, MessageStarted):
+                assert text is None
+                text, header = "", event.header
+            elif isinstance(event, TextDelta):
+                assert event.text
+                text += event.text
+            elif isinstance(event, MessageFinished):
+                message = event.message.message
+                assert message.content == text
+                assert (message.role, message.channel, message.recipient) == (
+                    header.role,
+                    header.channel,
+                    header.recipient,
+                )
+                text = None
+        assert text is None
+
+
+def test_strict_raises_exactly_where_something_is_repaired():
+    for seed in range(CONVERSATIONS):
+        ids = broken_stream(random.Random(seed))
+        repaired = any(item.notes for item in parse_messages(ids))
+        try:
+            parse_messages(ids, strict=True)
+        except HarmonyError:
+            continue
+        assert not repaired, seed
+
+
+@given(st.integers(0, 10**9), st.integers(0, 60))
+@examples(50)
+def test_copy_goes_on_like_the_original(seed, cut):
+    ids = broken_stream(random.Random(seed))
+    parser = HarmonyParser()
+    for id_ in ids[:cut]:
+        parser.feed(id_)
+    copy = parser.copy()
+    for id_ in encode("something else 🫠<|end|>"):
+        copy.copy().feed(id_)
+    rest = [[*map(p.feed, ids[cut:]), p.finish()] for p in (parser, copy)]
+    assert rest[0] == rest[1]
+
+
+def test_character_of_several_tokens_comes_whole():
+    ids = encode(FINAL_HEADER + "🫠")
+    deltas = [event.text for event in events_of(ids) if isinstance(event, TextDelta)]
+    assert len(encode("🫠")) == 3
+    assert deltas == ["🫠"]
+
+
+def test_state_and_header_follow_the_stream():
+    parser = HarmonyParser()
+    seen = []
+    for id_ in encode("<|channel|>final<|message|>x<|end|><|start|>"):
+        parser.feed(id_)
+        seen.append((parser.state, parser.header and parser.header.channel))
+    header, content, between = ("header", None), ("content", "final"), ("between", None)
+    assert seen == [header, header, content, content, between, header]
+
+
+def test_refusal_without_header_streams_before_it_ends():
+    refusal = "I cannot help with that. " * 60
+    parser = HarmonyParser()
+    before_the_end = [event for id_ in encode(refusal) for event in parser.feed(id_)]
+    text = "".join(event.text for event in before_the_end if isinstance(event, TextDelta))
+    assert len(text) > len(refusal) // 2
+    (finished,) = parser.feed(RETURN)
+    assert finished.message.message == Message("assistant", refusal)
+
+
+@pytest.mark.parametrize("stop", [END, CALL, RETURN])
+@pytest.mark.parametrize("recipient", ["functions.x", "python", "functions.web-search"])
+@pytest.mark.parametrize("channel", ["analysis", "commentary", "wrong", None])
+def test_recipient_makes_a_tool_call_on_any_channel_but_final(channel, recipient, stop):
+    section = f"<|channel|>{channel}" if channel else ""
+    (call,) = parse_messages([*encode(f" to={recipient}{section}<|message|>1"), stop])
+    assert call.is_tool_call
+    (answer,) = parse_messages([*encode(f"<|channel|>final to={recipient}<|message|>1"), stop])
+    assert not answer.is_tool_call
+
+
+@pytest.mark.parametrize(
+    ("stream", "body"),
+    [
+        ('<|channel|>commentary to=functions.x <|constrain|>json{"a": 1}<|call|>', '{"a": 1}'),
+        ('<|channel|>commentary to=functions.x json {"a": 1}<|call|>', '{"a": 1}'),
+        ("<|channel|>commentary to=functions.x{}<|call|>", "{}"),
+    ],
+)
+def test_call_without_message_token_keeps_its_arguments(stream, body):
+    (call,) = parse_messages(encode(stream))
+    assert (call.message.recipient, call.message.content, call.is_tool_call) == ("functions.x", body, True)
+    assert [note.repair for note in call.notes] == [Repair.MISSING_MESSAGE]
+
+
+@pytest.mark.parametrize("written", ["commentary 2?", "commentary?commentary?", "--commentary", "COMMENTARY"])
+def test_garbled_channel_is_put_right(written):
+    (parsed,) = parse_messages(encode(f"<|channel|>{written}<|message|>x<|end|>"))
+    assert parsed.message == Message("assistant", "x", "commentary")
+    assert parsed.notes
+
+
+def test_no_ids_give_no_message():
+    assert parse_messages([]) == []
+
+
+def test_every_stop_id_ends_a_message():
+    for stop in (*STOP_IDS, END):
+        (parsed,) = parse_messages([*encode(FINAL_HEADER + "x"), stop])
+        assert parsed.ending != "cut"
+        assert parsed.ids[-1] == stop
