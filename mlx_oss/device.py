@@ -1,6 +1,8 @@
-"""The one seam to what only a Mac has: a GPU, and a limit to how much memory may be wired for it."""
+"""The one seam to what differs between machines: a GPU and memory wired for it, or a CPU with several cores."""
 
 from __future__ import annotations
+
+from functools import lru_cache
 
 import mlx.core as mx
 
@@ -23,3 +25,11 @@ def keep_resident() -> int | None:
     except (RuntimeError, ValueError):
         return None
     return limit
+
+
+@lru_cache(maxsize=1)
+def side_stream() -> mx.Stream | None:
+    """Where to put work that the next token does not wait for: a second core of the CPU backend; None (the default
+    stream) on a GPU, which has nothing to gain from it.
+    """
+    return None if on_gpu() else mx.new_stream(mx.cpu)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_oss.cache import Cache
+from mlx_oss.device import side_stream
 from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.model import Transformer
 from mlx_oss.sampling import Sampler, SamplingOptions
@@ -116,7 +117,7 @@ def _choose(sampler: Sampler, logits: mx.array, recent: Sequence[int]) -> tuple[
     """(token, its logprob) and, if asked for, (ids, logprobs) of the likeliest; nothing is computed yet."""
     logits = sampler.logits(logits, recent)
     token = sampler.sample(logits)
-    norm = mx.logsumexp(logits)
+    norm = mx.logsumexp(logits, stream=side_stream())
     chosen = (token, logits[token] - norm)
     count = min(sampler.options.top_logprobs, logits.shape[0])
     if count == 0:

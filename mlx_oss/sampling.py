@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
+from mlx_oss.device import side_stream
 from mlx_oss.errors import OptionError
 
 LAST_ID = 200018  # `<|endofprompt|>`; the ids above are reserved and stand for nothing (o200k_harmony)
@@ -106,7 +107,9 @@ class Sampler:
             logits = mx.where(logits < logits.max() + math.log(o.min_p), -math.inf, logits)
         if o.top_p < 1:
             logits = _nucleus(logits, o.top_p)
-        return mx.random.categorical(logits, key=key)
+        # The noise depends on no logits, so it is ready when they are (the Gumbel-max form of drawing from a softmax).
+        noise = mx.random.gumbel(logits.shape, key=key, stream=side_stream())
+        return mx.argmax(logits + noise)
 
 
 def _nucleus(logits: mx.array, top_p: float) -> mx.array:

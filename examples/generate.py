@@ -1,0 +1,29 @@
+"""Token by token, the lowest level of the API: ids in, ids out.
+
+python examples/generate.py "Name three colours." [--model FOLDER]
+"""
+
+import argparse
+import time
+
+import mlx_oss
+from mlx_oss.harmony import Message, SystemContent, render_conversation
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("question")
+parser.add_argument("--model", help="folder of a converted model; default: nano, the bundled demonstration model")
+args = parser.parse_args()
+
+model, tokenizer = mlx_oss.load(args.model)
+messages = [Message("system", SystemContent(reasoning_effort="low")), Message("user", args.question)]
+prompt = render_conversation(messages, next_role="assistant")
+
+options = mlx_oss.SamplingOptions(temperature=0, top_logprobs=2)
+decoder = tokenizer.stream_decoder()
+started, count = time.perf_counter(), 0
+for step in mlx_oss.generate_step(model, prompt, options, stop_ids=tokenizer.stop_ids, max_tokens=200):
+    count += 1
+    (_, first), *others = step.top_logprobs
+    unsure = f"  [or {tokenizer.decode([others[0][0]])!r}]" if others and first - others[0][1] < 1 else ""
+    print(decoder.feed(step.token) + unsure, end="", flush=True)
+print(f"\n{count} tokens, {count / (time.perf_counter() - started):.1f} a second, the prompt's {len(prompt)} included")
