@@ -36,7 +36,7 @@ def message_from_dict(data: Any) -> Message:
     Raises HarmonyError naming the key that is missing, unknown or of the wrong type.
     """
     fields = _fields(data, "a message", ("role", "content", *_TEXT_FIELDS))
-    role = fields.get("role")
+    role: Any = fields.get("role")
     if role not in get_args(Role):
         raise HarmonyError(f"a message has role {role!r}; it must be one of {', '.join(get_args(Role))}")
     texts = {field: _text(fields, field, "a message") for field in _TEXT_FIELDS}
