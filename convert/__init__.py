@@ -3,18 +3,26 @@
     from mlx_oss.convert import convert
     convert("gpt-oss-20b", "gpt-oss-20b-mlx")
 
-    options.py   what a caller may choose, and what is told while and after converting
-    source.py    recognises a checkpoint by its content and reads its config
-    configs.py   OpenAI's spelling of config.json -> Hugging Face's
-    recipes.py   how the bytes of a target tensor come out of source tensors, in small pieces
-    plan.py      every target tensor with its recipe; every source tensor used exactly once
-    shards.py    targets -> safetensors shards and their index
-    run.py       the conversion: checks, temporary folder, publication
+    options.py    what a caller may choose, and what is told while and after converting
+    source.py     recognises a checkpoint by its content and reads its config
+    configs.py    the spellings of config.json -> the one of MLX folders
+    profiles.py   which module outside the experts is quantised how
+    recipes.py    how the bytes of a target tensor come out of source tensors, in small pieces
+    quantized.py  recipes that quantise to MXFP4; affine.py: to MLX's affine format, and back
+    taken.py      source tensors by one name whatever the layout, each used exactly once
+    plan.py       every target tensor with its recipe
+    shards.py     targets -> safetensors shards and their index
+    partial.py    the hidden folder written into: lock, record of finished shards, publication
+    manifest.py   conversion.json: a checksum for each tensor
+    run.py        the conversion from start to end
+    verify.py     a folder against its manifest and its source
+    command.py    `mlx-oss convert` and `python -m convert`
 
 In a checkout this package is `convert`, installed it is `mlx_oss.convert`. The lossless path needs NumPy only.
 """
 
 from .options import ConvertOptions, Progress, Report
 from .run import convert
+from .verify import verify
 
-__all__ = ["ConvertOptions", "Progress", "Report", "convert"]
+__all__ = ["ConvertOptions", "Progress", "Report", "convert", "verify"]

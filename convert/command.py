@@ -3,38 +3,126 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
 
-from mlx_oss.errors import MlxOssError
+from mlx_oss.errors import MlxOssError, OptionError
 
-from .options import ConvertOptions
+from .options import ConvertOptions, OnProgress, Progress, Report
+from .profiles import PROFILES
 from .run import convert
+from .verify import verify
 
-DESCRIPTION = "Convert a released gpt-oss checkpoint into an MLX folder, bit for bit."
+_DESCRIPTION = "Turn a released gpt-oss checkpoint into an MLX folder."
+_RESUMABLE = "interrupted: the finished shards are kept, the same command goes on from there\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="folder of the checkpoint (Hugging Face layout or original/)")
+    parser.add_argument("source", metavar="SRC", help="folder of a checkpoint: Hugging Face layout, original/ or MLX")
     parser.add_argument("target", metavar="DST", help="the MLX folder to write")
+    parser.add_argument(
+        "--profile", choices=tuple(PROFILES), default="bf16", help="storage of all but the experts (default bf16)"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="MODULE=PROFILE",
+        action="append",
+        default=[],
+        help="an exception to --profile, e.g. self_attn=q8, lm_head=bf16, 'layers.0.*=bf16'; may be repeated",
+    )
     parser.add_argument("--force", action="store_true", help="replace DST where it is a model folder already")
+    parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
+    parser.add_argument("--verify", action="store_true", help="convert nothing: compare DST with SRC, bit by bit")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Converts as the parsed arguments say. Raises MlxOssError."""
-    report = convert(args.source, args.target, ConvertOptions(force=args.force))
-    sys.stdout.write(
-        f"{report.folder}: {report.tensors} tensors, {report.nbytes / 1e9:.2f} GB, {report.shards} shards\n"
-    )
+    """Converts or verifies as the parsed arguments say; gives the exit status. Raises MlxOssError."""
+    options = ConvertOptions(args.profile, _overrides(args.set), args.force, args.dry_run)
+    try:
+        with _shown(sys.stderr) as progress:
+            if args.verify:
+                report = verify(args.target, args.source, progress)
+            else:
+                report = convert(args.source, args.target, options, progress)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n" if args.verify else _RESUMABLE)
+        return 130
+    done = "verified" if args.verify else "would write" if args.dry_run else "written"
+    sys.stdout.write(_as_json(report, done) if args.json else _as_text(report, done))
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parses, converts, and gives the exit status: 0, or 2 after one line about what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m convert", description=DESCRIPTION)
+    """`python -m convert`: the exit status is 0, or 2 after one line about what is wrong, or 130 when interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m convert", description=_DESCRIPTION)
     add_arguments(parser)
+    args = parser.parse_args(argv)
     try:
-        return run(parser.parse_args(argv))
+        return run(args)
     except MlxOssError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+
+
+def _overrides(entries: Sequence[str]) -> dict[str, str]:
+    pairs = [entry.split("=", 1) for entry in entries]
+    if wrong := [entry for entry, pair in zip(entries, pairs, strict=True) if len(pair) != 2]:
+        raise OptionError(f"--set {wrong[0]}: give MODULE=PROFILE, e.g. self_attn=q8")
+    return dict(pairs)
+
+
+def _as_text(report: Report, done: str) -> str:
+    size = f"{report.nbytes / 1e9:.2f} GB" if report.nbytes >= 1e8 else f"{report.nbytes / 1e6:.2f} MB"
+    lines = [
+        f"{report.folder}: {done}, {report.tensors} tensors, {size}, shards: {report.shards}, from {report.layout}"
+    ]
+    if report.resumed_shards:
+        lines.append(f"resumed: {report.resumed_shards} shards were there already")
+    if report.errors:
+        worst = max(report.errors, key=lambda name: report.errors[name])
+        mean = sum(report.errors.values()) / len(report.errors)
+        lines.append(
+            f"quantised: {len(report.errors)} weights, relative error {mean:.2%} on average, "
+            f"at most {report.errors[worst]:.2%} ({worst})"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _as_json(report: Report, done: str) -> str:
+    fields = ("layout", "tensors", "shards", "nbytes", "resumed_shards", "errors")
+    values = {name: getattr(report, name) for name in fields}
+    return json.dumps({"outcome": done, "folder": str(report.folder), **values}) + "\n"
+
+
+@contextmanager
+def _shown(stream: TextIO) -> Iterator[OnProgress]:
+    """Progress as a bar with rate and time left on a terminal, as a line a shard elsewhere."""
+    if not stream.isatty():
+        finished = 0
+
+        def line(now: Progress) -> None:
+            nonlocal finished
+            if now.shards_done > finished:
+                finished = now.shards_done
+                stream.write(f"{now.shard}: {now.shards_done} of {now.shards}, {now.done / now.total:.0%}\n")
+
+        yield line
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    with bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+        console=Console(file=stream),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("reading", total=None)
+        yield lambda now: bar.update(task, completed=now.done, total=now.total, description=now.shard)

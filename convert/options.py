@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SHARD_BYTES = 4_500_000_000
@@ -10,30 +11,64 @@ SHARD_BYTES = 4_500_000_000
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """force replaces an existing model folder at the target; shard_bytes is the size shards are filled up to, in bytes
-    (a layer is never split, so a shard may be as large as one layer).
+    """profile: how modules other than experts are stored: "bf16" as released, "q8" or "q4" in MLX's affine
+    quantisation by groups of 64. overrides: exceptions, a profile by a run of path components as in {"self_attn":
+    "q8"}, `*` and `?` allowed, the last match counts. The router never goes below 8 bits.
+    force: replace the target where it is a model folder. dry_run: check everything, write nothing.
+    shard_bytes: the size shards are filled up to; a layer is never split, so one may be as large as a layer.
     """
 
+    profile: str = "bf16"
+    overrides: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
+    dry_run: bool = False
     shard_bytes: int = SHARD_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a conversion stands: bytes written of all bytes, shards finished of all shards."""
+    """Where a conversion or verification stands: bytes done of all, files finished of all, the last one's name."""
 
     done: int
     total: int
     shards_done: int
     shards: int
+    shard: str
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a conversion did: where the folder lies, what the source was, and how much was written (bytes)."""
+    """What a conversion did, or would do (dry_run).
+
+    nbytes counts tensors; resumed_shards were there from an interrupted run; errors holds, by tensor that was
+    quantised, the root of the summed squared differences over that of the summed squared values.
+    """
 
     folder: Path
     layout: str
     tensors: int
     shards: int
     nbytes: int
+    resumed_shards: int = 0
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Meter:
+    """Counts what is done and tells it; `shard` is the file at hand."""
+
+    def __init__(self, tell: OnProgress | None, total: int, shards: int):
+        self.tell, self.total, self.shards = tell, total, shards
+        self.done = self.shards_done = 0
+        self.shard = ""
+
+    def advance(self, nbytes: int) -> None:
+        self.done += nbytes
+        if self.tell:
+            self.tell(Progress(self.done, self.total, self.shards_done, self.shards, self.shard))
+
+    def finish_shard(self) -> None:
+        self.shards_done += 1
+        self.advance(0)

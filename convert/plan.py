@@ -1,182 +1,154 @@
-"""What is written: every tensor of the MLX folder with the recipe for its bytes, every source tensor used exactly once.
+"""What is written: every tensor of the MLX folder with the recipe for its bytes.
 
-Layouts differ in names and in how rows are joined; both are tables here. `mlx_oss.layout` says what the folder must
-hold. Nothing is read but headers.
+`mlx_oss.layout` says what the folder must hold, `taken` finds it in the source. Nothing is read but headers.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from mlx_oss import layout
-from mlx_oss.config import MXFP4, ModelConfig
+from mlx_oss.config import MXFP4, QuantizationSpec
 from mlx_oss.errors import CheckpointError
 from mlx_oss.layout import Shape
 from mlx_oss.mxfp4 import BLOCK
-from mlx_oss.tensorfile import ITEMSIZE, TensorInfo
+from mlx_oss.tensorfile import ITEMSIZE
 
-from .recipes import EverySecond, Recipe, Scales, Span
-from .source import OPENAI, Source
+from .profiles import Specs
+from .quantized import Part, Quantizer
+from .recipes import EverySecond, Recipe, Rows, Scales
+from .source import DENSE, MLX, Source
+from .taken import Taken
 
-# Hugging Face's name -> OpenAI's, below `model.layers.N.` and `block.N.`; q, k and v are rows of one tensor there.
-_OPENAI_LAYER = {
-    "input_layernorm.weight": "attn.norm.scale",
-    "self_attn.q_proj.weight": "attn.qkv.weight",
-    "self_attn.k_proj.weight": "attn.qkv.weight",
-    "self_attn.v_proj.weight": "attn.qkv.weight",
-    "self_attn.q_proj.bias": "attn.qkv.bias",
-    "self_attn.k_proj.bias": "attn.qkv.bias",
-    "self_attn.v_proj.bias": "attn.qkv.bias",
-    "self_attn.o_proj.weight": "attn.out.weight",
-    "self_attn.o_proj.bias": "attn.out.bias",
-    "self_attn.sinks": "attn.sinks",
-    "post_attention_layernorm.weight": "mlp.norm.scale",
-    "mlp.router.weight": "mlp.gate.weight",
-    "mlp.router.bias": "mlp.gate.bias",
-    "mlp.experts.gate_up_proj_blocks": "mlp.mlp1_weight.blocks",
-    "mlp.experts.gate_up_proj_scales": "mlp.mlp1_weight.scales",
-    "mlp.experts.gate_up_proj_bias": "mlp.mlp1_bias",
-    "mlp.experts.down_proj_blocks": "mlp.mlp2_weight.blocks",
-    "mlp.experts.down_proj_scales": "mlp.mlp2_weight.scales",
-    "mlp.experts.down_proj_bias": "mlp.mlp2_bias",
-}
-_OPENAI_TOP = {
-    "model.embed_tokens.weight": "embedding.weight",
-    "model.norm.weight": "norm.scale",
-    "lm_head.weight": "unembedding.weight",
-}
+if TYPE_CHECKING:
+    from .affine import Values
 
-_Piece = TypeVar("_Piece", Span, EverySecond)
+_GATE_UP = {"gate_proj": 0, "up_proj": 1}  # the released gate_up's even rows are gate, its odd rows up
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A tensor to write; dtype is safetensors' name."""
+    """A tensor to write; dtype is safetensors' name. `quantizer` is there when this tensor is a quantised weight."""
 
     name: str
     dtype: str
     shape: Shape
     recipe: Recipe
+    quantizer: Quantizer | None = None
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * ITEMSIZE[self.dtype]
 
 
-def plan(source: Source) -> list[list[Target]]:
+def plan(source: Source, specs: Specs) -> list[list[Target]]:
     """Every tensor of the MLX folder in the order of use, in units that stay together in a shard: a layer, or a tensor
-    outside the layers.
+    outside the layers. `specs` names the modules outside the experts that are to be quantised.
 
     Raises CheckpointError for a tensor that is missing, unknown, or of another shape or dtype than the config says.
     """
-    taken = _Taken(source)
+    taken = Taken(source)
     units: dict[str, list[Target]] = {}
-    for target in _targets(source.config, taken):
-        layer = target.name.split(".")[2] if target.name.startswith("model.layers.") else target.name
+    for target in _targets(taken, specs):
+        layer = target.name.split(".")[2] if target.name.startswith("model.layers.") else target.name.rsplit(".", 1)[0]
         units.setdefault(layer, []).append(target)
     taken.check_all_used()
     return list(units.values())
 
 
-def _targets(config: ModelConfig, taken: _Taken) -> Iterator[Target]:
+def _targets(taken: Taken, specs: Specs) -> Iterator[Target]:
+    config = taken.source.config
     for path, shape, bias in layout.modules(config):
         if layout.is_expert(path):
             yield from _expert(path, shape, taken)
-            continue
-        yield _copy(f"{path}.weight", shape, taken)
-        if bias is not None:
-            yield _copy(f"{path}.bias", bias, taken)
+        else:
+            yield from _module(path, shape, specs.get(path), taken)
+        if bias is not None and not layout.is_expert(path):
+            yield _copy(f"{path}.bias", "BF16", bias, taken)
     for name, shape in layout.plain_tensors(config).items():
-        yield _copy(name, shape, taken)
+        yield _copy(name, "BF16", shape, taken)
 
 
-def _copy(name: str, shape: Shape, taken: _Taken) -> Target:
-    return Target(name, "BF16", shape, taken.whole(name, "BF16", shape))
+def _copy(name: str, dtype: str, shape: Shape, taken: Taken) -> Target:
+    return Target(name, dtype, shape, taken.whole(name, dtype, shape))
 
 
-def _expert(path: str, shape: Shape, taken: _Taken) -> Iterator[Target]:
-    """One projection's weight, scales and bias; gate is every even row of the released gate_up, up every odd one."""
+def _module(path: str, shape: Shape, spec: QuantizationSpec | None, taken: Taken) -> Iterator[Target]:
+    """A module's weight as `spec` has it, from whatever the source has; its bias is another matter."""
+    had = _stored_spec(path, taken.source)
+    if spec == had:
+        for name, stored in layout.stored_tensors(path, shape, None, spec).items():
+            yield _copy(name, "U32" if spec and name.endswith(".weight") else "BF16", stored, taken)
+        return
+    from .affine import Affine
+
+    values = _values(path, shape, had, taken)
+    if spec is None:
+        yield Target(f"{path}.weight", "BF16", shape, values)
+    else:
+        yield from _parts(Affine(values, shape[-1], spec), layout.stored_tensors(path, shape, None, spec))
+
+
+def _values(path: str, shape: Shape, had: QuantizationSpec | None, taken: Taken) -> Values:
+    if had is None:
+        return taken.whole(f"{path}.weight", "BF16", shape)
+    from .affine import Dequantized
+
+    stored = layout.stored_tensors(path, shape, None, had)
+    weight, scales, biases = (
+        taken.whole(name, "U32" if name.endswith(".weight") else "BF16", each) for name, each in stored.items()
+    )
+    return Dequantized(weight, scales, biases, had)
+
+
+def _stored_spec(path: str, source: Source) -> QuantizationSpec | None:
+    """How a module outside the experts is stored in the source; only an MLX folder has some quantised."""
+    if source.config.quantization is None or f"{path}.scales" not in source.tensors:
+        return None
+    spec = source.config.quantization.for_module(path)
+    if spec is None or spec.mode != "affine":
+        raise CheckpointError(f"{source.folder}: {path} has scales but is not of mode affine: convert the release")
+    return spec
+
+
+def _expert(path: str, shape: Shape, taken: Taken) -> Iterator[Target]:
+    """One projection's weight, scales and bias, from any layout."""
     experts, rows, columns = shape
-    prefix, projection = path.rsplit(".", 1)
-    groups = columns // BLOCK
     stored = layout.stored_tensors(path, shape, (experts, rows), MXFP4)
-    for part, dtype, tail in (
-        ("blocks", "U8", (groups, BLOCK // 2)),
-        ("scales", "U8", (groups,)),
-        ("bias", "BF16", ()),
-    ):
-        recipe: Span | EverySecond
-        if projection == "down_proj":
-            recipe = taken.whole(f"{prefix}.down_proj_{part}", dtype, (experts, rows, *tail))
-        else:
-            first = ("gate_proj", "up_proj").index(projection)
-            recipe = taken.every_second(f"{prefix}.gate_up_proj_{part}", dtype, (experts, 2 * rows, *tail), first)
-        name = f"{path}.{'weight' if part == 'blocks' else part}"
-        if part == "scales":
-            yield Target(name, dtype, stored[name], Scales(recipe))
-        else:
-            yield Target(name, "U32" if part == "blocks" else dtype, stored[name], recipe)
+    weight, scales, bias = stored
+    if taken.source.layout == MLX:
+        quantization = taken.source.config.quantization
+        if quantization is None or quantization.for_module(path) != MXFP4:
+            raise CheckpointError(f"{taken.source.folder}: {path} is not stored in MXFP4: convert the release")
+        yield _copy(weight, "U32", stored[weight], taken)
+        yield Target(scales, "U8", stored[scales], Scales(taken.whole(scales, "U8", stored[scales])))
+        yield _copy(bias, "BF16", stored[bias], taken)
+        return
+    prefix, projection = path.rsplit(".", 1)
+    first = _GATE_UP.get(projection)
+    released = f"{prefix}.{projection if first is None else 'gate_up_proj'}"
+
+    def take(part: str, dtype: str, tail: Shape) -> Rows | EverySecond:
+        if first is None:
+            return taken.whole(f"{released}_{part}", dtype, (experts, rows, *tail))
+        return taken.every_second(f"{released}_{part}", dtype, (experts, 2 * rows, *tail), first)
+
+    if taken.source.layout == DENSE:
+        halves = 1 if first is None else 2
+        dense = taken.dense(released, (experts, columns, halves * rows), first or 0, halves)
+        yield from _parts(dense, {name: stored[name] for name in (weight, scales)})
+    else:
+        yield Target(weight, "U32", stored[weight], take("blocks", "U8", (columns // BLOCK, BLOCK // 2)))
+        yield Target(scales, "U8", stored[scales], Scales(take("scales", "U8", (columns // BLOCK,))))
+    yield Target(bias, "BF16", stored[bias], take("bias", "BF16", ()))
 
 
-class _Taken:
-    """Source tensors by their Hugging Face name, whatever the layout; remembers how much of each was taken."""
-
-    def __init__(self, source: Source):
-        self.source = source
-        self.bytes_taken: Counter[str] = Counter()
-
-    def whole(self, name: str, dtype: str, shape: Shape) -> Span:
-        """A tensor's bytes; where the layout joins it with others, its rows among theirs."""
-        found, start, full = self._locate(name, shape)
-        tensor = self._checked(found, dtype, full)
-        row = tensor.nbytes // full[0]
-        return self._take(Span(tensor, start * row, (start + shape[0]) * row))
-
-    def every_second(self, name: str, dtype: str, shape: Shape, first: int) -> EverySecond:
-        """Rows first, first + 2, ... of a tensor (experts, rows, ...)."""
-        found, _, _ = self._locate(name, shape)
-        tensor = self._checked(found, dtype, shape)
-        return self._take(EverySecond(tensor, first, tensor.nbytes // math.prod(shape[:2])))
-
-    def check_all_used(self) -> None:
-        for name, tensor in self.source.tensors.items():
-            if name not in self.bytes_taken:
-                raise CheckpointError(f"{tensor.file}: tensor {name} is unknown: no plain gpt-oss model has it")
-            assert self.bytes_taken[name] == tensor.nbytes, f"{name}: {self.bytes_taken[name]=} of {tensor.nbytes}"
-
-    def _take(self, recipe: _Piece) -> _Piece:
-        self.bytes_taken[recipe.source.name] += recipe.nbytes
-        return recipe
-
-    def _locate(self, name: str, shape: Shape) -> tuple[str, int, Shape]:
-        """(name in the source, first row there, shape there) of the tensor with this Hugging Face name and shape."""
-        if self.source.layout != OPENAI:
-            return name, 0, shape
-        if name in _OPENAI_TOP:
-            return _OPENAI_TOP[name], 0, shape
-        _, _, layer, rest = name.split(".", 3)
-        found = f"block.{layer}.{_OPENAI_LAYER[rest]}"
-        if ".qkv." not in found:
-            return found, 0, shape
-        rows = [heads * self.source.config.head_dim for heads in self.source.config.qkv_heads]
-        before = "qkv".index(rest.removeprefix("self_attn.")[0])
-        return found, sum(rows[:before]), (sum(rows), *shape[1:])
-
-    def _checked(self, name: str, dtype: str, shape: Shape) -> TensorInfo:
-        tensor = self.source.tensors.get(name)
-        if tensor is None:
-            raise CheckpointError(f"{self.source.folder}: tensor {name} is missing: fetch the checkpoint again")
-        if tensor.shape != shape:
-            raise CheckpointError(
-                f"{tensor.file}: tensor {name} has shape {tensor.shape}, config.json asks for {shape}: "
-                "are both of one model?"
-            )
-        if tensor.dtype != dtype:
-            raise CheckpointError(
-                f"{tensor.file}: tensor {name} is {tensor.dtype}, expected {dtype}: give a released checkpoint"
-            )
-        return tensor
+def _parts(quantizer: Quantizer, stored: dict[str, Shape]) -> Iterator[Target]:
+    """The tensors of one quantised weight; `stored` names its parts in order, the packed weight first."""
+    small = "BF16" if len(stored) == 3 else "U8"  # affine scales and biases, or MXFP4 scales
+    for number, (name, shape) in enumerate(stored.items()):
+        part = Part(quantizer, number)
+        yield Target(name, small if number else "U32", shape, part, None if number else quantizer)

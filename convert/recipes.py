@@ -1,7 +1,7 @@
 """How the bytes of a target tensor come out of source tensors: in pieces of a few MiB, whatever the tensor's size.
 
-A recipe is iterated for its chunks; a chunk is valid until the next one is asked for. Values are moved, never read as
-numbers, so bfloat16 needs no number type. Knows nothing of names and models.
+Here the recipes that move values without reading them as numbers, so that bfloat16 needs no number type. Knows nothing
+of names and models.
 """
 
 from __future__ import annotations
@@ -23,15 +23,19 @@ class Recipe(Protocol):
     """Gives a target tensor's bytes, in order."""
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """C-contiguous uint8 arrays. Raises CheckpointError where the source cannot be read or is damaged."""
+        """C-contiguous uint8 vectors, each valid until the next one is asked for.
+
+        Raises CheckpointError where the source cannot be read or is damaged.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """The bytes [start, stop) of a source tensor, as they are."""
+class Rows:
+    """The bytes [start, stop) of a source tensor as they are; pieces are whole rows of row_bytes."""
 
     source: TensorInfo
+    row_bytes: int
     start: int
     stop: int
 
@@ -40,7 +44,11 @@ class Span:
         return self.stop - self.start
 
     def chunks(self) -> Iterator[np.ndarray]:
-        yield from read(self.source, self.start, self.stop)
+        return self.pieces(max(CHUNK // self.row_bytes, 1))
+
+    def pieces(self, rows: int) -> Iterator[np.ndarray]:
+        """As `chunks`, of that many rows each."""
+        return read(self.source, self.start, self.stop, rows * self.row_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +56,16 @@ class EverySecond:
     """Every second row of a source tensor, from row `first` (0 or 1); a row is row_bytes long."""
 
     source: TensorInfo
-    first: int
     row_bytes: int
+    first: int
 
     @property
     def nbytes(self) -> int:
         return self.source.nbytes // 2
 
     def chunks(self) -> Iterator[np.ndarray]:
-        for piece in read(self.source, 0, self.source.nbytes, unit=2 * self.row_bytes):
+        pair = 2 * self.row_bytes
+        for piece in read(self.source, 0, self.source.nbytes, max(CHUNK // pair, 1) * pair):
             yield np.ascontiguousarray(piece.reshape(-1, 2, self.row_bytes)[:, self.first]).reshape(-1)
 
 
@@ -64,7 +73,7 @@ class EverySecond:
 class Scales:
     """MXFP4 scales passed through and checked: a NaN among them is damage, no model has one."""
 
-    inner: Span | EverySecond
+    inner: Rows | EverySecond
 
     def chunks(self) -> Iterator[np.ndarray]:
         for piece in self.inner.chunks():
@@ -74,9 +83,8 @@ class Scales:
             yield piece
 
 
-def read(source: TensorInfo, start: int, stop: int, unit: int = 1) -> Iterator[np.ndarray]:
-    """The bytes [start, stop) of a tensor in pieces of whole units, all in one buffer that is used again."""
-    size = max(CHUNK // unit, 1) * unit
+def read(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
+    """The bytes [start, stop) of a tensor in pieces of `size`, all in one buffer that is used again."""
     buffer = np.empty(min(size, stop - start), np.uint8)
     try:
         with source.file.open("rb", buffering=0) as file:

@@ -1,23 +1,24 @@
 """The conversion from start to end: check, write into a hidden folder beside the target, publish it by renaming.
 
 Nothing is written before source, plan, target and free space are checked; an error on the way leaves nothing behind.
+Only an interruption (SIGINT, a kill, a power cut) leaves the finished shards, and the same call then goes on from them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from mlx_oss import layout
 from mlx_oss.errors import ConversionError
 from mlx_oss.tensorfile import INDEX
 
-from . import configs, shards
-from .options import ConvertOptions, Progress, Report
+from . import configs, manifest, profiles, shards
+from .options import ConvertOptions, Meter, OnProgress, Report
+from .partial import Partial, write_json
 from .plan import plan
 from .shards import Shard
 from .source import Source, open_source
@@ -29,32 +30,44 @@ def convert(
     source: str | Path,
     target: str | Path,
     options: ConvertOptions | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: OnProgress | None = None,
 ) -> Report:
-    """Converts the checkpoint in folder `source` into the new MLX folder `target`.
+    """Converts the checkpoint in folder `source` into the new MLX folder `target`, or resumes doing so.
 
-    Raises ConfigError, CheckpointError or ConversionError, and leaves nothing behind then.
+    Raises ConfigError, CheckpointError, ConversionError or OptionError, and leaves nothing behind then. After
+    KeyboardInterrupt the finished shards stay in a hidden folder beside the target.
     """
     options = options or ConvertOptions()
-    src, dst = Path(source), Path(target)
+    src, dst = Path(source), Path(os.path.abspath(target))
     opened = open_source(src)
-    parts = shards.split(plan(opened), options.shard_bytes)
+    specs = profiles.specs(opened.config, options)
+    parts = shards.split(plan(opened, specs), options.shard_bytes)
     _check_target(src, dst, options)
-    _check_space(dst, sum(part.nbytes for part in parts))
-    partial = dst.absolute().parent / f".{dst.absolute().name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        _write_shards(parts, partial, progress)
-        _write_companions(opened, parts, partial)
-        _publish(partial, dst)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise ConversionError(f"{dst} cannot be written ({error.strerror}): nothing was left behind") from None
-        raise
-    tensors = sum(len(part.targets) for part in parts)
-    return Report(dst, opened.layout, tensors, len(parts), sum(part.nbytes for part in parts))
+    config = configs.for_mlx(opened.raw_config, profiles.entry(specs))
+    partial = Partial(dst, _plan_id(opened, parts, config))
+    resumed = len(partial.finished)
+    _check_space(dst, sum(part.nbytes for part in parts if part.name not in partial.finished))
+    if not options.dry_run:
+        _write(opened, parts, config, partial, progress)
+    known = {name: written for shard in partial.finished.values() for name, written in shard.items()}
+    return Report(
+        folder=dst,
+        layout=opened.layout,
+        tensors=sum(len(part.targets) for part in parts),
+        shards=len(parts),
+        nbytes=sum(part.nbytes for part in parts),
+        resumed_shards=resumed,
+        errors={name: written.error for name, written in known.items() if written.error is not None},
+    )
+
+
+def _plan_id(source: Source, parts: Sequence[Shard], config: dict[str, object]) -> str:
+    """Changes with everything the written bytes depend on; a source file is known by its size and time of change."""
+    files = sorted({tensor.file for tensor in source.tensors.values()})
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    headers = [(part.name, shards.header(part)[8:].decode()) for part in parts]
+    text = json.dumps([manifest.FORMAT, source.layout, stats, headers, config], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
@@ -65,71 +78,64 @@ def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
         raise ConversionError(f"{there.parent} is not a folder: create it first")
     if not os.access(there.parent, os.W_OK):
         raise ConversionError(f"{there.parent} is not writable: give a target elsewhere")
-    if not os.path.lexists(dst) or (dst.is_dir() and not any(dst.iterdir())):
+    if dst.is_symlink():
+        raise ConversionError(f"{dst} is a link: give the folder it leads to, {there}")
+    if not dst.exists() or (dst.is_dir() and not any(dst.iterdir())):
         return
     if not options.force:
         raise ConversionError(f"{dst} exists: give another target, or --force to replace it")
-    if not (dst.is_dir() and (dst / "config.json").is_file() and any(dst.glob("*.safetensors"))):
+    if not ((dst / "config.json").is_file() and any(dst.glob("*.safetensors"))):
         raise ConversionError(f"{dst} is no model folder, --force does not replace it: give another target")
 
 
 def _check_space(dst: Path, nbytes: int) -> None:
-    free = shutil.disk_usage(dst.absolute().parent).free
-    needed = nbytes + _MARGIN
+    parent, needed = dst.parent, nbytes + _MARGIN
+    free = shutil.disk_usage(parent).free
     if free < needed:
         raise ConversionError(
-            f"{dst.absolute().parent} has {free / 1e9:.1f} GB free, {dst.name} needs {needed / 1e9:.1f} GB: "
+            f"{parent} has {free / 1e9:.1f} GB free, {dst.name} needs {needed / 1e9:.1f} GB: "
             "free some, or give a target on another disk"
         )
 
 
-def _write_shards(parts: Sequence[Shard], folder: Path, progress: Callable[[Progress], None] | None) -> None:
-    total = sum(part.nbytes for part in parts)
-    done = finished = 0
+def _write(
+    source: Source, parts: Sequence[Shard], config: dict[str, object], partial: Partial, progress: OnProgress | None
+) -> None:
+    with partial:
+        try:
+            _write_shards(parts, partial, progress)
+            _write_companions(source, parts, config, partial)
+            partial.publish()
+        except KeyboardInterrupt:
+            raise
+        except OSError as error:
+            partial.discard()
+            raise ConversionError(
+                f"{partial.target} cannot be written ({error.strerror}): nothing was left behind; free space or give "
+                "another target"
+            ) from None
+        except BaseException:
+            partial.discard()
+            raise
 
-    def written(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress:
-            progress(Progress(done, total, finished, len(parts)))
 
+def _write_shards(parts: Sequence[Shard], partial: Partial, progress: OnProgress | None) -> None:
+    meter = Meter(progress, sum(part.nbytes for part in parts), len(parts))
     for part in parts:
-        shards.write(part, folder / part.name, written)
-        finished += 1
-        written(0)
+        meter.shard = part.name
+        if part.name in partial.finished:
+            meter.advance(part.nbytes)
+        else:
+            partial.finish(part.name, shards.write(part, partial.path(part.name), meter.advance))
+        meter.finish_shard()
 
 
-def _write_companions(source: Source, parts: Sequence[Shard], folder: Path) -> None:
+def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, object], partial: Partial) -> None:
+    folder = partial.folder
     for path in source.companions:
         shutil.copyfile(path, folder / path.name)
-    if source.is_openai_release:
-        _write_json(folder / "generation_config.json", configs.RELEASED_GENERATION)
-    _write_json(folder / "config.json", configs.for_mlx(source.raw_config, layout.lossless_quantization()))
-    _write_json(folder / INDEX, shards.index(parts))
-    for path in folder.iterdir():
-        _sync(path)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _publish(partial: Path, dst: Path) -> None:
-    """Renames the finished folder to its name; what was there before goes only once the new one is in place."""
-    _sync(partial)
-    old = partial.with_suffix(".replaced")
-    replaces = dst.is_dir() and any(dst.iterdir())
-    if replaces:
-        dst.rename(old)
-    partial.rename(dst)
-    _sync(dst.absolute().parent)
-    if replaces:
-        shutil.rmtree(old)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if source.lacks_companions:
+        write_json(folder / "generation_config.json", configs.RELEASED_GENERATION)
+    write_json(folder / "config.json", config)
+    write_json(folder / INDEX, shards.index(parts))
+    write_json(folder / manifest.NAME, manifest.build(source, partial.finished))

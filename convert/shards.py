@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mlx_oss.tensorfile import ITEMSIZE
 
+from .partial import Written
 from .plan import Target
 
 _ALIGN = 64  # bytes; the header is padded so that the data starts on a cache line
@@ -68,12 +69,12 @@ def header(shard: Shard) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def write(shard: Shard, path: Path, written: Callable[[int], None]) -> dict[str, str]:
+def write(shard: Shard, path: Path, written: Callable[[int], None]) -> dict[str, Written]:
     """Writes the shard to `path` and flushes it to the disk; calls written(bytes) after each chunk.
 
-    Returns each tensor's sha256. Raises CheckpointError (the source) or OSError (the target).
+    Returns what is known of each tensor. Raises CheckpointError (the source) or OSError (the target).
     """
-    checksums = {}
+    known = {}
     with path.open("wb", buffering=0) as file:
         _write_all(file.fileno(), header(shard))
         for target in shard.targets:
@@ -84,9 +85,10 @@ def write(shard: Shard, path: Path, written: Callable[[int], None]) -> dict[str,
                 count += chunk.nbytes
                 written(chunk.nbytes)
             assert count == target.nbytes, f"{target.name}: {count=} of {target.nbytes}"
-            checksums[target.name] = checksum.hexdigest()
+            error = target.quantizer.relative_error if target.quantizer else None
+            known[target.name] = Written(checksum.hexdigest(), error)
         os.fsync(file.fileno())
-    return checksums
+    return known
 
 
 def index(shards: Sequence[Shard]) -> dict[str, object]:

@@ -17,11 +17,13 @@ from mlx_oss.tensorfile import TensorInfo, read_folder
 
 from . import configs
 
-HUGGING_FACE, OPENAI = "Hugging Face", "OpenAI"
+HUGGING_FACE, DENSE, OPENAI, MLX = "Hugging Face", "Hugging Face with bfloat16 experts", "OpenAI", "MLX"
 # The tensor whose presence tells the layout.
 _MARKS = {
     "model.layers.0.mlp.experts.gate_up_proj_blocks": HUGGING_FACE,
+    "model.layers.0.mlp.experts.gate_up_proj": DENSE,
     "block.0.mlp.mlp1_weight.blocks": OPENAI,
+    "model.layers.0.mlp.experts.gate_proj.weight": MLX,
 }
 # Files of a release that an MLX folder carries along.
 _COMPANIONS = (
@@ -43,8 +45,8 @@ class Source:
     companions: tuple[Path, ...]
 
     @property
-    def is_openai_release(self) -> bool:
-        """Whether the tokenizer's and generation settings' files are missing because OpenAI's layout has none."""
+    def lacks_companions(self) -> bool:
+        """OpenAI's layout has no files of generation settings."""
         return self.layout == OPENAI
 
 

@@ -1,0 +1,115 @@
+"""The hidden folder a conversion writes into, beside its target: locked, resumable, published by renaming.
+
+A shard counts as finished once it is on the disk under its name and in the record; the record belongs to one plan, so
+another source, target or choice of options starts anew. Knows nothing of what is written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_oss.errors import ConversionError
+
+_RECORD = "record.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What is known of a written tensor: its sha256 and, if it was quantised, its relative error."""
+
+    sha256: str
+    error: float | None = None
+
+
+class Partial:
+    """Use as a context; `finished` holds what is known of each finished shard's tensors by shard name."""
+
+    def __init__(self, target: Path, plan_id: str):
+        self.target = target
+        self.folder = self.target.parent / f".{self.target.name}.partial"
+        self.plan_id = plan_id
+        self.finished: dict[str, dict[str, Written]] = self._read_record()
+
+    def __enter__(self) -> Partial:
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._lock = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise ConversionError(f"{self.target} cannot be written ({error.strerror}): give another") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise ConversionError(f"{self.target} is being written by another conversion: wait for it") from None
+        for path in self.folder.iterdir():
+            if path.name not in self.finished:
+                path.unlink()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def path(self, shard: str) -> Path:
+        """Where to write an unfinished shard."""
+        return self.folder / f"{shard}.unfinished"
+
+    def finish(self, shard: str, tensors: Mapping[str, Written]) -> None:
+        """The shard is completely on the disk: from now on it is not written again."""
+        self.path(shard).rename(self.folder / shard)
+        self.finished[shard] = dict(tensors)
+        shards = {name: {key: asdict(value) for key, value in each.items()} for name, each in self.finished.items()}
+        unfinished = self.folder / f"{_RECORD}.unfinished"
+        write_json(unfinished, {"plan": self.plan_id, "shards": shards})
+        sync(unfinished)
+        unfinished.rename(self.folder / _RECORD)
+        sync(self.folder)
+
+    def publish(self) -> None:
+        """Renames the folder to its name; what was there before goes only once the new one is in place."""
+        (self.folder / _RECORD).unlink()
+        for path in (*self.folder.iterdir(), self.folder):
+            sync(path)
+        replaced = self.target.parent / f".{self.target.name}.replaced"
+        shutil.rmtree(replaced, ignore_errors=True)
+        if self.target.is_dir() and any(self.target.iterdir()):
+            self.target.rename(replaced)
+        self.folder.rename(self.target)
+        sync(self.target.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _read_record(self) -> dict[str, dict[str, Written]]:
+        try:
+            record = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
+            if record["plan"] != self.plan_id:
+                return {}
+            shards = record["shards"].items()
+            return {
+                shard: {name: Written(**known) for name, known in tensors.items()}
+                for shard, tensors in shards
+                if (self.folder / shard).is_file()
+            }
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {}
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Flushes a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,68 @@
+"""Which module is quantised how: profiles and their exceptions, over the module paths of `mlx_oss.layout`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+from mlx_oss import layout
+from mlx_oss.config import ModelConfig, QuantizationSpec
+from mlx_oss.errors import OptionError
+
+from .options import ConvertOptions
+
+PROFILES = {"bf16": None, "q8": QuantizationSpec(64, 8), "q4": QuantizationSpec(64, 4)}
+_ROUTER_BITS = 8  # the choice of experts is discrete: an error there is a wrong expert, not a small difference
+
+Specs = Mapping[str, QuantizationSpec]
+
+
+def specs(config: ModelConfig, options: ConvertOptions) -> Specs:
+    """The quantisation of each module outside the experts that has one.
+
+    Raises OptionError for an unknown profile, an override that fits nothing, and a module that cannot be quantised.
+    """
+    default = _profile(options.profile)
+    overrides = {pattern: _profile(name) for pattern, name in options.overrides.items()}
+    unused = set(overrides)
+    chosen = {}
+    for path, shape, _ in layout.modules(config):
+        if layout.is_expert(path) or not layout.can_quantize(path):
+            continue
+        spec = default
+        if default is not None and path.endswith(".router"):
+            spec = PROFILES["q8"]
+        for pattern, override in overrides.items():
+            if fnmatchcase(f".{path}.", f"*.{pattern}.*"):
+                spec = override
+                unused.discard(pattern)
+        if spec is not None:
+            chosen[path] = _checked(path, shape, spec)
+    if unused:
+        raise OptionError(
+            f"--set {min(unused)}: it fits no module that can be quantised: name one as in self_attn, lm_head or "
+            "layers.0.self_attn.q_proj; experts stay MXFP4"
+        )
+    return chosen
+
+
+def entry(chosen: Specs) -> dict[str, object]:
+    """The `quantization` entry of config.json."""
+    modules = {
+        path: {"group_size": spec.group_size, "bits": spec.bits, "mode": spec.mode} for path, spec in chosen.items()
+    }
+    return layout.lossless_quantization() | modules
+
+
+def _profile(name: str) -> QuantizationSpec | None:
+    if name not in PROFILES:
+        raise OptionError(f"profile {name!r} is unknown: give one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def _checked(path: str, shape: layout.Shape, spec: QuantizationSpec) -> QuantizationSpec:
+    if path.endswith(".router") and spec.bits < _ROUTER_BITS:
+        raise OptionError(f"{path} is not stored in fewer than {_ROUTER_BITS} bits: give q8 or bf16")
+    if shape[-1] % spec.group_size:
+        raise OptionError(f"{path} has {shape[-1]} columns, no multiple of the group of {spec.group_size}: give bf16")
+    return spec

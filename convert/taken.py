@@ -1,0 +1,113 @@
+"""Source tensors by their Hugging Face name whatever the layout, checked, and each used exactly once.
+
+The tables of names are here; what is made of the tensors is `plan`'s business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TypeVar
+
+from mlx_oss.errors import CheckpointError
+from mlx_oss.layout import Shape
+from mlx_oss.tensorfile import TensorInfo
+
+from .quantized import DenseExperts
+from .recipes import EverySecond, Rows
+from .source import OPENAI, Source
+
+# Hugging Face's name -> OpenAI's, below `model.layers.N.` and `block.N.`; q, k and v are rows of one tensor there.
+_OPENAI_LAYER = {
+    "input_layernorm.weight": "attn.norm.scale",
+    "self_attn.q_proj.weight": "attn.qkv.weight",
+    "self_attn.k_proj.weight": "attn.qkv.weight",
+    "self_attn.v_proj.weight": "attn.qkv.weight",
+    "self_attn.q_proj.bias": "attn.qkv.bias",
+    "self_attn.k_proj.bias": "attn.qkv.bias",
+    "self_attn.v_proj.bias": "attn.qkv.bias",
+    "self_attn.o_proj.weight": "attn.out.weight",
+    "self_attn.o_proj.bias": "attn.out.bias",
+    "self_attn.sinks": "attn.sinks",
+    "post_attention_layernorm.weight": "mlp.norm.scale",
+    "mlp.router.weight": "mlp.gate.weight",
+    "mlp.router.bias": "mlp.gate.bias",
+    "mlp.experts.gate_up_proj_blocks": "mlp.mlp1_weight.blocks",
+    "mlp.experts.gate_up_proj_scales": "mlp.mlp1_weight.scales",
+    "mlp.experts.gate_up_proj_bias": "mlp.mlp1_bias",
+    "mlp.experts.down_proj_blocks": "mlp.mlp2_weight.blocks",
+    "mlp.experts.down_proj_scales": "mlp.mlp2_weight.scales",
+    "mlp.experts.down_proj_bias": "mlp.mlp2_bias",
+}
+_OPENAI_TOP = {
+    "model.embed_tokens.weight": "embedding.weight",
+    "model.norm.weight": "norm.scale",
+    "lm_head.weight": "unembedding.weight",
+}
+
+_Use = TypeVar("_Use", Rows, EverySecond, DenseExperts)
+
+
+class Taken:
+    """Hands out recipes over a source's tensors and remembers how much of each was used."""
+
+    def __init__(self, source: Source):
+        self.source = source
+        self._used: Counter[str] = Counter()
+
+    def whole(self, name: str, dtype: str, shape: Shape) -> Rows:
+        """A tensor's bytes; where the layout joins it with others, its rows among theirs."""
+        found, start, full = self._locate(name, shape)
+        tensor = self._checked(found, dtype, full)
+        before = start * (tensor.nbytes // full[0])
+        row_bytes = tensor.nbytes // math.prod(full[:-1]) if len(full) > 1 else tensor.nbytes
+        return self._use(Rows(tensor, row_bytes, before, before + tensor.nbytes // full[0] * shape[0]))
+
+    def every_second(self, name: str, dtype: str, shape: Shape, first: int) -> EverySecond:
+        """Rows first, first + 2, ... of a tensor (experts, rows, ...)."""
+        found, _, _ = self._locate(name, shape)
+        tensor = self._checked(found, dtype, shape)
+        return self._use(EverySecond(tensor, tensor.nbytes // math.prod(shape[:2]), first))
+
+    def dense(self, name: str, shape: Shape, first: int = 0, step: int = 1) -> DenseExperts:
+        """A fine-tune's bfloat16 experts (experts, columns, rows); rows first, first + step, ... of each."""
+        return self._use(DenseExperts(self._checked(name, "BF16", shape), first, step))
+
+    def check_all_used(self) -> None:
+        for name, tensor in self.source.tensors.items():
+            if name not in self._used:
+                raise CheckpointError(f"{tensor.file}: tensor {name} is unknown: no plain gpt-oss model has it")
+            assert self._used[name] == tensor.nbytes, f"{name}: {self._used[name]=} of {tensor.nbytes}"
+
+    def _use(self, recipe: _Use) -> _Use:
+        self._used[recipe.source.name] += recipe.nbytes
+        return recipe
+
+    def _locate(self, name: str, shape: Shape) -> tuple[str, int, Shape]:
+        """(name in the source, first row there, shape there) of the tensor with this Hugging Face name and shape."""
+        if self.source.layout != OPENAI:
+            return name, 0, shape
+        if name in _OPENAI_TOP:
+            return _OPENAI_TOP[name], 0, shape
+        _, _, layer, rest = name.split(".", 3)
+        found = f"block.{layer}.{_OPENAI_LAYER[rest]}"
+        if ".qkv." not in found:
+            return found, 0, shape
+        rows = [heads * self.source.config.head_dim for heads in self.source.config.qkv_heads]
+        before = "qkv".index(rest.removeprefix("self_attn.")[0])
+        return found, sum(rows[:before]), (sum(rows), *shape[1:])
+
+    def _checked(self, name: str, dtype: str, shape: Shape) -> TensorInfo:
+        tensor = self.source.tensors.get(name)
+        if tensor is None:
+            raise CheckpointError(f"{self.source.folder}: tensor {name} is missing: fetch the checkpoint again")
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} has shape {tensor.shape}, config.json asks for {shape}: "
+                "are both of one model?"
+            )
+        if tensor.dtype != dtype:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} is {tensor.dtype}, expected {dtype}: give a checkpoint as released"
+            )
+        return tensor
