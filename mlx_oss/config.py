@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -106,20 +107,27 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if isinstance(self.rope_scaling, Mapping):
             object.__setattr__(self, "rope_scaling", _yarn(self.rope_scaling))
-        types = tuple(self.layer_types) or (SLIDING, FULL) * ((self.num_hidden_layers + 1) // 2)
-        object.__setattr__(self, "layer_types", types if self.layer_types else types[: self.num_hidden_layers])
-        self._check()
+        self._check_numbers()
+        types = self.layer_types
+        good = isinstance(types, (list, tuple)) and all(kind in (SLIDING, FULL) for kind in types)
+        _require(good, "layer_types", types, f"a list of {SLIDING!r} and {FULL!r}")
+        alternating = (FULL if layer % 2 else SLIDING for layer in range(self.num_hidden_layers))
+        object.__setattr__(self, "layer_types", tuple(types or alternating))
+        _require(
+            len(self.layer_types) == self.num_hidden_layers,
+            "layer_types",
+            f"{len(self.layer_types)} entries",
+            f"{self.num_hidden_layers} entries (num_hidden_layers)",
+        )
 
-    def _check(self) -> None:
+    def _check_numbers(self) -> None:
         for name in _WHOLE:
             value = getattr(self, name)
-            _require(
-                isinstance(value, int) and not isinstance(value, bool) and value > 0, name, value, "a whole number > 0"
-            )
+            _require(type(value) is int and 0 < value <= _LARGEST, name, value, f"a whole number from 1 to {_LARGEST}")
         for name in _POSITIVE:
-            value = getattr(self, name)
-            good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-            _require(good, name, value, "a number > 0")
+            _require(_is_positive(getattr(self, name)), name, getattr(self, name), "a number > 0")
+        _require(self.rope_theta > 1, "rope_theta", self.rope_theta, "a number > 1")
+        _require(self.num_hidden_layers <= 1000, "num_hidden_layers", self.num_hidden_layers, "at most 1000")
         heads, experts = self.num_attention_heads, self.num_local_experts
         _require(
             heads % self.num_key_value_heads == 0,
@@ -133,13 +141,6 @@ class ModelConfig:
         )
         for name in ("hidden_size", "intermediate_size"):
             _require(getattr(self, name) % 32 == 0, name, getattr(self, name), "a multiple of 32 (an MXFP4 block)")
-        _require(set(self.layer_types) <= {SLIDING, FULL}, "layer_types", self.layer_types, f"{SLIDING} or {FULL}")
-        _require(
-            len(self.layer_types) == self.num_hidden_layers,
-            "layer_types",
-            f"{len(self.layer_types)} entries",
-            f"{self.num_hidden_layers} entries (num_hidden_layers)",
-        )
 
     def is_sliding(self, layer: int) -> bool:
         return self.layer_types[layer] == SLIDING
@@ -165,7 +166,7 @@ class ModelConfig:
         theta, scaling = _rope_settings(raw)
         quantization = raw.pop("quantization", None)
         values: dict[str, Any] = {"rope_scaling": scaling, "quantization": _quantization(quantization)}
-        if theta is not None:
+        if theta is not MISSING:
             values["rope_theta"] = theta
         if "experts_per_token" in raw:  # the releases say it twice
             raw.setdefault("num_experts_per_tok", raw["experts_per_token"])
@@ -178,8 +179,6 @@ class ModelConfig:
                 raise ConfigError(f"config.json: {f.name} is missing: it is not a complete gpt-oss config")
         if unknown := sorted(set(raw) - _NO_EFFECT):
             warnings.warn(f"config.json: unknown keys are ignored: {', '.join(unknown)}", stacklevel=2)
-        if isinstance(values.get("layer_types"), list):
-            values["layer_types"] = tuple(values["layer_types"])
         return cls(**values)
 
     @classmethod
@@ -189,7 +188,7 @@ class ModelConfig:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"{path} does not exist: give the folder of a converted model") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as JSON ({error}): fetch or convert the model again") from None
         if not isinstance(raw, dict):
             raise ConfigError(f"{path} holds no JSON object: fetch or convert the model again")
@@ -204,6 +203,9 @@ _WHOLE = (
     "num_attention_heads num_key_value_heads head_dim sliding_window max_position_embeddings"
 ).split()
 _POSITIVE = ("rms_norm_eps", "swiglu_limit", "swiglu_alpha", "rope_theta")
+_LARGEST = 2**31 - 1  # of MLX's dimensions
+# What MLX's affine mode implements.
+_AFFINE_GROUPS, _AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
 
 
 def _require(good: bool, key: str, value: object, wanted: str) -> None:
@@ -211,16 +213,23 @@ def _require(good: bool, key: str, value: object, wanted: str) -> None:
         raise ConfigError(f"config.json: {key} is {value!r}, expected {wanted}")
 
 
-def _rope_settings(raw: dict[str, Any]) -> tuple[float | None, YarnScaling | None]:
-    """Takes (theta, scaling) out of `raw` in either form; where both stand they must agree."""
-    old_theta, old = raw.pop("rope_theta", None), raw.pop("rope_scaling", None)
+def _is_positive(value: object) -> bool:
+    """Whether it is a number > 0 that a float can hold."""
+    return isinstance(value, (int, float)) and type(value) is not bool and 0 < value <= sys.float_info.max
+
+
+def _rope_settings(raw: dict[str, Any]) -> tuple[Any, YarnScaling | None]:
+    """Takes (theta or MISSING, scaling) out of `raw` in either form; where both stand they must agree."""
+    if "rope_scaling" not in raw and "rope_parameters" not in raw:
+        raise ConfigError("config.json: rope_scaling is missing: for plain RoPE, without YaRN, write null")
+    old_theta, old = raw.pop("rope_theta", MISSING), raw.pop("rope_scaling", None)
     new = raw.pop("rope_parameters", None)
     if new is None:
         return old_theta, None if old is None else _yarn(old)
     new = dict(_mapping("rope_parameters", new))
     theta = new.pop("rope_theta", old_theta)
     scaling = _yarn(new, "rope_parameters")
-    if old_theta not in (None, theta) or (old is not None and _yarn(old) != scaling):
+    if old_theta not in (MISSING, theta) or (old is not None and _yarn(old) != scaling):
         raise ConfigError("config.json: rope_parameters disagrees with rope_theta or rope_scaling: keep one of them")
     return theta, scaling
 
@@ -244,8 +253,7 @@ def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | No
         if name == "truncate":
             _require(isinstance(value, bool), f"{key}.{name}", value, "true or false")
         elif not (name == "attention_factor" and value is None):
-            good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-            _require(good, f"{key}.{name}", value, "a number > 0")
+            _require(_is_positive(value), f"{key}.{name}", value, "a number > 0")
     return YarnScaling(**raw)
 
 
@@ -274,7 +282,7 @@ def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
         )
     for name in ("group_size", "bits"):
         value = raw.get(name)
-        _require(isinstance(value, int) and value > 0, f"{key}.{name}", value, "a whole number > 0")
+        _require(type(value) is int, f"{key}.{name}", value, "a whole number")
     spec = QuantizationSpec(**raw)
     if spec.mode not in ("affine", "mxfp4"):
         raise ConfigError(f"config.json: {key}.mode is {spec.mode!r}, supported are 'affine' and 'mxfp4'")
@@ -282,6 +290,9 @@ def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
         raise ConfigError(
             f"config.json: {key}: mode mxfp4 has group_size 32 and bits 4, not {spec.group_size} and {spec.bits}"
         )
+    if spec.mode == "affine":
+        _require(spec.group_size in _AFFINE_GROUPS, f"{key}.group_size", spec.group_size, f"one of {_AFFINE_GROUPS}")
+        _require(spec.bits in _AFFINE_BITS, f"{key}.bits", spec.bits, f"one of {_AFFINE_BITS}")
     return spec
 
 
