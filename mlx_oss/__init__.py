@@ -17,7 +17,7 @@ from mlx_oss.version import __version__
 
 if TYPE_CHECKING:
     from mlx_oss.cache import Cache
-    from mlx_oss.chat import ChatSession
+    from mlx_oss.chat import ChatSession, collect
     from mlx_oss.config import ModelConfig
     from mlx_oss.errors import MlxOssError
     from mlx_oss.events import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "cache": ("Cache",),
-    "chat": ("ChatSession",),
+    "chat": ("ChatSession", "collect"),
     "config": ("ModelConfig",),
     "errors": ("MlxOssError",),
     "events": (
@@ -84,6 +84,7 @@ __all__ = [
     "Transformer",
     "Usage",
     "__version__",
+    "collect",
     "generate_step",
     "load",
     "load_model",

@@ -1,7 +1,8 @@
 """The bundled demonstration model: unpacked, converted by the real converter, and kept in the user's cache folder.
 
-The bundle is a checkpoint in the released Hugging Face layout, except that its embedding and unembedding hold only the rows
-of tokens that occur in its training, and one last row that stands for every other id. How it is made: `examples/nano/`.
+The bundle is a checkpoint in the released Hugging Face layout, except that its embedding and unembedding hold only the
+rows of tokens that occur in its training, and one last row that stands for every other id. How it is made:
+`examples/nano/`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand; gives the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = _parser(chosen=argv[0] if argv else None).parse_args(argv)
+    warnings.showwarning = _show_warning
     try:
         return args.run(args)
     except MlxOssError as error:
@@ -37,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    sys.stderr.write(f"warning: {message}\n")
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
