@@ -20,7 +20,8 @@ _MIDPOINTS = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], dtype=np.float32)
 def dequantize(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """blocks u8 (..., G, 16), scales u8 (..., G) -> float32 (..., G * 32), exactly."""
     nibbles = np.stack([blocks & 0x0F, blocks >> 4], axis=-1).reshape(*blocks.shape[:-1], BLOCK)
-    values = np.ldexp(E2M1[nibbles], (scales.astype(np.int32) - SCALE_BIAS)[..., None])
+    with np.errstate(over="ignore"):  # 4 * 2^127 is infinity in float32
+        values = np.ldexp(E2M1[nibbles], (scales.astype(np.int32) - SCALE_BIAS)[..., None])
     values = np.where((scales == SCALE_NAN)[..., None], np.float32(np.nan), values)
     return values.reshape(*blocks.shape[:-2], -1)
 

@@ -55,7 +55,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
             raw = json.loads(file.read(length))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{path} has a damaged safetensors header: fetch it again") from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} has a damaged safetensors header: fetch it again")
@@ -120,7 +120,7 @@ def _read_index(path: Path) -> dict[str, str] | None:
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = {Path(file).name == file for file in weight_map.values()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path} is damaged: fetch it again") from None
     if files != {True}:
         raise CheckpointError(f"{path} names files outside its folder, or none: fetch it again")
