@@ -61,9 +61,9 @@ def load_model(path: str | Path, *, dtype: DType = "auto") -> Transformer:
     folder = Path(path).expanduser()
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder: give the folder of a converted model")
-    config = ModelConfig.from_file(folder / "config.json")
     tensors = read_folder(folder)
-    _refuse_release(folder, tensors)
+    _refuse_release(folder, tensors)  # before the config, which OpenAI's own layout spells otherwise
+    config = ModelConfig.from_file(folder / "config.json")
     specs = _specs(config, folder, tensors)
     _check(config, folder, tensors, specs)
     keep_resident()
@@ -71,7 +71,9 @@ def load_model(path: str | Path, *, dtype: DType = "auto") -> Transformer:
     model = Transformer(config, {target: spec for target, spec in fused.items() if spec is not None})
     arrays: dict[str, mx.array] = {}
     for file in {tensor.file: None for tensor in tensors.values()}:
-        arrays.update(mx.load(str(file)))
+        loaded = mx.load(str(file))
+        assert isinstance(loaded, dict)
+        arrays.update(loaded)
     weights: list[tuple[str, mx.array]] = []
     for target, members in _fusions(config):
         made = _module(arrays, members, specs, fused[target], activations)
@@ -106,15 +108,24 @@ def _refuse_release(folder: Path, tensors: dict[str, TensorInfo]) -> None:
 def _specs(config: ModelConfig, folder: Path, tensors: dict[str, TensorInfo]) -> dict[str, QuantizationSpec | None]:
     """How each module is stored: quantised if its `.scales` are there, by its own entry or the default."""
     specs: dict[str, QuantizationSpec | None] = {}
-    for path, _, _ in layout.modules(config):
+    for path, shape, _ in layout.modules(config):
         spec = None
         if f"{path}.scales" in tensors:
             spec = config.quantization.for_module(path) if config.quantization else None
             if spec is None or not layout.can_quantize(path):
                 raise CheckpointError(f"{folder}: {path} is quantised, but config.json has no `quantization` for it")
+            if shape[-1] % spec.group_size:
+                raise CheckpointError(
+                    f"{folder}: {path} has {shape[-1]} columns, in groups of {spec.group_size} by config.json: "
+                    "convert the release again"
+                )
         elif layout.is_expert(path) and f"{path}.weight" in tensors:
             raise CheckpointError(f"{folder}: {path} is not quantised: convert the release with `mlx-oss convert`")
         specs[path] = spec
+        if path.endswith(".up_proj") and specs[path.replace("up_proj", "gate_proj")] not in (None, spec):
+            raise CheckpointError(
+                f"{folder}: {path} is stored otherwise than its gate_proj: convert the release with `mlx-oss convert`"
+            )
     return specs
 
 
@@ -196,9 +207,10 @@ def _member(
     """
     names = [f"{path}.{s}" for s in ("weight", "scales", "biases", "bias") if f"{path}.{s}" in arrays]
     part = {name.rpartition(".")[2]: arrays.pop(name) for name in names}
+    if path != "model.embed_tokens" or spec is not None:
+        part = {s: a.astype(dtype) if mx.issubdtype(a.dtype, mx.floating) else a for s, a in part.items()}
     if spec is not None and not keep:
         weight, scales, biases = part.pop("weight"), part.pop("scales"), part.pop("biases", None)
-        part["weight"] = mx.dequantize(weight, scales, biases, spec.group_size, spec.bits, spec.mode)
-    if path == "model.embed_tokens" and spec is None:
-        return part
-    return {s: a.astype(dtype) if mx.issubdtype(a.dtype, mx.floating) else a for s, a in part.items()}
+        weight = mx.dequantize(weight, scales, biases, spec.group_size, spec.bits, spec.mode)
+        part["weight"] = weight.astype(dtype)
+    return part
