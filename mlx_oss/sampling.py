@@ -16,6 +16,7 @@ from mlx_oss.device import side_stream
 from mlx_oss.errors import OptionError
 
 LAST_ID = 200018  # `<|endofprompt|>`; the ids above are reserved and stand for nothing (o200k_harmony)
+COLD = 1e-5  # below this temperature the likeliest token always wins, and dividing by it would overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,9 @@ class SamplingOptions:
         if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**64):
             raise OptionError(f"seed is {self.seed!r}, expected a whole number from 0 to 2^64 - 1 or None")
         for token, bias in self.logit_bias.items():
-            if type(token) is not int or not 0 <= token <= LAST_ID or not math.isfinite(bias):
-                raise OptionError(
-                    f"logit_bias[{token!r}] is {bias!r}, expected an id up to {LAST_ID} and a finite number"
-                )
+            if type(token) is not int or not 0 <= token <= LAST_ID:
+                raise OptionError(f"logit_bias has the key {token!r}, expected ids from 0 to {LAST_ID}")
+            _between(f"logit_bias[{token}]", bias, -1000, 1000)
 
 
 def _between(name: str, value: object, low: float, high: float) -> None:
@@ -85,11 +85,15 @@ class Sampler:
     def logits(self, logits: mx.array, recent: Sequence[int] = ()) -> mx.array:
         """(V,) of the model -> float32 (V',) of the ids that may be sampled, with bias and penalty applied."""
         logits = logits[: LAST_ID + 1].astype(mx.float32)
+        known = logits.shape[0]
         if self._bias is not None:
             ids, biases = self._bias
+            if (largest := max(self.options.logit_bias)) >= known:
+                raise OptionError(f"logit_bias[{largest}] is for an id that the model, of {known} ids, does not have")
             logits = logits.at[ids].add(biases)
-        if recent and self.needs_recent:
-            ids = mx.array(sorted(set(recent[-self.options.repetition_window :])))
+        if self.needs_recent:
+            seen = {id_ for id_ in recent[-self.options.repetition_window :] if id_ < known}
+            ids = mx.array(sorted(seen), mx.int32)
             values, penalty = logits[ids], self.options.repetition_penalty
             logits[ids] = mx.where(values > 0, values / penalty, values * penalty)
         return logits
@@ -97,7 +101,7 @@ class Sampler:
     def sample(self, logits: mx.array) -> mx.array:
         """float32 (V',) -> the next id, a scalar."""
         o = self.options
-        if o.temperature == 0:
+        if o.temperature < COLD:
             return mx.argmax(logits)
         self._key, key = mx.random.split(self._key)
         logits = logits / o.temperature
