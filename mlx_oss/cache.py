@@ -15,6 +15,8 @@ import mlx.core as mx
 
 from mlx_oss.errors import OptionError
 
+MOST_SNAPSHOTS = 16  # of a cache, the latest; 48 MiB for 20b
+
 
 def _written(buffer: mx.array, new: mx.array, start: int) -> mx.array:
     """`buffer` with `new` at position `start`: in place when nobody else holds it, a copy when a snapshot does."""
@@ -161,8 +163,10 @@ class Cache:
         return sum(array.nbytes for array in self.arrays)
 
     def snapshot(self) -> None:
-        """Makes the present position one that `rewind` can come back to."""
+        """Makes the present position one that `rewind` can come back to; the oldest of MOST_SNAPSHOTS is given up."""
         self._snapshots[self.offset] = [layer.state for layer in self._rings]
+        if len(self._snapshots) > MOST_SNAPSHOTS:
+            del self._snapshots[min(self._snapshots)]
 
     def rewind(self, position: int) -> int:
         """Steps back to `position`, or as near before it as is possible, and returns where it stands now.

@@ -162,7 +162,7 @@ class ChatSession:
         """
         entry = self._add(Message("user", text))
         try:
-            yield from self.resume(progress=progress)
+            yield from self._turn(progress, snapshot=True)
         except ContextError:
             self._turns.remove(entry)
             raise
@@ -176,13 +176,17 @@ class ChatSession:
 
     def resume(self, *, progress: Callable[[int, int], None] | None = None) -> Iterator[Event]:
         """The model goes on from where the conversation stands, e.g. after tool results; events as from `send`."""
+        return self._turn(progress, snapshot=False)
+
+    def _turn(self, progress: Callable[[int, int], None] | None, *, snapshot: bool) -> Iterator[Event]:
+        """Generates; `snapshot` where the next turn will step back to: before the first reasoning of this one."""
         prompt = self._prompt()
         room_for_answer(self.model, len(prompt))
         parser, listener, clock = HarmonyParser(), _Listener(), _Clock(len(prompt), self._rewind(prompt))
         reason: FinishReason = "stop"
         rest: list[Event] = []
         try:
-            for step in self._steps(prompt, progress):
+            for step in self._steps(prompt, progress, snapshot):
                 clock.tick()
                 self._cached.append(step.token)
                 yield from listener.hear(parser.feed(step.token))
@@ -202,13 +206,14 @@ class ChatSession:
         yield from rest
         yield Finished("tool_calls" if listener.awaits_tools else reason, self.usage)
 
-    def _steps(self, prompt: list[int], progress: Callable[[int, int], None] | None) -> Iterator[Step]:
-        """Reads what of the prompt is new and generates; takes a snapshot where the model's own words begin."""
+    def _steps(self, prompt: list[int], progress: Callable[[int, int], None] | None, snapshot: bool) -> Iterator[Step]:
+        """Reads what of the prompt is new and generates; a snapshot is taken where the model's own words begin."""
         new = prompt[len(self._cached) :]
         body, opening = new[: -len(_OPENING)], new[-len(_OPENING) :]
         if body:
             prefill(self.model, body, self._cache, progress=progress)
             self._cached += body
+        if snapshot:
             self._cache.snapshot()
         self._cached += opening
         yield from generate_step(

@@ -91,6 +91,8 @@ def generate_step(
     While the caller looks at a token the next one is being computed, so `cache` then holds every yielded token; closing
     the generator at any point leaves it so. Raises ContextError if the prompt does not fit the context.
     """
+    if max_tokens is not None and max_tokens < 1:
+        raise OptionError(f"max_tokens is {max_tokens}, expected at least 1 or None")
     cache = model.make_cache() if cache is None else cache
     sampler, stops = Sampler(options or SamplingOptions()), frozenset(stop_ids)
     room = room_for_answer(model, cache.offset + len(prompt_ids))

@@ -85,7 +85,31 @@ _leaves = st.one_of(
     st.builds(lambda kinds: {"type": kinds}, st.lists(st.sampled_from(TYPES), max_size=3)),
     st.sampled_from([{}, {"$ref": "#/$defs/a"}, {"const": 1}, {"oneOf": "no list"}, {"type": 7}, True, False, "text"]),
 )
+_leaves_of_unions = st.builds(
+    lambda kind, values: {"type": kind, **({"enum": values} if values else {})},
+    st.sampled_from(["string", "string", "object", "null"]),
+    st.sampled_from([None, ["a", "b"], []]),
+)
 schemas = st.recursive(_described(_leaves) | _same, lambda children: _described(_nested(children)), max_leaves=8)
+
+# unions have the most special cases: their comments depend on those of the first variant and of the property
+_said = st.sampled_from([{}, {"description": "same"}, {"description": "other"}, {"default": "a"}, {"default": 1e-5}])
+_variants = st.lists(
+    st.builds(
+        lambda *parts: {key: part[key] for part in parts for key in part}, _described(_leaves_of_unions), _said, _said
+    ),
+    max_size=3,
+)
+_unions = st.builds(lambda variants, *parts: {"oneOf": variants, **parts[0], **parts[1]}, _variants, _said, _said)
+union_schemas = st.one_of(
+    _unions,
+    st.builds(lambda union: {"type": "object", "properties": {"a": union}, "required": ["a"]}, _unions),
+    st.builds(lambda union: {"type": "array", "items": {"oneOf": [union, {"type": "object"}]}}, _unions),
+)
+object_schemas = st.builds(
+    lambda properties: {"type": "object", "description": "about", "properties": properties},
+    st.dictionaries(words, schemas, min_size=1, max_size=4),
+)
 
 tools = st.builds(ToolDescription, words, texts, st.none() | schemas.filter(lambda schema: isinstance(schema, dict)))
 namespaces = st.one_of(

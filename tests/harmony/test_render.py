@@ -22,7 +22,7 @@ from mlx_oss.harmony import (
 from mlx_oss.tokenizer import CHANNEL, END, MESSAGE, N_RANKS, START, load_tokenizer
 
 from . import oracle
-from .strategies import CONVERSATIONS, conversations, examples, texts
+from .strategies import CONVERSATIONS, conversations, examples, object_schemas, texts, union_schemas
 
 
 @examples(CONVERSATIONS)
@@ -33,6 +33,15 @@ def test_ids_are_those_of_openai_harmony(messages, next_role):
     decode = load_tokenizer().decode
     assert decode(ours) == decode(theirs)  # for a readable difference
     assert ours == theirs
+
+
+@examples(CONVERSATIONS)
+@given(union_schemas | object_schemas)
+def test_schemas_are_written_as_openai_harmony_writes_them(schema):
+    tools = (ToolDescription("f", "", schema),)
+    messages = [Message("developer", DeveloperContent.with_functions(None, tools))]
+    ours, theirs = render_conversation(messages), oracle.render(messages)
+    assert load_tokenizer().decode(ours) == load_tokenizer().decode(theirs)
 
 
 @examples(50)
