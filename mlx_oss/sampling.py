@@ -100,20 +100,22 @@ class Sampler:
 
     def sample(self, logits: mx.array) -> mx.array:
         """float32 (V',) -> the next id, a scalar."""
-        o = self.options
-        if o.temperature < COLD:
+        if self.options.temperature < COLD:
             return mx.argmax(logits)
         self._key, key = mx.random.split(self._key)
+        # The noise depends on no logits, so it is ready when they are (the Gumbel-max form of drawing from a softmax).
+        noise = mx.random.gumbel(logits.shape, key=key, stream=side_stream())
+        return mx.argmax(self.filtered(logits) + noise)
+
+    def filtered(self, logits: mx.array) -> mx.array:
+        """float32 (V',) -> at the temperature, -inf where top_k, min_p or top_p, in this order, rule an id out."""
+        o = self.options
         logits = logits / o.temperature
         if 0 < o.top_k < logits.shape[0]:
             logits = mx.where(logits < mx.topk(logits, o.top_k).min(), -math.inf, logits)
         if o.min_p > 0:
             logits = mx.where(logits < logits.max() + math.log(o.min_p), -math.inf, logits)
-        if o.top_p < 1:
-            logits = _nucleus(logits, o.top_p)
-        # The noise depends on no logits, so it is ready when they are (the Gumbel-max form of drawing from a softmax).
-        noise = mx.random.gumbel(logits.shape, key=key, stream=side_stream())
-        return mx.argmax(logits + noise)
+        return _nucleus(logits, o.top_p) if o.top_p < 1 else logits
 
 
 def _nucleus(logits: mx.array, top_p: float) -> mx.array:
