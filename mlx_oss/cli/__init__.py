@@ -20,6 +20,8 @@ from mlx_oss.version import __version__
 COMMANDS = {
     "chat": ("mlx_oss.cli.chat", "talk to a model in the terminal, or ask it one question"),
     "generate": ("mlx_oss.cli.generate", "show everything a model writes, control tokens included"),
+    "render": ("mlx_oss.cli.render", "show a conversation as the model sees it"),
+    "parse": ("mlx_oss.cli.parse", "show what the parser makes of a model's output"),
     "convert": ("mlx_oss.convert.command", "turn a released checkpoint into an MLX folder"),
 }
 

@@ -1,0 +1,88 @@
+"""`mlx-oss render` and `mlx-oss parse`: what goes into the model and what comes out, to look at."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mlx_oss.cli import main
+from mlx_oss.harmony import Message, message_to_dict, render_conversation
+
+CONVERSATION = [
+    Message("user", "Hi <|end|>"),
+    Message("assistant", "They greet.", channel="analysis"),
+    Message("assistant", "Hello \N{GRINNING FACE}", channel="final"),
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "conversation.json"
+    path.write_text(json.dumps([message_to_dict(message) for message in CONVERSATION]))
+    return str(path)
+
+
+def test_render_prints_the_text_with_its_control_tokens(file, capsys):
+    assert main(["render", file]) == 0
+    assert capsys.readouterr().out == (
+        "<|start|>user<|message|>Hi <|end|><|end|>\n"
+        "<|start|>assistant<|channel|>analysis<|message|>They greet.<|end|>\n"
+        "<|start|>assistant<|channel|>final<|message|>Hello \N{GRINNING FACE}<|end|>\n"
+    )
+
+
+def test_render_tokens_are_those_of_the_library(file, capsys):
+    assert main(["render", file, "--tokens"]) == 0
+    assert json.loads(capsys.readouterr().out) == render_conversation(CONVERSATION)
+
+
+def test_render_next_turn_leaves_out_finished_reasoning_and_opens_the_answer(file, capsys):
+    assert main(["render", file, "--next-turn"]) == 0
+    out = capsys.readouterr().out
+    assert "They greet." not in out
+    assert out.endswith("<|start|>assistant\n")
+
+
+def test_parse_reads_back_what_render_wrote(file, tmp_path, capsys):
+    ids = tmp_path / "ids.json"
+    ids.write_text(json.dumps(render_conversation(CONVERSATION)))
+    assert main(["parse", str(ids), "--role", "none", "--json"]) == 0
+    keys = ("role", "content", "channel")
+    parsed = [{key: message.get(key) for key in keys} for message in json.loads(capsys.readouterr().out)]
+    expected = [{key: message_to_dict(message).get(key) for key in keys} for message in CONVERSATION]
+    assert parsed == expected
+
+
+def test_parse_shows_repairs_of_broken_text(tmp_path, capsys):
+    stream = tmp_path / "stream.txt"
+    stream.write_text("<|channel|>commentary? to= functions.x json<|message|>{}")
+    assert main(["parse", str(stream), "--text"]) == 0
+    out = capsys.readouterr().out
+    assert "channel commentary, to functions.x" in out
+    assert out.count("repaired: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "said"),
+    [
+        ("render", "{", "is not JSON"),
+        ("render", '{"a": 1}', "holds no conversation"),
+        ("render", '[{"role": "robot", "content": ""}]', "message 0"),
+        ("parse", "hello", "--text"),
+        ("parse", '["a"]', "not a list of ids"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(command, content, said, tmp_path, capsys):
+    path = tmp_path / "input"
+    path.write_text(content)
+    assert main([command, str(path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    assert said in captured.err
+
+
+def test_no_colour_codes_where_output_is_no_terminal(file, capsys):
+    main(["render", file])
+    assert "\x1b" not in capsys.readouterr().out
