@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlx_oss.config import FULL, SLIDING
 from mlx_oss.errors import ConfigError
 
 # OpenAI's keys that Hugging Face spells differently; the rest of _OPENAI_SAME is common to both.
@@ -59,24 +58,23 @@ def from_openai(raw: Mapping[str, Any]) -> dict[str, Any]:
     config |= {ours: raw[theirs] for theirs, ours in _OPENAI_RENAMED.items()}
     config["swiglu_limit"] = raw.get("swiglu_limit", _RELEASED["swiglu_limit"])
     scaling = {ours: raw[theirs] for theirs, ours in _OPENAI_ROPE.items()}
-    try:
-        config["max_position_embeddings"] = int(scaling["factor"] * scaling["original_max_position_embeddings"])
-        layers = range(config["num_hidden_layers"])
-    except (TypeError, ValueError, OverflowError):
-        raise ConfigError("config.json: num_hidden_layers or a rope setting is no number: fetch it again") from None
-    config["layer_types"] = [FULL if n % 2 else SLIDING for n in layers]
+    for key, value in scaling.items():
+        if not isinstance(value, (int, float)) or not 0 < value < 1e9:
+            raise ConfigError(f"config.json: the rope setting {key} is {value!r}, expected a number between 0 and 1e9")
+    config["max_position_embeddings"] = round(scaling["factor"] * scaling["original_max_position_embeddings"])
     if scaling["factor"] > 1:
         config["rope_scaling"] = {"rope_type": "yarn", **scaling, "truncate": False}
     return config
 
 
-def for_mlx(raw: Mapping[str, Any], quantization: Mapping[str, Any]) -> dict[str, Any]:
+def for_mlx(raw: Mapping[str, Any], layer_types: Sequence[str], quantization: Mapping[str, Any]) -> dict[str, Any]:
     """A checked Hugging Face config as an MLX folder carries it.
 
     `quantization` replaces the release's `quantization_config`, which describes the release's own layout; transformers
     5's `rope_parameters` is respelt as transformers 4's two keys, which every reader of MLX folders knows.
     """
     config = {key: value for key, value in raw.items() if key not in ("quantization_config", "rope_parameters")}
+    config["layer_types"] = list(layer_types)
     if (rope := raw.get("rope_parameters")) is not None:
         rope = dict(rope)
         config["rope_theta"] = rope.pop("rope_theta", config.get("rope_theta"))

@@ -43,7 +43,7 @@ def convert(
     specs = profiles.specs(opened.config, options)
     parts = shards.split(plan(opened, specs), options.shard_bytes)
     _check_target(src, dst, options)
-    config = configs.for_mlx(opened.raw_config, profiles.entry(specs))
+    config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.entry(specs))
     partial = Partial(dst, _plan_id(opened, parts, config))
     resumed = len(partial.finished)
     _check_space(dst, sum(part.nbytes for part in parts if part.name not in partial.finished))

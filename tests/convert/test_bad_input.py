@@ -1,0 +1,280 @@
+"""What cannot be converted is refused in one sentence that names the file, and nothing is left behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from convert import ConvertOptions, convert
+from convert.command import main
+from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError
+from mlx_oss.tensorfile import INDEX, read_folder
+from tests.synthetic import hf_config, openai_config, write_checkpoint
+
+SMALL = {
+    "num_hidden_layers": 1,
+    "num_local_experts": 3,
+    "num_experts_per_tok": 2,
+    "vocab_size": 41,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 10,
+    "sliding_window": 5,
+}
+SHARD = "model-00001-of-00002.safetensors"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "in" / "src", SMALL, layout="hf_sharded")
+
+
+def refuses(source: Path, *words: str, error: type[MlxOssError], target: Path | None = None, **options) -> None:
+    """Converting fails with this error and these words, in one line, and the target's folder stays as it was."""
+    target = target or source.parent.parent / "dst"
+    before = sorted(target.parent.rglob("*"))
+    with pytest.raises(error) as caught:
+        convert(source, target, ConvertOptions(**options))
+    for word in words:
+        assert word in str(caught.value), caught.value
+    assert "\n" not in str(caught.value)
+    assert sorted(target.parent.rglob("*")) == before
+
+
+def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
+    """Changes the header of SHARD; the data stays."""
+    path = folder / SHARD
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"] = {n: f for n, f in index["weight_map"].items() if f != SHARD} | dict.fromkeys(header, SHARD)
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def in_shard(folder: Path, ending: str) -> str:
+    return next(t.name for t in read_folder(folder).values() if t.file.name == SHARD and t.name.endswith(ending))
+
+
+def edit_config(folder: Path, **changes) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_missing_shard(source):
+    (source / SHARD).unlink()
+    refuses(source, SHARD, "missing", error=CheckpointError)
+
+
+def test_truncated_shard(source):
+    with (source / SHARD).open("r+b") as file:
+        file.truncate((source / SHARD).stat().st_size - 1)
+    refuses(source, SHARD, "truncated", error=CheckpointError)
+
+
+def test_index_and_shard_disagree(source):
+    index = json.loads((source / INDEX).read_text())
+    index["weight_map"]["lm_head.weight"] = SHARD
+    (source / INDEX).write_text(json.dumps(index))
+    refuses(source, INDEX, "lm_head.weight", error=CheckpointError)
+
+
+@pytest.mark.parametrize("name", [SHARD, "tokenizer.json"])
+def test_git_lfs_pointer(source, name):
+    (source / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    refuses(source, name, "git lfs pull", error=CheckpointError)
+
+
+def test_missing_tensor(source):
+    name = in_shard(source, "o_proj.bias")
+    rewrite(source, lambda header: header.update({name + "_": header.pop(name)}))
+    refuses(source, name, "missing", error=CheckpointError)
+
+
+def test_unknown_tensor(source):
+    with (source / SHARD).open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        end = (source / SHARD).stat().st_size - 8 - size
+    extra = {"dtype": "BF16", "shape": [0], "data_offsets": [end, end]}
+    rewrite(source, lambda header: header.update({"model.layers.0.extra": extra}))
+    refuses(source, SHARD, "model.layers.0.extra", "unknown", error=CheckpointError)
+
+
+def test_tensor_twice(source):
+    (source / INDEX).unlink()
+    (source / "again.safetensors").write_bytes((source / SHARD).read_bytes())
+    refuses(source, "again.safetensors", SHARD, error=CheckpointError)
+
+
+def test_wrong_shape(source):
+    name = in_shard(source, "o_proj.weight")
+    rewrite(source, lambda header: header[name]["shape"].reverse())
+    refuses(source, name, "(40, 64)", "(64, 40)", error=CheckpointError)
+
+
+def test_wrong_dtype(source):
+    name = in_shard(source, "o_proj.weight")
+    rewrite(source, lambda header: header[name].update(dtype="F16"))
+    refuses(source, name, "F16", "BF16", error=CheckpointError)
+
+
+@pytest.mark.parametrize("ending", ["gate_up_proj_scales", "down_proj_scales"])
+def test_nan_scale_in_the_middle_of_the_conversion(source, ending):
+    tensor = next(t for t in read_folder(source).values() if t.name.endswith(ending))
+    with tensor.file.open("r+b") as file:
+        file.seek(tensor.end - 1)
+        file.write(b"\xff")
+    refuses(source, tensor.name, tensor.file.name, "0xFF", error=CheckpointError)
+
+
+def test_nan_in_a_fine_tune(tmp_path):
+    source = write_checkpoint(tmp_path / "in" / "src", SMALL, layout="bf16")
+    tensor = read_folder(source)["model.layers.0.mlp.experts.down_proj"]
+    with tensor.file.open("r+b") as file:
+        file.seek(tensor.end - 2)
+        file.write(np.array([0x7FC0], "<u2").tobytes())
+    refuses(source, tensor.name, "NaN", error=CheckpointError)
+
+
+def test_another_kind_of_model(source):
+    edit_config(source, model_type="llama")
+    refuses(source, "config.json", "llama", error=ConfigError)
+
+
+def test_config_of_a_larger_model(source):
+    edit_config(source, num_local_experts=4)
+    refuses(source, "config.json", "(4, 64)", error=CheckpointError)
+
+
+def test_rope_key_that_would_change_the_mathematics(source):
+    rope = hf_config(SMALL)["rope_scaling"] | {"mscale": 2.0}
+    edit_config(source, rope_scaling=rope)
+    refuses(source, "config.json", "mscale", error=ConfigError)
+
+
+def test_unknown_key_of_openai_s_config(tmp_path):
+    source = write_checkpoint(tmp_path / "in" / "src", SMALL, layout="original")
+    edit_config(source, qk_norm=True)
+    refuses(source, "config.json", "qk_norm", error=ConfigError)
+
+
+def test_source_that_is_no_checkpoint(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "file").write_text("")
+    refuses(tmp_path / "in" / "file", "is not a folder", error=ConversionError)
+    refuses(tmp_path / "in" / "nowhere", "does not exist", error=ConversionError)
+    (tmp_path / "in" / "empty").mkdir()
+    refuses(tmp_path / "in" / "empty", "config.json", "missing", error=ConversionError)
+
+
+def test_repository_without_its_root_weights_points_to_original(source):
+    for path in source.glob("*.safetensors"):
+        path.unlink()
+    write_checkpoint(source / "original", SMALL, layout="original")
+    refuses(source, str(source / "original"), error=ConversionError)
+
+
+def test_target_and_source_inside_one_another(source):
+    refuses(source, "inside one another", error=ConversionError, target=source / "dst")
+    refuses(source, "inside one another", error=ConversionError, target=source)
+    refuses(source, "inside one another", error=ConversionError, target=source.parent, force=True)
+
+
+def test_existing_target_needs_force(source, tmp_path):
+    convert(source, tmp_path / "dst")
+    refuses(source, "dst exists", "--force", error=ConversionError)
+    other = write_checkpoint(tmp_path / "other", SMALL, seed=5)
+    convert(other, tmp_path / "dst", ConvertOptions(force=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "in", "other"]
+    convert(other, tmp_path / "fresh")
+    weights = "model-00001-of-00001.safetensors"
+    assert (tmp_path / "dst" / weights).read_bytes() == (tmp_path / "fresh" / weights).read_bytes()
+
+
+def test_force_spares_what_is_no_model_folder(source, tmp_path):
+    (tmp_path / "dst").mkdir()
+    (tmp_path / "dst" / "thesis.txt").write_text("years of work")
+    refuses(source, "no model folder", error=ConversionError, force=True)
+
+
+def test_target_that_is_a_link(source, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "dst").symlink_to(tmp_path / "elsewhere")
+    refuses(source, "is a link", error=ConversionError)
+
+
+def test_target_without_a_parent(source, tmp_path):
+    refuses(source, "create it first", error=ConversionError, target=tmp_path / "no" / "dst")
+
+
+def test_read_only_target(source, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("convert.partial.Path.mkdir", refuse)
+    refuses(source, "Read-only file system", error=ConversionError)
+
+
+def test_too_little_space_is_seen_before_the_first_byte(source, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
+    monkeypatch.setattr("convert.shards.write", lambda *_: pytest.fail("wrote"))
+    refuses(source, "GB free", error=ConversionError)
+
+
+def test_disk_full_in_the_middle(source, monkeypatch):
+    write, room = os.write, 40_000
+
+    def limited(descriptor, data):
+        nonlocal room
+        room -= len(data)
+        if room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    monkeypatch.setattr("os.write", limited)
+    refuses(source, "No space left on device", error=ConversionError, shard_bytes=20_000)
+
+
+def test_command_line_says_it_in_one_line_and_exits_with_2(source, tmp_path, capsys):
+    (source / SHARD).unlink()
+    assert main([str(source), str(tmp_path / "dst")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+
+
+_ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 3), st.floats(), st.text(max_size=3), st.just([]), st.just({}),
+    st.just([{}]), st.just({"rope_type": "yarn"}), st.just(10**400),
+)  # fmt: skip
+
+
+@given(st.sampled_from([hf_config, openai_config]), st.data(), _ODD)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_damage_to_the_config_is_an_error_of_ours_or_none(tmp_path, config, data, value):
+    raw = config(SMALL)
+    raw[data.draw(st.sampled_from(sorted(raw)))] = value
+    folder = tmp_path / "src"
+    if not folder.exists():
+        write_checkpoint(folder, SMALL, layout="hf")
+    (folder / "config.json").write_text(json.dumps(raw))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            convert(folder, tmp_path / "dst", ConvertOptions(dry_run=True))
+    except MlxOssError:
+        pass
+    assert not (tmp_path / "dst").exists()
