@@ -73,11 +73,11 @@ class Partial:
 
     def publish(self) -> None:
         """Renames the folder to its name; what was there before goes only once the new one is in place."""
-        (self.folder / _RECORD).unlink()
         for path in (*self.folder.iterdir(), self.folder):
             sync(path)
         replaced = self.target.parent / f".{self.target.name}.replaced"
         shutil.rmtree(replaced, ignore_errors=True)
+        (self.folder / _RECORD).unlink()
         if self.target.is_dir() and any(self.target.iterdir()):
             self.target.rename(replaced)
         self.folder.rename(self.target)
