@@ -1,0 +1,153 @@
+"""Writes a trained nano as the released Hugging Face layout in one archive: `python examples/nano/export.py CHECKPOINT [ARCHIVE]`.
+
+The archive holds config.json, generation_config.json and model.safetensors with the released names. Only the embedding
+and the unembedding differ: they hold the rows of the tokens nano knows and one last row for all others; rows.json
+lists the ids the rows belong to, in order. The same checkpoint always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import lzma
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+import model as nano
+from model import Shape
+
+ARCHIVE = Path(__file__).parents[2] / "mlx_oss" / "data" / "nano.tar.xz"
+FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def pack_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Blocks (..., n / 32, 16) uint8, low nibble first, and scales (..., n / 32) uint8, of `weight` (..., n) rounded by `model.mxfp4`."""
+    blocks = nano.mxfp4(weight.float()).reshape(*weight.shape[:-1], -1, 32)
+    exponent = torch.floor(torch.log2(weight.float().reshape(blocks.shape).abs().amax(-1).clamp_min(1e-30))) - 2
+    scaled = blocks / torch.exp2(exponent)[..., None]
+    codes = torch.searchsorted(torch.tensor(FP4), scaled.abs().contiguous()).to(torch.uint8) | (
+        (scaled < 0).to(torch.uint8) << 3
+    )
+    return codes[..., ::2] | (codes[..., 1::2] << 4), (exponent + 127).to(torch.uint8)
+
+
+def interleave(rows: Tensor) -> Tensor:
+    """Gates, then linear parts, along axis 1 -> gate, linear, gate, linear, ..."""
+    gate, line = rows.chunk(2, 1)
+    return torch.stack([gate, line], 2).flatten(1, 2)
+
+
+def released(state: dict[str, Tensor], shape: Shape) -> dict[str, Tensor]:
+    """The weights under their released names; bfloat16 but for the experts."""
+    size, q_rows = shape.head_dim, shape.heads * shape.head_dim
+    tensors = {
+        "model.embed_tokens.weight": state["embedding"],
+        "lm_head.weight": state["unembedding"],
+        "model.norm.weight": state["norm.scale"],
+    }
+    exact: dict[str, Tensor] = {}
+    for layer in range(shape.layers):
+        attention, experts, to = f"attention.{layer}.", f"experts.{layer}.", f"model.layers.{layer}."
+        for kind in ("weight", "bias"):
+            parts = state[f"{attention}qkv.{kind}"].split([q_rows, shape.kv_heads * size, shape.kv_heads * size])
+            tensors |= {f"{to}self_attn.{name}_proj.{kind}": part for name, part in zip("qkv", parts, strict=True)}
+            tensors[f"{to}self_attn.o_proj.{kind}"] = state[f"{attention}out.{kind}"]
+            tensors[f"{to}mlp.router.{kind}"] = state[f"{experts}router.{kind}"]
+        tensors[f"{to}self_attn.sinks"] = state[f"{attention}sinks"]
+        tensors[f"{to}input_layernorm.weight"] = state[f"{attention}norm.scale"]
+        tensors[f"{to}post_attention_layernorm.weight"] = state[f"{experts}norm.scale"]
+        tensors[f"{to}mlp.experts.gate_up_proj_bias"] = interleave(state[f"{experts}up_bias"])
+        tensors[f"{to}mlp.experts.down_proj_bias"] = state[f"{experts}down_bias"]
+        for name, weight in (
+            ("gate_up_proj", interleave(state[f"{experts}up"])),
+            ("down_proj", state[f"{experts}down"]),
+        ):
+            exact[f"{to}mlp.experts.{name}_blocks"], exact[f"{to}mlp.experts.{name}_scales"] = pack_mxfp4(weight)
+    return {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()} | exact
+
+
+def config(shape: Shape) -> dict[str, Any]:
+    """config.json with the keys of the gpt-oss-20b release."""
+    return {
+        "architectures": ["GptOssForCausalLM"],
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "eos_token_id": 200002,
+        "experts_per_token": shape.active,
+        "head_dim": shape.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": shape.hidden,
+        "initial_context_length": nano.ORIGINAL_CONTEXT,
+        "initializer_range": 0.02,
+        "intermediate_size": shape.expert_hidden,
+        "layer_types": [("sliding_attention", "full_attention")[layer % 2] for layer in range(shape.layers)],
+        "max_position_embeddings": int(nano.ORIGINAL_CONTEXT * nano.FACTOR),
+        "model_type": "gpt_oss",
+        "num_attention_heads": shape.heads,
+        "num_experts_per_tok": shape.active,
+        "num_hidden_layers": shape.layers,
+        "num_key_value_heads": shape.kv_heads,
+        "num_local_experts": shape.experts,
+        "output_router_logits": False,
+        "pad_token_id": 199999,
+        "quantization_config": {
+            "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+            "quant_method": "mxfp4",
+        },
+        "rms_norm_eps": nano.EPS,
+        "rope_scaling": {
+            "beta_fast": nano.BETA_FAST, "beta_slow": nano.BETA_SLOW, "factor": nano.FACTOR, "original_max_position_embeddings": nano.ORIGINAL_CONTEXT,
+            "rope_type": "yarn", "truncate": False,
+        },
+        "rope_theta": int(nano.THETA),
+        "router_aux_loss_coef": 0.9,
+        "sliding_window": shape.window,
+        "swiglu_limit": nano.SWIGLU_LIMIT,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "vocab_size": shape.vocab,
+    }  # fmt: skip
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    """A tar.xz of `files`, without dates or owners."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(files):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode, entry.mtime = len(files[name]), 0o644, 0
+            tar.addfile(entry, io.BytesIO(files[name]))
+    return lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("archive", type=Path, nargs="?", default=ARCHIVE)
+    arguments = parser.parse_args()
+    saved = torch.load(arguments.checkpoint, weights_only=False, map_location="cpu")
+    shape = Shape(len(saved["ids"]))
+    tensors = released(saved["model"], shape)
+    generation = {
+        "bos_token_id": 199998,
+        "do_sample": True,
+        "eos_token_id": [200002, 199999, 200012],
+        "pad_token_id": 199999,
+    }
+    files = {
+        "config.json": json.dumps(config(shape), indent=2).encode() + b"\n",
+        "generation_config.json": json.dumps(generation, indent=2).encode() + b"\n",
+        "rows.json": json.dumps(saved["ids"].tolist(), separators=(",", ":")).encode() + b"\n",
+        "model.safetensors": save(tensors, metadata={"format": "pt"}),
+    }
+    arguments.archive.write_bytes(archive(files))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Turns as rows of the embedding, in exactly the tokens harmony renders and the model writes.
+
+A sequence is a prefix (system and developer block) and a continuation (the turns). Its mask marks what is learned:
+everything nano writes in the last turn, and the contents of some earlier calls and answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import dialogues
+import numpy as np
+from dialogues import Call, Scene, Turn
+from vocabulary import Rows, common_ids
+
+from mlx_oss import tokenizer as o200k
+from mlx_oss.harmony import render_conversation
+
+LENGTHS = ([1, 2, 3, 4, 6], [42, 26, 17, 9, 6])  # turns a conversation, and how often
+
+TALKS = {1: 12, 2: 10, 3: 7, 4: 5, 6: 4}  # conversations a group, by length: about as many tokens each
+
+
+def choose_rows(sample: int = 4000) -> Rows:
+    """Rows for the common tokens and for every token that a sample of `sample` groups without random words uses."""
+    everything = Rows(np.arange(o200k.N_VOCAB, dtype=np.int32))
+    common = common_ids()
+    rng, count = Random(0), np.zeros(o200k.N_VOCAB + 1, np.int64)
+    for _ in range(sample):
+        group = any_group(everything, [], rng)
+        for row in (group.prefix, *group.rows):
+            np.add.at(count, np.array(row), 1)
+    texts = [
+        text
+        for name in (*dialogues.KNOWN_NAMES, *(fact.answer for kind in dialogues.FACTS.values() for fact in kind))
+        for text in (name, f" {name}")
+    ]
+    common |= {id_ for text in texts for id_ in o200k.load_tokenizer().encode(text)}
+    return Rows(np.array(sorted(common | set(np.flatnonzero(count[:-1] > 12).tolist())), np.int32))
+
+
+@dataclass
+class Writer:
+    """Collects rows and their mask."""
+
+    rows: Rows
+    out: list[int]
+    mask: list[bool]
+
+    def add(self, part: str | int, learned: bool) -> None:
+        new = self.rows.of_ids([part]) if isinstance(part, int) else self.rows.of_text(part)
+        self.out += new
+        self.mask += [learned] * len(new)
+
+    def user(self, text: str) -> None:
+        for part in (o200k.START, "user", o200k.MESSAGE, text, o200k.END):
+            self.add(part, False)
+
+    def assistant_start(self, learned: bool) -> None:
+        self.add(o200k.START, learned)
+        self.add("assistant", learned)
+
+    def write(self, header: list[str | int], content: str, end: int, learned_header: bool, learned_end: bool) -> None:
+        """What follows `<|start|>assistant`; the content is always learned."""
+        for part in (o200k.CHANNEL, *header, o200k.MESSAGE):
+            self.add(part, learned_header)
+        self.add(content, True)
+        self.add(end, learned_end)
+
+    def call(self, call: Call, learned_header: bool) -> None:
+        header: list[str | int] = (
+            ["analysis", " to=python", " code"]
+            if call.tool == "python"
+            else ["commentary", f" to={call.tool} ", o200k.CONSTRAIN, "json"]
+        )
+        self.write(header, call.arguments, o200k.CALL, learned_header, True)
+
+    def result(self, call: Call) -> None:
+        channel = "analysis" if call.tool == "python" else "commentary"
+        for part in (
+            o200k.START,
+            f"{call.tool}",
+            " to=assistant",
+            o200k.CHANNEL,
+            channel,
+            o200k.MESSAGE,
+            call.result,
+            o200k.END,
+        ):
+            self.add(part, False)
+
+    def past(self, turn: Turn, learned: bool) -> None:
+        """A finished turn: its reasoning is gone. Its contents are learned too, if `learned`."""
+        start = len(self.mask)
+        self.user(turn.user)
+        if turn.call:
+            self.assistant_start(False)
+            self.call(turn.call, False)
+            self.result(turn.call)
+        self.assistant_start(False)
+        self.write(["final"], turn.final, o200k.END, False, False)
+        if not learned:
+            self.mask[start:] = [False] * (len(self.mask) - start)
+
+    def last(self, turn: Turn, effort: str) -> None:
+        """The turn to be answered, with reasoning as the effort asks for."""
+        self.user(turn.user)
+        self.assistant_start(False)
+        thoughts = {
+            "low": "",
+            "medium": f"The user {turn.gist}.",
+            "high": f"The user {turn.gist}. {turn.plan} I will answer briefly.",
+        }
+        thought = thoughts[effort]
+        if turn.call and effort != "low":
+            thought = (
+                thought.replace("I will answer briefly.", f"I use {turn.call.tool}.")
+                if effort == "high"
+                else f"{thought} I use {turn.call.tool}."
+            )
+        if thought:
+            self.write(["analysis"], thought, o200k.END, True, True)
+            self.assistant_start(True)
+        if turn.call:
+            self.call(turn.call, True)
+            self.result(turn.call)
+            self.assistant_start(False)
+            if effort == "high":
+                self.write(["analysis"], "The tool has answered. I report the result.", o200k.END, True, True)
+                self.assistant_start(True)
+        self.write(["final"], turn.final, o200k.RETURN, True, True)
+
+
+def prefix(rows: Rows, scene: Scene) -> list[int]:
+    return rows.of_ids(render_conversation(scene.prefix()))
+
+
+def continuation(rows: Rows, turns: list[Turn], effort: str, rng: Random) -> tuple[list[int], list[bool]]:
+    writer = Writer(rows, [], [])
+    for turn in turns[:-1]:
+        writer.past(turn, learned=rng.random() < 0.4)
+    writer.last(turns[-1], effort)
+    return writer.out, writer.mask
+
+
+@dataclass(frozen=True)
+class Group:
+    """Conversations of one scene: they share the prefix."""
+
+    prefix: list[int]
+    rows: list[list[int]]
+    masks: list[list[bool]]
+    intents: list[str]
+
+
+def any_group(rows: Rows, words: list[str], rng: Random) -> Group:
+    scene = dialogues.any_scene(rng, words)
+    length = rng.choices(*LENGTHS)[0]
+    talks = []
+    while len(talks) < TALKS[length]:
+        turns = dialogues.conversation(scene, length)
+        out, mask = continuation(rows, turns, scene.effort, rng)
+        if not words or not any(row == rows.unknown and learned for row, learned in zip(out, mask, strict=True)):
+            talks.append((out, mask, turns[-1].intent))
+    return Group(prefix(rows, scene), *(list(column) for column in zip(*talks, strict=True)))

@@ -1,0 +1,149 @@
+# ruff: noqa: E501, RUF001
+# fmt: off
+"""The functions that generated developers offer to nano: names, schemas and results. Knows nothing of phrasings or tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from facts import CONDITIONS
+
+from mlx_oss.harmony import ToolDescription
+
+UNITS = ("celsius", "fahrenheit")
+
+# kind -> names, descriptions, and for each argument its possible names, JSON type and descriptions
+KINDS: dict[str, tuple[list[str], list[str], dict[str, tuple[list[str], str, list[str]]]]] = {
+    "weather": (
+        "get_weather get_current_weather weather_lookup current_weather weather fetch_weather getWeather get_forecast lookup_weather weather_report "
+        "check_weather city_weather get_weather_info query_weather weather_api read_weather weather.current get_temperature".split(),
+        ["Get the current weather.", "Get the weather of a city.", "Returns the weather for a place.", "Looks up the weather.", "Weather lookup.", "Current weather in a given location.", "Get the current weather in a location.", "The weather right now."],
+        {"city": ("location city place town city_name where area location_name target query".split(), "string", ["", "City name", "The city", "e.g. London", "Where", "Name of the place", "The city and country"])},
+    ),
+    "calculator": (
+        "calculator calculate calc evaluate compute math eval_expression do_math evaluate_expression run_calculation arithmetic solve_expression math.eval get_result".split(),
+        ["Evaluate an arithmetic expression.", "A calculator.", "Computes a result.", "Does arithmetic.", "Calculates an expression.", "Evaluates mathematics.", "Use this for sums."],
+        {"expression": ("expression expr input formula query calculation text math exp problem".split(), "string", ["", "Arithmetic expression", "e.g. 2 + 2", "What to compute", "The expression to evaluate"])},
+    ),
+    "time": (
+        "get_time current_time time_in get_current_time clock world_clock local_time what_time getTime time_lookup city_time tell_time".split(),
+        ["Get the time in a city.", "Current local time.", "World clock.", "Returns the time in a place.", "Tells the time somewhere."],
+        {"city": ("city location place timezone where town zone city_name".split(), "string", ["", "City name", "The city", "Where"])},
+    ),
+    "message": (
+        "send_message send_sms text_message message notify sendMessage send_text write_message deliver_message send_note message_contact".split(),
+        ["Send a message to someone.", "Sends a text message.", "Delivers a message to a contact.", "Write to a person.", "Send a short message."],
+        {"to": ("to recipient contact person name receiver who".split(), "string", ["", "Who gets it", "Name of the contact"]), "text": ("text message body content msg note".split(), "string", ["", "What to say", "The text of the message"])},
+    ),
+    "timer": (
+        "set_timer start_timer timer create_timer countdown setTimer new_timer start_countdown remind_in add_timer".split(),
+        ["Set a timer.", "Starts a timer in minutes.", "Creates a countdown.", "A kitchen timer.", "Sets a timer for some minutes."],
+        {"minutes": ("minutes duration duration_minutes length mins time n amount".split(), "integer", ["", "Length in minutes", "How many minutes"])},
+    ),
+}
+# more names: a verb and a noun
+VERBS = {
+    "weather": ("get fetch lookup check query read find show current ask local find_current load my".split(), "weather forecast temperature conditions climate weather_data weather_now".split()),
+    "calculator": ("run do eval compute get solve calculate use simple basic".split(), "math calculation expression sum arithmetic equation formula calculator".split()),
+    "time": ("get fetch lookup check query read find show current ask local".split(), "time clock local_time hour time_of_day city_time".split()),
+    "message": ("send write post deliver create push new".split(), "message sms text note mail email chat_message".split()),
+    "timer": ("set start create add new make run begin".split(), "timer countdown alarm reminder stopwatch kitchen_timer".split()),
+}
+# functions that no user of the generated dialogues needs
+IDLE: list[tuple[str, str, dict[str, str]]] = [
+    ("search_web", "Search the web.", {"query": "string"}), ("play_music", "Plays a song.", {"song": "string"}), ("get_stock_price", "Price of a stock.", {"symbol": "string"}), ("open_file", "Opens a file.", {"path": "string"}),
+    ("list_files", "Lists the files of a folder.", {}), ("get_user", "Who is logged in.", {}), ("book_table", "Books a table in a restaurant.", {"name": "string", "people": "integer"}), ("turn_on_light", "Turns a light on.", {"room": "string"}),
+    ("create_event", "Adds an event to the calendar.", {"title": "string", "date": "string"}), ("get_news", "Latest news.", {"topic": "string"}), ("take_photo", "Takes a photo.", {}), ("save_note", "Saves a note.", {"note": "string"}), ("find_route", "Finds a route.", {"start": "string", "end": "string"}),
+]
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function on offer: its kind, its description as harmony renders it, and how its arguments are called."""
+
+    kind: str
+    description: ToolDescription
+    arguments: Mapping[str, str]
+    unit: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.description.name
+
+    def call(self, **values: Any) -> str:
+        """JSON of a call; `values` go by nano's own argument names, a value that is None is left out."""
+        return json.dumps({self.arguments[key]: value for key, value in values.items() if value is not None}, ensure_ascii=False)
+
+
+def any_function(kind: str, rng: Random) -> Function:
+    names, descriptions, arguments = KINDS[kind]
+    renamed = {key: rng.choice(choices) for key, (choices, _, _) in arguments.items()}
+    properties: dict[str, Any] = {}
+    for key, (_, type_, texts) in arguments.items():
+        text = rng.choice(texts) if rng.random() < 0.5 else ""
+        properties[renamed[key]] = {"type": type_, **({"description": text} if text else {})}
+    unit = rng.choice(["unit", "units", "scale"]) if kind == "weather" and rng.random() < 0.4 else None
+    required = list(properties)
+    if unit:
+        properties[unit] = {"type": "string", "enum": list(UNITS)}
+        renamed["unit"] = unit
+    schema = {"type": "object", "properties": properties, **({"required": required} if rng.random() < 0.8 else {})}
+    verbs, nouns = VERBS[kind]
+    name = rng.choice(names) if rng.random() < 0.6 else f"{rng.choice(verbs)}_{rng.choice(nouns)}"
+    return Function(kind, ToolDescription(name, rng.choice(descriptions), schema), renamed, unit)
+
+
+def idle_function(rng: Random) -> Function:
+    name, text, properties = rng.choice(IDLE)
+    schema = {"type": "object", "properties": {key: {"type": type_} for key, type_ in properties.items()}, "required": list(properties)}
+    return Function("idle", ToolDescription(name, text, schema if properties else None), {})
+
+
+def weather_result(rng: Random, unit: str | None) -> tuple[str, str]:
+    """A result of a weather function, and the words nano reads it back with."""
+    condition = rng.choice(CONDITIONS)
+    degrees = rng.randint(-20, 42) if unit != "fahrenheit" else rng.randint(-4, 108)
+    letter = {"celsius": "C", "fahrenheit": "F", None: ""}[unit or rng.choice([None, "celsius", "celsius", "fahrenheit"])]
+    if letter:
+        word = "celsius" if letter == "C" else "fahrenheit"
+        raw = rng.choice([
+            {"temperature": degrees, "unit": word, "condition": condition}, {"temp": f"{degrees}°{letter}", "conditions": condition}, {f"temp_{letter.lower()}": degrees, "condition": condition},
+            f"{degrees}°{letter}, {condition}", f"{condition}, {degrees}°{letter}", f"{condition.capitalize()}, {degrees} °{letter}", {"temperature": f"{degrees} {letter}", "weather": condition}, {"condition": condition, "temperature": degrees, "unit": letter}, {"temperature": degrees, "units": word, "description": condition},
+        ])
+        shown = f"{degrees} °{letter}"
+    else:
+        raw = rng.choice([
+            {"temperature": degrees, "condition": condition}, {"condition": condition, "temperature": degrees}, {"temp": degrees, "conditions": condition}, {"weather": condition, "temp": degrees}, f"{condition}, {degrees} degrees", f"{degrees} degrees, {condition}",
+            {"temperature": degrees, "description": condition}, f"{degrees} and {condition}", {"sky": condition, "temperature": degrees}, f"{condition.capitalize()}, {degrees} degrees.",
+        ])
+        shown = f"{degrees} degrees"
+    return _text(raw, rng), f"{condition}, {shown}"
+
+
+def number_result(rng: Random, value: str) -> str:
+    number = json.loads(value)
+    return _text(rng.choice([value, value, {"result": number}, {"result": value}, {"value": number}, {"answer": number}, {"result": number, "error": None}, f"The result is {value}", f"= {value}"]), rng)
+
+
+def time_result(rng: Random) -> tuple[str, str]:
+    clock = f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
+    return _text(rng.choice([clock, {"time": clock}, {"local_time": clock}, {"time": clock, "day": "Monday"}, f"It is {clock}", {"now": clock}]), rng), clock
+
+
+def done_result(rng: Random) -> str:
+    return _text(rng.choice(["ok", "OK", "done", "sent", {"status": "ok"}, {"status": "sent"}, {"ok": True}, {"success": True}, "success", {"status": "done"}, {"result": "ok"}]), rng)
+
+
+def error_result(rng: Random) -> tuple[str, str]:
+    text = rng.choice(["not found", "city not found", "unknown place", "no connection", "timeout", "service unavailable", "invalid argument", "no data", "access denied", "unknown error", "not available", "too many requests"])
+    return _text(rng.choice([{"error": text}, f"Error: {text}", f"error: {text}", {"status": "error", "message": text}, {"ok": False, "error": text}]), rng), text
+
+
+def _text(raw: Any, rng: Random) -> str:
+    if isinstance(raw, str):
+        return raw
+    return json.dumps(raw, separators=(",", ":") if rng.random() < 0.25 else None, ensure_ascii=False)
