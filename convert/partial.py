@@ -49,7 +49,7 @@ class Partial:
             os.close(self._lock)
             raise ConversionError(f"{self.target} is being written by another conversion: wait for it") from None
         for path in self.folder.iterdir():
-            if path.name not in self.finished:
+            if path.name not in self.finished and not (path.name == _RECORD and self.finished):
                 path.unlink()
         return self
 
