@@ -65,20 +65,20 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(source, finished, tmp_path
     whole, draw, resumed = calls, random.Random(1), 0
     for run in range(KILLS):
         calls, limit = 0, draw.randrange(whole)
-        target = tmp_path / f"dst{run // 3}"
+        target = tmp_path / f"dst{run // 2}"
         try:
             convert(source, target, OPTIONS)
         except Killed:
             assert not target.exists()
         except ConversionError as error:
             assert "exists" in str(error)  # a run before it got through
-        if run % 3 == 2 and not target.exists():
+        if run % 2 and not target.exists():
             limit = 10**9
             resumed += convert(source, target, OPTIONS).resumed_shards > 0
         if target.exists():
             assert files(target) == files(finished)
-    assert resumed > 3
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") and "dst9" in path.name]
+    assert resumed > 5
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_killed_process_leaves_no_target_and_can_be_resumed(source, finished, tmp_path):
