@@ -1,6 +1,6 @@
-"""Asks nano the dialogues of held_out.txt and counts the right ones: `python examples/nano/evaluate.py [--temperature 1]`.
+"""Asks nano the dialogues of held_out.txt and counts the right ones.
 
-Runs on the project's runtime through its public names. The phrasings were written apart from those of the training data.
+Runs on the project's runtime through its public names. The phrasings were written apart from those it is trained on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlx_oss
-from mlx_oss import AnswerDelta, ChatSession, Event, SamplingOptions, ToolCall, ToolDescription
+from mlx_oss import (
+    AnswerDelta,
+    ChatSession,
+    Event,
+    SamplingOptions,
+    ToolCall,
+    ToolDescription,
+)
 from mlx_oss.harmony import PYTHON
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
@@ -59,7 +66,13 @@ def read_cases(text: str) -> list[Case]:
         if line.strip() and not line.startswith("#"):
             intent, scene, *turns = (part.strip() for part in line.split("|"))
             pairs = (turn.partition("->") for turn in turns)
-            cases.append(Case(intent, scene, tuple((said.strip(), wanted.strip()) for said, _, wanted in pairs)))
+            cases.append(
+                Case(
+                    intent,
+                    scene,
+                    tuple((said.strip(), wanted.strip()) for said, _, wanted in pairs),
+                )
+            )
     return cases
 
 
@@ -120,7 +133,10 @@ def run_tool(call: ToolCall, offered: dict[str, tuple[str, ToolDescription]], tu
 
 
 def converse(
-    session: ChatSession, text: str, offered: dict[str, tuple[str, ToolDescription]], turn: int
+    session: ChatSession,
+    text: str,
+    offered: dict[str, tuple[str, ToolDescription]],
+    turn: int,
 ) -> tuple[str, list[ToolCall], list[str]]:
     """One turn with its tool loop: the answer, the calls, and what the answer must hold because of their results."""
     answer, calls, due = "", [], []
@@ -176,14 +192,23 @@ def judge(session: ChatSession, case: Case) -> str | None:
 
 
 def open_session(
-    model: mlx_oss.Transformer, tokenizer: mlx_oss.Tokenizer, case: Case, number: int, temperature: float
+    model: mlx_oss.Transformer,
+    tokenizer: mlx_oss.Tokenizer,
+    case: Case,
+    number: int,
+    temperature: float,
 ) -> ChatSession:
     date = re.search(r"date=(\S+)", case.scene)
     return ChatSession(
-        model, tokenizer, tools=[description for _, description in functions(case.scene).values()],
-        system_tools=[PYTHON] if "python" in case.scene else (), reasoning_effort=("low", "medium", "high")[number % 3],
-        options=SamplingOptions(temperature=temperature, seed=number), max_tokens=200, current_date=date[1] if date else DATE,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        tools=[description for _, description in functions(case.scene).values()],
+        system_tools=[PYTHON] if "python" in case.scene else (),
+        reasoning_effort=("low", "medium", "high")[number % 3],
+        options=SamplingOptions(temperature=temperature, seed=number),
+        max_tokens=200,
+        current_date=date[1] if date else DATE,
+    )
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Writes a trained nano as the released Hugging Face layout in one archive: `python examples/nano/export.py CHECKPOINT [ARCHIVE]`.
+"""Writes a trained nano in the released Hugging Face layout, as one archive.
 
 The archive holds config.json, generation_config.json and model.safetensors with the released names. Only the embedding
 and the unembedding differ: they hold the rows of the tokens nano knows and one last row for all others; rows.json
@@ -27,7 +27,7 @@ FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def pack_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Blocks (..., n / 32, 16) uint8, low nibble first, and scales (..., n / 32) uint8, of `weight` (..., n) rounded by `model.mxfp4`."""
+    """Blocks (..., n / 32, 16) and scales (..., n / 32), both uint8, of `weight` (..., n); low nibble first."""
     blocks = nano.mxfp4(weight.float()).reshape(*weight.shape[:-1], -1, 32)
     exponent = torch.floor(torch.log2(weight.float().reshape(blocks.shape).abs().amax(-1).clamp_min(1e-30))) - 2
     scaled = blocks / torch.exp2(exponent)[..., None]
@@ -53,7 +53,11 @@ def released(state: dict[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     }
     exact: dict[str, Tensor] = {}
     for layer in range(shape.layers):
-        attention, experts, to = f"attention.{layer}.", f"experts.{layer}.", f"model.layers.{layer}."
+        attention, experts, to = (
+            f"attention.{layer}.",
+            f"experts.{layer}.",
+            f"model.layers.{layer}.",
+        )
         for kind in ("weight", "bias"):
             parts = state[f"{attention}qkv.{kind}"].split([q_rows, shape.kv_heads * size, shape.kv_heads * size])
             tensors |= {f"{to}self_attn.{name}_proj.{kind}": part for name, part in zip("qkv", parts, strict=True)}
@@ -68,7 +72,10 @@ def released(state: dict[str, Tensor], shape: Shape) -> dict[str, Tensor]:
             ("gate_up_proj", interleave(state[f"{experts}up"])),
             ("down_proj", state[f"{experts}down"]),
         ):
-            exact[f"{to}mlp.experts.{name}_blocks"], exact[f"{to}mlp.experts.{name}_scales"] = pack_mxfp4(weight)
+            (
+                exact[f"{to}mlp.experts.{name}_blocks"],
+                exact[f"{to}mlp.experts.{name}_scales"],
+            ) = pack_mxfp4(weight)
     return {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()} | exact
 
 
@@ -97,13 +104,22 @@ def config(shape: Shape) -> dict[str, Any]:
         "output_router_logits": False,
         "pad_token_id": 199999,
         "quantization_config": {
-            "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
+            "modules_to_not_convert": [
+                "model.layers.*.self_attn",
+                "model.layers.*.mlp.router",
+                "model.embed_tokens",
+                "lm_head",
+            ],
             "quant_method": "mxfp4",
         },
         "rms_norm_eps": nano.EPS,
         "rope_scaling": {
-            "beta_fast": nano.BETA_FAST, "beta_slow": nano.BETA_SLOW, "factor": nano.FACTOR, "original_max_position_embeddings": nano.ORIGINAL_CONTEXT,
-            "rope_type": "yarn", "truncate": False,
+            "beta_fast": nano.BETA_FAST,
+            "beta_slow": nano.BETA_SLOW,
+            "factor": nano.FACTOR,
+            "original_max_position_embeddings": nano.ORIGINAL_CONTEXT,
+            "rope_type": "yarn",
+            "truncate": False,
         },
         "rope_theta": int(nano.THETA),
         "router_aux_loss_coef": 0.9,
@@ -112,7 +128,7 @@ def config(shape: Shape) -> dict[str, Any]:
         "tie_word_embeddings": False,
         "use_cache": True,
         "vocab_size": shape.vocab,
-    }  # fmt: skip
+    }
 
 
 def archive(files: dict[str, bytes]) -> bytes:

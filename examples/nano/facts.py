@@ -1,4 +1,4 @@
-# ruff: noqa: E501, RUF001
+# ruff: noqa: E501
 # fmt: off
 """What nano knows: plain tables, one fact a line or a cell. Knows nothing of phrasings, messages or tokens."""
 

@@ -1,4 +1,4 @@
-# ruff: noqa: E501, RUF001
+# ruff: noqa: E501
 # fmt: off
 """The functions that generated developers offer to nano: names, schemas and results. Knows nothing of phrasings or tokens."""
 
@@ -11,7 +11,6 @@ from random import Random
 from typing import Any
 
 from facts import CONDITIONS
-
 from mlx_oss.harmony import ToolDescription
 
 UNITS = ("celsius", "fahrenheit")
@@ -19,39 +18,38 @@ UNITS = ("celsius", "fahrenheit")
 # kind -> names, descriptions, and for each argument its possible names, JSON type and descriptions
 KINDS: dict[str, tuple[list[str], list[str], dict[str, tuple[list[str], str, list[str]]]]] = {
     "weather": (
-        "get_weather get_current_weather weather_lookup current_weather weather fetch_weather getWeather get_forecast lookup_weather weather_report "
-        "check_weather city_weather get_weather_info query_weather weather_api read_weather weather.current get_temperature".split(),
+        ["get_weather", "get_current_weather", "weather_lookup", "current_weather", "weather", "fetch_weather", "getWeather", "get_forecast", "lookup_weather", "weather_report", "check_weather", "city_weather", "get_weather_info", "query_weather", "weather_api", "read_weather", "weather.current", "get_temperature"],
         ["Get the current weather.", "Get the weather of a city.", "Returns the weather for a place.", "Looks up the weather.", "Weather lookup.", "Current weather in a given location.", "Get the current weather in a location.", "The weather right now."],
-        {"city": ("location city place town city_name where area location_name target query".split(), "string", ["", "City name", "The city", "e.g. London", "Where", "Name of the place", "The city and country"])},
+        {"city": (["location", "city", "place", "town", "city_name", "where", "area", "location_name", "target", "query"], "string", ["", "City name", "The city", "e.g. London", "Where", "Name of the place", "The city and country"])},
     ),
     "calculator": (
-        "calculator calculate calc evaluate compute math eval_expression do_math evaluate_expression run_calculation arithmetic solve_expression math.eval get_result".split(),
+        ["calculator", "calculate", "calc", "evaluate", "compute", "math", "eval_expression", "do_math", "evaluate_expression", "run_calculation", "arithmetic", "solve_expression", "math.eval", "get_result"],
         ["Evaluate an arithmetic expression.", "A calculator.", "Computes a result.", "Does arithmetic.", "Calculates an expression.", "Evaluates mathematics.", "Use this for sums."],
-        {"expression": ("expression expr input formula query calculation text math exp problem".split(), "string", ["", "Arithmetic expression", "e.g. 2 + 2", "What to compute", "The expression to evaluate"])},
+        {"expression": (["expression", "expr", "input", "formula", "query", "calculation", "text", "math", "exp", "problem"], "string", ["", "Arithmetic expression", "e.g. 2 + 2", "What to compute", "The expression to evaluate"])},
     ),
     "time": (
-        "get_time current_time time_in get_current_time clock world_clock local_time what_time getTime time_lookup city_time tell_time".split(),
+        ["get_time", "current_time", "time_in", "get_current_time", "clock", "world_clock", "local_time", "what_time", "getTime", "time_lookup", "city_time", "tell_time"],
         ["Get the time in a city.", "Current local time.", "World clock.", "Returns the time in a place.", "Tells the time somewhere."],
-        {"city": ("city location place timezone where town zone city_name".split(), "string", ["", "City name", "The city", "Where"])},
+        {"city": (["city", "location", "place", "timezone", "where", "town", "zone", "city_name"], "string", ["", "City name", "The city", "Where"])},
     ),
     "message": (
-        "send_message send_sms text_message message notify sendMessage send_text write_message deliver_message send_note message_contact".split(),
+        ["send_message", "send_sms", "text_message", "message", "notify", "sendMessage", "send_text", "write_message", "deliver_message", "send_note", "message_contact"],
         ["Send a message to someone.", "Sends a text message.", "Delivers a message to a contact.", "Write to a person.", "Send a short message."],
-        {"to": ("to recipient contact person name receiver who".split(), "string", ["", "Who gets it", "Name of the contact"]), "text": ("text message body content msg note".split(), "string", ["", "What to say", "The text of the message"])},
+        {"to": (["to", "recipient", "contact", "person", "name", "receiver", "who"], "string", ["", "Who gets it", "Name of the contact"]), "text": (["text", "message", "body", "content", "msg", "note"], "string", ["", "What to say", "The text of the message"])},
     ),
     "timer": (
-        "set_timer start_timer timer create_timer countdown setTimer new_timer start_countdown remind_in add_timer".split(),
+        ["set_timer", "start_timer", "timer", "create_timer", "countdown", "setTimer", "new_timer", "start_countdown", "remind_in", "add_timer"],
         ["Set a timer.", "Starts a timer in minutes.", "Creates a countdown.", "A kitchen timer.", "Sets a timer for some minutes."],
-        {"minutes": ("minutes duration duration_minutes length mins time n amount".split(), "integer", ["", "Length in minutes", "How many minutes"])},
+        {"minutes": (["minutes", "duration", "duration_minutes", "length", "mins", "time", "n", "amount"], "integer", ["", "Length in minutes", "How many minutes"])},
     ),
 }
 # more names: a verb and a noun
 VERBS = {
-    "weather": ("get fetch lookup check query read find show current ask local find_current load my".split(), "weather forecast temperature conditions climate weather_data weather_now".split()),
-    "calculator": ("run do eval compute get solve calculate use simple basic".split(), "math calculation expression sum arithmetic equation formula calculator".split()),
-    "time": ("get fetch lookup check query read find show current ask local".split(), "time clock local_time hour time_of_day city_time".split()),
-    "message": ("send write post deliver create push new".split(), "message sms text note mail email chat_message".split()),
-    "timer": ("set start create add new make run begin".split(), "timer countdown alarm reminder stopwatch kitchen_timer".split()),
+    "weather": (["get", "fetch", "lookup", "check", "query", "read", "find", "show", "current", "ask", "local", "find_current", "load", "my"], ["weather", "forecast", "temperature", "conditions", "climate", "weather_data", "weather_now"]),
+    "calculator": (["run", "do", "eval", "compute", "get", "solve", "calculate", "use", "simple", "basic"], ["math", "calculation", "expression", "sum", "arithmetic", "equation", "formula", "calculator"]),
+    "time": (["get", "fetch", "lookup", "check", "query", "read", "find", "show", "current", "ask", "local"], ["time", "clock", "local_time", "hour", "time_of_day", "city_time"]),
+    "message": (["send", "write", "post", "deliver", "create", "push", "new"], ["message", "sms", "text", "note", "mail", "email", "chat_message"]),
+    "timer": (["set", "start", "create", "add", "new", "make", "run", "begin"], ["timer", "countdown", "alarm", "reminder", "stopwatch", "kitchen_timer"]),
 }
 # functions that no user of the generated dialogues needs
 IDLE: list[tuple[str, str, dict[str, str]]] = [

@@ -17,14 +17,19 @@ from random import Random
 
 import numpy as np
 import torch
-from model import ROUND, Batch, Nano, Shape
-from sequences import Group, any_group, choose_rows
 from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional
+
+from model import ROUND, Batch, Nano, Shape
+from sequences import Group, any_group, choose_rows
 from vocabulary import Rows
 
 GROUPS = 3  # groups of dialogues a step and process
-PEAK, FLOOR, WARM_STEPS = 3e-3, 0.02, 150  # learning rate: peak, its last share, steps to reach it
+PEAK, FLOOR, WARM_STEPS = (
+    3e-3,
+    0.02,
+    150,
+)  # learning rate: peak, its last share, steps to reach it
 QUANTISE_AFTER = 0.5  # share of the time after which experts compute in MXFP4
 log = logging.getLogger("nano")
 
@@ -68,11 +73,17 @@ def batch_of(groups: list[Group], window: int) -> tuple[Batch, list[str]]:
     targets = front.size + np.flatnonzero(learned.ravel())
     n_pad = -len(targets) % (2 * ROUND)
     learn = np.pad(where[targets - 1], (0, n_pad))
+    reaches = (1 << 30, window)
     batch = Batch(
-        torch.from_numpy(flat[slots]).clamp_min(0), torch.from_numpy(positions[slots]), torch.from_numpy(slots), (len(groups), each, n_prefix, n_rest),
-        tuple(prefix_mask(starts, n_prefix, reach) for reach in (1 << 30, window)), tuple(rest_mask(starts, each, n_prefix, n_rest, reach) for reach in (1 << 30, window)),
-        torch.from_numpy(learn), torch.from_numpy(np.pad(flat[targets], (0, n_pad), constant_values=-100)),
-    )  # fmt: skip
+        torch.from_numpy(flat[slots]).clamp_min(0),
+        torch.from_numpy(positions[slots]),
+        torch.from_numpy(slots),
+        (len(groups), each, n_prefix, n_rest),
+        tuple(prefix_mask(starts, n_prefix, reach) for reach in reaches),
+        tuple(rest_mask(starts, each, n_prefix, n_rest, reach) for reach in reaches),
+        torch.from_numpy(learn),
+        torch.from_numpy(np.pad(flat[targets], (0, n_pad), constant_values=-100)),
+    )
     intents = [intent for group in groups for intent in group.intents + [""] * (each - len(group.intents))]
     return batch, intents
 
@@ -88,7 +99,11 @@ def prefix_mask(starts: np.ndarray, n_prefix: int, reach: int) -> Tensor:
 
 
 def rest_mask(starts: np.ndarray, each: int, n_prefix: int, n_rest: int, reach: int) -> Tensor:
-    query, key, front = np.arange(n_rest)[:, None], np.arange(n_rest), np.arange(n_prefix)
+    query, key, front = (
+        np.arange(n_rest)[:, None],
+        np.arange(n_rest),
+        np.arange(n_prefix),
+    )
     own = np.broadcast_to((key <= query) & (query - key < reach), (len(starts), n_rest, n_rest))
     distance = starts[:, None, None] + query - front
     before = (front < starts[:, None, None]) & (distance < reach)
@@ -134,7 +149,10 @@ class Run:
         self.model = Nano(Shape(len(self.rows.ids)))
         plain = [p for name, p in self.model.named_parameters() if p.ndim < 2 or "bias" in name or "embedding" in name]
         decayed = [p for p in self.model.parameters() if not any(p is other for other in plain)]
-        groups = [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": 0.02},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
         self.step, self.seconds = 0, 0.0
         if saved:
@@ -161,7 +179,12 @@ class Run:
     def average_gradients(self, loss: float) -> float:
         """Over all processes, in one message; the loss and the clock travel along."""
         parameters = list(self.model.parameters())
-        flat = torch.cat([*(p.grad.flatten() for p in parameters), torch.tensor([loss, self.seconds])])
+        flat = torch.cat(
+            [
+                *(p.grad.flatten() for p in parameters),
+                torch.tensor([loss, self.seconds]),
+            ]
+        )
         distributed.all_reduce(flat)
         flat /= distributed.get_world_size()
         for p, grad in zip(parameters, flat[:-2].split([p.numel() for p in parameters]), strict=True):
@@ -202,14 +225,23 @@ def report(run: Run, held_out: list[list[tuple[Batch, list[str]]]]) -> None:
 
 def work(rank: int, arguments: argparse.Namespace) -> None:
     """One of the processes that train together, each on one core with its own dialogues."""
-    logging.basicConfig(level=logging.INFO if rank == 0 else logging.ERROR, format="%(asctime)s %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if rank == 0 else logging.ERROR,
+        format="%(asctime)s %(message)s",
+    )
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{arguments.out.resolve()}.meet", rank=rank, world_size=arguments.processes
+        "gloo",
+        init_method=f"file://{arguments.out.resolve()}.meet",
+        rank=rank,
+        world_size=arguments.processes,
     )
     run = Run(arguments.out, arguments.minutes, arguments.start)
     log.info(
-        "%d rows, %d parameters, step %d", len(run.rows.ids), sum(p.numel() for p in run.model.parameters()), run.step
+        "%d rows, %d parameters, step %d",
+        len(run.rows.ids),
+        sum(p.numel() for p in run.model.parameters()),
+        run.step,
     )
     window = run.model.shape.window
     held_out = list(islice(steps(run.rows, 987_654_321, window), 15))
@@ -245,7 +277,12 @@ def work(rank: int, arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="checkpoint to write, and to go on from if it exists")
-    parser.add_argument("--minutes", type=float, default=75.0, help="training time; the learning rate falls over it")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=75.0,
+        help="training time; the learning rate falls over it",
+    )
     parser.add_argument("--start", type=Path, help="checkpoint to take the first weights from")
     parser.add_argument("--processes", type=int, default=2, help="processes, one core each")
     arguments = parser.parse_args()

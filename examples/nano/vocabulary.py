@@ -20,7 +20,7 @@ UNKNOWN = "\ue000"  # stands for an unknown word in generated text
 
 
 def common_ids() -> set[int]:
-    """Ids that always have a row: common words, marks, all numbers of up to three digits, single bytes, control tokens."""
+    """Ids that always have a row: common words, marks, numbers of up to three digits, single bytes, control tokens."""
     tokenizer = o200k.load_tokenizer()
     texts = [tokenizer.token_bytes(id_).decode("utf-8", "replace") for id_ in range(40_000)]
     words = [id_ for id_, text in enumerate(texts) if _WORD.match(text)][:N_WORDS]

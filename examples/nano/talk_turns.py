@@ -1,0 +1,251 @@
+"""Turns about the project, small talk, what users tell about themselves, and reactions to the last answer."""
+
+from __future__ import annotations
+
+import facts
+import phrasings as say
+from knowledge import ALL_CITIES
+from scenes import Scene, Turn, any_word, expand, junk, made_up_name, sentence, speak
+
+
+def talk(scene: Scene, intents: list[str]) -> Turn:
+    rng = scene.rng
+    intent = rng.choice(intents)
+    gist, answers, templates = say.TALK[intent]
+    template = expand(rng.choice(templates), rng)
+    while "{junk}" in template:
+        template = template.replace("{junk}", junk(scene), 1)
+    template = template.replace(
+        "{thing}",
+        rng.choice(
+            [
+                *facts.FAVOURITES,
+                "film",
+                "book",
+                "song",
+                "music",
+                "game",
+                "language",
+                "word",
+                "day",
+                "planet",
+                "country",
+            ]
+        ),
+    )
+    polite = 0.2 if intents is PROJECT_TALK else 0.06
+    user = speak(
+        scene,
+        template,
+        polite,
+        project=rng.choice(say.PROJECT),
+        model20=rng.choice(say.MODEL_20B),
+        model120=rng.choice(say.MODEL_120B),
+    )
+    return Turn(
+        intent,
+        user,
+        gist,
+        rng.choice(answers),
+        topic=intent,
+        plan="I know the answer from the project." if intents is PROJECT_TALK else "I will be friendly.",
+    )
+
+
+_TALK = list(say.TALK)
+PROJECT_TALK = _TALK[: _TALK.index("hello")]
+SMALL_TALK = _TALK[_TALK.index("hello") :]
+
+
+def tell(scene: Scene) -> Turn:
+    rng = scene.rng
+    what = rng.choice(["name", "name", "name", "city_home", "dog", "age", "favourite", "favourite"])
+    kind, pet = (
+        rng.choice(list(facts.FAVOURITES)),
+        rng.choice(["dog", "cat", "horse", "bird", "rabbit", "fish"]),
+    )
+    value = {
+        "name": lambda: rng.choice(facts.NAMES) if rng.random() < 0.7 else made_up_name(scene),
+        "city_home": lambda: rng.choice(ALL_CITIES) if rng.random() < 0.8 else made_up_name(scene),
+        "dog": lambda: (
+            rng.choice(
+                [
+                    *facts.NAMES,
+                    "Rex",
+                    "Bella",
+                    "Luna",
+                    "Rocky",
+                    "Coco",
+                    "Simba",
+                    "Milo",
+                    "Daisy",
+                    "Max",
+                    "Snowy",
+                ]
+            )
+            if rng.random() < 0.7
+            else made_up_name(scene)
+        ),
+        "age": lambda: str(rng.randint(4, 99)),
+        "favourite": lambda: rng.choice(facts.FAVOURITES[kind]) if rng.random() < 0.8 else any_word(scene),
+    }[what]()
+    says, reply, _, _, _ = say.TELL[what]
+    template = rng.choice(says).replace("{kind}", kind).replace("{pet}", pet)
+    if "{v}" in template and what == "favourite" and "kind" not in rng.choice(says):
+        template = template if kind in template else f"my favourite {kind} is {{v}}"
+    key = f"{what}:{kind if what == 'favourite' else pet if what == 'dog' else ''}"
+    scene.told[key] = value
+    final = sentence(reply.format(v=value, pet=pet))
+    return Turn(
+        f"tell_{what}",
+        speak(scene, template, 0.1, v=value),
+        "tells me something about themselves",
+        final,
+        topic="tell",
+        plan="I will remember it.",
+    )
+
+
+def recall(scene: Scene, told: bool = True) -> Turn | None:
+    rng = scene.rng
+    if told and not scene.told:
+        return None
+    if told:
+        key = rng.choice(list(scene.told))
+    else:
+        key = rng.choice(
+            [
+                "name:",
+                "name:",
+                "city_home:",
+                "age:",
+                *(f"favourite:{kind}" for kind in facts.FAVOURITES),
+                "dog:dog",
+                "dog:cat",
+            ]
+        )
+        if key in scene.told:
+            return None
+    what, _, which = key.partition(":")
+    _, _, asks, known, unknown = say.TELL[what]
+    final = sentence(known.format(v=scene.told[key], kind=which, pet=which)) if told else unknown
+    template = rng.choice(asks).replace("{kind}", which).replace("{pet}", which)
+    return Turn(
+        "recall" if told else "recall_nothing",
+        speak(scene, template, 0.12),
+        "asks about something they told me" if told else "asks about something they have not told me",
+        final,
+        topic="recall",
+        plan="I look it up in our chat.",
+    )
+
+
+def react(scene: Scene) -> Turn | None:
+    """Why, really, again: turns that refer to the last answer."""
+    rng, last = scene.rng, scene.turns[-1]
+    intent = rng.choice(["why", "sure", "again"])
+    if intent == "again":
+        return (
+            Turn(
+                intent,
+                speak(scene, rng.choice(say.AGAIN), 0.1),
+                "wants my last answer again",
+                last.final,
+                topic=last.topic,
+                plan="I repeat it.",
+            )
+            if len(last.final) < 120
+            else None
+        )
+    if intent == "why":
+        final = (
+            "Explained jokes are not funny any more."
+            if last.topic == "joke"
+            else "I cannot say why: I am a tiny model and only learned the answer."
+        )
+        return Turn(
+            intent,
+            speak(scene, rng.choice(say.WHY), 0.1),
+            "asks why",
+            final,
+            topic=last.topic,
+            plan="I do not know the reason.",
+        )
+    return Turn(
+        intent,
+        speak(scene, rng.choice(say.SURE), 0.1),
+        "asks whether I am sure",
+        "Yes, that is what I learned; but I am tiny, so check what matters.",
+        topic=last.topic,
+        plan="I will be honest.",
+    )
+
+
+def joke(scene: Scene) -> Turn | None:
+    rng = scene.rng
+    last = scene.turns[-1].topic if scene.turns else ""
+    kind, asks, texts = rng.choice(
+        [
+            ("joke", say.JOKE, facts.JOKES),
+            ("joke", say.JOKE, facts.JOKES),
+            ("fun_fact", say.FUN_FACT, facts.FUN_FACTS),
+        ]
+    )
+    asks = list(asks)
+    if last in {"joke", "fun_fact"} and rng.random() < 0.8:
+        kind, asks, texts = (
+            last,
+            list(say.ANOTHER),
+            facts.JOKES if last == "joke" else facts.FUN_FACTS,
+        )
+        asks += [
+            f"another {'joke' if last == 'joke' else 'fact'}",
+            f"one more {'joke' if last == 'joke' else 'fact'}",
+        ]
+    heard = {turn.final for turn in scene.turns}
+    # always the next one of the list: a greedy answer then differs from the last
+    text = next((row[0] for row in texts if row[0] not in heard), None)
+    if text is None:
+        return None
+    gist = "wants to hear a joke" if kind == "joke" else "wants to hear a fun fact"
+    return Turn(
+        kind,
+        speak(scene, rng.choice(asks), 0.12),
+        gist,
+        text,
+        topic=kind,
+        plan="I know a few.",
+    )
+
+
+def settings(scene: Scene) -> Turn:
+    rng = scene.rng
+    which = rng.choice(["date", "effort", "year", "time"])
+    if which == "time":
+        return Turn(
+            "time_here",
+            speak(scene, rng.choice(say.TIME_HERE)),
+            "asks for the time",
+            say.NO_TIME,
+            topic="time_here",
+            plan="I have no clock.",
+        )
+    if which == "effort":
+        return Turn(
+            "effort_now",
+            speak(scene, rng.choice(say.EFFORT_ASK)),
+            "asks for my reasoning effort",
+            f"My reasoning effort is {scene.effort}.",
+            topic="effort_now",
+            plan="It is in the system message.",
+        )
+    asks, gist = (say.DATE_ASK, "asks for the date") if which == "date" else (say.YEAR_ASK, "asks for the year")
+    known = scene.date and (f"Today is {scene.date}." if which == "date" else f"It is {scene.date[:4]}.")
+    return Turn(
+        which,
+        speak(scene, rng.choice(asks)),
+        gist,
+        known or "Nobody told me the date.",
+        topic=which,
+        plan="It is in the system message.",
+    )

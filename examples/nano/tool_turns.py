@@ -1,0 +1,356 @@
+"""Turns that need a tool: arithmetic and the functions developers offer; and what nano says without one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import facts
+import phrasings as say
+import tools
+from knowledge import ALL_CITIES
+from scenes import Call, Scene, Turn, any_word, made_up_name, speak
+
+SIGNS = {"+": "+", "-": "-", "*": "×", "/": "÷"}  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Two numbers as written and a sign."""
+
+    a: str
+    b: str
+    sign: str
+
+    def code(self, blank: str = "") -> str:
+        b = f"({self.b})" if self.b.startswith("-") else self.b
+        return f"{self.a}{blank}{self.sign}{blank}{b}"
+
+    def value(self) -> str:
+        a, b = float(self.a), float(self.b)
+        exact = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else 0.0}[self.sign]
+        value = round(exact, 4)
+        return str(int(value)) if value == int(value) else str(value)
+
+    def shown(self) -> str:
+        return f"{self.a} {SIGNS[self.sign]} {self.b}"
+
+
+def any_sum(rng: Random, small: bool) -> Sum:
+    sign = rng.choice("++--**/")
+    if small:
+        a, b = rng.randint(0, 12), rng.randint(0, 12)
+        if sign == "/":
+            b = max(b, 1)
+            a *= b
+        return Sum(str(a), str(b), sign)
+    numbers = [_number(rng) for _ in range(2)]
+    if sign == "/":
+        numbers[1] = str(
+            rng.choice(
+                [
+                    2,
+                    3,
+                    4,
+                    5,
+                    6,
+                    7,
+                    8,
+                    9,
+                    10,
+                    12,
+                    15,
+                    16,
+                    20,
+                    25,
+                    48,
+                    100,
+                    rng.randint(2, 99),
+                    rng.randint(2, 999),
+                ]
+            )
+        )
+        if rng.random() < 0.6:
+            numbers[0] = str(int(numbers[1]) * rng.randint(2, 120))
+    return Sum(*numbers, sign)
+
+
+def _number(rng: Random) -> str:
+    if rng.random() < 0.07:
+        return f"{rng.randint(0, 99)}.{rng.randint(1, 99):0{rng.choice([1, 2])}}".rstrip("0").removesuffix(".")
+    size = rng.choice([10, 100, 100, 1000, 1000, 10000])
+    number = str(rng.randrange(size))
+    return f"-{number}" if rng.random() < 0.08 and number != "0" else number
+
+
+def arithmetic(scene: Scene, follow: bool = False) -> Turn:
+    rng = scene.rng
+    calculator = scene.function("calculator")
+    helped = scene.python or calculator is not None
+    what = any_sum(rng, small=rng.random() < (0.25 if helped else 0.7))
+    slots = {"a": what.a, "b": what.b}
+    if rng.random() < 0.08 and all(part.isdigit() and int(part) <= 12 for part in slots.values()):
+        slots = {key: facts.NUMBER_WORDS[int(value)] for key, value in slots.items()}
+    if not follow and rng.random() < 0.15:
+        template = rng.choice(say.IMPERATIVES[what.sign])
+    else:
+        template = rng.choice(say.SUM_FOLLOW_UP if follow else say.SUMS).replace(
+            "{e}", rng.choice(say.EXPRESSIONS[what.sign])
+        )
+    user = speak(scene, template, **slots)
+    gist = f"wants {what.code(' ')}"
+    final = f"{what.shown()} = {what.value()}."
+    if calculator:
+        call = Call(
+            f"functions.{calculator.name}",
+            calculator.call(expression=what.code(" ")),
+            tools.number_result(rng, what.value()),
+        )
+    elif scene.python:
+        float_ = what.sign == "/" or "." in what.a + what.b
+        code = f"print(round({what.code()}, 4))" if float_ else f"print({what.code()})"
+        result = what.value()
+        call = Call("python", code, f"{result}.0" if float_ and "." not in result else result)
+    else:
+        known = (
+            all(part.isdigit() for part in (what.a, what.b))
+            and max(int(what.b), int(what.a) if what.sign != "/" else 0) <= 12
+            and (what.sign != "/" or (int(what.b) > 0 and int(what.a) <= 144 and int(what.a) % int(what.b) == 0))
+        )
+        return Turn(
+            "sum_by_heart" if known else "sum_too_big",
+            user,
+            gist,
+            final if known else say.NEED_TOOL,
+            topic="sum",
+            plan="I know it by heart." if known else "I have no tool for this.",
+        )
+    return Turn(
+        f"sum_{'calculator' if calculator else 'python'}",
+        user,
+        gist,
+        final,
+        call,
+        topic="sum",
+        plan="I use the tool.",
+    )
+
+
+# ---- developer functions ----
+
+
+def _city(scene: Scene) -> str:
+    return scene.rng.choice(ALL_CITIES) if scene.rng.random() < 0.72 else made_up_name(scene)
+
+
+def weather(scene: Scene, follow: bool = False) -> Turn:
+    rng, function, city = scene.rng, scene.function("weather"), _city(scene)
+    template = rng.choice(say.WEATHER_FOLLOW_UP if follow else say.WEATHER_ASK)
+    unit = rng.choice(tools.UNITS) if function and function.unit and rng.random() < 0.4 else None
+    if unit:
+        template += rng.choice(say.UNIT_ASK[unit])
+    user, gist = speak(scene, template, x=city), f"asks for the weather in {city}"
+    if function is None:
+        return Turn(
+            "weather_without",
+            user,
+            gist,
+            say.NO_WEATHER,
+            topic="weather_without",
+            plan="I have no function for it.",
+        )
+    arguments = function.call(city=city, unit=unit)
+    return _called(
+        scene,
+        "weather",
+        user,
+        gist,
+        function,
+        arguments,
+        *_weather_result(rng, unit, city),
+    )
+
+
+def _weather_result(rng: Random, unit: str | None, city: str) -> tuple[str, str]:
+    result, shown = tools.weather_result(rng, unit)
+    return result, f"The weather in {city}: {shown}."
+
+
+def _called(
+    scene: Scene,
+    intent: str,
+    user: str,
+    gist: str,
+    function: tools.Function,
+    arguments: str,
+    result: str,
+    final: str,
+) -> Turn:
+    if scene.rng.random() < 0.06:
+        result, text = tools.error_result(scene.rng)
+        final = f"Sorry, that did not work: {text}."
+    return Turn(
+        intent,
+        user,
+        gist,
+        final,
+        Call(f"functions.{function.name}", arguments, result),
+        topic=intent,
+        plan="I call the function.",
+    )
+
+
+def weather_where(scene: Scene) -> Turn | None:
+    """A question without a city, and its answer when the last turn asked for the city."""
+    rng, function = scene.rng, scene.function("weather")
+    if function is None:
+        return None
+    if scene.turns and scene.turns[-1].topic == "where":
+        city = _city(scene)
+        user = speak(
+            scene,
+            rng.choice(
+                [
+                    "{x}",
+                    "in {x}",
+                    "{x} please",
+                    "for {x}",
+                    "i mean {x}",
+                    "i am in {x}",
+                    "{x} of course",
+                    "let's say {x}",
+                ]
+            ),
+            0.05,
+            x=city,
+        )
+        return _called(
+            scene,
+            "weather_city",
+            user,
+            f"asks for the weather in {city}",
+            function,
+            function.call(city=city),
+            *_weather_result(rng, None, city),
+        )
+    asks = [
+        "what is the weather [like|today|]",
+        "how is the weather [today|]",
+        "weather",
+        "what's the temperature",
+        "will it rain [today|tomorrow|]",
+        "is it [cold|warm|sunny] outside",
+        "do i need an umbrella",
+        "tell me the weather",
+        "give me the forecast",
+        "weather please",
+        "what's it like outside",
+    ]
+    return Turn(
+        "weather_where",
+        speak(scene, rng.choice(asks)),
+        "asks for the weather without a city",
+        "Which city do you mean?",
+        topic="where",
+        plan="I need a city.",
+    )
+
+
+def time(scene: Scene) -> Turn:
+    rng, function, city = scene.rng, scene.function("time"), _city(scene)
+    user, gist = (
+        speak(scene, rng.choice(say.TIME_ASK), x=city),
+        f"asks for the time in {city}",
+    )
+    if function is None:
+        return Turn(
+            "time_without",
+            user,
+            gist,
+            say.NO_TIME,
+            topic="time_without",
+            plan="I have no function for it.",
+        )
+    result, clock = tools.time_result(rng)
+    return _called(
+        scene,
+        "time",
+        user,
+        gist,
+        function,
+        function.call(city=city),
+        result,
+        f"It is {clock} in {city}.",
+    )
+
+
+def message(scene: Scene) -> Turn:
+    rng, function = scene.rng, scene.function("message")
+    to = rng.choice(facts.NAMES) if rng.random() < 0.7 else made_up_name(scene)
+    text = (
+        rng.choice(say.MESSAGES) if rng.random() < 0.6 else " ".join(any_word(scene) for _ in range(rng.randint(2, 5)))
+    )
+    user = speak(scene, rng.choice(say.MESSAGE_ASK), 0.12, to=to, text=text)
+    if text not in user:  # typing errors stay out of what is to be copied
+        user = speak(scene, "send {to} a message: {text}", 0.0, to=to, text=text)
+    if function is None:
+        return Turn(
+            "message_without",
+            user,
+            "wants to send a message",
+            say.NO_MESSAGE,
+            topic="message_without",
+            plan="I have no function for it.",
+        )
+    return _called(
+        scene,
+        "message",
+        user,
+        f"wants to send a message to {to}",
+        function,
+        function.call(to=to, text=text),
+        tools.done_result(rng),
+        f"Your message to {to} was sent.",
+    )
+
+
+def timer(scene: Scene) -> Turn:
+    rng, function = scene.rng, scene.function("timer")
+    minutes = rng.choice(
+        [
+            1,
+            2,
+            3,
+            5,
+            10,
+            15,
+            20,
+            25,
+            30,
+            45,
+            60,
+            90,
+            rng.randint(1, 120),
+            rng.randint(1, 999),
+        ]
+    )
+    user = speak(scene, rng.choice(say.TIMER_ASK), n=str(minutes))
+    if function is None:
+        return Turn(
+            "timer_without",
+            user,
+            "wants a timer",
+            say.NO_TIMER,
+            topic="timer_without",
+            plan="I have no function for it.",
+        )
+    return _called(
+        scene,
+        "timer",
+        user,
+        f"wants a timer for {minutes} minutes",
+        function,
+        function.call(minutes=minutes),
+        tools.done_result(rng),
+        f"Done: a timer for {minutes} minutes.",
+    )
