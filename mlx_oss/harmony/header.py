@@ -63,10 +63,8 @@ class _Reading:
     """What has been found in a header so far."""
 
     notes: list[Note] = field(default_factory=list)
-    body: list[str] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
     recipient: str | None = None
-    types: list[str] = field(default_factory=list)
 
     def note(self, repair: Repair, text: str = "") -> None:
         self.notes.append(Note(repair, text))
@@ -98,14 +96,16 @@ def read_header(sections: list[str], role: Role | None, *, complete: bool = True
     author, *sections = sections
     channel, sections = _read_channel(sections, reading, complete)
     role_word, author = _take_role_word(author, role, complete)
+    bodies = []
     for section in (author, *sections):
-        head = section if complete else _FRONT.match(section)[0]  # type: ignore[index]  # matches the empty string too
-        reading.body.append(section[len(head) :])
-        _read_words(head, reading)
+        front = None if complete else _FRONT.match(section)
+        end = front.end() if front else len(section)
+        _read_words(section[:end], reading)
+        bodies.append(section[end:])
     content_type = _read_content_type(reading)
     role, name = _read_author(role_word, role, channel, reading)
     header = Header(role, channel, reading.recipient, content_type, name)
-    body = " ".join(filter(None, reading.body))
+    body = " ".join(filter(None, bodies))
     if _CONSTRAIN in body:
         reading.note(Repair.STRAY_CONTROL, _CONSTRAIN)
     return header, reading.notes, body.replace(_CONSTRAIN, "")

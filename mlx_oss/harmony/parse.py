@@ -43,7 +43,7 @@ class ParsedMessage:
 
     ending  how it ended: `end`, `return`, `call` by the control token, or `cut`: it was not finished
     ids     its exact ids, from `<|start|>` (if the model wrote it) to the control token that ended it; the ids of all
-            messages in order are the stream
+            messages in order are the stream, but for stop tokens and blanks after the last one
     notes   what had to be put right, in order
     """
 
