@@ -12,6 +12,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from mlx_oss.cache import Cache
 from mlx_oss.errors import ContextError, OptionError
@@ -80,8 +81,7 @@ class _Listener:
             heard: list[Event] = [RepairedOutput(event.message.notes)] if event.message.notes else []
             return heard + ([_call(event.message)] if _calls_tool(event.message) else [])
         # The text of a call is told as a whole, when it is complete.
-        is_call = self._header.recipient is not None and self._header.channel != "final"
-        return [] if is_call else [_DELTAS.get(self._header.channel, AnswerDelta)(event.text)]
+        return [] if _opens_call(self._header) else [_DELTAS.get(self._header.channel, AnswerDelta)(event.text)]
 
     @property
     def answered(self) -> bool:
@@ -94,6 +94,11 @@ class _Listener:
 
 def _calls_tool(parsed: ParsedMessage) -> bool:
     return parsed.is_tool_call and parsed.ending != "cut"
+
+
+def _opens_call(header: Header) -> bool:
+    message = Message(header.role, "", header.channel, header.recipient)
+    return ParsedMessage(message, "cut", ()).is_tool_call
 
 
 def _call(parsed: ParsedMessage) -> ToolCall:
@@ -190,7 +195,7 @@ class ChatSession:
                 clock.tick()
                 self._cached.append(step.token)
                 yield from listener.hear(parser.feed(step.token))
-                if listener.answered:
+                if listener.answered or listener.awaits_tools:  # they need not end with a stop id
                     break
                 if step.finish == "length":
                     reason = "length"
@@ -200,7 +205,8 @@ class ChatSession:
             self._forget_cache()  # the layers may have stopped at different positions
             raise
         finally:
-            rest = listener.hear(parser.finish())
+            if not listener.answered:  # else a message that began after the answer is none of the turn's
+                rest = listener.hear(parser.finish())
             self._turns += [_Entry(parsed.message, ids_in_history(parsed)) for parsed in listener.messages]
             self.usage = clock.usage()
         yield from rest
@@ -243,6 +249,9 @@ class ChatSession:
         system = SystemContent(
             reasoning_effort=self.reasoning_effort, conversation_start_date=self.current_date, tools=self.system_tools
         )
+        if self.reasoning_effort not in get_args(ReasoningEffort):
+            wanted = ", ".join(get_args(ReasoningEffort))
+            raise OptionError(f"reasoning_effort is {self.reasoning_effort!r}, expected one of {wanted}")
         messages = [Message("system", system)]
         if self.instructions or self.tools:
             developer = DeveloperContent.with_functions(self.instructions or None, self.tools)
