@@ -6,6 +6,7 @@
     options.py    what a caller may choose, and what is told while and after converting
     source.py     recognises a checkpoint by its content and reads its config
     configs.py    the spellings of config.json -> the one of MLX folders
+    metal.py      OpenAI's Metal file: where its tensors lie; metal_taken.py: what it did to them, undone
     profiles.py   which module outside the experts is quantised how
     recipes.py    how the bytes of a target tensor come out of source tensors, in small pieces
     quantized.py  recipes that quantise to MXFP4; affine.py: to MLX's affine format, and back

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -16,22 +15,13 @@ from mlx_oss.config import QuantizationSpec
 from mlx_oss.tensorfile import TensorInfo
 
 from .quantized import Quantizer, float32
-from .recipes import CHUNK, Rows
-
-
-class Values(Protocol):
-    """A matrix of bfloat16; its chunks are whole rows."""
-
-    @property
-    def source(self) -> TensorInfo: ...
-
-    def chunks(self) -> Iterator[np.ndarray]: ...
+from .recipes import CHUNK, Piece, Rows
 
 
 class Affine(Quantizer):
     """Parts: weight uint32, scales and biases bfloat16."""
 
-    def __init__(self, values: Values, columns: int, spec: QuantizationSpec):
+    def __init__(self, values: Piece | Dequantized, columns: int, spec: QuantizationSpec):
         super().__init__(values.source)
         self.values, self.columns, self.spec = values, columns, spec
 

@@ -17,14 +17,15 @@ from mlx_oss.layout import Shape
 from mlx_oss.mxfp4 import BLOCK
 from mlx_oss.tensorfile import ITEMSIZE
 
+from .metal_taken import MetalTaken
 from .profiles import Specs
 from .quantized import Part, Quantizer
-from .recipes import EverySecond, Recipe, Rows, Scales
-from .source import DENSE, MLX, Source
+from .recipes import Piece, Recipe, Scales
+from .source import DENSE, METAL, MLX, Source
 from .taken import Taken
 
 if TYPE_CHECKING:
-    from .affine import Values
+    from .affine import Dequantized
 
 _GATE_UP = {"gate_proj": 0, "up_proj": 1}  # the released gate_up's even rows are gate, its odd rows up
 
@@ -50,7 +51,7 @@ def plan(source: Source, specs: Specs) -> list[list[Target]]:
 
     Raises CheckpointError for a tensor that is missing, unknown, or of another shape or dtype than the config says.
     """
-    taken = Taken(source)
+    taken = MetalTaken(source) if source.layout == METAL else Taken(source)
     units: dict[str, list[Target]] = {}
     for target in _targets(taken, specs):
         layer = target.name.split(".")[2] if target.name.startswith("model.layers.") else target.name.rsplit(".", 1)[0]
@@ -92,14 +93,14 @@ def _module(path: str, shape: Shape, spec: QuantizationSpec | None, taken: Taken
         yield from _parts(Affine(values, shape[-1], spec), layout.stored_tensors(path, shape, None, spec))
 
 
-def _values(path: str, shape: Shape, had: QuantizationSpec | None, taken: Taken) -> Values:
+def _values(path: str, shape: Shape, had: QuantizationSpec | None, taken: Taken) -> Piece | Dequantized:
     if had is None:
         return taken.whole(f"{path}.weight", "BF16", shape)
     from .affine import Dequantized
 
     stored = layout.stored_tensors(path, shape, None, had)
     weight, scales, biases = (
-        taken.whole(name, "U32" if name.endswith(".weight") else "BF16", each) for name, each in stored.items()
+        taken.rows(name, "U32" if name.endswith(".weight") else "BF16", each) for name, each in stored.items()
     )
     return Dequantized(weight, scales, biases, had)
 
@@ -131,7 +132,7 @@ def _expert(path: str, shape: Shape, taken: Taken) -> Iterator[Target]:
     first = _GATE_UP.get(projection)
     released = f"{prefix}.{projection if first is None else 'gate_up_proj'}"
 
-    def take(part: str, dtype: str, tail: Shape) -> Rows | EverySecond:
+    def take(part: str, dtype: str, tail: Shape) -> Piece:
         if first is None:
             return taken.whole(f"{released}_{part}", dtype, (experts, rows, *tail))
         return taken.every_second(f"{released}_{part}", dtype, (experts, 2 * rows, *tail), first)

@@ -30,6 +30,16 @@ class Recipe(Protocol):
         ...
 
 
+class Piece(Recipe, Protocol):
+    """A recipe over one source tensor, or part of it; chunks are whole rows."""
+
+    @property
+    def source(self) -> TensorInfo: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The bytes [start, stop) of a source tensor as they are; pieces are whole rows of row_bytes."""
@@ -73,7 +83,7 @@ class EverySecond:
 class Scales:
     """MXFP4 scales passed through and checked: a NaN among them is damage, no model has one."""
 
-    inner: Rows | EverySecond
+    inner: Piece
 
     def chunks(self) -> Iterator[np.ndarray]:
         for piece in self.inner.chunks():

@@ -15,9 +15,10 @@ from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError
 from mlx_oss.tensorfile import TensorInfo, read_folder
 
-from . import configs
+from . import configs, metal
 
-HUGGING_FACE, DENSE, OPENAI, MLX = "Hugging Face", "Hugging Face with bfloat16 experts", "OpenAI", "MLX"
+HUGGING_FACE, DENSE = "Hugging Face", "Hugging Face with bfloat16 experts"
+OPENAI, METAL, MLX = "OpenAI", "OpenAI Metal", "MLX"
 # The tensor whose presence tells the layout.
 _MARKS = {
     "model.layers.0.mlp.experts.gate_up_proj_blocks": HUGGING_FACE,
@@ -46,8 +47,8 @@ class Source:
 
     @property
     def lacks_companions(self) -> bool:
-        """OpenAI's layout has no files of generation settings."""
-        return self.layout == OPENAI
+        """OpenAI's layouts have no file of generation settings."""
+        return self.layout in (OPENAI, METAL)
 
 
 def open_source(folder: Path) -> Source:
@@ -55,6 +56,9 @@ def open_source(folder: Path) -> Source:
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
         raise ConversionError(f"{folder} {state}: give the folder that holds config.json and *.safetensors")
+    if metal.is_metal(folder):
+        raw, found = metal.read_metal(folder)
+        return Source(folder, METAL, ModelConfig.from_dict(raw), raw, found, ())
     if not any(folder.glob("*.safetensors")) and any((folder / "original").glob("*.safetensors")):
         raise ConversionError(f"{folder} holds no *.safetensors file, but original/ does: give {folder / 'original'}")
     raw, config = _read_config(folder / "config.json")

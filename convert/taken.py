@@ -14,8 +14,8 @@ from mlx_oss.layout import Shape
 from mlx_oss.tensorfile import TensorInfo
 
 from .quantized import DenseExperts
-from .recipes import EverySecond, Rows
-from .source import OPENAI, Source
+from .recipes import EverySecond, Piece, Rows
+from .source import METAL, OPENAI, Source
 
 # Hugging Face's name -> OpenAI's, below `model.layers.N.` and `block.N.`; q, k and v are rows of one tensor there.
 _OPENAI_LAYER = {
@@ -55,15 +55,19 @@ class Taken:
         self.source = source
         self._used: Counter[str] = Counter()
 
-    def whole(self, name: str, dtype: str, shape: Shape) -> Rows:
-        """A tensor's bytes; where the layout joins it with others, its rows among theirs."""
+    def whole(self, name: str, dtype: str, shape: Shape) -> Piece:
+        """All of a tensor."""
+        return self.rows(name, dtype, shape)
+
+    def rows(self, name: str, dtype: str, shape: Shape) -> Rows:
+        """All of a tensor as it lies in the file; where the layout joins it with others, its rows among theirs."""
         found, start, full = self._locate(name, shape)
         tensor = self._checked(found, dtype, full)
         before = start * (tensor.nbytes // full[0])
         row_bytes = tensor.nbytes // math.prod(full[:-1]) if len(full) > 1 else tensor.nbytes
         return self._use(Rows(tensor, row_bytes, before, before + tensor.nbytes // full[0] * shape[0]))
 
-    def every_second(self, name: str, dtype: str, shape: Shape, first: int) -> EverySecond:
+    def every_second(self, name: str, dtype: str, shape: Shape, first: int) -> Piece:
         """Rows first, first + 2, ... of a tensor (experts, rows, ...)."""
         found, _, _ = self._locate(name, shape)
         tensor = self._checked(found, dtype, shape)
@@ -85,7 +89,7 @@ class Taken:
 
     def _locate(self, name: str, shape: Shape) -> tuple[str, int, Shape]:
         """(name in the source, first row there, shape there) of the tensor with this Hugging Face name and shape."""
-        if self.source.layout != OPENAI:
+        if self.source.layout not in (OPENAI, METAL):
             return name, 0, shape
         if name in _OPENAI_TOP:
             return _OPENAI_TOP[name], 0, shape

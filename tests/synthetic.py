@@ -42,7 +42,7 @@ RELEASED_20B = {
     "head_dim": 64,
     "sliding_window": 128,
 }
-LAYOUTS = ("hf", "hf_sharded", "original", "original_sharded", "bf16")
+LAYOUTS = ("hf", "hf_sharded", "original", "original_sharded", "bf16", "metal")
 _BLOCK_VALUES = 250_007  # a prime: rows and experts get different cuts of the repeated block
 
 Tensor = tuple[str, tuple[int, ...], Callable[[], Iterator[bytes | memoryview]]]  # dtype, shape, its bytes
@@ -54,6 +54,11 @@ def write_checkpoint(
     """Writes config.json and the weights into `folder`, creating it; returns it."""
     assert layout in LAYOUTS, layout
     folder.mkdir(parents=True, exist_ok=True)
+    if layout == "metal":
+        from tests.metal import write_metal
+
+        write_metal(folder / "model.bin", openai_config(dims), dict(_openai_tensors(dims, seed)))
+        return folder
     if layout.startswith("original"):
         config, tensors, first = openai_config(dims), dict(_openai_tensors(dims, seed)), 1
     else:

@@ -1,0 +1,146 @@
+"""OpenAI's `metal/model.bin`: its config and where its tensors lie; the order of the file is its only directory.
+
+The format is what gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes. Its vocabulary lacks the unused
+end of the others'. What else it did to the tensors is undone in `metal_taken`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from mlx_oss.config import ModelConfig
+from mlx_oss.errors import CheckpointError
+from mlx_oss.layout import Shape
+from mlx_oss.mxfp4 import BLOCK
+from mlx_oss.tensorfile import ITEMSIZE, TensorInfo
+
+from .configs import from_openai
+
+FILE = "model.bin"
+_MAGIC = b"GPT-OSS v1.0\0\0\0\0"
+_MODEL, _LAYOUT, _TOKENIZER = (
+    UUID(text).bytes
+    for text in (
+        "df52dc86-1789-4ed0-a295-66f10508145b",
+        "229177a8-5775-4268-bfd8-d588b351c56d",
+        "7401aded-2a95-40cb-b782-9ccebaafe72b",
+    )
+)
+_FIELDS = (
+    "context blocks experts active hidden inner swiglu_limit head_dim heads kv_heads window theta interpolation "
+    "yarn_offset yarn_scale yarn_multiplier epsilon"
+).split()
+_HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layout; tokenizer and its four sizes
+
+
+def is_metal(folder: Path) -> bool:
+    return (folder / FILE).is_file() and not any(folder.glob("*.safetensors"))
+
+
+def read_metal(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    """(config in Hugging Face's spelling, tensors by OpenAI's names; those of expert n end in `.n`).
+
+    Raises CheckpointError for a file of another kind or another length than its header says.
+    """
+    path = folder / FILE
+    with path.open("rb") as file:
+        head = file.read(_HEADER.size)
+    if len(head) < _HEADER.size or not head.startswith(_MAGIC):
+        hint = "a Git LFS pointer: run `git lfs pull`" if head.startswith(b"version https://git-lfs") else "not one"
+        raise CheckpointError(f"{path} should be OpenAI's Metal model and is {hint}")
+    _, model, *values, layout, tokenizer, special, text, regex, tokens = _HEADER.unpack(head)
+    if (model, layout, tokenizer) != (_MODEL, _LAYOUT, _TOKENIZER):
+        raise CheckpointError(f"{path} is of a version not known here: convert original/ instead")
+    fields = dict(zip(_FIELDS, values, strict=True))
+    try:
+        config = _config(fields, vocab=special + text)
+        ModelConfig.from_dict(config)  # before its numbers are used
+    except (ArithmeticError, ValueError):
+        raise CheckpointError(f"{path} has a damaged header: fetch it again") from None
+    start = _up(_HEADER.size + 16 * special + regex + tokens, 16384)
+    found, end = _tensors(path, config, start)
+    if path.stat().st_size != end:
+        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, its header asks for {end:,}: fetch it again")
+    return config, found
+
+
+def _config(fields: Mapping[str, Any], vocab: int) -> dict[str, Any]:
+    f = fields
+    exact = {name: float(str(np.float32(value))) for name, value in f.items() if isinstance(value, float)}
+    initial = f["context"] * exact["interpolation"]
+    low = -f["yarn_offset"] / f["yarn_scale"]
+
+    def rotations(frequency: float) -> float:
+        """The YaRN beta whose boundary this frequency is; the header stores the boundary."""
+        wavelength = 2 * math.pi * math.exp(frequency * math.log(f["theta"]) / (f["head_dim"] / 2))
+        return float(f"{initial / wavelength:.4g}")
+
+    openai = {
+        "num_hidden_layers": f["blocks"],
+        "num_experts": f["experts"],
+        "experts_per_token": f["active"],
+        "vocab_size": vocab,
+        "hidden_size": f["hidden"],
+        "intermediate_size": f["inner"],
+        "swiglu_limit": exact["swiglu_limit"],
+        "head_dim": f["head_dim"],
+        "num_attention_heads": f["heads"],
+        "num_key_value_heads": f["kv_heads"],
+        "sliding_window": f["window"],
+        "initial_context_length": round(initial),
+        "rope_theta": exact["theta"],
+        "rope_scaling_factor": float(f"{1 / exact['interpolation']:.6g}"),
+        "rope_ntk_beta": rotations(low),
+        "rope_ntk_alpha": rotations(low + 1 / f["yarn_scale"]),
+    }
+    return from_openai(openai) | {"rms_norm_eps": exact["epsilon"]}
+
+
+def _up(position: int, multiple: int) -> int:
+    return -(-position // multiple) * multiple
+
+
+def _tensors(path: Path, config: Mapping[str, Any], position: int) -> tuple[dict[str, TensorInfo], int]:
+    """Every tensor, found by walking the file in the order it was written in, and where the last one ends."""
+    found = {}
+    for alignment, name, dtype, shape in _order(config):
+        start = _up(position, alignment)
+        position = start + math.prod(shape) * ITEMSIZE[dtype]
+        found[name] = TensorInfo(name, path, dtype, shape, start, position)
+    return found, position
+
+
+def _order(c: Mapping[str, Any]) -> Iterator[tuple[int, str, str, Shape]]:
+    """(alignment in bytes, name, dtype, shape) in the order of the file."""
+    hidden, inner, experts = c["hidden_size"], c["intermediate_size"], c["num_local_experts"]
+    heads = c["num_attention_heads"] * c["head_dim"]
+    qkv = heads + 2 * c["num_key_value_heads"] * c["head_dim"]
+    yield 16, "embedding.weight", "BF16", (c["vocab_size"], hidden)
+    for n in range(c["num_hidden_layers"]):
+        p = f"block.{n}."
+        yield 16, p + "attn.norm.scale", "BF16", (hidden,)
+        yield 16, p + "attn.qkv.weight", "BF16", (qkv, hidden)
+        yield 1, p + "attn.qkv.bias", "BF16", (qkv,)
+        yield 16, p + "attn.sinks", "BF16", (c["num_attention_heads"],)
+        yield 16, p + "attn.out.weight", "BF16", (hidden, heads)
+        yield 1, p + "attn.out.bias", "BF16", (hidden,)
+        yield 16, p + "mlp.norm.scale", "BF16", (hidden,)
+        yield 16, p + "mlp.gate.weight", "BF16", (experts, hidden)
+        yield 1, p + "mlp.gate.bias", "BF16", (experts,)
+    yield 16, "norm.scale", "BF16", (hidden,)
+    yield 16, "unembedding.weight", "BF16", (c["vocab_size"], hidden)
+    for n in range(c["num_hidden_layers"]):
+        for e in range(experts):
+            for linear, rows, columns in (("mlp1", 2 * inner, hidden), ("mlp2", hidden, inner)):
+                p = f"block.{n}.mlp.{linear}_"
+                first = 16384 if (e, linear) == (0, "mlp1") else 16
+                yield first, f"{p}weight.blocks.{e}", "U8", (1, rows, columns // BLOCK, BLOCK // 2)
+                yield 16, f"{p}weight.scales.{e}", "U8", (1, rows, columns // BLOCK)
+                yield 16, f"{p}bias.{e}", "BF16", (1, rows)

@@ -1,0 +1,101 @@
+"""Tensors of OpenAI's Metal layout, with what that layout did to them undone, exactly.
+
+gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss turns the rows of q and k so that rotated pairs are
+neighbours, scales q by 1/2 and k by 1/4, adds 14 to every MXFP4 scale, and stores experts one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlx_oss.errors import CheckpointError
+from mlx_oss.layout import Shape
+from mlx_oss.tensorfile import TensorInfo
+
+from .quantized import float32
+from .recipes import EverySecond, Piece, Rows
+from .taken import Taken
+
+_SCALE_OFFSET = 14
+_FACTORS = {"q_proj": 2.0, "k_proj": 4.0}
+
+
+class MetalTaken(Taken):
+    """As Taken, undoing what the Metal layout did to the tensors."""
+
+    def whole(self, name: str, dtype: str, shape: Shape) -> Piece:
+        if ".mlp.experts." in name:
+            return self._experts(name, dtype, shape, None)
+        rows = self.rows(name, dtype, shape)
+        projection = name.split(".")[-2]
+        if projection not in _FACTORS:
+            return rows
+        return Heads(rows, rows.nbytes // shape[0], self.source.config.head_dim, _FACTORS[projection])
+
+    def every_second(self, name: str, dtype: str, shape: Shape, first: int) -> Piece:
+        return self._experts(name, dtype, shape, first)
+
+    def _experts(self, name: str, dtype: str, shape: Shape, first: int | None) -> Piece:
+        """All experts of a tensor, one after the other; `first` None: every row."""
+        stem, _, _ = self._locate(name, shape)
+        parts: list[Rows | EverySecond] = []
+        for expert in range(shape[0]):
+            tensor = self._checked(f"{stem}.{expert}", dtype, (1, *shape[1:]))
+            row_bytes = tensor.nbytes // shape[1]
+            if first is None:
+                parts.append(self._use(Rows(tensor, row_bytes, 0, tensor.nbytes)))
+            else:
+                parts.append(self._use(EverySecond(tensor, row_bytes, first)))
+        return Experts(tuple(parts), _SCALE_OFFSET if name.endswith("_scales") else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Rows of q or k as released: the halves of a head one after the other again, times a power of two."""
+
+    rows: Rows
+    row_bytes: int
+    head_dim: int
+    factor: float
+
+    @property
+    def source(self) -> TensorInfo:
+        return self.rows.source
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        heads = Rows(self.source, self.head_dim * self.row_bytes, self.rows.start, self.rows.stop)
+        for piece in heads.chunks():
+            pairs = piece.view("<u2").reshape(-1, self.head_dim // 2, 2, self.row_bytes // 2)
+            values = float32(np.ascontiguousarray(pairs.swapaxes(1, 2))) * np.float32(self.factor)
+            yield (values.view(np.uint32) >> 16).astype("<u2").reshape(-1).view(np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """One tensor out of a piece for each expert, `offset` taken off every byte (of MXFP4 scales)."""
+
+    parts: tuple[Rows | EverySecond, ...]
+    offset: int
+
+    @property
+    def source(self) -> TensorInfo:
+        return self.parts[0].source
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        for part in self.parts:
+            for piece in part.chunks():
+                if self.offset and piece.min(initial=0xFF) < self.offset:
+                    tensor = part.source
+                    raise CheckpointError(f"{tensor.file}: {tensor.name} holds an impossible scale: fetch it again")
+                yield piece - np.uint8(self.offset) if self.offset else piece
