@@ -21,7 +21,7 @@ _RESUMABLE = "interrupted: the finished shards are kept, the same command goes o
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="folder of a checkpoint: Hugging Face layout, original/, metal/ or MLX")
+    parser.add_argument("source", metavar="SRC", help="a checkpoint: Hugging Face, original/, metal/ or MLX")
     parser.add_argument("target", metavar="DST", help="the MLX folder to write")
     parser.add_argument(
         "--profile", choices=tuple(PROFILES), default="bf16", help="storage of all but the experts (default bf16)"
