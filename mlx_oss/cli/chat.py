@@ -30,10 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     question = " ".join(args.question)
-    if not question and not sys.stdin.isatty():
-        question = sys.stdin.read().strip()
-        if not question:
-            raise OptionError('there is no question: `mlx-oss chat "..."`, or pipe one in')
+    if not question and not (sys.stdin and sys.stdin.isatty()):
+        question = piped_question()
     options = model_arguments.sampling_options(args)
     model, tokenizer = model_arguments.load(args)
     from mlx_oss.chat import ChatSession
@@ -51,6 +49,17 @@ def run(args: argparse.Namespace) -> int:
         return 130 if answer(session, question, show) else 0
     converse(session, show)
     return 0
+
+
+def piped_question() -> str:
+    """Raises OptionError if there is none, or no text."""
+    try:
+        question = sys.stdin.read().strip() if sys.stdin else ""
+    except UnicodeDecodeError:
+        raise OptionError("the question is not UTF-8: pipe in text") from None
+    if not question:
+        raise OptionError('there is no question: `mlx-oss chat "..."`, or pipe one in')
+    return question
 
 
 def converse(session: ChatSession, show: Printer) -> None:
