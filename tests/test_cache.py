@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_oss import ModelConfig, Transformer
-from mlx_oss.cache import Cache, KVCache, RotatingKVCache
+from mlx_oss.cache import MOST_SNAPSHOTS, Cache, KVCache, RotatingKVCache
 from mlx_oss.config import FULL, SLIDING
 from mlx_oss.errors import OptionError
 
@@ -163,6 +163,16 @@ def test_rewind_goes_to_the_nearest_snapshot_before_and_else_to_the_beginning(mo
     assert cache.rewind(29) == 20
     assert cache.rewind(19) == 0 and cache.offset == 0
     assert cache.rewind(0) == 0
+
+
+def test_no_more_than_the_latest_snapshots_are_kept(model):
+    cache = model.make_cache()
+    last_logits(model, [1] * 20, cache)
+    for _ in range(MOST_SNAPSHOTS + 2):
+        cache.snapshot()
+        last_logits(model, [1], cache)
+    assert cache.rewind(22) == 22  # the third of them
+    assert cache.rewind(21) == 0
 
 
 def test_rewind_is_exact_while_nothing_has_left_the_window(model):
