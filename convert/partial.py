@@ -41,16 +41,13 @@ class Partial:
         try:
             self.folder.mkdir(exist_ok=True)
             self._lock = os.open(self.folder, os.O_RDONLY)
-        except OSError as error:
-            raise ConversionError(f"{self.target} cannot be written ({error.strerror}): give another") from None
-        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            self._drop_unfinished()
+        except BlockingIOError:
             os.close(self._lock)
             raise ConversionError(f"{self.target} is being written by another conversion: wait for it") from None
-        for path in self.folder.iterdir():
-            if path.name not in self.finished and not (path.name == _RECORD and self.finished):
-                path.unlink()
+        except OSError as error:
+            raise ConversionError(f"{self.folder} cannot be written ({error.strerror}): give another target") from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,6 +83,12 @@ class Partial:
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _drop_unfinished(self) -> None:
+        kept = {_RECORD, *self.finished} if self.finished else set()
+        for path in self.folder.iterdir():
+            if path.name not in kept:
+                path.unlink()
 
     def _read_record(self) -> dict[str, dict[str, Written]]:
         try:

@@ -81,7 +81,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
         raise ConversionError(f"{path} is missing: give the folder that holds config.json and *.safetensors")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({error}): fetch it again") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no JSON object: fetch it again")
@@ -95,7 +95,11 @@ def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
 def _companions(folder: Path) -> tuple[Path, ...]:
     found = tuple(path for name in _COMPANIONS if (path := folder / name).is_file())
     for path in found:
-        with path.open("rb") as file:
-            if file.read(len(_LFS)) == _LFS:
-                raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
+        try:
+            with path.open("rb") as file:
+                head = file.read(len(_LFS))
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}): fetch it again") from None
+        if head == _LFS:
+            raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
     return found

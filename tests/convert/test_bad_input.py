@@ -249,6 +249,16 @@ def test_disk_full_in_the_middle(source, monkeypatch):
     refuses(source, "No space left on device", error=ConversionError, shard_bytes=20_000)
 
 
+def test_something_else_under_the_hidden_name(source, tmp_path):
+    (tmp_path / ".dst.partial" / "mine").mkdir(parents=True)
+    refuses(source, ".dst.partial", "give another target", error=ConversionError)
+
+
+def test_config_nested_beyond_reason(source):
+    (source / "config.json").write_text("[" * 100_000)
+    refuses(source, "config.json", error=ConfigError)
+
+
 def test_command_line_says_it_in_one_line_and_exits_with_2(source, tmp_path, capsys):
     (source / SHARD).unlink()
     assert main([str(source), str(tmp_path / "dst")]) == 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,16 @@ def test_release_s_files_come_along(tmp_path):
     carried = {path.name for path in (tmp_path / "dst").iterdir()} & {path.name for path in src.iterdir()}
     assert carried == {"config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json"}
     assert (tmp_path / "dst" / "tokenizer.json").read_bytes() == (src / "tokenizer.json").read_bytes()
+
+
+def test_lossless_conversion_does_without_mlx(tmp_path):
+    write_checkpoint(tmp_path / "src")
+    program = (
+        "import sys; from convert import convert; convert(*sys.argv[1:]); "
+        "sys.exit(any(name.split('.')[0] in ('mlx', 'torch', 'rich') for name in sys.modules))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "src"), str(tmp_path / "dst")]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True)
 
 
 def test_progress_ends_with_everything_done(tmp_path):
