@@ -1,0 +1,6 @@
+"""`python -m mlx_oss`: the `mlx-oss` command where its script is not on the path."""
+
+from mlx_oss.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

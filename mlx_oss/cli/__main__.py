@@ -1,6 +1,0 @@
-"""`python -m mlx_oss.cli`: the `mlx-oss` command where its script is not on the path."""
-
-from mlx_oss.cli import main
-
-if __name__ == "__main__":
-    raise SystemExit(main())
