@@ -44,7 +44,7 @@ def restored_warnings(monkeypatch) -> None:
 
 def command(*arguments: object, **more: Any) -> subprocess.Popen[bytes]:
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-m", "mlx_oss.cli", *map(str, arguments)], **pipes | more)
+    return subprocess.Popen([sys.executable, "-m", "mlx_oss", *map(str, arguments)], **pipes | more)
 
 
 def run(*arguments: object, stdin: bytes = b"", **more: Any) -> tuple[int, str, str]:
