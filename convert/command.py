@@ -11,7 +11,7 @@ from typing import TextIO
 
 from mlx_oss.errors import MlxOssError, OptionError
 
-from .options import ConvertOptions, OnProgress, Progress, Report
+from .options import ConvertOptions, OnProgress, Progress, Report, size
 from .profiles import PROFILES
 from .run import convert
 from .verify import verify
@@ -76,10 +76,8 @@ def _overrides(entries: Sequence[str]) -> dict[str, str]:
 
 
 def _as_text(report: Report, done: str) -> str:
-    size = f"{report.nbytes / 1e9:.2f} GB" if report.nbytes >= 1e8 else f"{report.nbytes / 1e6:.2f} MB"
-    lines = [
-        f"{report.folder}: {done}, {report.tensors} tensors, {size}, shards: {report.shards}, from {report.layout}"
-    ]
+    counts = f"{report.tensors} tensors, {size(report.nbytes)}, shards: {report.shards}"
+    lines = [f"{report.folder}: {done}, {counts}, from {report.layout}"]
     if report.resumed_shards:
         lines.append(f"resumed: {report.resumed_shards} shards were there already")
     if report.errors:

@@ -53,6 +53,11 @@ class Report:
     errors: Mapping[str, float] = field(default_factory=dict)
 
 
+def size(nbytes: int) -> str:
+    """A number of bytes for people: "13.76 GB"."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"
+
+
 OnProgress = Callable[[Progress], None]
 
 

@@ -17,7 +17,7 @@ from mlx_oss.errors import ConversionError
 from mlx_oss.tensorfile import INDEX
 
 from . import configs, manifest, profiles, shards
-from .options import ConvertOptions, Meter, OnProgress, Report
+from .options import ConvertOptions, Meter, OnProgress, Report, size
 from .partial import Partial, write_json
 from .plan import plan
 from .shards import Shard
@@ -93,8 +93,7 @@ def _check_space(dst: Path, nbytes: int) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise ConversionError(
-            f"{parent} has {free / 1e9:.1f} GB free, {dst.name} needs {needed / 1e9:.1f} GB: "
-            "free some, or give a target on another disk"
+            f"{parent} has {size(free)} free, {dst.name} needs {size(needed)}: free some, or give another disk"
         )
 
 

@@ -232,7 +232,7 @@ def test_read_only_target(source, tmp_path, monkeypatch):
 def test_too_little_space_is_seen_before_the_first_byte(source, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
     monkeypatch.setattr("convert.shards.write", lambda *_: pytest.fail("wrote"))
-    refuses(source, "GB free", error=ConversionError)
+    refuses(source, "0.01 MB free", error=ConversionError)
 
 
 def test_disk_full_in_the_middle(source, monkeypatch):
