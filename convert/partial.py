@@ -73,9 +73,9 @@ class Partial:
         for path in (*self.folder.iterdir(), self.folder):
             sync(path)
         replaced = self.target.parent / f".{self.target.name}.replaced"
-        shutil.rmtree(replaced, ignore_errors=True)
         (self.folder / _RECORD).unlink()
         if self.target.is_dir() and any(self.target.iterdir()):
+            shutil.rmtree(replaced, ignore_errors=True)
             self.target.rename(replaced)
         self.folder.rename(self.target)
         sync(self.target.parent)
