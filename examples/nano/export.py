@@ -15,12 +15,11 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import model as nano
 import torch
+from model import Shape
 from safetensors.torch import save
 from torch import Tensor
-
-import model as nano
-from model import Shape
 
 ARCHIVE = Path(__file__).parents[2] / "mlx_oss" / "data" / "nano.tar.xz"
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

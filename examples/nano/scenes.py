@@ -9,8 +9,9 @@ from random import Random
 import phrasings
 import tools
 from knowledge import KNOWN_NAMES
-from mlx_oss.harmony import PYTHON, DeveloperContent, Message, SystemContent
 from vocabulary import UNKNOWN
+
+from mlx_oss.harmony import PYTHON, DeveloperContent, Message, SystemContent
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-import numpy as np
-
 import dialogues
+import numpy as np
 from knowledge import FACTS, KNOWN_NAMES
-from mlx_oss import tokenizer as o200k
-from mlx_oss.harmony import render_conversation
 from scenes import Call, Scene, Turn
 from vocabulary import Rows, common_ids
+
+from mlx_oss import tokenizer as o200k
+from mlx_oss.harmony import render_conversation
 
 LENGTHS = ([1, 2, 3, 4, 6], [42, 26, 17, 9, 6])  # turns a conversation, and how often
 

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from facts import CONDITIONS
+
 from mlx_oss.harmony import ToolDescription
 
 UNITS = ("celsius", "fahrenheit")

@@ -17,19 +17,17 @@ from random import Random
 
 import numpy as np
 import torch
+from model import ROUND, Batch, Nano, Shape
+from muon import Muon
+from sequences import Group, any_group, choose_rows
 from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional
-
-from model import ROUND, Batch, Nano, Shape
-from sequences import Group, any_group, choose_rows
 from vocabulary import Rows
 
 GROUPS = 3  # groups of dialogues a step and process
-PEAK, FLOOR, WARM_STEPS = (
-    3e-3,
-    0.02,
-    150,
-)  # learning rate: peak, its last share, steps to reach it
+PEAKS = (0.005, 2e-3)  # learning rates of Muon and AdamW
+FLOOR, WARM_STEPS = 0.02, 150  # the last share of the learning rate, and steps to reach the peak
+MATRICES = ("qkv.weight", "out.weight", ".up", ".down")  # what Muon trains
 QUANTISE_AFTER = 0.5  # share of the time after which experts compute in MXFP4
 log = logging.getLogger("nano")
 
@@ -133,8 +131,9 @@ def exact(model: Nano, held_out: list[list[tuple[Batch, list[str]]]]) -> dict[st
 
 
 def rate(progress: float, step: int) -> float:
+    """Share of the peak learning rate: a cosine over the time, after a short rise."""
     decay = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    return PEAK * decay * min(1.0, (step + 1) / WARM_STEPS)
+    return decay * min(1.0, (step + 1) / WARM_STEPS)
 
 
 class Run:
@@ -147,19 +146,16 @@ class Run:
         self.rows = Rows(saved["ids"]) if saved else choose_rows()
         torch.manual_seed(0)
         self.model = Nano(Shape(len(self.rows.ids)))
-        plain = [p for name, p in self.model.named_parameters() if p.ndim < 2 or "bias" in name or "embedding" in name]
-        decayed = [p for p in self.model.parameters() if not any(p is other for other in plain)]
-        groups = [
-            {"params": decayed, "weight_decay": 0.02},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
+        hidden = [p for name, p in self.model.named_parameters() if name.endswith(MATRICES)]
+        others = [p for p in self.model.parameters() if not any(p is other for other in hidden)]
+        self.optimizers = [Muon(hidden), torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
         self.step, self.seconds = 0, 0.0
         if saved:
             self.model.load_state_dict(saved["model"])
             if source == path:
-                self.optimizer.load_state_dict(saved["optimizer"])
                 self.step, self.seconds = saved["step"], saved["seconds"]
+                for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+                    optimizer.load_state_dict(state)
 
     @property
     def progress(self) -> float:
@@ -169,7 +165,7 @@ class Run:
         state = {
             "ids": self.rows.ids,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
         }
@@ -202,10 +198,11 @@ class Run:
             loss += part.item()
         loss = self.average_gradients(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate(self.progress, self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer, peak in zip(self.optimizers, PEAKS, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * rate(self.progress, self.step)
+            optimizer.step()
+            optimizer.zero_grad()
         self.step += 1
         return loss
 
