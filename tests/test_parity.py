@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import warnings
 from pathlib import Path
 
 import mlx.core as mx
@@ -10,9 +12,13 @@ import numpy as np
 import pytest
 
 from mlx_oss import load_model
+from mlx_oss.model import Transformer
+from mlx_oss.rope import inverse_frequencies
 from tests import reference
 from tests.conftest import SHAPES
 from tests.reference import Tensors, read_release
+from tests.synthetic import write_checkpoint
+from tests.test_loader import EVEN
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -72,3 +78,63 @@ def test_logits_equal_transformers_at_position_100000(shape, release, folder, mo
     allowed = 2 * max(np.abs(logits - exact).max() for logits in moved)
     assert np.abs(ours - exact).max() < allowed
     assert np.abs(ours - theirs.numpy()).max() < 2 * allowed
+
+
+@pytest.fixture(scope="module")
+def mlx_lm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("mlx_lm")
+        import mlx_lm.utils
+    return mlx_lm
+
+
+def opened_by_mlx_lm(mlx_lm, folder: Path, rope_of: Transformer | None = None):
+    """mlx-lm's model in float32; with the rotary frequencies of `rope_of`, because mlx-lm rounds YaRN's range."""
+    model, _ = mlx_lm.utils.load_model(folder)
+    model.set_dtype(mx.float32)
+    if rope_of is not None:
+        c = rope_of.config
+        freqs = mx.array((1 / inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)).astype("float32"))
+        for layer in model.layers:
+            layer.self_attn.rope._freqs = freqs
+    return model
+
+
+def test_our_folder_opens_in_mlx_lm_with_the_same_logits(mlx_lm, shape, folder):
+    """Over 150 positions, with our frequencies; with its own it is another model."""
+    path, tokens = folder(shape), mx.array(tokens_of(shape, 150))
+    ours = load_model(path, dtype="float32")
+    expected = ours(tokens)
+    theirs = opened_by_mlx_lm(mlx_lm, path, rope_of=ours)(tokens)
+    assert mx.abs(theirs - expected).max().item() < 1e-4
+    assert mx.abs(opened_by_mlx_lm(mlx_lm, path)(tokens) - expected).max().item() > 1e-4
+
+
+def test_our_folder_gives_mlx_lms_tokens_on_a_short_text(mlx_lm, shape, folder):
+    """With its own frequencies: what they differ by turns little in 20 positions."""
+    tokens = mx.array(tokens_of(shape, 20))
+    ours = load_model(folder(shape), dtype="float32")(tokens)
+    theirs = opened_by_mlx_lm(mlx_lm, folder(shape))(tokens)
+    assert mx.array_equal(mx.argmax(ours, axis=-1), mx.argmax(theirs, axis=-1))
+
+
+@pytest.mark.parametrize(("bits", "recipe"), [(8, None), (4, None), (4, "mixed_4_6")])
+def test_a_folder_quantized_by_mlx_lm_opens_here_with_the_same_logits(mlx_lm, tmp_path, bits, recipe):
+    """Converted by mlx-lm from the released layout, its rest in 8 or 4 bit, or v in more bits than q and k."""
+    release = write_checkpoint(tmp_path / "release", EVEN)
+    model, config = mlx_lm.utils.load_model(release)
+    recipes = importlib.import_module("mlx_lm.convert")  # the package has a function of the same name
+    predicate = recipe and recipes.mixed_quant_predicate_builder(recipe, model, 64)
+    model, config = mlx_lm.utils.quantize_model(model, config, 64, bits, quant_predicate=predicate)
+    entries = config["quantization"]
+    v, q = (entries[f"model.layers.1.self_attn.{name}_proj"]["bits"] for name in "vq")
+    assert v - q == (2 if recipe else 0)
+    mlx_lm.utils.save_model(tmp_path / "theirs", model)
+    mlx_lm.utils.save_config(config, tmp_path / "theirs" / "config.json")
+    ours = load_model(tmp_path / "theirs", dtype="float32")
+    tokens = mx.array(np.random.default_rng(9).integers(0, EVEN["vocab_size"], (1, 60)))
+    theirs = opened_by_mlx_lm(mlx_lm, tmp_path / "theirs", rope_of=ours)(tokens)
+    assert mx.abs(theirs - ours(tokens)).max().item() < 1e-4
+    plain = opened_by_mlx_lm(mlx_lm, release, rope_of=ours)(tokens)
+    assert mx.abs(plain - theirs).max().item() > 1e-4  # quantising did change the model
