@@ -34,6 +34,7 @@ ORDER = """
     events
     chat
     cli
+    __main__
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 KNOW_MLX = {"device", "cache", "sampling", "model", "loader", "generate", "nano", "convert.affine"}
@@ -117,6 +118,7 @@ def test_imports_point_down(name):
     package = name.partition(".")[0]
     if package in ("", "data"):  # the lazy public names; the bundled files
         return
+    assert package in RANK, f"{name} has no place in ORDER"
     for other in imported(name):
         if other == "mlx_oss":
             assert package == "cli", f"{name} imports all of mlx_oss"
