@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -104,13 +105,13 @@ def generate_step(
     for count in range(1, limit + 1):
         current = pending
         if sampler.needs_recent:
-            recent.append(int(current[0].item()))
+            recent.append(_number(current[0]))
         logits = model(current[0].reshape(1, 1), cache)[0, 0]
         pending = _choose(sampler, logits, recent)
         mx.async_eval(pending)
-        token = int(current[0].item())
+        token = _number(current[0])
         finish = "stop" if token in stops else "length" if count == limit else None
-        yield Step(token, float(current[1].item()), _alternatives(current), finish)
+        yield Step(token, _number(current[1]), _alternatives(current), finish)
         if finish:
             return
 
@@ -129,7 +130,14 @@ def _choose(sampler: Sampler, logits: mx.array, recent: Sequence[int]) -> tuple[
     return (*chosen, ids, logits[ids] - norm)
 
 
+def _number(array: mx.array) -> Any:
+    """A scalar's value, an int or a float by its dtype; waits until it is computed."""
+    return array.item()
+
+
 def _alternatives(chosen: tuple[mx.array, ...]) -> tuple[tuple[int, float], ...]:
     if len(chosen) == 2:
         return ()
-    return tuple(zip(chosen[2].tolist(), chosen[3].tolist(), strict=True))
+    ids: Any = chosen[2].tolist()
+    logprobs: Any = chosen[3].tolist()
+    return tuple(zip(ids, logprobs, strict=True))

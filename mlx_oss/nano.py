@@ -92,6 +92,7 @@ def _expand(path: Path, place: np.ndarray) -> None:
     import mlx.core as mx
 
     tensors = mx.load(str(path))
+    assert isinstance(tensors, dict)
     index = mx.array(place)
     tensors |= {name: tensors[name][index] for name in WHOLE}
     mx.eval(tensors)

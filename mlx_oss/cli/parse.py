@@ -8,7 +8,7 @@ import sys
 
 from mlx_oss.cli.render import read_text
 from mlx_oss.errors import HarmonyError
-from mlx_oss.harmony import ParsedMessage, message_to_dict, parse_messages
+from mlx_oss.harmony import ParsedMessage, Role, message_to_dict, parse_messages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     ids = read_ids(args.stream, as_text=args.text)
-    role = None if args.role == "none" else "assistant"
+    role: Role | None = None if args.role == "none" else "assistant"
     messages = parse_messages(ids, role=role, strict=args.strict)
     if args.json:
         sys.stdout.write(json.dumps([as_dict(parsed) for parsed in messages], ensure_ascii=False, indent=2) + "\n")
