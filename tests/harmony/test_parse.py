@@ -5,7 +5,6 @@ import re
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from mlx_oss.errors import HarmonyError
 from mlx_oss.harmony import (
@@ -156,18 +155,16 @@ def test_strict_raises_exactly_where_something_is_repaired():
         assert not repaired, seed
 
 
-@given(st.integers(0, 10**9), st.integers(0, 60))
-@examples(50)
-def test_copy_goes_on_like_the_original(seed, cut):
-    ids = broken_stream(random.Random(seed))
-    parser = HarmonyParser()
-    for id_ in ids[:cut]:
-        parser.feed(id_)
-    copy = parser.copy()
-    for id_ in encode("something else 🫠<|end|>"):
-        copy.copy().feed(id_)
-    rest = [[*map(p.feed, ids[cut:]), p.finish()] for p in (parser, copy)]
-    assert rest[0] == rest[1]
+def test_copy_goes_on_like_the_original():
+    for ids in (encode(FINAL_HEADER + "a🫠b<|return|>"), encode("I refuse 🫠"), broken_stream(random.Random(2))):
+        parser = HarmonyParser()
+        for at, id_ in enumerate(ids):
+            copy = parser.copy()
+            for other in encode("something else 🫠<|end|>"):
+                parser.copy().feed(other)
+            rest = [event for id_ in ids[at:] for event in copy.feed(id_)] + list(copy.finish())
+            assert rest == events_of(ids)[-len(rest) :]
+            parser.feed(id_)
 
 
 def test_character_of_several_tokens_comes_whole():
@@ -195,6 +192,28 @@ def test_refusal_without_header_streams_before_it_ends():
     assert len(text) > len(refusal) // 2
     (finished,) = parser.feed(RETURN)
     assert finished.message.message == Message("assistant", refusal)
+
+
+@pytest.mark.parametrize("words", range(120, 132))
+def test_text_without_header_is_whole_wherever_the_longest_header_ends(words):
+    text = "word" + " word" * (words - 1) + "🫠🫠"
+    parsed = parse_messages(encode(text))
+    assert [item.message.content for item in parsed] == [text]
+    assert [note.repair for item in parsed for note in item.notes] == [Repair.MISSING_MESSAGE]
+
+
+@pytest.mark.parametrize("words", range(120, 132))
+def test_half_a_character_comes_in_its_place_wherever_the_longest_header_ends(words):
+    ids = encode("word" + " word" * (words - 1)) + encode("🫠")[:2] + encode(" word" * 20)
+    events = events_of(ids)
+    deltas = "".join(event.text for event in events if isinstance(event, TextDelta))
+    assert deltas == events[-1].message.message.content == load_tokenizer().decode(ids)
+
+
+def test_character_cut_by_the_next_message_is_replaced_once():
+    half = encode("🫠")[:2]
+    first, second = parse_messages([*encode("No"), *half, *encode("<|start|>assistant<|channel|>final<|message|>x")])
+    assert (first.message.content, second.message.content) == ("No\N{REPLACEMENT CHARACTER}", "x")
 
 
 @pytest.mark.parametrize("stop", [END, CALL, RETURN])
