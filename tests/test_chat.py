@@ -103,11 +103,11 @@ class Script:
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
-        self.turns: list[list[int] | Exception] = []
+        self.turns: list[list[int | Exception] | Exception] = []
         self.fed: list[int] = []  # before the model's own words, in this turn
         self.logits = np.zeros(0)  # after the prompt
 
-    def says(self, *turns: str | list[int]) -> None:
+    def says(self, *turns: str | list[int | Exception] | Exception) -> None:
         self.turns += [ids(turn) if isinstance(turn, str) else turn for turn in turns]
 
     def prefill(self, model: Transformer, tokens: list[int], cache: Any, **more: Any) -> mx.array:
@@ -124,8 +124,10 @@ class Script:
         max_tokens: int | None,
         stop_ids: Iterable[int],
     ) -> Iterator[Step]:
-        self.logits = np.array(self.prefill(model, prompt, cache))
         script = self.turns.pop(0)
+        if isinstance(script, Exception):
+            raise script
+        self.logits = np.array(self.prefill(model, prompt, cache))
         for count, token in enumerate(script, start=1):
             if isinstance(token, Exception):
                 raise token
@@ -380,6 +382,14 @@ def test_an_exception_while_the_prompt_is_read_leaves_a_usable_session(session, 
         list(session.send("What?", progress=progress))
     turn(session, script, "Again")
     script.read(system(), user("Hi"), said(HELLO), user("What?"), user("Again"), OPENING)
+
+
+def test_an_exception_before_the_model_writes_leaves_a_usable_session(session, script):
+    script.says(RuntimeError("no memory"), HELLO)
+    with pytest.raises(RuntimeError, match="no memory"):
+        list(session.send("Hi"))
+    turn(session, script, "Again")
+    script.read(system(), user("Hi"), user("Again"), OPENING)
 
 
 def test_an_exception_while_the_model_writes_keeps_its_words_and_leaves_a_usable_session(session, script):
