@@ -28,12 +28,12 @@ def any_scene(rng: Random, words: list[str]) -> Scene:
     date = f"{rng.randint(2024, 2029)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}" if rng.random() < 0.85 else None
     kinds: list[str] = []
     offer = rng.random()
-    if offer > 0.5:
+    if offer > 0.35:
         kinds = rng.sample(list(tools.KINDS), rng.choice([1, 1, 1, 2, 2, 3]))
         if "weather" not in kinds and rng.random() < 0.3:
             kinds[0] = "weather"
     functions = [tools.any_function(kind, rng) for kind in kinds]
-    if offer > 0.42 and rng.random() < 0.3:
+    if offer > 0.3 and rng.random() < 0.3:
         functions.append(tools.idle_function(rng))
     rng.shuffle(functions)
     instructions = rng.choice(say.INSTRUCTIONS) if rng.random() < 0.35 else None
@@ -72,21 +72,21 @@ def _fresh(scene: Scene) -> Turn:
     rng = scene.rng
     kinds = [function.kind for function in scene.functions]
     weights = {
-        "fact": 26.0,
+        "fact": 21.0,
         "general": 9.0,
         "project": 17.0,
         "small": 13.0,
-        "unscoped": 11.0,
-        "tell": 6.0,
+        "unscoped": 9.0,
+        "tell": 9.0,
         "nothing": 1.5,
         "joke": 2.5,
         "settings": 2.5,
-        "sum": 16.0 if scene.python or "calculator" in kinds else 9.0,
-        "weather": 16.0 if "weather" in kinds else 2.0,
+        "sum": 32.0 if "calculator" in kinds else 22.0 if scene.python else 10.0,
+        "weather": 34.0 if "weather" in kinds else 2.0,
         "where": 2.0,
-        "time": 9.0 if "time" in kinds else 0.7,
-        "message": 9.0 if "message" in kinds else 0.7,
-        "timer": 8.0 if "timer" in kinds else 0.7,
+        "time": 22.0 if "time" in kinds else 0.7,
+        "message": 24.0 if "message" in kinds else 0.7,
+        "timer": 20.0 if "timer" in kinds else 0.7,
     }
     make: dict[str, Callable[[], Turn | None]] = {
         "fact": lambda: fact(scene),

@@ -162,7 +162,7 @@ def prefix(rows: Rows, scene: Scene) -> list[int]:
 def continuation(rows: Rows, turns: list[Turn], effort: str, rng: Random) -> tuple[list[int], list[bool]]:
     writer = Writer(rows, [], [])
     for turn in turns[:-1]:
-        writer.past(turn, learned=rng.random() < 0.4)
+        writer.past(turn, learned=turn.call is not None or rng.random() < 0.4)
     writer.last(turns[-1], effort)
     return writer.out, writer.mask
 

@@ -80,7 +80,8 @@ class Function:
 
 def any_function(kind: str, rng: Random) -> Function:
     names, descriptions, arguments = KINDS[kind]
-    renamed = {key: rng.choice(choices) for key, (choices, _, _) in arguments.items()}
+    usual = rng.random() < 0.35  # the names that most apps give
+    renamed = {key: rng.choice(choices[: 2 if kind == "weather" else 1] if usual else choices) for key, (choices, _, _) in arguments.items()}
     properties: dict[str, Any] = {}
     for key, (_, type_, texts) in arguments.items():
         text = rng.choice(texts) if rng.random() < 0.5 else ""
@@ -92,7 +93,7 @@ def any_function(kind: str, rng: Random) -> Function:
         renamed["unit"] = unit
     schema = {"type": "object", "properties": properties, **({"required": required} if rng.random() < 0.8 else {})}
     verbs, nouns = VERBS[kind]
-    name = rng.choice(names) if rng.random() < 0.6 else f"{rng.choice(verbs)}_{rng.choice(nouns)}"
+    name = names[0] if usual else rng.choice(names) if rng.random() < 0.6 else f"{rng.choice(verbs)}_{rng.choice(nouns)}"
     return Function(kind, ToolDescription(name, rng.choice(descriptions), schema), renamed, unit)
 
 

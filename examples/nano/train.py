@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from vocabulary import Rows
 
 GROUPS = 3  # groups of dialogues a step and process
 PEAKS = (0.005, 2e-3)  # learning rates of Muon and AdamW
-FLOOR, WARM_STEPS = 0.02, 150  # the last share of the learning rate, and steps to reach the peak
+FLOOR, FALL, WARM_STEPS = 0.02, 0.6, 150  # last share of the learning rate, time of the fall, steps of the rise
 MATRICES = ("qkv.weight", "out.weight", ".up", ".down")  # what Muon trains
 QUANTISE_AFTER = 0.5  # share of the time after which experts compute in MXFP4
 log = logging.getLogger("nano")
@@ -131,9 +130,9 @@ def exact(model: Nano, held_out: list[list[tuple[Batch, list[str]]]]) -> dict[st
 
 
 def rate(progress: float, step: int) -> float:
-    """Share of the peak learning rate: a cosine over the time, after a short rise."""
-    decay = FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-    return decay * min(1.0, (step + 1) / WARM_STEPS)
+    """Share of the peak learning rate: a short rise, a plateau, and a straight fall over the last part of the time."""
+    fall = min(1.0, max(0.0, (1 - progress) / FALL))
+    return (FLOOR + (1 - FLOOR) * fall) * min(1.0, (step + 1) / WARM_STEPS)
 
 
 class Run:
