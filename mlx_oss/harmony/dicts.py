@@ -1,6 +1,7 @@
 """Messages as plain dictionaries and back, in the JSON form of openai-harmony 0.0.8 (`Message.to_dict`, `from_dict`).
 
 Knows nothing of files and tokens. What that form can say and a `Message` cannot is refused, not dropped.
+The key `response_formats` of a developer block is ours; openai-harmony reads over it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mlx_oss.harmony.messages import (
     DeveloperContent,
     Message,
     ReasoningEffort,
+    ResponseFormat,
     Role,
     SystemContent,
     ToolDescription,
@@ -48,7 +50,9 @@ def _content_to_dict(content: str | SystemContent | DeveloperContent) -> dict[st
         return {"type": "text", "text": content}
     tools = {namespace.name: _namespace_to_dict(namespace) for namespace in content.tools}
     if isinstance(content, DeveloperContent):
-        return _without_none({"type": "developer_content", "instructions": content.instructions, "tools": tools})
+        formats = [_without_none(asdict(format_)) for format_ in content.response_formats]
+        developer = {"instructions": content.instructions, "tools": tools, "response_formats": formats or None}
+        return _without_none({"type": "developer_content", **developer})
     lines = {line: getattr(content, line) for line in _SYSTEM_LINES}
     effort = content.reasoning_effort and content.reasoning_effort.capitalize()
     channels = {"valid_channels": list(content.valid_channels), "channel_required": True}
@@ -70,8 +74,9 @@ def _content_from_dict(data: Any, role: str) -> str | SystemContent | DeveloperC
     if content.get("type") == "text":
         return _text(_fields(content, where, ("type", "text")), "text", where) or ""
     if content.get("type") == "developer_content":
-        fields = _fields(content, where, ("type", "instructions", "tools"))
-        return DeveloperContent(_text(fields, "instructions", where), _namespaces(fields.get("tools")))
+        fields = _fields(content, where, ("type", "instructions", "tools", "response_formats"))
+        namespaces, formats = _namespaces(fields.get("tools")), _response_formats(fields.get("response_formats"))
+        return DeveloperContent(_text(fields, "instructions", where), namespaces, formats)
     if content.get("type") == "system_content":
         return _system_from_dict(content, where)
     raise HarmonyError(f"{where} is unknown; it must be text, system_content or developer_content")
@@ -129,6 +134,20 @@ def _tool(data: Any, namespace: str) -> ToolDescription:
     if not isinstance(parameters, Mapping | None):
         raise HarmonyError(f"{where} has parameters {parameters!r}; they must be a JSON schema")
     return ToolDescription(_text(fields, "name", where) or "", _text(fields, "description", where) or "", parameters)
+
+
+def _response_formats(data: Any) -> tuple[ResponseFormat, ...]:
+    if not isinstance(data, list | None):
+        raise HarmonyError(f"response_formats is {data!r}; it must be a list of formats")
+    return tuple(map(_response_format, data or ()))
+
+
+def _response_format(data: Any) -> ResponseFormat:
+    fields = _fields(data, "a response format", ("name", "schema", "description"))
+    name, schema = _text(fields, "name", "a response format"), fields.get("schema")
+    if not name or not isinstance(schema, Mapping):
+        raise HarmonyError(f"response format {name!r} must have a name and a schema that is a JSON schema")
+    return ResponseFormat(name, schema, _text(fields, "description", f"response format {name!r}"))
 
 
 def _fields(data: Any, where: str, known: Iterable[str]) -> Mapping[str, Any]:

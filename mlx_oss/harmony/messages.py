@@ -39,6 +39,18 @@ class ToolNamespace:
 
 
 @dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """What the final answer shall look like: a name, the JSON schema of the answer, what it is for.
+
+    The model is told of it, not bound to it: only a grammar at sampling can do that.
+    """
+
+    name: str
+    schema: Mapping[str, Any]
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SystemContent:
     """What the system block says. A field that is None (or empty) leaves its line out."""
 
@@ -52,10 +64,13 @@ class SystemContent:
 
 @dataclass(frozen=True, slots=True)
 class DeveloperContent:
-    """What the developer block says: instructions and the functions the app offers (namespace `functions`)."""
+    """What the developer block says: instructions, the functions the app offers (namespace `functions`), and the
+    formats it wants answers in.
+    """
 
     instructions: str | None = None
     tools: tuple[ToolNamespace, ...] = ()
+    response_formats: tuple[ResponseFormat, ...] = ()
 
     @classmethod
     def with_functions(cls, instructions: str | None, functions: tuple[ToolDescription, ...]) -> DeveloperContent:

@@ -1,8 +1,9 @@
 """Messages to ids: what a conversation looks like to the model.
 
 Token-identical to openai-harmony 0.0.8, which encodes each part of a message on its own; the format is described in
-openai/harmony `docs/format.md`. No text of a message can become a control token. Knows nothing of turns: what an
-earlier turn leaves in the prompt is decided in `history`.
+openai/harmony `docs/format.md`. Response formats follow that document alone: openai-harmony cannot write them.
+No text of a message can become a control token. Knows nothing of turns: what an earlier turn leaves in the prompt is
+decided in `history`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,16 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from mlx_oss.errors import HarmonyError
-from mlx_oss.harmony.messages import DeveloperContent, Message, Role, SystemContent, ToolDescription, ToolNamespace
-from mlx_oss.harmony.typescript import type_of
+from mlx_oss.harmony.messages import (
+    DeveloperContent,
+    Message,
+    ResponseFormat,
+    Role,
+    SystemContent,
+    ToolDescription,
+    ToolNamespace,
+)
+from mlx_oss.harmony.typescript import compact_json, type_of
 from mlx_oss.tokenizer import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, START, load_tokenizer
 
 CONSTRAIN_TEXT = "<|constrain|>"
@@ -37,7 +46,8 @@ def render_message(message: Message, *, functions: bool = False) -> list[int]:
     `functions` says that a developer message of the conversation offers functions: the system block then tells the
     model to call them on the commentary channel.
 
-    Raises HarmonyError if a tool message has no name, content does not fit the role, or a tool cannot be described.
+    Raises HarmonyError if a tool message has no name, content does not fit the role, or a tool or a response
+    format cannot be described.
     """
     ids = [START, *_author(message)]
     if message.recipient is not None and message.recipient != "all":
@@ -113,6 +123,7 @@ def _developer(content: DeveloperContent) -> Iterator[str]:
         yield "# Instructions"
         yield content.instructions
     yield from _tools(content.tools)
+    yield from _response_formats(content.response_formats)
 
 
 def _tools(namespaces: Iterable[ToolNamespace]) -> Iterator[str]:
@@ -148,6 +159,25 @@ def _tool(tool: ToolDescription) -> Iterator[str]:
             f"tool {tool.name!r}: its parameters are no JSON schema ({error}); check ToolDescription.parameters"
         ) from error
     yield f"type {tool.name} = ({arguments}) => any;\n"
+
+
+def _response_formats(formats: Iterable[ResponseFormat]) -> Iterator[str]:
+    """The section "Structured output" of the format document; its one example lacks the heading of the format."""
+    seen: set[str] = set()
+    for format_ in formats:
+        if format_.name in seen:
+            raise HarmonyError(f"two response formats are called {format_.name!r}; give each its own name")
+        if not seen:
+            yield "# Response Formats"
+        seen.add(format_.name)
+        yield f"## {format_.name}"
+        try:
+            schema = compact_json(format_.schema)
+        except (RecursionError, TypeError, ValueError) as error:
+            raise HarmonyError(
+                f"response format {format_.name!r}: its schema is no JSON ({error}); check ResponseFormat.schema"
+            ) from error
+        yield "\n".join([*(f"// {line}" for line in _lines(format_.description or "")), schema])
 
 
 def _lines(text: str) -> list[str]:

@@ -9,6 +9,7 @@ Knows nothing of tokens and messages.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -121,7 +122,10 @@ def _strings(values: Any) -> list[str]:
 
 
 def compact_json(value: Any) -> str:
-    """`value` as JSON without blanks, floats written as Rust's serde_json does."""
+    """`value` as JSON without blanks, floats written as Rust's serde_json does.
+
+    Raises TypeError, ValueError or RecursionError for what JSON cannot say.
+    """
     if isinstance(value, float):
         return _rust_float(value)
     if isinstance(value, Mapping):
@@ -132,6 +136,8 @@ def compact_json(value: Any) -> str:
 
 
 def _rust_float(value: float) -> str:
+    if not math.isfinite(value):
+        raise ValueError(f"JSON has no {value}")
     digits, _, exponent = repr(value).partition("e")
     if not exponent:
         return digits

@@ -11,6 +11,7 @@ from mlx_oss.harmony import (
     PYTHON,
     DeveloperContent,
     Message,
+    ResponseFormat,
     SystemContent,
     ToolDescription,
     ToolNamespace,
@@ -127,6 +128,13 @@ system_contents = st.builds(
     namespace_sets,
 )
 developer_contents = st.builds(DeveloperContent, st.none() | lines, namespace_sets)
+
+response_formats = st.lists(
+    st.builds(ResponseFormat, words, schemas.filter(lambda schema: isinstance(schema, dict)), st.none() | texts),
+    max_size=3,
+    unique_by=lambda format_: format_.name,
+).map(tuple)
+developers_with_formats = st.builds(DeveloperContent, st.none() | lines, namespace_sets, response_formats)
 
 _maybe_channel = st.none() | st.sampled_from(CHANNELS) | texts
 _maybe_recipient = st.none() | st.just("all") | function_names | texts

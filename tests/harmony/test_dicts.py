@@ -4,16 +4,17 @@ import json
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from mlx_oss.errors import HarmonyError
 from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict, render_conversation
 
 from . import oracle
-from .strategies import conversations, examples, parsable_messages
+from .strategies import conversations, developers_with_formats, examples, parsable_messages
 
 
 @examples(50)
-@given(conversations)
+@given(conversations | st.builds(Message, st.just("developer"), developers_with_formats).map(lambda message: [message]))
 def test_conversation_survives_json(messages):
     data = json.loads(json.dumps([message_to_dict(message) for message in messages]))
     back = [message_from_dict(entry) for entry in data]
@@ -36,6 +37,10 @@ def content(**fields):
     return {"role": "system", "content": [{"type": "system_content", **fields}]}
 
 
+def formats(value):
+    return {"role": "developer", "content": [{"type": "developer_content", "response_formats": value}]}
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -52,6 +57,10 @@ def content(**fields):
         (content(tools=[]), "must map"),
         (content(tools={"a": {"name": "a", "tools": {}}}), "must be a list"),
         (content(tools={"a": {"name": "a", "tools": [{"name": "f", "parameters": []}]}}), "JSON schema"),
+        (formats({}), "must be a list"),
+        (formats([{"schema": {}}]), "must have a name"),
+        (formats([{"name": "a", "schema": "{}"}]), "'a' must have"),
+        (formats([{"name": "a", "schema": {}, "strict": True}]), "'strict'"),
     ],
 )
 def test_what_is_no_message_is_an_error_that_says_why(data, says):

@@ -5,6 +5,9 @@
 is the full run: 10,000 random conversations, 5,000 parse round trips, 25,000 broken streams.
 """
 
+import dataclasses
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from mlx_oss.errors import HarmonyError
 from mlx_oss.harmony import (
     DeveloperContent,
     Message,
+    ResponseFormat,
     SystemContent,
     ToolDescription,
     ToolNamespace,
@@ -22,7 +26,15 @@ from mlx_oss.harmony import (
 from mlx_oss.tokenizer import CHANNEL, END, MESSAGE, N_RANKS, START, load_tokenizer
 
 from . import oracle
-from .strategies import CONVERSATIONS, conversations, examples, object_schemas, texts, union_schemas
+from .strategies import (
+    CONVERSATIONS,
+    conversations,
+    developers_with_formats,
+    examples,
+    object_schemas,
+    texts,
+    union_schemas,
+)
 
 
 @examples(CONVERSATIONS)
@@ -42,6 +54,57 @@ def test_schemas_are_written_as_openai_harmony_writes_them(schema):
     messages = [Message("developer", DeveloperContent.with_functions(None, tools))]
     ours, theirs = render_conversation(messages), oracle.render(messages)
     assert load_tokenizer().decode(ours) == load_tokenizer().decode(theirs)
+
+
+SHOPPING_LIST = {
+    "properties": {"items": {"type": "array", "description": "what to 🛒", "items": {"type": "string"}}},
+    "type": "object",
+}
+SECTION = """\
+# Response Formats
+
+## shopping_list
+
+// What to buy,
+// in any order.
+{"properties":{"items":{"type":"array","description":"what to 🛒","items":{"type":"string"}}},"type":"object"}
+
+## empty
+
+{}"""
+FORMATS = (
+    ResponseFormat("shopping_list", SHOPPING_LIST, "What to buy,\nin any order.\n"),
+    ResponseFormat("empty", {}),
+)
+
+
+def test_response_formats_are_the_section_the_format_document_shows():
+    """openai-harmony cannot write them, but instructions that end in the same text must give the same ids."""
+    ours = render_message(Message("developer", DeveloperContent("Be brief.", response_formats=FORMATS)))
+    assert ours == oracle.render([Message("developer", DeveloperContent("Be brief.\n\n" + SECTION))])
+    alone = render_message(Message("developer", DeveloperContent(response_formats=FORMATS)))
+    assert alone == oracle.render([Message("developer", SECTION)])
+
+
+@examples(50)
+@given(developers_with_formats)
+def test_response_formats_come_last_and_leave_the_rest_as_openai_harmony_writes_it(content):
+    rest = Message("developer", dataclasses.replace(content, response_formats=()))
+    section = Message("developer", DeveloperContent(response_formats=content.response_formats))
+    text = "\n\n".join(filter(None, map(body, (oracle.render([rest]), render_message(section)))))
+    assert render_message(Message("developer", content)) == oracle.render([Message("developer", text)])
+
+
+@examples(50)
+@given(developers_with_formats.filter(lambda content: len(content.response_formats) == 1))
+def test_schema_of_a_response_format_is_one_line_of_json(content):
+    schema = body(render_message(Message("developer", content))).split("\n")[-1]
+    assert json.loads(schema) == content.response_formats[0].schema
+
+
+def body(ids):
+    """The text of a rendered message between `<|message|>` and `<|end|>`."""
+    return load_tokenizer().decode(ids[ids.index(MESSAGE) + 1 : -1])
 
 
 @examples(50)
@@ -82,6 +145,14 @@ def test_empty_lines_of_the_blocks_are_left_out():
                 DeveloperContent.with_functions(None, (ToolDescription("f", "", {"oneOf": [{"default": {1}}]}),)),
             ),
             "tool 'f'",
+        ),
+        (
+            Message("developer", DeveloperContent(response_formats=(FORMATS[0], FORMATS[0]))),
+            "two response formats are called 'shopping_list'",
+        ),
+        *(
+            (Message("developer", DeveloperContent(response_formats=(ResponseFormat("a", {"b": no_json}),))), "'a'")
+            for no_json in ({1}, float("nan"))
         ),
     ],
 )
