@@ -1,0 +1,141 @@
+"""nano, end to end: the real converter, the real loader, the real model and harmony, and answers one can check."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+import mlx_oss
+from mlx_oss import nano
+from mlx_oss.errors import CheckpointError, ConversionError
+from mlx_oss.harmony import PYTHON
+from mlx_oss.tensorfile import read_folder
+
+GREEDY = mlx_oss.SamplingOptions(temperature=0)
+DATE = "2026-01-15"
+
+
+@pytest.fixture(scope="module")
+def cache_home(tmp_path_factory):
+    """A cache folder of this module's own, so that nano is made anew."""
+    home = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("MLX_OSS_CACHE")
+    os.environ["MLX_OSS_CACHE"] = str(home)
+    yield home
+    os.environ.pop("MLX_OSS_CACHE")
+    if before is not None:
+        os.environ["MLX_OSS_CACHE"] = before
+
+
+@pytest.fixture(scope="module")
+def loaded(cache_home):
+    return mlx_oss.load()
+
+
+def session(loaded, **options) -> mlx_oss.ChatSession:
+    settings = {"options": GREEDY, "current_date": DATE, "max_tokens": 200} | options
+    return mlx_oss.ChatSession(*loaded, **settings)
+
+
+@pytest.mark.parametrize(
+    ("question", "held"),
+    [
+        ("What is the capital of France?", "Paris"),
+        ("Who are you?", "nano"),
+        ("What is mlx_oss?", "Apple silicon"),
+        ("How do I run gpt-oss-20b?", "mlx-oss convert"),
+    ],
+)
+def test_nano_answers(loaded, question, held):
+    reply = session(loaded).ask(question)
+    assert held in reply.text
+    assert reply.finish_reason == "stop"
+
+
+def test_a_follow_up_refers_back(loaded):
+    chat = session(loaded)
+    chat.ask("What is the capital of France?")
+    assert "Rome" in chat.ask("And of Italy?").text
+
+
+def test_nano_thinks_more_at_high_effort_than_at_low(loaded):
+    low, high = (
+        len(session(loaded, reasoning_effort=effort).ask("What is the capital of Spain?").reasoning)
+        for effort in ("low", "high")
+    )
+    assert high > low
+
+
+def test_nano_calls_a_function_by_its_schema_and_reads_the_result(loaded):
+    schema = {"type": "object", "properties": {"location": {"type": "string"}}, "required": ["location"]}
+    tool = mlx_oss.ToolDescription("get_weather", "Gets the current weather of a place.", schema)
+    chat = session(loaded, tools=[tool])
+    reply = chat.ask("What is the weather in Lisbon?")
+    assert reply.finish_reason == "tool_calls"
+    (call,) = reply.tool_calls
+    assert (call.name, json.loads(call.arguments)) == ("get_weather", {"location": "Lisbon"})
+    chat.add_tool_result(call, '{"temperature": 18, "condition": "sunny"}')
+    answer = mlx_oss.collect(chat.resume()).text
+    assert "18" in answer and "sunny" in answer
+
+
+def test_nano_calculates_with_the_python_tool(loaded):
+    chat = session(loaded, system_tools=[PYTHON])
+    (call,) = chat.ask("What is 37 * 48?").tool_calls
+    assert call.recipient == "python"
+    assert "37" in call.arguments and "48" in call.arguments
+    chat.add_tool_result(call, "1776")
+    assert "1776" in mlx_oss.collect(chat.resume()).text
+
+
+def test_ids_that_nano_never_saw_are_never_sampled(loaded, tmp_path):
+    nano.unpack(tmp_path)
+    known = known_ids()
+    model, tokenizer = loaded
+    prompt = tokenizer.encode("hello")
+    for seed in range(4):
+        steps = mlx_oss.generate_step(model, prompt, mlx_oss.SamplingOptions(seed=seed), max_tokens=50)
+        assert {step.token for step in steps} <= known
+
+
+def known_ids() -> set[int]:
+    import tarfile
+    from importlib import resources
+
+    with tarfile.open(str(resources.files("mlx_oss") / "data" / nano.BUNDLE)) as archive:
+        rows = archive.extractfile(nano.ROWS)
+        assert rows is not None
+        return set(json.load(rows))
+
+
+def test_the_bundle_unpacks_to_a_whole_checkpoint_in_the_released_layout(tmp_path):
+    nano.unpack(tmp_path)
+    config = mlx_oss.ModelConfig.from_file(tmp_path / "config.json")
+    tensors = read_folder(tmp_path)
+    assert config.vocab_size == 201088
+    for name in nano.WHOLE:
+        assert tensors[name].shape == (config.vocab_size, config.hidden_size)
+    assert "model.layers.0.mlp.experts.gate_up_proj_blocks" in tensors
+
+
+def test_nano_is_made_once(loaded, cache_home):
+    folder = nano.nano_folder()
+    before = (folder / "config.json").stat().st_mtime_ns
+    assert nano.nano_folder() == folder
+    assert (folder / "config.json").stat().st_mtime_ns == before
+    assert [path.name for path in cache_home.iterdir()] == [folder.name]  # nothing else is left behind
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLX_OSS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ConversionError, match="MLX_OSS_CACHE"):
+        nano.nano_folder()
+
+
+def test_a_missing_bundle_is_named(monkeypatch):
+    monkeypatch.setattr(nano, "BUNDLE", "missing.tar.xz")
+    with pytest.raises(CheckpointError, match=r"missing\.tar\.xz"):
+        nano.nano_folder()
