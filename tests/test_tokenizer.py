@@ -2,7 +2,11 @@
 
 import base64
 import hashlib
+import itertools
 import json
+import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -90,6 +94,18 @@ def test_a_million_blanks_are_no_trouble(blank):
     assert load_tokenizer().decode(load_tokenizer().encode(text)) == text
 
 
+def test_nothing_but_the_bundled_vocabulary_is_read():
+    code = """if True:
+        import sys, tiktoken
+        from mlx_oss.tokenizer import VOCABULARY, load_tokenizer
+        seen = []
+        sys.addaudithook(lambda event, args: event == "open" and seen.append(args[0]))
+        sys.addaudithook(lambda event, args: event.startswith("socket.") and seen.append(event))
+        load_tokenizer().encode("Hi")
+        print([str(VOCABULARY)] == list(map(str, seen)) or seen)"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
+
+
 def test_damaged_vocabulary_is_named(tmp_path, monkeypatch):
     file = tmp_path / "o200k_base.zlib"
     monkeypatch.setattr(tokenizer, "VOCABULARY", file)
@@ -160,3 +176,108 @@ def test_file_that_is_no_tokenizer_json_is_an_error(tmp_path, data):
 def test_missing_tokenizer_json_is_an_error(tmp_path):
     with pytest.raises(TokenizerError, match="cannot read"):
         check_tokenizer_json(tmp_path / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def hugging_face(tokens):
+    """Hugging Face's tokenizer built as the release's `tokenizer.json` says, its merges found from the ranks.
+
+    The splitting pattern is ours on both sides, read by two engines; tests/harmony hold it against openai-harmony's.
+    """
+    tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers is not installed (extra `parity`)")
+    letters = gpt2_letters()
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    merges = [halves(token, ranks) for token in tokens if len(token) > 1]
+
+    def spelled(token: bytes) -> str:
+        return "".join(letters[byte] for byte in token)
+
+    vocab = {spelled(token): rank for token, rank in ranks.items()}
+    theirs = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab, [(spelled(left), spelled(right)) for left, right in merges])
+    )
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(tokenizer._PATTERN), behavior="isolated"),
+            tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    theirs.add_special_tokens([name for name, id_ in SPECIAL_TOKENS.items() if id_ <= LAST_TEXT_ID])
+    return theirs
+
+
+def halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    """The two parts that merge into `token` last, the lowest rank merging first."""
+    parts = [token[at : at + 1] for at in range(len(token))]
+    while len(parts) > 2:
+        pairs = [ranks.get(left + right, len(ranks)) for left, right in itertools.pairwise(parts)]
+        at = min(range(len(pairs)), key=pairs.__getitem__)
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    left, right = parts
+    return left, right
+
+
+# what the splitting pattern and the merges treat each in their own way
+PIECES = (
+    *"a I don't WE'VE can'T they'LL 'd '\u017f camelCase HTTPServer naïve Straße ﬁ ǅ İstanbul".split(),
+    *"0 42 12345678 3.14 ٣٤٥ ४५६७ Ⅻ ½ 1_000".split(),
+    *"日本語 汉字 한국어 русский ΑΒΓδ שלום مرحبا ไทย हिन्दी ქართული \U0001d518\U0001d52b\U0001d526 𓀀𓁐".split(),
+    *"e\u0301 \u0300\u0301\u0302 o\u0308\u0304 \u0e49 \u20dd \u200d \ufe0f \u00ad \ufeff".split(" "),
+    *"😀 🫠🫠 👩🏽\u200d🚀 👨\u200d👩\u200d👧\u200d👦 🇩🇪🇫🇷 1\ufe0f⃣".split(),
+    *'== -> /// //\n ... ?! _ __init__(self): @x {}; </p> \\n #include<a> " ` “” —'.split(" "),
+    *(" ", "  ", " " * 9, " " * 70, "\n", "\n\n", "\r\n", " \n ", "\t", "\t\t\t"),
+    *("\x0b\x0c", "\x85", "\xa0", "\u2003\u3000", "\x00", "\x7f"),
+    *("def f(x):\n    return x\n", "for (i = 0; i < n; ++i) {\r\n\t", "x'=f'(x)"),
+)
+
+
+def random_texts(count: int) -> list[str]:
+    """The same texts each time: up to 23 of the pieces above, repeated ones and characters of any plane."""
+    pick = random.Random(20250805)
+
+    def any_character() -> str:
+        plane = pick.choice((0, 0, 0, 1, 1, 2, 3, 14, pick.randrange(17)))
+        return chr(plane << 16 | pick.randrange(0xD800 if plane == 0 else 0x10000))
+
+    def piece() -> str:
+        kind = pick.random()
+        if kind < 0.7:
+            return pick.choice(PIECES)
+        if kind < 0.8:
+            return pick.choice(PIECES) * pick.randrange(2, 6)
+        return "".join(any_character() for _ in range(pick.randrange(1, 6)))
+
+    return ["".join(piece() for _ in range(pick.randrange(1, 24))) for _ in range(count)]
+
+
+@pytest.mark.parity
+def test_ids_are_those_of_hugging_face_tokenizers(hugging_face):
+    differing = [
+        text for text in random_texts(10_000) if hugging_face.encode(text).ids != load_tokenizer().encode(text)
+    ]
+    assert not differing
+
+
+@pytest.mark.parity
+def test_every_character_is_split_as_hugging_face_splits_it(hugging_face):
+    """Both sides bring tables of Unicode of their own. The planes that are left out hold no characters."""
+    characters = map(chr, itertools.chain(range(0xD800), range(0xE000, 0x34000), range(0xE0000, 0xE0200)))
+    texts = (f"a{char}B '{char} 1{char}2 {char}{char}x" for char in characters)
+    assert not [text for text in texts if hugging_face.encode(text).ids != load_tokenizer().encode(text)]
+
+
+@pytest.mark.parity
+def test_control_tokens_are_those_of_hugging_face_tokenizers(hugging_face):
+    names = [name for name, id_ in SPECIAL_TOKENS.items() if id_ <= LAST_TEXT_ID]
+    text = "".join(f" {name}{piece}" for name, piece in zip(names, PIECES, strict=False))
+    ids = load_tokenizer().encode_with_specials(text)
+    assert hugging_face.encode(text).ids == ids
+    assert hugging_face.decode(ids, skip_special_tokens=False) == load_tokenizer().decode(ids) == text
+
+
+@pytest.mark.parity
+def test_tokenizer_json_that_hugging_face_saves_passes(tmp_path, hugging_face):
+    path = tmp_path / "tokenizer.json"
+    hugging_face.save(str(path))
+    check_tokenizer_json(path)
