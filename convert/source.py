@@ -14,6 +14,7 @@ from typing import Any
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError
 from mlx_oss.tensorfile import TensorInfo, read_folder
+from mlx_oss.tokenizer import check_tokenizer_json
 
 from . import configs, metal
 
@@ -102,4 +103,6 @@ def _companions(folder: Path) -> tuple[Path, ...]:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}): fetch it again") from None
         if head == _LFS:
             raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
+        if path.name == "tokenizer.json":
+            check_tokenizer_json(path)
     return found

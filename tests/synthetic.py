@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_oss import mxfp4
+from mlx_oss.tokenizer import LAST_TEXT_ID, N_RANKS, SPECIAL_TOKENS, load_tokenizer
 
 TINY = {
     "num_hidden_layers": 3,
@@ -107,6 +108,22 @@ def openai_config(dims: Mapping[str, int]) -> dict[str, object]:
     config["experts_per_token"] = config.pop("num_experts_per_tok")
     rope = {"rope_theta": 150000, "rope_scaling_factor": 32.0, "rope_ntk_alpha": 1, "rope_ntk_beta": 32}
     return {**config, "swiglu_limit": 7.0, "initial_context_length": 4096, **rope}
+
+
+def tokenizer_json() -> dict[str, object]:
+    """A release's `tokenizer.json`, as far as it matters here: every token by its letters, and the control tokens."""
+    tokenizer, letters = load_tokenizer(), gpt2_letters()
+    tokens = map(tokenizer.token_bytes, range(N_RANKS))
+    vocab = {"".join(letters[byte] for byte in token): rank for rank, token in enumerate(tokens)}
+    added = [{"id": id_, "content": name} for name, id_ in SPECIAL_TOKENS.items() if id_ <= LAST_TEXT_ID]
+    return {"model": {"type": "BPE", "vocab": vocab}, "added_tokens": added}
+
+
+def gpt2_letters() -> dict[int, str]:
+    """Bytes that Latin-1 prints stand for themselves, the others follow from U+0100 on."""
+    own = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
+    others = [byte for byte in range(256) if byte not in own]
+    return {byte: chr(byte) for byte in own} | {byte: chr(256 + n) for n, byte in enumerate(others)}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -26,6 +26,7 @@ from mlx_oss.tokenizer import (
     check_tokenizer_json,
     load_tokenizer,
 )
+from tests.synthetic import gpt2_letters, tokenizer_json
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]))
 control_like = st.sampled_from(["<|start|>", "<|end|>", "<|reserved_200013|>", " ", "\n"])
@@ -117,19 +118,9 @@ def test_damaged_vocabulary_is_named(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def release(tokens):
+def release():
     """A `tokenizer.json` as releases have it, as far as it matters here."""
-    letters = gpt2_letters()
-    vocab = {"".join(letters[byte] for byte in token): rank for rank, token in enumerate(tokens)}
-    added = [{"id": id_, "content": name} for name, id_ in SPECIAL_TOKENS.items() if id_ <= LAST_TEXT_ID]
-    return {"model": {"type": "BPE", "vocab": vocab}, "added_tokens": added}
-
-
-def gpt2_letters() -> dict[int, str]:
-    """Bytes that Latin-1 prints stand for themselves, the others follow from U+0100 on."""
-    own = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
-    others = [byte for byte in range(256) if byte not in own]
-    return {byte: chr(byte) for byte in own} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+    return tokenizer_json()
 
 
 def write(tmp_path, data):

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from convert import ConvertOptions, convert
 from convert.command import main
-from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError
+from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError, TokenizerError
 from mlx_oss.tensorfile import INDEX, read_folder
-from tests.synthetic import hf_config, openai_config, write_checkpoint
+from tests.synthetic import hf_config, openai_config, tokenizer_json, write_checkpoint
 
 SMALL = {
     "num_hidden_layers": 1,
@@ -97,6 +97,13 @@ def test_index_and_shard_disagree(source):
 def test_git_lfs_pointer(source, name):
     (source / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     refuses(source, name, "git lfs pull", error=CheckpointError)
+
+
+def test_tokenizer_that_disagrees_with_the_vocabulary(source):
+    data = tokenizer_json()
+    data["added_tokens"][0]["content"] = "<|other|>"
+    (source / "tokenizer.json").write_text(json.dumps(data))
+    refuses(source, "tokenizer.json", "<|other|>", error=TokenizerError)
 
 
 def test_missing_tensor(source):

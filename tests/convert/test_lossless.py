@@ -14,7 +14,7 @@ from convert import ConvertOptions, convert
 from mlx_oss import layout, mxfp4
 from mlx_oss.config import ModelConfig, QuantizationSpec
 from mlx_oss.tensorfile import TensorInfo, read_folder
-from tests.synthetic import TINY, write_checkpoint
+from tests.synthetic import TINY, tokenizer_json, write_checkpoint
 
 MXFP4 = QuantizationSpec(32, 4, "mxfp4")
 RELEASED = ("hf", "hf_sharded", "original", "original_sharded")
@@ -117,6 +117,7 @@ def test_release_s_files_come_along(tmp_path):
     src = write_checkpoint(tmp_path / "src")
     for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
         (src / name).write_text(f'{{"name": "{name}"}}')
+    (src / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
     (src / "README.md").write_text("not carried")
     convert(src, tmp_path / "dst")
     carried = {path.name for path in (tmp_path / "dst").iterdir()} & {path.name for path in src.iterdir()}
