@@ -42,6 +42,14 @@ def restored_warnings(monkeypatch) -> None:
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def heard_interrupts() -> Iterator[None]:
+    """A shell ignores Ctrl-C for what it runs in the background, and so would the processes started here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def command(*arguments: object, **more: Any) -> subprocess.Popen[bytes]:
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-m", "mlx_oss", *map(str, arguments)], **pipes | more)
