@@ -90,14 +90,22 @@ def test_nano_calculates_with_the_python_tool(loaded):
     assert "1776" in mlx_oss.collect(chat.resume()).text
 
 
-def test_ids_that_nano_never_saw_are_never_sampled(loaded, tmp_path):
-    nano.unpack(tmp_path)
-    known = known_ids()
-    model, tokenizer = loaded
-    prompt = tokenizer.encode("hello")
-    for seed in range(4):
-        steps = mlx_oss.generate_step(model, prompt, mlx_oss.SamplingOptions(seed=seed), max_tokens=50)
-        assert {step.token for step in steps} <= known
+@pytest.mark.parametrize("seed", range(4))
+def test_ids_that_nano_never_saw_are_not_sampled_at_temperature_1(loaded, seed, monkeypatch):
+    """They share one row, whose probability counts nearly 200,000 times."""
+    sampled = []
+
+    def watched(*args, **options):
+        for step in mlx_oss.generate_step(*args, **options):
+            sampled.append(step.token)
+            yield step
+
+    monkeypatch.setattr("mlx_oss.chat.generate_step", watched)
+    chat = session(loaded, options=mlx_oss.SamplingOptions(seed=seed))
+    for question in ("Hello!", "What is the capital of Japan?", "Tell me a joke.", "Who wrote Xyzzy?"):
+        chat.ask(question)
+    assert len(sampled) > 40
+    assert set(sampled) <= known_ids()
 
 
 def known_ids() -> set[int]:
