@@ -207,7 +207,7 @@ def test_exported_weights_compute_in_transformers_what_the_trainer_computes_with
             logits = theirs(torch.tensor([group.prefix + row])).logits[0]
         expected.append(logits[len(group.prefix) : -1])
     error = (ours - torch.cat(expected)).abs().max()
-    assert error < 0.04 * torch.cat(expected).std() * 10, error
+    assert error < 0.1 * torch.cat(expected).std(), error  # bfloat16 in training, float32 there
 
 
 def _in_transformers(transformers, config, tensors):

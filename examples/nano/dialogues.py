@@ -10,16 +10,7 @@ import tools
 from fact_turns import fact, follow_up, general, unscoped
 from knowledge import FACTS
 from scenes import Scene, Turn
-from talk_turns import (
-    PROJECT_TALK,
-    SMALL_TALK,
-    joke,
-    react,
-    recall,
-    settings,
-    talk,
-    tell,
-)
+from talk_turns import PROJECT_TALK, SMALL_TALK, joke, react, recall, settings, talk, tell
 from tool_turns import arithmetic, message, time, timer, weather, weather_where
 
 
@@ -76,12 +67,12 @@ def _fresh(scene: Scene) -> Turn:
         "general": 9.0,
         "project": 17.0,
         "small": 13.0,
-        "unscoped": 9.0,
-        "tell": 9.0,
+        "unscoped": 8.0,
+        "tell": 11.0,
         "nothing": 1.5,
         "joke": 2.5,
-        "settings": 2.5,
-        "sum": 32.0 if "calculator" in kinds else 22.0 if scene.python else 10.0,
+        "settings": 6.0,
+        "sum": 32.0 if "calculator" in kinds else 22.0 if scene.python else 15.0,
         "weather": 34.0 if "weather" in kinds else 2.0,
         "where": 2.0,
         "time": 22.0 if "time" in kinds else 0.7,

@@ -16,14 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlx_oss
-from mlx_oss import (
-    AnswerDelta,
-    ChatSession,
-    Event,
-    SamplingOptions,
-    ToolCall,
-    ToolDescription,
-)
+from mlx_oss import AnswerDelta, ChatSession, Event, SamplingOptions, ToolCall, ToolDescription
 from mlx_oss.harmony import PYTHON
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
@@ -66,13 +59,7 @@ def read_cases(text: str) -> list[Case]:
         if line.strip() and not line.startswith("#"):
             intent, scene, *turns = (part.strip() for part in line.split("|"))
             pairs = (turn.partition("->") for turn in turns)
-            cases.append(
-                Case(
-                    intent,
-                    scene,
-                    tuple((said.strip(), wanted.strip()) for said, _, wanted in pairs),
-                )
-            )
+            cases.append(Case(intent, scene, tuple((said.strip(), wanted.strip()) for said, _, wanted in pairs)))
     return cases
 
 
@@ -133,10 +120,7 @@ def run_tool(call: ToolCall, offered: dict[str, tuple[str, ToolDescription]], tu
 
 
 def converse(
-    session: ChatSession,
-    text: str,
-    offered: dict[str, tuple[str, ToolDescription]],
-    turn: int,
+    session: ChatSession, text: str, offered: dict[str, tuple[str, ToolDescription]], turn: int
 ) -> tuple[str, list[ToolCall], list[str]]:
     """One turn with its tool loop: the answer, the calls, and what the answer must hold because of their results."""
     answer, calls, due = "", [], []
@@ -192,11 +176,7 @@ def judge(session: ChatSession, case: Case) -> str | None:
 
 
 def open_session(
-    model: mlx_oss.Transformer,
-    tokenizer: mlx_oss.Tokenizer,
-    case: Case,
-    number: int,
-    temperature: float,
+    model: mlx_oss.Transformer, tokenizer: mlx_oss.Tokenizer, case: Case, number: int, temperature: float
 ) -> ChatSession:
     date = re.search(r"date=(\S+)", case.scene)
     return ChatSession(

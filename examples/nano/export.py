@@ -52,11 +52,7 @@ def released(state: dict[str, Tensor], shape: Shape) -> dict[str, Tensor]:
     }
     exact: dict[str, Tensor] = {}
     for layer in range(shape.layers):
-        attention, experts, to = (
-            f"attention.{layer}.",
-            f"experts.{layer}.",
-            f"model.layers.{layer}.",
-        )
+        attention, experts, to = (f"attention.{layer}.", f"experts.{layer}.", f"model.layers.{layer}.")
         for kind in ("weight", "bias"):
             parts = state[f"{attention}qkv.{kind}"].split([q_rows, shape.kv_heads * size, shape.kv_heads * size])
             tensors |= {f"{to}self_attn.{name}_proj.{kind}": part for name, part in zip("qkv", parts, strict=True)}
@@ -71,10 +67,7 @@ def released(state: dict[str, Tensor], shape: Shape) -> dict[str, Tensor]:
             ("gate_up_proj", interleave(state[f"{experts}up"])),
             ("down_proj", state[f"{experts}down"]),
         ):
-            (
-                exact[f"{to}mlp.experts.{name}_blocks"],
-                exact[f"{to}mlp.experts.{name}_scales"],
-            ) = pack_mxfp4(weight)
+            (exact[f"{to}mlp.experts.{name}_blocks"], exact[f"{to}mlp.experts.{name}_scales"]) = pack_mxfp4(weight)
     return {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()} | exact
 
 

@@ -34,20 +34,14 @@ def fact(scene: Scene, kind: str | None = None, template: str | None = None) -> 
 
 
 def translation(
-    scene: Scene,
-    template: str | None = None,
-    word: str | None = None,
-    language: str | None = None,
+    scene: Scene, template: str | None = None, word: str | None = None, language: str | None = None
 ) -> Turn:
     rng = scene.rng
     row = next((row for row in facts.TRANSLATIONS if row[0] == word), None) or rng.choice(facts.TRANSLATIONS)
     language = language or rng.choice(facts.LANGUAGES)
     quoted = rng.choice([row[0], row[0], f'"{row[0]}"', f"'{row[0]}'"])
     user = speak(
-        scene,
-        (template or rng.choice(say.FACT["translate"][2])).replace("{x}", "{w} in {l}"),
-        w=quoted,
-        l=language,
+        scene, (template or rng.choice(say.FACT["translate"][2])).replace("{x}", "{w} in {l}"), w=quoted, l=language
     )
     final = f'In {language}, "{row[0]}" is "{row[1 + facts.LANGUAGES.index(language)]}".'
     return Turn(
@@ -66,15 +60,7 @@ def translation_follow_up(scene: Scene, topic: str) -> Turn:
         other = scene.rng.choice([name for name in facts.LANGUAGES if name != language])
         turn = translation(scene, word=word, language=other)
         template = scene.rng.choice(
-            [
-                "and in {x}",
-                "in {x}",
-                "what about {x}",
-                "how about {x}",
-                "and {x}",
-                "what about in {x}",
-                "now in {x}",
-            ]
+            ["and in {x}", "in {x}", "what about {x}", "how about {x}", "and {x}", "what about in {x}", "now in {x}"]
         )
         return _with_user(turn, speak(scene, template, x=other))
     turn = translation(scene, language=language)
@@ -83,27 +69,14 @@ def translation_follow_up(scene: Scene, topic: str) -> Turn:
 
 
 def _with_user(turn: Turn, user: str) -> Turn:
-    return Turn(
-        turn.intent + "_follow_up",
-        user,
-        turn.gist,
-        turn.final,
-        turn.call,
-        turn.topic,
-        turn.plan,
-    )
+    return Turn(turn.intent + "_follow_up", user, turn.gist, turn.final, turn.call, turn.topic, turn.plan)
 
 
 def general(scene: Scene) -> Turn:
     templates, answer = scene.rng.choice(facts.GENERAL)
     user = speak(scene, scene.rng.choice(templates.split(";;")))
     return Turn(
-        "general",
-        user,
-        "asks a question of general knowledge",
-        answer,
-        topic="general",
-        plan="I know this fact.",
+        "general", user, "asks a question of general knowledge", answer, topic="general", plan="I know this fact."
     )
 
 
@@ -115,9 +88,7 @@ def follow_up(scene: Scene) -> Turn | None:
         return None
     if scene.rng.random() < 0.06:
         user = speak(
-            scene,
-            scene.rng.choice(say.FOLLOW_UP),
-            x=made_up_name(scene) if scene.rng.random() < 0.5 else junk(scene),
+            scene, scene.rng.choice(say.FOLLOW_UP), x=made_up_name(scene) if scene.rng.random() < 0.5 else junk(scene)
         )
         return _unknown(scene, user, topic)
     turn = fact(scene, topic, scene.rng.choice(say.FOLLOW_UP))
@@ -132,11 +103,7 @@ def unscoped(scene: Scene) -> Turn:
         template = rng.choice(say.FACT[kind][2])
         return _unknown(
             scene,
-            speak(
-                scene,
-                template,
-                x=f"{name} in {rng.choice(facts.LANGUAGES)}" if kind == "translate" else name,
-            ),
+            speak(scene, template, x=f"{name} in {rng.choice(facts.LANGUAGES)}" if kind == "translate" else name),
             kind,
         )
     template = expand(rng.choice(say.UNSCOPED), rng)

@@ -332,11 +332,7 @@ what is the square root of [16|sixteen];;square root of 16|The square root of 16
 what is the square root of [81|eighty-one];;square root of 81|The square root of 81 is 9.
 what is the square root of [144];;square root of 144|The square root of 144 is 12.
 what is the hardest [mineral|natural material|material];;which mineral is the hardest|Diamond is the hardest natural material.
-what is the national animal of australia;;which animal stands for australia|The red kangaroo stands for Australia.
 what is the king of the jungle;;which animal is called the king of the jungle|The lion is called the king of the jungle.
-what is man's best friend;;which animal is man's best friend|The dog is called man's best friend.
-what is the currency of the eu;;which currency does the european union use|The European Union's currency is the euro.
-what is a baby;;what do you call a very young child|A baby is a very young child.
 what does cpu [stand for|mean];;what is a cpu|CPU stands for central processing unit.
 what does gpu [stand for|mean];;what is a gpu|GPU stands for graphics processing unit.
 what does ram [stand for|mean];;what is ram|RAM stands for random access memory.

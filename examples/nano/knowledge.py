@@ -41,9 +41,7 @@ def _country_facts(column: int) -> list[Fact]:
 
 
 def _plain(
-    pairs: list[tuple[str, str]],
-    shown: Callable[[str], str] = str,
-    answer: Callable[[str], str] = str,
+    pairs: list[tuple[str, str]], shown: Callable[[str], str] = str, answer: Callable[[str], str] = str
 ) -> list[Fact]:
     return [Fact((key,), shown(key), answer(value)) for key, value in pairs]
 
@@ -65,11 +63,7 @@ def _coloured(word: str) -> str:
 
 def _named(pairs: list[tuple[str, str]]) -> list[Fact]:
     return [
-        Fact(
-            tuple({key, key, key.removeprefix("The "), key.replace("The ", "the ", 1)} - {""}),
-            key,
-            value,
-        )
+        Fact(tuple({key, key, key.removeprefix("The "), key.replace("The ", "the ", 1)} - {""}), key, value)
         for key, value in pairs
     ]
 

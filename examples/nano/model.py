@@ -96,18 +96,11 @@ class Attention(nn.Module):
         self.shape, self.sliding = shape, layer % 2 == 0
         width = shape.head_dim * (shape.heads + 2 * shape.kv_heads)
         self.norm = RMSNorm(shape.hidden)
-        self.qkv, self.out = (
-            nn.Linear(shape.hidden, width),
-            nn.Linear(shape.head_dim * shape.heads, shape.hidden),
-        )
+        self.qkv, self.out = (nn.Linear(shape.hidden, width), nn.Linear(shape.head_dim * shape.heads, shape.hidden))
         self.sinks = nn.Parameter(torch.zeros(shape.heads))
 
     def forward(self, x: Tensor, batch: Batch, cos: Tensor, sin: Tensor) -> Tensor:
-        heads, kv_heads, size = (
-            self.shape.heads,
-            self.shape.kv_heads,
-            self.shape.head_dim,
-        )
+        heads, kv_heads, size = (self.shape.heads, self.shape.kv_heads, self.shape.head_dim)
         n_groups, n_each, n_prefix, n_rest = batch.padded
         qkv = linear(self.norm(x), self.qkv.weight, self.qkv.bias).view(-1, heads + 2 * kv_heads, size)
         turned = rotate(qkv[:, : heads + kv_heads], cos, sin)
@@ -126,34 +119,21 @@ class Attention(nn.Module):
         out_front = self._attend(front[:, :heads], front[:, heads:], batch.prefix_masks[which])
         out_rest = self._attend(rest[:, :heads], keys, batch.masks[which])
         out = torch.cat(
-            [
-                out_front.transpose(1, 2).reshape(-1, heads * size),
-                out_rest.transpose(1, 2).reshape(-1, heads * size),
-            ]
+            [out_front.transpose(1, 2).reshape(-1, heads * size), out_rest.transpose(1, 2).reshape(-1, heads * size)]
         )
         return linear(out[batch.slots], self.out.weight, self.out.bias)
 
     def _attend(self, queries: Tensor, keys_values: Tensor, mask: Tensor) -> Tensor:
         """The sink is one more key: a query entry of 1 meets the learned logit of its head there; its value is 0."""
-        heads, kv_heads, size = (
-            self.shape.heads,
-            self.shape.kv_heads,
-            self.shape.head_dim,
-        )
+        heads, kv_heads, size = (self.shape.heads, self.shape.kv_heads, self.shape.head_dim)
         each = heads // kv_heads
         n_all, _, n_new, _ = queries.shape
         keys, values = keys_values.split(kv_heads, 1)
         marks = functional.one_hot(torch.arange(each), 8).to(queries.dtype).view(1, 1, each, 1, 8)
         marks = marks.expand(n_all, kv_heads, -1, n_new, -1)
         queries = torch.cat([(queries * size**-0.5).view(n_all, kv_heads, each, n_new, size), marks], -1).flatten(2, 3)
-        sink = functional.pad(
-            self.sinks.to(keys.dtype).view(1, kv_heads, 1, each),
-            (size, 8 - each, keys.shape[2], 0),
-        )
-        keys, values = (
-            functional.pad(keys, (0, 8, 0, 1)) + sink,
-            functional.pad(values, (0, 0, 0, 1)),
-        )
+        sink = functional.pad(self.sinks.to(keys.dtype).view(1, kv_heads, 1, each), (size, 8 - each, keys.shape[2], 0))
+        keys, values = (functional.pad(keys, (0, 8, 0, 1)) + sink, functional.pad(values, (0, 0, 0, 1)))
         scores = (queries @ keys.transpose(-1, -2)).view(n_all, kv_heads, each, n_new, -1) + mask[:, None]
         out = scores.softmax(-1).flatten(2, 3) @ values
         return out.view(n_all, heads, n_new, size)
@@ -201,10 +181,7 @@ class Experts(nn.Module):
         biases = [part.reshape(n * f) for part in self.up_bias.bfloat16().chunk(2, 1)]
         h = h.bfloat16()
         gate, line = (functional.linear(h, half, bias) for half, bias in zip(halves, biases, strict=True))
-        gate, line = (
-            gate.clamp(max=SWIGLU_LIMIT),
-            line.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT),
-        )
+        gate, line = (gate.clamp(max=SWIGLU_LIMIT), line.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT))
         y = (gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (line + 1)).view(-1, n, f) * full[:, :, None]
         return (
             functional.linear(y.flatten(1), down.transpose(0, 1).reshape(-1, n * f)) + full @ self.down_bias.bfloat16()

@@ -59,20 +59,13 @@ class Scene:
         return next((function for function in self.functions if function.kind == kind), None)
 
     def prefix(self) -> list[Message]:
-        system = SystemContent(
-            reasoning_effort=self.effort,
-            conversation_start_date=self.date,
-            tools=(PYTHON,) if self.python else (),
-        )
+        built_in = (PYTHON,) if self.python else ()
+        system = SystemContent(reasoning_effort=self.effort, conversation_start_date=self.date, tools=built_in)
         messages = [Message("system", system)]
         if self.instructions or self.functions:
             descriptions = tuple(function.description for function in self.functions)
-            messages.append(
-                Message(
-                    "developer",
-                    DeveloperContent.with_functions(self.instructions, descriptions),
-                )
-            )
+            content = DeveloperContent.with_functions(self.instructions, descriptions)
+            messages.append(Message("developer", content))
         return messages
 
 

@@ -20,13 +20,7 @@ from mlx_oss.harmony import render_conversation
 
 LENGTHS = ([1, 2, 3, 4, 6], [42, 26, 17, 9, 6])  # turns a conversation, and how often
 
-TALKS = {
-    1: 12,
-    2: 10,
-    3: 7,
-    4: 5,
-    6: 4,
-}  # conversations a group, by length: about as many tokens each
+TALKS = {1: 12, 2: 10, 3: 7, 4: 5, 6: 4}  # conversations a group, by length: about as many tokens each
 
 
 def choose_rows(sample: int = 4000) -> Rows:
@@ -40,10 +34,7 @@ def choose_rows(sample: int = 4000) -> Rows:
             np.add.at(count, np.array(row), 1)
     texts = [
         text
-        for name in (
-            *KNOWN_NAMES,
-            *(fact.answer for kind in FACTS.values() for fact in kind),
-        )
+        for name in (*KNOWN_NAMES, *(fact.answer for kind in FACTS.values() for fact in kind))
         for text in (name, f" {name}")
     ]
     common |= {id_ for text in texts for id_ in o200k.load_tokenizer().encode(text)}
@@ -71,14 +62,7 @@ class Writer:
         self.add(o200k.START, learned)
         self.add("assistant", learned)
 
-    def write(
-        self,
-        header: list[str | int],
-        content: str,
-        end: int,
-        learned_header: bool,
-        learned_end: bool,
-    ) -> None:
+    def write(self, header: list[str | int], content: str, end: int, learned_header: bool, learned_end: bool) -> None:
         """What follows `<|start|>assistant`; the content is always learned."""
         for part in (o200k.CHANNEL, *header, o200k.MESSAGE):
             self.add(part, learned_header)
@@ -144,13 +128,7 @@ class Writer:
             self.result(turn.call)
             self.assistant_start(False)
             if effort == "high":
-                self.write(
-                    ["analysis"],
-                    "The tool has answered. I report the result.",
-                    o200k.END,
-                    True,
-                    True,
-                )
+                self.write(["analysis"], "The tool has answered. I report the result.", o200k.END, True, True)
                 self.assistant_start(True)
         self.write(["final"], turn.final, o200k.RETURN, True, True)
 

@@ -18,19 +18,7 @@ def talk(scene: Scene, intents: list[str]) -> Turn:
     template = template.replace(
         "{thing}",
         rng.choice(
-            [
-                *facts.FAVOURITES,
-                "film",
-                "book",
-                "song",
-                "music",
-                "game",
-                "language",
-                "word",
-                "day",
-                "planet",
-                "country",
-            ]
+            [*facts.FAVOURITES, "film", "book", "song", "music", "game", "language", "word", "day", "planet", "country"]
         ),
     )
     polite = 0.2 if intents is PROJECT_TALK else 0.06
@@ -60,28 +48,13 @@ SMALL_TALK = _TALK[_TALK.index("hello") :]
 def tell(scene: Scene) -> Turn:
     rng = scene.rng
     what = rng.choice(["name", "name", "name", "city_home", "dog", "age", "favourite", "favourite"])
-    kind, pet = (
-        rng.choice(list(facts.FAVOURITES)),
-        rng.choice(["dog", "cat", "horse", "bird", "rabbit", "fish"]),
-    )
+    kind, pet = (rng.choice(list(facts.FAVOURITES)), rng.choice(["dog", "cat", "horse", "bird", "rabbit", "fish"]))
     value = {
         "name": lambda: rng.choice(facts.NAMES) if rng.random() < 0.7 else made_up_name(scene),
         "city_home": lambda: rng.choice(ALL_CITIES) if rng.random() < 0.8 else made_up_name(scene),
         "dog": lambda: (
             rng.choice(
-                [
-                    *facts.NAMES,
-                    "Rex",
-                    "Bella",
-                    "Luna",
-                    "Rocky",
-                    "Coco",
-                    "Simba",
-                    "Milo",
-                    "Daisy",
-                    "Max",
-                    "Snowy",
-                ]
+                [*facts.NAMES, "Rex", "Bella", "Luna", "Rocky", "Coco", "Simba", "Milo", "Daisy", "Max", "Snowy"]
             )
             if rng.random() < 0.7
             else made_up_name(scene)
@@ -185,37 +158,19 @@ def joke(scene: Scene) -> Turn | None:
     rng = scene.rng
     last = scene.turns[-1].topic if scene.turns else ""
     kind, asks, texts = rng.choice(
-        [
-            ("joke", say.JOKE, facts.JOKES),
-            ("joke", say.JOKE, facts.JOKES),
-            ("fun_fact", say.FUN_FACT, facts.FUN_FACTS),
-        ]
+        [("joke", say.JOKE, facts.JOKES), ("joke", say.JOKE, facts.JOKES), ("fun_fact", say.FUN_FACT, facts.FUN_FACTS)]
     )
     asks = list(asks)
     if last in {"joke", "fun_fact"} and rng.random() < 0.8:
-        kind, asks, texts = (
-            last,
-            list(say.ANOTHER),
-            facts.JOKES if last == "joke" else facts.FUN_FACTS,
-        )
-        asks += [
-            f"another {'joke' if last == 'joke' else 'fact'}",
-            f"one more {'joke' if last == 'joke' else 'fact'}",
-        ]
+        kind, asks, texts = (last, list(say.ANOTHER), facts.JOKES if last == "joke" else facts.FUN_FACTS)
+        asks += [f"another {'joke' if last == 'joke' else 'fact'}", f"one more {'joke' if last == 'joke' else 'fact'}"]
     heard = {turn.final for turn in scene.turns}
     # always the next one of the list: a greedy answer then differs from the last
     text = next((row[0] for row in texts if row[0] not in heard), None)
     if text is None:
         return None
     gist = "wants to hear a joke" if kind == "joke" else "wants to hear a fun fact"
-    return Turn(
-        kind,
-        speak(scene, rng.choice(asks), 0.12),
-        gist,
-        text,
-        topic=kind,
-        plan="I know a few.",
-    )
+    return Turn(kind, speak(scene, rng.choice(asks), 0.12), gist, text, topic=kind, plan="I know a few.")
 
 
 def settings(scene: Scene) -> Turn:

@@ -12,6 +12,7 @@ from knowledge import ALL_CITIES
 from scenes import Call, Scene, Turn, any_word, made_up_name, speak
 
 SIGNS = {"+": "+", "-": "-", "*": "×", "/": "÷"}  # noqa: RUF001
+EASY_DIVISORS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 16, 20, 25, 48, 100)
 
 
 @dataclass(frozen=True)
@@ -46,30 +47,7 @@ def any_sum(rng: Random, small: bool) -> Sum:
         return Sum(str(a), str(b), sign)
     numbers = [_number(rng) for _ in range(2)]
     if sign == "/":
-        numbers[1] = str(
-            rng.choice(
-                [
-                    2,
-                    3,
-                    4,
-                    5,
-                    6,
-                    7,
-                    8,
-                    9,
-                    10,
-                    12,
-                    15,
-                    16,
-                    20,
-                    25,
-                    48,
-                    100,
-                    rng.randint(2, 99),
-                    rng.randint(2, 999),
-                ]
-            )
-        )
+        numbers[1] = str(rng.choice([*EASY_DIVISORS, rng.randint(2, 99), rng.randint(2, 999)]))
         if rng.random() < 0.6:
             numbers[0] = str(int(numbers[1]) * rng.randint(2, 120))
     return Sum(*numbers, sign)
@@ -126,13 +104,7 @@ def arithmetic(scene: Scene, follow: bool = False) -> Turn:
             plan="I know it by heart." if known else "I have no tool for this.",
         )
     return Turn(
-        f"sum_{'calculator' if calculator else 'python'}",
-        user,
-        gist,
-        final,
-        call,
-        topic="sum",
-        plan="I use the tool.",
+        f"sum_{'calculator' if calculator else 'python'}", user, gist, final, call, topic="sum", plan="I use the tool."
     )
 
 
@@ -152,23 +124,10 @@ def weather(scene: Scene, follow: bool = False) -> Turn:
     user, gist = speak(scene, template, x=city), f"asks for the weather in {city}"
     if function is None:
         return Turn(
-            "weather_without",
-            user,
-            gist,
-            say.NO_WEATHER,
-            topic="weather_without",
-            plan="I have no function for it.",
+            "weather_without", user, gist, say.NO_WEATHER, topic="weather_without", plan="I have no function for it."
         )
     arguments = function.call(city=city, unit=unit)
-    return _called(
-        scene,
-        "weather",
-        user,
-        gist,
-        function,
-        arguments,
-        *_weather_result(rng, unit, city),
-    )
+    return _called(scene, "weather", user, gist, function, arguments, *_weather_result(rng, unit, city))
 
 
 def _weather_result(rng: Random, unit: str | None, city: str) -> tuple[str, str]:
@@ -177,14 +136,7 @@ def _weather_result(rng: Random, unit: str | None, city: str) -> tuple[str, str]
 
 
 def _called(
-    scene: Scene,
-    intent: str,
-    user: str,
-    gist: str,
-    function: tools.Function,
-    arguments: str,
-    result: str,
-    final: str,
+    scene: Scene, intent: str, user: str, gist: str, function: tools.Function, arguments: str, result: str, final: str
 ) -> Turn:
     if scene.rng.random() < 0.06:
         result, text = tools.error_result(scene.rng)
@@ -233,22 +185,9 @@ def weather_where(scene: Scene) -> Turn | None:
             function.call(city=city),
             *_weather_result(rng, None, city),
         )
-    asks = [
-        "what is the weather [like|today|]",
-        "how is the weather [today|]",
-        "weather",
-        "what's the temperature",
-        "will it rain [today|tomorrow|]",
-        "is it [cold|warm|sunny] outside",
-        "do i need an umbrella",
-        "tell me the weather",
-        "give me the forecast",
-        "weather please",
-        "what's it like outside",
-    ]
     return Turn(
         "weather_where",
-        speak(scene, rng.choice(asks)),
+        speak(scene, rng.choice(say.WEATHER_HERE)),
         "asks for the weather without a city",
         "Which city do you mean?",
         topic="where",
@@ -258,30 +197,11 @@ def weather_where(scene: Scene) -> Turn | None:
 
 def time(scene: Scene) -> Turn:
     rng, function, city = scene.rng, scene.function("time"), _city(scene)
-    user, gist = (
-        speak(scene, rng.choice(say.TIME_ASK), x=city),
-        f"asks for the time in {city}",
-    )
+    user, gist = (speak(scene, rng.choice(say.TIME_ASK), x=city), f"asks for the time in {city}")
     if function is None:
-        return Turn(
-            "time_without",
-            user,
-            gist,
-            say.NO_TIME,
-            topic="time_without",
-            plan="I have no function for it.",
-        )
+        return Turn("time_without", user, gist, say.NO_TIME, topic="time_without", plan="I have no function for it.")
     result, clock = tools.time_result(rng)
-    return _called(
-        scene,
-        "time",
-        user,
-        gist,
-        function,
-        function.call(city=city),
-        result,
-        f"It is {clock} in {city}.",
-    )
+    return _called(scene, "time", user, gist, function, function.call(city=city), result, f"It is {clock} in {city}.")
 
 
 def message(scene: Scene) -> Turn:
@@ -316,24 +236,7 @@ def message(scene: Scene) -> Turn:
 
 def timer(scene: Scene) -> Turn:
     rng, function = scene.rng, scene.function("timer")
-    minutes = rng.choice(
-        [
-            1,
-            2,
-            3,
-            5,
-            10,
-            15,
-            20,
-            25,
-            30,
-            45,
-            60,
-            90,
-            rng.randint(1, 120),
-            rng.randint(1, 999),
-        ]
-    )
+    minutes = rng.choice([1, 2, 3, 5, 10, 15, 20, 25, 30, 45, 60, 90, rng.randint(1, 120), rng.randint(1, 999)])
     user = speak(scene, rng.choice(say.TIMER_ASK), n=str(minutes))
     if function is None:
         return Turn(

@@ -96,11 +96,7 @@ def prefix_mask(starts: np.ndarray, n_prefix: int, reach: int) -> Tensor:
 
 
 def rest_mask(starts: np.ndarray, each: int, n_prefix: int, n_rest: int, reach: int) -> Tensor:
-    query, key, front = (
-        np.arange(n_rest)[:, None],
-        np.arange(n_rest),
-        np.arange(n_prefix),
-    )
+    query, key, front = (np.arange(n_rest)[:, None], np.arange(n_rest), np.arange(n_prefix))
     own = np.broadcast_to((key <= query) & (query - key < reach), (len(starts), n_rest, n_rest))
     distance = starts[:, None, None] + query - front
     before = (front < starts[:, None, None]) & (distance < reach)
@@ -174,12 +170,7 @@ class Run:
     def average_gradients(self, loss: float) -> float:
         """Over all processes, in one message; the loss and the clock travel along."""
         parameters = list(self.model.parameters())
-        flat = torch.cat(
-            [
-                *(p.grad.flatten() for p in parameters),
-                torch.tensor([loss, self.seconds]),
-            ]
-        )
+        flat = torch.cat([*(p.grad.flatten() for p in parameters), torch.tensor([loss, self.seconds])])
         distributed.all_reduce(flat)
         flat /= distributed.get_world_size()
         for p, grad in zip(parameters, flat[:-2].split([p.numel() for p in parameters]), strict=True):
@@ -210,54 +201,29 @@ def report(run: Run, held_out: list[list[tuple[Batch, list[str]]]]) -> None:
     run.model.quantise(True)
     counts = exact(run.model, held_out)
     right, all_ = (sum(column) for column in zip(*counts.values(), strict=True))
-    worst = sorted((share[0] / share[1], intent, share) for intent, share in counts.items() if share[0] < share[1])
-    log.info(
-        "exact %.3f of %d; worst: %s",
-        right / all_,
-        all_,
-        ", ".join(f"{intent} {share[0]}/{share[1]}" for _, intent, share in worst[:24]),
-    )
+    worst = sorted((n / of, f"{intent} {n}/{of}") for intent, (n, of) in counts.items() if n < of)
+    log.info("exact %.3f of %d; worst: %s", right / all_, all_, ", ".join(text for _, text in worst[:24]))
 
 
 def work(rank: int, arguments: argparse.Namespace) -> None:
     """One of the processes that train together, each on one core with its own dialogues."""
-    logging.basicConfig(
-        level=logging.INFO if rank == 0 else logging.ERROR,
-        format="%(asctime)s %(message)s",
-    )
+    logging.basicConfig(level=logging.ERROR if rank else logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{arguments.out.resolve()}.meet",
-        rank=rank,
-        world_size=arguments.processes,
-    )
+    meet = f"file://{arguments.out.resolve()}.meet"
+    distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=arguments.processes)
     run = Run(arguments.out, arguments.minutes, arguments.start)
-    log.info(
-        "%d rows, %d parameters, step %d",
-        len(run.rows.ids),
-        sum(p.numel() for p in run.model.parameters()),
-        run.step,
-    )
+    log.info("%d parameters, step %d", sum(p.numel() for p in run.model.parameters()), run.step)
     window = run.model.shape.window
     held_out = list(islice(steps(run.rows, 987_654_321, window), 15))
     losses: list[float] = []
-    tokens, began = 0, time.monotonic()
-    then, saved, reported = began, run.seconds, run.seconds
+    then, saved, reported = time.monotonic(), run.seconds, run.seconds
     for parts in steps(run.rows, run.step * 100 + rank + 1, window):
         losses.append(run.train_step(parts))
-        tokens += sum(len(batch.tokens) for batch, _ in parts)
         now = time.monotonic()
         run.seconds, then = run.seconds + now - then, now
         if run.step % 50 == 0:
-            log.info(
-                "step %d loss %.4f rate %.2e, %.1f min, %.0f tokens a second",
-                run.step,
-                sum(losses) / len(losses),
-                rate(run.progress, run.step),
-                run.seconds / 60,
-                arguments.processes * tokens / (now - began),
-            )
+            loss, share = sum(losses) / len(losses), rate(run.progress, run.step)
+            log.info("step %d loss %.4f rate %.3f, %.1f min", run.step, loss, share, run.seconds / 60)
             losses.clear()
         done = run.progress >= 1
         if rank == 0 and (run.seconds - saved > 120 or done):
@@ -273,12 +239,7 @@ def work(rank: int, arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="checkpoint to write, and to go on from if it exists")
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=75.0,
-        help="training time; the learning rate falls over it",
-    )
+    parser.add_argument("--minutes", type=float, default=75.0, help="training time; the learning rate falls over it")
     parser.add_argument("--start", type=Path, help="checkpoint to take the first weights from")
     parser.add_argument("--processes", type=int, default=2, help="processes, one core each")
     arguments = parser.parse_args()
