@@ -64,8 +64,8 @@ def tell(scene: Scene) -> Turn:
     }[what]()
     says, reply, _, _, _ = say.TELL[what]
     template = rng.choice(says).replace("{kind}", kind).replace("{pet}", pet)
-    if "{v}" in template and what == "favourite" and "kind" not in rng.choice(says):
-        template = template if kind in template else f"my favourite {kind} is {{v}}"
+    if what == "favourite" and kind not in template and rng.random() < 0.5:
+        template = f"my favourite {kind} is {{v}}"
     key = f"{what}:{kind if what == 'favourite' else pet if what == 'dog' else ''}"
     scene.told[key] = value
     final = sentence(reply.format(v=value, pet=pet))

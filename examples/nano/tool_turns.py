@@ -159,23 +159,7 @@ def weather_where(scene: Scene) -> Turn | None:
         return None
     if scene.turns and scene.turns[-1].topic == "where":
         city = _city(scene)
-        user = speak(
-            scene,
-            rng.choice(
-                [
-                    "{x}",
-                    "in {x}",
-                    "{x} please",
-                    "for {x}",
-                    "i mean {x}",
-                    "i am in {x}",
-                    "{x} of course",
-                    "let's say {x}",
-                ]
-            ),
-            0.05,
-            x=city,
-        )
+        user = speak(scene, rng.choice(say.WHERE), 0.05, x=city)
         return _called(
             scene,
             "weather_city",
