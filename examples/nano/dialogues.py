@@ -64,14 +64,14 @@ def _fresh(scene: Scene) -> Turn:
     kinds = [function.kind for function in scene.functions]
     weights = {
         "fact": 21.0,
-        "general": 9.0,
+        "general": 10.0,
         "project": 17.0,
         "small": 13.0,
-        "unscoped": 8.0,
-        "tell": 11.0,
+        "unscoped": 7.0,
+        "tell": 15.0,
         "nothing": 1.5,
         "joke": 2.5,
-        "settings": 6.0,
+        "settings": 9.0,
         "sum": 32.0 if "calculator" in kinds else 22.0 if scene.python else 15.0,
         "weather": 34.0 if "weather" in kinds else 2.0,
         "where": 2.0,

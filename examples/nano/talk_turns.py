@@ -175,7 +175,7 @@ def joke(scene: Scene) -> Turn | None:
 
 def settings(scene: Scene) -> Turn:
     rng = scene.rng
-    which = rng.choice(["date", "effort", "year", "time"])
+    which = rng.choice(["date", "date", "date", "effort", "year", "time"])
     if which == "time":
         return Turn(
             "time_here",
