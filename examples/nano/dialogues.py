@@ -10,7 +10,7 @@ import tools
 from fact_turns import fact, follow_up, general, unscoped
 from knowledge import FACTS
 from scenes import Scene, Turn
-from talk_turns import PROJECT_TALK, SMALL_TALK, joke, react, recall, settings, talk, tell
+from talk_turns import PROJECT_TALK, SMALL_TALK, echo, joke, react, recall, settings, talk, tell
 from tool_turns import arithmetic, message, time, timer, weather, weather_where
 
 
@@ -69,6 +69,7 @@ def _fresh(scene: Scene) -> Turn:
         "small": 13.0,
         "unscoped": 7.0,
         "tell": 15.0,
+        "echo": 18.0,
         "nothing": 1.5,
         "joke": 2.5,
         "settings": 9.0,
@@ -86,6 +87,7 @@ def _fresh(scene: Scene) -> Turn:
         "small": lambda: talk(scene, SMALL_TALK),
         "unscoped": lambda: unscoped(scene),
         "tell": lambda: tell(scene),
+        "echo": lambda: echo(scene),
         "nothing": lambda: recall(scene, told=False),
         "joke": lambda: joke(scene),
         "settings": lambda: settings(scene),

@@ -86,7 +86,7 @@ def config(shape: Shape) -> dict[str, Any]:
         "initializer_range": 0.02,
         "intermediate_size": shape.expert_hidden,
         "layer_types": [("sliding_attention", "full_attention")[layer % 2] for layer in range(shape.layers)],
-        "max_position_embeddings": int(nano.ORIGINAL_CONTEXT * nano.FACTOR),
+        "max_position_embeddings": nano.ORIGINAL_CONTEXT,  # it is trained on short conversations
         "model_type": "gpt_oss",
         "num_attention_heads": shape.heads,
         "num_experts_per_tok": shape.active,

@@ -313,3 +313,9 @@ UNKNOWN_SLOT = ["capital", "capital_of", "continent", "currency", "language", "s
 # ---- politeness around a phrasing ----
 BEFORE = ["please ", "please, ", "hey, ", "hi, ", "ok, ", "so ", "well, ", "um, ", "hello, ", "nano, ", "hey nano, ", "quick question: ", "i have a question: ", "just curious, ", "now ", "tell me, ", "next question: ", "and ", "hi! ", "hello! ", "say, ", "i was wondering, ", "one more question: ", "excuse me, ", "sorry, ", "question: ", "thanks. ", "great. ", "cool, ", "alright, ", "oh, ", "hmm, ", "good morning, ", "one thing: ", "can you help me? ", "i'd like to know, "]
 AFTER = [" please", ", please", " thanks", ", thank you", " nano", " now", " for me", " if you know", "?", "??", " :)", "!", ", nano", " exactly", ", can you tell me", " again", " then", " actually", ", any idea"]
+
+# asks for words to be said again; the words follow
+ECHO = [
+    *("repeat after me:", "Repeat after me:", "repeat", "Repeat this:", "say", "Say:", "please say"),
+    *("echo", "write", "copy this:"),
+]

@@ -96,7 +96,7 @@ def speak(scene: Scene, template: str, polite: float = 0.2, **slots: str) -> str
         text = re.sub(r"\bi\b", "I", text[0].upper() + text[1:])
     if text[-1:] not in "?!)." and (tidy > 0.4 or rng.random() < 0.3):
         text += "?" if QUESTION.match(text.lower()) else rng.choice([".", "", "!" if rng.random() < 0.4 else "."])
-    lower = tidy < 0.3
+    lower = tidy < 0.45
     for key, value in slots.items():
         if lower and rng.random() < 0.85 and value in KNOWN_NAMES:
             value = value.lower()

@@ -79,6 +79,22 @@ def tell(scene: Scene) -> Turn:
     )
 
 
+def echo(scene: Scene) -> Turn:
+    """Words to be said again: any word nano knows, so that it learns to copy all of them."""
+    rng = scene.rng
+    sources = [lambda: any_word(scene)] * 5 + [lambda: rng.choice(facts.NAMES), lambda: rng.choice(ALL_CITIES)]
+    sources += [lambda: str(rng.randint(0, 9999)), lambda: made_up_name(scene)]
+    text = " ".join(rng.choice(sources)() for _ in range(rng.randint(2, 12)))
+    return Turn(
+        "echo",
+        f"{rng.choice(say.ECHO)} {text}",
+        "wants me to repeat some words",
+        text,
+        topic="echo",
+        plan="I repeat them.",
+    )
+
+
 def recall(scene: Scene, told: bool = True) -> Turn | None:
     rng = scene.rng
     if told and not scene.told:
