@@ -136,12 +136,16 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("archive", type=Path, nargs="?", default=ARCHIVE)
+    parser.add_argument(
+        "checkpoints", type=Path, nargs="+", help="of one training; the weights of several are averaged"
+    )
+    parser.add_argument("--archive", type=Path, default=ARCHIVE, help="file to write")
     arguments = parser.parse_args()
-    saved = torch.load(arguments.checkpoint, weights_only=False, map_location="cpu")
-    shape = Shape(len(saved["ids"]))
-    tensors = released(saved["model"], shape)
+    saved = [torch.load(path, weights_only=False, map_location="cpu") for path in arguments.checkpoints]
+    ids, states = saved[0]["ids"], [each["model"] for each in saved]
+    state = {name: torch.stack([each[name] for each in states]).mean(0) for name in states[0]}
+    shape = Shape(len(ids))
+    tensors = released(state, shape)
     generation = {
         "bos_token_id": 199998,
         "do_sample": True,
@@ -151,7 +155,7 @@ def main() -> None:
     files = {
         "config.json": json.dumps(config(shape), indent=2).encode() + b"\n",
         "generation_config.json": json.dumps(generation, indent=2).encode() + b"\n",
-        "rows.json": json.dumps(saved["ids"].tolist(), separators=(",", ":")).encode() + b"\n",
+        "rows.json": json.dumps(ids.tolist(), separators=(",", ":")).encode() + b"\n",
         "model.safetensors": save(tensors, metadata={"format": "pt"}),
     }
     arguments.archive.write_bytes(archive(files))
