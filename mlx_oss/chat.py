@@ -11,7 +11,7 @@ import datetime
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from mlx_oss.cache import Cache
@@ -225,7 +225,7 @@ class ChatSession:
         yield from generate_step(
             self.model,
             opening,
-            self.options,
+            replace(self.options, logprobs=False),  # a chat tells none
             cache=self._cache,
             max_tokens=self.max_tokens,
             stop_ids=self.tokenizer.stop_ids,

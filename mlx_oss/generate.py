@@ -30,7 +30,7 @@ class Step:
     """
 
     token: int
-    logprob: float
+    logprob: float | None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     finish: str | None = None
 
@@ -95,7 +95,8 @@ def generate_step(
     if max_tokens is not None and max_tokens < 1:
         raise OptionError(f"max_tokens is {max_tokens}, expected at least 1 or None")
     cache = model.make_cache() if cache is None else cache
-    sampler, stops = Sampler(options or SamplingOptions()), frozenset(stop_ids)
+    options = options or SamplingOptions()
+    sampler, stops = Sampler(options), frozenset(stop_ids)
     room = room_for_answer(model, cache.offset + len(prompt_ids))
     limit = room if max_tokens is None else min(max_tokens, room)
     logits = prefill(model, prompt_ids, cache, chunk=chunk, progress=progress)
@@ -111,15 +112,18 @@ def generate_step(
         mx.async_eval(pending)
         token = _number(current[0])
         finish = "stop" if token in stops else "length" if count == limit else None
-        yield Step(token, _number(current[1]), _alternatives(current), finish)
+        logprob = _number(current[1]) if options.logprobs else None
+        yield Step(token, logprob, _alternatives(current), finish)
         if finish:
             return
 
 
 def _choose(sampler: Sampler, logits: mx.array, recent: Sequence[int]) -> tuple[mx.array, ...]:
-    """(token, its logprob) and, if asked for, (ids, logprobs) of the likeliest; nothing is computed yet."""
+    """(token,) and, if asked for, its logprob, and ids and logprobs of the likeliest; nothing is computed yet."""
     logits = sampler.logits(logits, recent)
     token = sampler.sample(logits)
+    if not sampler.options.logprobs:
+        return (token,)
     norm = mx.logsumexp(logits, stream=side_stream())
     chosen = (token, logits[token] - norm)
     count = min(sampler.options.top_logprobs, logits.shape[0])
@@ -136,7 +140,7 @@ def _number(array: mx.array) -> Any:
 
 
 def _alternatives(chosen: tuple[mx.array, ...]) -> tuple[tuple[int, float], ...]:
-    if len(chosen) == 2:
+    if len(chosen) <= 2:
         return ()
     ids: Any = chosen[2].tolist()
     logprobs: Any = chosen[3].tolist()

@@ -31,6 +31,7 @@ class SamplingOptions:
     logit_bias          added to the logit of an id, in nats (-100 bans it for practical purposes)
     repetition_penalty  above 1 makes tokens of the last `repetition_window` less likely (arXiv 1909.05858); it distorts
                         JSON and code, so it is off (1) by default
+    logprobs            report the log-probability of each token; without it a step saves a pass over the vocabulary
     top_logprobs        report this many alternatives for each token
     """
 
@@ -42,6 +43,7 @@ class SamplingOptions:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     repetition_penalty: float = 1.0
     repetition_window: int = 64
+    logprobs: bool = True
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:

@@ -216,3 +216,14 @@ def test_a_wrong_argument_is_refused_before_anything_is_computed(model, prompt, 
     with pytest.raises(OptionError, match=said):
         next(generate_step(model, prompt, cache=cache, **more))
     assert cache.offset == 0
+
+
+def test_without_logprobs_the_tokens_are_the_same(model):
+    prompt = [1, 2, 3]
+    told, silent = (
+        list(generate_step(model, prompt, SamplingOptions(seed=5, logprobs=wanted), max_tokens=8))
+        for wanted in (True, False)
+    )
+    assert [step.token for step in told] == [step.token for step in silent]
+    assert all(isinstance(step.logprob, float) for step in told)
+    assert all(step.logprob is None for step in silent)
