@@ -1,6 +1,6 @@
 """What the profiles for the weights beside the experts cost in exactness, on random weights: the README's table.
 
-    python tests/bench_profiles.py
+    python -m tests.bench_profiles
 
 Logits and next-token distribution of each profile against the lossless folder. Random weights have no structure that
 rounding could respect or hurt, so this shows the size of the rounding and nothing of a real model's quality.
