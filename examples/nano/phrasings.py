@@ -39,7 +39,7 @@ TALK: dict[str, tuple[str, list[str], list[str]]] = {
         "how [do|can|could|would] i [run|use|start|try] {model120}", "how to [run|use|start|try|install|convert] {model120}", "[i want|i'd like] to [run|use|try] {model120}", "what about {model120}", "[can|could] i run {model120} [with this|with {project}|on my mac|here]",
         "does {project} [run|support] {model120}", "does {model120} work [too|as well|]", "how do i [convert|download|load|chat with] {model120}", "is {model120} supported", "show me how to run {model120}", "run {model120}",
         "and [the|] 120b", "how about the 120b"]),
-    "mac_20b": ("asks which Mac gpt-oss-20b needs", ["For gpt-oss-20b you need an Apple silicon Mac with about 16 GB of memory or more; 24 GB is best."], [
+    "mac_20b": ("asks which Mac gpt-oss-20b needs", ["For gpt-oss-20b you need an Apple silicon Mac with 24 GB of memory or more."], [
         "[which|what] mac do i need [for {model20}|to run {model20}|]", "how much [memory|ram|unified memory] [do i need|is needed|does it need|does it take] [for|to run] {model20}", "how much [memory|ram] does {model20} [need|use|take|require]",
         "what hardware do i need [for {model20}|]", "what are the [hardware |memory |system |]requirements [of|for] {model20}", "[will|does|can] {model20} [run|work|fit] on [a mac with|] [16|8|24|32] [gb|GB|gigabytes]", "is 16 gb enough [for {model20}|]",
         "is [my mac|a macbook air|a macbook|a mac mini] [enough|good enough|fast enough] for {model20}", "[what|which] computer do i need [for {model20}|]", "can my mac run {model20}", "which mac [is|would be] best for {model20}", "will {model20} fit on my mac",
