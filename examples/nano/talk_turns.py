@@ -50,7 +50,7 @@ def tell(scene: Scene) -> Turn:
     what = rng.choice(["name", "name", "name", "city_home", "dog", "age", "favourite", "favourite"])
     kind, pet = (rng.choice(list(facts.FAVOURITES)), rng.choice(["dog", "cat", "horse", "bird", "rabbit", "fish"]))
     value = {
-        "name": lambda: rng.choice(facts.NAMES) if rng.random() < 0.7 else made_up_name(scene),
+        "name": lambda: rng.choice(facts.NAMES) if rng.random() < 0.6 else made_up_name(scene),
         "city_home": lambda: rng.choice(ALL_CITIES) if rng.random() < 0.8 else made_up_name(scene),
         "dog": lambda: (
             rng.choice(
@@ -84,7 +84,7 @@ def echo(scene: Scene) -> Turn:
     rng = scene.rng
     sources = [lambda: any_word(scene)] * 5 + [lambda: rng.choice(facts.NAMES), lambda: rng.choice(ALL_CITIES)]
     sources += [lambda: str(rng.randint(0, 9999)), lambda: made_up_name(scene)]
-    text = " ".join(rng.choice(sources)() for _ in range(rng.randint(2, 12)))
+    text = " ".join(rng.choice(sources)() for _ in range(rng.randint(2, rng.choice([6, 12, 40]))))
     return Turn(
         "echo",
         f"{rng.choice(say.ECHO)} {text}",

@@ -138,7 +138,7 @@ def _weather_result(rng: Random, unit: str | None, city: str) -> tuple[str, str]
 def _called(
     scene: Scene, intent: str, user: str, gist: str, function: tools.Function, arguments: str, result: str, final: str
 ) -> Turn:
-    if scene.rng.random() < 0.06:
+    if scene.rng.random() < 0.03:
         result, text = tools.error_result(scene.rng)
         final = f"Sorry, that did not work: {text}."
     return Turn(
@@ -192,7 +192,7 @@ def message(scene: Scene) -> Turn:
     rng, function = scene.rng, scene.function("message")
     to = rng.choice(facts.NAMES) if rng.random() < 0.7 else made_up_name(scene)
     text = (
-        rng.choice(say.MESSAGES) if rng.random() < 0.6 else " ".join(any_word(scene) for _ in range(rng.randint(2, 5)))
+        rng.choice(say.MESSAGES) if rng.random() < 0.3 else " ".join(any_word(scene) for _ in range(rng.randint(2, 6)))
     )
     user = speak(scene, rng.choice(say.MESSAGE_ASK), 0.12, to=to, text=text)
     if text not in user:  # typing errors stay out of what is to be copied

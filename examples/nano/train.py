@@ -6,6 +6,7 @@ Writes OUT every few minutes and goes on from it when started again. Two CPU cor
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import time
 from collections import defaultdict
@@ -24,8 +25,9 @@ from torch.nn import functional
 from vocabulary import Rows
 
 GROUPS = 3  # groups of dialogues a step and process
-PEAKS = (0.005, 2e-3)  # learning rates of Muon and AdamW
-FLOOR, FALL, WARM_STEPS = 0.02, 0.6, 150  # last share of the learning rate, time of the fall, steps of the rise
+PEAKS = (0.004, 1.5e-3)  # learning rates of Muon and AdamW
+FLOOR, FALL, WARM_STEPS = 0.02, 0.9, 150  # last share of the learning rate, time of the fall, steps of the rise
+MEAN_STEPS = 200  # the weights that are kept are a running mean over about so many steps
 # Adam divides by the size of the gradient, so a rare token's row, pushed down a little in every step, would run as far as
 # any other and away from its embedding; then nothing can be copied. With this eps (common rows have gradients of 1e-5 to
 # 1e-3, rare ones below 1e-7) rare rows stay where they start: at their embedding.
@@ -154,9 +156,13 @@ class Run:
         if saved:
             self.model.load_state_dict(saved["model"])
             if source == path:
+                self.model.load_state_dict(saved["latest"])
                 self.step, self.seconds = saved["step"], saved["seconds"]
                 for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
                     optimizer.load_state_dict(state)
+        self.mean = copy.deepcopy(self.model)
+        if saved:
+            self.mean.load_state_dict(saved["model"])
 
     @property
     def progress(self) -> float:
@@ -165,7 +171,8 @@ class Run:
     def save(self) -> None:
         state = {
             "ids": self.rows.ids,
-            "model": self.model.state_dict(),
+            "model": self.mean.state_dict(),
+            "latest": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "step": self.step,
             "seconds": self.seconds,
@@ -200,12 +207,15 @@ class Run:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
+        with torch.no_grad():
+            weight = 1 / min(self.step, MEAN_STEPS)
+            torch._foreach_lerp_(list(self.mean.parameters()), list(self.model.parameters()), weight)
         return loss
 
 
 def report(run: Run, held_out: list[list[tuple[Batch, list[str]]]]) -> None:
-    run.model.quantise(True)
-    counts = exact(run.model, held_out)
+    run.mean.quantise(True)
+    counts = exact(run.mean, held_out)
     right, all_ = (sum(column) for column in zip(*counts.values(), strict=True))
     worst = sorted((n / of, f"{intent} {n}/{of}") for intent, (n, of) in counts.items() if n < of)
     log.info("exact %.3f of %d; worst: %s", right / all_, all_, ", ".join(text for _, text in worst[:24]))
