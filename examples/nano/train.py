@@ -28,9 +28,9 @@ GROUPS = 3  # groups of dialogues a step and process
 PEAKS = (0.004, 1.5e-3)  # learning rates of Muon and AdamW
 FLOOR, FALL, WARM_STEPS = 0.02, 0.9, 150  # last share of the learning rate, time of the fall, steps of the rise
 MEAN_STEPS = 200  # the weights that are kept are a running mean over about so many steps
-# Adam divides by the size of the gradient, so a rare token's row, pushed down a little in every step, would run as far as
-# any other and away from its embedding; then nothing can be copied. With this eps (common rows have gradients of 1e-5 to
-# 1e-3, rare ones below 1e-7) rare rows stay where they start: at their embedding.
+# Adam divides by the size of the gradient, so a rare token's row, pushed down a little in every step, would run as
+# far as any other and away from its embedding; then nothing can be copied. With this eps (common rows have gradients
+# of 1e-5 to 1e-3, rare ones below 1e-7) rare rows stay where they start: at their embedding.
 ROWS_EPS = 1e-5
 MATRICES = ("qkv.weight", "out.weight", ".up", ".down")  # what Muon trains
 QUANTISE_AFTER = 0.5  # share of the time after which experts compute in MXFP4
