@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_oss.cache import Cache, KVCache, RotatingKVCache
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
@@ -34,11 +35,21 @@ def linear(inputs: int, outputs: int, bias: bool, spec: QuantizationSpec | None)
 
 
 @partial(mx.compile, shapeless=True)
-def swiglu(gate: mx.array, up: mx.array, alpha: mx.array, limit: mx.array) -> mx.array:
-    """(..., F), (..., F) -> (..., F): gate sigmoid(alpha gate) (up + 1), both clamped; the gate only from above."""
-    gate = mx.minimum(gate, limit)
-    up = mx.clip(up, -limit, limit)
+def swiglu(
+    gate: mx.array, up: mx.array, gate_bias: mx.array, up_bias: mx.array, alpha: mx.array, limit: mx.array
+) -> mx.array:
+    """(..., F) each -> (..., F): gate sigmoid(alpha gate) (up + 1) with biases added and both clamped; the gate only
+    from above. One kernel.
+    """
+    gate = mx.minimum(gate + gate_bias, limit)
+    up = mx.clip(up + up_bias, -limit, limit)
     return gate * mx.sigmoid(alpha * gate) * (up + 1)
+
+
+@lru_cache(maxsize=64)
+def token_of_pair(pairs: int, each: int) -> mx.array:
+    """(pairs,) uint32: 0 for the first `each`, 1 for the next, ...; kept, as making it is a kernel."""
+    return mx.array(np.arange(pairs, dtype=np.uint32) // each)
 
 
 def sliding_mask(kept: int, L: int, window: int) -> mx.array:
@@ -90,12 +101,14 @@ class ExpertLinear(nn.Module):
         self.bias = mx.zeros((experts, outputs))
 
     def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
-        """x (..., 1, inputs), experts (...) -> (..., 1, outputs); leading dimensions broadcast."""
-        y = mx.gather_qmm(
+        """x (n, 1, inputs), experts (N,) -> (N, 1, outputs) without the bias; each row serves N / n experts in turn."""
+        rows = None if sorted_indices else token_of_pair(experts.size, experts.size // x.shape[0])
+        return mx.gather_qmm(
             x,
             self.weight,
             self.scales,
             self.get("biases"),
+            lhs_indices=rows,  # MLX takes its kernel for sorted experts only without them
             rhs_indices=experts,
             transpose=True,
             group_size=self.spec.group_size,
@@ -103,7 +116,6 @@ class ExpertLinear(nn.Module):
             mode=self.spec.mode,
             sorted_indices=sorted_indices,
         )
-        return y + self.bias[experts][..., None, :]
 
 
 class Experts(nn.Module):
@@ -117,23 +129,24 @@ class Experts(nn.Module):
         self.down_proj = ExpertLinear(c.num_local_experts, c.intermediate_size, c.hidden_size, down)
         self.F, self.alpha, self.limit = c.intermediate_size, c.swiglu_alpha, c.swiglu_limit
 
-    def __call__(self, x: mx.array, experts: mx.array, weights: mx.array) -> mx.array:
-        """x (B, L, C), experts and weights (B, L, T) -> (B, L, C)."""
-        if experts.size < SORT_FROM:
-            y = self._forward(x[..., None, None, :], experts, sorted_indices=False)
+    def __call__(self, x: mx.array, experts: mx.array, weights: mx.array, residual: mx.array) -> mx.array:
+        """x and residual (B, L, C), experts and weights (B, L, T) -> residual + experts' outputs (B, L, C)."""
+        B, L, T = experts.shape
+        flat, rows = experts.flatten(), x.reshape(B * L, 1, -1)
+        if flat.size < SORT_FROM:
+            y = self._forward(rows, flat, sorted_indices=False)
         else:
-            T, flat = experts.shape[-1], experts.flatten()
             order = mx.argsort(flat)
-            rows = x.flatten(0, 1)[order // T]
-            y = self._forward(rows[:, None, :], flat[order], sorted_indices=True)
-            y = y[mx.argsort(order)].reshape(*experts.shape, 1, -1)
-        return (weights[..., None, :] @ y.squeeze(-2)).squeeze(-2)
+            y = self._forward(rows[order // T], flat[order], sorted_indices=True)[mx.argsort(order)]
+        out = mx.addmm(residual.reshape(B * L, 1, -1), weights.reshape(B * L, 1, T), y.reshape(B * L, T, -1))
+        return out.reshape(B, L, -1)
 
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
-        h = self.gate_up_proj(x, experts, sorted_indices)
+        """x (n, 1, C), experts (N,) -> (N, 1, C)."""
+        h, bias = self.gate_up_proj(x, experts, sorted_indices), self.gate_up_proj.bias[experts][:, None]
         alpha, limit = mx.array(self.alpha, h.dtype), mx.array(self.limit, h.dtype)
-        h = swiglu(h[..., : self.F], h[..., self.F :], alpha, limit)
-        return self.down_proj(h, experts, sorted_indices)
+        h = swiglu(h[..., : self.F], h[..., self.F :], bias[..., : self.F], bias[..., self.F :], alpha, limit)
+        return self.down_proj(h, experts, sorted_indices) + self.down_proj.bias[experts][:, None]
 
 
 class MoE(nn.Module):
@@ -145,12 +158,12 @@ class MoE(nn.Module):
         self.router = linear(config.hidden_size, config.num_local_experts, True, specs.get(f"{path}.router"))
         self.experts = Experts(config, specs, f"{path}.experts")
 
-    def __call__(self, x: mx.array) -> mx.array:
-        """x (B, L, C) -> (B, L, C)."""
+    def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
+        """x and residual (B, L, C) -> (B, L, C): residual plus what the experts make of x."""
         logits = self.router(x)
         experts = mx.argpartition(logits, kth=-self.T, axis=-1)[..., -self.T :]
         weights = mx.softmax(mx.take_along_axis(logits, experts, axis=-1), axis=-1, precise=True)
-        return self.experts(x, experts, weights)
+        return self.experts(x, experts, weights, residual)
 
 
 class Block(nn.Module):
@@ -165,7 +178,7 @@ class Block(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | RotatingKVCache) -> mx.array:
         x = x + self.self_attn(self.input_layernorm(x), mask, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        return self.mlp(self.post_attention_layernorm(x), x)
 
 
 class Transformer(nn.Module):

@@ -288,10 +288,12 @@ def test_every_float_but_the_embedding_is_in_the_dtype_asked_for(folder, name, d
 
 
 def test_bfloat16_is_close_to_float32(shape, folder):
-    """bfloat16 has 8 bits: errors of 2^-9 a rounding, over some dozen roundings a layer."""
+    """bfloat16 has 8 bits: errors of 2^-9 a rounding, over some dozen roundings a layer. The median over the positions,
+    as rounding may send a token to another expert where two are almost equal.
+    """
     exact, rounded = logits(folder(shape)), logits(folder(shape), "bfloat16")
-    error = np.sqrt(((exact - rounded) ** 2).mean()) / exact.std()
-    assert 1e-6 < error < 0.03
+    errors = np.sqrt(((exact - rounded) ** 2).mean(-1)) / exact.std()
+    assert 1e-6 < np.median(errors) < 0.03
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int8", "", None])
