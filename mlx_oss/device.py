@@ -27,6 +27,11 @@ def keep_resident() -> int | None:
     return limit
 
 
+def device_name() -> str:
+    """Of the chip that computes, as MLX reports it ("Apple M4 Pro"); "CPU backend" off a GPU."""
+    return str(mx.device_info().get("device_name", "GPU")) if on_gpu() else "CPU backend"
+
+
 @lru_cache(maxsize=1)
 def side_stream() -> mx.Stream | None:
     """Where to put work that the next token does not wait for: a second core of the CPU backend; None (the default

@@ -7,7 +7,8 @@
     ├── TokenizerError       the vocabulary is damaged or disagrees with the release's
     ├── HarmonyError         a conversation cannot be rendered, or a stream is malformed in strict mode
     ├── OptionError          an argument of the caller's is out of range
-    └── ContextError         the conversation does not fit the context
+    ├── ContextError         the conversation does not fit the context
+    └── BenchmarkError       an engine cannot load or run the model that is measured
 
 A message says what is wrong, where (file, tensor, key), and what to do about it; `cli` prints it after "error: " and
 exits with status 2. Anything else that escapes the library is a bug.
@@ -44,3 +45,7 @@ class OptionError(MlxOssError):
 
 class ContextError(MlxOssError):
     """A conversation does not fit into the model's context."""
+
+
+class BenchmarkError(MlxOssError):
+    """An engine cannot load or run the model that is measured."""

@@ -31,13 +31,14 @@ ORDER = """
     convert
     nano
     loader generate
+    bench
     events
     chat
     cli
     __main__
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
-KNOW_MLX = {"device", "cache", "sampling", "model", "loader", "generate", "nano", "convert.affine"}
+KNOW_MLX = {"device", "cache", "sampling", "model", "loader", "generate", "nano", "convert.affine", "bench.kernels", "bench.worker"}
 
 
 def sources() -> dict[str, ast.Module]:

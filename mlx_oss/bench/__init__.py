@@ -1,0 +1,147 @@
+"""Measures a model folder on this machine: load time, memory, prefill and decode speed, alone or beside mlx-lm.
+
+Knows how to run measurements and take medians; what is measured is in `worker`, how it is shown in `cli.bench`. Every
+repetition is a process of its own, engines take turns, and each figure is the median of its repetitions: what else the
+machine does then falls on all alike.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mlx_oss.bench.chips import bandwidth
+from mlx_oss.errors import BenchmarkError, OptionError
+
+ENGINES = ("mlx-oss", "mlx-lm")
+LENGTHS = (32, 128, 512)  # tokens of prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """At one length of prompt: tokens, seconds to the first token of the answer, and seconds for each after it."""
+
+    length: int
+    prefill: float
+    decode: float
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One engine's medians.
+
+    load       seconds until the model can be called
+    first      seconds to the first token ever, of a prompt of four tokens
+    loaded     peak resident bytes of the process once loaded (operating system)
+    resident   and at its end
+    ids        by length of prompt the greedy ids, of the first repetition
+    """
+
+    engine: str
+    load: float
+    first: float
+    loaded: int
+    resident: int
+    speeds: tuple[Speed, ...]
+    ids: dict[int, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything measured. `bytes_per_token` and `kernels_per_layer` are mlx-oss's, counted and not timed;
+    `bandwidth` is that of the chip in GB/s, None if unknown.
+    """
+
+    device: str
+    repeats: int
+    bytes_per_token: int
+    kernels_per_layer: float
+    bandwidth: int | None
+    results: tuple[Result, ...]
+
+    def bandwidth_share(self, speed: Speed) -> float | None:
+        """Of the chip's bandwidth, what reading the weights once a token makes use of."""
+        return self.bytes_per_token / speed.decode / (self.bandwidth * 1e9) if self.bandwidth else None
+
+
+def measure(
+    folder: str | Path,
+    *,
+    lengths: Sequence[int] = LENGTHS,
+    tokens: int = 32,
+    repeats: int = 5,
+    dtype: str = "auto",
+    compare: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Measures a converted model.
+
+    lengths  of prompts, in tokens; tokens  of each answer; repeats  of everything; dtype  of mlx-oss's activations
+    compare  "mlx-lm" measures it in turn with mlx-oss; it must be installed
+    progress is told in a few words what is being measured
+
+    Raises OptionError for an argument out of range, BenchmarkError if an engine cannot load or run the model.
+    """
+    if repeats < 1 or tokens < 2 or not lengths or min(lengths) < 1:
+        raise OptionError("a benchmark needs at least 1 repetition, 2 tokens of answer and 1 of prompt")
+    if compare not in (None, "mlx-lm"):
+        raise OptionError(f"compare is {compare!r}: mlx-oss can be compared with mlx-lm")
+    samples: dict[str, list[dict[str, Any]]] = {engine: [] for engine in ENGINES[: 2 if compare else 1]}
+    for repeat in range(repeats):
+        for engine, taken in samples.items():
+            if progress is not None:
+                progress(f"{engine}, {repeat + 1} of {repeats}")
+            asked = {"folder": str(folder), "lengths": list(lengths), "tokens": tokens, "engine": engine}
+            taken.append(_run({**asked, "dtype": dtype if engine == "mlx-oss" else "auto"}))
+    ours = samples["mlx-oss"][0]
+    return Report(
+        device=ours["device"],
+        repeats=repeats,
+        bytes_per_token=ours["bytes_per_token"],
+        kernels_per_layer=ours["kernels_per_layer"],
+        bandwidth=bandwidth(ours["device"]),
+        results=tuple(_result(engine, taken) for engine, taken in samples.items()),
+    )
+
+
+def _run(asked: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "mlx_oss.bench.worker", json.dumps(asked)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    engine, said = asked["engine"], done.stderr.strip().splitlines() or ["it said nothing"]
+    if done.returncode < 0:
+        raise BenchmarkError(
+            f"{engine} was ended by signal {-done.returncode} with {asked['folder']}: probably out of memory"
+        )
+    raise BenchmarkError(f"{engine} cannot run {asked['folder']}: {said[-1]}")
+
+
+def _result(engine: str, samples: list[dict[str, Any]]) -> Result:
+    def middle(*keys: str) -> float:
+        values = []
+        for sample in samples:
+            value: Any = sample
+            for key in keys:
+                value = value[key]
+            values.append(value)
+        return median(values)
+
+    lengths = samples[0]["lengths"]
+    return Result(
+        engine=engine,
+        load=middle("load"),
+        first=middle("first"),
+        loaded=round(middle("loaded")),
+        resident=round(middle("resident")),
+        speeds=tuple(
+            Speed(int(key), middle("lengths", key, "prefill"), middle("lengths", key, "decode")) for key in lengths
+        ),
+        ids={int(key): tuple(run["ids"]) for key, run in lengths.items()},
+    )

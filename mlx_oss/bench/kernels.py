@@ -1,0 +1,94 @@
+"""Counts what one decode step costs whatever the machine: kernels launched, bytes of weights read.
+
+Kernels are counted in MLX's graph before it is evaluated. Views (slices, reshapes) launch nothing. `mx.fast.*` is one
+kernel on Metal but many primitives on the CPU backend, so while tracing each stands as one opaque operation there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from mlx_oss.model import Transformer
+
+VIEWS = frozenset(
+    "AsStrided Broadcast Depends ExpandDims Flatten Reshape Slice Split Squeeze StopGradient Transpose Unflatten "
+    "View".split()
+)
+FILL = 3  # tokens in the cache before the step that is traced
+
+
+def kernels_per_layer(model: Transformer) -> float:
+    """Kernels that a step of one token launches for each further layer, mean over a sliding and a full one.
+
+    The model needs at least four layers, as gpt-oss alternates the two kinds: with fewer it is their share of the step.
+    """
+    layers = list(model.layers)
+    if len(layers) < 4:
+        return _kernels(model, len(layers)) / len(layers)
+    return (_kernels(model, 4) - _kernels(model, 2)) / 2
+
+
+def bytes_per_token(model: Transformer) -> int:
+    """Bytes of weights that a step of one token reads: of the experts those chosen, of the embedding one row."""
+    config = model.config
+    total = 0
+    parameters: Any = tree_flatten(model.parameters())
+    for name, array in parameters:
+        share = 1.0
+        if ".experts." in name:
+            share = config.num_experts_per_tok / config.num_local_experts
+        elif name.startswith("embed_tokens."):
+            share = 1 / config.vocab_size
+        total += round(array.nbytes * share)
+    return total
+
+
+def _kernels(model: Transformer, layers: int) -> int:
+    """Of a whole step through the first `layers` layers."""
+    everything = list(model.layers)
+    model.layers = everything[:layers]
+    try:
+        cache = model.make_cache()
+        mx.eval(model(mx.array([[1] * FILL]), cache), model(mx.array([[1]]), cache))
+        with _opaque_fast_operations():
+            return _launches(model(mx.array([[1]]), cache))
+    finally:
+        model.layers = everything
+
+
+def _launches(output: mx.array) -> int:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.dot"
+        mx.export_to_dot(str(path), output)
+        names = re.findall(r'\[label ="(\w+)", shape=rectangle\]', path.read_text())
+    return sum(count for name, count in Counter(names).items() if name not in VIEWS)
+
+
+@contextmanager
+def _opaque_fast_operations() -> Iterator[None]:
+    """`mx.fast.*` as one operation each; results are meaningless, only the graph is wanted."""
+
+    def one(x: mx.array, *_: object, **__: object) -> mx.array:
+        return mx.erf(x)
+
+    def attention(q: mx.array, k: mx.array, v: mx.array, *_: object, **__: object) -> mx.array:
+        return mx.depends([mx.erf(q)], [k, v])[0]
+
+    stand_ins = {"rope": one, "rms_norm": one, "scaled_dot_product_attention": attention}
+    real = {name: getattr(mx.fast, name) for name in stand_ins}
+    try:
+        for name, function in stand_ins.items():
+            setattr(mx.fast, name, function)
+        yield
+    finally:
+        for name, function in real.items():
+            setattr(mx.fast, name, function)

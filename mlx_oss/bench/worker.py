@@ -1,0 +1,122 @@
+"""One measurement of one engine, in a process of its own: `python -m mlx_oss.bench.worker JSON`.
+
+A process each, so that load time and peak memory are the engine's alone, and two engines never share a machine's
+memory. Prints a Sample as JSON; an error as one line on stderr, with exit status 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+Ids = Iterator[int]
+WARM_UP = 4  # tokens of prompt and of answer before the clock starts: kernels are built, weights are read once
+
+
+def main(argument: str) -> int:
+    from mlx_oss.errors import MlxOssError
+
+    asked = json.loads(argument)
+    try:
+        sample = measure(asked["engine"], Path(asked["folder"]), asked["lengths"], asked["tokens"], asked["dtype"])
+    except (MlxOssError, ImportError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    sys.stdout.write(json.dumps(sample))
+    return 0
+
+
+def measure(engine: str, folder: Path, lengths: list[int], tokens: int, dtype: str) -> dict[str, object]:
+    """Loads, then for each length: prefills so many tokens and decodes `tokens` greedily. Times in seconds."""
+    started = time.perf_counter()
+    generate, facts = ENGINES[engine](folder, dtype)
+    load = time.perf_counter() - started
+    loaded = _resident_bytes()
+    first = _timed(generate(_prompt(WARM_UP, shift=1), WARM_UP))[0]
+    runs = {}
+    for length in lengths:
+        prefill, decode, ids = _timed(generate(_prompt(length), tokens))
+        runs[str(length)] = {"prefill": prefill, "decode": decode / (tokens - 1), "ids": ids}
+    return {
+        "load": load,
+        "first": first,
+        "loaded": loaded,
+        "resident": _resident_bytes(),
+        "lengths": runs,
+        **facts(),
+    }
+
+
+def _prompt(length: int, shift: int = 0) -> list[int]:
+    """Ids spread over the vocabulary, the same in every run."""
+    return [(7919 * (n + shift) + 1) % 199_998 for n in range(length)]
+
+
+def _timed(ids: Ids) -> tuple[float, float, list[int]]:
+    """Seconds to the first id and from there to the last; the ids."""
+    started = time.perf_counter()
+    made = [next(ids)]
+    first = time.perf_counter()
+    made.extend(ids)
+    return first - started, time.perf_counter() - first, made
+
+
+def _resident_bytes() -> int:
+    """The most memory that the process has had resident, by the operating system."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _ours(folder: Path, dtype: str) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:
+    import mlx_oss
+    from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
+    from mlx_oss.device import device_name
+    from mlx_oss.sampling import SamplingOptions
+
+    model = mlx_oss.load_model(folder, dtype=dtype)  # type: ignore[arg-type]
+    vocabulary = model.config.vocab_size
+
+    def generate(prompt: list[int], tokens: int) -> Ids:
+        options = SamplingOptions(temperature=0, logprobs=False)
+        prompt = [token % vocabulary for token in prompt]
+        return (step.token for step in mlx_oss.generate_step(model, prompt, options, max_tokens=tokens))
+
+    def facts() -> dict[str, object]:
+        return {
+            "device": device_name(),
+            "bytes_per_token": bytes_per_token(model),
+            "kernels_per_layer": kernels_per_layer(model),
+        }
+
+    return generate, facts
+
+
+def _mlx_lm(folder: Path, dtype: str) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import mlx.core as mx
+    from mlx_lm.generate import generate_step
+    from mlx_lm.utils import load_model
+
+    model, config = load_model(folder)
+    if dtype == "float32":
+        model.set_dtype(mx.float32)
+        mx.eval(model.parameters())
+
+    def generate(prompt: list[int], tokens: int) -> Ids:
+        ids = mx.array([token % config["vocab_size"] for token in prompt])
+        steps = generate_step(ids, model, max_tokens=tokens, sampler=lambda logprobs: mx.argmax(logprobs, -1))
+        return (int(token) for token, _ in steps)
+
+    return generate, dict
+
+
+ENGINES = {"mlx-oss": _ours, "mlx-lm": _mlx_lm}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1]))

@@ -1,0 +1,93 @@
+"""`mlx-oss bench`: how fast a model is on this machine, and what that is made of."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlx_oss.bench import Report, Result
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="?", help="converted model; without it nano, a bundled demonstration")
+    parser.add_argument("--prompt", type=int, nargs="+", default=[32, 128, 512], metavar="N", help="lengths, in tokens")
+    parser.add_argument("--tokens", type=int, default=32, metavar="N", help="tokens of each answer (default 32)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="of everything (default 5); medians count")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the activations")
+    parser.add_argument("--compare", choices=("mlx-lm",), help="measure it in turn with mlx-oss; it must be installed")
+    parser.add_argument("--json", action="store_true", help="all figures as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    from mlx_oss.bench import measure
+
+    folder = args.folder
+    if folder is None:
+        from mlx_oss.nano import nano_folder
+
+        folder = nano_folder()
+    report = measure(
+        folder,
+        lengths=args.prompt,
+        tokens=args.tokens,
+        repeats=args.repeats,
+        dtype=args.dtype,
+        compare=args.compare,
+        progress=None if args.json else _say,
+    )
+    if args.json:
+        sys.stdout.write(json.dumps(asdict(report)) + "\n")
+    else:
+        _show(report)
+    return 0
+
+
+def _say(what: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{what}")
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[K")
+    console = Console(highlight=False)
+    of = f"medians of {report.repeats} runs" if report.repeats > 1 else "one run"
+    console.print(f"{report.device}, {of}")
+    console.print(
+        f"A token reads {report.bytes_per_token / 1e9:.3g} GB of weights, "
+        f"a layer launches {report.kernels_per_layer:.3g} kernels."
+    )
+    table = Table("", *(result.engine for result in report.results), *(["ratio"] if len(report.results) > 1 else []))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("load, s", *_figures([r.load for r in report.results]))
+    table.add_row("first token, s", *_figures([r.first for r in report.results]))
+    table.add_row("memory, loaded, GB", *_figures([r.loaded / 1e9 for r in report.results]))
+    table.add_row("memory, at the end, GB", *_figures([r.resident / 1e9 for r in report.results]))
+    for number, speed in enumerate(report.results[0].speeds):
+        speeds = [result.speeds[number] for result in report.results]
+        table.add_row(f"prefill of {speed.length}, tokens/s", *_figures([speed.length / s.prefill for s in speeds]))
+        table.add_row(f"decode after {speed.length}, tokens/s", *_figures([1 / s.decode for s in speeds]))
+        if (share := report.bandwidth_share(speed)) is not None:
+            table.add_row("  of the chip's bandwidth", f"{share:.0%}")
+    console.print(table)
+    if len(report.results) > 1:
+        console.print(_agreement(*report.results))
+
+
+def _figures(values: list[float]) -> list[str]:
+    cells = [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values]
+    return cells + ([f"{values[0] / values[1]:.2f}"] if len(values) > 1 else [])
+
+
+def _agreement(ours: Result, theirs: Result) -> str:
+    """How far the two engines' greedy answers are the same; rounding may part them at a near tie."""
+    pairs = [(a, b) for length, ids in ours.ids.items() for a, b in zip(ids, theirs.ids[length], strict=True)]
+    return f"{sum(a == b for a, b in pairs)} of {len(pairs)} tokens are the same."

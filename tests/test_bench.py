@@ -1,0 +1,187 @@
+"""The benchmark: what it counts is right, what it times is told, and what goes wrong is a sentence.
+
+No figure that depends on the machine is asserted.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import mlx.core as mx
+import pytest
+
+from mlx_oss import bench
+from mlx_oss.bench import Report, Result, Speed, chips, measure, worker
+from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
+from mlx_oss.cli import main
+from mlx_oss.errors import BenchmarkError, OptionError
+from mlx_oss.loader import load_model
+from tests.conftest import SHAPES
+
+RESULT = Result("mlx-oss", 1.5, 0.25, 2_000_000_000, 3_000_000_000, (Speed(32, 2.0, 0.5),), {32: (5, 6, 7)})
+
+
+def report(*results: Result, **changed: object) -> Report:
+    facts = {"device": "Apple M4 Pro", "repeats": 3, "bytes_per_token": 27_300_000_000, "kernels_per_layer": 20.0}
+    return Report(**facts | {"bandwidth": 273, "results": results} | changed)
+
+
+@pytest.fixture
+def fake_processes(monkeypatch):
+    """fake_processes(samples): a measuring process answers with the next of them; gives what each was asked."""
+
+    def install(*samples: dict[str, object]) -> list[dict[str, object]]:
+        left, asked = list(samples), []
+        monkeypatch.setattr(bench, "_run", lambda request: (asked.append(request), left.pop(0))[1])
+        return asked
+
+    return install
+
+
+def sample(load: float, decode: float = 1.0) -> dict[str, object]:
+    lengths = {"8": {"prefill": 2 * load, "decode": decode, "ids": [1, 2]}}
+    times = {"load": load, "first": load, "loaded": 100 * load, "resident": 200 * load, "lengths": lengths}
+    return times | {"device": "Apple M1", "bytes_per_token": 5, "kernels_per_layer": 20.0}
+
+
+def test_a_layer_launches_twenty_kernels_at_most(folder):
+    assert kernels_per_layer(load_model(folder("one kv head"))) <= 20
+
+
+def test_a_further_operation_in_each_layer_is_counted(folder, monkeypatch):
+    model = load_model(folder("one kv head"))
+    before = kernels_per_layer(model)
+    norm = type(model.layers[0].input_layernorm)
+    monkeypatch.setattr(norm, "__call__", lambda self, x: mx.sin(mx.fast.rms_norm(x, self.weight, self.eps)))
+    assert kernels_per_layer(model) == before + 2  # a layer has two norms
+
+
+def test_counting_leaves_the_model_as_it_was(folder):
+    model, tokens = load_model(folder("one kv head")), mx.array([[3, 1, 2]])
+    before = model(tokens)
+    kernels_per_layer(model)
+    assert len(model.layers) == 4 and mx.array_equal(model(tokens), before)
+
+
+def test_models_of_few_layers_are_counted_too(folder):
+    assert kernels_per_layer(load_model(folder("head size as released"))) > 0
+
+
+def test_a_token_reads_its_experts_one_row_of_the_embedding_and_all_else(shape, folder):
+    model, s = load_model(folder(shape), dtype="float32"), SHAPES[shape]
+    C, F, D = s["hidden_size"], s["intermediate_size"], s["head_dim"]
+    H, K, E, T = (
+        s[f"num_{name}"] for name in ("attention_heads", "key_value_heads", "local_experts", "experts_per_tok")
+    )
+    mxfp4 = 17 / 32  # bytes a weight: 4 bits, and 8 bits of scale for 32 of them
+    expert = mxfp4 * (2 * F * C + C * F) + 4 * (2 * F + C)
+    attention = 4 * ((H + 2 * K) * D * (C + 1) + C * (H * D + 1) + H)
+    layer = T * expert + attention + 4 * E * (C + 1) + 2 * 4 * C
+    embedding_row = C * model.embed_tokens.weight.itemsize
+    expected = s["num_hidden_layers"] * layer + 4 * C + 4 * C * s["vocab_size"] + embedding_row
+    assert bytes_per_token(model) == pytest.approx(expected, abs=100)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_measured_process_tells_everything(folder, dtype):
+    told = worker.measure("mlx-oss", folder(), [5, 12], 3, dtype)
+    assert set(told["lengths"]) == {"5", "12"}
+    for run in told["lengths"].values():
+        assert run["prefill"] > 0 and run["decode"] > 0 and len(run["ids"]) == 3
+    assert told["load"] > 0 and told["first"] > 0 and told["device"]
+    assert 10_000_000 < told["loaded"] <= told["resident"]
+
+
+def test_a_report_of_a_model(folder):
+    said: list[str] = []
+    measured = measure(folder(), lengths=[3], tokens=2, repeats=1, progress=said.append)
+    (result,) = measured.results
+    assert result.engine == "mlx-oss" and [speed.length for speed in result.speeds] == [3]
+    assert len(result.ids[3]) == 2 and said == ["mlx-oss, 1 of 1"]
+
+
+@pytest.mark.parity
+def test_mlx_lm_gives_the_same_tokens(folder):
+    ours, theirs = measure(folder(), lengths=[3, 6], tokens=4, repeats=1, dtype="float32", compare="mlx-lm").results
+    assert theirs.engine == "mlx-lm" and ours.ids.keys() == theirs.ids.keys() == {3, 6}
+    assert all(len(ids) == 4 for ids in theirs.ids.values())
+
+
+def test_engines_take_turns_and_medians_are_reported(fake_processes):
+    asked = fake_processes(sample(5), sample(50), sample(1, 7.0), sample(70), sample(2, 3.0), sample(90))
+    measured = measure("folder", lengths=[8], tokens=2, repeats=3, compare="mlx-lm")
+    assert [request["engine"] for request in asked] == ["mlx-oss", "mlx-lm"] * 3
+    ours, theirs = measured.results
+    assert (ours.load, ours.first, ours.loaded, ours.resident) == (2, 2, 200, 400)
+    assert ours.speeds == (Speed(8, 4, 3.0),) and theirs.load == 70
+    assert (measured.device, measured.bandwidth) == ("Apple M1", 68)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"repeats": 0}, {"tokens": 1}, {"lengths": []}, {"lengths": [4, 0]}, {"compare": "llama.cpp"}]
+)
+def test_an_argument_out_of_range_is_refused_before_anything_runs(wrong, fake_processes):
+    fake_processes()
+    with pytest.raises(OptionError):
+        measure("folder", **wrong)
+
+
+def test_a_folder_without_a_model_is_told(tmp_path):
+    with pytest.raises(BenchmarkError, match=f"mlx-oss cannot run {tmp_path}: .*no .*safetensors"):
+        measure(tmp_path, repeats=1)
+
+
+def test_an_engine_that_is_killed_is_told(monkeypatch):
+    killed = subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
+    with pytest.raises(BenchmarkError, match=r"ended by signal 9 .*out of memory"):
+        measure("folder", repeats=1)
+
+
+def test_an_engine_that_is_not_installed_is_told(folder, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "mlx_lm.generate", None)
+    asked = {"engine": "mlx-lm", "folder": str(folder()), "lengths": [3], "tokens": 2, "dtype": "auto"}
+    assert worker.main(json.dumps(asked)) == 2
+    assert "mlx_lm" in capsys.readouterr().err
+
+
+def test_the_share_of_the_bandwidth_is_bytes_over_time():
+    assert report(RESULT).bandwidth_share(Speed(32, 1.0, 0.2)) == pytest.approx(0.5)
+    assert report(RESULT, bandwidth=None).bandwidth_share(Speed(32, 1.0, 0.2)) is None
+
+
+def test_every_chip_has_more_bandwidth_than_its_smaller_kin():
+    for generation in range(1, 6):
+        kin = [chips.bandwidth(f"Apple M{generation}{kind}") for kind in ("", " Pro", " Max", " Ultra")]
+        known = [figure for figure in kin if figure is not None]
+        assert len(known) >= 3 and known == sorted(known)
+    assert chips.bandwidth("CPU backend") is None
+
+
+def test_the_command_shows_a_table(monkeypatch, capsys):
+    theirs = Result("mlx-lm", 3.0, 0.5, 10**9, 10**9, (Speed(32, 8.0, 2.0),), {32: (5, 6, 8)})
+    monkeypatch.setattr(bench, "measure", lambda *_, **__: report(RESULT, theirs))
+    assert main(["bench", "folder", "--compare", "mlx-lm"]) == 0
+    shown = capsys.readouterr().out
+    assert "Apple M4 Pro, medians of 3 runs" in shown and "20 kernels" in shown
+    rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in shown.splitlines() if line.startswith("│")}
+    cells = {name: [cell.strip() for cell in row] for name, row in rows.items()}
+    assert cells["prefill of 32, tokens/s"] == ["16", "4", "4.00"]
+    assert cells["decode after 32, tokens/s"] == ["2", "0.5", "4.00"]
+    assert cells["of the chip's bandwidth"][0] == "20%"
+    assert "2 of 3 tokens are the same" in shown
+
+
+def test_the_command_gives_json(monkeypatch, capsys):
+    monkeypatch.setattr(bench, "measure", lambda *_, **__: report(RESULT))
+    assert main(["bench", "folder", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["results"][0]["speeds"] == [{"length": 32, "prefill": 2.0, "decode": 0.5}]
+
+
+def test_a_wrong_folder_is_one_line_at_the_command_line(tmp_path):
+    command = [sys.executable, "-m", "mlx_oss", "bench", str(tmp_path / "nothing"), "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
