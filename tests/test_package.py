@@ -38,7 +38,18 @@ ORDER = """
     __main__
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
-KNOW_MLX = {"device", "cache", "sampling", "model", "loader", "generate", "nano", "convert.affine", "bench.kernels", "bench.worker"}
+KNOW_MLX = {
+    "device",
+    "cache",
+    "sampling",
+    "model",
+    "loader",
+    "generate",
+    "nano",
+    "convert.affine",
+    "bench.kernels",
+    "bench.worker",
+}
 
 
 def sources() -> dict[str, ast.Module]:

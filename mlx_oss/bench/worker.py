@@ -73,18 +73,19 @@ def _resident_bytes() -> int:
 
 
 def _ours(folder: Path, dtype: str) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:
-    import mlx_oss
     from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
     from mlx_oss.device import device_name
+    from mlx_oss.generate import generate_step
+    from mlx_oss.loader import load_model
     from mlx_oss.sampling import SamplingOptions
 
-    model = mlx_oss.load_model(folder, dtype=dtype)  # type: ignore[arg-type]
+    model = load_model(folder, dtype=dtype)  # type: ignore[arg-type]
     vocabulary = model.config.vocab_size
 
     def generate(prompt: list[int], tokens: int) -> Ids:
         options = SamplingOptions(temperature=0, logprobs=False)
         prompt = [token % vocabulary for token in prompt]
-        return (step.token for step in mlx_oss.generate_step(model, prompt, options, max_tokens=tokens))
+        return (step.token for step in generate_step(model, prompt, options, max_tokens=tokens))
 
     def facts() -> dict[str, object]:
         return {
