@@ -61,6 +61,7 @@ _HOME = {
     "sampling": ("SamplingOptions",),
     "tokenizer": ("Tokenizer", "load_tokenizer"),
 }
+_COMPUTING = {"cache", "chat", "generate", "loader", "model", "sampling"}  # what loads MLX
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
@@ -96,6 +97,10 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'mlx_oss' has no attribute {name!r}")
+    if _MODULE_OF[name] in _COMPUTING:
+        from mlx_oss.blas import prefer_fast_blas
+
+        prefer_fast_blas()
     value = getattr(import_module(f"mlx_oss.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value

@@ -21,7 +21,7 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
-    version errors
+    version errors blas
     config
     mxfp4 rope layout tensorfile device
     cache sampling

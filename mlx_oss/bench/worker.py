@@ -73,6 +73,9 @@ def _resident_bytes() -> int:
 
 
 def _ours(folder: Path, dtype: str) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:
+    from mlx_oss.blas import prefer_fast_blas
+
+    blas = prefer_fast_blas()  # before the imports below, which load MLX
     from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
     from mlx_oss.device import device_name
     from mlx_oss.generate import generate_step
@@ -89,7 +92,7 @@ def _ours(folder: Path, dtype: str) -> tuple[Callable[[list[int], int], Ids], Ca
 
     def facts() -> dict[str, object]:
         return {
-            "device": device_name(),
+            "device": device_name() + (f" with {Path(blas).name}" if blas else ""),
             "bytes_per_token": bytes_per_token(model),
             "kernels_per_layer": kernels_per_layer(model),
         }
