@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import ParamSpec, TypeVar
 
 import mlx.core as mx
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def on_gpu() -> bool:
@@ -30,6 +35,13 @@ def keep_resident() -> int | None:
 def device_name() -> str:
     """Of the chip that computes, as MLX reports it ("Apple M4 Pro"); "CPU backend" off a GPU."""
     return str(mx.device_info().get("device_name", "GPU")) if on_gpu() else "CPU backend"
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """The function with its kernels fused on a GPU; as it is on the CPU backend, where compiling a new function takes
+    a second of a C++ compiler and sampling gains nothing from it.
+    """
+    return mx.compile(function) if on_gpu() else function
 
 
 @lru_cache(maxsize=1)

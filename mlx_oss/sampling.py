@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from mlx_oss.device import side_stream
+from mlx_oss.device import compiled, side_stream
 from mlx_oss.errors import OptionError
 
 LAST_ID = 200018  # `<|endofprompt|>`; the ids above are reserved and stand for nothing (o200k_harmony)
@@ -78,6 +78,7 @@ class Sampler:
         self._key = mx.random.key(int.from_bytes(os.urandom(8)) if options.seed is None else options.seed)
         ids, biases = list(options.logit_bias), list(options.logit_bias.values())
         self._bias = (mx.array(ids), mx.array(biases)) if ids else None
+        self._draw = compiled(self.draw)
 
     @property
     def needs_recent(self) -> bool:
@@ -104,10 +105,15 @@ class Sampler:
         """float32 (V',) -> the next id, a scalar."""
         if self.options.temperature < COLD:
             return mx.argmax(logits)
-        self._key, key = mx.random.split(self._key)
+        token, self._key = self._draw(logits, self._key)
+        return token
+
+    def draw(self, logits: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
+        """float32 (V',) and a random key -> an id drawn from the filtered distribution, and the next key."""
+        next_key, key = mx.random.split(key)
         # The noise depends on no logits, so it is ready when they are (the Gumbel-max form of drawing from a softmax).
         noise = mx.random.gumbel(logits.shape, key=key, stream=side_stream())
-        return mx.argmax(self.filtered(logits) + noise)
+        return mx.argmax(self.filtered(logits) + noise), next_key
 
     def filtered(self, logits: mx.array) -> mx.array:
         """float32 (V',) -> at the temperature, -inf where top_k, min_p or top_p, in this order, rule an id out."""

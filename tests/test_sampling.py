@@ -252,3 +252,12 @@ def test_an_option_out_of_range_is_named(name, values):
 def test_the_ends_of_the_ranges_are_allowed():
     SamplingOptions(temperature=100, top_p=1e-9, top_k=LAST_TEXT_ID, min_p=1, seed=2**64 - 1, top_logprobs=100)
     SamplingOptions(repetition_penalty=0.01, repetition_window=0, logit_bias={0: -1000, LAST_TEXT_ID: 1000.0})
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 20, "min_p": 0.01}, {"top_p": 0.8, "temperature": 0.6}])
+def test_compiled_as_on_a_gpu_the_same_tokens_are_drawn(monkeypatch, options):
+    logits, options = random_logits(2), SamplingOptions(seed=3, **options)
+    plain = draws(30, logits, options)
+    compiled: list[object] = []
+    monkeypatch.setattr("mlx_oss.sampling.compiled", lambda f: compiled.append(f) or mx.compile(f))
+    assert draws(30, logits, options) == plain and compiled
