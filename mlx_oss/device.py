@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property
 from typing import ParamSpec, TypeVar
 
 import mlx.core as mx
+
+SHARED_FROM = 1 << 20  # bytes of weights: about a millisecond of one core, some twenty times what sharing costs
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,9 +48,40 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return mx.compile(function) if on_gpu() else function
 
 
-@lru_cache(maxsize=1)
+def over_cores(function: Callable[..., mx.array], *rows: mx.array, work: int) -> mx.array:
+    """function(*rows), which treats each row alone, with the rows shared out among the CPU backend's cores: MLX
+    computes an operation on one core, but the operations of different streams at the same time.
+
+    `work` is the bytes that the function reads; below SHARED_FROM, and on a GPU, sharing costs more than it brings.
+    """
+    count = rows[0].shape[0]
+    streams = () if on_gpu() or work < SHARED_FROM else _cpu.streams
+    parts = min(len(streams), count)
+    if parts < 2:
+        return function(*rows)
+    bounds = [count * part // parts for part in range(parts + 1)]
+    shares = []
+    for stream, start, end in zip(streams, bounds, bounds[1:], strict=False):
+        with mx.stream(stream):
+            shares.append(function(*(array[start:end] for array in rows)))
+    return mx.concatenate(shares)
+
+
 def side_stream() -> mx.Stream | None:
     """Where to put work that the next token does not wait for: a second core of the CPU backend; None (the default
     stream) on a GPU, which has nothing to gain from it.
     """
-    return None if on_gpu() else mx.new_stream(mx.cpu)
+    return None if on_gpu() or len(_cpu.streams) < 2 else _cpu.streams[1]
+
+
+class _Cpu(threading.local):
+    """Streams belong to the thread that made them, so each thread has its own."""
+
+    @cached_property
+    def streams(self) -> tuple[mx.Stream, ...]:
+        """One for each core that this process may use, the thread's default one first."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return (mx.default_stream(mx.cpu), *(mx.new_stream(mx.cpu) for _ in range(cores - 1)))
+
+
+_cpu = _Cpu()

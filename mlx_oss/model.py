@@ -20,6 +20,7 @@ import numpy as np
 
 from mlx_oss.cache import Cache, KVCache, RotatingKVCache
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
+from mlx_oss.device import on_gpu, over_cores
 from mlx_oss.rope import inverse_frequencies
 
 Specs = Mapping[str, QuantizationSpec]
@@ -102,20 +103,27 @@ class ExpertLinear(nn.Module):
 
     def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (n, 1, inputs), experts (N,) -> (N, 1, outputs) without the bias; each row serves N / n experts in turn."""
-        rows = None if sorted_indices else token_of_pair(experts.size, experts.size // x.shape[0])
-        return mx.gather_qmm(
-            x,
-            self.weight,
-            self.scales,
-            self.get("biases"),
-            lhs_indices=rows,  # MLX takes its kernel for sorted experts only without them
-            rhs_indices=experts,
-            transpose=True,
-            group_size=self.spec.group_size,
-            bits=self.spec.bits,
-            mode=self.spec.mode,
-            sorted_indices=sorted_indices,
-        )
+        spec = self.spec
+
+        def product(rows: mx.array | None, experts: mx.array) -> mx.array:
+            return mx.gather_qmm(
+                x,
+                self.weight,
+                self.scales,
+                self.get("biases"),
+                lhs_indices=rows,
+                rhs_indices=experts,
+                transpose=True,
+                group_size=spec.group_size,
+                bits=spec.bits,
+                mode=spec.mode,
+                sorted_indices=sorted_indices,
+            )
+
+        if sorted_indices and on_gpu():  # only without `rows` does MLX take its kernel for sorted experts
+            return product(None, experts)
+        rows = token_of_pair(experts.size, experts.size // x.shape[0])
+        return over_cores(product, rows, experts, work=experts.size * self.weight[0].nbytes)
 
 
 class Experts(nn.Module):

@@ -12,7 +12,7 @@ import sys
 import mlx.core as mx
 import pytest
 
-from mlx_oss import bench
+from mlx_oss import bench, device
 from mlx_oss.bench import Report, Result, Speed, chips, measure, worker
 from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
 from mlx_oss.cli import main
@@ -48,6 +48,12 @@ def sample(load: float, decode: float = 1.0) -> dict[str, object]:
 
 def test_a_layer_launches_twenty_kernels_at_most(folder):
     assert kernels_per_layer(load_model(folder("one kv head"))) <= 20
+
+
+def test_sharing_out_among_cores_is_not_counted(folder, monkeypatch):
+    monkeypatch.setattr(device, "SHARED_FROM", 0)
+    assert kernels_per_layer(load_model(folder("one kv head"))) <= 20
+    assert device.SHARED_FROM == 0
 
 
 def test_a_further_operation_in_each_layer_is_counted(folder, monkeypatch):

@@ -1,12 +1,14 @@
 """Counts what one decode step costs whatever the machine: kernels launched, bytes of weights read.
 
 Kernels are counted in MLX's graph before it is evaluated. Views (slices, reshapes) launch nothing. `mx.fast.*` is one
-kernel on Metal but many primitives on the CPU backend, so while tracing each stands as one opaque operation there.
+kernel on Metal but many primitives on the CPU backend, so while tracing each stands as one opaque operation there; nor
+is work shared out among cores.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from mlx_oss import device
 from mlx_oss.model import Transformer
 
 VIEWS = frozenset(
@@ -59,7 +62,7 @@ def _kernels(model: Transformer, layers: int) -> int:
     try:
         cache = model.make_cache()
         mx.eval(model(mx.array([[1] * FILL]), cache), model(mx.array([[1]]), cache))
-        with _opaque_fast_operations():
+        with _as_on_a_gpu():
             return _launches(model(mx.array([[1]]), cache))
     finally:
         model.layers = everything
@@ -74,8 +77,8 @@ def _launches(output: mx.array) -> int:
 
 
 @contextmanager
-def _opaque_fast_operations() -> Iterator[None]:
-    """`mx.fast.*` as one operation each; results are meaningless, only the graph is wanted."""
+def _as_on_a_gpu() -> Iterator[None]:
+    """`mx.fast.*` as one operation each, and one stream; results are meaningless, only the graph is wanted."""
 
     def one(x: mx.array, *_: object, **__: object) -> mx.array:
         return mx.erf(x)
@@ -84,11 +87,13 @@ def _opaque_fast_operations() -> Iterator[None]:
         return mx.depends([mx.erf(q)], [k, v])[0]
 
     stand_ins = {"rope": one, "rms_norm": one, "scaled_dot_product_attention": attention}
-    real = {name: getattr(mx.fast, name) for name in stand_ins}
+    real, shared_from = {name: getattr(mx.fast, name) for name in stand_ins}, device.SHARED_FROM
     try:
+        device.SHARED_FROM = sys.maxsize
         for name, function in stand_ins.items():
             setattr(mx.fast, name, function)
         yield
     finally:
+        device.SHARED_FROM = shared_from
         for name, function in real.items():
             setattr(mx.fast, name, function)

@@ -1,0 +1,115 @@
+"""The seam to the machine: what is shared out gives the same result, in every thread, and a GPU is left alone."""
+
+from __future__ import annotations
+
+import threading
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_oss import device
+from mlx_oss.device import compiled, device_name, keep_resident, on_gpu, over_cores, side_stream
+from mlx_oss.loader import load_model
+
+
+@pytest.fixture
+def three_cores(monkeypatch):
+    """A CPU backend of three streams that shares out whatever it is given."""
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    monkeypatch.setattr(device, "SHARED_FROM", 0)
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(device, "_cpu", type(device._cpu)())
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 16])
+def test_rows_shared_out_give_what_one_core_gives_bit_for_bit(rows, three_cores):
+    a, b = mx.random.normal((rows, 5, 7)), mx.random.normal((rows, 7, 3))
+    assert mx.array_equal(over_cores(lambda a, b: mx.exp(a @ b), a, b, work=1), mx.exp(a @ b))
+
+
+def test_rows_are_shared_out_evenly_among_the_cores(three_cores):
+    seen = []
+    over_cores(lambda a: (seen.append((a.shape[0], str(mx.default_stream(mx.cpu)))), a)[1], mx.zeros((8, 2)), work=1)
+    assert sorted(count for count, _ in seen) == [2, 3, 3] and len({stream for _, stream in seen}) == 3
+
+
+def test_little_work_and_a_gpus_stay_on_one_stream(three_cores, monkeypatch):
+    def calls(work: int) -> int:
+        seen = []
+        over_cores(lambda a: (seen.append(1), a)[1], mx.zeros((8, 2)), work=work)
+        return len(seen)
+
+    monkeypatch.setattr(device, "SHARED_FROM", 100)
+    assert calls(99) == 1 and calls(100) == 3
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    assert calls(100) == 1
+
+
+def test_a_model_shared_out_gives_the_same_logits_bit_for_bit(folder, three_cores, monkeypatch):
+    model, tokens = load_model(folder("one kv head"), dtype="float32"), mx.array([list(range(30))])
+    for length in (1, 5, 30):
+        monkeypatch.setattr(device, "SHARED_FROM", 0)
+        shared = np.array(model(tokens[:, :length]))
+        monkeypatch.setattr(device, "SHARED_FROM", 1 << 60)
+        assert np.array_equal(shared, np.array(model(tokens[:, :length])))
+
+
+def test_every_thread_has_streams_it_can_use(three_cores):
+    results: list[bool] = []
+
+    def work() -> None:
+        total = mx.ones((3,), stream=side_stream()) + over_cores(lambda a: a + 1, mx.ones((3,)), work=1)
+        results.append(total.tolist() == [3, 3, 3])
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    work()
+    assert results == [True] * 4
+
+
+def test_one_core_has_no_side_stream(three_cores, monkeypatch):
+    assert side_stream() is not None
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(device, "_cpu", type(device._cpu)())
+    assert side_stream() is None
+
+
+def test_a_gpu_compiles_and_has_no_side_stream(monkeypatch):
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "Apple M4 Pro"})
+    assert side_stream() is None and device_name() == "Apple M4 Pro"
+    function = compiled(lambda x: mx.exp(x) + 1)
+    assert np.allclose(function(mx.array([1.0])), np.e + 1)
+
+
+def test_on_the_cpu_backend_a_function_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    assert compiled(len) is len and device_name() == "CPU backend"
+
+
+def test_without_metal_there_is_no_limit_to_set(monkeypatch):
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
+    assert keep_resident() is None
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, ValueError])
+def test_with_metal_weights_stay_wired_where_the_system_can(monkeypatch, error):
+    limits: list[int] = []
+
+    def set_limit(limit: int) -> None:
+        if error:
+            raise error("before macOS 15")
+        limits.append(limit)
+
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 2**34})
+    monkeypatch.setattr(mx, "set_wired_limit", set_limit)
+    assert keep_resident() == (None if error else 2**34) and limits == ([] if error else [2**34])
+
+
+def test_mlx_says_whether_there_is_a_gpu():
+    assert on_gpu() == (mx.default_device().type == mx.gpu)
