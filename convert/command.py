@@ -7,6 +7,8 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import groupby
 from typing import TextIO
 
 from mlx_oss.errors import MlxOssError, OptionError
@@ -41,18 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Converts or verifies as the parsed arguments say; gives the exit status. Raises MlxOssError."""
+    if args.verify:
+        return run_verify(args.target, args.source, args.json)
     options = ConvertOptions(args.profile, _overrides(args.set), args.force, args.dry_run)
     try:
         with _shown(sys.stderr) as progress:
-            if args.verify:
-                report = verify(args.target, args.source, progress)
-            else:
-                report = convert(args.source, args.target, options, progress)
+            report = convert(args.source, args.target, options, progress)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n" if args.verify else _RESUMABLE)
+        sys.stderr.write(_RESUMABLE)
         return 130
-    done = "verified" if args.verify else "would write" if args.dry_run else "written"
-    sys.stdout.write(_as_json(report, done) if args.json else _as_text(report, done))
+    done = "would write" if args.dry_run else "written"
+    sys.stdout.write(_as_json(report, done) if args.json else _as_text(report, done) + _fits(report, args.dry_run))
+    return 0
+
+
+def run_verify(folder: str, source: str | None, as_json: bool) -> int:
+    """Verifies an MLX folder and prints the outcome; gives the exit status. Raises MlxOssError."""
+    with _shown(sys.stderr) as progress:
+        report = verify(folder, source, progress)
+    sys.stdout.write(_as_json(report, "verified") if as_json else _as_text(report, "verified"))
     return 0
 
 
@@ -90,10 +99,24 @@ def _as_text(report: Report, done: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _fits(report: Report, in_detail: bool) -> str:
+    """Which Macs hold the model; in detail also what it consists of."""
+    lines = []
+    if in_detail:
+        width = max(len(kind.name) for kind in report.kinds)
+        lines = [
+            f"  {kind.name:{width}}  {kind.dtype:4}  {kind.count:3} x {kind.shape!s:20}  {size(kind.nbytes):>10}"
+            for kind in report.kinds
+        ]
+    lines.append("context that a Mac's memory leaves (calculated, not measured; see mlx_oss/memory.py):")
+    for context, group in groupby(report.contexts.items(), key=lambda pair: pair[1]):
+        macs = ", ".join(str(memory) for memory, _ in group)
+        lines.append(f"  {macs} GB: {f'{context:,} tokens' if context else 'too small'}")
+    return "\n".join(lines) + "\n"
+
+
 def _as_json(report: Report, done: str) -> str:
-    fields = ("layout", "tensors", "shards", "nbytes", "resumed_shards", "errors")
-    values = {name: getattr(report, name) for name in fields}
-    return json.dumps({"outcome": done, "folder": str(report.folder), **values}) + "\n"
+    return json.dumps({"outcome": done, **asdict(report), "folder": str(report.folder)}) + "\n"
 
 
 @contextmanager

@@ -37,11 +37,24 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """Tensors that are alike but for their layer: `name` has `*` for its number. nbytes counts all of them."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    count: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a conversion did, or would do (dry_run).
 
     nbytes counts tensors; resumed_shards were there from an interrupted run; errors holds, by tensor that was
-    quantised, the root of the summed squared differences over that of the summed squared values.
+    quantised, the root of the summed squared differences over that of the summed squared values. kinds are the tensors
+    of the MLX folder in the order of use; contexts says how many tokens of context a Mac holds beside them, by its
+    memory in GB (`mlx_oss.memory`).
     """
 
     folder: Path
@@ -51,6 +64,8 @@ class Report:
     nbytes: int
     resumed_shards: int = 0
     errors: Mapping[str, float] = field(default_factory=dict)
+    kinds: tuple[Kind, ...] = ()
+    contexts: Mapping[int, int] = field(default_factory=dict)
 
 
 def size(nbytes: int) -> str:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,18 +34,16 @@ class Partial:
 
     def __init__(self, target: Path, plan_id: str):
         self.target = target
-        self.folder = self.target.parent / f".{self.target.name}.partial"
+        self.folder = _partial(target)
         self.plan_id = plan_id
         self.finished: dict[str, dict[str, Written]] = self._read_record()
 
     def __enter__(self) -> Partial:
         try:
             self.folder.mkdir(exist_ok=True)
-            self._lock = os.open(self.folder, os.O_RDONLY)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = _locked(self.folder)
             self._drop_unfinished()
         except BlockingIOError:
-            os.close(self._lock)
             raise ConversionError(f"{self.target} is being written by another conversion: wait for it") from None
         except OSError as error:
             raise ConversionError(f"{self.folder} cannot be written ({error.strerror}): give another target") from None
@@ -69,14 +68,15 @@ class Partial:
         sync(self.folder)
 
     def publish(self) -> None:
-        """Renames the folder to its name; what was there before goes only once the new one is in place."""
+        """Renames the folder to its name; what was there before goes only once the new one is in place. A kill in
+        between leaves the old one under another name, see `put_back`.
+        """
         for path in (*self.folder.iterdir(), self.folder):
             sync(path)
-        replaced = self.target.parent / f".{self.target.name}.replaced"
-        (self.folder / _RECORD).unlink()
+        replaced = _replaced(self.target)
         if self.target.is_dir() and any(self.target.iterdir()):
-            shutil.rmtree(replaced, ignore_errors=True)
             self.target.rename(replaced)
+        (self.folder / _RECORD).unlink()
         self.folder.rename(self.target)
         sync(self.target.parent)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -103,6 +103,46 @@ class Partial:
             }
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return {}
+
+
+def put_back(target: Path) -> None:
+    """Repairs what a kill during `publish` may have left: an old folder that was moved aside before the new one had
+    its place goes back, with a warning; one that is replaced already is deleted.
+    """
+    replaced, partial = _replaced(target), _partial(target)
+    if not replaced.is_dir():
+        return
+    try:
+        if partial.is_dir():
+            os.close(_locked(partial))
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.rename(target)
+            warnings.warn(f"{target} is put back: a conversion was killed while it replaced the folder", stacklevel=3)
+    except BlockingIOError:  # it is being replaced just now
+        return
+    except OSError as error:
+        raise ConversionError(f"{replaced} cannot be moved back to {target} ({error.strerror}): move it") from None
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that locks the folder until it is closed. Raises BlockingIOError if another process has it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _partial(target: Path) -> Path:
+    return target.parent / f".{target.name}.partial"
+
+
+def _replaced(target: Path) -> Path:
+    return target.parent / f".{target.name}.replaced"
 
 
 def write_json(path: Path, value: Any) -> None:

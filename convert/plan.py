@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from mlx_oss.mxfp4 import BLOCK
 from mlx_oss.tensorfile import ITEMSIZE
 
 from .metal_taken import MetalTaken
+from .options import Kind
 from .profiles import Specs
 from .quantized import Part, Quantizer
 from .recipes import Piece, Recipe, Scales
@@ -58,6 +60,15 @@ def plan(source: Source, specs: Specs) -> list[list[Target]]:
         units.setdefault(layer, []).append(target)
     taken.check_all_used()
     return list(units.values())
+
+
+def kinds(targets: Iterable[Target]) -> tuple[Kind, ...]:
+    """The targets counted, those that differ only in their layer as one."""
+    counted: dict[tuple[str, str, Shape], list[Target]] = {}
+    for target in targets:
+        name = re.sub(r"\.layers\.\d+\.", ".layers.*.", target.name)
+        counted.setdefault((name, target.dtype, target.shape), []).append(target)
+    return tuple(Kind(*key, len(alike), sum(target.nbytes for target in alike)) for key, alike in counted.items())
 
 
 def _targets(taken: Taken, specs: Specs) -> Iterator[Target]:

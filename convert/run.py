@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_oss.errors import ConversionError
+from mlx_oss.memory import contexts_by_mac
 from mlx_oss.tensorfile import INDEX
 
 from . import configs, manifest, profiles, shards
 from .options import ConvertOptions, Meter, OnProgress, Report, size
-from .partial import Partial, write_json
-from .plan import plan
+from .partial import Partial, put_back, write_json
+from .plan import kinds, plan
 from .shards import Shard
 from .source import Source, open_source
 
@@ -39,9 +40,12 @@ def convert(
     """
     options = options or ConvertOptions()
     src, dst = Path(source), Path(os.path.abspath(target))
+    if not options.dry_run:
+        put_back(dst)
     opened = open_source(src)
     specs = profiles.specs(opened.config, options)
-    parts = shards.split(plan(opened, specs), options.shard_bytes)
+    units = plan(opened, specs)
+    parts = shards.split(units, options.shard_bytes)
     _check_target(src, dst, options)
     config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.entry(specs))
     partial = Partial(dst, _plan_id(opened, parts, config))
@@ -50,14 +54,17 @@ def convert(
     if not options.dry_run:
         _write(opened, parts, config, partial, progress)
     known = {name: written for shard in partial.finished.values() for name, written in shard.items()}
+    nbytes = sum(part.nbytes for part in parts)
     return Report(
         folder=dst,
         layout=opened.layout,
         tensors=sum(len(part.targets) for part in parts),
         shards=len(parts),
-        nbytes=sum(part.nbytes for part in parts),
+        nbytes=nbytes,
         resumed_shards=resumed,
         errors={name: written.error for name, written in known.items() if written.error is not None},
+        kinds=kinds(target for unit in units for target in unit),
+        contexts=contexts_by_mac(opened.config, nbytes),
     )
 
 
@@ -133,8 +140,9 @@ def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, 
     folder = partial.folder
     for path in source.companions:
         shutil.copyfile(path, folder / path.name)
+    made: dict[str, object] = {"config.json": config, INDEX: shards.index(parts)}
     if source.lacks_companions:
-        write_json(folder / "generation_config.json", configs.RELEASED_GENERATION)
-    write_json(folder / "config.json", config)
-    write_json(folder / INDEX, shards.index(parts))
-    write_json(folder / manifest.NAME, manifest.build(source, partial.finished))
+        made["generation_config.json"] = configs.RELEASED_GENERATION
+    for name, content in made.items():
+        write_json(folder / name, content)
+    manifest.write(folder, source, partial.finished, {*made, *(path.name for path in source.companions)})

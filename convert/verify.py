@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_oss.config import ModelConfig
-from mlx_oss.errors import CheckpointError
+from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.tensorfile import TensorInfo, read_folder
 
 from . import manifest
@@ -22,22 +22,30 @@ from .source import MLX, Source, open_source
 
 
 def verify(target: str | Path, source: str | Path | None = None, progress: OnProgress | None = None) -> Report:
-    """Every tensor of the MLX folder `target` has the checksum its manifest says and, with `source`, exactly the bytes
-    that converting it gives.
+    """Every byte of the MLX folder `target` is as its manifest says and, with `source`, its tensors have exactly the
+    bytes that converting it gives.
 
     Raises CheckpointError naming the first tensor that differs, ConfigError if the configs differ, ConversionError if
     a folder is no checkpoint.
     """
     folder = Path(target)
+    if not folder.is_dir():
+        raise ConversionError(f"{folder} is not a folder: give the folder of a converted model")
+    written = manifest.read(folder)
+    if written is not None:
+        manifest.check_files(folder, written)
     stored = read_folder(folder)
-    known = manifest.checksums(folder)
+    known = None if written is None else written["sha256"]
     if known is not None and set(known) != set(stored):
         odd = min(set(known) ^ set(stored))
         raise CheckpointError(f"{folder}: tensor {odd} is in only one of weights and {manifest.NAME}: convert again")
     opened = None if source is None else open_source(Path(source))
     targets = {} if opened is None else _targets(folder, stored, opened)
     if source is None and known is None:
-        raise CheckpointError(f"{folder} has no {manifest.NAME}: give the checkpoint it was made from")
+        raise CheckpointError(
+            f"{folder} has no {manifest.NAME}, as only folders written here do: compare it with the checkpoint it was "
+            "made from, --source SRC"
+        )
     shards: dict[Path, list[TensorInfo]] = {}
     for tensor in stored.values():
         shards.setdefault(tensor.file, []).append(tensor)

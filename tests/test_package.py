@@ -23,6 +23,7 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 ORDER = """
     version errors blas
     config
+    memory
     mxfp4 rope layout tensorfile device
     cache sampling
     model

@@ -24,6 +24,7 @@ COMMANDS = {
     "parse": ("mlx_oss.cli.parse", "show what the parser makes of a model's output"),
     "bench": ("mlx_oss.cli.bench", "measure a model's speed and memory on this machine"),
     "convert": ("mlx_oss.convert.command", "turn a released checkpoint into an MLX folder"),
+    "verify": ("mlx_oss.cli.verify", "check a converted model, byte by byte"),
 }
 
 

@@ -1,0 +1,49 @@
+"""How much memory a model takes, and how long a context a Mac of a given size holds. Arithmetic, nothing is measured.
+
+Knows configs and numbers of bytes; nothing of files, devices or MLX.
+"""
+
+from __future__ import annotations
+
+from mlx_oss.config import ModelConfig
+
+GB = 1 << 30  # the unit Macs are sold in
+MAC_SIZES = (8, 16, 18, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)  # GB
+# For everything beside weights and KV cache: what a prefill chunk computes, MLX's buffers, Python.
+WORKING_BYTES = 1_000_000_000
+
+
+def kv_cache_bytes(config: ModelConfig, context: int, itemsize: int = 2) -> int:
+    """Keys and values of `context` tokens, all of them in the full layers and the last window's in the sliding ones.
+
+    itemsize is 2 for the bfloat16 of a GPU, 4 for float32.
+    """
+    a_token = 2 * config.num_key_value_heads * config.head_dim * itemsize
+    return sum(
+        a_token * (min(context, config.sliding_window) if config.is_sliding(layer) else context)
+        for layer in range(config.num_hidden_layers)
+    )
+
+
+def gpu_bytes(memory_bytes: int) -> int:
+    """Of a Mac's memory what macOS recommends the GPU to use (`recommendedMaxWorkingSetSize`): two thirds, and three
+    quarters from 36 GB on, as llama.cpp's users report it for each size.
+    """
+    return memory_bytes * 3 // 4 if memory_bytes >= 36 * GB else memory_bytes * 2 // 3
+
+
+def largest_context(config: ModelConfig, weight_bytes: int, memory_bytes: int) -> int:
+    """Tokens of context, at most the model's own limit, that fit beside the weights on a Mac of `memory_bytes`; 0 if
+    the weights themselves do not.
+    """
+    room = gpu_bytes(memory_bytes) - weight_bytes - WORKING_BYTES
+    fits, fails = 0, config.max_position_embeddings + 1
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        fits, fails = (middle, fails) if kv_cache_bytes(config, middle) <= room else (fits, middle)
+    return fits
+
+
+def contexts_by_mac(config: ModelConfig, weight_bytes: int) -> dict[int, int]:
+    """`largest_context` for each size of Mac, in GB."""
+    return {size: largest_context(config, weight_bytes, size * GB) for size in MAC_SIZES}
