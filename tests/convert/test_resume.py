@@ -1,25 +1,27 @@
-"""A conversion killed at any moment goes on to the same bytes; verification finds every changed bit."""
+"""A conversion killed at any moment goes on to the same bytes, and replaces a folder completely or not at all."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from convert import ConvertOptions, convert, verify
 from convert.command import main
-from mlx_oss.errors import CheckpointError, ConversionError
-from mlx_oss.tensorfile import read_folder
-from tests.synthetic import TINY, write_checkpoint
+from mlx_oss.errors import ConversionError
+from tests.synthetic import write_checkpoint
 
 OPTIONS = ConvertOptions(shard_bytes=200_000)
 KILLS = 30
+NEVER = 10**9
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +43,14 @@ class Killed(BaseException):
     """Stands for a kill: nothing of the converter's runs after it."""
 
 
-def test_killed_anywhere_it_resumes_to_the_same_bytes(source, finished, tmp_path, monkeypatch):
-    """Every system call that changes the disk is a place to die; 30 of them drawn at random, some in one conversion."""
-    names = ("write", "fsync", "rename", "unlink", "mkdir")
+@pytest.fixture
+def dying(monkeypatch) -> Callable[[int], Callable[[], int]]:
+    """dying(limit): from now on the process is as if killed at that many system calls that change the disk; what it
+    gives tells how many there were.
+    """
+    names = ("write", "fsync", "rename", "unlink", "mkdir", "rmdir")
     real = {name: getattr(os, name) for name in names}
-    calls = limit = 0
+    calls, limit = 0, NEVER
 
     def counted(name):
         def call(*args, **options):
@@ -57,14 +62,24 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(source, finished, tmp_path
 
         return call
 
+    def install(at: int) -> Callable[[], int]:
+        nonlocal calls, limit
+        calls, limit = 0, at
+        return lambda: calls
+
     for name in names:
         monkeypatch.setattr(os, name, counted(name))
     monkeypatch.setattr("convert.partial.Partial.discard", lambda self: None)  # a kill runs no handler
-    limit = 10**9
+    return install
+
+
+def test_killed_anywhere_it_resumes_to_the_same_bytes(source, finished, tmp_path, dying):
+    """Thirty moments drawn at random, some in one conversion."""
+    count = dying(NEVER)
     convert(source, tmp_path / "whole", OPTIONS)
-    whole, draw, resumed = calls, random.Random(1), 0
+    whole, draw, resumed = count(), random.Random(1), 0
     for run in range(KILLS):
-        calls, limit = 0, draw.randrange(whole)
+        dying(draw.randrange(whole))
         target = tmp_path / f"dst{run // 2}"
         try:
             convert(source, target, OPTIONS)
@@ -73,12 +88,53 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(source, finished, tmp_path
         except ConversionError as error:
             assert "exists" in str(error)  # a run before it got through
         if run % 2 and not target.exists():
-            limit = 10**9
+            dying(NEVER)
             resumed += convert(source, target, OPTIONS).resumed_shards > 0
         if target.exists():
             assert files(target) == files(finished)
     assert resumed > 5
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.filterwarnings("ignore:.* is put back")
+def test_killed_while_it_replaces_a_folder_one_of_the_two_is_there_whole(source, finished, tmp_path, dying):
+    """The last moments of a conversion, one by one: publication is among them."""
+    other = write_checkpoint(tmp_path / "other", seed=10, layout="hf_sharded")
+    convert(other, tmp_path / "old", OPTIONS)
+    old, target, force = files(tmp_path / "old"), tmp_path / "dst", replace(OPTIONS, force=True)
+    shutil.copytree(tmp_path / "old", target)
+    count = dying(NEVER)
+    convert(source, target, force)
+    whole, aside = count(), 0
+    for moment in range(whole - 40, whole):
+        dying(NEVER)
+        shutil.rmtree(target)
+        shutil.copytree(tmp_path / "old", target)
+        dying(moment)
+        with pytest.raises(Killed):
+            convert(source, target, force)
+        dying(NEVER)
+        aside += not target.exists()
+        with pytest.raises(ConversionError, match="--force"):  # and puts it back
+            convert(source, target, OPTIONS)
+        assert files(target) in (old, files(finished))
+        convert(source, target, force)
+        assert files(target) == files(finished)
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert aside
+
+
+def test_what_a_kill_moved_aside_is_put_back_with_a_warning(source, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / ".dst.replaced")
+    with pytest.warns(UserWarning, match="dst is put back"), pytest.raises(ConversionError, match="exists"):
+        convert(source, tmp_path / "dst", OPTIONS)
+    assert files(tmp_path / "dst") == files(finished)
+
+
+def test_a_dry_run_moves_nothing_back(source, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / ".dst.replaced")
+    convert(source, tmp_path / "dst", replace(OPTIONS, dry_run=True))
+    assert [path.name for path in tmp_path.iterdir()] == [".dst.replaced"]
 
 
 def test_killed_process_leaves_no_target_and_can_be_resumed(source, finished, tmp_path):
@@ -152,51 +208,3 @@ def test_interrupted_command_says_how_to_go_on(source, tmp_path, monkeypatch, ca
     monkeypatch.setattr("convert.shards.write", stop)
     assert main([str(source), str(tmp_path / "dst")]) == 130
     assert "same command" in capsys.readouterr().err
-
-
-def test_dry_run_writes_nothing(source, tmp_path):
-    report = convert(source, tmp_path / "dst", ConvertOptions(dry_run=True))
-    assert not any(tmp_path.iterdir())
-    assert report.tensors == 3 + 22 * TINY["num_hidden_layers"]
-
-
-def test_verify_passes_what_convert_wrote(source, finished, tmp_path):
-    report = verify(finished, source)
-    assert report.nbytes == sum(tensor.nbytes for tensor in read_folder(finished).values())
-    assert verify(finished).tensors == report.tensors
-
-
-@pytest.mark.parametrize("with_source", [True, False])
-def test_verify_finds_a_flipped_bit_in_any_tensor(source, finished, with_source):
-    draw = random.Random(2)
-    for tensor in draw.sample(sorted(read_folder(finished).values(), key=lambda t: t.name), 8):
-        data = bytearray(tensor.file.read_bytes())
-        data[draw.randrange(tensor.start, tensor.end)] ^= 1 << draw.randrange(8)
-        kept = tensor.file.read_bytes()
-        tensor.file.write_bytes(data)
-        with pytest.raises(CheckpointError, match=tensor.name):
-            verify(finished, source if with_source else None)
-        tensor.file.write_bytes(kept)
-
-
-def test_verify_finds_another_source(finished, tmp_path):
-    other = write_checkpoint(tmp_path / "src", seed=10)
-    with pytest.raises(CheckpointError, match="differs from"):
-        verify(finished, other)
-
-
-def test_verify_needs_a_manifest_or_a_source(source, finished, tmp_path):
-    for name, data in files(finished).items():
-        if name != "conversion.json":
-            (tmp_path / name).write_bytes(data)
-    verify(tmp_path, source)
-    with pytest.raises(CheckpointError, match=r"conversion.json"):
-        verify(tmp_path)
-
-
-def test_command_reports_as_json(source, tmp_path, capsys):
-    assert main([str(source), str(tmp_path / "dst"), "--json"]) == 0
-    outcome = json.loads(capsys.readouterr().out)
-    assert outcome["outcome"] == "written" and outcome["layout"] == "Hugging Face"
-    assert main([str(source), str(tmp_path / "dst"), "--verify"]) == 0
-    assert "verified" in capsys.readouterr().out

@@ -1,0 +1,180 @@
+"""Verification passes what the converter wrote, and finds and names every changed byte of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from convert import ConvertOptions, convert, verify
+from convert.command import main
+from mlx_oss.cli import main as mlx_oss
+from mlx_oss.errors import CheckpointError, ConversionError
+from mlx_oss.memory import MAC_SIZES
+from mlx_oss.tensorfile import read_folder
+from tests.synthetic import TINY, write_checkpoint
+
+OPTIONS = ConvertOptions(shard_bytes=200_000)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = write_checkpoint(tmp_path_factory.mktemp("verify") / "src", seed=9, layout="hf_sharded")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(source) -> Path:
+    """Not to be changed; `copy` may be."""
+    convert(source, source.parent / "dst", OPTIONS)
+    return source.parent / "dst"
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_dry_run_writes_nothing(source, tmp_path):
+    report = convert(source, tmp_path / "dst", ConvertOptions(dry_run=True))
+    assert not any(tmp_path.iterdir())
+    assert report.tensors == 3 + 22 * TINY["num_hidden_layers"]
+
+
+def test_verify_passes_what_convert_wrote(source, finished):
+    report = verify(finished, source)
+    assert report.nbytes == sum(tensor.nbytes for tensor in read_folder(finished).values())
+    assert verify(finished).tensors == report.tensors
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_the_file_named(copy):
+    draw = random.Random(2)
+    names = {path.name for path in copy.iterdir()}
+    assert {"config.json", "conversion.json", "model.safetensors.index.json", "chat_template.jinja"} < names
+    for path in copy.iterdir():
+        kept = path.read_bytes()
+        places = {0, len(kept) - 1, *(draw.randrange(len(kept)) for _ in range(12))}
+        for place in places:
+            data = bytearray(kept)
+            data[place] ^= 1 << draw.randrange(8)
+            path.write_bytes(data)
+            with pytest.raises(CheckpointError, match=path.name):
+                verify(copy)
+        path.write_bytes(kept)
+    verify(copy)
+
+
+def test_a_flipped_bit_in_the_header_of_a_weight_file_is_found(copy):
+    for path in copy.glob("*.safetensors"):
+        kept = path.read_bytes()
+        for place in range(8 + int.from_bytes(kept[:8], "little")):
+            if place % 7:
+                continue
+            path.write_bytes(kept[:place] + bytes([kept[place] ^ 1]) + kept[place + 1 :])
+            with pytest.raises(CheckpointError, match=path.name):
+                verify(copy)
+        path.write_bytes(kept)
+
+
+@pytest.mark.parametrize("with_source", [True, False])
+def test_a_flipped_bit_in_any_tensor_is_found_and_the_tensor_named(source, copy, with_source):
+    draw = random.Random(2)
+    for tensor in draw.sample(sorted(read_folder(copy).values(), key=lambda t: t.name), 8):
+        kept = tensor.file.read_bytes()
+        data = bytearray(kept)
+        data[draw.randrange(tensor.start, tensor.end)] ^= 1 << draw.randrange(8)
+        tensor.file.write_bytes(data)
+        with pytest.raises(CheckpointError, match=tensor.name):
+            verify(copy, source if with_source else None)
+        tensor.file.write_bytes(kept)
+
+
+def test_a_missing_file_is_found_and_named(copy):
+    for path in sorted(copy.iterdir()):
+        if path.name != "conversion.json":
+            kept = path.read_bytes()
+            path.unlink()
+            with pytest.raises(CheckpointError, match=path.name):
+                verify(copy)
+            path.write_bytes(kept)
+
+
+def test_another_source_is_found(finished, tmp_path):
+    other = write_checkpoint(tmp_path / "src", seed=10)
+    with pytest.raises(CheckpointError, match="differs from"):
+        verify(finished, other)
+
+
+def test_a_folder_without_manifest_needs_a_source(source, copy):
+    (copy / "conversion.json").unlink()
+    verify(copy, source)
+    with pytest.raises(CheckpointError, match=r"conversion\.json.*--source"):
+        verify(copy)
+
+
+def test_a_manifest_of_another_format_is_told(copy):
+    path = copy / "conversion.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(CheckpointError, match="format 1, 2 is known"):
+        verify(copy)
+
+
+@pytest.mark.parametrize("name", ["nothing", "file"])
+def test_what_is_no_folder_is_told(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConversionError, match="not a folder"):
+        verify(tmp_path / name)
+
+
+def test_the_command_verifies_with_and_without_source(source, finished, capsys):
+    assert mlx_oss(["verify", str(finished)]) == 0
+    assert "verified" in capsys.readouterr().out
+    assert mlx_oss(["verify", str(finished), "--source", str(source), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "verified"
+
+
+def test_the_command_tells_damage_in_one_line(copy, capsys):
+    shard = max(copy.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x99")
+    assert mlx_oss(["verify", str(copy)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and len([line for line in said.err.splitlines() if line.startswith("error: ")]) == 1
+
+
+def test_the_converter_reports_as_json(source, tmp_path, capsys):
+    assert main([str(source), str(tmp_path / "dst"), "--json"]) == 0
+    outcome = json.loads(capsys.readouterr().out)
+    assert outcome["outcome"] == "written" and outcome["layout"] == "Hugging Face"
+    assert main([str(source), str(tmp_path / "dst"), "--verify"]) == 0
+    assert "verified" in capsys.readouterr().out
+
+
+def test_a_dry_run_counts_every_kind_of_tensor(source, finished, tmp_path):
+    report = convert(source, tmp_path / "dst", ConvertOptions(dry_run=True))
+    stored = read_folder(finished).values()
+    assert sum(kind.count for kind in report.kinds) == len(stored) == report.tensors
+    assert sum(kind.nbytes for kind in report.kinds) == sum(tensor.nbytes for tensor in stored) == report.nbytes
+    by_name = {kind.name: kind for kind in report.kinds}
+    router = by_name["model.layers.*.mlp.router.weight"]
+    assert (router.count, router.dtype) == (TINY["num_hidden_layers"], "BF16")
+    assert router.shape == (TINY["num_local_experts"], TINY["hidden_size"])
+    assert len(by_name) == len(report.kinds) == 3 + 22
+
+
+def test_a_dry_run_shows_tensors_and_macs(source, tmp_path, capsys):
+    assert main([str(source), str(tmp_path / "dst"), "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "would write" in shown and "from Hugging Face" in shown
+    assert "model.layers.*.mlp.experts.down_proj.weight" in shown
+    assert "512 GB: " in shown and "tokens" in shown
+
+
+def test_a_dry_run_as_json_has_tensors_and_macs(source, tmp_path, capsys):
+    assert main([str(source), str(tmp_path / "dst"), "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["outcome"] == "would write" and {kind["dtype"] for kind in told["kinds"]} == {"BF16", "U32", "U8"}
+    assert [int(size) for size in told["contexts"]] == list(MAC_SIZES)
