@@ -17,7 +17,7 @@ from mlx_oss.version import __version__
 
 if TYPE_CHECKING:
     from mlx_oss.cache import Cache
-    from mlx_oss.chat import ChatSession, collect
+    from mlx_oss.chat import ChatSession
     from mlx_oss.config import ModelConfig
     from mlx_oss.errors import MlxOssError
     from mlx_oss.events import (
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
         Event,
         Finished,
         PreambleDelta,
+        PrefillProgress,
         ReasoningDelta,
         RepairedOutput,
         Reply,
+        Stats,
         ToolCall,
+        ToolResult,
+        TurnsDropped,
         Usage,
     )
     from mlx_oss.generate import Step, generate_step, prefill
@@ -37,10 +41,11 @@ if TYPE_CHECKING:
     from mlx_oss.model import Transformer
     from mlx_oss.sampling import SamplingOptions
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
+    from mlx_oss.turn import collect
 
 _HOME = {
     "cache": ("Cache",),
-    "chat": ("ChatSession", "collect"),
+    "chat": ("ChatSession",),
     "config": ("ModelConfig",),
     "errors": ("MlxOssError",),
     "events": (
@@ -48,10 +53,14 @@ _HOME = {
         "Event",
         "Finished",
         "PreambleDelta",
+        "PrefillProgress",
         "ReasoningDelta",
         "RepairedOutput",
         "Reply",
+        "Stats",
         "ToolCall",
+        "ToolResult",
+        "TurnsDropped",
         "Usage",
     ),
     "generate": ("Step", "generate_step", "prefill"),
@@ -60,6 +69,7 @@ _HOME = {
     "model": ("Transformer",),
     "sampling": ("SamplingOptions",),
     "tokenizer": ("Tokenizer", "load_tokenizer"),
+    "turn": ("collect",),
 }
 _COMPUTING = {"cache", "chat", "generate", "loader", "model", "sampling"}  # what loads MLX
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -74,15 +84,19 @@ __all__ = [
     "MlxOssError",
     "ModelConfig",
     "PreambleDelta",
+    "PrefillProgress",
     "ReasoningDelta",
     "RepairedOutput",
     "Reply",
     "SamplingOptions",
+    "Stats",
     "Step",
     "Tokenizer",
     "ToolCall",
     "ToolDescription",
+    "ToolResult",
     "Transformer",
+    "TurnsDropped",
     "Usage",
     "__version__",
     "collect",

@@ -7,7 +7,7 @@ holder, so a snapshot is a reference, and costs memory only once the ring moves 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -161,6 +161,48 @@ class Cache:
     def nbytes(self) -> int:
         """Bytes held, snapshots not counted: they share the rings until those move on."""
         return sum(array.nbytes for array in self.arrays)
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bytes that snapshots hold beside the caches: rings that have moved on since."""
+        held = {id(array) for array in self.arrays}
+        states = [state for snapshot in self._snapshots.values() for state in snapshot]
+        beside = {id(a): a.nbytes for state in states for a in (state.keys, state.values) if a is not None}
+        return sum(nbytes for key, nbytes in beside.items() if key not in held)
+
+    def fork(self) -> Cache:
+        """Another cache at this position with these snapshots. Shares all arrays: the first of the two that moves on
+        copies the full layers' buffers.
+        """
+        forked = Cache([copy(layer) for layer in self.layers])
+        forked._snapshots = dict(self._snapshots)
+        return forked
+
+    def tensors(self) -> dict[str, mx.array]:
+        """What is held, by name, for a file; `restore` takes it back."""
+        named: dict[str, mx.array] = {}
+        for number, layer in enumerate(self.layers):
+            for part, array in zip(("keys", "values"), layer.arrays, strict=False):
+                named[f"layers.{number}.{part}"] = array if layer in self._rings else array[:, :, : self.offset]
+        for position, states in self._snapshots.items():
+            for number, state in enumerate(states):
+                if state.keys is not None and state.values is not None:
+                    named[f"snapshots.{position}.{number}.keys"] = state.keys
+                    named[f"snapshots.{position}.{number}.values"] = state.values
+        return named
+
+    def restore(self, named: Mapping[str, mx.array], offset: int) -> None:
+        """The state that `tensors` named, at the position it was taken at. Raises KeyError if it is of other layers."""
+        for number, layer in enumerate(self.layers):
+            keys, values = (named.get(f"layers.{number}.{part}") for part in ("keys", "values"))
+            if isinstance(layer, RotatingKVCache):
+                layer.state = Ring(keys, values, offset)
+            else:
+                layer.keys, layer.values, layer.offset = keys, values, offset
+        self._snapshots = {}
+        for position in sorted({int(name.split(".")[1]) for name in named if name.startswith("snapshots.")}):
+            prefixes = [f"snapshots.{position}.{number}" for number in range(len(self._rings))]
+            self._snapshots[position] = [Ring(named[f"{p}.keys"], named[f"{p}.values"], position) for p in prefixes]
 
     def snapshot(self) -> None:
         """Makes the present position one that `rewind` can come back to; the oldest of MOST_SNAPSHOTS is given up."""

@@ -9,49 +9,50 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import get_args
+import threading
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from copy import copy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+from mlx_oss import session_file, worker
 from mlx_oss.cache import Cache
-from mlx_oss.errors import ContextError, OptionError
+from mlx_oss.errors import ContextError, OptionError, SessionError
 from mlx_oss.events import (
-    AnswerDelta,
     Event,
     Finished,
     FinishReason,
-    PreambleDelta,
-    ReasoningDelta,
-    RepairedOutput,
+    PrefillProgress,
     Reply,
+    Stats,
     ToolCall,
+    ToolResult,
+    TurnsDropped,
     Usage,
 )
-from mlx_oss.generate import Step, generate_step, prefill, room_for_answer
+from mlx_oss.generate import PREFILL_CHUNK, generate_step, prefill_chunks, room_for_answer
 from mlx_oss.harmony import (
     DeveloperContent,
     HarmonyParser,
-    Header,
     Message,
-    MessageFinished,
-    MessageStarted,
-    ParsedMessage,
     ReasoningEffort,
     SystemContent,
     ToolDescription,
     ToolNamespace,
     ids_in_history,
+    message_from_dict,
+    message_to_dict,
     render_conversation,
     render_message,
     stays_for_next_turn,
 )
-from mlx_oss.harmony import Event as ParserEvent
 from mlx_oss.model import Transformer
 from mlx_oss.sampling import SamplingOptions
 from mlx_oss.tokenizer import Tokenizer
+from mlx_oss.turn import Clock, Listener, collect
 
-_DELTAS: dict[str | None, type] = {"analysis": ReasoningDelta, "commentary": PreambleDelta}
+ContextPolicy = Literal["refuse", "drop_oldest"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,53 +63,9 @@ class _Entry:
     ids: Sequence[int]
 
 
-class _Listener:
-    """Turns what the parser says into what the session's caller hears, and remembers the messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[ParsedMessage] = []
-        self._header = Header("assistant")
-
-    def hear(self, events: Iterable[ParserEvent]) -> list[Event]:
-        return [heard for event in events for heard in self._translate(event)]
-
-    def _translate(self, event: ParserEvent) -> list[Event]:
-        if isinstance(event, MessageStarted):
-            self._header = event.header
-            return []
-        if isinstance(event, MessageFinished):
-            self.messages.append(event.message)
-            heard: list[Event] = [RepairedOutput(event.message.notes)] if event.message.notes else []
-            return heard + ([_call(event.message)] if _calls_tool(event.message) else [])
-        # The text of a call is told as a whole, when it is complete.
-        return [] if _opens_call(self._header) else [_DELTAS.get(self._header.channel, AnswerDelta)(event.text)]
-
-    @property
-    def answered(self) -> bool:
-        return any(parsed.message.channel == "final" for parsed in self.messages)
-
-    @property
-    def awaits_tools(self) -> bool:
-        return any(map(_calls_tool, self.messages))
-
-
-def _calls_tool(parsed: ParsedMessage) -> bool:
-    return parsed.is_tool_call and parsed.ending != "cut"
-
-
-def _opens_call(header: Header) -> bool:
-    message = Message(header.role, "", header.channel, header.recipient)
-    return ParsedMessage(message, "cut", ()).is_tool_call
-
-
-def _call(parsed: ParsedMessage) -> ToolCall:
-    message = parsed.message
-    assert message.recipient is not None and isinstance(message.content, str)
-    return ToolCall(message.recipient, message.content, message.channel)
-
-
 class ChatSession:
-    """A conversation. Not for use from several threads at once.
+    """A conversation. All methods may be called from any thread, but one turn at a time; MLX itself runs on a thread of
+    the library's own (see `worker`).
 
     instructions      what the developer tells the model (other chats call it the system prompt)
     reasoning_effort  "low", "medium" or "high"; may be set between turns
@@ -116,6 +73,9 @@ class ChatSession:
     system_tools      built-in tools to announce: `harmony.PYTHON`, `harmony.BROWSER`
     options           sampling; max_tokens bounds what one turn generates
     current_date      told to the model; pinned for the session, so that midnight does not invalidate the caches
+    context_limit     tokens that prompt and answer may fill; None: what the model was made for
+    context_policy    what a full context does: "refuse" raises ContextError; "drop_oldest" forgets the oldest turns, a
+                      quarter of the context at once as what stays has to be read again, and tells with `TurnsDropped`
     """
 
     def __init__(
@@ -130,75 +90,234 @@ class ChatSession:
         options: SamplingOptions | None = None,
         max_tokens: int | None = None,
         current_date: str | None = None,
+        context_limit: int | None = None,
+        context_policy: ContextPolicy = "refuse",
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.instructions, self.reasoning_effort = instructions, reasoning_effort
         self.tools, self.system_tools = tuple(tools), tuple(system_tools)
         self.options, self.max_tokens = options or SamplingOptions(), max_tokens
         self.current_date = current_date or datetime.date.today().isoformat()
+        most = model.config.max_position_embeddings
+        self.context_limit, self.context_policy = most if context_limit is None else context_limit, context_policy
         self.usage = Usage()  # of the last turn
-        self._turns: list[_Entry] = []
+        self._total = Stats()
+        self._entries: list[_Entry] = []
+        self._results: list[_Entry] = []  # of tools, given while the turn that calls them is running
+        self._retries = 0  # of the last turn
+        self._busy, self._cancelled = threading.Lock(), threading.Event()
         self._forget_cache()
+        if type(self.context_limit) is not int or not 1 <= self.context_limit <= most:
+            raise OptionError(f"context_limit is {context_limit!r}, expected 1 to {most:,} tokens or None")
+        if context_policy not in get_args(ContextPolicy):
+            raise OptionError(f"context_policy is {context_policy!r}, expected refuse or drop_oldest")
         self._preamble()  # a wrong option is reported here, not at the first question
 
     @property
     def messages(self) -> list[Message]:
         """The conversation so far, without the system and developer blocks."""
-        return [entry.message for entry in self._turns]
+        return [entry.message for entry in self._entries]
+
+    @property
+    def turns(self) -> int:
+        """How many times the user has spoken."""
+        return len(self._starts())
 
     @property
     def context_used(self) -> int:
         """Tokens that the next turn begins with."""
         return len(self._prompt())
 
-    def clear(self) -> None:
-        """Forgets the conversation; options stay."""
-        self._turns = []
+    @property
+    def stats(self) -> Stats:
+        """What all turns of this session cost, also those undone, and the memory held."""
+        return replace(self._total, cache_bytes=self._cache.nbytes, snapshot_bytes=self._cache.snapshot_bytes)
 
     def ask(self, text: str) -> Reply:
         """One whole turn: see `send`."""
         return collect(self.send(text))
 
-    def send(self, text: str, *, progress: Callable[[int, int], None] | None = None) -> Iterator[Event]:
+    def send(self, text: str) -> Iterator[Event]:
         """The user says `text`; yields events as the model answers, `Finished` last.
 
-        progress(done, total) is called as the prompt is read. Closing the iterator early keeps what was generated.
-        Raises ContextError, with the conversation as before, if the conversation does not fit the context.
+        Closing the iterator early keeps what was generated. Raises ContextError, with the conversation as before, if
+        it does not fit the context.
         """
-        entry = self._add(Message("user", text))
-        try:
-            yield from self._turn(progress, snapshot=True)
-        except ContextError:
-            self._turns.remove(entry)
-            raise
+        return worker.pulled(self._say(text))
+
+    def asend(self, text: str) -> AsyncIterator[Event]:
+        """`send` for `async for`. Cancelling the task ends the turn within a token, and keeps what was generated."""
+        return worker.PulledAsync(self._say(text))
 
     def add_tool_result(self, call: ToolCall, result: str) -> None:
-        """Answers a tool call; `resume` lets the model go on."""
+        """Answers a tool call, which may be a turn's that is not finished yet; `resume` lets the model go on."""
         if not isinstance(result, str):
             raise OptionError(f"a tool result is text, not {type(result).__name__}: give json.dumps(result)")
         channel = call.channel or "commentary"
-        self._add(Message("tool", result, name=call.recipient, recipient="assistant", channel=channel))
+        message = Message("tool", result, name=call.recipient, recipient="assistant", channel=channel)
+        (self._results if self._busy.locked() else self._entries).append(_Entry(message, render_message(message)))
 
-    def resume(self, *, progress: Callable[[int, int], None] | None = None) -> Iterator[Event]:
+    def resume(self) -> Iterator[Event]:
         """The model goes on from where the conversation stands, e.g. after tool results; events as from `send`."""
-        return self._turn(progress, snapshot=False)
+        return worker.pulled(self._go_on())
 
-    def _turn(self, progress: Callable[[int, int], None] | None, *, snapshot: bool) -> Iterator[Event]:
+    def aresume(self) -> AsyncIterator[Event]:
+        """`resume` for `async for`."""
+        return worker.PulledAsync(self._go_on())
+
+    def retry(self) -> Iterator[Event]:
+        """The model answers the last question once more, instead of as it did; events as from `send`.
+
+        With a seed, each retry of a turn draws with the next higher one.
+        """
+        return worker.pulled(self._say(None, -1))
+
+    def aretry(self) -> AsyncIterator[Event]:
+        """`retry` for `async for`."""
+        return worker.PulledAsync(self._say(None, -1))
+
+    def edit(self, turn: int, text: str) -> Iterator[Event]:
+        """The user said `text` in that turn (0 is the first, -1 the last) and nothing since; events as from `send`."""
+        return worker.pulled(self._say(text, turn))
+
+    def undo(self) -> str | None:
+        """Forgets the last turn and returns what the user said in it; None if there is no turn."""
+        with self._turn_of_its_own():
+            starts = self._starts()
+            if not starts:
+                return None
+            said = self._entries[starts[-1]].message.content
+            del self._entries[starts[-1] :]
+            return str(said)
+
+    def clear(self) -> None:
+        """Forgets the conversation; options stay."""
+        with self._turn_of_its_own():
+            self._entries = []
+
+    def cancel(self) -> None:
+        """Ends the running turn after the token, or the chunk of prompt, that is being computed: `Finished` follows
+        with the reason "cancelled", and what was said is kept. For any thread or task; nothing happens between turns.
+        """
+        if self._busy.locked():
+            self._cancelled.set()
+
+    def fork(self) -> ChatSession:
+        """A second session that continues this one independently; both keep what is cached so far."""
+        with self._turn_of_its_own():
+            forked = copy(self)
+            forked._entries, forked._cached, forked._cache = list(self._entries), list(self._cached), self._cache.fork()
+            forked._busy, forked._cancelled = threading.Lock(), threading.Event()
+            return forked
+
+    def save(self, path: str | Path) -> None:
+        """Writes conversation, options and caches into one file. Raises SessionError if it cannot be written."""
+        with self._turn_of_its_own():
+            conversation = {
+                "fingerprint": worker.run(lambda: session_file.fingerprint(self.model)),
+                "preamble": [message_to_dict(message) for message in self._preamble_messages()],
+                "entries": [{"message": message_to_dict(e.message), "ids": list(e.ids)} for e in self._entries],
+                "cached": self._cached,
+                "options": {**asdict(self.options), "logit_bias": list(self.options.logit_bias.items())},
+                "limits": {name: getattr(self, name) for name in ("max_tokens", "context_limit", "context_policy")},
+                "stats": asdict(self._total),
+            }
+            worker.run(lambda: session_file.write(path, conversation, self._cache.tensors()))
+
+    @classmethod
+    def load(
+        cls, path: str | Path, model: Transformer, tokenizer: Tokenizer, *, text_only: bool = False
+    ) -> ChatSession:
+        """The session that was saved; it goes on without reading its prompt again.
+
+        text_only  takes the conversation alone, from a damaged file or one of another model; it is read anew
+
+        Raises SessionError for a file that is no session, is damaged, or belongs to another model.
+        """
+        saved = session_file.read(path, damaged=text_only)
+        try:
+            session = cls._of(saved, model, tokenizer)
+            if text_only:
+                return session
+            if saved["fingerprint"] != worker.run(lambda: session_file.fingerprint(model)):
+                raise SessionError(f"{path} was saved with another model: `text_only=True` takes its conversation")
+            caches = worker.run(lambda: session_file.read_caches(path, saved))
+            session._cache.restore(caches, len(saved["cached"]))
+            session._cached = list(saved["cached"])
+        except (LookupError, TypeError, ValueError, AttributeError):
+            raise SessionError(f"{path} is damaged: the conversation in it is not complete") from None
+        return session
+
+    @classmethod
+    def _of(cls, saved: dict[str, Any], model: Transformer, tokenizer: Tokenizer) -> ChatSession:
+        contents: list[Any] = [message_from_dict(entry).content for entry in saved["preamble"]]
+        system, *developer = contents
+        tools = [tool for content in developer for space in content.tools for tool in space.tools]
+        options = {**saved["options"], "logit_bias": dict(saved["options"]["logit_bias"])}
+        limits = dict(saved["limits"])
+        limits["context_limit"] = min(limits["context_limit"], model.config.max_position_embeddings)
+        session = cls(
+            model,
+            tokenizer,
+            instructions=next((content.instructions or "" for content in developer), ""),
+            reasoning_effort=system.reasoning_effort,
+            tools=tools,
+            system_tools=system.tools,
+            options=SamplingOptions(**options),
+            current_date=system.conversation_start_date,
+            **limits,
+        )
+        session._total = Stats(**saved["stats"])
+        session._entries = [_Entry(message_from_dict(e["message"]), tuple(e["ids"])) for e in saved["entries"]]
+        return session
+
+    def _say(self, text: str | None, turn: int | None = None) -> Generator[Event, None, None]:
+        """The user says `text`, in place of `turn` and all after it, if one is given; None is what he said then."""
+        with self._turn_of_its_own():
+            before = self._entries
+            starts = self._starts()
+            if turn is not None and not -len(starts) <= turn < len(starts):
+                raise OptionError(f"there is no turn {turn}: the conversation has {len(starts)}")
+            start = len(before) if turn is None else starts[turn]
+            self._retries = self._retries + 1 if text is None else 0
+            message = before[start].message if text is None else Message("user", text)
+            self._entries = [*before[:start], _Entry(message, render_message(message))]
+            try:
+                yield from self._turn(snapshot=True)
+            except ContextError:
+                self._entries = before
+                raise
+
+    def _go_on(self) -> Generator[Event, None, None]:
+        with self._turn_of_its_own():
+            news = itertools.takewhile(lambda message: message.role == "tool", reversed(self.messages))
+            for message in reversed(list(news)):
+                yield ToolResult(message.name or "", str(message.content))
+            yield from self._turn(snapshot=False)
+
+    def _turn(self, *, snapshot: bool) -> Generator[Event, None, None]:
         """Generates; `snapshot` where the next turn will step back to: before the first reasoning of this one."""
+        if dropped := self._make_room():
+            yield TurnsDropped(dropped)
         prompt = self._prompt()
-        room_for_answer(self.model, len(prompt))
-        parser, listener, clock = HarmonyParser(), _Listener(), _Clock(len(prompt), self._rewind(prompt))
+        room = room_for_answer(self.context_limit, len(prompt))
+        parser, listener, clock = HarmonyParser(), Listener(), Clock(len(prompt), self._rewind(prompt))
         reason: FinishReason = "stop"
         rest: list[Event] = []
         try:
-            for step in self._steps(prompt, progress, snapshot):
+            yield from self._read(prompt[len(self._cached) : -len(_OPENING)])
+            if snapshot and not self._cancelled.is_set():
+                self._cache.snapshot()
+            for token, finish in self._tokens(room):
                 clock.tick()
-                self._cached.append(step.token)
-                yield from listener.hear(parser.feed(step.token))
+                self._cached.append(token)
+                yield from listener.hear(parser.feed(token))
                 if listener.answered or listener.awaits_tools:  # they need not end with a stop id
                     break
-                if step.finish == "length":
+                if finish == "length":
                     reason = "length"
+                if self._cancelled.is_set():
+                    break
         except GeneratorExit:
             raise
         except BaseException:
@@ -207,45 +326,82 @@ class ChatSession:
         finally:
             if not listener.answered:  # else a message that began after the answer is none of the turn's
                 rest = listener.hear(parser.finish())
-            self._turns += [_Entry(parsed.message, ids_in_history(parsed)) for parsed in listener.messages]
+            self._entries += [_Entry(parsed.message, ids_in_history(parsed)) for parsed in listener.messages]
+            self._entries, self._results = self._entries + self._results, []
             self.usage = clock.usage()
+            self._count(self.usage)
         yield from rest
+        if self._cancelled.is_set() and not listener.answered:
+            reason = "cancelled"
         yield Finished("tool_calls" if listener.awaits_tools else reason, self.usage)
 
-    def _steps(self, prompt: list[int], progress: Callable[[int, int], None] | None, snapshot: bool) -> Iterator[Step]:
-        """Reads what of the prompt is new and generates; a snapshot is taken where the model's own words begin."""
-        new = prompt[len(self._cached) :]
-        body, opening = new[: -len(_OPENING)], new[-len(_OPENING) :]
-        if body:
-            prefill(self.model, body, self._cache, progress=progress)
-            self._cached += body
-        if snapshot:
-            self._cache.snapshot()
-        self._cached += opening
-        yield from generate_step(
+    def _read(self, tokens: list[int]) -> Generator[Event, None, None]:
+        """Feeds new tokens of the prompt until they end or the turn is cancelled; whole chunks are kept."""
+        if not tokens or self._cancelled.is_set():
+            return
+        start = len(self._cached)
+        for done in prefill_chunks(self.model, tokens, self._cache):
+            self._cached[start:] = tokens[:done]
+            if len(tokens) > PREFILL_CHUNK:
+                yield PrefillProgress(done, len(tokens))
+            if self._cancelled.is_set():
+                return
+
+    def _tokens(self, room: int) -> Iterator[tuple[int, str | None]]:
+        """What the model writes, token by token, and why it ends."""
+        if self._cancelled.is_set():
+            return
+        options = replace(self.options, logprobs=False)  # a chat tells none
+        if options.seed is not None:
+            options = replace(options, seed=(options.seed + self._retries) % 2**64)
+        self._cached += _OPENING
+        for step in generate_step(
             self.model,
-            opening,
-            replace(self.options, logprobs=False),  # a chat tells none
+            _OPENING,
+            options,
             cache=self._cache,
-            max_tokens=self.max_tokens,
+            max_tokens=room if self.max_tokens is None else min(self.max_tokens, room),
             stop_ids=self.tokenizer.stop_ids,
-        )
+        ):
+            yield step.token, step.finish
+
+    def _make_room(self) -> int:
+        """Drops the oldest turns where that is the policy and the context is full; gives their number."""
+        if self.context_policy == "refuse":
+            return 0
+        wanted = min(self.max_tokens or self.context_limit // 4, self.context_limit // 4)
+        if self.context_used + wanted <= self.context_limit:
+            return 0
+        starts, before = self._starts(), self._entries
+        for count, start in enumerate(starts[1:], start=1):
+            self._entries = before[start:]
+            if self.context_used + wanted + self.context_limit // 4 <= self.context_limit or count == len(starts) - 1:
+                return count
+        return 0
 
     def _rewind(self, prompt: list[int]) -> int:
         """Steps the caches back to what they share with the prompt, and returns how many tokens that is."""
         pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(self._cached, prompt, strict=False))
-        shared = min(sum(1 for _ in pairs), len(prompt) - 1)  # the last token is fed again, for its logits
+        # The opening is fed again in any case, for its logits.
+        shared = min(sum(1 for _ in pairs), len(prompt) - len(_OPENING))
         reached = self._cache.rewind(shared)
         del self._cached[reached:]
         return reached
 
+    def _starts(self) -> list[int]:
+        """Where each turn begins: with what the user says."""
+        return [number for number, entry in enumerate(self._entries) if entry.message.role == "user"]
+
     def _prompt(self) -> list[int]:
         stays = stays_for_next_turn(self.messages)
-        turns = [id_ for entry, kept in zip(self._turns, stays, strict=True) if kept for id_ in entry.ids]
+        turns = [id_ for entry, kept in zip(self._entries, stays, strict=True) if kept for id_ in entry.ids]
         return self._preamble() + turns + _OPENING
 
     def _preamble(self) -> list[int]:
-        """Ids of the system block and, if there is anything to say in it, the developer block."""
+        return render_conversation(self._preamble_messages())
+
+    def _preamble_messages(self) -> list[Message]:
+        """The system block and, if there is anything to say in it, the developer block."""
         system = SystemContent(
             reasoning_effort=self.reasoning_effort, conversation_start_date=self.current_date, tools=self.system_tools
         )
@@ -256,49 +412,39 @@ class ChatSession:
         if self.instructions or self.tools:
             developer = DeveloperContent.with_functions(self.instructions or None, self.tools)
             messages.append(Message("developer", developer))
-        return render_conversation(messages)
+        return messages
 
-    def _add(self, message: Message) -> _Entry:
-        entry = _Entry(message, render_message(message))
-        self._turns.append(entry)
-        return entry
+    def _count(self, usage: Usage) -> None:
+        t = self._total
+        self._total = Stats(
+            t.turns + 1,
+            t.prompt_tokens + usage.prompt_tokens,
+            t.reused_tokens + usage.reused_tokens,
+            t.generated_tokens + usage.generated_tokens,
+            t.seconds + usage.prefill_seconds + usage.generate_seconds,
+        )
+
+    def _turn_of_its_own(self) -> _Turn:
+        return _Turn(self._busy, self._cancelled)
 
     def _forget_cache(self) -> None:
         self._cache: Cache = self.model.make_cache()
         self._cached: list[int] = []  # the ids whose keys and values are in the cache
 
 
+class _Turn:
+    """Holds a session for one turn or change; whoever comes meanwhile is refused, as waiting could last for minutes."""
+
+    def __init__(self, busy: threading.Lock, cancelled: threading.Event) -> None:
+        self._busy, self._cancelled = busy, cancelled
+
+    def __enter__(self) -> None:
+        if not self._busy.acquire(blocking=False):
+            raise SessionError("the session is in the middle of a turn: finish its events, close them, or cancel it")
+        self._cancelled.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._busy.release()
+
+
 _OPENING = render_conversation([], next_role="assistant")
-
-
-class _Clock:
-    """Takes the times and counts of a turn."""
-
-    def __init__(self, prompt_tokens: int, reused_tokens: int) -> None:
-        self.prompt_tokens, self.reused_tokens, self.generated = prompt_tokens, reused_tokens, 0
-        self.started = self.first = time.perf_counter()
-
-    def tick(self) -> None:
-        if self.generated == 0:
-            self.first = time.perf_counter()
-        self.generated += 1
-
-    def usage(self) -> Usage:
-        now = time.perf_counter()
-        first = self.first if self.generated else now
-        return Usage(self.prompt_tokens, self.reused_tokens, self.generated, first - self.started, now - first)
-
-
-def collect(events: Iterable[Event]) -> Reply:
-    """The reply that a turn's events add up to."""
-    text: dict[type, list[str]] = {ReasoningDelta: [], PreambleDelta: [], AnswerDelta: []}
-    calls: list[ToolCall] = []
-    for event in events:
-        if isinstance(event, (ReasoningDelta, PreambleDelta, AnswerDelta)):
-            text[type(event)].append(event.text)
-        elif isinstance(event, ToolCall):
-            calls.append(event)
-        elif isinstance(event, Finished):
-            answer, reasoning = "".join(text[AnswerDelta]), "".join(text[ReasoningDelta])
-            return Reply(answer, reasoning, tuple(calls), event.reason, event.usage)
-    raise OptionError("the events end without Finished: give all events of one turn")

@@ -8,6 +8,7 @@
     ├── HarmonyError         a conversation cannot be rendered, or a stream is malformed in strict mode
     ├── OptionError          an argument of the caller's is out of range
     ├── ContextError         the conversation does not fit the context
+    ├── SessionError         a saved session is damaged, or of another model; a session is used while it is busy
     └── BenchmarkError       an engine cannot load or run the model that is measured
 
 A message says what is wrong, where (file, tensor, key), and what to do about it; `cli` prints it after "error: " and
@@ -45,6 +46,10 @@ class OptionError(MlxOssError):
 
 class ContextError(MlxOssError):
     """A conversation does not fit into the model's context."""
+
+
+class SessionError(MlxOssError):
+    """A saved session is damaged or belongs to another model, or a session is asked for two turns at once."""
 
 
 class BenchmarkError(MlxOssError):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from mlx_oss.harmony import Note
 
-FinishReason = Literal["stop", "tool_calls", "length"]
+FinishReason = Literal["stop", "tool_calls", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,28 @@ class Usage:
     @property
     def tokens_per_second(self) -> float:
         return self.generated_tokens / self.generate_seconds if self.generate_seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a session cost so far, over all its turns, and what it holds.
+
+    prompt_tokens    of all prompts together; reused_tokens of them were in the cache, the others were read
+    seconds          of reading and generating
+    cache_bytes      keys and values; snapshot_bytes: of the positions to step back to, beside those
+    """
+
+    turns: int = 0
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    generated_tokens: int = 0
+    seconds: float = 0.0
+    cache_bytes: int = 0
+    snapshot_bytes: int = 0
+
+    @property
+    def prefilled_tokens(self) -> int:
+        return self.prompt_tokens - self.reused_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +88,29 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolResult:
+    """A result that the model now reads, before it goes on; `recipient` is who was called."""
+
+    recipient: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """Of the `total` new tokens of the prompt, `done` are read; told after each chunk of a prompt of several."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnsDropped:
+    """The context was full: the `count` oldest turns are forgotten (`context_policy="drop_oldest"`)."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class RepairedOutput:
     """The model broke the harmony format; the message was put right as the notes say."""
 
@@ -76,14 +121,25 @@ class RepairedOutput:
 class Finished:
     """The turn is over.
 
-    reason  "stop": the model is done; "tool_calls": it waits for results; "length": it was cut off by a limit
+    reason  "stop": the model is done; "tool_calls": it waits for results; "length": it was cut off by a limit;
+            "cancelled": by `ChatSession.cancel`
     """
 
     reason: FinishReason
     usage: Usage
 
 
-Event = ReasoningDelta | PreambleDelta | AnswerDelta | ToolCall | RepairedOutput | Finished
+Event = (
+    TurnsDropped
+    | PrefillProgress
+    | ReasoningDelta
+    | PreambleDelta
+    | AnswerDelta
+    | ToolCall
+    | ToolResult
+    | RepairedOutput
+    | Finished
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,9 @@ PREFILL_CHUNK = 512  # tokens: bounds the memory of a prefill, not its result
 class Step:
     """One generated token.
 
-    token         its id logprob       its log-probability in nats at temperature 1, after bias and penalty, among the
-    ids that may be sampled top_logprobs  the likeliest ids and theirs, best first, as many as the options ask for
+    token         its id
+    logprob       its log-probability in nats at temperature 1, after bias and penalty, among ids that may be sampled
+    top_logprobs  the likeliest ids and theirs, best first, as many as the options ask for
     finish        "stop" on a stop id, "length" on the last one allowed, None before
     """
 
@@ -47,6 +48,20 @@ def prefill(
 
     progress(done, total) is called after every chunk; what it raises ends the prefill, with the cache at `done`.
     """
+    chunks = prefill_chunks(model, tokens, cache, chunk=chunk)
+    while True:
+        try:
+            done = next(chunks)
+        except StopIteration as end:
+            return end.value
+        if progress is not None:
+            progress(done, len(tokens))
+
+
+def prefill_chunks(
+    model: Transformer, tokens: Sequence[int], cache: Cache, *, chunk: int = PREFILL_CHUNK
+) -> Generator[int, None, mx.array]:
+    """As `prefill`, step by step: yields how many tokens are done after every chunk, returns the logits."""
     if not tokens:
         raise OptionError("there is no token to start from: a prompt holds at least one")
     if chunk < 1:
@@ -58,14 +73,12 @@ def prefill(
         part = mx.array([list(tokens[start : start + chunk])])
         hidden = model.hidden(part, cache)
         mx.eval(hidden[:, -1], cache.arrays)
-        if progress is not None:
-            progress(start + part.shape[1], len(tokens))
+        yield start + part.shape[1]
     return model.logits(hidden[:, -1:])[0, 0]
 
 
-def room_for_answer(model: Transformer, used: int) -> int:
-    """Tokens that the context leaves after `used`; raises ContextError if that is none."""
-    context = model.config.max_position_embeddings
+def room_for_answer(context: int, used: int) -> int:
+    """Tokens that a context leaves after `used`; raises ContextError if that is none."""
     if used >= context:
         raise ContextError(
             f"{used:,} tokens leave no room to answer in a context of {context:,}: shorten the conversation"
@@ -97,7 +110,7 @@ def generate_step(
     cache = model.make_cache() if cache is None else cache
     options = options or SamplingOptions()
     sampler, stops = Sampler(options), frozenset(stop_ids)
-    room = room_for_answer(model, cache.offset + len(prompt_ids))
+    room = room_for_answer(model.config.max_position_embeddings, cache.offset + len(prompt_ids))
     limit = room if max_tokens is None else min(max_tokens, room)
     logits = prefill(model, prompt_ids, cache, chunk=chunk, progress=progress)
     recent = list(prompt_ids) if sampler.needs_recent else []

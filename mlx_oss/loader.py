@@ -40,9 +40,8 @@ _FLOATS = frozenset({"BF16", "F16", "F32"})
 def load(path: str | Path | None = None, *, dtype: DType = "auto") -> tuple[Transformer, Tokenizer]:
     """The model in an MLX folder, and the tokenizer.
 
-    path   a folder written by `mlx-oss convert` or one of mlx-community's; None: the bundled nano model, a
-    demonstration dtype  of the activations: "auto" is bfloat16 on a GPU and float32 on the CPU backend, where that is
-    the faster one
+    path   a folder written by `mlx-oss convert` or one of mlx-community's; None: nano, the bundled demonstration model
+    dtype  of the activations: "auto" is bfloat16 on a GPU and float32 on the CPU backend, where that is the faster one
 
     Raises ConfigError and CheckpointError, naming the file, key or tensor that is wrong.
     """

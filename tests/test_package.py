@@ -33,24 +33,16 @@ ORDER = """
     nano
     loader generate
     bench
-    events
+    events worker
+    turn session_file
     chat
     cli
     __main__
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
-KNOW_MLX = {
-    "device",
-    "cache",
-    "sampling",
-    "model",
-    "loader",
-    "generate",
-    "nano",
-    "convert.affine",
-    "bench.kernels",
-    "bench.worker",
-}
+KNOW_MLX = set(
+    "device cache sampling model loader generate session_file nano convert.affine bench.kernels bench.worker".split()
+)
 
 
 def sources() -> dict[str, ast.Module]:

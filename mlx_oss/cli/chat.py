@@ -85,16 +85,11 @@ def converse(session: ChatSession, show: Printer) -> None:
 def answer(session: ChatSession, question: str, show: Printer) -> bool:
     """Prints the answer as it comes; True if Ctrl-C stopped it."""
     with interruptible() as interrupted:
-
-        def progress(done: int, total: int) -> None:
-            if interrupted():
-                raise KeyboardInterrupt
-
         try:
-            for event in session.send(question, progress=progress):
+            for event in session.send(question):
                 show(event)
                 if interrupted():
-                    break
+                    session.cancel()
         except KeyboardInterrupt:
             pass
         show.end(stopped=interrupted())

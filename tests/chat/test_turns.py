@@ -7,20 +7,15 @@ without a cache: so whatever a session keeps, drops or feeds again, the model re
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_oss import (
     AnswerDelta,
     ChatSession,
-    Event,
     Finished,
     Message,
-    ModelConfig,
     PreambleDelta,
     ReasoningDelta,
     RepairedOutput,
@@ -28,13 +23,11 @@ from mlx_oss import (
     SamplingOptions,
     ToolCall,
     ToolDescription,
-    Transformer,
     chat,
-    load_tokenizer,
+    collect,
 )
-from mlx_oss.chat import collect
 from mlx_oss.errors import ContextError, HarmonyError, OptionError
-from mlx_oss.generate import Step, generate_step, prefill
+from mlx_oss.generate import generate_step
 from mlx_oss.harmony import (
     PYTHON,
     DeveloperContent,
@@ -44,138 +37,22 @@ from mlx_oss.harmony import (
     render_message,
 )
 from mlx_oss.tokenizer import END, RETURN, START
-
-TOLERANCE = 1e-4
-DATE = "2025-08-05"
-TOKENIZER = load_tokenizer()
-OPENING = render_conversation([], next_role="assistant")
-
-THINK = "<|channel|>analysis<|message|>The user greets me.<|end|><|start|>assistant"
-HELLO = "<|channel|>final<|message|>Hello, how can I help you today?<|return|>"
-CALL = '<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"city": "Oslo"}<|call|>'
-
-
-def ids(text: str) -> list[int]:
-    return TOKENIZER.encode_with_specials(text)
-
-
-def said(text: str) -> list[int]:
-    """What the model wrote, as it should stand in later prompts."""
-    written = ids(text)
-    return OPENING + ([*written[:-1], END] if written[-1] == RETURN else written)
-
-
-def user(text: str) -> list[int]:
-    return render_message(Message("user", text))
-
-
-def system(effort: str = "medium") -> list[int]:
-    return render_conversation(
-        [Message("system", SystemContent(reasoning_effort=effort, conversation_start_date=DATE))]
-    )
-
-
-@pytest.fixture(scope="module")
-def model() -> Transformer:
-    """Random weights, the real vocabulary, and a window shorter than any prompt, so that rings have wrapped."""
-    mx.random.seed(6)
-    model = Transformer(
-        ModelConfig(
-            num_hidden_layers=4,
-            num_local_experts=4,
-            num_experts_per_tok=2,
-            vocab_size=201088,
-            hidden_size=32,
-            intermediate_size=64,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            head_dim=12,
-            sliding_window=9,
-        )
-    )
-    for layer in model.layers:  # so that what was said long ago still shows in the logits
-        layer.self_attn.o_proj.weight = 10 * layer.self_attn.o_proj.weight
-    return model
-
-
-class Script:
-    """Stands in for generation: feeds the real model with the tokens of the next script, and watches what is fed."""
-
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
-        self.turns: list[list[int | Exception] | Exception] = []
-        self.fed: list[int] = []  # before the model's own words, in this turn
-        self.logits = np.zeros(0)  # after the prompt
-
-    def says(self, *turns: str | list[int | Exception] | Exception) -> None:
-        self.turns += [ids(turn) if isinstance(turn, str) else turn for turn in turns]
-
-    def prefill(self, model: Transformer, tokens: list[int], cache: Any, **more: Any) -> mx.array:
-        self.fed += tokens
-        return prefill(model, tokens, cache, **more)
-
-    def generate_step(
-        self,
-        model: Transformer,
-        prompt: list[int],
-        options: SamplingOptions,
-        *,
-        cache: Any,
-        max_tokens: int | None,
-        stop_ids: Iterable[int],
-    ) -> Iterator[Step]:
-        script = self.turns.pop(0)
-        if isinstance(script, Exception):
-            raise script
-        self.logits = np.array(self.prefill(model, prompt, cache))
-        for count, token in enumerate(script, start=1):
-            if isinstance(token, Exception):
-                raise token
-            model(mx.array([[token]]), cache)
-            yield Step(token, 0.0, (), "stop" if token in stop_ids else "length" if count == max_tokens else None)
-            if token in stop_ids or count == max_tokens:
-                return
-        raise AssertionError("the session went on where the script ended")
-
-    def read(self, *parts: list[int]) -> None:
-        """Asserts that the last prompt was these ids: the model's logits after it are those of these ids."""
-        assert np.abs(self.logits - self.of_prompt(*parts)).max() < TOLERANCE
-
-    def of_prompt(self, *parts: list[int]) -> np.ndarray:
-        prompt = mx.array([[id_ for part in parts for id_ in part]])
-        return np.array(self.model.logits(self.model.hidden(prompt)[:, -1:])[0, 0])
-
-
-@pytest.fixture
-def script(model, monkeypatch) -> Script:
-    script = Script(model)
-    monkeypatch.setattr(chat, "generate_step", script.generate_step)
-    monkeypatch.setattr(chat, "prefill", script.prefill)
-    return script
-
-
-@pytest.fixture
-def session(model, script) -> ChatSession:
-    return ChatSession(model, TOKENIZER, current_date=DATE)
-
-
-def turn(session: ChatSession, script: Script, text: str | None) -> list[Event]:
-    """One whole turn; checks what it says about its cost."""
-    script.fed = []
-    events = list(session.resume() if text is None else session.send(text))
-    finished = events[-1]
-    assert isinstance(finished, Finished) and finished.usage == session.usage
-    assert finished.usage.prompt_tokens == finished.usage.reused_tokens + len(script.fed)
-    assert not any(isinstance(event, Finished) for event in events[:-1])
-    return events
-
-
-def text_of(events: Iterable[Event], kind: type) -> str:
-    return "".join(event.text for event in events if isinstance(event, kind))
-
-
-def contents(session: ChatSession) -> list[tuple[str, str | None, object]]:
-    return [(message.role, message.channel, message.content) for message in session.messages]
+from tests.chat.scripted import (
+    CALL,
+    DATE,
+    HELLO,
+    OPENING,
+    THINK,
+    TOKENIZER,
+    TOLERANCE,
+    contents,
+    ids,
+    said,
+    system,
+    text_of,
+    turn,
+    user,
+)
 
 
 def test_logits_tell_prompts_apart(script):
@@ -371,15 +248,12 @@ def test_reasoning_that_was_cut_off_stays_until_an_answer_is_finished(session, s
     script.read(system(), user("Hi"), user("Well?"), said(HELLO), user("So?"), OPENING)
 
 
-def test_an_exception_while_the_prompt_is_read_leaves_a_usable_session(session, script):
+def test_an_exception_while_the_prompt_is_read_leaves_a_usable_session(session, script, monkeypatch):
     script.says(HELLO, HELLO)
     turn(session, script, "Hi")
-
-    def progress(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        list(session.send("What?", progress=progress))
+    with monkeypatch.context() as failing, pytest.raises(RuntimeError, match="no memory"):
+        failing.setattr(chat, "prefill_chunks", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+        list(session.send("What?"))
     turn(session, script, "Again")
     script.read(system(), user("Hi"), said(HELLO), user("What?"), user("Again"), OPENING)
 
@@ -402,12 +276,11 @@ def test_an_exception_while_the_model_writes_keeps_its_words_and_leaves_a_usable
     script.read(system(), user("Hi"), OPENING, written, [END], user("Again"), OPENING)
 
 
-def test_a_conversation_that_does_not_fit_is_refused_and_left_as_it_was(session, script, monkeypatch):
+def test_a_conversation_that_does_not_fit_is_refused_and_left_as_it_was(session, script):
     script.says(HELLO, HELLO)
     turn(session, script, "Hi")
     used, before = session.context_used, session.messages
-    config = dataclasses.replace(session.model.config, max_position_embeddings=used + len(user("x")) + 3)
-    monkeypatch.setattr(session.model, "config", config)
+    session.context_limit = used + len(user("x")) + 3
     script.fed = []
     with pytest.raises(ContextError, match="leave no room to answer"):
         list(session.send("long " * 50))

@@ -1,0 +1,104 @@
+"""One turn of a chat as its caller hears it: what the parser says becomes events, times and counts are taken.
+
+Knows harmony's messages and the events; nothing of models, caches and conversations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from mlx_oss.errors import OptionError
+from mlx_oss.events import (
+    AnswerDelta,
+    Event,
+    Finished,
+    PreambleDelta,
+    ReasoningDelta,
+    RepairedOutput,
+    Reply,
+    ToolCall,
+    Usage,
+)
+from mlx_oss.harmony import Event as ParserEvent
+from mlx_oss.harmony import Header, Message, MessageFinished, MessageStarted, ParsedMessage
+
+_DELTAS: dict[str | None, type] = {"analysis": ReasoningDelta, "commentary": PreambleDelta}
+
+
+class Listener:
+    """Turns what the parser says into what the session's caller hears, and remembers the messages."""
+
+    def __init__(self) -> None:
+        self.messages: list[ParsedMessage] = []
+        self._header = Header("assistant")
+
+    def hear(self, events: Iterable[ParserEvent]) -> list[Event]:
+        return [heard for event in events for heard in self._translate(event)]
+
+    def _translate(self, event: ParserEvent) -> list[Event]:
+        if isinstance(event, MessageStarted):
+            self._header = event.header
+            return []
+        if isinstance(event, MessageFinished):
+            self.messages.append(event.message)
+            heard: list[Event] = [RepairedOutput(event.message.notes)] if event.message.notes else []
+            return heard + ([_call(event.message)] if _calls_tool(event.message) else [])
+        # The text of a call is told as a whole, when it is complete.
+        return [] if _opens_call(self._header) else [_DELTAS.get(self._header.channel, AnswerDelta)(event.text)]
+
+    @property
+    def answered(self) -> bool:
+        return any(parsed.message.channel == "final" for parsed in self.messages)
+
+    @property
+    def awaits_tools(self) -> bool:
+        return any(map(_calls_tool, self.messages))
+
+
+def _calls_tool(parsed: ParsedMessage) -> bool:
+    return parsed.is_tool_call and parsed.ending != "cut"
+
+
+def _opens_call(header: Header) -> bool:
+    message = Message(header.role, "", header.channel, header.recipient)
+    return ParsedMessage(message, "cut", ()).is_tool_call
+
+
+def _call(parsed: ParsedMessage) -> ToolCall:
+    message = parsed.message
+    assert message.recipient is not None and isinstance(message.content, str)
+    return ToolCall(message.recipient, message.content, message.channel)
+
+
+class Clock:
+    """Takes the times and counts of a turn."""
+
+    def __init__(self, prompt_tokens: int, reused_tokens: int) -> None:
+        self.prompt_tokens, self.reused_tokens, self.generated = prompt_tokens, reused_tokens, 0
+        self.started = self.first = time.perf_counter()
+
+    def tick(self) -> None:
+        if self.generated == 0:
+            self.first = time.perf_counter()
+        self.generated += 1
+
+    def usage(self) -> Usage:
+        now = time.perf_counter()
+        first = self.first if self.generated else now
+        return Usage(self.prompt_tokens, self.reused_tokens, self.generated, first - self.started, now - first)
+
+
+def collect(events: Iterable[Event]) -> Reply:
+    """The reply that a turn's events add up to."""
+    text: dict[type, list[str]] = {ReasoningDelta: [], PreambleDelta: [], AnswerDelta: []}
+    calls: list[ToolCall] = []
+    for event in events:
+        if isinstance(event, (ReasoningDelta, PreambleDelta, AnswerDelta)):
+            text[type(event)].append(event.text)
+        elif isinstance(event, ToolCall):
+            calls.append(event)
+        elif isinstance(event, Finished):
+            answer, reasoning = "".join(text[AnswerDelta]), "".join(text[ReasoningDelta])
+            return Reply(answer, reasoning, tuple(calls), event.reason, event.usage)
+    raise OptionError("the events end without Finished: give all events of one turn")
