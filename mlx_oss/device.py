@@ -74,6 +74,13 @@ def side_stream() -> mx.Stream | None:
     return None if on_gpu() or len(_cpu.streams) < 2 else _cpu.streams[1]
 
 
+def settle() -> None:
+    """Waits for everything that this thread has given MLX to compute."""
+    mx.synchronize()
+    for stream in vars(_cpu).get("streams", ()):
+        mx.synchronize(stream)
+
+
 class _Cpu(threading.local):
     """Streams belong to the thread that made them, so each thread has its own."""
 

@@ -8,24 +8,75 @@ who is slow holds nothing up but his own session. Knows nothing of sessions.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, cast
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, TypeVar, cast
+
+from mlx_oss.device import settle
 
 T = TypeVar("T")
 
-_NAME = "mlx-oss"
 _END = object()
-_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=_NAME)
+
+
+class _Thread(threading.Thread):
+    """Computes what it is given, in order. A daemon, as MLX aborts a process that ends while a thread with streams
+    does: this one never ends, and what it computes when the process wants to end is waited for.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="mlx-oss", daemon=True)
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._ended = False
+
+    def submit(self, function: Callable[[], T]) -> Future[T]:
+        if self._ended:
+            raise RuntimeError("the program is ending")
+        future: Future[T] = Future()
+        self._tasks.put((future, function))
+        return future
+
+    def run(self) -> None:
+        while True:
+            future, function = self._tasks.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(function())
+            except BaseException as error:  # whatever it is, it belongs to who asked
+                future.set_exception(error)
+            del future, function  # nothing is held while there is nothing to do
+
+    def end(self) -> None:
+        """Waits for what was submitted and for MLX; nothing can be submitted from now on."""
+        settled = self.submit(settle)
+        self._ended = True
+        settled.result()
+
+
+_lock = threading.Lock()
+_started: list[_Thread] = []
+
+
+def _thread() -> _Thread:
+    with _lock:
+        if not _started:
+            _started.append(_Thread())
+            _started[0].start()
+            atexit.register(_started[0].end)
+        return _started[0]
 
 
 def run(function: Callable[[], T]) -> T:
     """What the function returns or raises, run on the computing thread."""
-    if _is_this_thread():
+    thread = _thread()
+    if threading.current_thread() is thread:
         return function()
-    return _thread.submit(function).result()
+    return thread.submit(function).result()
 
 
 def pulled(generator: Generator[T, None, None]) -> Iterator[T]:
@@ -49,7 +100,7 @@ class PulledAsync(AsyncIterator[T]):
 
     async def __anext__(self) -> T:
         try:
-            item = await asyncio.wrap_future(_thread.submit(next, self._generator, _END))
+            item = await asyncio.wrap_future(_thread().submit(lambda: next(self._generator, _END)))
         except asyncio.CancelledError:
             await self.aclose()
             raise
@@ -59,15 +110,11 @@ class PulledAsync(AsyncIterator[T]):
 
     async def aclose(self) -> None:
         """Closes the generator once its item is done, and waits for that even if cancelled meanwhile."""
-        closed = asyncio.ensure_future(asyncio.wrap_future(_thread.submit(self._generator.close)))
+        closed = asyncio.ensure_future(asyncio.wrap_future(_thread().submit(self._generator.close)))
         while not closed.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(closed)
 
     def __del__(self) -> None:
         with contextlib.suppress(RuntimeError):
-            _thread.submit(self._generator.close)  # before anything that the same caller asks for next
-
-
-def _is_this_thread() -> bool:
-    return threading.current_thread().name.startswith(_NAME + "_")
+            _thread().submit(self._generator.close)  # before anything that the same caller asks for next

@@ -29,6 +29,7 @@ def model() -> Transformer:
     )
     for layer in model.layers:  # so that what was said long ago still shows in the logits
         layer.self_attn.o_proj.weight = 10 * layer.self_attn.o_proj.weight
+    mx.eval(model.parameters())  # as those of a loaded model are: another thread could not
     return model
 
 

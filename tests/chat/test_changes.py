@@ -1,0 +1,302 @@
+"""Turns taken back, asked again, changed, forked, cancelled and dropped: what the model reads afterwards is right."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from mlx_oss import (
+    AnswerDelta,
+    ChatSession,
+    Finished,
+    PrefillProgress,
+    ReasoningDelta,
+    SamplingOptions,
+    ToolResult,
+    TurnsDropped,
+    chat,
+)
+from mlx_oss.errors import ContextError, OptionError, SessionError
+from mlx_oss.harmony import Message, render_message
+from mlx_oss.tokenizer import END
+from tests.chat.scripted import (
+    CALL,
+    DATE,
+    HELLO,
+    OPENING,
+    THINK,
+    TOKENIZER,
+    contents,
+    ids,
+    said,
+    system,
+    text_of,
+    turn,
+    user,
+)
+
+FINE = HELLO.replace("Hello", "Fine")
+
+
+def test_undo_gives_back_what_was_said_and_the_model_never_heard_it(session, script):
+    script.says(THINK + HELLO, THINK + FINE, HELLO)
+    turn(session, script, "Hi")
+    before = session.messages
+    turn(session, script, "How are you?")
+    assert session.turns == 2 and session.undo() == "How are you?"
+    assert session.turns == 1 and session.messages == before
+    turn(session, script, "Who are you?")
+    script.read(system(), user("Hi"), said(HELLO), user("Who are you?"), OPENING)
+
+
+def test_undo_takes_a_whole_tool_loop(session, script):
+    script.says(THINK + HELLO, CALL, FINE)
+    turn(session, script, "Hi")
+    before = session.messages
+    call = turn(session, script, "Weather?")[0]
+    session.add_tool_result(call, "rain")
+    turn(session, script, None)
+    assert session.undo() == "Weather?" and session.messages == before
+
+
+def test_undo_without_turns_is_none(session):
+    assert session.undo() is None and session.turns == 0
+
+
+def test_retry_asks_the_same_without_the_answer_given(session, script):
+    script.says(THINK + HELLO, THINK + FINE, HELLO)
+    turn(session, script, "Hi")
+    script.fed = []
+    events = list(session.retry())
+    assert text_of(events, AnswerDelta).startswith("Fine") and session.turns == 1
+    script.read(system(), user("Hi"), OPENING)
+    assert script.fed == OPENING  # the rest was there already
+    turn(session, script, "More")
+    script.read(system(), user("Hi"), said(FINE), user("More"), OPENING)
+
+
+def test_a_retry_draws_anew_with_a_seed_and_the_same_way_each_time(model, script, monkeypatch):
+    seeds = []
+
+    def watched(model, prompt, options, **more):
+        seeds.append(options.seed)
+        return script.generate_step(model, prompt, options, **more)
+
+    monkeypatch.setattr(chat, "generate_step", watched)
+    script.says(*[HELLO] * 5)
+    session = ChatSession(model, TOKENIZER, options=SamplingOptions(seed=2**64 - 2))
+    for events in (session.send("Hi"), session.retry(), session.retry(), session.send("So"), session.retry()):
+        list(events)
+    assert seeds == [2**64 - 2, 2**64 - 1, 0, 2**64 - 2, 2**64 - 1]
+
+
+@pytest.mark.parametrize(("number", "from_the_end"), [(0, -3), (1, -2), (2, -1)])
+def test_an_edited_turn_replaces_itself_and_all_after_it(session, script, number, from_the_end):
+    for which in (number, from_the_end):
+        session.clear()
+        script.says(*[THINK + HELLO] * 4)
+        for text in ("one", "two", "three"):
+            turn(session, script, text)
+        list(session.edit(which, "other"))
+        earlier = [part for text in ("one", "two", "three")[:number] for part in (user(text), said(HELLO))]
+        script.read(system(), *earlier, user("other"), OPENING)
+        assert session.turns == number + 1
+
+
+@pytest.mark.parametrize("number", [-2, 1])
+def test_a_turn_that_is_not_there_cannot_be_edited(session, script, number):
+    script.says(HELLO)
+    turn(session, script, "Hi")
+    before = session.messages
+    with pytest.raises(OptionError, match=f"no turn {number}: the conversation has 1"):
+        list(session.edit(number, "x"))
+    assert session.messages == before
+
+
+def test_there_is_nothing_to_retry_in_an_empty_conversation(session):
+    with pytest.raises(OptionError, match="no turn -1"):
+        list(session.retry())
+
+
+def test_forks_go_on_independently_from_a_shared_prefix(session, script):
+    script.says(THINK + HELLO)
+    turn(session, script, "Hi")
+    fork = session.fork()
+    for number in range(3):  # in turns, so that either could step on the other's caches
+        for one, text in ((session, f"left {number}"), (fork, f"right {number}")):
+            script.says(THINK + FINE)
+            turn(one, script, text)
+            earlier = [part for n in range(number) for part in (user(f"{text[:-1]}{n}"), said(FINE))]
+            script.read(system(), user("Hi"), said(HELLO), *earlier, user(text), OPENING)
+    assert session.messages[:2] == fork.messages[:2] and session.messages[2:] != fork.messages[2:]
+
+
+def test_a_fork_reads_only_what_is_new(session, script):
+    script.says(HELLO, FINE)
+    turn(session, script, "Hi")
+    fork = session.fork()
+    turn(fork, script, "So?")
+    assert len(script.fed) <= len(said(HELLO)) + len(user("So?")) + len(OPENING)
+
+
+def test_cancelled_between_tokens_a_turn_keeps_what_was_said(session, script):
+    script.says(THINK + HELLO, HELLO)
+    heard = []
+    for event in session.send("Hi"):
+        heard.append(event)
+        if len(heard) == 2:
+            session.cancel()
+    assert heard[-1] == Finished("cancelled", session.usage)
+    text = text_of(heard, ReasoningDelta)
+    assert text and contents(session) == [("user", None, "Hi"), ("assistant", "analysis", text)]
+    assert session.usage.generated_tokens == 5
+    turn(session, script, "Go on")
+    script.read(system(), user("Hi"), OPENING, ids(THINK)[:5], [END], user("Go on"), OPENING)
+
+
+def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, script):
+    script.chunk = 7
+    chat_chunk, chat.PREFILL_CHUNK = chat.PREFILL_CHUNK, 7
+    try:
+        script.says(HELLO)
+        heard = []
+        for event in session.send("a b c d e f g h i j k l m n o p"):
+            heard.append(event)
+            if len(heard) == 2:
+                session.cancel()
+    finally:
+        chat.PREFILL_CHUNK = chat_chunk
+    total = heard[0].total
+    assert heard == [PrefillProgress(7, total), PrefillProgress(14, total), Finished("cancelled", session.usage)]
+    assert session.usage.generated_tokens == 0
+    script.fed = []
+    list(session.retry())
+    assert len(script.fed) == total - 14 + len(OPENING)
+    script.read(system(), user("a b c d e f g h i j k l m n o p"), OPENING)
+
+
+def test_cancelling_between_turns_does_nothing(session, script):
+    script.says(HELLO, HELLO)
+    session.cancel()
+    assert turn(session, script, "Hi")[-1].reason == "stop"
+    session.cancel()
+    assert turn(session, script, "Hi")[-1].reason == "stop"
+
+
+def test_a_session_in_the_middle_of_a_turn_refuses_another(session, script):
+    script.says(THINK + HELLO)
+    events = session.send("Hi")
+    next(events)
+    for other in (
+        lambda: next(session.send("x")),
+        session.undo,
+        session.clear,
+        session.fork,
+        lambda: session.save("x"),
+    ):
+        with pytest.raises(SessionError, match="middle of a turn"):
+            other()
+    assert list(events)[-1].reason == "stop" and session.turns == 1
+    session.clear()
+
+
+def test_a_tool_result_given_while_its_turn_runs_comes_after_the_call(session, script):
+    script.says(THINK + CALL, HELLO)
+    for event in session.send("Weather?"):
+        if not isinstance(event, (ReasoningDelta, Finished)):
+            session.add_tool_result(event, "rain")
+    assert [message.role for message in session.messages] == ["user", "assistant", "assistant", "tool"]
+    events = turn(session, script, None)
+    assert events[0] == ToolResult("functions.weather", "rain")
+
+
+def test_long_prompts_tell_how_far_they_are_read(session, script, monkeypatch):
+    monkeypatch.setattr(chat, "PREFILL_CHUNK", 10)
+    script.chunk = 10
+    script.says(HELLO)
+    events = turn(session, script, "word " * 30)
+    told = [event for event in events if isinstance(event, PrefillProgress)]
+    total = len(script.fed) - len(OPENING)
+    assert [event.done for event in told] == [*range(10, total, 10), total]
+    assert {event.total for event in told} == {total}
+
+
+def limited(model, limit: int, policy: str = "drop_oldest", **more) -> ChatSession:
+    return ChatSession(model, TOKENIZER, current_date=DATE, context_limit=limit, context_policy=policy, **more)
+
+
+def test_a_full_context_is_refused_by_default(model, script):
+    script.says(HELLO)
+    session = limited(model, len(system()) + 60, "refuse")
+    turn(session, script, "Hi")
+    before = session.messages
+    with pytest.raises(ContextError, match="leave no room"):
+        list(session.send("long " * 50))
+    assert session.messages == before
+
+
+def test_an_answer_ends_where_the_context_does(model, script):
+    script.says(HELLO)
+    session = limited(model, len(system()) + len(user("Hi")) + len(OPENING) + 5, "refuse")
+    assert turn(session, script, "Hi")[-1].reason == "length" and session.usage.generated_tokens == 5
+
+
+def test_the_oldest_turns_are_dropped_whole_and_the_others_read_as_if_they_had_never_been(model, script):
+    one = len(user("turn 0")) + len(said(HELLO))
+    session = limited(model, 2 * (len(system()) + 4 * one))
+    told = []
+    for number in range(30):
+        script.says(THINK + HELLO)
+        events = turn(session, script, f"turn {number}")
+        told += [event.count for event in events if isinstance(event, TurnsDropped)]
+        first = int(session.messages[0].content.split()[1])
+        assert first == sum(told) and session.turns == number - first + 1
+        earlier = [part for n in range(first, number) for part in (user(f"turn {n}"), said(HELLO))]
+        script.read(system(), *earlier, user(f"turn {number}"), OPENING)
+        assert session.usage.prompt_tokens + session.usage.generated_tokens <= session.context_limit
+    assert len(told) >= 2 and min(told) > 1  # several at once: each drop means reading the rest again
+
+
+def test_what_does_not_fit_even_alone_is_refused_and_nothing_is_dropped(model, script):
+    script.says(HELLO)
+    session = limited(model, len(system()) + 100)
+    turn(session, script, "Hi")
+    before = session.messages
+    with pytest.raises(ContextError):
+        list(session.send("long " * 200))
+    assert session.messages == before
+
+
+@pytest.mark.parametrize("wrong", [{"context_limit": 0}, {"context_limit": 10**9}, {"context_policy": "forget"}])
+def test_a_wrong_limit_or_policy_is_reported_when_the_session_is_made(model, wrong):
+    with pytest.raises(OptionError, match=next(iter(wrong))):
+        ChatSession(model, TOKENIZER, **wrong)
+
+
+def test_stats_add_up_all_turns(session, script):
+    script.says(THINK + HELLO, FINE)
+    usages = [turn(session, script, text)[-1].usage for text in ("Hi", "So")]
+    stats = session.stats
+    assert stats.turns == 2 and stats.prompt_tokens == sum(usage.prompt_tokens for usage in usages)
+    assert stats.reused_tokens == usages[1].reused_tokens > 0
+    assert stats.prefilled_tokens == stats.prompt_tokens - stats.reused_tokens
+    assert stats.generated_tokens == len(ids(THINK + HELLO)) + len(ids(FINE)) and stats.seconds > 0
+    model = session.model
+    a_token = 2 * model.config.num_key_value_heads * model.config.head_dim * mx.float32.size
+    window = model.config.sliding_window
+    assert stats.cache_bytes == a_token * 2 * (256 + window)  # two full layers, in a step of 256, and two rings
+    assert 0 < stats.snapshot_bytes <= 2 * a_token * 2 * window
+
+
+def test_results_of_several_tools_are_told_before_the_model_goes_on(session, script):
+    script.says(CALL, HELLO)
+    call = turn(session, script, "Weather?")[0]
+    for text in ("rain", "snow"):
+        session.add_tool_result(call, text)
+    events = turn(session, script, None)
+    assert events[:2] == [ToolResult("functions.weather", "rain"), ToolResult("functions.weather", "snow")]
+    tool = [
+        render_message(Message("tool", text, name=call.recipient, recipient="assistant", channel="commentary"))
+        for text in ("rain", "snow")
+    ]
+    script.read(system(), user("Weather?"), said(CALL), *tool, OPENING)

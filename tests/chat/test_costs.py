@@ -1,0 +1,59 @@
+"""What long conversations cost: no token is read twice without need, no snapshot stays for ever."""
+
+from __future__ import annotations
+
+import random
+
+import mlx.core as mx
+
+from mlx_oss import ChatSession, ToolCall, cache
+from mlx_oss.harmony import render_message
+from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, said, system, turn, user
+
+LONG = "<|channel|>final<|message|>" + "It is a long story, told in many words. " * 4 + "<|return|>"
+
+
+def test_twenty_turns_with_reasoning_and_tools_read_two_percent_more_than_must_be(session, script):
+    """The least: every new text and header once, and a final answer once more where its reasoning is dropped. The
+    logits after every prompt are those of a fresh session.
+    """
+    draw = random.Random(4)
+    prefilled, least, prompt = 0, len(system()), system()
+    for number in range(20):
+        text = f"Question {number}: " + "why? " * draw.randrange(12)
+        final, uses_tool = draw.choice([HELLO, LONG]), number % 3
+        question = user(text)
+        script.says(*[THINK * draw.randrange(1, 4) + CALL] * (uses_tool != 0), THINK * 2 + final)
+        spoken: list[int] = []
+        events = turn(session, script, text)
+        prefilled += len(script.fed)
+        least += len(question) + len(OPENING)
+        script.read(prompt, question, OPENING)
+        if uses_tool:
+            (call,) = [event for event in events if isinstance(event, ToolCall)]
+            session.add_tool_result(call, "It rains. " * 4)
+            result = render_message(session.messages[-1])
+            turn(session, script, None)
+            prefilled += len(script.fed)
+            least += len(result) + len(OPENING)
+            spoken = said(CALL) + result
+        prompt = prompt + question + spoken + said(final)
+        least += len(spoken) + len(said(final)) if number < 19 else 0
+    assert least <= prefilled <= 1.02 * least
+
+
+def test_two_hundred_turns_hold_only_what_they_must(model, script):
+    """Keys and values of the kept tokens, and a bounded number of snapshots."""
+    session = ChatSession(model, TOKENIZER, current_date=DATE)
+    config = model.config
+    a_token = 2 * config.num_key_value_heads * config.head_dim * mx.float32.size
+    ring = a_token * config.sliding_window
+    for number in range(200):
+        script.says(THINK + HELLO)
+        for _ in session.send(f"turn {number}"):
+            pass
+        stats = session.stats
+        positions = -(-len(session._cached) // 256) * 256
+        assert stats.cache_bytes <= 2 * a_token * (positions + 256) + 2 * ring
+        assert stats.snapshot_bytes <= 2 * ring * cache.MOST_SNAPSHOTS
+    assert len(session._cache._snapshots) <= cache.MOST_SNAPSHOTS

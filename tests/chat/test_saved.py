@@ -1,0 +1,206 @@
+"""Saved sessions go on as if nothing had happened, in another process too; damage is refused and text survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlx_oss import ChatSession, SamplingOptions, ToolDescription, Transformer
+from mlx_oss.errors import SessionError
+from mlx_oss.harmony import PYTHON
+from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, said, system, turn, user
+
+EXTRAS = {
+    "instructions": "Be brief.",
+    "reasoning_effort": "high",
+    "tools": [ToolDescription("weather", "Tells it.", {"type": "object", "properties": {"city": {"type": "string"}}})],
+    "system_tools": [PYTHON],
+    "options": SamplingOptions(temperature=0.5, seed=3, logit_bias={7: -1.5}),
+    "max_tokens": 900,
+    "context_limit": 5000,
+    "context_policy": "drop_oldest",
+}
+
+
+@pytest.fixture
+def saved(session, script, tmp_path) -> Path:
+    """A session of two turns, with a snapshot that the next turn steps back to."""
+    script.says(THINK + HELLO, THINK + HELLO)
+    turn(session, script, "Hi")
+    turn(session, script, "So?")
+    session.save(tmp_path / "chat")
+    return tmp_path / "chat"
+
+
+def test_a_saved_session_goes_on_without_reading_its_prompt_again(session, script, model, saved):
+    loaded = ChatSession.load(saved, model, TOKENIZER)
+    assert loaded.messages == session.messages
+    held = session.stats.cache_bytes
+    assert replace(loaded.stats, cache_bytes=held) == session.stats and loaded.stats.cache_bytes <= held
+    for one in (session, loaded):
+        script.says(HELLO)
+        turn(one, script, "More")
+        script.read(system(), user("Hi"), said(HELLO), user("So?"), said(HELLO), user("More"), OPENING)
+        assert len(script.fed) == len(said(HELLO)) + len(user("More")) + len(OPENING)
+    assert loaded.usage.reused_tokens == session.usage.reused_tokens
+
+
+def test_a_saved_session_can_be_taken_back_and_goes_on_from_there(script, model, saved):
+    loaded = ChatSession.load(saved, model, TOKENIZER)
+    assert loaded.undo() == "So?"
+    script.says(HELLO)
+    turn(loaded, script, "Well?")
+    script.read(system(), user("Hi"), said(HELLO), user("Well?"), OPENING)
+    assert len(script.fed) < len(system())
+
+
+def test_everything_that_was_chosen_comes_back(model, script, tmp_path):
+    session = ChatSession(model, TOKENIZER, current_date=DATE, **EXTRAS)
+    script.says(THINK + CALL)
+    call = turn(session, script, "Weather?")[-2]
+    session.add_tool_result(call, "rain \ud7ff \u2028 <|end|>")
+    session.save(tmp_path / "chat")
+    loaded = ChatSession.load(tmp_path / "chat", model, TOKENIZER)
+    for name, value in EXTRAS.items():
+        assert getattr(loaded, name) == (tuple(value) if isinstance(value, list) else value), name
+    assert loaded.messages == session.messages and loaded._prompt() == session._prompt()
+
+
+def test_an_empty_session_can_be_saved(session, script, model, tmp_path):
+    session.save(tmp_path / "chat")
+    loaded = ChatSession.load(tmp_path / "chat", model, TOKENIZER)
+    script.says(HELLO)
+    turn(loaded, script, "Hi")
+    script.read(system(), user("Hi"), OPENING)
+
+
+def test_saving_again_replaces_the_file_and_leaves_nothing_beside_it(session, script, model, saved):
+    session.undo()
+    session.save(saved)
+    assert ChatSession.load(saved, model, TOKENIZER).turns == 1
+    assert [path.name for path in saved.parent.iterdir()] == ["chat"]
+
+
+PROGRAM = """
+import os, signal, sys
+import mlx_oss
+model, tokenizer = mlx_oss.load()
+options = mlx_oss.SamplingOptions(temperature={temperature}, seed=5)
+if sys.argv[1] == "save":
+    session = mlx_oss.ChatSession(model, tokenizer, options=options, current_date="2025-08-05")
+    session.ask("My name is Ann.")
+    session.ask("Hello!")
+    session.save(sys.argv[2])
+    print(session.ask("What is my name?"), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+session = mlx_oss.ChatSession.load(sys.argv[2], model, tokenizer)
+print(session.ask("What is my name?"), flush=True)
+"""
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_after_a_kill_the_next_answer_is_that_of_the_uninterrupted_session(tmp_path, temperature):
+    """With the real model and the real sampler, greedy and seeded."""
+    said = []
+    for step in ("save", "load"):
+        command = [sys.executable, "-c", PROGRAM.format(temperature=temperature), step, str(tmp_path / "chat")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == (-signal.SIGKILL if step == "save" else 0), done.stderr
+        said.append(done.stdout.partition("prefill_seconds")[0])  # up to the times: text, reasoning, token counts
+    assert said[0] == said[1] and "reused_tokens=" in said[0]
+
+
+def test_any_flipped_bit_is_refused_or_harmless_and_the_text_comes_back(session, model, saved):
+    whole, draw, refused = saved.read_bytes(), random.Random(3), 0
+    header = 8 + int.from_bytes(whole[:8], "little")
+    places = [draw.randrange(header, len(whole)) for _ in range(15)] + [draw.randrange(8, header) for _ in range(60)]
+    for place in places:
+        data = bytearray(whole)
+        data[place] ^= 1 << draw.randrange(8)
+        saved.write_bytes(data)
+        try:
+            assert ChatSession.load(saved, model, TOKENIZER).messages == session.messages
+        except SessionError as error:
+            refused += 1
+            assert str(saved) in str(error)
+        if place >= header:
+            recovered = ChatSession.load(saved, model, TOKENIZER, text_only=True)
+            assert recovered.messages == session.messages
+    assert refused > 60
+
+
+def test_a_file_cut_short_still_has_its_text(session, script, model, saved):
+    saved.write_bytes(saved.read_bytes()[:-1000])
+    with pytest.raises(SessionError, match="text_only=True"):
+        ChatSession.load(saved, model, TOKENIZER)
+    recovered = ChatSession.load(saved, model, TOKENIZER, text_only=True)
+    assert recovered.messages == session.messages
+    script.says(HELLO)
+    turn(recovered, script, "More")
+    script.read(system(), user("Hi"), said(HELLO), user("So?"), said(HELLO), user("More"), OPENING)
+    assert recovered.usage.reused_tokens == 0
+
+
+def test_a_file_of_another_model_is_refused_and_its_text_comes_back(session, model, saved):
+    mx.random.seed(7)
+    other = Transformer(model.config)
+    mx.eval(other.parameters())
+    with pytest.raises(SessionError, match="another model"):
+        ChatSession.load(saved, other, TOKENIZER)
+    assert ChatSession.load(saved, other, TOKENIZER, text_only=True).messages == session.messages
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{}", None])
+def test_what_is_no_saved_session_is_refused(model, tmp_path, content):
+    path = tmp_path / "chat"
+    if content is not None:
+        path.write_bytes(content)
+    for text_only in (False, True):
+        with pytest.raises(SessionError, match=str(path)):
+            ChatSession.load(path, model, TOKENIZER, text_only=text_only)
+
+
+def test_a_converted_model_is_no_saved_session(model, folder):
+    (weights,) = folder().glob("*.safetensors")
+    with pytest.raises(SessionError, match="no saved session"):
+        ChatSession.load(weights, model, TOKENIZER)
+
+
+def test_a_later_format_is_told(model, saved):
+    saved.write_bytes(saved.read_bytes().replace(b"mlx_oss session 1", b"mlx_oss session 2"))
+    with pytest.raises(SessionError, match="session 2"):
+        ChatSession.load(saved, model, TOKENIZER)
+
+
+def test_what_is_valid_json_but_not_complete_is_told(model, saved, monkeypatch):
+    monkeypatch.setattr("mlx_oss.session_file.read", lambda *_, **__: json.loads('{"preamble": []}'))
+    with pytest.raises(SessionError, match="not complete"):
+        ChatSession.load(saved, model, TOKENIZER)
+
+
+def test_a_place_that_cannot_be_written_is_told_and_nothing_is_lost(session, script, saved):
+    before = saved.read_bytes()
+    with pytest.raises(SessionError, match=r"nowhere.*cannot be written"):
+        session.save(saved.parent / "nowhere" / "chat")
+    assert saved.read_bytes() == before and session.turns == 2
+
+
+def test_a_full_disk_leaves_the_old_file(session, saved, monkeypatch):
+    before = saved.read_bytes()
+
+    def full(*_):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("mlx_oss.session_file.os.fsync", full)
+    with pytest.raises(SessionError, match="No space left"):
+        session.save(saved)
+    assert saved.read_bytes() == before and [path.name for path in saved.parent.iterdir()] == ["chat"]

@@ -1,0 +1,204 @@
+"""Sessions used from threads and tasks: right however they are mixed, and stopped where they are told to."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from mlx_oss import AnswerDelta, ChatSession, Finished, SamplingOptions, worker
+from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, contents, ids, said, system, turn, user
+
+
+@pytest.fixture
+def seeded(model):
+    """seeded(n): a session whose random model really samples, decided by its seed."""
+
+    def make(seed: int) -> ChatSession:
+        return ChatSession(model, TOKENIZER, current_date=DATE, options=SamplingOptions(seed=seed), max_tokens=12)
+
+    return make
+
+
+def talk(session: ChatSession) -> list[object]:
+    return [session.ask(text).text for text in ("one", "two", "three")] + [session.messages]
+
+
+def test_sessions_in_several_threads_say_what_they_say_alone(seeded):
+    alone = [talk(seeded(seed)) for seed in range(4)]
+    together: dict[int, list[object]] = {}
+    threads = [threading.Thread(target=lambda n=n: together.update({n: talk(seeded(n))})) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [together[seed] for seed in range(4)] == alone
+
+
+def test_one_session_may_move_from_thread_to_thread(seeded):
+    alone, moving = seeded(1), seeded(1)
+    said: list[str] = []
+    for text in ("one", "two", "three"):
+        thread = threading.Thread(target=lambda text=text: said.append(moving.ask(text).text))
+        thread.start()
+        thread.join()
+    assert said == [alone.ask(text).text for text in ("one", "two", "three")]
+
+
+def test_turns_of_two_sessions_interleave_event_by_event(model, script):
+    first, second = (ChatSession(model, TOKENIZER, current_date=DATE) for _ in range(2))
+    script.says(HELLO, HELLO)
+    one, two = first.send("Hi"), second.send("Hi")
+    for _ in range(3):
+        assert next(one) == next(two)
+    assert list(one)[:-1] == list(two)[:-1]
+
+
+def test_all_computing_is_done_on_one_thread(session, script, monkeypatch):
+    seen = set()
+    real = script.generate_step
+
+    def watched(*args, **more):
+        for step in real(*args, **more):
+            seen.add(threading.current_thread().name)
+            yield step
+
+    monkeypatch.setattr("mlx_oss.chat.generate_step", watched)
+    script.says(HELLO, HELLO)
+    session.ask("Hi")
+    asyncio.run(collect_all(session.asend("Hi")))
+    assert len(seen) == 1 and threading.current_thread().name not in seen
+
+
+async def collect_all(events) -> list[object]:
+    return [event async for event in events]
+
+
+def test_async_turns_give_the_same_events(session, script):
+    script.says(THINK + CALL, HELLO, HELLO)
+
+    async def chat() -> None:
+        events = await collect_all(session.asend("Weather?"))
+        assert events[-1].reason == "tool_calls"
+        session.add_tool_result(events[-2], "rain")
+        assert (await collect_all(session.aresume()))[-1].reason == "stop"
+        again = await collect_all(session.aretry())
+        assert "".join(e.text for e in again if isinstance(e, AnswerDelta)).startswith("Hello")
+
+    asyncio.run(chat())
+    script.read(system(), user("Weather?"), OPENING)
+
+
+def test_the_loop_runs_on_while_a_turn_computes(session, script):
+    script.says(THINK + HELLO)
+
+    async def chat() -> int:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        await collect_all(session.asend("Hi"))
+        ticking.cancel()
+        return ticks
+
+    assert asyncio.run(chat()) > 5
+
+
+def test_a_cancelled_task_keeps_what_was_said_and_leaves_a_usable_session(session, script):
+    script.says(THINK + HELLO, HELLO)
+
+    async def chat() -> int:
+        heard = []
+
+        async def listen() -> None:
+            async for event in session.asend("Hi"):
+                heard.append(event)
+                if len(heard) == 2:
+                    listening.cancel()
+
+        listening = asyncio.create_task(listen())
+        with pytest.raises(asyncio.CancelledError):
+            await listening
+        return session.usage.generated_tokens
+
+    generated = asyncio.run(chat())
+    assert 5 <= generated <= 6  # the token in the making is finished
+    assert contents(session)[1][:2] == ("assistant", "analysis")
+    turn(session, script, "Go on")
+    written = ids(THINK)[:generated]
+    script.read(system(), user("Hi"), OPENING, written, ids("<|end|>"), user("Go on"), OPENING)
+
+
+def test_a_loop_that_is_left_ends_its_turn_at_once(session, script):
+    script.says(HELLO, HELLO)
+
+    async def chat() -> None:
+        async for _ in session.asend("Hi"):
+            break
+        assert (await collect_all(session.asend("So?")))[-1].reason == "stop"
+
+    asyncio.run(chat())
+    assert session.turns == 2
+
+
+def test_cancel_from_another_thread_ends_the_turn_within_a_token(session, script):
+    heard: queue.Queue[object] = queue.Queue()
+    go_on = threading.Event()
+    script.says(THINK + HELLO)
+
+    def listen() -> None:
+        for event in session.send("Hi"):
+            heard.put(event)
+            if heard.qsize() == 2:
+                go_on.set()
+                cancelled.wait()
+
+    cancelled = threading.Event()
+    thread = threading.Thread(target=listen)
+    thread.start()
+    go_on.wait()
+    session.cancel()
+    cancelled.set()
+    thread.join()
+    events = [heard.get() for _ in range(heard.qsize())]
+    assert isinstance(events[-1], Finished) and events[-1].reason == "cancelled"
+    assert session.usage.generated_tokens <= 6
+
+
+def test_an_error_in_the_model_comes_to_the_caller(session, script):
+    script.says(RuntimeError("no memory"), RuntimeError("no memory"))
+    with pytest.raises(RuntimeError, match="no memory"):
+        session.ask("Hi")
+    with pytest.raises(RuntimeError, match="no memory"):
+        asyncio.run(collect_all(session.asend("Hi")))
+
+
+def test_what_runs_on_the_thread_may_call_it_again():
+    assert worker.run(lambda: worker.run(lambda: 5)) == 5
+
+
+def test_an_unfinished_turn_does_not_keep_the_program_from_ending():
+    program = """
+import mlx_oss
+session = mlx_oss.ChatSession(*mlx_oss.load())
+events = session.send("Hi")
+next(events)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_turn_is_said_in_the_prompt_as_it_was_written(session, script):
+    script.says(THINK + HELLO, HELLO)
+    asyncio.run(collect_all(session.asend("Hi")))
+    turn(session, script, "So?")
+    script.read(system(), user("Hi"), said(HELLO), user("So?"), OPENING)
