@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 import threading
 from collections.abc import Callable
 from functools import cached_property
@@ -39,6 +41,19 @@ def keep_resident() -> int | None:
 def device_name() -> str:
     """Of the chip that computes, as MLX reports it ("Apple M4 Pro"); "CPU backend" off a GPU."""
     return str(mx.device_info().get("device_name", "GPU")) if on_gpu() else "CPU backend"
+
+
+def memory_bytes() -> int:
+    """What MLX holds on a GPU; on the CPU backend the most that the process has had resident."""
+    if on_gpu():
+        return mx.get_active_memory()
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that the process has had resident, by the operating system."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:

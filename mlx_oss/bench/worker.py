@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +35,9 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, dtype: s
     started = time.perf_counter()
     generate, facts = ENGINES[engine](folder, dtype)
     load = time.perf_counter() - started
-    loaded = _resident_bytes()
+    from mlx_oss.device import peak_resident_bytes
+
+    loaded = peak_resident_bytes()
     first = _timed(generate(_prompt(WARM_UP, shift=1), WARM_UP))[0]
     runs = {}
     for length in lengths:
@@ -46,7 +47,7 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, dtype: s
         "load": load,
         "first": first,
         "loaded": loaded,
-        "resident": _resident_bytes(),
+        "resident": peak_resident_bytes(),
         "lengths": runs,
         **facts(),
     }
@@ -64,12 +65,6 @@ def _timed(ids: Ids) -> tuple[float, float, list[int]]:
     first = time.perf_counter()
     made.extend(ids)
     return first - started, time.perf_counter() - first, made
-
-
-def _resident_bytes() -> int:
-    """The most memory that the process has had resident, by the operating system."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _ours(folder: Path, dtype: str) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:

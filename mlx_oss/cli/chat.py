@@ -1,6 +1,7 @@
-"""`mlx-oss chat`: a conversation in the terminal, one question on the command line, or one from a pipe.
+"""`mlx-oss chat`: a conversation in the terminal, one question on the command line, or questions from a pipe.
 
-The answer goes to stdout and nothing else does; reasoning goes dimmed to stderr, as does everything about the program.
+The answer goes to stdout and nothing else does, unless both are the same terminal; `show` has how it looks, `commands`
+what can be typed besides questions.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model as model_arguments
-from mlx_oss.errors import ContextError, OptionError
+from mlx_oss.errors import ContextError, MlxOssError, OptionError
 
 if TYPE_CHECKING:
     from mlx_oss.chat import ChatSession
+    from mlx_oss.cli.show import Printer
     from mlx_oss.events import Event
 
 
@@ -26,15 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reasoning", choices=("low", "medium", "high"), default="medium", help="effort")
     parser.add_argument("--instructions", default="", metavar="TEXT", help="what the model should keep to")
     parser.add_argument("--hide-reasoning", action="store_true", help="show the answer only")
+    parser.add_argument("--json", action="store_true", help="each event as a line of JSON; each line piped in is asked")
 
 
 def run(args: argparse.Namespace) -> int:
     question = " ".join(args.question)
+    questions = [question] if question else []
     if not question and not (sys.stdin and sys.stdin.isatty()):
-        question = piped_question()
+        piped = piped_question()
+        questions = [line for line in piped.splitlines() if line.strip()] if args.json else [piped]
     options = model_arguments.sampling_options(args)
     model, tokenizer = model_arguments.load(args)
     from mlx_oss.chat import ChatSession
+    from mlx_oss.cli.show import printer
 
     session = ChatSession(
         model,
@@ -44,11 +50,11 @@ def run(args: argparse.Namespace) -> int:
         options=options,
         max_tokens=args.max_tokens,
     )
-    show = Printer(hide_reasoning=args.hide_reasoning)
-    if question:
-        return 130 if answer(session, question, show) else 0
-    converse(session, show)
-    return 0
+    show = printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
+    if not questions:
+        converse(session, show)
+        return 0
+    return 130 if any(answer(session, session.send(question), show) for question in questions) else 0
 
 
 def piped_question() -> str:
@@ -64,97 +70,80 @@ def piped_question() -> str:
 
 def converse(session: ChatSession, show: Printer) -> None:
     """Question and answer until Ctrl-D; Ctrl-C stops an answer, or clears the line."""
-    from prompt_toolkit import PromptSession
+    from mlx_oss.cli import prompt
+    from mlx_oss.cli.commands import COMMANDS, Conversation, dispatch
 
-    prompt: PromptSession[str] = PromptSession()
-    sys.stderr.write("Ctrl-C stops an answer, Ctrl-D leaves.\n")
-    while True:
+    def say(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
+    def reply(events: Iterable[Event]) -> None:
+        answer(conversation.session, events, conversation.show)
+        say(status(conversation.session))
+
+    conversation = Conversation(session, show, say, reply)
+    read = prompt.reader(tuple(COMMANDS))
+    say("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.")
+    while not conversation.over:
         try:
-            question = prompt.prompt("> ").strip()
+            typed = read().strip()
         except KeyboardInterrupt:
             continue
         except EOFError:
             return
-        if question:
-            try:
-                answer(session, question, show)
-            except ContextError as error:
-                sys.stderr.write(f"error: {error}\n")
-
-
-def answer(session: ChatSession, question: str, show: Printer) -> bool:
-    """Prints the answer as it comes; True if Ctrl-C stopped it."""
-    with interruptible() as interrupted:
         try:
-            for event in session.send(question):
+            if typed.startswith("/") and not typed.startswith("//"):
+                dispatch(conversation, typed)
+            elif typed:
+                reply(conversation.session.send(typed[1:] if typed.startswith("//") else typed))
+        except ContextError as error:
+            say(f"error: {error}; /undo and /clear make room")
+        except MlxOssError as error:
+            say(f"error: {error}")
+
+
+def status(session: ChatSession) -> str:
+    """The last turn in a line: speed, time to the first token, context and memory used."""
+    from mlx_oss.device import memory_bytes
+
+    usage = session.usage
+    parts = [
+        f"{usage.tokens_per_second:.0f} tokens/s",
+        f"first token {usage.prefill_seconds:.1f} s",
+        f"context {session.context_used:,} of {session.context_limit:,}",
+        f"{memory_bytes() / 1e9:.1f} GB",
+    ]
+    return f"[{' · '.join(parts)}]"
+
+
+def answer(session: ChatSession, events: Iterable[Event], show: Printer) -> bool:
+    """Shows a turn as it comes; True if Ctrl-C stopped it."""
+    with interruptible(session.cancel) as interrupted:
+        try:
+            for event in events:
                 show(event)
                 if interrupted():
-                    session.cancel()
+                    session.cancel()  # which the signal may have come too early for
         except KeyboardInterrupt:
             pass
-        show.end(stopped=interrupted())
+        finally:
+            show.end(stopped=interrupted())
         return interrupted()
 
 
 @contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """While open, Ctrl-C is remembered, not raised, so that it strikes between two tokens; a second one raises."""
+def interruptible(cancel: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """While open, Ctrl-C cancels, so that it strikes between two tokens; a second one raises KeyboardInterrupt."""
     hits = 0
 
-    def remember(number: int, frame: object) -> None:
+    def strike(number: int, frame: object) -> None:
         nonlocal hits
         hits += 1
         if hits > 1:
             raise KeyboardInterrupt
+        cancel()
 
-    previous = signal.signal(signal.SIGINT, remember)
+    previous = signal.signal(signal.SIGINT, strike)
     try:
         yield lambda: hits > 0
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-class Printer:
-    """Writes a turn's events: the answer to stdout, the rest to stderr, dim where the terminal can (NO_COLOR
-    respected).
-    """
-
-    def __init__(self, hide_reasoning: bool = False) -> None:
-        from rich.console import Console
-
-        self.hide_reasoning = hide_reasoning
-        self._aside = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-        self._last: type | None = None
-
-    def __call__(self, event: Event) -> None:
-        from mlx_oss import events
-
-        kind = type(event)
-        if isinstance(event, events.AnswerDelta):
-            self._separate(kind)
-            sys.stdout.write(event.text)
-            sys.stdout.flush()
-        elif isinstance(event, events.ReasoningDelta) and not self.hide_reasoning:
-            self._separate(kind)
-            self._aside.print(event.text, style="dim", end="")
-        elif isinstance(event, events.PreambleDelta):
-            self._separate(kind)
-            self._aside.print(event.text, end="")
-        elif isinstance(event, events.ToolCall):
-            self._separate(kind)
-            self._aside.print(f"[calls {event.recipient}: {event.arguments}]", style="dim", end="")
-
-    def end(self, stopped: bool) -> None:
-        """After the last event of a turn."""
-        self._separate(None)
-        if stopped:
-            self._aside.print("[stopped]", style="dim")
-
-    def _separate(self, kind: type | None) -> None:
-        """A new line wherever another kind of text begins; the answer ends with one, whatever the terminal."""
-        from mlx_oss.events import AnswerDelta
-
-        if self._last not in (None, kind):
-            (sys.stdout if self._last is AnswerDelta else sys.stderr).write("\n")
-            sys.stdout.flush()
-        self._last = kind

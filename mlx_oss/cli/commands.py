@@ -1,0 +1,146 @@
+"""What can be typed in a conversation besides questions: `/help` and its kin, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
+
+from mlx_oss.cli.safe import safe
+from mlx_oss.errors import SessionError
+from mlx_oss.harmony import ReasoningEffort
+
+if TYPE_CHECKING:
+    from mlx_oss.chat import ChatSession
+    from mlx_oss.cli.show import Printer
+    from mlx_oss.events import Event
+
+
+@dataclass
+class Conversation:
+    """A session in the terminal: what commands change. `answer` shows the events of a turn, `say` a remark."""
+
+    session: ChatSession
+    show: Printer
+    say: Callable[[str], None]
+    answer: Callable[[Iterable[Event]], None]
+    over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    run: Callable[[Conversation, str], None]
+    arguments: str
+    help: str
+
+
+def dispatch(conversation: Conversation, typed: str) -> None:
+    """Runs a line that begins with a slash."""
+    name, _, argument = typed[1:].partition(" ")
+    command = COMMANDS.get(name)
+    if command is None:
+        conversation.say(f"there is no /{safe(name)}: /help lists the commands, // sends a question with a slash")
+    else:
+        command.run(conversation, argument.strip())
+
+
+def _help(conversation: Conversation, _: str) -> None:
+    lines = [f"  {f'/{name} {command.arguments}':32} {command.help}" for name, command in COMMANDS.items()]
+    keys = "  Alt-Enter starts a new line, Ctrl-C stops an answer, Ctrl-D leaves; // begins a question with a slash"
+    conversation.say("\n".join([*lines, keys]))
+
+
+def _reasoning(conversation: Conversation, argument: str) -> None:
+    session, efforts = conversation.session, get_args(ReasoningEffort)
+    if argument in efforts:
+        session.reasoning_effort = argument  # type: ignore[assignment]
+    elif argument in ("show", "hide"):
+        conversation.show.hide_reasoning = argument == "hide"
+    elif argument:
+        conversation.say(f"{safe(argument)} is none of {', '.join(efforts)}, show, hide")
+        return
+    shown = "hidden" if conversation.show.hide_reasoning else "shown"
+    conversation.say(f"reasoning effort {session.reasoning_effort}, {shown}")
+
+
+def _system(conversation: Conversation, argument: str) -> None:
+    if argument:
+        conversation.session.instructions = argument
+    said = conversation.session.instructions
+    conversation.say(f"instructions: {safe(said)}" if said else "there are no instructions")
+
+
+def _undo(conversation: Conversation, _: str) -> None:
+    said = conversation.session.undo()
+    conversation.say("there is nothing to undo" if said is None else f"forgotten: {safe(said)}")
+
+
+def _retry(conversation: Conversation, _: str) -> None:
+    if conversation.session.turns:
+        conversation.answer(conversation.session.retry())
+    else:
+        conversation.say("there is nothing to retry")
+
+
+def _save(conversation: Conversation, argument: str) -> None:
+    if not argument:
+        conversation.say("give a file: /save FILE")
+        return
+    conversation.session.save(argument)
+    conversation.say(f"saved to {argument}")
+
+
+def _load(conversation: Conversation, argument: str) -> None:
+    if not argument:
+        conversation.say("give a file: /load FILE")
+        return
+    from mlx_oss.chat import ChatSession
+
+    model, tokenizer = conversation.session.model, conversation.session.tokenizer
+    try:
+        conversation.session = ChatSession.load(argument, model, tokenizer)
+    except SessionError as error:
+        conversation.session = ChatSession.load(argument, model, tokenizer, text_only=True)
+        conversation.say(f"{str(error).partition(':')[0]}: the conversation is there and will be read anew")
+    conversation.say(f"loaded {argument}, turns: {conversation.session.turns}")
+
+
+def _tools(conversation: Conversation, _: str) -> None:
+    session = conversation.session
+    lines = [f"  {tool.name}: {tool.description}" for tool in session.tools]
+    lines += [f"  {namespace.name} (built in)" for namespace in session.system_tools]
+    conversation.say("\n".join(lines) or "the model has no tools here")
+
+
+def _stats(conversation: Conversation, _: str) -> None:
+    s, session = conversation.session.stats, conversation.session
+    conversation.say(
+        f"answers {s.turns}, tokens: read {s.prefilled_tokens:,}, reused {s.reused_tokens:,}, "
+        f"written {s.generated_tokens:,}; {s.seconds:.1f} s\n"
+        f"context {session.context_used:,} of {session.context_limit:,} tokens; "
+        f"cache {s.cache_bytes / 1e6:,.1f} MB, snapshots {s.snapshot_bytes / 1e6:,.1f} MB"
+    )
+
+
+def _clear(conversation: Conversation, _: str) -> None:
+    conversation.session.clear()
+    conversation.say("the conversation is forgotten")
+
+
+def _exit(conversation: Conversation, _: str) -> None:
+    conversation.over = True
+
+
+COMMANDS = {
+    "help": Command(_help, "", "show this"),
+    "reasoning": Command(_reasoning, "low|medium|high|show|hide", "how much the model thinks, and whether you see it"),
+    "system": Command(_system, "TEXT", "what the model should keep to"),
+    "undo": Command(_undo, "", "forget the last question and its answer"),
+    "retry": Command(_retry, "", "answer the last question once more"),
+    "save": Command(_save, "FILE", "write the conversation to a file"),
+    "load": Command(_load, "FILE", "go on with a saved conversation"),
+    "tools": Command(_tools, "", "what the model may call"),
+    "stats": Command(_stats, "", "tokens, times and memory"),
+    "clear": Command(_clear, "", "forget the conversation"),
+    "exit": Command(_exit, "", "leave"),
+}

@@ -1,0 +1,13 @@
+"""Text of a model made safe for a terminal: it can draw nothing but characters."""
+
+from __future__ import annotations
+
+# C0 and C1 control characters, but for newline and tab, and DEL: a terminal could take them for commands.
+_SHOWN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+def safe(text: str) -> str:
+    """The text with control characters replaced by a visible one, so that it cannot move the cursor, write the
+    clipboard or rename the window.
+    """
+    return text.translate(_SHOWN)
