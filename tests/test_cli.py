@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mlx_oss
-from mlx_oss import AnswerDelta, Finished, PreambleDelta, ReasoningDelta, SamplingOptions, ToolCall, Usage
+from mlx_oss import SamplingOptions
 from mlx_oss.cli import COMMANDS, main
-from mlx_oss.cli.chat import Printer, answer, converse, interruptible
 from mlx_oss.convert import convert
-from mlx_oss.errors import ContextError
 from mlx_oss.harmony import Message, SystemContent, render_conversation
 from tests.synthetic import TINY, write_checkpoint
 
 BIG_VOCABULARY = TINY | {"num_hidden_layers": 2, "vocab_size": 201088, "hidden_size": 32, "intermediate_size": 64}
-DONE = Finished("stop", Usage())
 
 
 @pytest.fixture(scope="module")
@@ -68,29 +64,6 @@ def error_of(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1
     return err.removeprefix("error: ").rstrip()
-
-
-class FakeSession:
-    """Answers every question with the same events; an exception among them is raised."""
-
-    def __init__(self, *events: Any) -> None:
-        self.events, self.questions, self.closed = events, [], 0
-
-    def send(self, text: str, *, progress: Callable[[int, int], None] | None = None) -> Iterator[Any]:
-        self.questions.append(text)
-        try:
-            for event in self.events:
-                if isinstance(event, Exception):
-                    raise event
-                yield event() if callable(event) else event
-        finally:
-            self.closed += 1
-
-
-def interrupt() -> ReasoningDelta:
-    """What happens on Ctrl-C while the model writes."""
-    os.kill(os.getpid(), signal.SIGINT)
-    return ReasoningDelta("more")
 
 
 def test_a_question_is_answered_on_stdout_and_nothing_else_is(random_folder):
@@ -249,107 +222,3 @@ def test_generate_shows_the_text_of_every_token(random_folder, capsys):
 
 def test_generate_without_a_prompt_is_refused(random_folder, capsys):
     assert "at least one" in error_of(["generate", "", "--raw", "--model", random_folder], capsys)
-
-
-def test_the_answer_goes_to_stdout_and_the_rest_to_stderr_a_kind_a_line(capsys):
-    events = [
-        *(ReasoningDelta("Hm, "), ReasoningDelta("[red]so[/red].")),
-        PreambleDelta("Let me look."),
-        ToolCall("functions.f", "{}"),
-        *(ReasoningDelta("Ah."), AnswerDelta("It is "), AnswerDelta("4."), DONE),
-    ]
-    assert not answer(FakeSession(*events), "2 + 2?", Printer())
-    out, err = capsys.readouterr()
-    assert out == "It is 4.\n"
-    assert err == "Hm, [red]so[/red].\nLet me look.\n[calls functions.f: {}]\nAh.\n"
-
-
-def test_hidden_reasoning_is_not_shown(capsys):
-    answer(FakeSession(ReasoningDelta("Hm."), AnswerDelta("4"), DONE), "?", Printer(hide_reasoning=True))
-    assert capsys.readouterr() == ("4\n", "")
-
-
-def test_an_answer_that_ends_with_its_own_line_break_is_shown_as_it_is(capsys):
-    answer(FakeSession(AnswerDelta("a\n"), DONE), "?", Printer())
-    assert capsys.readouterr().out == "a\n\n"
-
-
-def test_ctrl_c_strikes_between_two_events_and_closes_the_turn(capsys):
-    session = FakeSession(AnswerDelta("It"), interrupt, AnswerDelta("never shown"), DONE)
-    assert answer(session, "?", Printer())
-    assert session.closed == 1
-    assert capsys.readouterr() == ("It\n", "more\n[stopped]\n")
-
-
-def test_ctrl_c_while_the_prompt_is_read_stops_at_its_next_chunk(capsys):
-    class Reading(FakeSession):
-        def send(self, text: str, *, progress: Any = None) -> Iterator[Any]:
-            progress(1, 3)
-            os.kill(os.getpid(), signal.SIGINT)
-            progress(2, 3)
-            yield AnswerDelta("never shown")
-
-    assert answer(Reading(), "?", Printer())
-    assert capsys.readouterr() == ("", "[stopped]\n")
-
-
-def test_a_second_ctrl_c_does_not_wait():
-    with pytest.raises(KeyboardInterrupt), interruptible() as interrupted:
-        interrupt()
-        assert interrupted()
-        interrupt()
-
-
-def test_ctrl_c_means_again_afterwards_what_it_meant_before():
-    before = signal.getsignal(signal.SIGINT)
-    with interruptible():
-        assert signal.getsignal(signal.SIGINT) != before
-    assert signal.getsignal(signal.SIGINT) == before
-
-
-@pytest.fixture
-def typed(monkeypatch) -> list[Any]:
-    """What the user types, line by line; an exception is Ctrl-C or Ctrl-D."""
-    lines: list[Any] = []
-
-    class Prompt:
-        def prompt(self, message: str) -> str:
-            line = lines.pop(0)
-            if isinstance(line, str):
-                return line
-            raise line
-
-    monkeypatch.setattr("prompt_toolkit.PromptSession", Prompt)
-    return lines
-
-
-def test_a_conversation_goes_on_until_ctrl_d(typed, capsys):
-    """Ctrl-C clears the line, and empty lines ask nothing."""
-    typed += ["Hi", "  ", KeyboardInterrupt(), " And? ", EOFError()]
-    session = FakeSession(AnswerDelta("Yes."), DONE)
-    converse(session, Printer())
-    assert session.questions == ["Hi", "And?"]
-    assert capsys.readouterr().out == "Yes.\nYes.\n"
-
-
-def test_a_conversation_survives_ctrl_c_and_a_full_context(typed, capsys):
-    typed += ["one", EOFError()]
-    converse(FakeSession(interrupt, AnswerDelta("never shown")), Printer())
-    assert capsys.readouterr().err.endswith("more\n[stopped]\n")
-    typed += ["two", "three", EOFError()]
-    full = FakeSession(ContextError("no room"))
-    converse(full, Printer())
-    assert full.questions == ["two", "three"]
-    assert capsys.readouterr().err.count("error: no room\n") == 2
-
-
-def test_a_terminal_without_a_question_converses(typed, monkeypatch, capsys):
-    typed += ["Hi", EOFError()]
-    session = FakeSession(AnswerDelta("Hello."), DONE)
-    terminal = io.StringIO()
-    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(sys, "stdin", terminal)
-    monkeypatch.setattr("mlx_oss.cli.model.load", lambda args: (None, None))
-    monkeypatch.setattr("mlx_oss.chat.ChatSession", lambda *a, **k: session)
-    assert main(["chat"]) == 0
-    assert session.questions == ["Hi"] and capsys.readouterr().out == "Hello.\n"

@@ -63,7 +63,7 @@ def _fresh(scene: Scene) -> Turn:
     rng = scene.rng
     kinds = [function.kind for function in scene.functions]
     weights = {
-        "fact": 21.0,
+        "fact": 28.0,
         "general": 10.0,
         "project": 17.0,
         "small": 13.0,
@@ -77,7 +77,7 @@ def _fresh(scene: Scene) -> Turn:
         "weather": 34.0 if "weather" in kinds else 2.0,
         "where": 2.0,
         "time": 22.0 if "time" in kinds else 0.7,
-        "message": 24.0 if "message" in kinds else 0.7,
+        "message": 30.0 if "message" in kinds else 0.7,
         "timer": 20.0 if "timer" in kinds else 0.7,
     }
     make: dict[str, Callable[[], Turn | None]] = {

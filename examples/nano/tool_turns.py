@@ -138,7 +138,7 @@ def _weather_result(rng: Random, unit: str | None, city: str) -> tuple[str, str]
 def _called(
     scene: Scene, intent: str, user: str, gist: str, function: tools.Function, arguments: str, result: str, final: str
 ) -> Turn:
-    if scene.rng.random() < 0.03:
+    if scene.rng.random() < 0.003:
         result, text = tools.error_result(scene.rng)
         final = f"Sorry, that did not work: {text}."
     return Turn(

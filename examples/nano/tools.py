@@ -126,7 +126,7 @@ def weather_result(rng: Random, unit: str | None) -> tuple[str, str]:
 
 def number_result(rng: Random, value: str) -> str:
     number = json.loads(value)
-    return _text(rng.choice([value, value, {"result": number}, {"result": value}, {"value": number}, {"answer": number}, {"result": number, "error": None}, f"The result is {value}", f"= {value}"]), rng)
+    return _text(rng.choice([value, value, {"result": number}, {"result": value}, {"value": number}, {"answer": number}, f"The result is {value}", f"= {value}"]), rng)
 
 
 def time_result(rng: Random) -> tuple[str, str]:

@@ -140,8 +140,8 @@ def rate(progress: float, step: int) -> float:
 class Run:
     """A model in training, with everything a restart needs."""
 
-    def __init__(self, path: Path, minutes: float, start: Path | None):
-        self.path, self.minutes = path, minutes
+    def __init__(self, path: Path, minutes: float, start: Path | None, share: float):
+        self.path, self.minutes, self.share = path, minutes, share
         source = path if path.exists() else start
         saved = torch.load(source, weights_only=False) if source else None
         self.rows = Rows(saved["ids"]) if saved else choose_rows()
@@ -203,7 +203,7 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer, peak in zip(self.optimizers, PEAKS, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = peak * rate(self.progress, self.step)
+                group["lr"] = peak * self.share * rate(self.progress, self.step)
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
@@ -227,7 +227,7 @@ def work(rank: int, arguments: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     meet = f"file://{arguments.out.resolve()}.meet"
     distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=arguments.processes)
-    run = Run(arguments.out, arguments.minutes, arguments.start)
+    run = Run(arguments.out, arguments.minutes, arguments.start, arguments.rate)
     log.info("%d parameters, step %d", sum(p.numel() for p in run.model.parameters()), run.step)
     window = run.model.shape.window
     held_out = list(islice(steps(run.rows, 987_654_321, window), 15))
@@ -257,6 +257,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="checkpoint to write, and to go on from if it exists")
     parser.add_argument("--minutes", type=float, default=75.0, help="training time; the learning rate falls over it")
     parser.add_argument("--start", type=Path, help="checkpoint to take the first weights from")
+    parser.add_argument("--rate", type=float, default=1.0, help="share of the learning rates; less to go on from START")
     parser.add_argument("--processes", type=int, default=2, help="processes, one core each")
     arguments = parser.parse_args()
     Path(f"{arguments.out.resolve()}.meet").unlink(missing_ok=True)

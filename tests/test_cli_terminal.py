@@ -1,0 +1,153 @@
+"""`mlx-oss chat` in a real pseudo-terminal, with nano: typed at, interrupted, resized."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+import sys
+from collections.abc import Callable, Iterator
+
+import pexpect
+import pytest
+
+PROMPT = r"> ?\x08?(\x1b\[2C)?\x1b\[\?7h"
+TIMEOUT = 240  # seconds; nothing takes that long, but a test machine may be busy
+LONG = "Repeat: " + "one two three four five six seven eight nine ten"
+
+
+@pytest.fixture
+def terminal(tmp_path) -> Iterator[Callable[..., pexpect.spawn]]:
+    """terminal(*arguments, TERM=..., ...): the command in a terminal of 24 rows and 80 columns."""
+    started: list[pexpect.spawn] = []
+
+    def start(*arguments: str, **variables: str) -> pexpect.spawn:
+        environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+        environment |= {
+            "TERM": "xterm-256color",
+            "PROMPT_TOOLKIT_NO_CPR": "1",
+            "XDG_STATE_HOME": str(tmp_path / "state"),
+        }
+        command = ["-m", "mlx_oss", "chat", "--temperature", "0", *arguments]
+        child = pexpect.spawn(
+            sys.executable, command, env=environment | variables, dimensions=(24, 80), encoding="utf-8", timeout=TIMEOUT
+        )
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.close(force=True)
+
+
+def plain(text: str) -> str:
+    """Without escape sequences."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+
+
+def ask(child: pexpect.spawn, text: str) -> str:
+    """What is shown until the status line, without escape sequences."""
+    child.send(text + "\r")
+    child.expect(r"\[[^\[\]\n]* tokens/s[^\n]*GB\]")
+    return plain(child.before)
+
+
+def leave(child: pexpect.spawn) -> None:
+    child.expect(PROMPT)
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_an_answer_streams_and_commands_work(terminal, tmp_path):
+    child = terminal()
+    child.expect(PROMPT)
+    shown = ask(child, "What is the capital of France?")
+    assert "Paris" in shown.splitlines()[-1] or "Paris" in shown
+    child.expect(PROMPT)
+    child.send("/undo\r")
+    child.expect("forgotten: What is the capital of France")
+    child.expect(PROMPT)
+    child.send("/exit\r")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    history = tmp_path / "state" / "mlx-oss" / "history"
+    assert "capital of France" in history.read_text()
+    assert stat.S_IMODE(history.stat().st_mode) == 0o600
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(terminal):
+    child = terminal()
+    child.expect(PROMPT)
+    child.send(LONG + "\r")
+    child.expect("user")  # its reasoning begins
+    child.kill(signal.SIGINT)
+    child.expect(r"\[stopped\]")
+    child.expect(PROMPT)
+    assert "Paris" in ask(child, "What is the capital of France?")
+    leave(child)
+
+
+def test_a_conversation_is_saved_and_goes_on_in_another_process(terminal, tmp_path):
+    child = terminal()
+    child.expect(PROMPT)
+    ask(child, "My name is Anna.")
+    child.expect(PROMPT)
+    child.send(f"/save {tmp_path / 'chat'}\r")
+    child.expect("saved to")
+    leave(child)
+    child = terminal()
+    child.expect(PROMPT)
+    child.send(f"/load {tmp_path / 'chat'}\r")
+    child.expect("turns: 1")
+    child.expect(PROMPT)
+    child.send("/stats\r")
+    child.expect("answers 1, ")
+    leave(child)
+
+
+def test_a_window_that_changes_while_the_model_writes_loses_nothing(terminal):
+    child = terminal()
+    child.expect(PROMPT)
+    child.send("What is the capital of France?\r")
+    child.expect("user")
+    child.setwinsize(10, 40)
+    child.kill(signal.SIGWINCH)
+    child.expect("tokens/s")
+    assert "Paris" in plain(child.before)
+    leave(child)
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_without_colours_an_answer_has_no_escape_sequences(terminal, variables):
+    child = terminal("What is the capital of France?", **variables)
+    child.expect(pexpect.EOF)
+    assert "Paris" in child.before and "\x1b" not in child.before
+
+
+def test_several_lines_are_one_question(terminal):
+    child = terminal("--json")
+    child.expect(PROMPT)
+    child.send("What is the capital\x1b\rof France?\r")
+    child.expect('"type": "finished"')
+    leave(child)
+
+
+def test_the_history_comes_back(terminal):
+    child = terminal()
+    child.expect(PROMPT)
+    child.send("/stats\r")
+    child.expect("answers 0, ")
+    leave(child)
+    child = terminal()
+    child.expect(PROMPT)
+    for _ in range(TIMEOUT):  # the history is read while the prompt stands
+        child.send("\x1b[A")
+        if child.expect(["/stats", pexpect.TIMEOUT], timeout=1) == 0:
+            break
+    child.send("\r")
+    child.expect("answers 0, ")
+    leave(child)
