@@ -12,8 +12,9 @@ from itertools import groupby
 from typing import TextIO
 
 from mlx_oss.errors import MlxOssError, OptionError
+from mlx_oss.memory import WORKING_BYTES
 
-from .options import ConvertOptions, OnProgress, Progress, Report, size
+from .options import ConvertOptions, Kind, OnProgress, Progress, Report, size
 from .profiles import PROFILES
 from .run import convert
 from .verify import verify
@@ -100,19 +101,27 @@ def _as_text(report: Report, done: str) -> str:
 
 
 def _fits(report: Report, in_detail: bool) -> str:
-    """Which Macs hold the model; in detail also what it consists of."""
+    """Which Macs hold the model; in detail also what it and its source consist of."""
     lines = []
     if in_detail:
-        width = max(len(kind.name) for kind in report.kinds)
-        lines = [
-            f"  {kind.name:{width}}  {kind.dtype:4}  {kind.count:3} x {kind.shape!s:20}  {size(kind.nbytes):>10}"
-            for kind in report.kinds
-        ]
-    lines.append("context that a Mac's memory leaves (calculated, not measured; see mlx_oss/memory.py):")
+        lines += ["tensors to read:", *_table(report.source_kinds), "tensors to write:", *_table(report.kinds)]
+    lines += [
+        "context that a Mac's memory leaves: arithmetic, not measured. Weights, bfloat16 keys and values, and",
+        f"{size(WORKING_BYTES)} for all else, in the part macOS gives the GPU (2/3 of the memory; 3/4 from 36 GB on):",
+    ]
     for context, group in groupby(report.contexts.items(), key=lambda pair: pair[1]):
         macs = ", ".join(str(memory) for memory, _ in group)
         lines.append(f"  {macs} GB: {f'{context:,} tokens' if context else 'too small'}")
     return "\n".join(lines) + "\n"
+
+
+def _table(kinds: Sequence[Kind]) -> list[str]:
+    """A line a kind of tensor: name, dtype, count x shape, bytes of all."""
+    names, shapes = max(len(kind.name) for kind in kinds), max(len(str(kind.shape)) for kind in kinds)
+    return [
+        f"  {kind.name:{names}}  {kind.dtype:4}  {kind.count:5} x {kind.shape!s:{shapes}}  {size(kind.nbytes):>10}"
+        for kind in kinds
+    ]
 
 
 def _as_json(report: Report, done: str) -> str:

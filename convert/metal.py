@@ -1,7 +1,10 @@
 """OpenAI's `metal/model.bin`: its config and where its tensors lie; the order of the file is its only directory.
 
-The format is what gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes. Its vocabulary lacks the unused
-end of the others'. What else it did to the tensors is undone in `metal_taken`.
+The format is what gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes. It leaves out the rows of the
+embedding and of the unembedding that no token uses, the last 1,074 of the releases' 201,088, so a folder made from it
+cannot be byte for byte the one made from another layout: these two tensors end there and config.json has the smaller
+vocab_size. All other tensors, and the rows that exist, are the same bytes. What else the format did to the tensors is
+undone in `metal_taken`.
 """
 
 from __future__ import annotations

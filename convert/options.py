@@ -38,7 +38,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Tensors that are alike but for their layer: `name` has `*` for its number. nbytes counts all of them."""
+    """Tensors that are alike but for their layer or expert: `name` has `*` for the number. nbytes counts them all."""
 
     name: str
     dtype: str
@@ -52,9 +52,9 @@ class Report:
     """What a conversion did, or would do (dry_run).
 
     nbytes counts tensors; resumed_shards were there from an interrupted run; errors holds, by tensor that was
-    quantised, the root of the summed squared differences over that of the summed squared values. kinds are the tensors
-    of the MLX folder in the order of use; contexts says how many tokens of context a Mac holds beside them, by its
-    memory in GB (`mlx_oss.memory`).
+    quantised, the root of the summed squared differences over that of the summed squared values. source_kinds are the
+    tensors of the source in the order of its files, kinds those of the MLX folder in the order of use; contexts says
+    how many tokens of context a Mac holds beside the latter, by its memory in GB (`mlx_oss.memory`).
     """
 
     folder: Path
@@ -64,6 +64,7 @@ class Report:
     nbytes: int
     resumed_shards: int = 0
     errors: Mapping[str, float] = field(default_factory=dict)
+    source_kinds: tuple[Kind, ...] = ()
     kinds: tuple[Kind, ...] = ()
     contexts: Mapping[int, int] = field(default_factory=dict)
 

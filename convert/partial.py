@@ -107,7 +107,10 @@ class Partial:
 
 def put_back(target: Path) -> None:
     """Repairs what a kill during `publish` may have left: an old folder that was moved aside before the new one had
-    its place goes back, with a warning; one that is replaced already is deleted.
+    its place goes back, with a warning; one that is replaced already is deleted. While the new one is unpublished, its
+    hidden folder is there, so neither goes for something else that has taken the name since.
+
+    Raises ConversionError where the name is taken.
     """
     replaced, partial = _replaced(target), _partial(target)
     if not replaced.is_dir():
@@ -115,8 +118,12 @@ def put_back(target: Path) -> None:
     try:
         if partial.is_dir():
             os.close(_locked(partial))
-        if target.exists():
+        if target.exists() and not partial.is_dir():
             shutil.rmtree(replaced, ignore_errors=True)
+        elif target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise ConversionError(
+                f"{target} is taken, and {replaced} holds what a killed conversion was replacing: move one of them"
+            )
         else:
             replaced.rename(target)
             warnings.warn(f"{target} is put back: a conversion was killed while it replaced the folder", stacklevel=3)

@@ -16,7 +16,7 @@ from mlx_oss.config import MXFP4, QuantizationSpec
 from mlx_oss.errors import CheckpointError
 from mlx_oss.layout import Shape
 from mlx_oss.mxfp4 import BLOCK
-from mlx_oss.tensorfile import ITEMSIZE
+from mlx_oss.tensorfile import ITEMSIZE, TensorInfo
 
 from .metal_taken import MetalTaken
 from .options import Kind
@@ -62,13 +62,13 @@ def plan(source: Source, specs: Specs) -> list[list[Target]]:
     return list(units.values())
 
 
-def kinds(targets: Iterable[Target]) -> tuple[Kind, ...]:
-    """The targets counted, those that differ only in their layer as one."""
-    counted: dict[tuple[str, str, Shape], list[Target]] = {}
-    for target in targets:
-        name = re.sub(r"\.layers\.\d+\.", ".layers.*.", target.name)
-        counted.setdefault((name, target.dtype, target.shape), []).append(target)
-    return tuple(Kind(*key, len(alike), sum(target.nbytes for target in alike)) for key, alike in counted.items())
+def kinds(tensors: Iterable[Target | TensorInfo]) -> tuple[Kind, ...]:
+    """The tensors counted, those whose names differ only in numbers (of a layer, of an expert) as one."""
+    counted: dict[tuple[str, str, Shape], list[int]] = {}
+    for tensor in tensors:
+        name = re.sub(r"\.\d+(?=\.|$)", ".*", tensor.name)
+        counted.setdefault((name, tensor.dtype, tensor.shape), []).append(tensor.nbytes)
+    return tuple(Kind(*key, len(alike), sum(alike)) for key, alike in counted.items())
 
 
 def _targets(taken: Taken, specs: Specs) -> Iterator[Target]:

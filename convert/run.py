@@ -63,6 +63,7 @@ def convert(
         nbytes=nbytes,
         resumed_shards=resumed,
         errors={name: written.error for name, written in known.items() if written.error is not None},
+        source_kinds=kinds(opened.tensors.values()),
         kinds=kinds(target for unit in units for target in unit),
         contexts=contexts_by_mac(opened.config, nbytes),
     )

@@ -131,6 +131,26 @@ def test_what_a_kill_moved_aside_is_put_back_with_a_warning(source, finished, tm
     assert files(tmp_path / "dst") == files(finished)
 
 
+def test_an_empty_folder_made_since_the_kill_does_not_cost_the_old_one(source, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / ".dst.replaced")
+    (tmp_path / ".dst.partial").mkdir()
+    (tmp_path / "dst").mkdir()
+    with pytest.warns(UserWarning, match="dst is put back"), pytest.raises(ConversionError, match="exists"):
+        convert(source, tmp_path / "dst", OPTIONS)
+    assert files(tmp_path / "dst") == files(finished)
+
+
+def test_something_else_under_the_name_costs_neither(source, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / ".dst.replaced")
+    (tmp_path / ".dst.partial").mkdir()
+    (tmp_path / "dst").mkdir()
+    (tmp_path / "dst" / "mine").write_text("kept")
+    with pytest.raises(ConversionError, match=r"\.dst\.replaced holds"):
+        convert(source, tmp_path / "dst", replace(OPTIONS, force=True))
+    assert files(tmp_path / "dst") == {"mine": b"kept"}
+    assert files(tmp_path / ".dst.replaced") == files(finished)
+
+
 def test_a_dry_run_moves_nothing_back(source, finished, tmp_path):
     shutil.copytree(finished, tmp_path / ".dst.replaced")
     convert(source, tmp_path / "dst", replace(OPTIONS, dry_run=True))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from mlx_oss.cli import main as mlx_oss
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.memory import MAC_SIZES
 from mlx_oss.tensorfile import read_folder
-from tests.synthetic import TINY, write_checkpoint
+from tests.synthetic import LAYOUTS, TINY, write_checkpoint
 
 OPTIONS = ConvertOptions(shard_bytes=200_000)
 
@@ -165,10 +167,32 @@ def test_a_dry_run_counts_every_kind_of_tensor(source, finished, tmp_path):
     assert len(by_name) == len(report.kinds) == 3 + 22
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_dry_run_counts_every_byte_of_the_source(tmp_path, layout):
+    source = write_checkpoint(tmp_path / "src", layout=layout)
+    report = convert(source, tmp_path / "dst", ConvertOptions(dry_run=True))
+    for kind in report.source_kinds:
+        itemsize = 1 if kind.dtype == "U8" else 2
+        assert kind.nbytes == kind.count * math.prod(kind.shape) * itemsize
+        assert not re.search(r"\.\d", kind.name)
+    if layout != "metal":
+        stored = read_folder(source).values()
+        assert sum(kind.count for kind in report.source_kinds) == len(stored)
+        assert sum(kind.nbytes for kind in report.source_kinds) == sum(tensor.nbytes for tensor in stored)
+
+
+def test_a_dry_run_shows_the_released_names_and_shapes(source, tmp_path, capsys):
+    main([str(source), str(tmp_path / "dst"), "--dry-run"])
+    experts, hidden, inner = (TINY[name] for name in ("num_local_experts", "hidden_size", "intermediate_size"))
+    shape = f"({experts}, {2 * inner}, {hidden // 32}, 16)"
+    line = f"model.layers.*.mlp.experts.gate_up_proj_blocks U8 {TINY['num_hidden_layers']} x {shape} "
+    assert any(" ".join(shown.split()).startswith(line) for shown in capsys.readouterr().out.splitlines())
+
+
 def test_a_dry_run_shows_tensors_and_macs(source, tmp_path, capsys):
     assert main([str(source), str(tmp_path / "dst"), "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "would write" in shown and "from Hugging Face" in shown
+    assert "would write" in shown and "from Hugging Face" in shown and "arithmetic, not measured" in shown
     assert "model.layers.*.mlp.experts.down_proj.weight" in shown
     assert "512 GB: " in shown and "tokens" in shown
 
