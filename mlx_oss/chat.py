@@ -283,20 +283,24 @@ class ChatSession:
             message = before[start].message if text is None else Message("user", text)
             self._entries = [*before[:start], _Entry(message, render_message(message))]
             try:
-                yield from self._turn(snapshot=True)
+                finished = yield from self._turn(snapshot=True)
             except ContextError:
                 self._entries = before
                 raise
+        yield finished  # the session is free again: who stops listening here may go on with it
 
     def _go_on(self) -> Generator[Event, None, None]:
         with self._turn_of_its_own():
             news = itertools.takewhile(lambda message: message.role == "tool", reversed(self.messages))
             for message in reversed(list(news)):
                 yield ToolResult(message.name or "", str(message.content))
-            yield from self._turn(snapshot=False)
+            finished = yield from self._turn(snapshot=False)
+        yield finished
 
-    def _turn(self, *, snapshot: bool) -> Generator[Event, None, None]:
-        """Generates; `snapshot` where the next turn will step back to: before the first reasoning of this one."""
+    def _turn(self, *, snapshot: bool) -> Generator[Event, None, Finished]:
+        """Generates, and returns the last event; `snapshot` where the next turn will step back to: before the first
+        reasoning of this one.
+        """
         if dropped := self._make_room():
             yield TurnsDropped(dropped)
         prompt = self._prompt()
@@ -333,7 +337,7 @@ class ChatSession:
         yield from rest
         if self._cancelled.is_set() and not listener.answered:
             reason = "cancelled"
-        yield Finished("tool_calls" if listener.awaits_tools else reason, self.usage)
+        return Finished("tool_calls" if listener.awaits_tools else reason, self.usage)
 
     def _read(self, tokens: list[int]) -> Generator[Event, None, None]:
         """Feeds new tokens of the prompt until they end or the turn is cancelled; whole chunks are kept."""

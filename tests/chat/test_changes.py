@@ -15,6 +15,7 @@ from mlx_oss import (
     ToolResult,
     TurnsDropped,
     chat,
+    collect,
 )
 from mlx_oss.errors import ContextError, OptionError, SessionError
 from mlx_oss.harmony import Message, render_message
@@ -198,6 +199,13 @@ def test_a_session_in_the_middle_of_a_turn_refuses_another(session, script):
             other()
     assert list(events)[-1].reason == "stop" and session.turns == 1
     session.clear()
+
+
+def test_a_session_is_free_once_its_turn_is_finished(session, script):
+    script.says(HELLO, HELLO)
+    events = session.send("Hi")
+    assert collect(events).finish_reason == "stop"  # `events` is not exhausted, and not closed
+    assert session.ask("So?").text and next(events, None) is None
 
 
 def test_a_tool_result_given_while_its_turn_runs_comes_after_the_call(session, script):

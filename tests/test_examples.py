@@ -1,0 +1,45 @@
+"""The examples run as they stand, on nano."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=300)
+
+
+def test_the_app_with_a_thread_and_a_queue_answers_line_by_line():
+    done = run("app.py", stdin="What is the capital of France?\n\nHello!\n")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "Paris" in done.stdout and done.stdout.count("[stop, ") == 2
+    assert len((EXAMPLES / "app.py").read_text().splitlines()) < 80
+
+
+def test_the_async_app_answers_several_questions_at_once():
+    done = run("async_app.py")
+    assert done.returncode == 0 and done.stderr == ""
+    assert "Paris" in done.stdout and len(done.stdout.splitlines()) == 6
+
+
+@pytest.mark.parametrize("name", ["app.py", "async_app.py"])
+def test_a_folder_that_is_no_model_is_one_line(name, tmp_path):
+    done = run(name, str(tmp_path), stdin="Hello\n")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_the_chat_calls_its_tools():
+    done = run("chat.py", "--temperature", "0", stdin="What is the weather in Lisbon?\n")
+    assert done.returncode == 0 and "[get_weather" in done.stderr and "18" in done.stdout
+
+
+def test_generate_answers_its_question():
+    done = run("generate.py", "What is the capital of France?")
+    assert done.returncode == 0 and done.stdout.strip()
