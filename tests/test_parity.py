@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mlx_oss import load_model
+from mlx_oss.convert import ConvertOptions, convert
 from mlx_oss.model import Transformer
 from mlx_oss.rope import inverse_frequencies
 from tests import reference
@@ -109,6 +110,15 @@ def test_our_folder_opens_in_mlx_lm_with_the_same_logits(mlx_lm, shape, folder):
     theirs = opened_by_mlx_lm(mlx_lm, path, rope_of=ours)(tokens)
     assert mx.abs(theirs - expected).max().item() < 1e-4
     assert mx.abs(opened_by_mlx_lm(mlx_lm, path)(tokens) - expected).max().item() > 1e-4
+
+
+@pytest.mark.parametrize("profile", ["q8", "q4"])
+def test_a_folder_of_a_smaller_profile_opens_in_mlx_lm_with_the_same_logits(mlx_lm, tmp_path, profile):
+    convert(write_checkpoint(tmp_path / "release", EVEN), tmp_path / "ours", ConvertOptions(profile=profile))
+    tokens = mx.array(np.random.default_rng(9).integers(0, EVEN["vocab_size"], (1, 60)))
+    ours = load_model(tmp_path / "ours", dtype="float32")
+    theirs = opened_by_mlx_lm(mlx_lm, tmp_path / "ours", rope_of=ours)
+    assert mx.abs(theirs(tokens) - ours(tokens)).max().item() < 1e-4
 
 
 def test_our_folder_gives_mlx_lms_tokens_on_a_short_text(mlx_lm, shape, folder):

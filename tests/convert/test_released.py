@@ -1,0 +1,61 @@
+"""The tensor list of OpenAI's 20b release, as its index has it, is converted completely: no tensor more, none less.
+
+`gpt-oss-20b.index.json` is `model.safetensors.index.json` of huggingface.co/openai/gpt-oss-20b. The weight files here
+are sparse: they have the released headers' names, dtypes and shapes, and no data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from convert import ConvertOptions, convert
+from mlx_oss.errors import CheckpointError
+from mlx_oss.tensorfile import ITEMSIZE
+from tests.synthetic import RELEASED_20B, _hf_tensors, hf_config
+
+INDEX = json.loads(Path(__file__).with_name("gpt-oss-20b.index.json").read_text())
+DRY = ConvertOptions(dry_run=True)
+
+
+@pytest.fixture
+def release(tmp_path, monkeypatch) -> Path:
+    """The release's folder, without its 13.8 GB."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(hf_config(RELEASED_20B)))
+    (folder / "model.safetensors.index.json").write_text(json.dumps(INDEX))
+    known = {name: (dtype, shape) for name, (dtype, shape, _) in _hf_tensors(RELEASED_20B, 0, dense=False)}
+    for file in set(INDEX["weight_map"].values()):
+        entries, position = {}, 0
+        for name, where in INDEX["weight_map"].items():
+            if where == file:
+                dtype, shape = known[name]
+                end = position + math.prod(shape) * ITEMSIZE[dtype]
+                entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, end]}
+                position = end
+        header = json.dumps(entries).encode()
+        with (folder / file).open("wb") as sparse:
+            sparse.write(len(header).to_bytes(8, "little") + header)
+            sparse.truncate(8 + len(header) + position)
+    monkeypatch.setattr("convert.run.shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 40))
+    return folder
+
+
+def test_every_tensor_of_the_release_is_taken_and_the_sizes_add_up(release, tmp_path):
+    report = convert(release, tmp_path / "dst", DRY)
+    assert len(INDEX["weight_map"]) == 459
+    assert report.nbytes == INDEX["metadata"]["total_size"] == 13_761_264_768
+    assert sum(kind.nbytes for kind in report.kinds) == report.nbytes
+
+
+@pytest.mark.parametrize("name", ["model.layers.7.mlp.experts.down_proj_scales", "lm_head.weight"])
+def test_a_tensor_that_is_missing_from_the_release_is_named(release, tmp_path, name):
+    index = {**INDEX, "weight_map": {n: file for n, file in INDEX["weight_map"].items() if n != name}}
+    (release / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=name):
+        convert(release, tmp_path / "dst", DRY)
