@@ -23,7 +23,7 @@ class Recipe(Protocol):
     """Gives a target tensor's bytes, in order."""
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """C-contiguous uint8 vectors, each valid until the next one is asked for.
+        """C-contiguous uint8 vectors, each valid until the one after the next is asked for.
 
         Raises CheckpointError where the source cannot be read or is damaged.
         """
@@ -94,13 +94,13 @@ class Scales:
 
 
 def read(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
-    """The bytes [start, stop) of a tensor in pieces of `size`, all in one buffer that is used again."""
-    buffer = np.empty(min(size, stop - start), np.uint8)
+    """The bytes [start, stop) of a tensor in pieces of `size`, in two buffers by turns."""
+    buffers = [np.empty(min(size, stop - start), np.uint8) for _ in range(2)]
     try:
         with source.file.open("rb", buffering=0) as file:
             file.seek(source.start + start)
-            for position in range(start, stop, size):
-                piece = buffer[: min(size, stop - position)]
+            for number, position in enumerate(range(start, stop, size)):
+                piece = buffers[number % 2][: min(size, stop - position)]
                 _fill(piece, file, source)
                 yield piece
     except OSError as error:

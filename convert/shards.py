@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,17 +76,21 @@ def write(shard: Shard, path: Path, written: Callable[[int], None]) -> dict[str,
     Returns what is known of each tensor. Raises CheckpointError (the source) or OSError (the target).
     """
     known = {}
-    # A chunk is hashed while it is written: each takes about as long, and neither holds the interpreter.
+    # A chunk is hashed while it is written and the next one is read: neither holds the interpreter.
     with ThreadPoolExecutor(1) as hashing, path.open("wb", buffering=0) as file:
         _write_all(file.fileno(), header(shard))
         for target in shard.targets:
             checksum, count = hashlib.sha256(), 0
+            hashed: Future[None] | None = None
             for chunk in target.recipe.chunks():
+                if hashed is not None:
+                    hashed.result()  # of the chunk before, whose memory the next one takes
                 hashed = hashing.submit(checksum.update, chunk.data)
                 _write_all(file.fileno(), chunk.data)
-                hashed.result()
                 count += chunk.nbytes
                 written(chunk.nbytes)
+            if hashed is not None:
+                hashed.result()
             assert count == target.nbytes, f"{target.name}: {count=} of {target.nbytes}"
             error = target.quantizer.relative_error if target.quantizer else None
             known[target.name] = Written(checksum.hexdigest(), error)
