@@ -128,11 +128,27 @@ def test_without_colours_an_answer_has_no_escape_sequences(terminal, variables):
     assert "Paris" in child.before and "\x1b" not in child.before
 
 
+@pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_without_colours_a_conversation_has_no_escape_sequences(terminal, variables):
+    child = terminal(**variables)
+    child.expect("> ")
+    child.send("What is the capital of France?\r")
+    child.expect("tokens/s")
+    shown = child.before
+    child.expect("> ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    assert "Paris" in shown and "\x1b" not in shown + child.before
+
+
 def test_several_lines_are_one_question(terminal):
     child = terminal("--json")
     child.expect(PROMPT)
     child.send("What is the capital\x1b\rof France?\r")
     child.expect('"type": "finished"')
+    child.expect(PROMPT)
+    child.send("/stats\r")
+    child.expect("answers 1, ")
     leave(child)
 
 

@@ -107,8 +107,8 @@ def _load(conversation: Conversation, argument: str) -> None:
 
 def _tools(conversation: Conversation, _: str) -> None:
     session = conversation.session
-    lines = [f"  {tool.name}: {tool.description}" for tool in session.tools]
-    lines += [f"  {namespace.name} (built in)" for namespace in session.system_tools]
+    lines = [safe(f"  {tool.name}: {tool.description}") for tool in session.tools]
+    lines += [safe(f"  {namespace.name} (built in)") for namespace in session.system_tools]
     conversation.say("\n".join(lines) or "the model has no tools here")
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_oss.cli.safe import wants_plain
+
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
@@ -14,8 +16,11 @@ if TYPE_CHECKING:
 def reader(commands: Sequence[str]) -> Callable[[], str]:
     """A function that reads a question; it raises KeyboardInterrupt on Ctrl-C and EOFError on Ctrl-D.
 
-    Enter sends, Alt-Enter starts a new line, pasted lines stay together; questions are kept for the next conversation.
+    A plain terminal gets Python's own `input`. Elsewhere Enter sends, Alt-Enter starts a new line, pasted lines stay
+    together, and questions are kept for the next conversation.
     """
+    if wants_plain():
+        return lambda: input("> ")
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent

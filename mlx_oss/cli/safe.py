@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 # C0 and C1 control characters, but for newline and tab, and DEL: a terminal could take them for commands.
 _SHOWN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
@@ -11,3 +13,8 @@ def safe(text: str) -> str:
     clipboard or rename the window.
     """
     return text.translate(_SHOWN)
+
+
+def wants_plain() -> bool:
+    """Whether the terminal is to get no escape sequences: NO_COLOR is set, or it is a dumb one."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "dumb") == "dumb"

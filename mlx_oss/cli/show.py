@@ -6,14 +6,13 @@ A printer is called with each event and told with `end` when there are no more. 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Protocol
 
 from mlx_oss import events
-from mlx_oss.cli.safe import safe
+from mlx_oss.cli.safe import safe, wants_plain
 from mlx_oss.events import Event
 
 if TYPE_CHECKING:
@@ -34,8 +33,7 @@ def printer(*, as_json: bool = False, hide_reasoning: bool = False) -> Printer:
     """The printer for where the output goes: drawn only on a terminal that can, and that may have colours."""
     if as_json:
         return Json()
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
-    if plain or not (sys.stdout.isatty() and sys.stderr.isatty()):
+    if wants_plain() or not (sys.stdout.isatty() and sys.stderr.isatty()):
         return Plain(hide_reasoning)
     return Drawn(hide_reasoning)
 
@@ -181,7 +179,7 @@ class Json:
 
 def line(kind: str, **fields: object) -> None:
     """One line of JSON on stdout."""
-    sys.stdout.write(json.dumps({"type": kind, **fields}, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps({"type": kind, **fields}, ensure_ascii=sys.stdout.isatty()) + "\n")
     sys.stdout.flush()
 
 
