@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from mlx_oss import session_file, worker
 from mlx_oss.cache import Cache
-from mlx_oss.errors import ContextError, OptionError, SessionError
+from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.events import (
     Event,
     Finished,
@@ -41,8 +40,6 @@ from mlx_oss.harmony import (
     ToolDescription,
     ToolNamespace,
     ids_in_history,
-    message_from_dict,
-    message_to_dict,
     render_conversation,
     render_message,
     stays_for_next_turn,
@@ -50,7 +47,7 @@ from mlx_oss.harmony import (
 from mlx_oss.model import Transformer
 from mlx_oss.sampling import SamplingOptions
 from mlx_oss.tokenizer import Tokenizer
-from mlx_oss.turn import Clock, Listener, collect
+from mlx_oss.turn import Clock, Floor, Listener, collect
 
 ContextPolicy = Literal["refuse", "drop_oldest"]
 
@@ -105,7 +102,7 @@ class ChatSession:
         self._entries: list[_Entry] = []
         self._results: list[_Entry] = []  # of tools, given while the turn that calls them is running
         self._retries = 0  # of the last turn
-        self._busy, self._cancelled = threading.Lock(), threading.Event()
+        self._floor = Floor()
         self._forget_cache()
         if type(self.context_limit) is not int or not 1 <= self.context_limit <= most:
             raise OptionError(f"context_limit is {context_limit!r}, expected 1 to {most:,} tokens or None")
@@ -155,7 +152,7 @@ class ChatSession:
             raise OptionError(f"a tool result is text, not {type(result).__name__}: give json.dumps(result)")
         channel = call.channel or "commentary"
         message = Message("tool", result, name=call.recipient, recipient="assistant", channel=channel)
-        (self._results if self._busy.locked() else self._entries).append(_Entry(message, render_message(message)))
+        (self._results if self._floor.taken else self._entries).append(_Entry(message, render_message(message)))
 
     def resume(self) -> Iterator[Event]:
         """The model goes on from where the conversation stands, e.g. after tool results; events as from `send`."""
@@ -182,7 +179,7 @@ class ChatSession:
 
     def undo(self) -> str | None:
         """Forgets the last turn and returns what the user said in it; None if there is no turn."""
-        with self._turn_of_its_own():
+        with self._floor:
             starts = self._starts()
             if not starts:
                 return None
@@ -192,37 +189,38 @@ class ChatSession:
 
     def clear(self) -> None:
         """Forgets the conversation; options stay."""
-        with self._turn_of_its_own():
+        with self._floor:
             self._entries = []
 
     def cancel(self) -> None:
         """Ends the running turn after the token, or the chunk of prompt, that is being computed: `Finished` follows
         with the reason "cancelled", and what was said is kept. For any thread or task; nothing happens between turns.
         """
-        if self._busy.locked():
-            self._cancelled.set()
+        self._floor.cancel()
 
     def fork(self) -> ChatSession:
         """A second session that continues this one independently; both keep what is cached so far."""
-        with self._turn_of_its_own():
+        with self._floor:
             forked = copy(self)
             forked._entries, forked._cached, forked._cache = list(self._entries), list(self._cached), self._cache.fork()
-            forked._busy, forked._cancelled = threading.Lock(), threading.Event()
+            forked._floor = Floor()
             return forked
 
     def save(self, path: str | Path) -> None:
         """Writes conversation, options and caches into one file. Raises SessionError if it cannot be written."""
-        with self._turn_of_its_own():
-            conversation = {
-                "fingerprint": worker.run(lambda: session_file.fingerprint(self.model)),
-                "preamble": [message_to_dict(message) for message in self._preamble_messages()],
-                "entries": [{"message": message_to_dict(e.message), "ids": list(e.ids)} for e in self._entries],
-                "cached": self._cached,
-                "options": {**asdict(self.options), "logit_bias": list(self.options.logit_bias.items())},
-                "limits": {name: getattr(self, name) for name in ("max_tokens", "context_limit", "context_policy")},
-                "stats": asdict(self._total),
-            }
-            worker.run(lambda: session_file.write(path, conversation, self._cache.tensors()))
+        with self._floor:
+            worker.run(lambda: session_file.write(path, self._saved(), self._cache.tensors()))
+
+    def _saved(self) -> session_file.Saved:
+        return session_file.Saved(
+            preamble=self._preamble_messages(),
+            entries=[(entry.message, entry.ids) for entry in self._entries],
+            cached=self._cached,
+            options=self.options,
+            limits={name: getattr(self, name) for name in ("max_tokens", "context_limit", "context_policy")},
+            stats=self._total,
+            model=session_file.fingerprint(self.model),
+        )
 
     @classmethod
     def load(
@@ -235,45 +233,18 @@ class ChatSession:
         Raises SessionError for a file that is no session, is damaged, or belongs to another model.
         """
         saved = session_file.read(path, damaged=text_only)
-        try:
-            session = cls._of(saved, model, tokenizer)
-            if text_only:
-                return session
-            if saved["fingerprint"] != worker.run(lambda: session_file.fingerprint(model)):
-                raise SessionError(f"{path} was saved with another model: `text_only=True` takes its conversation")
-            caches = worker.run(lambda: session_file.read_caches(path, saved))
-            session._cache.restore(caches, len(saved["cached"]))
-            session._cached = list(saved["cached"])
-        except (LookupError, TypeError, ValueError, AttributeError):
-            raise SessionError(f"{path} is damaged: the conversation in it is not complete") from None
-        return session
-
-    @classmethod
-    def _of(cls, saved: dict[str, Any], model: Transformer, tokenizer: Tokenizer) -> ChatSession:
-        contents: list[Any] = [message_from_dict(entry).content for entry in saved["preamble"]]
-        system, *developer = contents
-        tools = [tool for content in developer for space in content.tools for tool in space.tools]
-        options = {**saved["options"], "logit_bias": dict(saved["options"]["logit_bias"])}
-        limits = dict(saved["limits"])
-        limits["context_limit"] = min(limits["context_limit"], model.config.max_position_embeddings)
-        session = cls(
-            model,
-            tokenizer,
-            instructions=next((content.instructions or "" for content in developer), ""),
-            reasoning_effort=system.reasoning_effort,
-            tools=tools,
-            system_tools=system.tools,
-            options=SamplingOptions(**options),
-            current_date=system.conversation_start_date,
-            **limits,
-        )
-        session._total = Stats(**saved["stats"])
-        session._entries = [_Entry(message_from_dict(e["message"]), tuple(e["ids"])) for e in saved["entries"]]
+        most = model.config.max_position_embeddings  # which another model may have less of
+        session = cls(model, tokenizer, **saved.choices() | {"context_limit": min(saved.limits["context_limit"], most)})
+        session._total = saved.stats
+        session._entries = [_Entry(message, ids) for message, ids in saved.entries]
+        if not text_only:
+            session._cache.restore(worker.run(lambda: session_file.read_caches(path, saved, model)), len(saved.cached))
+            session._cached = list(saved.cached)
         return session
 
     def _say(self, text: str | None, turn: int | None = None) -> Generator[Event, None, None]:
         """The user says `text`, in place of `turn` and all after it, if one is given; None is what he said then."""
-        with self._turn_of_its_own():
+        with self._floor:
             before = self._entries
             starts = self._starts()
             if turn is not None and not -len(starts) <= turn < len(starts):
@@ -290,7 +261,7 @@ class ChatSession:
         yield finished  # the session is free again: who stops listening here may go on with it
 
     def _go_on(self) -> Generator[Event, None, None]:
-        with self._turn_of_its_own():
+        with self._floor:
             news = itertools.takewhile(lambda message: message.role == "tool", reversed(self.messages))
             for message in reversed(list(news)):
                 yield ToolResult(message.name or "", str(message.content))
@@ -310,7 +281,7 @@ class ChatSession:
         rest: list[Event] = []
         try:
             yield from self._read(prompt[len(self._cached) : -len(_OPENING)])
-            if snapshot and not self._cancelled.is_set():
+            if snapshot and not self._floor.cancelled:
                 self._cache.snapshot()
             for token, finish in self._tokens(room):
                 clock.tick()
@@ -320,7 +291,7 @@ class ChatSession:
                     break
                 if finish == "length":
                     reason = "length"
-                if self._cancelled.is_set():
+                if self._floor.cancelled:
                     break
         except GeneratorExit:
             raise
@@ -333,27 +304,27 @@ class ChatSession:
             self._entries += [_Entry(parsed.message, ids_in_history(parsed)) for parsed in listener.messages]
             self._entries, self._results = self._entries + self._results, []
             self.usage = clock.usage()
-            self._count(self.usage)
+            self._total = self._total.after(self.usage)
         yield from rest
-        if self._cancelled.is_set() and not listener.answered:
+        if self._floor.cancelled and not listener.answered:
             reason = "cancelled"
         return Finished("tool_calls" if listener.awaits_tools else reason, self.usage)
 
     def _read(self, tokens: list[int]) -> Generator[Event, None, None]:
         """Feeds new tokens of the prompt until they end or the turn is cancelled; whole chunks are kept."""
-        if not tokens or self._cancelled.is_set():
+        if not tokens or self._floor.cancelled:
             return
         start = len(self._cached)
         for done in prefill_chunks(self.model, tokens, self._cache):
             self._cached[start:] = tokens[:done]
             if len(tokens) > PREFILL_CHUNK:
                 yield PrefillProgress(done, len(tokens))
-            if self._cancelled.is_set():
+            if self._floor.cancelled:
                 return
 
     def _tokens(self, room: int) -> Iterator[tuple[int, str | None]]:
         """What the model writes, token by token, and why it ends."""
-        if self._cancelled.is_set():
+        if self._floor.cancelled:
             return
         options = replace(self.options, logprobs=False)  # a chat tells none
         if options.seed is not None:
@@ -418,37 +389,9 @@ class ChatSession:
             messages.append(Message("developer", developer))
         return messages
 
-    def _count(self, usage: Usage) -> None:
-        t = self._total
-        self._total = Stats(
-            t.turns + 1,
-            t.prompt_tokens + usage.prompt_tokens,
-            t.reused_tokens + usage.reused_tokens,
-            t.generated_tokens + usage.generated_tokens,
-            t.seconds + usage.prefill_seconds + usage.generate_seconds,
-        )
-
-    def _turn_of_its_own(self) -> _Turn:
-        return _Turn(self._busy, self._cancelled)
-
     def _forget_cache(self) -> None:
         self._cache: Cache = self.model.make_cache()
         self._cached: list[int] = []  # the ids whose keys and values are in the cache
-
-
-class _Turn:
-    """Holds a session for one turn or change; whoever comes meanwhile is refused, as waiting could last for minutes."""
-
-    def __init__(self, busy: threading.Lock, cancelled: threading.Event) -> None:
-        self._busy, self._cancelled = busy, cancelled
-
-    def __enter__(self) -> None:
-        if not self._busy.acquire(blocking=False):
-            raise SessionError("the session is in the middle of a turn: finish its events, close them, or cancel it")
-        self._cancelled.clear()
-
-    def __exit__(self, *_: object) -> None:
-        self._busy.release()
 
 
 _OPENING = render_conversation([], next_role="assistant")

@@ -46,6 +46,16 @@ class Stats:
     def prefilled_tokens(self) -> int:
         return self.prompt_tokens - self.reused_tokens
 
+    def after(self, usage: Usage) -> Stats:
+        """With one more turn."""
+        return Stats(
+            self.turns + 1,
+            self.prompt_tokens + usage.prompt_tokens,
+            self.reused_tokens + usage.reused_tokens,
+            self.generated_tokens + usage.generated_tokens,
+            self.seconds + usage.prefill_seconds + usage.generate_seconds,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_oss.errors import SessionError
+from mlx_oss.errors import HarmonyError, OptionError, SessionError
+from mlx_oss.events import Stats
+from mlx_oss.harmony import Message, message_from_dict, message_to_dict
 from mlx_oss.model import Transformer
+from mlx_oss.sampling import SamplingOptions
 
 FORMAT = "mlx_oss session 1"
 
@@ -29,11 +33,46 @@ def fingerprint(model: Transformer) -> str:
     return _sha256(f"{model.config} {model.dtype}".encode(), *map(_bytes, samples))
 
 
-def write(path: str | Path, conversation: Mapping[str, Any], caches: Mapping[str, mx.array]) -> None:
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a file says in words: all of a session but its caches.
+
+    preamble   the system and, if there is one, the developer message
+    entries    the messages since, each with the ids it stands in the prompt with
+    cached     the ids whose keys and values are in the caches
+    limits     max_tokens, context_limit, context_policy
+    model      the fingerprint of the model the caches are of; caches: their checksum, "" before they are written
+    """
+
+    preamble: Sequence[Message]
+    entries: Sequence[tuple[Message, Sequence[int]]]
+    cached: Sequence[int]
+    options: SamplingOptions
+    limits: Mapping[str, Any]
+    stats: Stats
+    model: str
+    caches: str = ""
+
+    def choices(self) -> dict[str, Any]:
+        """The keyword arguments of `ChatSession` that this session was made with."""
+        contents: list[Any] = [message.content for message in self.preamble]
+        system, *developer = contents
+        return {
+            "instructions": next((content.instructions or "" for content in developer), ""),
+            "reasoning_effort": system.reasoning_effort,
+            "tools": [tool for content in developer for space in content.tools for tool in space.tools],
+            "system_tools": system.tools,
+            "options": self.options,
+            "current_date": system.conversation_start_date,
+            **self.limits,
+        }
+
+
+def write(path: str | Path, saved: Saved, caches: Mapping[str, mx.array]) -> None:
     """Writes beside the file and renames, so that a file of the name is whole. Raises SessionError if it cannot."""
     path = Path(path)
     caches = {name: mx.contiguous(array) for name, array in sorted(caches.items())}
-    text = json.dumps({**conversation, "caches": _sha256(*map(_bytes, caches.values()))}, ensure_ascii=False)
+    text = _to_json(replace(saved, caches=_sha256(*map(_bytes, caches.values()))))
     unfinished = path.with_name(f".{path.name}.unfinished.safetensors")
     try:
         mx.save_safetensors(str(unfinished), caches, {"format": FORMAT, "text": text, "seal": _sha256(text.encode())})
@@ -46,8 +85,8 @@ def write(path: str | Path, conversation: Mapping[str, Any], caches: Mapping[str
         raise SessionError(f"{path} cannot be written ({reason}): give another place") from None
 
 
-def read(path: str | Path, *, damaged: bool = False) -> dict[str, Any]:
-    """The conversation in a saved file; `damaged` takes it as long as it can be read at all."""
+def read(path: str | Path, *, damaged: bool = False) -> Saved:
+    """What a saved file says; `damaged` takes it as long as it can be read at all."""
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -61,24 +100,47 @@ def read(path: str | Path, *, damaged: bool = False) -> dict[str, Any]:
             raise SessionError(f"{path} has format {metadata['format']!r}, {FORMAT!r} is known: update mlx-oss")
         if _sha256(text.encode()) != metadata["seal"] and not damaged:
             raise SessionError(f"{path} is damaged: `text_only=True` recovers what can be read of the conversation")
-        return json.loads(text)
+        return _from_json(text)
     except OSError as error:
         raise SessionError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, HarmonyError, OptionError):
         raise SessionError(f"{path} is no saved session, or damaged beyond recovery") from None
 
 
-def read_caches(path: str | Path, conversation: Mapping[str, Any]) -> dict[str, mx.array]:
-    """The tensors of a saved file, compared with the checksum in `conversation`."""
+def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str, mx.array]:
+    """The tensors of a saved file. Raises SessionError if they are damaged or another model's."""
+    if saved.model != fingerprint(model):
+        raise SessionError(f"{path} was saved with another model: `text_only=True` takes its conversation")
     try:
         caches = mx.load(str(path), format="safetensors")
         assert isinstance(caches, dict)
         caches = dict(sorted(caches.items()))
-        if _sha256(*map(_bytes, caches.values())) == conversation["caches"]:
+        if _sha256(*map(_bytes, caches.values())) == saved.caches:
             return caches
     except (OSError, RuntimeError, ValueError):
         pass
     raise SessionError(f"{path} has damaged caches: `text_only=True` recovers the conversation, to be read anew")
+
+
+def _to_json(saved: Saved) -> str:
+    fields = {name: getattr(saved, name) for name in ("cached", "limits", "model", "caches")}
+    fields |= {
+        "preamble": [message_to_dict(message) for message in saved.preamble],
+        "entries": [{"message": message_to_dict(message), "ids": list(ids)} for message, ids in saved.entries],
+        "options": {**asdict(saved.options), "logit_bias": list(saved.options.logit_bias.items())},
+        "stats": asdict(saved.stats),
+    }
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _from_json(text: str) -> Saved:
+    fields = json.loads(text)
+    fields["preamble"] = [message_from_dict(entry) for entry in fields["preamble"]]
+    fields["entries"] = [(message_from_dict(entry["message"]), tuple(entry["ids"])) for entry in fields["entries"]]
+    fields["options"]["logit_bias"] = dict(fields["options"]["logit_bias"])
+    saved = Saved(**fields | {"options": SamplingOptions(**fields["options"]), "stats": Stats(**fields["stats"])})
+    saved.choices()  # which a damaged preamble has not
+    return saved
 
 
 def _bytes(array: mx.array) -> bytes | memoryview:

@@ -1,14 +1,16 @@
-"""One turn of a chat as its caller hears it: what the parser says becomes events, times and counts are taken.
+"""One turn of a chat as its caller has it: what the parser says becomes events, times and counts are taken, and it can be
+cancelled.
 
 Knows harmony's messages and the events; nothing of models, caches and conversations.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 
-from mlx_oss.errors import OptionError
+from mlx_oss.errors import OptionError, SessionError
 from mlx_oss.events import (
     AnswerDelta,
     Event,
@@ -69,6 +71,38 @@ def _call(parsed: ParsedMessage) -> ToolCall:
     message = parsed.message
     assert message.recipient is not None and isinstance(message.content, str)
     return ToolCall(message.recipient, message.content, message.channel)
+
+
+class Floor:
+    """Whose turn it is: one turn, or change, of a session at a time, entered as a context and cancelled from anywhere.
+
+    Raises SessionError on who comes while it is taken, as waiting could last for minutes.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._cancel = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise SessionError("the session is in the middle of a turn: finish its events, close them, or cancel it")
+        self._cancel.clear()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @property
+    def taken(self) -> bool:
+        return self._lock.locked()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the turn that has the floor is to end."""
+        return self._cancel.is_set()
+
+    def cancel(self) -> None:
+        """Does nothing where no turn runs."""
+        if self.taken:
+            self._cancel.set()
 
 
 class Clock:

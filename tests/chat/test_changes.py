@@ -132,6 +132,17 @@ def test_forks_go_on_independently_from_a_shared_prefix(session, script):
     assert session.messages[:2] == fork.messages[:2] and session.messages[2:] != fork.messages[2:]
 
 
+def test_a_result_for_one_fork_never_reaches_the_other(session, script):
+    """Though the other one finishes a turn while the first is in the middle of the one that calls."""
+    script.says(CALL, HELLO)
+    fork = session.fork()
+    calling = session.send("Weather?")
+    session.add_tool_result(next(calling), "rain")
+    assert fork.ask("Hi").text and "tool" not in [message.role for message in fork.messages]
+    list(calling)
+    assert session.messages[-1].role == "tool"
+
+
 def test_a_fork_reads_only_what_is_new(session, script):
     script.says(HELLO, FINE)
     turn(session, script, "Hi")
@@ -273,6 +284,17 @@ def test_what_does_not_fit_even_alone_is_refused_and_nothing_is_dropped(model, s
     with pytest.raises(ContextError):
         list(session.send("long " * 200))
     assert session.messages == before
+
+
+def test_what_does_not_fit_after_a_tool_result_is_refused_and_nothing_is_dropped_or_told(model, script):
+    script.says(HELLO, CALL)
+    session = limited(model, len(system()) + 120)
+    turn(session, script, "Hi")
+    session.add_tool_result(turn(session, script, "Weather?")[0], "rain " * 300)
+    before, told = session.messages, []
+    with pytest.raises(ContextError):
+        told.extend(session.resume())
+    assert session.messages == before and not any(isinstance(event, TurnsDropped) for event in told)
 
 
 @pytest.mark.parametrize("wrong", [{"context_limit": 0}, {"context_limit": 10**9}, {"context_policy": "forget"}])

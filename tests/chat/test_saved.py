@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -181,10 +182,15 @@ def test_a_later_format_is_told(model, saved):
         ChatSession.load(saved, model, TOKENIZER)
 
 
-def test_what_is_valid_json_but_not_complete_is_told(model, saved, monkeypatch):
-    monkeypatch.setattr("mlx_oss.session_file.read", lambda *_, **__: json.loads('{"preamble": []}'))
-    with pytest.raises(SessionError, match="not complete"):
-        ChatSession.load(saved, model, TOKENIZER)
+@pytest.mark.parametrize("text", ['{"preamble": []}', "[]", "{}", '{"preamble": [{"role": "king"}]}'])
+def test_json_that_is_no_session_is_told_though_its_seal_is_right(model, tmp_path, text):
+    seal = hashlib.sha256(text.encode()).hexdigest()
+    header = json.dumps({"__metadata__": {"format": "mlx_oss session 1", "text": text, "seal": seal}}).encode()
+    path = tmp_path / "chat"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    for text_only in (False, True):
+        with pytest.raises(SessionError, match=f"{path} is no saved session"):
+            ChatSession.load(path, model, TOKENIZER, text_only=text_only)
 
 
 def test_a_place_that_cannot_be_written_is_told_and_nothing_is_lost(session, script, saved):
