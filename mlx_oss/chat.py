@@ -203,7 +203,7 @@ class ChatSession:
         with self._floor:
             forked = copy(self)
             forked._entries, forked._cached, forked._cache = list(self._entries), list(self._cached), self._cache.fork()
-            forked._floor = Floor()
+            forked._results, forked._floor = [], Floor()
             return forked
 
     def save(self, path: str | Path) -> None:
