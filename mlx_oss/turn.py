@@ -1,4 +1,4 @@
-"""One turn of a chat as its caller has it: what the parser says becomes events, times and counts are taken, and it can be
+"""One turn of a chat as its caller has it: what the parser says becomes events; times and counts are taken; it can be
 cancelled.
 
 Knows harmony's messages and the events; nothing of models, caches and conversations.
