@@ -234,7 +234,8 @@ class ChatSession:
         """
         saved = session_file.read(path, damaged=text_only)
         most = model.config.max_position_embeddings  # which another model may have less of
-        session = cls(model, tokenizer, **saved.choices() | {"context_limit": min(saved.limits["context_limit"], most)})
+        limit = min(saved.limits.get("context_limit", most), most)
+        session = cls(model, tokenizer, **saved.choices() | {"context_limit": limit})
         session._total = saved.stats
         session._entries = [_Entry(message, ids) for message, ids in saved.entries]
         if not text_only:
@@ -272,10 +273,16 @@ class ChatSession:
         """Generates, and returns the last event; `snapshot` where the next turn will step back to: before the first
         reasoning of this one.
         """
-        if dropped := self._make_room():
-            yield TurnsDropped(dropped)
+        before = self._entries
+        dropped = self._make_room()
         prompt = self._prompt()
-        room = room_for_answer(self.context_limit, len(prompt))
+        try:
+            room = room_for_answer(self.context_limit, len(prompt))
+        except ContextError:
+            self._entries = before
+            raise
+        if dropped:
+            yield TurnsDropped(dropped)
         parser, listener, clock = HarmonyParser(), Listener(), Clock(len(prompt), self._rewind(prompt))
         reason: FinishReason = "stop"
         rest: list[Event] = []

@@ -6,24 +6,31 @@ caches are of: keys and values of another model would be nonsense that nobody no
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_oss.errors import HarmonyError, OptionError, SessionError
 from mlx_oss.events import Stats
-from mlx_oss.harmony import Message, message_from_dict, message_to_dict
+from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict, render_message
 from mlx_oss.model import Transformer
 from mlx_oss.sampling import SamplingOptions
 
 FORMAT = "mlx_oss session 1"
+T = TypeVar("T")
+
+_LONGEST_LOST = 2**26  # bytes: how far text is looked for where the header's length is damaged
+_ESCAPED = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-f]{4})')
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, HarmonyError, OptionError)
 
 
 def fingerprint(model: Transformer) -> str:
@@ -71,8 +78,8 @@ class Saved:
 def write(path: str | Path, saved: Saved, caches: Mapping[str, mx.array]) -> None:
     """Writes beside the file and renames, so that a file of the name is whole. Raises SessionError if it cannot."""
     path = Path(path)
-    caches = {name: mx.contiguous(array) for name, array in sorted(caches.items())}
-    text = _to_json(replace(saved, caches=_sha256(*map(_bytes, caches.values()))))
+    caches = {name: mx.contiguous(array) for name, array in caches.items()}
+    text = _to_json(replace(saved, caches=_checksum(caches)))
     unfinished = path.with_name(f".{path.name}.unfinished.safetensors")
     try:
         mx.save_safetensors(str(unfinished), caches, {"format": FORMAT, "text": text, "seal": _sha256(text.encode())})
@@ -86,25 +93,60 @@ def write(path: str | Path, saved: Saved, caches: Mapping[str, mx.array]) -> Non
 
 
 def read(path: str | Path, *, damaged: bool = False) -> Saved:
-    """What a saved file says; `damaged` takes it as long as it can be read at all."""
+    """What a saved file says; `damaged` takes the messages that can be read, if not all can."""
     path = Path(path)
     try:
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > path.stat().st_size:
-                raise ValueError
-            header = json.loads(file.read(length).decode(errors="replace" if damaged else "strict"))
-        metadata = header["__metadata__"]
-        text = metadata["text"]
-        if metadata["format"] != FORMAT and not damaged:
-            raise SessionError(f"{path} has format {metadata['format']!r}, {FORMAT!r} is known: update mlx-oss")
-        if _sha256(text.encode()) != metadata["seal"] and not damaged:
-            raise SessionError(f"{path} is damaged: `text_only=True` recovers what can be read of the conversation")
-        return _from_json(text)
+            length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+            raw = file.read(length if length < size else _LONGEST_LOST)
     except OSError as error:
         raise SessionError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, HarmonyError, OptionError):
-        raise SessionError(f"{path} is no saved session, or damaged beyond recovery") from None
+    try:
+        return _from_header(path, raw)
+    except SessionError:
+        recovered = _recovered(raw) if damaged else None
+        if recovered is None:
+            raise
+        return recovered
+
+
+def _from_header(path: Path, raw: bytes) -> Saved:
+    try:
+        metadata = json.loads(raw)["__metadata__"]
+        text, seal, form = metadata["text"], metadata["seal"], metadata["format"]
+        if form != FORMAT:
+            raise SessionError(f"{path} has format {form!r}, {FORMAT!r} is known: update mlx-oss")
+        if _sha256(text.encode()) != seal:
+            raise SessionError(f"{path} is damaged: `text_only=True` recovers what can be read of the conversation")
+        return _from_json(text)
+    except _NONSENSE:
+        raise SessionError(f"{path} is no saved session, or damaged: `text_only=True` recovers what it can") from None
+
+
+def _recovered(raw: bytes) -> Saved | None:
+    """Of a damaged header the messages that are whole, with the ids that they have when rendered; None if there is
+    none. A message whose text is damaged but whole is taken as it is.
+    """
+    text = _ESCAPED.sub(lambda match: str(json.loads(f'"{match[0]}"')), raw.decode(errors="replace"))
+    messages = _found(text, '{"message": ', message_from_dict)
+    entries = [(message, render_message(message)) for message in messages if isinstance(message.content, str)]
+    blank = [Message("system", SystemContent())]
+    preamble = next(_found(text, '"preamble": ', lambda dicts: list(map(message_from_dict, dicts))), blank)
+    saved = Saved(preamble, entries, (), SamplingOptions(), {}, Stats(), "")
+    try:
+        saved.choices()
+    except _NONSENSE:
+        saved = replace(saved, preamble=blank)
+    return saved if entries else None
+
+
+def _found(text: str, before: str, convert: Callable[[Any], T]) -> Iterator[T]:
+    """Every JSON value in the text that stands behind `before`, converted; without those that cannot be."""
+    start = text.find(before)
+    while start >= 0:
+        with contextlib.suppress(*_NONSENSE):
+            yield convert(json.JSONDecoder().raw_decode(text, start + len(before))[0])
+        start = text.find(before, start + 1)
 
 
 def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str, mx.array]:
@@ -114,8 +156,7 @@ def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str,
     try:
         caches = mx.load(str(path), format="safetensors")
         assert isinstance(caches, dict)
-        caches = dict(sorted(caches.items()))
-        if _sha256(*map(_bytes, caches.values())) == saved.caches:
+        if _checksum(caches) == saved.caches:
             return caches
     except (OSError, RuntimeError, ValueError):
         pass
@@ -141,6 +182,14 @@ def _from_json(text: str) -> Saved:
     saved = Saved(**fields | {"options": SamplingOptions(**fields["options"]), "stats": Stats(**fields["stats"])})
     saved.choices()  # which a damaged preamble has not
     return saved
+
+
+def _checksum(caches: Mapping[str, mx.array]) -> str:
+    """Of names, types, shapes and values."""
+    parts: list[bytes | memoryview] = []
+    for name, array in sorted(caches.items()):
+        parts += [f"{name} {array.dtype} {array.shape}".encode(), _bytes(array)]
+    return _sha256(*parts)
 
 
 def _bytes(array: mx.array) -> bytes | memoryview:
