@@ -106,21 +106,27 @@ class Floor:
 
 
 class Clock:
-    """Takes the times and counts of a turn."""
+    """Takes the times and counts of a round, from its making until `stop`."""
 
     def __init__(self, prompt_tokens: int, reused_tokens: int) -> None:
-        self.prompt_tokens, self.reused_tokens, self.generated = prompt_tokens, reused_tokens, 0
-        self.started = self.first = time.perf_counter()
+        self._prompt_tokens, self._reused_tokens, self._generated = prompt_tokens, reused_tokens, 0
+        self._started = time.perf_counter()
+        self._first: float | None = None
+        self._stopped: float | None = None
 
     def tick(self) -> None:
-        if self.generated == 0:
-            self.first = time.perf_counter()
-        self.generated += 1
+        if self._generated == 0:
+            self._first = time.perf_counter()
+        self._generated += 1
+
+    def stop(self) -> None:
+        self._stopped = time.perf_counter()
 
     def usage(self) -> Usage:
-        now = time.perf_counter()
-        first = self.first if self.generated else now
-        return Usage(self.prompt_tokens, self.reused_tokens, self.generated, first - self.started, now - first)
+        end = self._stopped or time.perf_counter()
+        first = self._first or end
+        counts = self._prompt_tokens, self._reused_tokens, self._generated
+        return Usage(*counts, prefill_seconds=first - self._started, generate_seconds=end - first)
 
 
 def collect(events: Iterable[Event]) -> Reply:

@@ -53,7 +53,7 @@ def main() -> None:
         ours_last.append(session.usage.prefill_seconds)
         ours_read += session.usage.prompt_tokens - session.usage.reused_tokens
         assert session.usage.prompt_tokens == len(prompt)
-        written = session._cached[len(prompt) :]
+        written = session._cache.ids[len(prompt) :]
         held = prompt + written
         for token in written:  # mlx-lm holds what was generated, too
             mx.eval(theirs(mx.array([[token]]), cache=cache))

@@ -34,7 +34,8 @@ ORDER = """
     loader generate
     bench
     events worker
-    turn session_file
+    conversation prompt_cache turn session_file
+    rounds
     chat
     cli
     __main__

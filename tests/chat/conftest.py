@@ -5,7 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from mlx_oss import ChatSession, ModelConfig, Transformer, chat
+from mlx_oss import ChatSession, ModelConfig, Transformer, prompt_cache, rounds
 from tests.chat.scripted import DATE, TOKENIZER, Script
 
 
@@ -36,8 +36,8 @@ def model() -> Transformer:
 @pytest.fixture
 def script(model, monkeypatch) -> Script:
     script = Script(model)
-    monkeypatch.setattr(chat, "generate_step", script.generate_step)
-    monkeypatch.setattr(chat, "prefill_chunks", script.prefill_chunks)
+    monkeypatch.setattr(rounds, "generate_step", script.generate_step)
+    monkeypatch.setattr(prompt_cache, "prefill_chunks", script.prefill_chunks)
     return script
 
 

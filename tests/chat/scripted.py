@@ -15,8 +15,8 @@ from mlx_oss import (
     Message,
     SamplingOptions,
     Transformer,
-    chat,
     load_tokenizer,
+    rounds,
 )
 from mlx_oss.generate import Step, prefill, prefill_chunks
 from mlx_oss.harmony import (
@@ -64,7 +64,7 @@ class Script:
         self.turns: list[list[int | Exception] | Exception] = []
         self.fed: list[int] = []  # before the model's own words, in this turn
         self.logits = np.zeros(0)  # after the prompt
-        self.chunk = chat.PREFILL_CHUNK
+        self.chunk = rounds.PREFILL_CHUNK
 
     def says(self, *turns: str | list[int | Exception] | Exception) -> None:
         self.turns += [ids(turn) if isinstance(turn, str) else turn for turn in turns]

@@ -14,8 +14,8 @@ from mlx_oss import (
     SamplingOptions,
     ToolResult,
     TurnsDropped,
-    chat,
     collect,
+    rounds,
 )
 from mlx_oss.errors import ContextError, OptionError, SessionError
 from mlx_oss.harmony import Message, render_message
@@ -83,7 +83,7 @@ def test_a_retry_draws_anew_with_a_seed_and_the_same_way_each_time(model, script
         seeds.append(options.seed)
         return script.generate_step(model, prompt, options, **more)
 
-    monkeypatch.setattr(chat, "generate_step", watched)
+    monkeypatch.setattr(rounds, "generate_step", watched)
     script.says(*[HELLO] * 5)
     session = ChatSession(model, TOKENIZER, options=SamplingOptions(seed=2**64 - 2))
     for events in (session.send("Hi"), session.retry(), session.retry(), session.send("So"), session.retry()):
@@ -168,7 +168,7 @@ def test_cancelled_between_tokens_a_turn_keeps_what_was_said(session, script):
 
 def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, script):
     script.chunk = 7
-    chat_chunk, chat.PREFILL_CHUNK = chat.PREFILL_CHUNK, 7
+    whole_chunk, rounds.PREFILL_CHUNK = rounds.PREFILL_CHUNK, 7
     try:
         script.says(HELLO)
         heard = []
@@ -177,7 +177,7 @@ def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, scrip
             if len(heard) == 2:
                 session.cancel()
     finally:
-        chat.PREFILL_CHUNK = chat_chunk
+        rounds.PREFILL_CHUNK = whole_chunk
     total = heard[0].total
     assert heard == [PrefillProgress(7, total), PrefillProgress(14, total), Finished("cancelled", session.usage)]
     assert session.usage.generated_tokens == 0
@@ -230,7 +230,7 @@ def test_a_tool_result_given_while_its_turn_runs_comes_after_the_call(session, s
 
 
 def test_long_prompts_tell_how_far_they_are_read(session, script, monkeypatch):
-    monkeypatch.setattr(chat, "PREFILL_CHUNK", 10)
+    monkeypatch.setattr(rounds, "PREFILL_CHUNK", 10)
     script.chunk = 10
     script.says(HELLO)
     events = turn(session, script, "word " * 30)

@@ -53,7 +53,7 @@ def test_two_hundred_turns_hold_only_what_they_must(model, script):
         for _ in session.send(f"turn {number}"):
             pass
         stats = session.stats
-        positions = -(-len(session._cached) // 256) * 256
+        positions = -(-len(session._cache.ids) // 256) * 256
         assert stats.cache_bytes <= 2 * a_token * (positions + 256) + 2 * ring
         assert stats.snapshot_bytes <= 2 * ring * cache.MOST_SNAPSHOTS
-    assert len(session._cache._snapshots) <= cache.MOST_SNAPSHOTS
+    assert len(session._cache.kv._snapshots) <= cache.MOST_SNAPSHOTS

@@ -67,7 +67,7 @@ def test_all_computing_is_done_on_one_thread(session, script, monkeypatch):
             seen.add(threading.current_thread().name)
             yield step
 
-    monkeypatch.setattr("mlx_oss.chat.generate_step", watched)
+    monkeypatch.setattr("mlx_oss.rounds.generate_step", watched)
     script.says(HELLO, HELLO)
     session.ask("Hi")
     asyncio.run(collect_all(session.asend("Hi")))

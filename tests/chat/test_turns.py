@@ -23,8 +23,8 @@ from mlx_oss import (
     SamplingOptions,
     ToolCall,
     ToolDescription,
-    chat,
     collect,
+    prompt_cache,
 )
 from mlx_oss.errors import ContextError, HarmonyError, OptionError
 from mlx_oss.generate import generate_step
@@ -252,7 +252,7 @@ def test_an_exception_while_the_prompt_is_read_leaves_a_usable_session(session, 
     script.says(HELLO, HELLO)
     turn(session, script, "Hi")
     with monkeypatch.context() as failing, pytest.raises(RuntimeError, match="no memory"):
-        failing.setattr(chat, "prefill_chunks", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+        failing.setattr(prompt_cache, "prefill_chunks", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
         list(session.send("What?"))
     turn(session, script, "Again")
     script.read(system(), user("Hi"), said(HELLO), user("What?"), user("Again"), OPENING)

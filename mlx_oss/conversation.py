@@ -1,0 +1,117 @@
+"""The messages of a chat and the ids they stand in the prompt with.
+
+What the model wrote keeps the ids it wrote; the reasoning of answered turns leaves the prompt (harmony's rule). Knows
+harmony and ids; nothing of models, caches and turns that run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import get_args
+
+from mlx_oss.errors import OptionError
+from mlx_oss.harmony import (
+    DeveloperContent,
+    Message,
+    ParsedMessage,
+    ReasoningEffort,
+    SystemContent,
+    ToolDescription,
+    ToolNamespace,
+    ids_in_history,
+    render_conversation,
+    render_message,
+    stays_for_next_turn,
+)
+
+OPENING = render_conversation([], next_role="assistant")  # of what the model writes: the last ids of every prompt
+
+
+def preamble(
+    instructions: str,
+    reasoning_effort: ReasoningEffort,
+    tools: Sequence[ToolDescription],
+    system_tools: Sequence[ToolNamespace],
+    current_date: str,
+) -> list[Message]:
+    """The system block and, if there is anything to say in it, the developer block."""
+    if reasoning_effort not in get_args(ReasoningEffort):
+        wanted = ", ".join(get_args(ReasoningEffort))
+        raise OptionError(f"reasoning_effort is {reasoning_effort!r}, expected one of {wanted}")
+    system = SystemContent(
+        reasoning_effort=reasoning_effort, conversation_start_date=current_date, tools=tuple(system_tools)
+    )
+    if not instructions and not tools:
+        return [Message("system", system)]
+    developer = DeveloperContent.with_functions(instructions or None, tuple(tools))
+    return [Message("system", system), Message("developer", developer)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A message and the ids it stands in the prompt with."""
+
+    message: Message
+    ids: Sequence[int]
+
+    @classmethod
+    def of(cls, message: Message) -> Entry:
+        """A message that the model did not write."""
+        return cls(message, render_message(message))
+
+    @classmethod
+    def written(cls, parsed: ParsedMessage) -> Entry:
+        """A message that the model wrote."""
+        return cls(parsed.message, ids_in_history(parsed))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Conversation:
+    """Everything said since the preamble. A value: what changes it gives another one, and earlier ones stay good."""
+
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def messages(self) -> list[Message]:
+        return [entry.message for entry in self.entries]
+
+    @property
+    def starts(self) -> list[int]:
+        """Where each turn begins: with what the user says."""
+        return [number for number, entry in enumerate(self.entries) if entry.message.role == "user"]
+
+    @property
+    def unseen_results(self) -> list[Message]:
+        """Of tools: what the model reads before it goes on."""
+        return list(takewhile(lambda message: message.role == "tool", reversed(self.messages)))[::-1]
+
+    def plus(self, entries: Iterable[Entry]) -> Conversation:
+        return Conversation((*self.entries, *entries))
+
+    def before(self, turn: int) -> tuple[Conversation, Message]:
+        """What was said before a turn (0 is the first, -1 the last), and what the user said in it."""
+        starts = self.starts
+        if not -len(starts) <= turn < len(starts):
+            raise OptionError(f"there is no turn {turn}: the conversation has {len(starts)}")
+        start = starts[turn]
+        return Conversation(self.entries[:start]), self.entries[start].message
+
+    def without_oldest(self, most: int) -> tuple[Conversation, int]:
+        """What is left when whole turns are dropped until `ids` are at most `most`, or one turn is left; and how many
+        were dropped.
+        """
+        sizes, starts = list(map(len, self._kept())), self.starts
+        for count, start in enumerate(starts[1:], start=1):
+            if sum(sizes[start:]) <= most or count == len(starts) - 1:
+                return Conversation(self.entries[start:]), count
+        return self, 0
+
+    def ids(self) -> list[int]:
+        """What stands in the prompt of what comes next."""
+        return [id_ for ids in self._kept() for id_ in ids]
+
+    def _kept(self) -> list[Sequence[int]]:
+        stays = stays_for_next_turn(self.messages)
+        return [entry.ids if kept else () for entry, kept in zip(self.entries, stays, strict=True)]

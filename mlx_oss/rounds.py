@@ -1,0 +1,103 @@
+"""One round of a chat turn: the prompt is read where it is new, then the model writes until it has answered, calls a
+tool, is cancelled, or has no room left. A turn without tools is one round.
+
+Knows the model and what it has read; nothing of conversations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+
+from mlx_oss.conversation import OPENING
+from mlx_oss.events import Event, FinishReason, PrefillProgress, Usage
+from mlx_oss.generate import PREFILL_CHUNK, generate_step
+from mlx_oss.harmony import HarmonyParser, ParsedMessage
+from mlx_oss.model import Transformer
+from mlx_oss.prompt_cache import PromptCache
+from mlx_oss.sampling import SamplingOptions
+from mlx_oss.turn import Clock, Listener
+
+
+class Round:
+    """However it ends, by an error or by closing `run` too, `messages` and `usage` tell what was written until then,
+    and `cache` can be used on.
+
+    prompt     all of it, from the system block to the opening of what the model writes
+    cancelled  asked after each chunk and each token whether to stop there
+    """
+
+    def __init__(
+        self, model: Transformer, cache: PromptCache, prompt: list[int], cancelled: Callable[[], bool]
+    ) -> None:
+        self._model, self._cache, self._cancelled = model, cache, cancelled
+        self._listener, self._clock = Listener(), Clock(len(prompt), cache.rewind(prompt[: -len(OPENING)]))
+        self._new = prompt[len(cache.ids) : -len(OPENING)]  # the opening is read in any case, for its logits
+        self._reason: FinishReason = "stop"
+
+    @property
+    def messages(self) -> list[ParsedMessage]:
+        return self._listener.messages
+
+    @property
+    def usage(self) -> Usage:
+        return self._clock.usage()
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why it ended."""
+        return "tool_calls" if self._listener.awaits_tools else self._reason
+
+    def run(
+        self, options: SamplingOptions, max_tokens: int, stop_ids: Iterable[int], *, snapshot: bool
+    ) -> Generator[Event, None, None]:
+        """Yields events as the model reads and writes; `snapshot` makes where it begins to write a place that the cache
+        can come back to.
+        """
+        parser, rest = HarmonyParser(), list[Event]()
+        try:
+            yield from self._read()
+            if snapshot and not self._cancelled():
+                self._cache.kv.snapshot()
+            yield from self._write(parser, options, max_tokens, stop_ids)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self._cache.forget()  # the layers may have stopped at different positions
+            raise
+        finally:
+            self._clock.stop()
+            if not self._listener.answered:  # else a message that began after the answer is none of the turn's
+                rest = self._listener.hear(parser.finish())
+        if self._cancelled() and not self._listener.answered:
+            self._reason = "cancelled"
+        yield from rest
+
+    def _read(self) -> Generator[Event, None, None]:
+        """Feeds what is new of the prompt until it ends or the round is cancelled; whole chunks are kept."""
+        if not self._new or self._cancelled():
+            return
+        for done in self._cache.read(self._new):
+            if len(self._new) > PREFILL_CHUNK:
+                yield PrefillProgress(done, len(self._new))
+            if self._cancelled():
+                return
+
+    def _write(
+        self, parser: HarmonyParser, options: SamplingOptions, max_tokens: int, stop_ids: Iterable[int]
+    ) -> Generator[Event, None, None]:
+        if self._cancelled():
+            return
+        self._cache.ids += OPENING
+        steps = generate_step(
+            self._model, OPENING, options, cache=self._cache.kv, max_tokens=max_tokens, stop_ids=stop_ids
+        )
+        for step in steps:
+            self._clock.tick()
+            self._cache.ids.append(step.token)
+            yield from self._listener.hear(parser.feed(step.token))
+            if self._listener.answered or self._listener.awaits_tools:  # they need not end with a stop id
+                return
+            if step.finish == "length":
+                self._reason = "length"
+            if self._cancelled():
+                return
