@@ -9,6 +9,7 @@
     ├── OptionError          an argument of the caller's is out of range
     ├── ContextError         the conversation does not fit the context
     ├── SessionError         a saved session is damaged, or of another model; a session is used while it is busy
+    ├── ToolError            a tool cannot do what it was asked for; a session tells it to the model
     └── BenchmarkError       an engine cannot load or run the model that is measured
 
 A message says what is wrong, where (file, tensor, key), and what to do about it; `cli` prints it after "error: " and
@@ -50,6 +51,10 @@ class ContextError(MlxOssError):
 
 class SessionError(MlxOssError):
     """A saved session is damaged or belongs to another model, or a session is asked for two turns at once."""
+
+
+class ToolError(MlxOssError):
+    """A tool cannot do what it was asked for. Where a model asked, a session tells it the message."""
 
 
 class BenchmarkError(MlxOssError):

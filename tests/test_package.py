@@ -29,6 +29,7 @@ ORDER = """
     model
     tokenizer
     harmony
+    tools
     convert
     nano
     loader generate

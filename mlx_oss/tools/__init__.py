@@ -1,0 +1,6 @@
+"""Tools that the model may call: the app's own functions, Python, a browser, patches."""
+
+from mlx_oss.tools.functions import Tool, tool_from
+from mlx_oss.tools.patch import patch_tool
+
+__all__ = ["Tool", "patch_tool", "tool_from"]

@@ -1,0 +1,174 @@
+"""The text of a patch: parsed into operations on files, and its hunks applied to a text. Knows nothing of files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_oss.errors import ToolError
+
+_BEGIN, _END = "*** Begin Patch", "*** End Patch"
+_ADD, _DELETE, _UPDATE, _MOVE = "*** Add File: ", "*** Delete File: ", "*** Update File: ", "*** Move to: "
+_END_OF_FILE = "*** End of File"
+
+
+@dataclass(frozen=True, slots=True)
+class Hunk:
+    """Lines to find and what to put there. `below` are lines to find first; `at_end` wants them at the file's end."""
+
+    below: tuple[str, ...]
+    old: tuple[str, ...]
+    new: tuple[str | int, ...]  # a number stands for that line of the old ones: context stays as the file has it
+    at_end: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    path: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    path: str
+    hunks: tuple[Hunk, ...]
+    move_to: str | None = None
+
+
+Operation = Add | Delete | Update
+
+
+def parse(text: str) -> list[Operation]:
+    """The operations of a patch in their order. Raises ToolError naming the line that is wrong."""
+    lines = text.strip("\n").replace("\r\n", "\n").split("\n")
+    if lines[0].strip() != _BEGIN or lines[-1].strip() != _END or len(lines) < 2:
+        raise ToolError(f"the patch must begin with `{_BEGIN}` and end with `{_END}`, each on a line of its own")
+    sections: list[list[str]] = []
+    for number, line in enumerate(lines[1:-1], start=2):
+        if line.startswith((_ADD, _DELETE, _UPDATE)):
+            sections.append([line])
+        elif sections:
+            sections[-1].append(line)
+        elif line.strip():
+            raise ToolError(f"line {number} of the patch belongs to no file: begin with `{_UPDATE}...` or another")
+    if not sections:
+        raise ToolError("the patch names no file")
+    return [_operation(section[0], section[1:]) for section in sections]
+
+
+def changed(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
+    """The text with the hunks applied, from the top down. Raises ToolError for one that fits nowhere.
+
+    Line ends stay as they are; where no line is the same, trailing blanks are overlooked.
+    """
+    windows = "\r\n" in text
+    ended = text.endswith("\n") or not text
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+    made: list[str] = []
+    at = 0
+    for number, hunk in enumerate(hunks, start=1):
+        start = at
+        for header in hunk.below:
+            start = _below(lines, header, start, name)
+        place = _find(lines, hunk, start)
+        if place is None:
+            shown = hunk.old[0] if hunk.old else ""
+            raise ToolError(
+                f"hunk {number} does not fit {name}: its {len(hunk.old)} lines from {shown!r} on are not there"
+            )
+        made += lines[at:place]
+        made += [lines[place + line] if isinstance(line, int) else line for line in hunk.new]
+        at = place + len(hunk.old)
+    made += lines[at:]
+    result = "".join(f"{line}\n" for line in made)
+    result = result if ended else result.removesuffix("\n")
+    return result.replace("\n", "\r\n") if windows else result
+
+
+def _operation(header: str, body: list[str]) -> Operation:
+    if header.startswith(_ADD):
+        while body and not body[-1].strip():
+            body.pop()  # blank lines before the next section
+        if wrong := [line for line in body if not line.startswith("+")]:
+            raise ToolError(f"every line of a new file begins with `+`, not so {wrong[0]!r}")
+        return Add(header.removeprefix(_ADD).strip(), tuple(line[1:] for line in body))
+    if header.startswith(_DELETE):
+        if any(line.strip() for line in body):
+            raise ToolError(f"nothing may follow `{header}`")
+        return Delete(header.removeprefix(_DELETE).strip())
+    path, move_to = header.removeprefix(_UPDATE).strip(), None
+    if body and body[0].startswith(_MOVE):
+        move_to, body = body[0].removeprefix(_MOVE).strip(), body[1:]
+    hunks = _hunks(body, path)
+    if not hunks and move_to is None:
+        raise ToolError(f"the update of {path} has no hunk: begin one with `@@`")
+    return Update(path, hunks, move_to)
+
+
+def _hunks(body: list[str], path: str) -> tuple[Hunk, ...]:
+    hunks: list[Hunk] = []
+    below: list[str] = []
+    lines: list[str] = []
+    at_end = False
+
+    def close() -> None:
+        nonlocal below, lines, at_end
+        while lines and not lines[-1]:
+            lines.pop()  # blank lines between sections
+        if lines:
+            hunks.append(_hunk(below, lines, at_end))
+            below, lines, at_end = [], [], False
+
+    for line in body:
+        if line.startswith("@@"):
+            close()
+            if header := line.removeprefix("@@").removesuffix("@@").strip():
+                below.append(header)
+        elif line.strip() == _END_OF_FILE:
+            at_end = True
+        elif line[:1] in ("", " ", "+", "-"):
+            lines.append(line)
+        else:
+            raise ToolError(f"a line of a hunk begins with a blank, `+` or `-`, not so {line!r} of {path}")
+    close()
+    if below:
+        raise ToolError(f"`@@ {below[-1]}` of {path} is followed by no lines")
+    return tuple(hunks)
+
+
+def _hunk(below: list[str], lines: list[str], at_end: bool) -> Hunk:
+    old: list[str] = []
+    new: list[str | int] = []
+    for line in lines:
+        if line.startswith("+"):
+            new.append(line[1:])
+            continue
+        if not line.startswith("-"):
+            new.append(len(old))
+        old.append(line[1:])
+    return Hunk(tuple(below), tuple(old), tuple(new), at_end)
+
+
+def _below(lines: list[str], header: str, start: int, name: str) -> int:
+    """Behind the first line that is the header, blanks around it aside."""
+    for at in range(start, len(lines)):
+        if lines[at].strip() == header:
+            return at + 1
+    raise ToolError(f"the line {header!r} after @@ is not in {name}")
+
+
+def _find(lines: list[str], hunk: Hunk, start: int) -> int | None:
+    """Where the old lines of a hunk stand, from a line on; at the end if it only inserts and nothing else is said."""
+    size = len(hunk.old)
+    if not size:
+        return start if hunk.below and not hunk.at_end else len(lines)
+    places = range(start, len(lines) - size + 1)
+    places = range(max(start, len(lines) - size), len(lines) - size + 1) if hunk.at_end else places
+    wanted = [line.rstrip() for line in hunk.old]
+    exact = (at for at in places if tuple(lines[at : at + size]) == hunk.old)
+    loose = (at for at in places if [line.rstrip() for line in lines[at : at + size]] == wanted)
+    return next(exact, next(loose, None))

@@ -1,0 +1,323 @@
+"""Functions as tools: what the model is told of them, and what becomes of the arguments it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+import json
+import random
+import subprocess
+import sys
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+import jsonschema
+import pydantic
+import pytest
+
+from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.harmony import ToolDescription
+from mlx_oss.tools import Tool, tool_from
+from mlx_oss.tools.docstrings import parse
+from mlx_oss.tools.functions import text_of
+from mlx_oss.tools.hints import WrongValue, schema_of, value_of
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+@dataclasses.dataclass
+class Place:
+    """Somewhere.
+
+    Attributes:
+        name: as on a map
+        height: above the sea
+    """
+
+    name: str
+    height: float = 0.0
+
+
+class Options(TypedDict):
+    lines: int
+    colour: NotRequired[Colour]
+
+
+class Inner(pydantic.BaseModel):
+    size: int = pydantic.Field(gt=0)
+
+
+class Outer(pydantic.BaseModel):
+    inner: Inner
+    more: list[Inner] = []
+
+
+class Tree(pydantic.BaseModel):
+    leaves: list[Tree] = []
+
+
+def weather(city: str, days: int = 3, unit: Literal["celsius", "fahrenheit"] = "celsius", where: str | None = None):
+    """Tells the weather.
+
+    It is made up.
+
+    Args:
+        city: the name
+            of a city
+        days (int): how many
+        unit: of the temperature
+
+    Returns:
+        words: not an argument
+    """
+    return [city, days, unit, where]
+
+
+def test_a_function_is_described_by_its_hints_and_docstring():
+    assert tool_from(weather).description == ToolDescription(
+        "weather",
+        "Tells the weather.\n\nIt is made up.",
+        {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "description": "the name of a city"},
+                "days": {"type": "integer", "description": "how many", "default": 3},
+                "unit": {
+                    "type": "string",
+                    "enum": ["celsius", "fahrenheit"],
+                    "description": "of the temperature",
+                    "default": "celsius",
+                },
+                "where": {"type": "string"},
+            },
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "docstring",
+    [
+        "Does it.\n\nArgs:\n    a: first\n        one\n    b (int, optional): second\n",
+        "Does it.\n\n  Parameters\n  ----------\n  a : int\n      first one\n  b : str, optional\n      second\n",
+        "Does it.\n\n:param a: first\n    one\n:param int b: second\n:returns: c\n",
+        "Does it.\n\nArguments:\n  a: first one\n  b: second\n\nRaises:\n  c: not this\n",
+    ],
+)
+def test_arguments_are_described_in_all_usual_styles(docstring):
+    assert parse(docstring) == ("Does it.", {"a": "first one", "b": "second"})
+
+
+def test_a_docstring_without_sections_is_all_summary():
+    assert parse("One: two.\n\nExamples of this\nare rare.") == ("One: two.\n\nExamples of this\nare rare.", {})
+    assert parse(None) == ("", {})
+
+
+VALUES: list[tuple[Any, dict[str, Any], Any, Any]] = [
+    (str, {"type": "string"}, "a", "a"),
+    (int, {"type": "integer"}, 3, 3),
+    (float, {"type": "number"}, 3, 3.0),
+    (bool, {"type": "boolean"}, True, True),
+    (int | None, {"type": ["integer", "null"]}, None, None),
+    (Literal["a", "b"], {"type": "string", "enum": ["a", "b"]}, "b", "b"),
+    (Colour, {"type": "string", "enum": ["red", "blue"]}, "blue", Colour.BLUE),
+    (list[int], {"type": "array", "items": {"type": "integer"}}, [1, 2], [1, 2]),
+    (tuple[int, ...], {"type": "array", "items": {"type": "integer"}}, [1, 2], (1, 2)),
+    (set[str], {"type": "array", "items": {"type": "string"}, "uniqueItems": True}, ["a"], {"a"}),
+    (
+        tuple[int, str],
+        {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": False, "minItems": 2},
+        [1, "a"],
+        (1, "a"),
+    ),
+    (dict[str, int], {"type": "object", "additionalProperties": {"type": "integer"}}, {"a": 1}, {"a": 1}),
+    (list, {"type": "array"}, [1, "a"], [1, "a"]),
+    (
+        Place,
+        {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string", "description": "as on a map"},
+                "height": {"type": "number", "description": "above the sea"},
+            },
+            "required": ["name"],
+            "additionalProperties": False,
+        },
+        {"name": "Rome"},
+        Place("Rome"),
+    ),
+    (
+        Options,
+        {
+            "type": "object",
+            "properties": {"lines": {"type": "integer"}, "colour": {"type": "string", "enum": ["red", "blue"]}},
+            "required": ["lines"],
+            "additionalProperties": False,
+        },
+        {"lines": 1, "colour": "red"},
+        {"lines": 1, "colour": Colour.RED},
+    ),
+    (datetime.date, {"type": "string", "format": "date"}, "2026-01-15", datetime.date(2026, 1, 15)),
+    (Any, {}, {"a": [1]}, {"a": [1]}),
+    (Annotated[int, "of the year"], {"type": "integer", "description": "of the year"}, 7, 7),
+    (
+        Place | list[int],
+        {"oneOf": [schema_of(Place), {"type": "array", "items": {"type": "integer"}}]},
+        [3],
+        [3],
+    ),
+    (int | str, {"type": ["integer", "string"]}, "3", "3"),
+]
+
+
+@pytest.mark.parametrize(("hint", "schema", "value", "made"), VALUES, ids=[str(value[0]) for value in VALUES])
+def test_a_hint_has_a_schema_and_makes_the_value_it_promises(hint, schema, value, made):
+    assert schema_of(hint) == schema
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(value, schema)
+    assert value_of(hint, value, "x") == made and type(value_of(hint, value, "x")) is type(made)
+
+
+@pytest.mark.parametrize("hint", [value[0] for value in VALUES], ids=[str(value[0]) for value in VALUES])
+def test_what_the_schema_allows_is_what_is_accepted(hint):
+    """jsonschema is the judge; formats are not checked by it, so dates are left out."""
+    if hint is datetime.date:
+        return
+    rng = random.Random(str(hint))
+    validator = jsonschema.Draft202012Validator(schema_of(hint))
+    verdicts = set()
+    for value in [*(value[2] for value in VALUES), *(any_json(rng) for _ in range(300))]:
+        try:
+            value_of(hint, value, "x")
+            accepted = True
+        except WrongValue:
+            accepted = False
+        verdicts.add(accepted)
+        if accepted != validator.is_valid(value):
+            assert "set" in str(hint) and accepted, value  # a repeated item is forgiven
+    assert True in verdicts
+
+
+def any_json(rng: random.Random, depth: int = 0) -> Any:
+    kinds = [None, True, 3, 3.5, "a", "red", "name", -1, 2.0]
+    if depth < 3 and rng.random() < 0.5:
+        size = rng.randrange(3)
+        if rng.random() < 0.5:
+            return [any_json(rng, depth + 1) for _ in range(size)]
+        names = rng.sample(["name", "height", "lines", "colour", "a"], size)
+        return {name: any_json(rng, depth + 1) for name in names}
+    return rng.choice(kinds)
+
+
+def test_pydantic_models_are_taken_with_their_definitions_put_in_place():
+    schema = schema_of(Outer)
+    assert "$defs" not in json.dumps(schema) and "$ref" not in json.dumps(schema)
+    assert value_of(Outer, {"inner": {"size": 2}}, "x") == Outer(inner=Inner(size=2))
+    with pytest.raises(WrongValue, match=r"x\.inner\.size: Input should be greater than 0"):
+        value_of(Outer, {"inner": {"size": 0}}, "x")
+    assert schema_of(Tree)["properties"]["leaves"]["items"] == {"type": "object"}
+
+
+def test_pydantic_is_not_imported_by_us():
+    program = (
+        "import sys\nfrom mlx_oss.tools import tool_from\n"
+        "def f(a: list[int]): pass\n"
+        "tool_from(f).arguments('{\"a\": [1]}')\nassert 'pydantic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_arguments_are_parsed_checked_and_converted():
+    assert tool_from(weather).arguments('{"city": "Oslo", "days": 2.0, "where": null}') == {
+        "city": "Oslo",
+        "days": 2,
+        "where": None,
+    }
+    assert tool_from(lambda: 3, name="three").arguments("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"city": "Oslo"', "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ('["Oslo"]', "one JSON object"),
+        ("{}", "`city` is missing"),
+        ('{"city": 3}', "`city` must be a text, not 3"),
+        ('{"city": "Oslo", "days": "two"}', '`days` must be a whole number, not "two"'),
+        ('{"city": "Oslo", "days": true}', "`days` must be a whole number, not true"),
+        ('{"city": "Oslo", "unit": "kelvin"}', '`unit` must be one of "celsius", "fahrenheit", not "kelvin"'),
+        ('{"city": "Oslo", "country": "Norway"}', "`country` is unknown; there are: `city`, `days`, `unit`, `where`"),
+    ],
+)
+def test_wrong_arguments_are_told_in_a_sentence(text, sentence):
+    with pytest.raises(ToolError) as caught:
+        tool_from(weather).arguments(text)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("{}", "`a` is missing"), ('{"a": 1}', "`a`: 1 is not of type 'string'"), ('{"a": "x", "b": 1}', "unexpected")],
+)
+def test_a_schema_of_ones_own_is_kept_and_checked(text, sentence):
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+    tool = Tool(ToolDescription("f", "", schema), lambda a: a)
+    assert tool.arguments('{"a": "x"}') == {"a": "x"}
+    with pytest.raises(ToolError) as caught:
+        tool.arguments(text)
+    assert sentence in str(caught.value)
+
+
+def test_methods_and_callable_objects_are_functions_too():
+    class Counter:
+        def add(self, n: int) -> int:
+            """Adds."""
+            return n
+
+        def __call__(self, n: int = 1) -> int:
+            return n
+
+    assert tool_from(Counter().add).description.name == "add"
+    assert tool_from(Counter()).description.name == "Counter"
+    assert tool_from(Counter()).arguments('{"n": 4}') == {"n": 4}
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: x, lambda *rest: rest, eval("lambda a, /: a"), eval("lambda a: a")], ids=str
+)
+def test_what_cannot_be_called_by_name_is_refused(function):
+    with pytest.raises(OptionError):
+        tool_from(function)
+    if function.__code__.co_varnames[:1] == ("rest",):
+        with pytest.raises(OptionError, match="no name to call it by"):
+            tool_from(function, name="f")
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        ("as it is", "as it is"),
+        (None, "null"),
+        ({"a": [1, 2.5, True]}, '{"a": [1, 2.5, true]}'),
+        (Place("Rome", 21.0), '{"name": "Rome", "height": 21.0}'),
+        ([Outer(inner=Inner(size=2))], '[{"inner": {"size": 2}, "more": []}]'),
+        ({Colour.RED}, '["red"]'),
+        (datetime.date(2026, 1, 15), '"2026-01-15"'),
+        ("Größe", "Größe"),
+        ({"n": "Größe"}, '{"n": "Größe"}'),
+    ],
+)
+def test_results_of_any_kind_are_text(result, text):
+    assert text_of(result) == text
+
+
+def test_a_result_that_json_cannot_say_is_a_sentence():
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ToolError, match="JSON"):
+        text_of(loop)
