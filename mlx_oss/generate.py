@@ -5,11 +5,13 @@ Knows nothing of text or harmony; `chat` does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_oss.cache import Cache
 from mlx_oss.device import side_stream
@@ -34,6 +36,18 @@ class Step:
     logprob: float | None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     finish: str | None = None
+
+
+class Constraint(Protocol):
+    """Decides, token by token, what may come next: see `generate_step`."""
+
+    def allowed(self) -> np.ndarray | int | None:
+        """What may come next: None, every id; an id, that one; bool (V',) of the ids that may be sampled, those that
+        are True, which is at least one.
+        """
+
+    def accept(self, token: int) -> None:
+        """The token that comes next; called for each one, in order."""
 
 
 def prefill(
@@ -94,6 +108,7 @@ def generate_step(
     cache: Cache | None = None,
     max_tokens: int | None = None,
     stop_ids: Iterable[int] = (),
+    constraint: Constraint | None = None,
     chunk: int = PREFILL_CHUNK,
     progress: Callable[[int, int], None] | None = None,
 ) -> Generator[Step, None, None]:
@@ -101,6 +116,8 @@ def generate_step(
 
     prompt_ids  what follows the positions already in `cache`; ids, at least one
     max_tokens  how many to generate at most; None: what the context (`max_position_embeddings`) leaves
+    constraint  asked before each choice and told of each token, while the model computes what follows that token; one
+                that allows every id changes no token and costs no time
 
     While the caller looks at a token the next one is being computed, so `cache` then holds every yielded token; closing
     the generator at any point leaves it so. Raises ContextError if the prompt does not fit the context.
@@ -109,20 +126,17 @@ def generate_step(
         raise OptionError(f"max_tokens is {max_tokens}, expected at least 1 or None")
     cache = model.make_cache() if cache is None else cache
     options = options or SamplingOptions()
-    sampler, stops = Sampler(options), frozenset(stop_ids)
+    chooser, stops = _Chooser(options, prompt_ids, constraint), frozenset(stop_ids)
     room = room_for_answer(model.config.max_position_embeddings, cache.offset + len(prompt_ids))
     limit = room if max_tokens is None else min(max_tokens, room)
-    logits = prefill(model, prompt_ids, cache, chunk=chunk, progress=progress)
-    recent = list(prompt_ids) if sampler.needs_recent else []
-    pending = _choose(sampler, logits, recent)
-    mx.async_eval(pending)
+    pending = chooser.choose(prefill(model, prompt_ids, cache, chunk=chunk, progress=progress))
     for count in range(1, limit + 1):
         current = pending
-        if sampler.needs_recent:
-            recent.append(_number(current[0]))
         logits = model(current[0].reshape(1, 1), cache)[0, 0]
-        pending = _choose(sampler, logits, recent)
-        mx.async_eval(pending)
+        if chooser.waits:
+            mx.async_eval(logits)
+            chooser.tell(_number(current[0]))
+        pending = chooser.choose(logits)
         token = _number(current[0])
         finish = "stop" if token in stops else "length" if count == limit else None
         logprob = _number(current[1]) if options.logprobs else None
@@ -131,20 +145,49 @@ def generate_step(
             return
 
 
-def _choose(sampler: Sampler, logits: mx.array, recent: Sequence[int]) -> tuple[mx.array, ...]:
-    """(token,) and, if asked for, its logprob, and ids and logprobs of the likeliest; nothing is computed yet."""
-    logits = sampler.logits(logits, recent)
-    token = sampler.sample(logits)
-    if not sampler.options.logprobs:
-        return (token,)
-    norm = mx.logsumexp(logits, stream=side_stream())
-    chosen = (token, logits[token] - norm)
-    count = min(sampler.options.top_logprobs, logits.shape[0])
-    if count == 0:
+class _Chooser:
+    """Chooses token after token, and starts computing each choice.
+
+    waits  whether a choice depends on the token before it, which it must then be told first
+    """
+
+    def __init__(self, options: SamplingOptions, prompt: Sequence[int], constraint: Constraint | None) -> None:
+        self._sampler, self._constraint = Sampler(options), constraint
+        self._recent = list(prompt) if self._sampler.needs_recent else []
+        self.waits = self._sampler.needs_recent or constraint is not None
+
+    def tell(self, token: int) -> None:
+        if self._sampler.needs_recent:
+            self._recent.append(token)
+        if self._constraint is not None:
+            self._constraint.accept(token)
+
+    def choose(self, logits: mx.array) -> tuple[mx.array, ...]:
+        """(token,) and, if asked for, its logprob, and ids and logprobs of the likeliest."""
+        allowed = None if self._constraint is None else self._constraint.allowed()
+        if isinstance(allowed, int):
+            self._sampler.skip()
+            chosen: tuple[mx.array, ...] = (mx.array(allowed),)
+            if self._sampler.options.logprobs:
+                chosen += (mx.array(0.0),)  # among ids that may be sampled
+        else:
+            mask = None if allowed is None else mx.array(allowed)
+            chosen = self._sampled(self._sampler.logits(logits, self._recent, mask))
+        mx.async_eval(chosen)
         return chosen
-    ids = mx.argpartition(-logits, kth=count - 1)[:count]
-    ids = ids[mx.argsort(-logits[ids])]
-    return (*chosen, ids, logits[ids] - norm)
+
+    def _sampled(self, logits: mx.array) -> tuple[mx.array, ...]:
+        token = self._sampler.sample(logits)
+        if not self._sampler.options.logprobs:
+            return (token,)
+        norm = mx.logsumexp(logits, stream=side_stream())
+        chosen = (token, logits[token] - norm)
+        count = min(self._sampler.options.top_logprobs, logits.shape[0])
+        if count == 0:
+            return chosen
+        ids = mx.argpartition(-logits, kth=count - 1)[:count]
+        ids = ids[mx.argsort(-logits[ids])]
+        return (*chosen, ids, logits[ids] - norm)
 
 
 def _number(array: mx.array) -> Any:
@@ -157,4 +200,4 @@ def _alternatives(chosen: tuple[mx.array, ...]) -> tuple[tuple[int, float], ...]
         return ()
     ids: Any = chosen[2].tolist()
     logprobs: Any = chosen[3].tolist()
-    return tuple(zip(ids, logprobs, strict=True))
+    return tuple((id_, logprob) for id_, logprob in zip(ids, logprobs, strict=True) if logprob > -math.inf)

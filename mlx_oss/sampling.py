@@ -85,8 +85,10 @@ class Sampler:
         """Whether the tokens before matter, so that the caller must know them before it can ask for the next."""
         return self.options.repetition_penalty != 1 and self.options.repetition_window > 0
 
-    def logits(self, logits: mx.array, recent: Sequence[int] = ()) -> mx.array:
-        """(V,) of the model -> float32 (V',) of the ids that may be sampled, with bias and penalty applied."""
+    def logits(self, logits: mx.array, recent: Sequence[int] = (), allowed: mx.array | None = None) -> mx.array:
+        """(V,) of the model -> float32 (V',) of the ids that may be sampled, with bias and penalty applied; -inf where
+        `allowed`, bool (V',), is False.
+        """
         logits = logits[: LAST_ID + 1].astype(mx.float32)
         known = logits.shape[0]
         if self._bias is not None:
@@ -99,7 +101,7 @@ class Sampler:
             ids = mx.array(sorted(seen), mx.int32)
             values, penalty = logits[ids], self.options.repetition_penalty
             logits[ids] = mx.where(values > 0, values / penalty, values * penalty)
-        return logits
+        return logits if allowed is None else mx.where(allowed[:known], logits, -math.inf)
 
     def sample(self, logits: mx.array) -> mx.array:
         """float32 (V',) -> the next id, a scalar."""
@@ -107,6 +109,11 @@ class Sampler:
             return mx.argmax(logits)
         token, self._key = self._draw(logits, self._key)
         return token
+
+    def skip(self) -> None:
+        """Uses up the randomness of one token, which is known already: those after it are drawn as if it were not."""
+        if self.options.temperature >= COLD:
+            self._key = mx.random.split(self._key)[0]
 
     def draw(self, logits: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
         """float32 (V',) and a random key -> an id drawn from the filtered distribution, and the next key."""

@@ -1,0 +1,103 @@
+"""Grammars of message bodies: a JSON schema or a regular expression, followed token by token with llguidance.
+
+llguidance is the extra `constrain`, and is loaded when the first grammar is asked for. Knows nothing of messages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from mlx_oss.errors import OptionError
+from mlx_oss.tokenizer import LAST_TEXT_ID, N_RANKS, N_VOCAB, RETURN, load_tokenizer
+
+# Between JSON's parts; bounded, as a model may go on with blanks for ever.
+WHITESPACE = r"[ \t\n\r]{1,64}"
+
+
+def is_installed() -> bool:
+    """Whether there can be grammars at all."""
+    return find_spec("llguidance") is not None
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError:
+        raise OptionError(
+            "answers and arguments that follow a schema need llguidance: pip install 'mlx-oss[constrain]'"
+        ) from None
+    return llguidance
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> Any:
+    """Built once a process, which takes a second."""
+    _llguidance()
+    from llguidance.tiktoken import lltokenizer_from_encoding
+
+    return lltokenizer_from_encoding(load_tokenizer().encoding, n_vocab=N_VOCAB, eos_token=RETURN)
+
+
+class Grammar:
+    """What a body may be. Make one with `of_schema` or `of_regex`; `name` says in errors what it is of."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name, self._text = name, text
+        if reason := _llguidance().LLMatcher.validate_grammar(text):
+            raise OptionError(f"{name} cannot be held to: {' '.join(reason.split())}; simplify it")
+
+    @classmethod
+    def of_schema(cls, name: str, schema: Mapping[str, Any]) -> Grammar:
+        """JSON that a JSON schema allows. Raises OptionError for a schema that llguidance cannot hold to."""
+        matcher = _llguidance().LLMatcher
+        try:
+            text = matcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": WHITESPACE})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise OptionError(f"{name} is no JSON schema ({error})") from None
+        return cls(name, text)
+
+    @classmethod
+    def of_regex(cls, name: str, regex: str) -> Grammar:
+        """Text that a regular expression matches as a whole (syntax of Rust's `regex`: no look-around, no groups to
+        refer to).
+        """
+        return cls(name, _llguidance().LLMatcher.grammar_from_regex(regex))
+
+    def matcher(self, end: int) -> Matcher:
+        """Follows one body, which `end` closes."""
+        return Matcher(self, _llguidance().LLMatcher(_tokenizer(), self._text), end)
+
+
+class Matcher:
+    """A body on its way through a grammar."""
+
+    def __init__(self, grammar: Grammar, matcher: Any, end: int) -> None:
+        self._grammar, self._matcher, self._end = grammar, matcher, end
+        self._bits = np.zeros((N_VOCAB + 31) // 32, np.int32)
+
+    def accept(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._check()
+
+    def allowed(self) -> np.ndarray | int:
+        """Ids that lead on, and the end where the grammar is satisfied: bool (V',), or the end alone."""
+        if self._matcher.is_stopped():
+            self._check()
+            return self._end
+        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        self._check()
+        mask = np.unpackbits(self._bits.view(np.uint8), count=LAST_TEXT_ID + 1, bitorder="little").view(bool)
+        mask[N_RANKS:] = False
+        mask[self._end] = self._matcher.is_accepting()
+        return mask
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            reason = " ".join(self._matcher.get_error().split())
+            raise OptionError(f"{self._grammar.name} is too much to follow ({reason[:200]}): simplify it")

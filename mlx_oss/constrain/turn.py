@@ -1,0 +1,171 @@
+"""The constraint of one turn: where in the format the model is, and what that allows next.
+
+A header may only be legal; a body is free unless a grammar binds it; reasoning that reaches its limit, or goes round in
+circles, is closed and the answer opened. Follows the stream with the parser, so it holds for repaired messages too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from mlx_oss.constrain.grammar import Grammar, Matcher
+from mlx_oss.constrain.headers import Place, legal_headers
+from mlx_oss.constrain.repetition import RepetitionGuard
+from mlx_oss.harmony import HarmonyParser, MessageStarted, render_conversation
+from mlx_oss.tokenizer import CALL, CHANNEL, END, LAST_TEXT_ID, MESSAGE, RETURN, START, load_tokenizer
+
+Reason = Literal["limit", "repetition"]
+
+# A cycle of this many tokens is degenerate; in an answer or a call it may still be what was asked for, up to a point.
+CIRCLE_IN_REASONING = 128
+CIRCLE_ELSEWHERE = 1024
+
+
+def final_header() -> list[int]:
+    """What opens the answer after `<|start|>assistant`."""
+    return [CHANNEL, *load_tokenizer().encode("final"), MESSAGE]
+
+
+def close_and_answer() -> list[int]:
+    """What ends a message and opens the answer."""
+    return [END, *render_conversation([], next_role="assistant"), *final_header()]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What holds for all turns of a session.
+
+    recipients            who may be called: headers can only be legal; None: headers are free
+    arguments             by recipient, the grammar of what a call to it says
+    answer                the grammar of `final`
+    max_reasoning_tokens  in a turn; None: no limit
+    stop_circles          close reasoning that repeats itself, and end whatever else does for very long
+    """
+
+    recipients: tuple[str, ...] | None = ()
+    arguments: Mapping[str, Grammar] = field(default_factory=dict)
+    answer: Grammar | None = None
+    max_reasoning_tokens: int | None = None
+    stop_circles: bool = True
+
+    @property
+    def bind(self) -> bool:
+        """Whether there is anything to hold to."""
+        bound = self.recipients is not None or self.arguments or self.answer
+        return bool(bound or self.max_reasoning_tokens is not None or self.stop_circles)
+
+
+class TurnConstraint:
+    """The `generate.Constraint` of one turn.
+
+    opening            what the prompt has after `<|start|>assistant`
+    reasoned           tokens that the turn has reasoned before
+    reasoning_stopped  why reasoning was closed for the model, once it was
+    stopped            why the turn should end now, although the model goes on
+    """
+
+    def __init__(self, rules: Rules, opening: Sequence[int] = (), reasoned: int = 0) -> None:
+        self.reasoned = reasoned
+        self.reasoning_stopped: Reason | None = None
+        self.stopped: Literal["repetition"] | None = None
+        self._rules = rules
+        self._parser = HarmonyParser()
+        self._place: Place | None = None
+        self._forced: deque[int] = deque()
+        self._matcher: Matcher | None = None
+        self._guard: RepetitionGuard | None = None
+        self._headers_from("first")
+        for token in opening:
+            self.accept(token)
+
+    @property
+    def _reasons(self) -> bool:
+        """Whether the content that is being written is reasoning."""
+        header = self._parser.header
+        return (
+            self._parser.state == "content"
+            and header is not None
+            and header.channel == "analysis"
+            and (header.recipient is None)
+        )
+
+    @property
+    def _may_reason(self) -> bool:
+        limit = self._rules.max_reasoning_tokens
+        return limit is None or self.reasoned < limit
+
+    def accept(self, token: int) -> None:
+        """The model, or its prompt, goes on with this token."""
+        if self._forced:
+            self._forced.popleft()
+        before = self._parser.state
+        started = any(isinstance(event, MessageStarted) for event in self._parser.feed(token))
+        if self._parser.state != "content":
+            self._follow(token, before)
+        elif started:
+            self._begin()
+        else:
+            self._continue(token)
+        if self._reasons and not self._may_reason:
+            self._close("limit")
+
+    def _follow(self, token: int, before: str) -> None:
+        """Through a header, or between messages."""
+        if self._parser.state == "between":
+            self._headers_from("between")
+        elif before == "content" and token == CHANNEL:  # which begins a message, if the last one was cut off
+            self._headers_from("channel")
+        elif token == START:
+            self._headers_from("start")
+        elif self._place is not None:
+            self._place = self._place.after(token)
+
+    def _headers_from(self, place: Literal["first", "start", "channel", "between"]) -> None:
+        if self._rules.recipients is not None:
+            self._place = getattr(legal_headers(self._rules.recipients, self._may_reason), place)
+
+    def _begin(self) -> None:
+        """A header is complete."""
+        header = self._parser.header
+        assert header is not None
+        grammar = self._rules.answer if header.channel == "final" else self._rules.arguments.get(header.recipient or "")
+        self._matcher = grammar.matcher(RETURN if header.channel == "final" else CALL) if grammar else None
+        shortest = CIRCLE_IN_REASONING if self._reasons else CIRCLE_ELSEWHERE
+        self._guard = RepetitionGuard(shortest) if self._rules.stop_circles else None
+
+    def _continue(self, token: int) -> None:
+        """With a body."""
+        if self._matcher is not None:
+            self._matcher.accept(token)
+        if self._reasons:
+            self.reasoned += 1
+        if self._guard is not None and self._guard.see(token):
+            if self._reasons:
+                self._close("repetition")
+            else:
+                self.stopped = "repetition"
+
+    def _close(self, reason: Reason) -> None:
+        if not self._forced:
+            self.reasoning_stopped = reason
+            self._forced.extend(close_and_answer())
+
+    def allowed(self) -> np.ndarray | int | None:
+        """None: every id; an id: that one; bool (V',): those that are True."""
+        if self._forced:
+            return self._forced[0]
+        if self._parser.state == "content":
+            return self._matcher.allowed() if self._matcher is not None else None
+        if self._place is None or not self._place.ways:
+            return None
+        ids = self._place.allowed
+        if len(ids) == 1:
+            return ids[0]
+        mask = np.zeros(LAST_TEXT_ID + 1, bool)
+        mask[list(ids)] = True
+        return mask
