@@ -10,7 +10,7 @@ import pytest
 
 from mlx_oss import ModelConfig, SamplingOptions, Transformer, generate_step, prefill
 from mlx_oss.errors import ContextError, OptionError
-from mlx_oss.sampling import Sampler
+from mlx_oss.sampling import LAST_ID, Sampler
 
 TOLERANCE = 1e-4
 CONTEXT = 64
@@ -227,3 +227,79 @@ def test_without_logprobs_the_tokens_are_the_same(model):
     assert [step.token for step in told] == [step.token for step in silent]
     assert all(isinstance(step.logprob, float) for step in told)
     assert all(step.logprob is None for step in silent)
+
+
+class Plan:
+    """A constraint by place, which checks that it is asked and told in turns; every id where nothing is planned."""
+
+    def __init__(self, plan: dict[int, int | list[int]]) -> None:
+        self.plan, self.told, self.asked = plan, list[int](), 0
+
+    def allowed(self) -> np.ndarray | int | None:
+        assert self.asked == len(self.told)
+        self.asked += 1
+        planned = self.plan.get(len(self.told))
+        if isinstance(planned, list):
+            mask = np.zeros(LAST_ID + 1, bool)
+            mask[planned] = True
+            return mask
+        return planned
+
+    def accept(self, token: int) -> None:
+        self.told.append(token)
+
+
+SAMPLED = [GREEDY, SamplingOptions(seed=7, temperature=2), SamplingOptions(seed=8, repetition_penalty=1.3, top_p=0.9)]
+
+
+@pytest.mark.parametrize("options", SAMPLED)
+def test_a_constraint_that_allows_everything_changes_nothing(model, options):
+    everything = Plan({place: list(range(LAST_ID)) for place in (2, 3, 9)})
+    free = list(generate_step(model, PROMPT, options, max_tokens=15))
+    assert list(generate_step(model, PROMPT, options, max_tokens=15, constraint=everything)) == free
+    assert everything.told == [step.token for step in free]
+
+
+@pytest.mark.parametrize("options", SAMPLED)
+def test_only_allowed_ids_are_chosen_and_each_is_the_sampler_s_choice_among_them(model, options):
+    allowed = {place: list(range(place % 5, 53, 5)) for place in range(0, 20, 2)} | {5: [17]}
+    steps = list(generate_step(model, PROMPT, options, max_tokens=20, constraint=Plan(allowed)))
+    sampler, tokens = Sampler(options), list(PROMPT)
+    for place, step in enumerate(steps):
+        mask = mx.array([not (place in allowed and id_ not in allowed[place]) for id_ in range(53)])
+        logits = sampler.logits(forward(model, tokens)[-1], tokens, mask)
+        assert step.token == sampler.sample(logits).item()
+        assert place not in allowed or step.token in allowed[place]
+        assert step.logprob == pytest.approx(log_softmax(logits)[step.token], abs=TOLERANCE)
+        tokens.append(step.token)
+
+
+@pytest.mark.parametrize("options", SAMPLED)
+def test_what_is_forced_comes_and_what_is_drawn_after_it_does_not_depend_on_that(model, options):
+    """If the model would have written it anyway, all is as without a constraint."""
+    free = tokens_of(model, options, max_tokens=15)
+    as_it_would = Plan({place: free[place] for place in (0, 4, 5, 6)})
+    assert tokens_of(model, options, max_tokens=15, constraint=as_it_would) == free
+    other = Plan({place: (free[place] + 1) % 53 for place in (0, 4, 5, 6)})
+    forced = tokens_of(model, options, max_tokens=15, constraint=other)
+    assert [forced[place] for place in (0, 4, 5, 6)] == [other.plan[place] for place in (0, 4, 5, 6)]
+
+
+def test_alternatives_are_among_what_is_allowed(model):
+    constraint = Plan({0: [3, 5, 8], 1: 4})
+    options = SamplingOptions(temperature=0, top_logprobs=6)
+    masked, forced = generate_step(model, PROMPT, options, max_tokens=2, constraint=constraint)
+    assert sorted(token for token, _ in masked.top_logprobs) == [3, 5, 8]
+    assert sum(np.exp(logprob) for _, logprob in masked.top_logprobs) == pytest.approx(1, abs=1e-5)
+    assert (forced.token, forced.logprob, forced.top_logprobs) == (4, 0.0, ())
+
+
+@pytest.mark.parametrize("taken", [1, 3, 6])
+def test_closing_early_leaves_the_cache_at_the_last_token_with_a_constraint_too(model, taken):
+    cache = model.make_cache()
+    steps = generate_step(model, PROMPT, GREEDY, cache=cache, constraint=Plan({2: 7, 3: [1, 2], 4: 9}))
+    tokens = [step.token for step in itertools.islice(steps, taken)]
+    steps.close()
+    assert cache.offset == len(PROMPT) + taken
+    logits = prefill(model, [40], cache)
+    assert np.abs(np.array(logits - forward(model, [*PROMPT, *tokens, 40])[-1])).max() < TOLERANCE

@@ -29,7 +29,7 @@ ORDER = """
     model
     tokenizer
     harmony
-    tools
+    constrain tools
     convert
     nano
     loader generate

@@ -1,8 +1,7 @@
 """Legal headers of assistant messages, as a graph of the texts they may have.
 
 Legality is about text: tokens may be cut anywhere, so that the likeliest legal continuation is never ruled out for the
-way it is spelled. A text token is allowed where its bytes lead on to some legal header. Knows nothing of
-bodies.
+way it is spelled: a text token is allowed where its bytes lead on to some legal header. Knows nothing of bodies.
 The forms are those of openai/harmony `docs/format.md` and those the model is seen to write: the recipient before the
 channel or after it, a content type with `<|constrain|>` or without, with a blank before it or without.
 """

@@ -1,0 +1,122 @@
+"""Whatever a grammar lets through to its end is valid, by jsonschema and `re`."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_oss.constrain.grammar import Grammar
+from mlx_oss.errors import OptionError
+from mlx_oss.tokenizer import CALL, N_RANKS, RETURN, load_tokenizer
+from tests.constrain.schemas import schemas, walk
+from tests.harmony import strategies
+
+SCHEMAS = int(os.environ.get("CONSTRAINED_SCHEMAS", "100"))
+
+
+@strategies.examples(SCHEMAS)
+@given(schemas, st.randoms(use_true_random=False))
+def test_every_finished_text_is_valid_by_its_schema(schema, draw):
+    text = walk(Grammar.of_schema("the answer", schema).matcher(RETURN), RETURN, draw)
+    if text is not None:
+        jsonschema.validate(json.loads(text), schema)
+
+
+@strategies.examples(100)
+@given(strategies.schemas.filter(lambda schema: isinstance(schema, dict)), st.randoms(use_true_random=False))
+def test_any_schema_is_held_to_or_refused(schema, draw):
+    try:
+        grammar = Grammar.of_schema("tool 'f'", schema)
+    except OptionError as error:
+        assert "tool 'f'" in str(error)
+        return
+    text = walk(grammar.matcher(CALL), CALL, draw, most=100)
+    if text is not None and is_sound(schema):
+        jsonschema.validate(json.loads(text), schema)
+
+
+def is_sound(schema: dict) -> bool:
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("regex", [r"\d{4}-\d{2}", "(yes|no)[.!]?", r"[^a-z]{3,5}", "ä+ö?", ".{0,10}"])
+def test_every_finished_text_matches_its_regular_expression(regex):
+    grammar, finished = Grammar.of_regex("the answer", regex), 0
+    for seed in range(10):
+        text = walk(grammar.matcher(RETURN), RETURN, random.Random(seed))
+        if text is not None:
+            assert re.fullmatch(regex, text)
+            finished += 1
+    assert finished > 5
+
+
+def test_a_finished_body_may_only_end():
+    matcher = Grammar.of_schema("tool 'f'", {"type": "object", "additionalProperties": False}).matcher(CALL)
+    for token in load_tokenizer().encode("{}"):
+        allowed = matcher.allowed()
+        assert allowed[token] and not allowed[N_RANKS:].any()
+        matcher.accept(token)
+    assert matcher.allowed() == CALL
+
+
+def test_a_body_that_could_be_longer_may_end_too_but_not_begin_another_message():
+    matcher = Grammar.of_regex("the answer", "ab*").matcher(RETURN)
+    matcher.accept(load_tokenizer().encode("a")[0])
+    assert np.flatnonzero(matcher.allowed()[N_RANKS:]).tolist() == [RETURN - N_RANKS]
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"not": {"type": "string"}}, "Unimplemented keys"),
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"type": "date"}, "Invalid type: date"),
+        ({"type": "integer", "minimum": 3, "maximum": 1}, "minimum"),
+        ({"enum": [{1, 2}]}, "no JSON schema"),
+    ],
+)
+def test_a_schema_that_cannot_be_held_to_is_refused_with_its_name_and_the_reason(schema, reason):
+    with pytest.raises(OptionError, match=f"tool 'f'.*{reason}"):
+        Grammar.of_schema("tool 'f'", schema)
+
+
+def test_a_regular_expression_that_cannot_be_read_is_refused():
+    with pytest.raises(OptionError, match=r"the answer cannot be held to.*unclosed group"):
+        Grammar.of_regex("the answer", "(a|b")
+
+
+def test_blanks_do_not_go_on_for_ever():
+    matcher = Grammar.of_schema("the answer", {"type": "object"}).matcher(RETURN)
+    matcher.accept(load_tokenizer().encode("{")[0])
+    (blank,) = load_tokenizer().encode("\n")
+    count = 0
+    while matcher.allowed()[blank]:
+        matcher.accept(blank)
+        count += 1
+        assert count < 100
+
+
+def test_without_llguidance_an_error_says_what_to_install():
+    program = (
+        "import sys; sys.modules['llguidance'] = None\n"
+        "from mlx_oss.constrain.grammar import Grammar, is_installed\n"
+        "from mlx_oss.errors import OptionError\n"
+        "try: Grammar.of_regex('the answer', 'a')\n"
+        "except OptionError as error: print(error)"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "pip install 'mlx-oss[constrain]'" in out
