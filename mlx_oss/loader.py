@@ -19,6 +19,7 @@ from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
 from mlx_oss.device import keep_resident, on_gpu
 from mlx_oss.errors import CheckpointError, OptionError
 from mlx_oss.model import Transformer
+from mlx_oss.offload import install
 from mlx_oss.tensorfile import TensorInfo, read_folder
 
 if TYPE_CHECKING:
@@ -54,8 +55,11 @@ def load(path: str | Path | None = None, *, dtype: DType = "auto") -> tuple[Tran
     return load_model(path, dtype=dtype), load_tokenizer()
 
 
-def load_model(path: str | Path, *, dtype: DType = "auto") -> Transformer:
-    """The model alone; see `load`."""
+def load_model(path: str | Path, *, dtype: DType = "auto", slots: int | None = None) -> Transformer:
+    """The model alone; see `load`.
+
+    slots  how many experts of each layer are in memory, the others being read when they are needed; None: all of them
+    """
     activations = _activation_dtype(dtype)
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -67,14 +71,19 @@ def load_model(path: str | Path, *, dtype: DType = "auto") -> Transformer:
     _check(config, folder, tensors, specs)
     keep_resident()
     fused = {target: _fused_spec([specs[m] for m in members]) for target, members in _fusions(config)}
-    model = Transformer(config, {target: spec for target, spec in fused.items() if spec is not None})
+    quantized = {target: spec for target, spec in fused.items() if spec is not None}
+    model = Transformer(config, quantized)
     arrays: dict[str, mx.array] = {}
     for file in {tensor.file: None for tensor in tensors.values()}:
         loaded = mx.load(str(file))
         assert isinstance(loaded, dict)
         arrays.update(loaded)
     weights: list[tuple[str, mx.array]] = []
+    if slots:
+        weights += install(model, slots, tensors, arrays, specs, quantized, activations)
     for target, members in _fusions(config):
+        if f"{members[0]}.weight" not in arrays:  # it stays on disk
+            continue
         made = _module(arrays, members, specs, fused[target], activations)
         mx.eval(made)
         weights += [(f"{target}.{suffix}", array) for suffix, array in made.items()]

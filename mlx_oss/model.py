@@ -140,14 +140,19 @@ class Experts(nn.Module):
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array, residual: mx.array) -> mx.array:
         """x and residual (B, L, C), experts and weights (B, L, T) -> residual + experts' outputs (B, L, C)."""
         B, L, T = experts.shape
-        flat, rows = experts.flatten(), x.reshape(B * L, 1, -1)
-        if flat.size < SORT_FROM:
-            y = self._forward(rows, flat, sorted_indices=False)
-        else:
-            order = mx.argsort(flat)
-            y = self._forward(rows[order // T], flat[order], sorted_indices=True)[mx.argsort(order)]
+        y = self.outputs(x.reshape(B * L, 1, -1), experts.flatten(), B * L * T >= SORT_FROM)
         out = mx.addmm(residual.reshape(B * L, 1, -1), weights.reshape(B * L, 1, T), y.reshape(B * L, T, -1))
         return out.reshape(B, L, -1)
+
+    def outputs(self, x: mx.array, experts: mx.array, sort: bool) -> mx.array:
+        """x (n, 1, C), experts (N,) -> (N, 1, C): what each expert makes of its row; each row serves N / n experts in
+        turn. `sort` computes an expert's rows together; it changes no result.
+        """
+        if not sort:
+            return self._forward(x, experts, sorted_indices=False)
+        order = mx.argsort(experts)
+        rows = order // (experts.size // x.shape[0])
+        return self._forward(x[rows], experts[order], sorted_indices=True)[mx.argsort(order)]
 
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C)."""
@@ -228,16 +233,23 @@ class Transformer(nn.Module):
         return self.logits(self.hidden(tokens, cache))
 
     def hidden(self, tokens: mx.array, cache: Cache | None = None) -> mx.array:
-        """tokens (B, L) int -> final hidden states (B, L, C), normalised; `logits` turns those wanted into logits."""
+        """tokens (B, L) int -> final hidden states (B, L, C), normalised; `logits` turns those wanted into logits.
+
+        What interrupts it steps the cache back to where it was, or before that (see `Cache.rewind`).
+        """
         cache = self.make_cache() if cache is None else cache
-        L, window = tokens.shape[1], self.config.sliding_window
+        start, L, window = cache.offset, tokens.shape[1], self.config.sliding_window
         full: mx.array | str | None = "causal" if L > 1 else None
         sliding = full
-        if L > 1 and cache.offset + L > window:
-            sliding = sliding_mask(min(cache.offset, window - 1), L, window)
-        x = self.embed_tokens(tokens).astype(self.dtype)
-        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-            x = layer(x, sliding if isinstance(layer_cache, RotatingKVCache) else full, layer_cache)
+        if L > 1 and start + L > window:
+            sliding = sliding_mask(min(start, window - 1), L, window)
+        try:
+            x = self.embed_tokens(tokens).astype(self.dtype)
+            for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+                x = layer(x, sliding if isinstance(layer_cache, RotatingKVCache) else full, layer_cache)
+        except BaseException:  # weights on disk cannot be read, Ctrl-C: the layers stand at different positions
+            cache.rewind(min(start, cache.offset))
+            raise
         return self.norm(x)
 
     def logits(self, hidden: mx.array) -> mx.array:

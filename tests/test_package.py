@@ -27,6 +27,7 @@ ORDER = """
     mxfp4 rope layout tensorfile device
     cache sampling
     model
+    offload
     tokenizer
     harmony
     constrain tools
@@ -43,7 +44,8 @@ ORDER = """
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 KNOW_MLX = set(
-    "device cache sampling model loader generate session_file nano convert.affine bench.kernels bench.worker".split()
+    "device cache sampling model loader generate session_file nano convert.affine bench.kernels bench.worker "
+    "offload.install offload.experts offload.embedding offload.buffers".split()
 )
 
 

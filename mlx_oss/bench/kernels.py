@@ -48,7 +48,7 @@ def bytes_per_token(model: Transformer) -> int:
     for name, array in parameters:
         share = 1.0
         if ".experts." in name:
-            share = config.num_experts_per_tok / config.num_local_experts
+            share = config.num_experts_per_tok / array.shape[0]
         elif name.startswith("embed_tokens."):
             share = 1 / config.vocab_size
         total += round(array.nbytes * share)

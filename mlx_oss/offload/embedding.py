@@ -1,0 +1,55 @@
+"""An embedding that stays on disk: the rows of the tokens that come are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_oss.config import QuantizationSpec
+from mlx_oss.offload.buffers import STORED, allocated, bytes_of
+from mlx_oss.offload.reader import File, Reader
+from mlx_oss.tensorfile import TensorInfo
+
+
+class EmbeddingOnDisk:
+    """tokens (...) int -> (..., C), with the values that `nn.Embedding` and `nn.QuantizedEmbedding` give.
+
+    tensors  what is stored, by suffix: `weight`, or `weight`, `scales` and perhaps `biases` as `spec` says
+    dtype    of the result where it is quantised, as then scales are held in it; else it is as stored
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, TensorInfo],
+        files: Mapping[Path, File],
+        spec: QuantizationSpec | None,
+        dtype: mx.Dtype,
+        reader: Reader,
+    ) -> None:
+        self._tensors, self._files, self._spec, self._dtype, self._reader = tensors, files, spec, dtype, reader
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        ids, place = np.unique(np.array(tokens), return_inverse=True)
+        with self._reader.lock:
+            rows = {
+                suffix: self._rows(tensor, self._files[tensor.file], ids) for suffix, tensor in self._tensors.items()
+            }
+        values = rows["weight"]
+        if spec := self._spec:
+            scales, biases = self._scales(rows["scales"]), rows.get("biases")
+            biases = None if biases is None else self._scales(biases)
+            values = mx.dequantize(values, scales, biases, spec.group_size, spec.bits, spec.mode)
+        return values[mx.array(place.reshape(tokens.shape))]
+
+    def _scales(self, stored: mx.array) -> mx.array:
+        return stored.astype(self._dtype) if mx.issubdtype(stored.dtype, mx.floating) else stored
+
+    def _rows(self, tensor: TensorInfo, file: File, ids: np.ndarray) -> mx.array:
+        stored = allocated((len(ids), *tensor.shape[1:]), STORED[tensor.dtype])
+        into, nbytes = bytes_of(stored), tensor.nbytes // tensor.shape[0]
+        parts = ((file, tensor.start + int(row) * nbytes, into[n * nbytes :][:nbytes]) for n, row in enumerate(ids))
+        self._reader.finish(self._reader.start(parts))
+        return stored

@@ -1,0 +1,162 @@
+"""Experts on disk give the resident model's bits: every budget, every routing, prefill and decode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_oss import Transformer, load_model
+from mlx_oss.device import on_gpu
+from mlx_oss.generate import generate_step, prefill
+from mlx_oss.offload import experts as offloaded
+from mlx_oss.offload import reads
+from mlx_oss.sampling import SamplingOptions
+from tests.conftest import SHAPES
+from tests.offload.conftest import MANY, ROUTINGS, dims
+
+pytestmark = pytest.mark.skipif(on_gpu(), reason="kernels of Metal differ by the number of rows they are given")
+
+
+def ids(model: Transformer, length: int, seed: int = 3) -> list[int]:
+    return np.random.default_rng(seed).integers(0, model.config.vocab_size, length).tolist()
+
+
+def run(model: Transformer) -> list[np.ndarray]:
+    """Logits after prompts in chunks of several sizes, sorted and unsorted, and after each of some tokens."""
+    cache, made = model.make_cache(), []
+    for length, chunk in ((70, 33), (5, 5), (1, 1)):
+        made.append(np.array(prefill(model, ids(model, length), cache, chunk=chunk).astype(mx.float32)))
+    made += [np.array(model(mx.array([[token]]), cache).astype(mx.float32)) for token in ids(model, 6, seed=4)]
+    return [*made, np.array(model(mx.array([ids(model, 9), ids(model, 9, seed=5)])).astype(mx.float32))]
+
+
+def budgets(shape: str) -> list[int]:
+    """From the fewest slots to one for each expert; of many, some."""
+    least, most = max(dims(shape)["num_experts_per_tok"], 2), dims(shape)["num_local_experts"]
+    return sorted({*range(least, min(most, 8) + 1), least + 5, most - 1, most} & set(range(least, most + 1)))
+
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+@pytest.mark.parametrize("shape", [*SHAPES, *MANY])
+def test_logits_are_the_resident_models_bit_for_bit(routed, shape, routing):
+    folder = routed(shape, routing)
+    wanted = run(load_model(folder, dtype="float32"))
+    for slots in budgets(shape):
+        made = run(load_model(folder, dtype="float32", slots=slots))
+        assert all(np.array_equal(a, b) for a, b in zip(made, wanted, strict=True)), slots
+
+
+def test_routing_is_as_the_tests_want_it(routed):
+    """Skewed routing needs few experts, random routing nearly all."""
+    needed = {}
+    for routing in ROUTINGS:
+        model = load_model(routed("32 experts", routing), slots=32)
+        model(mx.array([ids(model, 70)]))
+        needed[routing] = reads(model).misses / len(model.layers)
+    assert needed["skewed"] < 12 < 22 < needed["random"]
+
+
+@pytest.mark.parametrize("slots", [4, 5, 8, 31])
+def test_tokens_sampled_are_the_same(routed, slots):
+    options = SamplingOptions(seed=5, temperature=1.0)
+    resident, model = (load_model(routed("32 experts"), slots=count) for count in (None, slots))
+    made = [
+        [(step.token, step.logprob) for step in generate_step(m, ids(m, 40), options, max_tokens=20)]
+        for m in (resident, model)
+    ]
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("slots", [4, 5, 9, 20, 32])
+def test_a_chunk_reads_each_expert_it_needs_at_most_once_a_layer(routed, slots, monkeypatch):
+    model, begun = load_model(routed("32 experts"), slots=slots), []
+    begin = offloaded.OffloadedExperts._begin
+
+    def recorded(self, group, keep):
+        begun.extend((id(self), expert) for expert in group if self._slots.of[expert] < 0)
+        return begin(self, group, keep)
+
+    monkeypatch.setattr(offloaded.OffloadedExperts, "_begin", recorded)
+    for seed in range(3):
+        begun.clear()
+        model(mx.array([ids(model, 50, seed)]))
+        assert len(begun) == len(set(begun))
+        assert slots == 32 or begun
+
+
+@pytest.mark.parametrize("slots", [4, 17, 32])
+def test_what_is_read_is_counted(routed, slots):
+    folder = routed("32 experts")
+    model = load_model(folder, slots=slots)
+    assert reads(model).nbytes == 0 and reads(model).hit_rate == 1
+    for token in ids(model, 30):
+        model(mx.array([[token]]))
+    made, c = reads(model), model.config
+    values = 3 * c.hidden_size * c.intermediate_size
+    assert made.hits + made.misses == 30 * c.num_hidden_layers * c.num_experts_per_tok
+    assert made.nbytes == made.misses * (values // 2 + values // 32) + 30 * 2 * c.hidden_size
+    assert 0 < made.hit_rate < 1 and made.seconds > 0
+    assert reads(load_model(folder)) == type(made)()
+
+
+def test_all_experts_in_slots_are_read_once(routed):
+    model = load_model(routed("32 experts"), slots=32)
+    for seed in range(4):
+        model(mx.array([ids(model, 50, seed)]))
+    assert reads(model).misses <= 32 * len(model.layers)
+
+
+def test_calls_that_nobody_waits_for_do_not_disturb_one_another(routed):
+    """MLX computes late: what a call reads from slots must be done before the next one overwrites them."""
+    resident, model = (load_model(routed("32 experts"), slots=count) for count in (None, 4))
+    prompts = [mx.array([ids(model, 3, seed)]) for seed in range(6)]
+    waiting = [model(prompt) for prompt in prompts]
+    for prompt, logits in zip(prompts, waiting, strict=True):
+        assert mx.array_equal(logits, resident(prompt))
+
+
+def stored(folder: Path, target: Path, change: Callable[[dict, dict], None]) -> Path:
+    """A copy whose config and tensors are changed."""
+    import json
+
+    target.mkdir()
+    config, tensors = json.loads((folder / "config.json").read_text()), {}
+    for file in folder.glob("*.safetensors"):
+        tensors |= mx.load(str(file))
+    change(config, tensors)
+    (target / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(target / "model.safetensors"), tensors)
+    return target
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["as converted", "affine experts", "quantised embedding", "float16", "float32"])
+def test_folders_stored_otherwise_give_the_same_bits(routed, tmp_path, kind, dtype):
+    affine = {"group_size": 32, "bits": 4, "mode": "affine"}
+
+    def change(config, tensors):
+        for name in [name for name in tensors if name.endswith(".weight")]:
+            path = name.removesuffix(".weight")
+            if kind == "affine experts" and ".experts." in path:
+                scales = tensors.pop(f"{path}.scales")
+                dense = mx.dequantize(tensors[name], scales, group_size=32, bits=4, mode="mxfp4")
+            elif kind == "quantised embedding" and path == "model.embed_tokens":
+                dense = tensors[name]
+            else:
+                continue
+            parts = mx.quantize(dense.astype(mx.bfloat16), **affine)
+            tensors |= dict(zip((f"{path}.{s}" for s in ("weight", "scales", "biases")), parts, strict=True))
+            config["quantization"][path] = affine
+        if kind.startswith("float"):
+            for name in [name for name in tensors if tensors[name].dtype == mx.bfloat16]:
+                tensors[name] = tensors[name].astype(getattr(mx, kind))
+
+    folder = stored(routed("tiny"), tmp_path / "stored", change)
+    wanted = run(load_model(folder, dtype=dtype))
+    for slots in (3, 5):
+        made = run(load_model(folder, dtype=dtype, slots=slots))
+        assert all(np.array_equal(a, b) for a, b in zip(made, wanted, strict=True))

@@ -1,0 +1,230 @@
+"""What can go wrong while weights are read: a sentence, a session that keeps its text, and nothing left behind."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_oss import ChatSession, SamplingOptions, load_model, load_tokenizer
+from mlx_oss.errors import CheckpointError
+from mlx_oss.generate import generate_step
+from mlx_oss.nano import nano_folder
+from mlx_oss.offload import reader
+from mlx_oss.offload.reader import File
+from tests.offload.conftest import weights_file
+
+GREEDY = SamplingOptions(temperature=0, logprobs=False)
+PROMPT = list(range(20, 32))
+
+
+@pytest.fixture
+def nano(tmp_path) -> Path:
+    """A nano of its own, to be damaged."""
+    return Path(shutil.copytree(nano_folder(), tmp_path / "nano"))
+
+
+@pytest.fixture
+def failing_disk(monkeypatch):
+    """break_() makes every read fail, mend() stops that."""
+    read = reader._pread
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    class Disk:
+        def break_(self) -> None:
+            monkeypatch.setattr(reader, "_pread", fail)
+
+        def mend(self) -> None:
+            monkeypatch.setattr(reader, "_pread", read)
+
+    return Disk()
+
+
+def broken_turn(session: ChatSession, damage) -> tuple[str, str]:
+    """A turn in which `damage` happens once some text is there: that text, and what the error says."""
+    said = ""
+    with pytest.raises(CheckpointError) as caught:
+        for event in session.send("What can you do?"):
+            said += getattr(event, "text", "")
+            if len(said) > 20:
+                damage()
+    return said, str(caught.value)
+
+
+def test_a_file_cut_short_in_the_middle_of_an_answer_is_named_and_the_session_goes_on(nano):
+    model, tokenizer = load_model(nano, slots=4), load_tokenizer()
+    session = ChatSession(model, tokenizer, options=GREEDY)
+    file = weights_file(nano)
+    content = file.read_bytes()
+    said, message = broken_turn(session, lambda: os.truncate(file, 0))
+    assert str(file) in message and "is cut short" in message and "load the model again" in message
+    kept = "".join(str(m.content) for m in session.messages if m.role == "assistant")
+    assert said and kept.startswith(said[:20]) and session.messages[0].content == "What can you do?"
+    with pytest.raises(CheckpointError):  # and again, as long as it is so
+        session.ask("Hello!")
+    session.undo()
+    with file.open("r+b") as mended:
+        mended.write(content)
+    undisturbed = ChatSession(load_model(nano), tokenizer, options=GREEDY)
+    again = session.edit(0, "What can you do?")
+    assert [e for e in again if hasattr(e, "text")] == [
+        e for e in undisturbed.send("What can you do?") if hasattr(e, "text")
+    ]
+
+
+def test_a_read_that_fails_is_told_with_its_reason_and_the_next_turn_is_right(nano, failing_disk):
+    model, tokenizer = load_model(nano, slots=4), load_tokenizer()
+    session = ChatSession(model, tokenizer, options=GREEDY)
+    _, message = broken_turn(session, failing_disk.break_)
+    assert str(weights_file(nano)) in message and "Input/output error" in message
+    failing_disk.mend()
+    session.clear()
+    assert session.ask("Hello!").text == ChatSession(load_model(nano), tokenizer, options=GREEDY).ask("Hello!").text
+
+
+def test_a_file_that_is_removed_does_no_harm_while_the_model_is_there(nano):
+    model, tokenizer = load_model(nano, slots=4), load_tokenizer()
+    wanted = ChatSession(load_model(nano), tokenizer, options=GREEDY).ask("Hello!").text
+    weights_file(nano).unlink()
+    assert ChatSession(model, tokenizer, options=GREEDY).ask("Hello!").text == wanted
+    with pytest.raises(CheckpointError, match="is missing"):
+        load_model(nano, slots=4)
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 5, 9, 30])
+def test_a_cache_stands_at_one_position_after_a_failed_read_and_goes_on_from_there(routed, after, failing_disk):
+    folder = routed("32 experts")
+    model, resident = load_model(folder, slots=4), load_model(folder)
+    cache, seen = model.make_cache(), list(PROMPT)
+    try:
+        for step in generate_step(model, PROMPT, GREEDY, cache=cache, max_tokens=60):
+            seen.append(step.token)
+            if len(seen) - len(PROMPT) > after:
+                failing_disk.break_()
+    except CheckpointError:
+        pass
+    assert {layer.offset for layer in cache.layers} == {cache.offset} and cache.offset <= len(seen)
+    failing_disk.mend()
+    rest = mx.array([[*seen[cache.offset :], 7]])
+    wanted = resident(mx.array([[*seen, 7]]))[0, -1]
+    assert mx.allclose(model(rest, cache)[0, -1], wanted, rtol=0, atol=1e-4)
+
+
+def test_an_interruption_at_any_wait_leaves_a_model_that_is_right(routed, monkeypatch):
+    folder = routed("32 experts")
+    model, tokens = load_model(folder, slots=4), mx.array([PROMPT])
+    wanted, waits, real = np.array(load_model(folder)(tokens)), [0], reader.wait
+
+    def interrupted(futures):
+        waits[0] -= 1
+        if waits[0] == 0:
+            raise KeyboardInterrupt
+        return real(futures)
+
+    monkeypatch.setattr(reader, "wait", interrupted)
+    for number in (1, 2, 3, 4, 7, 11, 20):
+        waits[0] = number
+        with pytest.raises(KeyboardInterrupt):
+            model(tokens)
+        assert np.array_equal(np.array(model(tokens)), wanted)
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"absent.*No such file"):
+        File(tmp_path / "absent")
+
+
+def test_reads_that_come_in_pieces_are_put_together(routed, monkeypatch):
+    real = reader._pread
+    monkeypatch.setattr(reader, "_pread", lambda file, into, start: real(file, into[:1000], start))
+    model, resident = load_model(routed("32 experts"), slots=4), load_model(routed("32 experts"))
+    assert mx.array_equal(model(mx.array([PROMPT])), resident(mx.array([PROMPT])))
+
+
+def test_without_preadv_the_bytes_are_the_same(routed, monkeypatch):
+    monkeypatch.delattr(os, "preadv", raising=False)
+    model, resident = load_model(routed("32 experts"), slots=4), load_model(routed("32 experts"))
+    assert mx.array_equal(model(mx.array([PROMPT])), resident(mx.array([PROMPT])))
+
+
+def readers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("mlx-oss-read")]
+
+
+def test_threads_and_files_end_with_the_model(routed):
+    gc.collect()
+    before = readers()
+    model = load_model(routed("32 experts"), slots=4)
+    model(mx.array([PROMPT]))
+    threads = [thread for thread in readers() if thread not in before]
+    descriptor = next(iter(model.layers[0].mlp.experts._sources)).origin._descriptor
+    assert threads and os.fstat(descriptor)
+    del model
+    gc.collect()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+
+
+def test_two_threads_may_use_one_model(routed):
+    """Each has its own streams; calls take turns."""
+    folder = routed("32 experts")
+    model, resident = load_model(folder, slots=4), load_model(folder)
+    prompts = [np.random.default_rng(seed).integers(0, 300, (1, 12)) for seed in range(4)]
+    wanted = [np.array(resident(mx.array(prompt))) for prompt in prompts]
+    right = []
+
+    def use(number: int) -> None:
+        made = [np.array(model(mx.array(prompts[number]))) for _ in range(6)]
+        right.append(all(np.array_equal(logits, wanted[number]) for logits in made))
+
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert right == [True] * 4
+
+
+INTERRUPTED = """
+import sys, threading
+import mlx_oss
+from mlx_oss.generate import generate_step
+model = mlx_oss.load_model(sys.argv[1], slots=4)
+before = set(threading.enumerate())
+model(mlx_oss.loader.mx.array([[1, 2, 3]]))
+try:
+    while True:
+        for step in generate_step(model, [1, 2, 3], max_tokens=50):
+            print("token", flush=True)
+except KeyboardInterrupt:
+    others = [t for t in threading.enumerate() if not t.name.startswith("mlx-oss-read")]
+    print("interrupted", len(others) - len(before), flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_ctrl_c_ends_the_program(routed, number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(routed("32 experts"))], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for _ in range(1 + 7 * number):
+        assert process.stdout.readline() == "token\n"
+    process.send_signal(signal.SIGINT)
+    *_, last = process.communicate(timeout=60)[0].splitlines()
+    assert last == "interrupted 0" and process.returncode == 0
