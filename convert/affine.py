@@ -6,7 +6,8 @@ Computed on MLX's CPU device everywhere, so that every machine writes the same b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 
 import mlx.core as mx
 import numpy as np
@@ -14,25 +15,34 @@ import numpy as np
 from mlx_oss.config import QuantizationSpec
 from mlx_oss.tensorfile import TensorInfo
 
-from .quantized import Quantizer, float32
-from .recipes import CHUNK, Piece, Rows
+from .quantized import Loss, float32
+from .recipes import PIECE, Piece, Rows
+
+_MLX = Lock()  # recipes run in threads, MLX is not made for that
 
 
-class Affine(Quantizer):
-    """Parts: weight uint32, scales and biases bfloat16."""
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """Targets: weight uint32, scales and biases bfloat16."""
 
-    def __init__(self, values: Piece | Dequantized, columns: int, spec: QuantizationSpec):
-        super().__init__(values.source)
-        self.values, self.columns, self.spec = values, columns, spec
+    values: Piece | Dequantized
+    columns: int
+    spec: QuantizationSpec
+    loss: Loss = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loss", Loss(self.values.source))
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
         size, bits = self.spec.group_size, self.spec.bits
-        for chunk in self.values.chunks():
-            rows = chunk.view("<u2").reshape(-1, self.columns)
-            parts = mx.quantize(_bfloat16(rows), size, bits, stream=mx.cpu)
-            stored = mx.dequantize(*parts, size, bits, stream=mx.cpu)
-            self.measure(float32(rows), float32(_bits(stored)))
-            yield tuple(_bits(part).reshape(-1).view(np.uint8) for part in parts)
+        for (piece,) in self.values.pieces():
+            rows = piece.view("<u2").reshape(-1, self.columns)
+            with _MLX:
+                parts = mx.quantize(_bfloat16(rows), size, bits, stream=mx.cpu)
+                stored = _bits(mx.dequantize(*parts, size, bits, stream=mx.cpu))
+                packed = tuple(_bits(part).reshape(-1).view(np.uint8) for part in parts)
+            self.loss.add(float32(rows), float32(stored))
+            yield packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +58,18 @@ class Dequantized:
     def source(self) -> TensorInfo:
         return self.weight.source
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        rows = max(CHUNK // self.weight.row_bytes // 4, 1)
+    def pieces(self) -> Iterator[tuple[np.ndarray]]:
+        rows = max(PIECE // self.weight.row_bytes // 4, 1)
         size, bits = self.spec.group_size, self.spec.bits
-        parts = (self.weight.pieces(rows), self.scales.pieces(rows), self.biases.pieces(rows))
-        for weight, scales, biases in zip(*parts, strict=True):
-            words = mx.array(weight.view("<u4").reshape(-1, self.weight.row_bytes // 4))
-            factors, offsets = (
-                _bfloat16(part.view("<u2").reshape(-1, self.scales.row_bytes // 2)) for part in (scales, biases)
-            )
-            values = mx.dequantize(words, factors, offsets, size, bits, stream=mx.cpu)
-            yield _bits(values).reshape(-1).view(np.uint8)
+        parts = (part.runs(rows) for part in (self.weight, self.scales, self.biases))
+        for (weight,), *others in zip(*parts, strict=True):
+            with _MLX:
+                words = mx.array(weight.view("<u4").reshape(-1, self.weight.row_bytes // 4))
+                factors, offsets = (
+                    _bfloat16(part.view("<u2").reshape(-1, self.scales.row_bytes // 2)) for (part,) in others
+                )
+                values = _bits(mx.dequantize(words, factors, offsets, size, bits, stream=mx.cpu))
+            yield (values.reshape(-1).view(np.uint8),)
 
 
 def _bfloat16(bits: np.ndarray) -> mx.array:

@@ -16,7 +16,7 @@ from mlx_oss.layout import Shape
 from mlx_oss.tensorfile import TensorInfo
 
 from .quantized import float32
-from .recipes import EverySecond, Piece, Rows
+from .recipes import Halves, Piece, Rows
 from .taken import Taken
 
 _SCALE_OFFSET = 14
@@ -28,27 +28,27 @@ class MetalTaken(Taken):
 
     def whole(self, name: str, dtype: str, shape: Shape) -> Piece:
         if ".mlp.experts." in name:
-            return self._experts(name, dtype, shape, None)
+            return self._experts(name, dtype, shape, in_halves=False)
         rows = self.rows(name, dtype, shape)
         projection = name.split(".")[-2]
         if projection not in _FACTORS:
             return rows
         return Heads(rows, rows.nbytes // shape[0], self.source.config.head_dim, _FACTORS[projection])
 
-    def every_second(self, name: str, dtype: str, shape: Shape, first: int) -> Piece:
-        return self._experts(name, dtype, shape, first)
+    def halves(self, name: str, dtype: str, shape: Shape) -> Piece:
+        return self._experts(name, dtype, shape, in_halves=True)
 
-    def _experts(self, name: str, dtype: str, shape: Shape, first: int | None) -> Piece:
-        """All experts of a tensor, one after the other; `first` None: every row."""
+    def _experts(self, name: str, dtype: str, shape: Shape, in_halves: bool) -> Piece:
+        """All experts of a tensor, one after the other."""
         stem, _, _ = self._locate(name, shape)
-        parts: list[Rows | EverySecond] = []
+        parts: list[Rows | Halves] = []
         for expert in range(shape[0]):
             tensor = self._checked(f"{stem}.{expert}", dtype, (1, *shape[1:]))
             row_bytes = tensor.nbytes // shape[1]
-            if first is None:
-                parts.append(self._use(Rows(tensor, row_bytes, 0, tensor.nbytes)))
+            if in_halves:
+                parts.append(self._use(Halves(tensor, row_bytes)))
             else:
-                parts.append(self._use(EverySecond(tensor, row_bytes, first)))
+                parts.append(self._use(Rows(tensor, row_bytes, 0, tensor.nbytes)))
         return Experts(tuple(parts), _SCALE_OFFSET if name.endswith("_scales") else 0)
 
 
@@ -69,19 +69,19 @@ class Heads:
     def nbytes(self) -> int:
         return self.rows.nbytes
 
-    def chunks(self) -> Iterator[np.ndarray]:
+    def pieces(self) -> Iterator[tuple[np.ndarray]]:
         heads = Rows(self.source, self.head_dim * self.row_bytes, self.rows.start, self.rows.stop)
-        for piece in heads.chunks():
+        for (piece,) in heads.pieces():
             pairs = piece.view("<u2").reshape(-1, self.head_dim // 2, 2, self.row_bytes // 2)
             values = float32(np.ascontiguousarray(pairs.swapaxes(1, 2))) * np.float32(self.factor)
-            yield (values.view(np.uint32) >> 16).astype("<u2").reshape(-1).view(np.uint8)
+            yield ((values.view(np.uint32) >> 16).astype("<u2").reshape(-1).view(np.uint8),)
 
 
 @dataclass(frozen=True, slots=True)
 class Experts:
     """One tensor out of a piece for each expert, `offset` taken off every byte (of MXFP4 scales)."""
 
-    parts: tuple[Rows | EverySecond, ...]
+    parts: tuple[Rows | Halves, ...]
     offset: int
 
     @property
@@ -92,10 +92,10 @@ class Experts:
     def nbytes(self) -> int:
         return sum(part.nbytes for part in self.parts)
 
-    def chunks(self) -> Iterator[np.ndarray]:
+    def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
         for part in self.parts:
-            for piece in part.chunks():
-                if self.offset and piece.min(initial=0xFF) < self.offset:
+            for pieces in part.pieces():
+                if self.offset and min(piece.min(initial=0xFF) for piece in pieces) < self.offset:
                     tensor = part.source
                     raise CheckpointError(f"{tensor.file}: {tensor.name} holds an impossible scale: fetch it again")
-                yield piece - np.uint8(self.offset) if self.offset else piece
+                yield tuple(piece - np.uint8(self.offset) for piece in pieces) if self.offset else pieces

@@ -90,6 +90,7 @@ class Meter:
         if self.tell:
             self.tell(Progress(self.done, self.total, self.shards_done, self.shards, self.shard))
 
-    def finish_shard(self) -> None:
+    def finish_shard(self, name: str) -> None:
+        self.shard = name
         self.shards_done += 1
         self.advance(0)

@@ -23,9 +23,9 @@ _RECORD = "record.json"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What is known of a written tensor: its sha256 and, if it was quantised, its relative error."""
+    """What is known of a written tensor: its CRC-32 and, if it was quantised, its relative error."""
 
-    sha256: str
+    crc32: int
     error: float | None = None
 
 

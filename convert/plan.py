@@ -21,7 +21,7 @@ from mlx_oss.tensorfile import ITEMSIZE, TensorInfo
 from .metal_taken import MetalTaken
 from .options import Kind
 from .profiles import Specs
-from .quantized import Part, Quantizer
+from .quantized import Loss
 from .recipes import Piece, Recipe, Scales
 from .source import DENSE, METAL, MLX, Source
 from .taken import Taken
@@ -29,35 +29,47 @@ from .taken import Taken
 if TYPE_CHECKING:
     from .affine import Dequantized
 
-_GATE_UP = {"gate_proj": 0, "up_proj": 1}  # the released gate_up's even rows are gate, its odd rows up
+_Tensor = tuple[str, str, Shape]  # name, dtype, shape
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A tensor to write; dtype is safetensors' name. `quantizer` is there when this tensor is a quantised weight."""
+    """A tensor to write; dtype is safetensors' name. `loss` is there when this tensor is a quantised weight."""
 
     name: str
     dtype: str
     shape: Shape
-    recipe: Recipe
-    quantizer: Quantizer | None = None
+    loss: Loss | None = None
 
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * ITEMSIZE[self.dtype]
 
 
-def plan(source: Source, specs: Specs) -> list[list[Target]]:
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Targets that are written in one pass over the source: the pieces of `recipe` are theirs, in this order."""
+
+    targets: tuple[Target, ...]
+    recipe: Recipe
+
+    @property
+    def nbytes(self) -> int:
+        return sum(target.nbytes for target in self.targets)
+
+
+def plan(source: Source, specs: Specs) -> list[list[Job]]:
     """Every tensor of the MLX folder in the order of use, in units that stay together in a shard: a layer, or a tensor
     outside the layers. `specs` names the modules outside the experts that are to be quantised.
 
     Raises CheckpointError for a tensor that is missing, unknown, or of another shape or dtype than the config says.
     """
     taken = MetalTaken(source) if source.layout == METAL else Taken(source)
-    units: dict[str, list[Target]] = {}
-    for target in _targets(taken, specs):
-        layer = target.name.split(".")[2] if target.name.startswith("model.layers.") else target.name.rsplit(".", 1)[0]
-        units.setdefault(layer, []).append(target)
+    units: dict[str, list[Job]] = {}
+    for job in _jobs(taken, specs):
+        name = job.targets[0].name
+        unit = name.split(".")[2] if name.startswith("model.layers.") else name.rsplit(".", 1)[0]
+        units.setdefault(unit, []).append(job)
     taken.check_all_used()
     return list(units.values())
 
@@ -71,37 +83,40 @@ def kinds(tensors: Iterable[Target | TensorInfo]) -> tuple[Kind, ...]:
     return tuple(Kind(*key, len(alike), sum(alike)) for key, alike in counted.items())
 
 
-def _targets(taken: Taken, specs: Specs) -> Iterator[Target]:
-    config = taken.source.config
-    for path, shape, bias in layout.modules(config):
+def _jobs(taken: Taken, specs: Specs) -> Iterator[Job]:
+    experts = {MLX: _stored_experts, DENSE: _dense_experts}.get(taken.source.layout, _released_experts)
+    for path, shape, bias in layout.modules(taken.source.config):
         if layout.is_expert(path):
-            yield from _expert(path, shape, taken)
-        else:
-            yield from _module(path, shape, specs.get(path), taken)
-        if bias is not None and not layout.is_expert(path):
+            yield from experts(path, shape, taken)
+            continue
+        yield from _module(path, shape, specs.get(path), taken)
+        if bias is not None:
             yield _copy(f"{path}.bias", "BF16", bias, taken)
-    for name, shape in layout.plain_tensors(config).items():
+    for name, shape in layout.plain_tensors(taken.source.config).items():
         yield _copy(name, "BF16", shape, taken)
 
 
-def _copy(name: str, dtype: str, shape: Shape, taken: Taken) -> Target:
-    return Target(name, dtype, shape, taken.whole(name, dtype, shape))
+def _copy(name: str, dtype: str, shape: Shape, taken: Taken) -> Job:
+    return _job([(name, dtype, shape)], taken.whole(name, dtype, shape))
 
 
-def _module(path: str, shape: Shape, spec: QuantizationSpec | None, taken: Taken) -> Iterator[Target]:
+def _module(path: str, shape: Shape, spec: QuantizationSpec | None, taken: Taken) -> Iterator[Job]:
     """A module's weight as `spec` has it, from whatever the source has; its bias is another matter."""
     had = _stored_spec(path, taken.source)
+    stored = layout.stored_tensors(path, shape, None, spec)
     if spec == had:
-        for name, stored in layout.stored_tensors(path, shape, None, spec).items():
-            yield _copy(name, "U32" if spec and name.endswith(".weight") else "BF16", stored, taken)
+        for name, each in stored.items():
+            yield _copy(name, "U32" if spec and name.endswith(".weight") else "BF16", each, taken)
+        return
+    values = _values(path, shape, had, taken)
+    if spec is None:
+        yield _job([(f"{path}.weight", "BF16", shape)], values)
         return
     from .affine import Affine
 
-    values = _values(path, shape, had, taken)
-    if spec is None:
-        yield Target(f"{path}.weight", "BF16", shape, values)
-    else:
-        yield from _parts(Affine(values, shape[-1], spec), layout.stored_tensors(path, shape, None, spec))
+    affine = Affine(values, shape[-1], spec)
+    (weight, packed), *others = stored.items()
+    yield Job((Target(weight, "U32", packed, affine.loss), *(Target(n, "BF16", each) for n, each in others)), affine)
 
 
 def _values(path: str, shape: Shape, had: QuantizationSpec | None, taken: Taken) -> Piece | Dequantized:
@@ -126,41 +141,64 @@ def _stored_spec(path: str, source: Source) -> QuantizationSpec | None:
     return spec
 
 
-def _expert(path: str, shape: Shape, taken: Taken) -> Iterator[Target]:
-    """One projection's weight, scales and bias, from any layout."""
-    experts, rows, columns = shape
-    stored = layout.stored_tensors(path, shape, (experts, rows), MXFP4)
-    weight, scales, bias = stored
-    if taken.source.layout == MLX:
-        quantization = taken.source.config.quantization
-        if quantization is None or quantization.for_module(path) != MXFP4:
-            raise CheckpointError(f"{taken.source.folder}: {path} is not stored in MXFP4: convert the release")
-        yield _copy(weight, "U32", stored[weight], taken)
-        yield Target(scales, "U8", stored[scales], Scales(taken.whole(scales, "U8", stored[scales])))
-        yield _copy(bias, "BF16", stored[bias], taken)
+def _stored_experts(path: str, shape: Shape, taken: Taken) -> Iterator[Job]:
+    """One projection's weight, scales and bias out of an MLX folder."""
+    quantization = taken.source.config.quantization
+    if quantization is None or quantization.for_module(path) != MXFP4:
+        raise CheckpointError(f"{taken.source.folder}: {path} is not stored in MXFP4: convert the release")
+    weight, scales, bias = _expert_tensors(path, shape)
+    yield _copy(*weight, taken)
+    yield _job([scales], Scales(taken.whole(*scales)))
+    yield _copy(*bias, taken)
+
+
+def _released_experts(path: str, shape: Shape, taken: Taken) -> Iterator[Job]:
+    """down_proj, or gate_proj and up_proj together, out of MXFP4 blocks and scales."""
+    paths, released, (experts, rows, columns) = _released(path, shape)
+    if not paths:
         return
+    weight, scales, bias = zip(*(_expert_tensors(each, shape) for each in paths), strict=True)
+    take = taken.whole if len(paths) == 1 else taken.halves
+    blocks = columns // BLOCK
+    yield _job(weight, take(f"{released}_blocks", "U8", (experts, rows, blocks, BLOCK // 2)))
+    yield _job(scales, Scales(take(f"{released}_scales", "U8", (experts, rows, blocks))))
+    yield _job(bias, take(f"{released}_bias", "BF16", (experts, rows)))
+
+
+def _dense_experts(path: str, shape: Shape, taken: Taken) -> Iterator[Job]:
+    """down_proj, or gate_proj and up_proj together, out of a fine-tune's bfloat16 values."""
+    paths, released, (experts, rows, columns) = _released(path, shape)
+    if not paths:
+        return
+    tensors = [_expert_tensors(each, shape) for each in paths]
+    dense = taken.dense(released, (experts, columns, rows), len(paths))
+    targets: list[Target] = []
+    for (weight, scales, _), loss in zip(tensors, dense.losses, strict=True):
+        targets += Target(*weight, loss), Target(*scales)
+    yield Job(tuple(targets), dense)
+    take = taken.whole if len(paths) == 1 else taken.halves
+    yield _job([bias for _, _, bias in tensors], take(f"{released}_bias", "BF16", (experts, rows)))
+
+
+def _released(path: str, shape: Shape) -> tuple[tuple[str, ...], str, Shape]:
+    """(paths of the projections that a released tensor holds, its name, its shape were it not packed); no paths for
+    up_proj, which comes with gate_proj.
+
+    The even rows of the released gate_up are gate, the odd ones up.
+    """
+    experts, rows, columns = shape
     prefix, projection = path.rsplit(".", 1)
-    first = _GATE_UP.get(projection)
-    released = f"{prefix}.{projection if first is None else 'gate_up_proj'}"
-
-    def take(part: str, dtype: str, tail: Shape) -> Piece:
-        if first is None:
-            return taken.whole(f"{released}_{part}", dtype, (experts, rows, *tail))
-        return taken.every_second(f"{released}_{part}", dtype, (experts, 2 * rows, *tail), first)
-
-    if taken.source.layout == DENSE:
-        halves = 1 if first is None else 2
-        dense = taken.dense(released, (experts, columns, halves * rows), first or 0, halves)
-        yield from _parts(dense, {name: stored[name] for name in (weight, scales)})
-    else:
-        yield Target(weight, "U32", stored[weight], take("blocks", "U8", (columns // BLOCK, BLOCK // 2)))
-        yield Target(scales, "U8", stored[scales], Scales(take("scales", "U8", (columns // BLOCK,))))
-    yield Target(bias, "BF16", stored[bias], take("bias", "BF16", ()))
+    if projection == "down_proj":
+        return (path,), path, shape
+    paths = (path, f"{prefix}.up_proj") if projection == "gate_proj" else ()
+    return paths, f"{prefix}.gate_up_proj", (experts, 2 * rows, columns)
 
 
-def _parts(quantizer: Quantizer, stored: dict[str, Shape]) -> Iterator[Target]:
-    """The tensors of one quantised weight; `stored` names its parts in order, the packed weight first."""
-    small = "BF16" if len(stored) == 3 else "U8"  # affine scales and biases, or MXFP4 scales
-    for number, (name, shape) in enumerate(stored.items()):
-        part = Part(quantizer, number)
-        yield Target(name, small if number else "U32", shape, part, None if number else quantizer)
+def _expert_tensors(path: str, shape: Shape) -> tuple[_Tensor, _Tensor, _Tensor]:
+    """The weight, scales and bias that a projection of the experts is stored as."""
+    (weight, packed), (scales, groups), (bias, rows) = layout.stored_tensors(path, shape, shape[:2], MXFP4).items()
+    return (weight, "U32", packed), (scales, "U8", groups), (bias, "BF16", rows)
+
+
+def _job(tensors: Iterable[_Tensor], recipe: Recipe) -> Job:
+    return Job(tuple(Target(*tensor) for tensor in tensors), recipe)

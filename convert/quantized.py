@@ -1,4 +1,4 @@
-"""Recipes that quantise: one pass over the source gives the packed weight and, on the way, its much smaller scales.
+"""Recipes that quantise: one pass over the source gives packed weights and their scales, and measures what was lost.
 
 Here what affine and MXFP4 quantisation share, and the MXFP4 quantisation of fine-tuned experts (NumPy); `affine` has
 the rest, which needs MLX. Knows nothing of names and models.
@@ -7,9 +7,7 @@ the rest, which needs MLX. Knows nothing of names and models.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,38 +20,18 @@ from .recipes import read
 _SLAB = 256  # output rows quantised at a time: they fit the processor's cache
 
 
-class Quantizer(ABC):
-    """Source values -> parts: part 0 the packed weight, the others its scales (and affine biases)."""
+class Loss:
+    """The relative error of a quantised weight: |value - stored| / |value|, both as Euclidean norms; 0 if all are 0."""
 
     def __init__(self, source: TensorInfo):
         self.source = source
-        self._kept: dict[int, list[np.ndarray]] = {}
         self._lost = self._power = 0.0
 
-    @abstractmethod
-    def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
-        """The bytes of all parts, piece by piece, as newly made uint8 vectors."""
-
-    @property
-    def relative_error(self) -> float:
-        """Of the values passed so far: |value - stored| / |value|, both as Euclidean norms; 0 where all are 0."""
+    def __float__(self) -> float:
         return math.sqrt(self._lost / self._power) if self._power else 0.0
 
-    def part(self, number: int) -> Iterator[np.ndarray]:
-        """One part's bytes. Asking for part 0 first saves a pass for the others: they are kept until asked for."""
-        if number in self._kept:
-            yield from self._kept.pop(number)
-            return
-        self._kept.clear()
-        self._lost = self._power = 0.0
-        for piece in self.pieces():
-            if number == 0:
-                for n, small in enumerate(piece[1:], 1):
-                    self._kept.setdefault(n, []).append(small)
-            yield piece[number]
-
-    def measure(self, values: np.ndarray, stored: np.ndarray) -> None:
-        """Adds float32 values and what they are stored as to the relative error. Raises CheckpointError for NaN."""
+    def add(self, values: np.ndarray, stored: np.ndarray) -> None:
+        """Counts float32 values and what they are stored as. Raises CheckpointError for NaN and infinity."""
         difference = (values - stored).reshape(-1)
         power = float(np.vdot(values, values))
         if not math.isfinite(power):
@@ -64,42 +42,35 @@ class Quantizer(ABC):
         self._lost += float(np.vdot(difference, difference))
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A quantizer's part as a recipe."""
+class DenseExperts:
+    """bfloat16 (E, columns, halves * rows) -> MXFP4 of the transpose, its rows dealt out to `halves` weights by turns.
 
-    quantizer: Quantizer
-    number: int
-
-    def chunks(self) -> Iterator[np.ndarray]:
-        return self.quantizer.part(self.number)
-
-
-class DenseExperts(Quantizer):
-    """bfloat16 (E, columns, rows) -> MXFP4 of the transpose (E, rows / step, columns), its rows from `first` by `step`.
-
-    Quantised by the rules of OCP MX v1.0 (see `mxfp4.quantize`). Parts: blocks, scales.
+    Quantised by the rules of OCP MX v1.0 (see `mxfp4.quantize`). Targets: blocks and scales, of each weight.
     """
 
-    def __init__(self, source: TensorInfo, first: int = 0, step: int = 1):
-        super().__init__(source)
-        self.first, self.step = first, step
+    def __init__(self, source: TensorInfo, halves: int):
+        self.source = source
+        self.losses = tuple(Loss(source) for _ in range(halves))
 
     @property
     def nbytes(self) -> int:
-        return self.source.nbytes // self.step
+        return self.source.nbytes
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
         experts, columns, rows = self.source.shape
-        slab = _SLAB * self.step
+        halves = len(self.losses)
+        slab = _SLAB * halves
         for expert in read(self.source, 0, self.source.nbytes, self.source.nbytes // experts):
             matrix = expert.view("<u2").reshape(columns, rows)
-            for start in range(self.first, rows, slab):
-                values = float32(np.ascontiguousarray(matrix[:, start : start + slab : self.step].T))
-                with np.errstate(invalid="ignore"):  # NaN and infinity are reported below
-                    blocks, scales = mxfp4.quantize(values)
-                    self.measure(values, mxfp4.dequantize(blocks, scales))
-                yield blocks.reshape(-1), scales.reshape(-1)
+            for start in range(0, rows, slab):
+                parts: list[np.ndarray] = []
+                for first, loss in enumerate(self.losses, start):
+                    values = float32(np.ascontiguousarray(matrix[:, first : start + slab : halves].T))
+                    with np.errstate(invalid="ignore"):  # NaN and infinity are reported by `loss`
+                        blocks, scales = mxfp4.quantize(values)
+                        loss.add(values, mxfp4.dequantize(blocks, scales))
+                    parts += blocks.reshape(-1), scales.reshape(-1)
+                yield tuple(parts)
 
 
 def float32(bits: np.ndarray) -> np.ndarray:

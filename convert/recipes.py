@@ -1,4 +1,4 @@
-"""How the bytes of a target tensor come out of source tensors: in pieces of a few MiB, whatever the tensor's size.
+"""How the bytes of target tensors come out of source tensors: in one pass, in pieces of about a MiB, whatever the size.
 
 Here the recipes that move values without reading them as numbers, so that bfloat16 needs no number type. Knows nothing
 of names and models.
@@ -16,14 +16,14 @@ from mlx_oss.errors import CheckpointError
 from mlx_oss.mxfp4 import SCALE_NAN
 from mlx_oss.tensorfile import TensorInfo
 
-CHUNK = 4 << 20  # bytes read at a time
+PIECE = 1 << 20  # bytes read at a time: what is done to them happens in the processor's cache
 
 
 class Recipe(Protocol):
-    """Gives a target tensor's bytes, in order."""
+    """Gives the bytes of one or more target tensors in order, in one pass over the source."""
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        """C-contiguous uint8 vectors, each valid until the one after the next is asked for.
+    def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
+        """The next bytes of each target: C-contiguous uint8 vectors, valid until the next ones are asked for.
 
         Raises CheckpointError where the source cannot be read or is damaged.
         """
@@ -31,13 +31,15 @@ class Recipe(Protocol):
 
 
 class Piece(Recipe, Protocol):
-    """A recipe over one source tensor, or part of it; chunks are whole rows."""
+    """A recipe over one source tensor, or part of it; its pieces are whole rows."""
 
     @property
     def source(self) -> TensorInfo: ...
 
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Of the source that it uses."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +55,34 @@ class Rows:
     def nbytes(self) -> int:
         return self.stop - self.start
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        return self.pieces(max(CHUNK // self.row_bytes, 1))
+    def pieces(self) -> Iterator[tuple[np.ndarray]]:
+        return self.runs(max(PIECE // self.row_bytes, 1))
 
-    def pieces(self, rows: int) -> Iterator[np.ndarray]:
-        """As `chunks`, of that many rows each."""
-        return read(self.source, self.start, self.stop, rows * self.row_bytes)
+    def runs(self, rows: int) -> Iterator[tuple[np.ndarray]]:
+        """As `pieces`, of that many rows each."""
+        for piece in read(self.source, self.start, self.stop, rows * self.row_bytes):
+            yield (piece,)
 
 
 @dataclass(frozen=True, slots=True)
-class EverySecond:
-    """Every second row of a source tensor, from row `first` (0 or 1); a row is row_bytes long."""
+class Halves:
+    """Two targets: the even and the odd rows of a source tensor; a row is row_bytes long."""
 
     source: TensorInfo
     row_bytes: int
-    first: int
 
     @property
     def nbytes(self) -> int:
-        return self.source.nbytes // 2
+        return self.source.nbytes
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        pair = 2 * self.row_bytes
-        for piece in read(self.source, 0, self.source.nbytes, max(CHUNK // pair, 1) * pair):
-            yield np.ascontiguousarray(piece.reshape(-1, 2, self.row_bytes)[:, self.first]).reshape(-1)
+    def pieces(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        size = max(PIECE // (2 * self.row_bytes), 1) * 2 * self.row_bytes
+        even, odd = np.empty((2, min(size, self.nbytes) // 2), np.uint8)
+        for piece in read(self.source, 0, self.nbytes, size):
+            pairs, count = piece.reshape(-1, 2, self.row_bytes), piece.nbytes // 2
+            np.copyto(even[:count].reshape(-1, self.row_bytes), pairs[:, 0])
+            np.copyto(odd[:count].reshape(-1, self.row_bytes), pairs[:, 1])
+            yield even[:count], odd[:count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +91,22 @@ class Scales:
 
     inner: Piece
 
-    def chunks(self) -> Iterator[np.ndarray]:
-        for piece in self.inner.chunks():
-            if piece.max(initial=0) == SCALE_NAN:
+    def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
+        for pieces in self.inner.pieces():
+            if any(piece.max(initial=0) == SCALE_NAN for piece in pieces):
                 source = self.inner.source
                 raise CheckpointError(f"{source.file}: tensor {source.name} holds a NaN scale (0xFF): fetch it again")
-            yield piece
+            yield pieces
 
 
 def read(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
-    """The bytes [start, stop) of a tensor in pieces of `size`, in two buffers by turns."""
-    buffers = [np.empty(min(size, stop - start), np.uint8) for _ in range(2)]
+    """The bytes [start, stop) of a tensor in pieces of `size`, each valid until the next is asked for."""
+    buffer = np.empty(min(size, stop - start), np.uint8)
     try:
         with source.file.open("rb", buffering=0) as file:
             file.seek(source.start + start)
-            for number, position in enumerate(range(start, stop, size)):
-                piece = buffers[number % 2][: min(size, stop - position)]
+            for position in range(start, stop, size):
+                piece = buffer[: min(size, stop - position)]
                 _fill(piece, file, source)
                 yield piece
     except OSError as error:

@@ -10,7 +10,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections import deque
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from mlx_oss.errors import ConversionError
@@ -18,13 +20,15 @@ from mlx_oss.memory import contexts_by_mac
 from mlx_oss.tensorfile import INDEX
 
 from . import configs, manifest, profiles, shards
+from .crew import Crew
 from .options import ConvertOptions, Meter, OnProgress, Report, size
 from .partial import Partial, put_back, write_json
 from .plan import kinds, plan
-from .shards import Shard
+from .shards import Shard, Writing
 from .source import Source, open_source
 
 _MARGIN = 64 << 20  # bytes of disk beyond the weights: tokenizer files, headers, index
+_AT_ONCE = 2  # shards: while one is flushed to the disk, the next is written
 
 
 def convert(
@@ -64,7 +68,7 @@ def convert(
         resumed_shards=resumed,
         errors={name: written.error for name, written in known.items() if written.error is not None},
         source_kinds=kinds(opened.tensors.values()),
-        kinds=kinds(target for unit in units for target in unit),
+        kinds=kinds(target for unit in units for job in unit for target in job.targets),
         contexts=contexts_by_mac(opened.config, nbytes),
     )
 
@@ -129,12 +133,25 @@ def _write(
 def _write_shards(parts: Sequence[Shard], partial: Partial, progress: OnProgress | None) -> None:
     meter = Meter(progress, sum(part.nbytes for part in parts), len(parts))
     for part in parts:
-        meter.shard = part.name
         if part.name in partial.finished:
             meter.advance(part.nbytes)
-        else:
-            partial.finish(part.name, shards.write(part, partial.path(part.name), meter.advance))
-        meter.finish_shard()
+            meter.finish_shard(part.name)
+    left = deque(part for part in parts if part.name not in partial.finished)
+    writing = deque[Writing]()
+
+    def advance(nbytes: int) -> None:
+        meter.advance(nbytes)
+        writing[0].flush_after(nbytes)
+
+    with ExitStack() as files, Crew(advance) as crew:
+        while left or writing:
+            while left and len(writing) < _AT_ONCE:
+                file = files.enter_context(partial.path(left[0].name).open("wb", buffering=0))
+                writing.append(Writing(left.popleft(), file, crew))
+            shard = meter.shard = writing[0].shard.name
+            partial.finish(shard, writing[0].finish())
+            meter.finish_shard(shard)
+            writing.popleft()
 
 
 def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, object], partial: Partial) -> None:

@@ -5,43 +5,48 @@ The format is documented in huggingface/safetensors. Knows nothing of models.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from typing import BinaryIO
 
 from mlx_oss.tensorfile import ITEMSIZE
 
+from .crew import Advance, Crew
 from .partial import Written
-from .plan import Target
+from .plan import Job, Target
 
+_FLUSH = 128 << 20  # bytes
 _ALIGN = 64  # bytes; the header is padded so that the data starts on a cache line
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file to write; its tensors in the order of their bytes."""
+    """One file to write, by jobs that may be done in any order and side by side."""
 
     name: str
-    targets: tuple[Target, ...]
+    jobs: tuple[Job, ...]
+
+    @property
+    def targets(self) -> list[Target]:
+        """In the order of their bytes: wider dtypes first, so that each is aligned to its items whatever the shapes."""
+        targets = (target for job in self.jobs for target in job.targets)
+        return sorted(targets, key=lambda target: -ITEMSIZE[target.dtype])
 
     @property
     def nbytes(self) -> int:
-        return sum(target.nbytes for target in self.targets)
+        return sum(job.nbytes for job in self.jobs)
 
 
-def split(units: Sequence[Sequence[Target]], shard_bytes: int) -> list[Shard]:
-    """Fills shards up to shard_bytes with whole units (a layer, an embedding), in order.
-
-    Within a shard wider dtypes come first, so every tensor is aligned to its items whatever the shapes are.
-    """
-    groups: list[list[Target]] = []
+def split(units: Sequence[Sequence[Job]], shard_bytes: int) -> list[Shard]:
+    """Fills shards up to shard_bytes with whole units (a layer, an embedding), in order."""
+    groups: list[list[Job]] = []
     room = -1
     for unit in units:
-        size = sum(target.nbytes for target in unit)
+        size = sum(job.nbytes for job in unit)
         if size > room:
             groups.append([])
             room = shard_bytes
@@ -49,11 +54,7 @@ def split(units: Sequence[Sequence[Target]], shard_bytes: int) -> list[Shard]:
         room -= size
     count = len(groups)
     return [
-        Shard(
-            f"model-{number:05}-of-{count:05}.safetensors",
-            tuple(sorted(group, key=lambda target: -ITEMSIZE[target.dtype])),
-        )
-        for number, group in enumerate(groups, 1)
+        Shard(f"model-{number:05}-of-{count:05}.safetensors", tuple(group)) for number, group in enumerate(groups, 1)
     ]
 
 
@@ -70,32 +71,51 @@ def header(shard: Shard) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def write(shard: Shard, path: Path, written: Callable[[int], None]) -> dict[str, Written]:
-    """Writes the shard to `path` and flushes it to the disk; calls written(bytes) after each chunk.
+class Writing:
+    """A shard that a crew is writing into an open file, the largest jobs first: none is left over at the end."""
 
-    Returns what is known of each tensor. Raises CheckpointError (the source) or OSError (the target).
-    """
-    known = {}
-    # A chunk is hashed while it is written and the next one is read: neither holds the interpreter.
-    with ThreadPoolExecutor(1) as hashing, path.open("wb", buffering=0) as file:
-        _write_all(file.fileno(), header(shard))
+    def __init__(self, shard: Shard, file: BinaryIO, crew: Crew):
+        self.shard, self._file, self._crew = shard, file, crew
+        self._unflushed = 0
+        head = header(shard)
+        _write_all(file.fileno(), memoryview(head), 0)
+        self._starts, position = {}, len(head)
         for target in shard.targets:
-            checksum, count = hashlib.sha256(), 0
-            hashed: Future[None] | None = None
-            for chunk in target.recipe.chunks():
-                if hashed is not None:
-                    hashed.result()  # of the chunk before, whose memory the next one takes
-                hashed = hashing.submit(checksum.update, chunk.data)
-                _write_all(file.fileno(), chunk.data)
-                count += chunk.nbytes
-                written(chunk.nbytes)
-            if hashed is not None:
-                hashed.result()
-            assert count == target.nbytes, f"{target.name}: {count=} of {target.nbytes}"
-            error = target.quantizer.relative_error if target.quantizer else None
-            known[target.name] = Written(checksum.hexdigest(), error)
-        os.fsync(file.fileno())
-    return known
+            self._starts[target.name] = position
+            position += target.nbytes
+        jobs = sorted(shard.jobs, key=lambda job: -job.nbytes)
+        self._known = [crew.submit(partial(self._write, job)) for job in jobs]
+
+    def flush_after(self, nbytes: int) -> None:
+        """Counts what was written and has the disk follow, so that there is little to wait for in the end."""
+        self._unflushed += nbytes
+        if self._unflushed > _FLUSH:
+            os.fsync(self._file.fileno())
+            self._unflushed = 0
+
+    def finish(self) -> dict[str, Written]:
+        """Waits until the shard is on the disk; gives what is known of each tensor then.
+
+        Raises CheckpointError (the source) or OSError (the target).
+        """
+        known = {name: written for each in self._crew.results(self._known) for name, written in each.items()}
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return known
+
+    def _write(self, job: Job, advance: Advance) -> dict[str, Written]:
+        ends, crcs = [self._starts[target.name] for target in job.targets], [0] * len(job.targets)
+        for pieces in job.recipe.pieces():
+            for n, piece in enumerate(pieces):
+                crcs[n] = zlib.crc32(piece.data, crcs[n])
+                _write_all(self._file.fileno(), piece.data, ends[n])
+                ends[n] += piece.nbytes
+            advance(sum(piece.nbytes for piece in pieces))
+        known = {}
+        for target, end, crc in zip(job.targets, ends, crcs, strict=True):
+            assert end == self._starts[target.name] + target.nbytes, f"{target.name}: {end=}"
+            known[target.name] = Written(crc, None if target.loss is None else float(target.loss))
+        return known
 
 
 def index(shards: Sequence[Shard]) -> dict[str, object]:
@@ -107,7 +127,7 @@ def index(shards: Sequence[Shard]) -> dict[str, object]:
     }
 
 
-def _write_all(descriptor: int, data: bytes | memoryview) -> None:
-    view = memoryview(data)
+def _write_all(descriptor: int, view: memoryview, position: int) -> None:
     while view:
-        view = view[os.write(descriptor, view) :]
+        count = os.pwrite(descriptor, view, position)
+        view, position = view[count:], position + count

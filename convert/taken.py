@@ -14,7 +14,7 @@ from mlx_oss.layout import Shape
 from mlx_oss.tensorfile import TensorInfo
 
 from .quantized import DenseExperts
-from .recipes import EverySecond, Piece, Rows
+from .recipes import Halves, Piece, Rows
 from .source import METAL, OPENAI, Source
 
 # Hugging Face's name -> OpenAI's, below `model.layers.N.` and `block.N.`; q, k and v are rows of one tensor there.
@@ -45,7 +45,7 @@ _OPENAI_TOP = {
     "lm_head.weight": "unembedding.weight",
 }
 
-_Use = TypeVar("_Use", Rows, EverySecond, DenseExperts)
+_Use = TypeVar("_Use", Rows, Halves, DenseExperts)
 
 
 class Taken:
@@ -67,15 +67,15 @@ class Taken:
         row_bytes = tensor.nbytes // math.prod(full[:-1]) if len(full) > 1 else tensor.nbytes
         return self._use(Rows(tensor, row_bytes, before, before + tensor.nbytes // full[0] * shape[0]))
 
-    def every_second(self, name: str, dtype: str, shape: Shape, first: int) -> Piece:
-        """Rows first, first + 2, ... of a tensor (experts, rows, ...)."""
+    def halves(self, name: str, dtype: str, shape: Shape) -> Piece:
+        """The even and the odd rows of a tensor (experts, rows, ...), in one pass."""
         found, _, _ = self._locate(name, shape)
         tensor = self._checked(found, dtype, shape)
-        return self._use(EverySecond(tensor, tensor.nbytes // math.prod(shape[:2]), first))
+        return self._use(Halves(tensor, tensor.nbytes // math.prod(shape[:2])))
 
-    def dense(self, name: str, shape: Shape, first: int = 0, step: int = 1) -> DenseExperts:
-        """A fine-tune's bfloat16 experts (experts, columns, rows); rows first, first + step, ... of each."""
-        return self._use(DenseExperts(self._checked(name, "BF16", shape), first, step))
+    def dense(self, name: str, shape: Shape, halves: int) -> DenseExperts:
+        """A fine-tune's bfloat16 experts (experts, columns, rows), their rows dealt out to that many weights."""
+        return self._use(DenseExperts(self._checked(name, "BF16", shape), halves))
 
     def check_all_used(self) -> None:
         for name, tensor in self.source.tensors.items():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.tensorfile import TensorInfo, read_folder
 
 from . import manifest
+from .crew import Advance, Crew
 from .options import Meter, OnProgress, Report
-from .plan import Target, plan
+from .plan import Job, Target, plan
 from .profiles import Specs
-from .recipes import CHUNK, read
+from .recipes import Rows, read
 from .source import MLX, Source, open_source
 
 
@@ -35,46 +37,55 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
     if written is not None:
         manifest.check_files(folder, written)
     stored = read_folder(folder)
-    known = None if written is None else written["sha256"]
+    known = None if written is None else written["crc32"]
     if known is not None and set(known) != set(stored):
         odd = min(set(known) ^ set(stored))
         raise CheckpointError(f"{folder}: tensor {odd} is in only one of weights and {manifest.NAME}: convert again")
-    opened = None if source is None else open_source(Path(source))
-    targets = {} if opened is None else _targets(folder, stored, opened)
     if source is None and known is None:
         raise CheckpointError(
             f"{folder} has no {manifest.NAME}, as only folders written here do: compare it with the checkpoint it was "
             "made from, --source SRC"
         )
-    shards: dict[Path, list[TensorInfo]] = {}
+    opened = None if source is None else open_source(Path(source))
+    jobs = _copies(stored) if opened is None else _jobs(folder, stored, opened)
+    by_file: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_file.setdefault(stored[job.targets[0].name].file.name, []).append(job)
+    meter = Meter(progress, sum(tensor.nbytes for tensor in stored.values()), len(by_file))
+    with Crew(meter.advance) as crew:
+        waiting = {
+            file: [crew.submit(partial(_check, job, stored, known, opened)) for job in jobs]
+            for file, jobs in by_file.items()
+        }
+        for file, checked in waiting.items():
+            meter.shard = file
+            crew.results(checked)
+            meter.finish_shard(file)
+    return Report(folder, opened.layout if opened else MLX, len(stored), len(by_file), meter.total)
+
+
+def _copies(stored: Mapping[str, TensorInfo]) -> Iterator[Job]:
+    """What reads the folder's own tensors, in the order of the files."""
     for tensor in stored.values():
-        shards.setdefault(tensor.file, []).append(tensor)
-    meter = Meter(progress, sum(tensor.nbytes for tensor in stored.values()), len(shards))
-    for file, tensors in shards.items():
-        meter.shard = file.name
-        for tensor in tensors:
-            wanted = None if opened is None else targets[tensor.name].recipe.chunks()
-            checksum = _compare(tensor, wanted, opened, meter)
-            if known is not None and checksum != known[tensor.name]:
-                raise CheckpointError(f"{file}: tensor {tensor.name} is not as {manifest.NAME} says: convert again")
-        meter.finish_shard()
-    return Report(folder, opened.layout if opened else MLX, len(stored), len(shards), meter.total)
+        target = Target(tensor.name, tensor.dtype, tensor.shape)
+        yield Job((target,), Rows(tensor, 1, 0, tensor.nbytes))
 
 
-def _targets(folder: Path, stored: dict[str, TensorInfo], source: Source) -> dict[str, Target]:
-    """What converting the source to the profile of this folder would write, in the folder's names."""
+def _jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Source) -> list[Job]:
+    """What converting the source to the profile of this folder would do."""
     config = ModelConfig.from_file(folder / "config.json")
     if replace(config, quantization=None) != replace(source.config, quantization=None):
         raise CheckpointError(f"{folder / 'config.json'} describes another model than {source.folder}: convert again")
-    planned = {target.name: target for unit in plan(source, _specs(config, stored)) for target in unit}
+    jobs = [job for unit in plan(source, _specs(config, stored)) for job in unit]
+    planned = {target.name: target for job in jobs for target in job.targets}
     for name in sorted(set(planned) | set(stored)):
         have, want = stored.get(name), planned.get(name)
         if have is None or want is None or (have.dtype, have.shape) != (want.dtype, want.shape):
             raise CheckpointError(f"{folder}: tensor {name} is missing, unknown or misshapen: convert again")
-    return planned
+    return jobs
 
 
-def _specs(config: ModelConfig, stored: dict[str, TensorInfo]) -> Specs:
+def _specs(config: ModelConfig, stored: Mapping[str, TensorInfo]) -> Specs:
     """How the folder stores the modules outside the experts."""
     quantized = {name.removesuffix(".scales") for name in stored if name.endswith(".scales")}
     if config.quantization is None:
@@ -83,18 +94,27 @@ def _specs(config: ModelConfig, stored: dict[str, TensorInfo]) -> Specs:
     return {path: spec for path, spec in found.items() if spec is not None and spec.mode == "affine"}
 
 
-def _compare(tensor: TensorInfo, wanted: Iterator[np.ndarray] | None, source: Source | None, meter: Meter) -> str:
-    """The tensor's sha256. Raises CheckpointError where its bytes are not those of `wanted`, which come of `source`."""
-    checksum, position = hashlib.sha256(), 0
-    pieces = read(tensor, 0, tensor.nbytes, CHUNK) if wanted is None else wanted
-    for piece in pieces:
-        if source is not None:
-            want = piece
-            (piece,) = read(tensor, position, position + want.nbytes, want.nbytes)
-            if not np.array_equal(piece, want):
-                where = source.folder
-                raise CheckpointError(f"{tensor.file}: tensor {tensor.name} differs from {where}: convert again")
-        checksum.update(piece.data)
-        position += piece.nbytes
-        meter.advance(piece.nbytes)
-    return checksum.hexdigest()
+def _check(
+    job: Job,
+    stored: Mapping[str, TensorInfo],
+    known: Mapping[str, str] | None,
+    source: Source | None,
+    advance: Advance,
+) -> None:
+    """The tensors of a job have the bytes that it gives, which come of `source`, and the checksums that are known."""
+    tensors = [stored[target.name] for target in job.targets]
+    ends, crcs = [0] * len(tensors), [0] * len(tensors)
+    for pieces in job.recipe.pieces():
+        for n, (tensor, piece) in enumerate(zip(tensors, pieces, strict=True)):
+            if source is not None:
+                (have,) = read(tensor, ends[n], ends[n] + piece.nbytes, piece.nbytes)
+                if not np.array_equal(have, piece):
+                    where = source.folder
+                    raise CheckpointError(f"{tensor.file}: tensor {tensor.name} differs from {where}: convert again")
+            crcs[n] = zlib.crc32(piece.data, crcs[n])
+            ends[n] += piece.nbytes
+        advance(sum(piece.nbytes for piece in pieces))
+    for tensor, crc in zip(tensors, crcs, strict=True):
+        if known is not None and f"{crc:08x}" != known[tensor.name]:
+            file = tensor.file
+            raise CheckpointError(f"{file}: tensor {tensor.name} is not as {manifest.NAME} says: convert again")

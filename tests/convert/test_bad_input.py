@@ -238,21 +238,21 @@ def test_read_only_target(source, tmp_path, monkeypatch):
 
 def test_too_little_space_is_seen_before_the_first_byte(source, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
-    monkeypatch.setattr("convert.shards.write", lambda *_: pytest.fail("wrote"))
+    monkeypatch.setattr("convert.run.Writing", lambda *_: pytest.fail("wrote"))
     refuses(source, "0.01 MB free", error=ConversionError)
 
 
 def test_disk_full_in_the_middle(source, monkeypatch):
-    write, room = os.write, 40_000
+    write, room = os.pwrite, 40_000
 
-    def limited(descriptor, data):
+    def limited(descriptor, data, position):
         nonlocal room
         room -= len(data)
         if room < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(descriptor, data)
+        return write(descriptor, data, position)
 
-    monkeypatch.setattr("os.write", limited)
+    monkeypatch.setattr("os.pwrite", limited)
     refuses(source, "No space left on device", error=ConversionError, shard_bytes=20_000)
 
 

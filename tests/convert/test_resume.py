@@ -48,7 +48,7 @@ def dying(monkeypatch) -> Callable[[int], Callable[[], int]]:
     """dying(limit): from now on the process is as if killed at that many system calls that change the disk; what it
     gives tells how many there were.
     """
-    names = ("write", "fsync", "rename", "unlink", "mkdir", "rmdir")
+    names = ("pwrite", "fsync", "rename", "unlink", "mkdir", "rmdir")
     real = {name: getattr(os, name) for name in names}
     calls, limit = 0, NEVER
 
@@ -225,6 +225,6 @@ def test_interrupted_command_says_how_to_go_on(source, tmp_path, monkeypatch, ca
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("convert.shards.write", stop)
+    monkeypatch.setattr("convert.run.Writing", stop)
     assert main([str(source), str(tmp_path / "dst")]) == 130
     assert "same command" in capsys.readouterr().err

@@ -120,8 +120,8 @@ def test_a_folder_without_manifest_needs_a_source(source, copy):
 
 def test_a_manifest_of_another_format_is_told(copy):
     path = copy / "conversion.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
-    with pytest.raises(CheckpointError, match="format 1, 2 is known"):
+    path.write_text(path.read_text().replace('"format": 3', '"format": 1'))
+    with pytest.raises(CheckpointError, match="format 1, 3 is known"):
         verify(copy)
 
 

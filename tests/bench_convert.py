@@ -1,0 +1,105 @@
+"""How fast the converter is beside `cp`, and how much memory it takes: both by turns, on a checkpoint in 120b's shape.
+
+    python -m tests.bench_convert [--layers 4 --experts 128 --vocab 201088] [--layout hf] [--profile bf16] [--work DIR]
+
+Rows are as long as the released ones. Needs twice the checkpoint's size on the disk. Each figure is the median over the
+rounds of a whole process, Python's start included; `warm` is with the source in the page cache, `cold` with it dropped
+from there (Linux). `cp` leaves its copy in the page cache, a conversion ends with everything on the disk. Memory is the
+largest resident set, less that of an interpreter with MLX loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.synthetic import LAYOUTS, RELEASED_20B, write_checkpoint
+
+Run = tuple[float, float, int]  # seconds, processor seconds, largest resident set in bytes
+
+
+def measured(command: Sequence[str]) -> Run:
+    started = time.perf_counter()
+    child = os.posix_spawn(command[0], list(command), os.environ)
+    _, status, usage = os.wait4(child, 0)
+    seconds = time.perf_counter() - started
+    if status:
+        sys.exit(f"{' '.join(command)} failed")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit
+
+
+def drop_from_cache(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def warm(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 24):
+                pass
+
+
+def main() -> None:
+    args = _arguments()
+    program = (
+        "import sys; from convert import ConvertOptions, convert; "
+        f"convert(*sys.argv[1:], ConvertOptions({args.profile!r}, shard_bytes={args.shard_bytes}))"
+    )
+    base = measured([sys.executable, "-c", "import mlx.core"])[2]
+    with tempfile.TemporaryDirectory(dir=args.work) as temporary:
+        source, target = Path(temporary, "release"), Path(temporary, "target")
+        shape = {"num_hidden_layers": args.layers, "num_local_experts": args.experts, "vocab_size": args.vocab}
+        write_checkpoint(source, RELEASED_20B | shape, layout=args.layout)
+        nbytes = sum(path.stat().st_size for path in source.iterdir())
+        commands = {
+            "cp": [shutil.which("cp") or "cp", "-r", str(source), str(target)],
+            "convert": [sys.executable, "-c", program, str(source), str(target)],
+        }
+        sys.stdout.write(f"{nbytes / 1e9:.2f} GB in layout {args.layout}, profile {args.profile}\n")
+        for state, prepare in (("warm", warm), ("cold", drop_from_cache)):
+            runs: dict[str, list[Run]] = {name: [] for name in commands}
+            for turn in range(args.rounds):
+                for name in sorted(commands, reverse=bool(turn % 2)):
+                    prepare(source)
+                    runs[name].append(measured(commands[name]))
+                    shutil.rmtree(target)
+                    os.sync()
+            _report(state, runs, base)
+
+
+def _report(state: str, runs: dict[str, list[Run]], base: int) -> None:
+    for name, figures in runs.items():
+        seconds, processor, memory = (statistics.median(column) for column in zip(*figures, strict=True))
+        peak = f", {(memory - base) / 2**20:+.0f} MiB" if name == "convert" else ""
+        every = " ".join(f"{run[0]:.2f}" for run in figures)
+        sys.stdout.write(f"{state} {name:7} {seconds:.2f} s ({every}), processor {processor:.2f} s{peak}\n")
+    ratios = [copied[0] / converted[0] for copied, converted in zip(runs["cp"], runs["convert"], strict=True)]
+    sys.stdout.write(f"{state}: {statistics.median(ratios):.2f} of the speed of cp\n")
+    sys.stdout.flush()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench_convert")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--experts", type=int, default=64)
+    parser.add_argument("--vocab", type=int, default=50_304)
+    parser.add_argument("--layout", choices=LAYOUTS, default="hf")
+    parser.add_argument("--profile", default="bf16")
+    parser.add_argument("--shard-bytes", type=int, default=4_500_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", help="a folder on the disk to measure")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
