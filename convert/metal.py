@@ -1,10 +1,9 @@
 """OpenAI's `metal/model.bin`: its config and where its tensors lie; the order of the file is its only directory.
 
-The format is what gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes. It leaves out the rows of the
-embedding and of the unembedding that no token uses, the last 1,074 of the releases' 201,088, so a folder made from it
-cannot be byte for byte the one made from another layout: these two tensors end there and config.json has the smaller
-vocab_size. All other tensors, and the rows that exist, are the same bytes. What else the format did to the tensors is
-undone in `metal_taken`.
+The format is what gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes: bfloat16 but for the experts'
+MXFP4. It leaves out the rows of embedding and unembedding that no token uses, the last 1,074 of the releases' 201,088;
+these become zeros, so that is where a folder made from it may differ from one made from another layout: all other bytes
+of the weight files are the same. What else the format did to the tensors is undone in `metal_taken`.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ _FIELDS = (
     "context blocks experts active hidden inner swiglu_limit head_dim heads kv_heads window theta interpolation "
     "yarn_offset yarn_scale yarn_multiplier epsilon"
 ).split()
+_TOKENS, VOCABULARY = 200_014, 201_088  # rows of the releases' embedding: here, and in every other layout
 _HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layout; tokenizer and its four sizes
 
 
@@ -69,6 +69,8 @@ def read_metal(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
         raise CheckpointError(f"{path} has a damaged header: fetch it again") from None
     start = _up(_HEADER.size + 16 * special + regex + tokens, 16384)
     found, end = _tensors(path, config, start)
+    if config["vocab_size"] == _TOKENS:
+        config["vocab_size"] = VOCABULARY
     if path.stat().st_size != end:
         raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, its header asks for {end:,}: fetch it again")
     return config, found

@@ -1,7 +1,8 @@
 """Tensors of OpenAI's Metal layout, with what that layout did to them undone, exactly.
 
 gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss turns the rows of q and k so that rotated pairs are
-neighbours, scales q by 1/2 and k by 1/4, adds 14 to every MXFP4 scale, and stores experts one by one.
+neighbours, scales q by 1/2 and k by 1/4, adds 14 to every MXFP4 scale, stores experts one by one, and leaves out the
+unused end of the vocabulary, for which zeros are put.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from mlx_oss.layout import Shape
 from mlx_oss.tensorfile import TensorInfo
 
 from .quantized import float32
-from .recipes import Halves, Piece, Rows
+from .recipes import PIECE, Halves, Piece, Rows
 from .taken import Taken
 
 _SCALE_OFFSET = 14
+_BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
 _FACTORS = {"q_proj": 2.0, "k_proj": 4.0}
 
 
@@ -29,6 +31,10 @@ class MetalTaken(Taken):
     def whole(self, name: str, dtype: str, shape: Shape) -> Piece:
         if ".mlp.experts." in name:
             return self._experts(name, dtype, shape, in_halves=False)
+        if name in _BY_TOKEN:
+            found, _, _ = self._locate(name, shape)
+            stored = self.source.tensors[found].shape[0]
+            return Extended(self.rows(name, dtype, (stored, *shape[1:])), shape[0] - stored)
         rows = self.rows(name, dtype, shape)
         projection = name.split(".")[-2]
         if projection not in _FACTORS:
@@ -50,6 +56,28 @@ class MetalTaken(Taken):
             else:
                 parts.append(self._use(Rows(tensor, row_bytes, 0, tensor.nbytes)))
         return Experts(tuple(parts), _SCALE_OFFSET if name.endswith("_scales") else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """Rows, and after them as many of zeros as said."""
+
+    rows: Rows
+    zeros: int
+
+    @property
+    def source(self) -> TensorInfo:
+        return self.rows.source
+
+    @property
+    def nbytes(self) -> int:
+        return self.rows.nbytes
+
+    def pieces(self) -> Iterator[tuple[np.ndarray]]:
+        yield from self.rows.pieces()
+        most = max(PIECE // self.rows.row_bytes, 1)
+        for done in range(0, self.zeros, most):
+            yield (np.zeros(min(most, self.zeros - done) * self.rows.row_bytes, np.uint8),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import numpy as np
 
-UNUSED_ROWS = 7  # of the vocabulary's end, which this format leaves out; the releases' last 1,074
+UNUSED_ROWS = 1074  # of the releases' vocabulary of 201,088, at its end: this format leaves them out
 _SPECIAL, _REGEX, _TOKENS = 16, b"[a-z]+\0", b"\x01\0a\x02\0bc"
 
 
@@ -29,7 +29,7 @@ def write_metal(path: Path, c: Mapping[str, Any], tensors: Mapping[str, Any]) ->
             for array in arrays:
                 file.write(array.tobytes())
 
-        rows = c["vocab_size"] - UNUSED_ROWS
+        rows = c["vocab_size"] - (UNUSED_ROWS if c["vocab_size"] == 201_088 else 0)
         file.write(_header(c, rows))
         file.write(bytes(16 * _SPECIAL) + _REGEX + _TOKENS)
         put(multiple=16384)

@@ -12,6 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -50,21 +51,30 @@ Tensor = tuple[str, tuple[int, ...], Callable[[], Iterator[bytes | memoryview]]]
 
 
 def write_checkpoint(
-    folder: Path, dims: Mapping[str, int] = TINY, seed: int = 0, layout: str = "hf", shards: int = 3
+    folder: Path,
+    dims: Mapping[str, int] = TINY,
+    seed: int = 0,
+    layout: str = "hf",
+    shards: int = 3,
+    unused_rows: int = 0,
 ) -> Path:
-    """Writes config.json and the weights into `folder`, creating it; returns it."""
+    """Writes config.json and the weights into `folder`, creating it; returns it.
+
+    unused_rows: so many rows at the end of the embedding and the unembedding are zeros.
+    """
     assert layout in LAYOUTS, layout
     folder.mkdir(parents=True, exist_ok=True)
     if layout == "metal":
         from tests.metal import write_metal
 
-        write_metal(folder / "model.bin", openai_config(dims), dict(_openai_tensors(dims, seed)))
+        write_metal(folder / "model.bin", openai_config(dims), dict(_openai_tensors(dims, seed, unused_rows)))
         return folder
     if layout.startswith("original"):
-        config, tensors, first = openai_config(dims), dict(_openai_tensors(dims, seed)), 1
+        config, first = openai_config(dims), 1
+        tensors = dict(_openai_tensors(dims, seed, unused_rows))
     else:
         config, first = hf_config(dims), 0
-        tensors = dict(_hf_tensors(dims, seed, dense=layout == "bf16"))
+        tensors = dict(_hf_tensors(dims, seed, unused_rows, dense=layout == "bf16"))
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     if not layout.endswith("_sharded"):
         write_safetensors(folder / "model.safetensors", tensors)
@@ -145,12 +155,19 @@ def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     return math.prod(shape) * {"BF16": 2, "U8": 1}[dtype]
 
 
-def _hf_tensors(dims: Mapping[str, int], seed: int, dense: bool = False) -> Iterator[tuple[str, Tensor]]:
+def _hf_tensors(
+    dims: Mapping[str, int], seed: int, unused_rows: int = 0, dense: bool = False
+) -> Iterator[tuple[str, Tensor]]:
     hidden, inner, experts = dims["hidden_size"], dims["intermediate_size"], dims["num_local_experts"]
     heads, kv, head = dims["num_attention_heads"], dims["num_key_value_heads"], dims["head_dim"]
 
     def bf16(name: str, *shape: int) -> tuple[str, Tensor]:
         return name, ("BF16", shape, lambda: _tiled(name, seed, 2 * math.prod(shape)))
+
+    def by_token(name: str) -> tuple[str, Tensor]:
+        unused, rows = 2 * unused_rows * hidden, dims["vocab_size"]
+        used = 2 * rows * hidden - unused
+        return name, ("BF16", (rows, hidden), lambda: chain(_tiled(name, seed, used), [bytes(unused)]))
 
     def expert(name: str, rows: int, columns: int) -> Iterator[tuple[str, Tensor]]:
         shapes = (experts, rows, columns // 32, 16), (experts, rows, columns // 32)
@@ -161,7 +178,7 @@ def _hf_tensors(dims: Mapping[str, int], seed: int, dense: bool = False) -> Iter
         for part, shape in parts:
             yield part, ("U8", shape, lambda p=part, s=shape: _tiled(p, seed, math.prod(s)))
 
-    yield bf16("model.embed_tokens.weight", dims["vocab_size"], hidden)
+    yield by_token("model.embed_tokens.weight")
     for layer in range(dims["num_hidden_layers"]):
         p = f"model.layers.{layer}."
         yield bf16(p + "input_layernorm.weight", hidden)
@@ -182,7 +199,7 @@ def _hf_tensors(dims: Mapping[str, int], seed: int, dense: bool = False) -> Iter
         yield from expert(p + "mlp.experts.down_proj", hidden, inner)
         yield bf16(p + "mlp.experts.down_proj_bias", experts, hidden)
     yield bf16("model.norm.weight", hidden)
-    yield bf16("lm_head.weight", dims["vocab_size"], hidden)
+    yield by_token("lm_head.weight")
 
 
 _OPENAI_PARTS = (
@@ -202,8 +219,8 @@ _OPENAI_PARTS = (
 )
 
 
-def _openai_tensors(dims: Mapping[str, int], seed: int) -> Iterator[tuple[str, Tensor]]:
-    tensors = dict(_hf_tensors(dims, seed))
+def _openai_tensors(dims: Mapping[str, int], seed: int, unused_rows: int = 0) -> Iterator[tuple[str, Tensor]]:
+    tensors = dict(_hf_tensors(dims, seed, unused_rows))
     for name, (dtype, shape, chunks) in tensors.items():
         if ".k_proj." in name or ".v_proj." in name:
             continue

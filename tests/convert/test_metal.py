@@ -1,8 +1,6 @@
-"""OpenAI's Metal file gives the same folder as `original/`, but for the vocabulary's unused end."""
+"""OpenAI's Metal file gives the same folder as the other layouts do, but for the vocabulary's unused end."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import pytest
 
@@ -13,31 +11,53 @@ from tests.convert.test_lossless import contents
 from tests.metal import UNUSED_ROWS
 from tests.synthetic import TINY, write_checkpoint
 
+# The released vocabulary, so that the file leaves out what it does of the releases.
+WHOLE = TINY | {"vocab_size": 201_088, "hidden_size": 32, "num_hidden_layers": 2}
+BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
+
 
 @pytest.fixture
 def source(tmp_path):
     return write_checkpoint(tmp_path / "metal", seed=2, layout="metal")
 
 
-def test_every_tensor_is_that_of_the_original(source, tmp_path):
-    convert(write_checkpoint(tmp_path / "original", seed=2, layout="original"), tmp_path / "wanted")
-    report = convert(source, tmp_path / "dst")
+def weight_files(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors*")}
+
+
+def test_hugging_face_original_and_metal_give_the_same_files_where_unused_rows_are_zero(tmp_path):
+    made = []
+    for layout in ("hf", "original", "metal"):
+        source = write_checkpoint(tmp_path / layout, WHOLE, seed=2, layout=layout, unused_rows=UNUSED_ROWS)
+        report = convert(source, tmp_path / f"{layout}-mlx")
+        made.append(
+            (
+                weight_files(tmp_path / f"{layout}-mlx"),
+                ModelConfig.from_file(tmp_path / f"{layout}-mlx" / "config.json"),
+            )
+        )
     assert report.layout == "OpenAI Metal"
-    wanted, made = contents(tmp_path / "wanted"), contents(tmp_path / "dst")
-    assert set(made) == set(wanted)
-    for name, (dtype, shape, data) in wanted.items():
-        if name in ("model.embed_tokens.weight", "lm_head.weight"):
-            shape = (shape[0] - UNUSED_ROWS, shape[1])
-            data = data[: 2 * shape[0] * shape[1]]
-        assert made[name] == (dtype, shape, data), name
+    assert made[0] == made[1] == made[2]
+    verify(tmp_path / "metal-mlx", source)
+
+
+def test_without_unused_rows_too(source, tmp_path):
+    convert(write_checkpoint(tmp_path / "original", seed=2, layout="original"), tmp_path / "wanted")
+    convert(source, tmp_path / "dst")
+    assert weight_files(tmp_path / "dst") == weight_files(tmp_path / "wanted")
     verify(tmp_path / "dst", source)
 
 
-def test_config_is_that_of_the_original(source, tmp_path):
-    convert(write_checkpoint(tmp_path / "original", seed=2, layout="original"), tmp_path / "wanted")
-    convert(source, tmp_path / "dst")
-    wanted, made = (ModelConfig.from_file(tmp_path / name / "config.json") for name in ("wanted", "dst"))
-    assert made == dataclasses.replace(wanted, vocab_size=TINY["vocab_size"] - UNUSED_ROWS)
+def test_unused_rows_become_zeros_and_all_else_is_that_of_the_original(tmp_path):
+    for layout in ("original", "metal"):
+        convert(write_checkpoint(tmp_path / layout, WHOLE, seed=2, layout=layout), tmp_path / f"{layout}-mlx")
+    wanted, made = contents(tmp_path / "original-mlx"), contents(tmp_path / "metal-mlx")
+    unused = 2 * UNUSED_ROWS * WHOLE["hidden_size"]
+    for name in BY_TOKEN:
+        dtype, shape, data = wanted[name]
+        assert any(data[-unused:])
+        wanted[name] = dtype, shape, data[:-unused] + bytes(unused)
+    assert made == wanted
 
 
 def test_damaged_file_is_refused(source, tmp_path):
