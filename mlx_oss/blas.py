@@ -8,6 +8,7 @@ loading OpenBLAS early is enough. Without one everything works, only slower. Kno
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -30,5 +31,14 @@ def prefer_fast_blas() -> str | None:
         except OSError:  # not there, or without a library that it needs
             continue
         if hasattr(library, "cblas_sgemm"):
+            _on_one_core(library)
             return name
     return None
+
+
+def _on_one_core(library: ctypes.CDLL) -> None:
+    """Each product is computed on one core, as the model shares its products out among the cores: threads of the
+    library's own would only wait for one another. A number in the environment is respected.
+    """
+    if "OPENBLAS_NUM_THREADS" not in os.environ and hasattr(library, "openblas_set_num_threads"):
+        library.openblas_set_num_threads(1)

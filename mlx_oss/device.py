@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import sys
 import threading
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import ParamSpec, TypeVar
 
 import mlx.core as mx
 
 SHARED_FROM = 1 << 20  # bytes of weights: about a millisecond of one core, some twenty times what sharing costs
+
+FREED = 64 << 20  # bytes
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,6 +41,20 @@ def keep_resident() -> int | None:
     except (RuntimeError, ValueError):
         return None
     return limit
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> bool:
+    """Lets the CPU backend use memory again that it has freed: glibc would give each larger array back to the system,
+    and getting it again page by page takes longer than most operations. Returns whether the C library can be told.
+
+    What is freed above FREED bytes at a time, and arrays above the 32 MB that glibc allows, go back all the same.
+    """
+    if on_gpu() or sys.platform != "linux":
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    settings = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: FREED}
+    return mallopt is not None and all(mallopt(*setting) for setting in settings.items())
 
 
 def device_name() -> str:
@@ -63,21 +82,24 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return mx.compile(function) if on_gpu() else function
 
 
-def over_cores(function: Callable[..., mx.array], *rows: mx.array, work: int) -> mx.array:
+def over_cores(function: Callable[..., mx.array], *rows: mx.array, work: int, block: int | None = None) -> mx.array:
     """function(*rows), which treats each row alone, with the rows shared out among the CPU backend's cores: MLX
     computes an operation on one core, but the operations of different streams at the same time.
 
     `work` is the bytes that the function reads; below SHARED_FROM, and on a GPU, sharing costs more than it brings.
+    `block` is how many rows it gets at a time at most; None: as many as make one share for each core.
     """
     count = rows[0].shape[0]
-    streams = () if on_gpu() or work < SHARED_FROM else _cpu.streams
-    parts = min(len(streams), count)
+    if on_gpu():
+        return function(*rows)
+    streams = _cpu.streams if work >= SHARED_FROM else _cpu.streams[:1]
+    parts = max(min(count, len(streams)), -(-count // block) if block else 1)
     if parts < 2:
         return function(*rows)
     bounds = [count * part // parts for part in range(parts + 1)]
     shares = []
-    for stream, start, end in zip(streams, bounds, bounds[1:], strict=False):
-        with mx.stream(stream):
+    for part, (start, end) in enumerate(pairwise(bounds)):  # in turn, as MLX starts operations in about this order
+        with mx.stream(streams[part % len(streams)]):
             shares.append(function(*(array[start:end] for array in rows)))
     return mx.concatenate(shares)
 

@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from mlx_oss import layout
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
-from mlx_oss.device import keep_resident, on_gpu
+from mlx_oss.device import keep_freed_memory, keep_resident, on_gpu
 from mlx_oss.errors import CheckpointError, OptionError
 from mlx_oss.model import Transformer
 from mlx_oss.offload import install
@@ -70,6 +70,7 @@ def load_model(path: str | Path, *, dtype: DType = "auto", slots: int | None = N
     specs = _specs(config, folder, tensors)
     _check(config, folder, tensors, specs)
     keep_resident()
+    keep_freed_memory()
     fused = {target: _fused_spec([specs[m] for m in members]) for target, members in _fusions(config)}
     quantized = {target: spec for target, spec in fused.items() if spec is not None}
     model = Transformer(config, quantized)
@@ -179,6 +180,11 @@ def _fusions(config: ModelConfig) -> Iterator[tuple[str, list[str]]]:
         yield path, list(members)
 
 
+def _upcasts(path: str, stored: mx.Dtype, dtype: mx.Dtype) -> bool:
+    """Whether the layer makes `dtype` of its matrix itself: an embedding row by row, others on the CPU backend."""
+    return path == "model.embed_tokens" or (not on_gpu() and dtype.size > stored.size)
+
+
 def _fused_spec(specs: list[QuantizationSpec | None]) -> QuantizationSpec | None:
     """Modules that are stored alike stay so; others are dequantised (exactly) to be held as one matrix."""
     return specs[0] if len(set(specs)) == 1 else None
@@ -199,24 +205,21 @@ def _module(
         else mx.concatenate([part[suffix] for part in parts], axis=-1 if suffix == "bias" else -2)
         for suffix in parts[0]
     }
-    is_matrix = fused["weight"].ndim == 2 and members != ["model.embed_tokens"]
-    if spec is None and is_matrix and not on_gpu():
-        # The CPU backend's BLAS is about twice as fast on a matrix stored by columns; the values and shape are the
-        # same.
-        fused["weight"] = mx.contiguous(fused["weight"].T).T
     return fused
 
 
 def _member(
     arrays: dict[str, mx.array], path: str, spec: QuantizationSpec | None, keep: bool, dtype: mx.Dtype
 ) -> dict[str, mx.array]:
-    """One module's tensors by suffix, floats in `dtype`; dequantised unless `keep`. The embedding is cast row by row,
-    later.
+    """One module's tensors by suffix; dequantised unless `keep`. Floats are in `dtype`, but for matrices that the layer
+    upcasts as it goes: those stay as they are stored.
     """
     names = [f"{path}.{s}" for s in ("weight", "scales", "biases", "bias") if f"{path}.{s}" in arrays]
     part = {name.rpartition(".")[2]: arrays.pop(name) for name in names}
-    if path != "model.embed_tokens" or spec is not None:
-        part = {s: a.astype(dtype) if mx.issubdtype(a.dtype, mx.floating) else a for s, a in part.items()}
+    for suffix, array in part.items():
+        stays = spec is None and suffix == "weight" and array.ndim == 2 and _upcasts(path, array.dtype, dtype)
+        if mx.issubdtype(array.dtype, mx.floating) and not stays:
+            part[suffix] = array.astype(dtype)
     if spec is not None and not keep:
         weight, scales, biases = part.pop("weight"), part.pop("scales"), part.pop("biases", None)
         weight = mx.dequantize(weight, scales, biases, spec.group_size, spec.bits, spec.mode)

@@ -21,18 +21,13 @@ import numpy as np
 from mlx_oss.cache import Cache, KVCache, RotatingKVCache
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
 from mlx_oss.device import on_gpu, over_cores
+from mlx_oss.linear import linear
 from mlx_oss.rope import inverse_frequencies
 
 Specs = Mapping[str, QuantizationSpec]
 
 # From this many (token, expert) pairs on it pays to sort them by expert, so that each expert's weights are read once.
 SORT_FROM = 64
-
-
-def linear(inputs: int, outputs: int, bias: bool, spec: QuantizationSpec | None) -> nn.Module:
-    if spec is None:
-        return nn.Linear(inputs, outputs, bias)
-    return nn.QuantizedLinear(inputs, outputs, bias, group_size=spec.group_size, bits=spec.bits, mode=spec.mode)
 
 
 @partial(mx.compile, shapeless=True)

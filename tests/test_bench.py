@@ -50,6 +50,11 @@ def test_a_layer_launches_twenty_kernels_at_most(folder):
     assert kernels_per_layer(load_model(folder("one kv head"))) <= 20
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_stored_in_another_dtype_add_no_kernel(folder, dtype):
+    assert kernels_per_layer(load_model(folder("one kv head"), dtype=dtype)) <= 20
+
+
 def test_sharing_out_among_cores_is_not_counted(folder, monkeypatch):
     monkeypatch.setattr(device, "SHARED_FROM", 0)
     assert kernels_per_layer(load_model(folder("one kv head"))) <= 20
@@ -83,10 +88,11 @@ def test_a_token_reads_its_experts_one_row_of_the_embedding_and_all_else(shape, 
     )
     mxfp4 = 17 / 32  # bytes a weight: 4 bits, and 8 bits of scale for 32 of them
     expert = mxfp4 * (2 * F * C + C * F) + 4 * (2 * F + C)
-    attention = 4 * ((H + 2 * K) * D * (C + 1) + C * (H * D + 1) + H)
-    layer = T * expert + attention + 4 * E * (C + 1) + 2 * 4 * C
+    matrix = model.lm_head.weight.itemsize  # as stored on the CPU backend
+    attention = ((H + 2 * K) * D + E) * (matrix * C + 4) + C * (matrix * H * D + 4) + 4 * H
+    layer = T * expert + attention + 2 * 4 * C
     embedding_row = C * model.embed_tokens.weight.itemsize
-    expected = s["num_hidden_layers"] * layer + 4 * C + 4 * C * s["vocab_size"] + embedding_row
+    expected = s["num_hidden_layers"] * layer + 4 * C + matrix * C * s["vocab_size"] + embedding_row
     assert bytes_per_token(model) == pytest.approx(expected, abs=100)
 
 

@@ -60,6 +60,16 @@ def test_a_system_without_one_is_fine(libraries):
     assert prefer_fast_blas() is None
 
 
+@pytest.mark.parametrize(("environment", "told"), [({}, [1]), ({"OPENBLAS_NUM_THREADS": "4"}, [])])
+def test_it_computes_on_one_core_unless_the_environment_says_otherwise(libraries, monkeypatch, environment, told):
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    threads: list[int] = []
+    libraries({"libopenblas.so.0": SimpleNamespace(cblas_sgemm=None, openblas_set_num_threads=threads.append)})
+    assert prefer_fast_blas() and threads == told
+
+
 @pytest.mark.parametrize("elsewhere", [("platform", "darwin"), ("modules", {**sys.modules, "mlx.core": object()})])
 def test_nothing_is_loaded_where_it_cannot_help(libraries, monkeypatch, elsewhere):
     asked = libraries({"libopenblas.so.0": HAS_GEMM})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from itertools import pairwise
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_oss import device
-from mlx_oss.device import compiled, device_name, keep_resident, on_gpu, over_cores, side_stream
+from mlx_oss.device import compiled, device_name, keep_freed_memory, keep_resident, on_gpu, over_cores, side_stream
 from mlx_oss.loader import load_model
 
 
@@ -32,6 +35,40 @@ def test_rows_are_shared_out_evenly_among_the_cores(three_cores):
     seen = []
     over_cores(lambda a: (seen.append((a.shape[0], str(mx.default_stream(mx.cpu)))), a)[1], mx.zeros((8, 2)), work=1)
     assert sorted(count for count, _ in seen) == [2, 3, 3] and len({stream for _, stream in seen}) == 3
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 100])
+def test_blocks_are_no_larger_than_asked_and_go_to_the_cores_in_turn(block, three_cores):
+    seen = []
+
+    def twice(a: mx.array) -> mx.array:
+        seen.append((a.shape[0], str(mx.default_stream(mx.cpu))))
+        return a * 2
+
+    assert over_cores(twice, mx.arange(10), work=1, block=block).tolist() == list(range(0, 20, 2))
+    assert max(rows for rows, _ in seen) <= block and sum(rows for rows, _ in seen) == 10
+    assert all(a[1] != b[1] for a, b in pairwise(seen))
+
+
+def test_little_work_is_done_in_blocks_too_but_on_one_core(three_cores, monkeypatch):
+    monkeypatch.setattr(device, "SHARED_FROM", 100)
+    seen = []
+    over_cores(lambda a: (seen.append(str(mx.default_stream(mx.cpu))), a)[1], mx.zeros((8, 2)), work=1, block=2)
+    assert len(seen) == 4 and len(set(seen)) == 1
+
+
+def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
+    told = {}
+    library = SimpleNamespace(mallopt=lambda what, value: told.setdefault(what, value))
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: library)
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert keep_freed_memory.__wrapped__() and told == {-3: 32 << 20, -1: 64 << 20}
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: SimpleNamespace())
+    assert not keep_freed_memory.__wrapped__()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(device.ctypes, "CDLL", None)
+    assert not keep_freed_memory.__wrapped__()
 
 
 def test_little_work_and_a_gpus_stay_on_one_stream(three_cores, monkeypatch):

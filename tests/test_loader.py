@@ -279,11 +279,16 @@ def test_auto_is_bfloat16_on_a_gpu_and_float32_on_the_cpu(folder):
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("float32", mx.float32), ("bfloat16", mx.bfloat16)])
-def test_every_float_but_the_embedding_is_in_the_dtype_asked_for(folder, name, dtype):
+def test_floats_are_in_the_dtype_asked_for_and_matrices_as_stored_where_the_layer_upcasts(folder, name, dtype):
     model = load_model(folder("tiny"), dtype=name)
-    parameters = tree_flatten(model.parameters())
-    floats = {a.dtype for n, a in parameters if mx.issubdtype(a.dtype, mx.floating) and n != "embed_tokens.weight"}
-    assert floats == {dtype} and model.dtype == dtype
+    matrices, others = set(), set()
+    for path, array in tree_flatten(model.parameters()):
+        if mx.issubdtype(array.dtype, mx.floating) and path != "embed_tokens.weight":
+            is_matrix = path.endswith("weight") and array.ndim == 2
+            (matrices if is_matrix else others).add(array.dtype)
+    assert others == {dtype} and model.dtype == dtype
+    assert matrices == {dtype if on_gpu() else mx.bfloat16}
+    assert model.embed_tokens.weight.dtype == mx.bfloat16
     assert model(mx.array([[1, 2]])).dtype == dtype
 
 

@@ -1,14 +1,13 @@
 """Counts what one decode step costs whatever the machine: kernels launched, bytes of weights read.
 
 Kernels are counted in MLX's graph before it is evaluated. Views (slices, reshapes) launch nothing. `mx.fast.*` is one
-kernel on Metal but many primitives on the CPU backend, so while tracing each stands as one opaque operation there; nor
-is work shared out among cores.
+kernel on Metal but many primitives on the CPU backend, so while tracing each stands as one opaque operation there, and
+nothing else is done as the CPU backend needs it: weights upcast, work shared out among cores.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from mlx_oss import device
 from mlx_oss.model import Transformer
@@ -62,7 +61,7 @@ def _kernels(model: Transformer, layers: int) -> int:
     try:
         cache = model.make_cache()
         mx.eval(model(mx.array([[1] * FILL]), cache), model(mx.array([[1]]), cache))
-        with _as_on_a_gpu():
+        with _as_on_a_gpu(model):
             return _launches(model(mx.array([[1]]), cache))
     finally:
         model.layers = everything
@@ -77,8 +76,10 @@ def _launches(output: mx.array) -> int:
 
 
 @contextmanager
-def _as_on_a_gpu() -> Iterator[None]:
-    """`mx.fast.*` as one operation each, and one stream; results are meaningless, only the graph is wanted."""
+def _as_on_a_gpu(model: Transformer) -> Iterator[None]:
+    """`mx.fast.*` as one operation each, one stream, and weights in the activations' dtype; results are meaningless,
+    only the graph is wanted.
+    """
 
     def one(x: mx.array, *_: object, **__: object) -> mx.array:
         return mx.erf(x)
@@ -86,14 +87,25 @@ def _as_on_a_gpu() -> Iterator[None]:
     def attention(q: mx.array, k: mx.array, v: mx.array, *_: object, **__: object) -> mx.array:
         return mx.depends([mx.erf(q)], [k, v])[0]
 
+    def blank(array: mx.array) -> mx.array:
+        """A view of one zero, so that it adds no kernel and takes no memory."""
+        if not mx.issubdtype(array.dtype, mx.floating):
+            return array
+        return mx.as_strided(zero, array.shape, [0] * array.ndim)
+
+    zero = mx.zeros((1,), model.dtype)
+    mx.eval(zero)
     stand_ins = {"rope": one, "rms_norm": one, "scaled_dot_product_attention": attention}
-    real, shared_from = {name: getattr(mx.fast, name) for name in stand_ins}, device.SHARED_FROM
+    real, on_gpu, parameters = {name: getattr(mx.fast, name) for name in stand_ins}, device.on_gpu, model.parameters()
     try:
-        device.SHARED_FROM = sys.maxsize
+        setattr(device, "on_gpu", lambda: True)  # noqa: B010
         for name, function in stand_ins.items():
             setattr(mx.fast, name, function)
+        blanks = tree_map(blank, parameters)
+        model.update(blanks)
         yield
     finally:
-        device.SHARED_FROM = shared_from
+        device.on_gpu = on_gpu
         for name, function in real.items():
             setattr(mx.fast, name, function)
+        model.update(parameters)

@@ -1,0 +1,121 @@
+"""Linear layers on the CPU backend: stored weights, float32 results, whatever the blocks, the rows and the cores."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlx_oss import device
+from mlx_oss import linear as layers
+from mlx_oss.config import QuantizationSpec
+from mlx_oss.linear import Linear, QuantizedLinear, linear
+
+INPUTS, OUTPUTS = 192, 77
+SPECS = {
+    "q8": QuantizationSpec(64, 8, "affine"),
+    "q4": QuantizationSpec(32, 4, "affine"),
+    "mxfp4": QuantizationSpec(32, 4, "mxfp4"),
+}
+ROWS = [1, 2, 3, 4, 5, 16, 33]
+
+
+@pytest.fixture(params=[1, 2, 3])
+def cores(request, monkeypatch):
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    monkeypatch.setattr(device, "SHARED_FROM", 0)
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(request.param)), raising=False)
+    monkeypatch.setattr(device, "_cpu", type(device._cpu)())
+    return request.param
+
+
+@pytest.fixture(params=[1, 20 * INPUTS, 1 << 20])
+def block(request, monkeypatch):
+    """Blocks of one row, of some, of all."""
+    monkeypatch.setattr(layers, "SMALL_BLOCK", request.param)
+    monkeypatch.setattr(layers, "LARGE_BLOCK", 2 * request.param)
+
+
+def normal(*shape: int) -> mx.array:
+    return mx.array(np.random.default_rng(shape).standard_normal(shape).astype(np.float32))
+
+
+def stored(dtype: mx.Dtype, bias: bool = True) -> nn.Module:
+    layer = linear(INPUTS, OUTPUTS, bias, None)
+    layer.weight = normal(OUTPUTS, INPUTS).astype(dtype)
+    if bias:
+        layer.bias = normal(OUTPUTS)
+    return layer
+
+
+def packed(spec: QuantizationSpec, bias: bool = True) -> nn.Module:
+    layer = linear(INPUTS, OUTPUTS, bias, spec)
+    layer.weight, layer.scales, *biases = mx.quantize(
+        normal(OUTPUTS, INPUTS), spec.group_size, spec.bits, mode=spec.mode
+    )
+    if biases:
+        layer.biases = biases[0]
+    if bias:
+        layer.bias = normal(OUTPUTS)
+    return layer
+
+
+def expected(layer: nn.Module, weight: mx.array, x: mx.array) -> np.ndarray:
+    weight, x = np.array(weight.astype(mx.float32), np.float64), np.array(x, np.float64)
+    return x @ weight.T + (np.array(layer.bias) if "bias" in layer else 0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_stored_matrix_gives_the_product_of_its_exact_values(rows, dtype, bias, block, cores):
+    layer, x = stored(dtype, bias), normal(rows, INPUTS)
+    y = layer(x)
+    assert y.dtype == mx.float32 and layer.weight.dtype == dtype
+    assert np.abs(np.array(y) - expected(layer, layer.weight, x)).max() < 1e-4
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_packed_matrix_gives_the_product_of_its_values(rows, name, bias, block, cores):
+    spec = SPECS[name]
+    layer, x = packed(spec, bias), normal(rows, INPUTS)
+    weight = mx.dequantize(
+        layer.weight, layer.scales, layer.get("biases"), spec.group_size, spec.bits, mode=spec.mode, dtype=mx.float32
+    )
+    y = layer(x)
+    assert y.dtype == mx.float32
+    assert np.abs(np.array(y) - expected(layer, weight, x)).max() < 1e-4
+
+
+@pytest.mark.parametrize("make", [lambda: stored(mx.bfloat16), lambda: packed(SPECS["q8"])])
+def test_the_leading_dimensions_are_those_of_the_input(make, cores):
+    layer, x = make(), normal(3, 2, 5, INPUTS)
+    y = layer(x)
+    assert y.shape == (3, 2, 5, OUTPUTS)
+    assert np.abs(np.array(y[1, 1]) - np.array(layer(x[1, 1]))).max() < 1e-4
+
+
+@pytest.mark.parametrize("make", [lambda: stored(mx.bfloat16), lambda: packed(SPECS["q4"])])
+@pytest.mark.parametrize("rows", ROWS)
+def test_the_number_of_cores_changes_no_bit(make, rows, monkeypatch):
+    layer, x = make(), normal(rows, INPUTS)
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    monkeypatch.setattr(layers, "SMALL_BLOCK", 20 * INPUTS)
+    monkeypatch.setattr(layers, "LARGE_BLOCK", 20 * INPUTS)
+    results = []
+    for shared_from in (0, 1 << 60):
+        monkeypatch.setattr(device, "SHARED_FROM", shared_from)
+        results.append(np.array(layer(x)))
+    assert np.array_equal(*results)
+
+
+def test_on_a_gpu_a_layer_is_mlxs_own(monkeypatch):
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    monkeypatch.setattr(device, "over_cores", None)
+    x = normal(3, INPUTS)
+    for layer, parent in ((stored(mx.float32), nn.Linear), (packed(SPECS["q8"]), nn.QuantizedLinear)):
+        assert isinstance(layer, parent) and isinstance(layer, (Linear, QuantizedLinear))
+        assert mx.array_equal(layer(x), parent.__call__(layer, x))
