@@ -2,12 +2,14 @@
 
 Token-faithful: what the model wrote stays in the prompt with the ids it wrote, and the caches are kept between turns.
 Once a turn is answered its reasoning leaves the prompt (harmony's rule), so the next turn steps the caches back to
-where the answer began and feeds the answer again. Knows nothing of terminals and of how tools run.
+where the answer began and feeds the answer again. Tools that the model calls are run between the rounds of a turn.
+Knows nothing of terminals and of how tools run.
 """
 
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
@@ -16,6 +18,7 @@ from typing import Literal, get_args
 
 from mlx_oss import session_file, worker
 from mlx_oss.conversation import OPENING, Conversation, Entry, preamble
+from mlx_oss.errand import Errand
 from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.events import (
     Event,
@@ -31,7 +34,6 @@ from mlx_oss.generate import room_for_answer
 from mlx_oss.harmony import (
     Message,
     ReasoningEffort,
-    ToolDescription,
     ToolNamespace,
     render_conversation,
 )
@@ -40,9 +42,13 @@ from mlx_oss.prompt_cache import PromptCache
 from mlx_oss.rounds import Round
 from mlx_oss.sampling import SamplingOptions
 from mlx_oss.tokenizer import Tokenizer
+from mlx_oss.tools.calls import AnyTool, Confirm, Run, Toolset, given_again
 from mlx_oss.turn import Floor, collect
 
 ContextPolicy = Literal["refuse", "drop_oldest"]
+
+_MARGIN = 64  # tokens around a tool's result, and a few to answer with
+_LONGEST_TOKEN = 128  # characters
 
 
 class ChatSession:
@@ -51,8 +57,12 @@ class ChatSession:
 
     instructions      what the developer tells the model (other chats call it the system prompt)
     reasoning_effort  "low", "medium" or "high"; may be set between turns
-    tools             functions the model may call; calls come as `ToolCall` events and end the turn
-    system_tools      built-in tools to announce: `harmony.PYTHON`, `harmony.BROWSER`
+    tools             what the model may call: functions, `Tool`s and the tools of `mlx_oss.tools` are run, and the
+                      model goes on with their results; a call of a mere `ToolDescription` ends the turn
+    system_tools      built-in tools to announce without running them: `harmony.PYTHON`, `harmony.BROWSER`
+    confirm           asked before each call that would be run; what it gives, or, if it is async, what awaiting it
+                      gives, decides: True runs it, False or a reason refuses it, and the model is told
+    max_rounds        how often in a turn the model may call tools; then it is told to answer
     options           sampling; max_tokens bounds what one turn generates
     current_date      told to the model; pinned for the session, so that midnight does not invalidate the caches
     context_limit     tokens that prompt and answer may fill; None: what the model was made for
@@ -67,8 +77,10 @@ class ChatSession:
         *,
         instructions: str = "",
         reasoning_effort: ReasoningEffort = "medium",
-        tools: Sequence[ToolDescription] = (),
+        tools: Sequence[AnyTool] = (),
         system_tools: Sequence[ToolNamespace] = (),
+        confirm: Confirm | None = None,
+        max_rounds: int = 32,
         options: SamplingOptions | None = None,
         max_tokens: int | None = None,
         current_date: str | None = None,
@@ -77,7 +89,10 @@ class ChatSession:
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.instructions, self.reasoning_effort = instructions, reasoning_effort
-        self.tools, self.system_tools = tuple(tools), tuple(system_tools)
+        self._toolset = Toolset([*tools, *system_tools], confirm)
+        self.tools, self.system_tools = self._toolset.functions, self._toolset.namespaces
+        self._run: Run | None = None  # of a tool, at this moment
+        self.max_rounds = max_rounds
         self.options, self.max_tokens = options or SamplingOptions(), max_tokens
         self.current_date = current_date or datetime.date.today().isoformat()
         most = model.config.max_position_embeddings
@@ -134,12 +149,10 @@ class ChatSession:
         """Answers a tool call, which may be a turn's that is not finished yet; `resume` lets the model go on."""
         if not isinstance(result, str):
             raise OptionError(f"a tool result is text, not {type(result).__name__}: give json.dumps(result)")
-        channel = call.channel or "commentary"
-        message = Message("tool", result, name=call.recipient, recipient="assistant", channel=channel)
         if self._floor.taken:
-            self._results.append(Entry.of(message))
+            self._results.append(Entry.answering(call, result))
         else:
-            self._conversation = self._conversation.plus([Entry.of(message)])
+            self._conversation = self._conversation.plus([Entry.answering(call, result)])
 
     def resume(self) -> Iterator[Event]:
         """The model goes on from where the conversation stands, e.g. after tool results; events as from `send`."""
@@ -179,15 +192,18 @@ class ChatSession:
 
     def cancel(self) -> None:
         """Ends the running turn after the token, or the chunk of prompt, that is being computed: `Finished` follows
-        with the reason "cancelled", and what was said is kept. For any thread or task; nothing happens between turns.
+        with the reason "cancelled", and what was said is kept. A tool that is running is stopped, or not waited for.
+        For any thread or task; nothing happens between turns.
         """
         self._floor.cancel()
+        if (run := self._run) is not None:
+            run.cancel()
 
     def fork(self) -> ChatSession:
         """A second session that continues this one independently; both keep what is cached so far."""
         with self._floor:
             forked = copy(self)
-            forked._cache, forked._results, forked._floor = self._cache.fork(), [], Floor()
+            forked._cache, forked._results, forked._floor, forked._run = self._cache.fork(), [], Floor(), None
             return forked
 
     def save(self, path: str | Path) -> None:
@@ -208,18 +224,29 @@ class ChatSession:
 
     @classmethod
     def load(
-        cls, path: str | Path, model: Transformer, tokenizer: Tokenizer, *, text_only: bool = False
+        cls,
+        path: str | Path,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        text_only: bool = False,
+        tools: Sequence[AnyTool] = (),
+        confirm: Confirm | None = None,
+        max_rounds: int = 32,
     ) -> ChatSession:
         """The session that was saved; it goes on without reading its prompt again.
 
         text_only  takes the conversation alone, from a damaged file or one of another model; it is read anew
+        tools      what is to be run again: a file holds descriptions only, and one of the same name takes its place
 
         Raises SessionError for a file that is no session, is damaged, or belongs to another model.
         """
         saved = session_file.read(path, damaged=text_only)
         most = model.config.max_position_embeddings  # which another model may have less of
         limit = min(saved.limits.get("context_limit", most), most)
-        session = cls(model, tokenizer, **saved.choices() | {"context_limit": limit})
+        choices = saved.choices() | {"context_limit": limit, "confirm": confirm, "max_rounds": max_rounds}
+        described = [*choices.pop("tools"), *choices.pop("system_tools")]
+        session = cls(model, tokenizer, tools=given_again(tools, described), **choices)
         session._total = saved.stats
         session._conversation = Conversation(tuple(Entry(*entry) for entry in saved.entries))
         if not text_only:
@@ -228,7 +255,7 @@ class ChatSession:
             session._cache.ids = list(saved.cached)
         return session
 
-    def _say(self, text: str | None, turn: int | None = None) -> Generator[Event, None, None]:
+    def _say(self, text: str | None, turn: int | None = None) -> Generator[Event | Errand, None, None]:
         """The user says `text`, in place of `turn` and all after it, if one is given; None is what he said then."""
         with self._floor:
             before = self._conversation
@@ -244,15 +271,36 @@ class ChatSession:
                 raise
         yield finished  # the session is free again: who stops listening here may go on with it
 
-    def _go_on(self) -> Generator[Event, None, None]:
+    def _go_on(self) -> Generator[Event | Errand, None, None]:
         with self._floor:
+            for result in self._conversation.unseen_results:
+                yield ToolResult(result.name or "", str(result.content))
             finished = yield from self._turn(snapshot=False)
         yield finished
 
-    def _turn(self, *, snapshot: bool) -> Generator[Event, None, Finished]:
-        """Generates, and returns the last event; `snapshot` where the next turn will step back to: before the first
-        reasoning of this one.
+    def _turn(self, *, snapshot: bool) -> Generator[Event | Errand, None, Finished]:
+        """Rounds, until one calls no tool that is run here; returns the last event. `snapshot` where the next turn will
+        step back to: before the first reasoning of this one.
         """
+        self.usage = Usage()
+        try:
+            for rounds in itertools.count():
+                round_ = yield from self._round(snapshot=snapshot and not rounds)
+                calls = [call for call in round_.calls if self._toolset.answers(call)]
+                if rounds > self.max_rounds or not calls:
+                    break
+                yield from self._run_tools(calls, refused=rounds == self.max_rounds)
+                if calls != round_.calls:
+                    break
+                if self._floor.cancelled:
+                    return Finished("cancelled", self.usage)
+                if self.max_tokens is not None and self.usage.generated_tokens >= self.max_tokens:
+                    return Finished("length", self.usage)
+        finally:
+            self._total = self._total.after(self.usage)
+        return Finished(round_.reason, self.usage, self._toolset.citations(round_.answer))
+
+    def _round(self, *, snapshot: bool) -> Generator[Event | Errand, None, Round]:
         conversation, dropped = self._fitting()
         prompt = self._prompt(conversation)
         room = room_for_answer(self.context_limit, len(prompt))
@@ -261,16 +309,38 @@ class ChatSession:
         try:
             if dropped:
                 yield TurnsDropped(dropped)
-            for result in conversation.unseen_results:
-                yield ToolResult(result.name or "", str(result.content))
-            most = room if self.max_tokens is None else min(self.max_tokens, room)
+            most = room if self.max_tokens is None else min(self.max_tokens - self.usage.generated_tokens, room)
             yield from round_.run(self._options(), most, self.tokenizer.stop_ids, snapshot=snapshot)
         finally:
             written = [*map(Entry.written, round_.messages), *self._results]
             self._conversation, self._results = conversation.plus(written), []
-            self.usage = round_.usage
-            self._total = self._total.after(self.usage)
-        return Finished(round_.reason, self.usage)
+            self.usage = self.usage.plus(round_.usage)
+        return round_
+
+    def _run_tools(self, calls: Sequence[ToolCall], *, refused: bool) -> Generator[Event | Errand, None, None]:
+        for call in calls:
+            self._run = run = self._toolset.run(call)
+            if self._floor.cancelled:
+                run.cancel()
+            try:
+                if refused:
+                    run.refuse(f"not run: a turn may call tools {self.max_rounds} times; answer with what you have")
+                else:
+                    yield run
+            finally:
+                run.cancel()
+                self._run = None
+                result = self._as_fits(run.result)
+                self._conversation = self._conversation.plus([Entry.answering(call, result.text)])
+            yield result
+
+    def _as_fits(self, result: ToolResult) -> ToolResult:
+        """A result, or a word that it is too long for the context."""
+        room = self.context_limit - len(self._prompt()) - _MARGIN
+        if len(result.text) <= room * _LONGEST_TOKEN and len(self.tokenizer.encode(result.text)) <= room:
+            return result
+        error = f"the result is too long, {len(result.text):,} characters: ask for less of it"
+        return ToolResult(result.recipient, f"Error: {error}", error)
 
     def _options(self) -> SamplingOptions:
         options = replace(self.options, logprobs=False)  # a chat tells none

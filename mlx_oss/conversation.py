@@ -12,6 +12,7 @@ from itertools import takewhile
 from typing import get_args
 
 from mlx_oss.errors import OptionError
+from mlx_oss.events import ToolCall
 from mlx_oss.harmony import (
     DeveloperContent,
     Message,
@@ -60,6 +61,12 @@ class Entry:
     def of(cls, message: Message) -> Entry:
         """A message that the model did not write."""
         return cls(message, render_message(message))
+
+    @classmethod
+    def answering(cls, call: ToolCall, result: str) -> Entry:
+        """The result of a call; it goes back on the channel of the call."""
+        channel = call.channel or "commentary"
+        return cls.of(Message("tool", result, name=call.recipient, recipient="assistant", channel=channel))
 
     @classmethod
     def written(cls, parsed: ParsedMessage) -> Entry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from mlx_oss.harmony import Note
@@ -19,6 +19,9 @@ class Usage:
     generated_tokens: int = 0
     prefill_seconds: float = 0.0
     generate_seconds: float = 0.0
+
+    def plus(self, more: Usage) -> Usage:
+        return Usage(*(getattr(self, field.name) + getattr(more, field.name) for field in fields(self)))
 
     @property
     def tokens_per_second(self) -> float:
@@ -80,7 +83,8 @@ class AnswerDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """The model calls a tool and waits: give the result to `ChatSession.add_tool_result`, then `resume`.
+    """The model calls a tool. One that the session has a handler for is run, and its `ToolResult` follows; otherwise
+    the turn ends: give the result to `ChatSession.add_tool_result`, then `resume`.
 
     recipient   who is called, as the model wrote it: `functions.get_weather`, `python`
     arguments   the text of the call: JSON for functions, code for python; as the model wrote it, not checked
@@ -99,10 +103,33 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """A result that the model now reads, before it goes on; `recipient` is who was called."""
+    """A result that the model now reads, before it goes on; `recipient` is who was called.
+
+    error  why there is no result, where a tool of the session's failed, was refused, or was stopped; None: it did well
+    """
 
     recipient: str
     text: str
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A place in a browsed page that an answer cites.
+
+    cursor      the page, as the model numbers what it has seen; lines `first_line` to `last_line` of it, from 0
+    source      where it is: a URL, or a path in the browsed folder; title: what it is called
+    text        the lines; start, end: where in the answer the citation stands, in characters
+    """
+
+    cursor: int
+    first_line: int
+    last_line: int
+    source: str
+    title: str
+    text: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +160,12 @@ class Finished:
 
     reason  "stop": the model is done; "tool_calls": it waits for results; "length": it was cut off by a limit;
             "cancelled": by `ChatSession.cancel`
+    usage   of all rounds of the turn: after each tool's result the model reads and writes on
     """
 
     reason: FinishReason
     usage: Usage
+    citations: tuple[Citation, ...] = ()
 
 
 Event = (
@@ -154,10 +183,11 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole turn: the answer, the reasoning before it, the tools called, why it ended, what it cost."""
+    """A whole turn: the answer, the reasoning before it, the tools called, why it ended, its cost and citations."""
 
     text: str
     reasoning: str
     tool_calls: tuple[ToolCall, ...]
     finish_reason: FinishReason
     usage: Usage
+    citations: tuple[Citation, ...] = ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 
 from mlx_oss.conversation import OPENING
-from mlx_oss.events import Event, FinishReason, PrefillProgress, Usage
+from mlx_oss.events import Event, FinishReason, PrefillProgress, ToolCall, Usage
 from mlx_oss.generate import PREFILL_CHUNK, generate_step
 from mlx_oss.harmony import HarmonyParser, ParsedMessage
 from mlx_oss.model import Transformer
@@ -39,13 +39,24 @@ class Round:
         return self._listener.messages
 
     @property
+    def calls(self) -> list[ToolCall]:
+        """The tools that the model called and waits for."""
+        return self._listener.calls
+
+    @property
+    def answer(self) -> str:
+        """What stands on the final channel."""
+        said = [parsed.message for parsed in self.messages]
+        return "".join(str(message.content) for message in said if message.channel == "final")
+
+    @property
     def usage(self) -> Usage:
         return self._clock.usage()
 
     @property
     def reason(self) -> FinishReason:
         """Why it ended."""
-        return "tool_calls" if self._listener.awaits_tools else self._reason
+        return "tool_calls" if self._listener.calls else self._reason
 
     def run(
         self, options: SamplingOptions, max_tokens: int, stop_ids: Iterable[int], *, snapshot: bool
@@ -95,7 +106,7 @@ class Round:
             self._clock.tick()
             self._cache.ids.append(step.token)
             yield from self._listener.hear(parser.feed(step.token))
-            if self._listener.answered or self._listener.awaits_tools:  # they need not end with a stop id
+            if self._listener.answered or self._listener.calls:  # they need not end with a stop id
                 return
             if step.finish == "length":
                 self._reason = "length"

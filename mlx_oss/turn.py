@@ -54,8 +54,9 @@ class Listener:
         return any(parsed.message.channel == "final" for parsed in self.messages)
 
     @property
-    def awaits_tools(self) -> bool:
-        return any(map(_calls_tool, self.messages))
+    def calls(self) -> list[ToolCall]:
+        """What the model waits for."""
+        return [_call(parsed) for parsed in self.messages if _calls_tool(parsed)]
 
 
 def _calls_tool(parsed: ParsedMessage) -> bool:
@@ -140,5 +141,5 @@ def collect(events: Iterable[Event]) -> Reply:
             calls.append(event)
         elif isinstance(event, Finished):
             answer, reasoning = "".join(text[AnswerDelta]), "".join(text[ReasoningDelta])
-            return Reply(answer, reasoning, tuple(calls), event.reason, event.usage)
+            return Reply(answer, reasoning, tuple(calls), event.reason, event.usage, event.citations)
     raise OptionError("the events end without Finished: give all events of one turn")

@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 from mlx_oss.device import settle
+from mlx_oss.errand import Errand
 
 T = TypeVar("T")
 
@@ -79,14 +80,17 @@ def run(function: Callable[[], T]) -> T:
     return thread.submit(function).result()
 
 
-def pulled(generator: Generator[T, None, None]) -> Iterator[T]:
-    """The generator's items, each computed on the computing thread when it is asked for.
+def pulled(generator: Generator[T | Errand, None, None]) -> Iterator[T]:
+    """The generator's items, each computed on the computing thread when it is asked for. Errands are done on the way.
 
     Closing it, or an exception while it is waited for (Ctrl-C), closes the generator once its item is done.
     """
     try:
         while (item := run(lambda: next(generator, _END))) is not _END:
-            yield cast(T, item)
+            if isinstance(item, Errand):
+                item.do()
+            else:
+                yield cast(T, item)
     finally:
         with contextlib.suppress(RuntimeError):  # the interpreter is ending: there is no thread any more
             run(generator.close)
@@ -95,18 +99,22 @@ def pulled(generator: Generator[T, None, None]) -> Iterator[T]:
 class PulledAsync(AsyncIterator[T]):
     """As `pulled`, for `async for`. A task that is cancelled, and a loop that is left, close the generator."""
 
-    def __init__(self, generator: Generator[T, None, None]) -> None:
+    def __init__(self, generator: Generator[T | Errand, None, None]) -> None:
         self._generator = generator
 
     async def __anext__(self) -> T:
         try:
-            item = await asyncio.wrap_future(_thread().submit(lambda: next(self._generator, _END)))
-        except asyncio.CancelledError:
+            while isinstance(item := await self._next(), Errand):
+                await item.ado()
+        except BaseException:
             await self.aclose()
             raise
         if item is _END:
             raise StopAsyncIteration
         return cast(T, item)
+
+    async def _next(self) -> object:
+        return await asyncio.wrap_future(_thread().submit(lambda: next(self._generator, _END)))
 
     async def aclose(self) -> None:
         """Closes the generator once its item is done, and waits for that even if cancelled meanwhile."""

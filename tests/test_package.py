@@ -21,7 +21,7 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
-    version errors blas
+    version errors errand blas
     config
     memory
     mxfp4 rope layout tensorfile device
@@ -30,12 +30,13 @@ ORDER = """
     offload
     tokenizer
     harmony
+    events
     constrain tools
     convert
     nano
     loader generate
     bench
-    events worker
+    worker
     conversation prompt_cache turn session_file
     rounds
     chat

@@ -26,7 +26,7 @@ from mlx_oss import (
     collect,
     prompt_cache,
 )
-from mlx_oss.errors import ContextError, HarmonyError, OptionError
+from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.generate import generate_step
 from mlx_oss.harmony import (
     PYTHON,
@@ -395,7 +395,7 @@ def test_control_tokens_in_what_the_user_says_stay_text(session, script):
 
 
 def test_a_wrong_option_is_reported_when_the_session_is_made(model):
-    with pytest.raises(HarmonyError, match="two tool namespaces are called 'python'"):
+    with pytest.raises(OptionError, match="two tools are called 'python'"):
         ChatSession(model, TOKENIZER, system_tools=[PYTHON, ToolNamespace("python")])
     with pytest.raises(OptionError, match="reasoning_effort is 'extreme'"):
         ChatSession(model, TOKENIZER, reasoning_effort="extreme")

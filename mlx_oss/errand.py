@@ -1,0 +1,17 @@
+"""Errands: what a generator on the computing thread wants done elsewhere. Knows nothing of what they are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+
+class Errand(ABC):
+    """A generator that is computed elsewhere yields it, and goes on when whoever pulls the generator has done it."""
+
+    @abstractmethod
+    def do(self) -> None:
+        """Does it, on the thread of the caller, and returns when it is done or given up."""
+
+    @abstractmethod
+    async def ado(self) -> None:
+        """The same, in the event loop of the caller."""
