@@ -114,7 +114,8 @@ class PulledAsync(AsyncIterator[T]):
         return cast(T, item)
 
     async def _next(self) -> object:
-        return await asyncio.wrap_future(_thread().submit(lambda: next(self._generator, _END)))
+        generator = self._generator  # alone, as who holds `self` keeps a loop that is left from closing it
+        return await asyncio.wrap_future(_thread().submit(lambda: next(generator, _END)))
 
     async def aclose(self) -> None:
         """Closes the generator once its item is done, and waits for that even if cancelled meanwhile."""
