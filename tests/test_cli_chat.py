@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -27,10 +28,12 @@ from mlx_oss import (
     Usage,
 )
 from mlx_oss.cli import main
-from mlx_oss.cli.chat import answer, converse, interruptible
+from mlx_oss.cli.chat import answer, converse
 from mlx_oss.cli.commands import COMMANDS
+from mlx_oss.cli.drawn import Drawn
+from mlx_oss.cli.interrupts import interruptible
 from mlx_oss.cli.safe import safe
-from mlx_oss.cli.show import Drawn, Json, Plain, finished_blocks, printer
+from mlx_oss.cli.show import Json, Plain, printer
 from mlx_oss.errors import ContextError, SessionError
 from mlx_oss.harmony import PYTHON
 
@@ -188,50 +191,6 @@ def test_json_has_a_line_for_every_event(capsys):
     assert told[2]["arguments"] == "{}" and told[3]["usage"]["generated_tokens"] == 10
 
 
-MARKDOWN = """# Title
-
-A paragraph
-in two lines.
-
-- one
-
-- two
-
-  more of two
-
-1. a
-2. b
-
-```python
-x = 1
-
-y = 2
-```
-
-| a | b |
-|---|---|
-| 1 | 2 |
-
-The end."""
-
-
-def test_blocks_are_finished_only_once_they_cannot_change():
-    """Whatever the pieces: what is printed for good adds up to the text, and no block is split."""
-    for size in (1, 2, 3, 7, 50):
-        printed, tail = [], ""
-        for start in range(0, len(MARKDOWN), size):
-            done, tail = finished_blocks(tail + MARKDOWN[start : start + size])
-            printed += [done] if done else []
-        assert "".join(printed) + tail == MARKDOWN
-        whole = (
-            "- one\n\n- two\n\n  more of two\n",
-            "```python\nx = 1\n\ny = 2\n```\n",
-            "| a | b |\n|---|---|\n| 1 | 2 |\n",
-        )
-        for block in whole:
-            assert any(block in piece for piece in printed)
-
-
 @pytest.fixture
 def typed(monkeypatch) -> list[Any]:
     """What the user types, line by line; an exception is Ctrl-C or Ctrl-D."""
@@ -375,3 +334,49 @@ def test_lines_piped_in_are_asked_one_by_one_with_json(monkeypatch, capsys):
     assert session.questions == ["one", "two"]
     told = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
     assert told == ["answer_delta", "finished"] * 2
+
+
+@pytest.fixture
+def fake(monkeypatch) -> FakeSession:
+    """The session of `main(["chat", ...])`."""
+    session = FakeSession(AnswerDelta("Hello."), DONE)
+    monkeypatch.setattr("mlx_oss.cli.model.load", lambda args: (None, None))
+    monkeypatch.setattr("mlx_oss.chat.ChatSession", lambda *a, **k: session)
+    return session
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # as Python opens stdin in most locales, and in C
+def test_bytes_that_are_no_text_are_refused(fake, monkeypatch, capsys, errors):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hi \xff\xfe"), encoding="utf-8", errors=errors))
+    assert main(["chat"]) == 2 and "error: the question is not UTF-8" in capsys.readouterr().err
+    assert main(["chat", "Hi \udcff"]) == 2 and "error: the question is not UTF-8" in capsys.readouterr().err
+    assert fake.questions == []
+
+
+def test_a_full_disk_is_told_in_a_line(fake, capsys, monkeypatch):
+    def full(text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sys.stdout, "write", full)
+    monkeypatch.setattr("mlx_oss.cli._silence", lambda: None)  # pytest's own stdout
+    assert main(["chat", "Hi"]) == 1 and "error: No space left on device" in capsys.readouterr().err
+
+
+def test_characters_that_the_locale_does_not_know_are_replaced(fake, monkeypatch):
+    fake.events, out = (AnswerDelta("漢 é"), DONE), io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="latin-1"))
+    assert main(["chat", "Hi"]) == 0 and out.getvalue() == "? é\n".encode("latin-1")
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])
+def test_a_stream_that_was_closed_is_no_obstacle(fake, monkeypatch, name):
+    monkeypatch.setattr(sys, name, None)
+    assert main(["chat", "Hi"]) == 0 and fake.questions == ["Hi"]
+    if name != "stdin":
+        getattr(sys, name).close()  # what stands in for it
+
+
+def test_after_a_cancelled_prompt_the_status_tells_no_speed(say):
+    session = FakeSession(Finished("cancelled", Usage()))
+    session.usage = Usage()
+    assert "[no token · context 1,204" in say(session, "Hi")

@@ -7,6 +7,7 @@ import re
 import signal
 import stat
 import sys
+import termios
 from collections.abc import Callable, Iterator
 
 import pexpect
@@ -19,19 +20,25 @@ LONG = "Repeat: " + "one two three four five six seven eight nine ten"
 
 @pytest.fixture
 def terminal(tmp_path) -> Iterator[Callable[..., pexpect.spawn]]:
-    """terminal(*arguments, TERM=..., ...): the command in a terminal of 24 rows and 80 columns."""
+    """terminal(*arguments, shell=..., TERM=..., ...): the command in a terminal of 24 rows and 80 columns."""
     started: list[pexpect.spawn] = []
 
-    def start(*arguments: str, **variables: str) -> pexpect.spawn:
+    def start(*arguments: str, shell: bool = False, **variables: str) -> pexpect.spawn:
         environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
         environment |= {
             "TERM": "xterm-256color",
             "PROMPT_TOOLKIT_NO_CPR": "1",
             "XDG_STATE_HOME": str(tmp_path / "state"),
         }
-        command = ["-m", "mlx_oss", "chat", "--temperature", "0", *arguments]
+        command = [sys.executable, "-m", "mlx_oss", "chat", "--temperature", "0", *arguments]
+        if shell:
+            command = ["/bin/sh", "-c", f"exec {' '.join(command)}"]
         child = pexpect.spawn(
-            sys.executable, command, env=environment | variables, dimensions=(24, 80), encoding="utf-8", timeout=TIMEOUT
+            *(command[0], command[1:]),
+            env=environment | variables,
+            dimensions=(24, 80),
+            encoding="utf-8",
+            timeout=TIMEOUT,
         )
         started.append(child)
         return child
@@ -166,4 +173,64 @@ def test_the_history_comes_back(terminal):
             break
     child.send("\r")
     child.expect("answers 0, ")
+    leave(child)
+
+
+def test_what_is_typed_during_an_answer_is_asked_next_and_shown_in_its_place(terminal):
+    child = terminal()
+    child.expect(PROMPT)
+    child.send("What is the capital of France?\r")
+    child.expect("user")  # its reasoning begins
+    child.send("/stats\r")
+    child.expect("GB\\]")
+    assert "Paris" in plain(child.before) and "stats" not in plain(child.before)
+    child.expect("answers 1, ")
+    leave(child)
+
+
+@pytest.mark.parametrize("during", ["> ", "user"], ids=["prompt", "answer"])
+def test_a_terminal_is_left_as_it_was_found_when_the_program_is_told_to_end(terminal, during):
+    child = terminal()
+    before = termios.tcgetattr(child.child_fd)
+    child.expect(PROMPT)
+    if during != "> ":
+        child.send(LONG + "\r")
+        child.expect(during)
+    assert termios.tcgetattr(child.child_fd) != before
+    child.kill(signal.SIGTERM)
+    child.expect(pexpect.EOF)
+    assert termios.tcgetattr(child.child_fd)[:4] == before[:4]
+    child.close()
+    assert child.exitstatus == 128 + signal.SIGTERM
+
+
+def test_a_redirected_conversation_writes_the_answers_alone(terminal, tmp_path):
+    answers = tmp_path / "answers.txt"
+    child = terminal(">", str(answers), shell=True)
+    child.expect(PROMPT)
+    ask(child, "What is the capital of France?")
+    leave(child)
+    assert "Paris" in answers.read_text() and answers.read_text().count("\n") == 1
+
+
+def test_a_very_long_question_is_refused_and_the_program_goes_on(terminal):
+    child = terminal()
+    child.expect(PROMPT)
+    child.send(f"\x1b[200~{'word ' * 20_000}\x1b[201~\r")  # as terminals send what is pasted
+    child.expect("error: 20,0.. tokens leave no room")
+    assert "Paris" in ask(child, "What is the capital of France?")
+    leave(child)
+
+
+def test_ctrl_c_while_the_prompt_is_read_stops_that_and_not_the_program(terminal):
+    child = terminal()
+    child.expect(PROMPT)
+    child.send(f"\x1b[200~{'word ' * 3_500}\x1b[201~\r")
+    child.expect("reading [0-9,]+ of 3,")
+    child.sendintr()
+    child.expect(r"\[stopped\]")
+    child.expect("no token")
+    child.send("/undo\r")
+    child.expect("forgotten")
+    assert "Paris" in ask(child, "What is the capital of France?")
     leave(child)

@@ -8,6 +8,8 @@ interrupted.
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import sys
 import warnings
@@ -30,6 +32,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand; gives the exit status."""
+    _mend_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
     args = _parser(chosen=argv[0] if argv else None).parse_args(argv)
     warnings.showwarning = _show_warning
@@ -41,8 +44,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence()
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        _silence()  # what is written to a file is an error of the library's own, so this is the output
+        sys.stderr.write(f"error: {error.strerror or error}\n")
+        return 1
+
+
+def _mend_streams() -> None:
+    """A stream that was closed swallows what it is given; one that knows few characters writes `?` for the others."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _silence() -> None:
+    """Nothing more is written to stdout, which would fail again when the program ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

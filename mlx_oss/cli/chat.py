@@ -7,13 +7,12 @@ what can be typed besides questions.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model as model_arguments
+from mlx_oss.cli.interrupts import interruptible, terminable, unechoed
 from mlx_oss.errors import ContextError, MlxOssError, OptionError
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    question = " ".join(args.question)
+    question = text(" ".join(args.question))
     questions = [question] if question else []
     if not question and not (sys.stdin and sys.stdin.isatty()):
         piped = piped_question()
@@ -52,19 +51,29 @@ def run(args: argparse.Namespace) -> int:
     )
     show = printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
     if not questions:
-        converse(session, show)
+        with terminable():
+            converse(session, show)
         return 0
     return 130 if any(answer(session, session.send(question), show) for question in questions) else 0
 
 
 def piped_question() -> str:
-    """Raises OptionError if there is none, or no text."""
+    """Raises OptionError if there is none."""
     try:
-        question = sys.stdin.read().strip() if sys.stdin else ""
+        question = text(sys.stdin.read()).strip() if sys.stdin else ""
     except UnicodeDecodeError:
-        raise OptionError("the question is not UTF-8: pipe in text") from None
+        raise OptionError("the question is not UTF-8: give text") from None
     if not question:
         raise OptionError('there is no question: `mlx-oss chat "..."`, or pipe one in')
+    return question
+
+
+def text(question: str) -> str:
+    """The question, if it is text: Python lets through bytes that are none, each as a surrogate."""
+    try:
+        question.encode()
+    except UnicodeEncodeError:
+        raise OptionError("the question is not UTF-8: give text") from None
     return question
 
 
@@ -73,13 +82,12 @@ def converse(session: ChatSession, show: Printer) -> None:
     from mlx_oss.cli import prompt
     from mlx_oss.cli.commands import COMMANDS, Conversation, dispatch
 
-    def say(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-
     def reply(events: Iterable[Event]) -> None:
-        answer(conversation.session, events, conversation.show)
+        with unechoed():
+            answer(conversation.session, events, show)
         say(status(conversation.session))
 
+    say = show.say
     conversation = Conversation(session, show, say, reply)
     read = prompt.reader(tuple(COMMANDS))
     say("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.")
@@ -96,7 +104,7 @@ def converse(session: ChatSession, show: Printer) -> None:
             elif typed:
                 reply(conversation.session.send(typed[1:] if typed.startswith("//") else typed))
         except ContextError as error:
-            say(f"error: {error}; /undo and /clear make room")
+            say(f"error: {error}" + ("; /undo and /clear make room" if conversation.session.turns else ""))
         except MlxOssError as error:
             say(f"error: {error}")
 
@@ -106,12 +114,10 @@ def status(session: ChatSession) -> str:
     from mlx_oss.device import memory_bytes
 
     usage = session.usage
-    parts = [
-        f"{usage.tokens_per_second:.0f} tokens/s",
-        f"first token {usage.prefill_seconds:.1f} s",
-        f"context {session.context_used:,} of {session.context_limit:,}",
-        f"{memory_bytes() / 1e9:.1f} GB",
-    ]
+    parts = [f"{usage.tokens_per_second:.0f} tokens/s", f"first token {usage.prefill_seconds:.1f} s"]
+    parts = parts if usage.generated_tokens else ["no token"]
+    parts.append(f"context {session.context_used:,} of {session.context_limit:,}")
+    parts.append(f"{memory_bytes() / 1e9:.1f} GB")
     return f"[{' · '.join(parts)}]"
 
 
@@ -128,22 +134,3 @@ def answer(session: ChatSession, events: Iterable[Event], show: Printer) -> bool
         finally:
             show.end(stopped=interrupted())
         return interrupted()
-
-
-@contextmanager
-def interruptible(cancel: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """While open, Ctrl-C cancels, so that it strikes between two tokens; a second one raises KeyboardInterrupt."""
-    hits = 0
-
-    def strike(number: int, frame: object) -> None:
-        nonlocal hits
-        hits += 1
-        if hits > 1:
-            raise KeyboardInterrupt
-        cancel()
-
-    previous = signal.signal(signal.SIGINT, strike)
-    try:
-        yield lambda: hits > 0
-    finally:
-        signal.signal(signal.SIGINT, previous)

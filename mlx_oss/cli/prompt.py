@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +21,11 @@ def reader(commands: Sequence[str]) -> Callable[[], str]:
     together, and questions are kept for the next conversation.
     """
     if wants_plain():
-        return lambda: input("> ")
+        return _plain
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.output import create_output
 
     keys = KeyBindings()
 
@@ -42,8 +44,15 @@ def reader(commands: Sequence[str]) -> Callable[[], str]:
         key_bindings=keys,
         multiline=True,
         prompt_continuation="  ",
+        output=create_output(sys.stdout if sys.stdout.isatty() else sys.stderr),  # a file gets answers only
     )
     return lambda: session.prompt("> ")
+
+
+def _plain() -> str:
+    sys.stderr.write("> ")
+    sys.stderr.flush()
+    return input()
 
 
 def _history() -> History:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 
 # C0 and C1 control characters, but for newline and tab, and DEL: a terminal could take them for commands.
-_SHOWN = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_SHOWN: dict[int, str] = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"
+}
+_SHOWN |= {ord("\r"): ""}  # of a line end in the manner of Windows
 
 
 def safe(text: str) -> str:

@@ -1,4 +1,4 @@
-"""How a turn's events are shown: plainly, drawn on a terminal, or as lines of JSON.
+"""How a turn's events are shown: plainly, or as lines of JSON; `drawn` has how a terminal shows them.
 
 A printer is called with each event and told with `end` when there are no more. Knows nothing of sessions.
 """
@@ -9,14 +9,11 @@ import json
 import re
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from mlx_oss import events
 from mlx_oss.cli.safe import safe, wants_plain
 from mlx_oss.events import Event
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 
 class Printer(Protocol):
@@ -26,7 +23,9 @@ class Printer(Protocol):
 
     def end(self, stopped: bool = False) -> None:
         """After the last event of a turn, or the one it was stopped at."""
-        ...
+
+    def say(self, text: str) -> None:
+        """A remark of the program's own, between turns."""
 
 
 def printer(*, as_json: bool = False, hide_reasoning: bool = False) -> Printer:
@@ -35,6 +34,8 @@ def printer(*, as_json: bool = False, hide_reasoning: bool = False) -> Printer:
         return Json()
     if wants_plain() or not (sys.stdout.isatty() and sys.stderr.isatty()):
         return Plain(hide_reasoning)
+    from mlx_oss.cli.drawn import Drawn
+
     return Drawn(hide_reasoning)
 
 
@@ -60,7 +61,10 @@ class Plain:
     def end(self, stopped: bool = False) -> None:
         self._separate(None)
         if stopped:
-            sys.stderr.write("[stopped]\n")
+            self.say("[stopped]")
+
+    def say(self, text: str) -> None:
+        sys.stderr.write(f"{text}\n")
 
     def _write(self, event: Event, text: str) -> None:
         self._separate(type(event))
@@ -76,95 +80,6 @@ class Plain:
         self._last = kind
 
 
-class Drawn:
-    """On a terminal: the answer as Markdown, drawn anew as it grows, the reasoning dim.
-
-    What is finished is printed for good and scrolls away like any text; only the block being written is redrawn, and of
-    that no more than the window holds.
-    """
-
-    def __init__(self, hide_reasoning: bool = False) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self.hide_reasoning = hide_reasoning
-        self._console = Console(highlight=False, markup=False)
-        self._live = Live(console=self._console, transient=True, refresh_per_second=10, vertical_overflow="crop")
-        self._tail = ""  # of the answer: the block that may still grow
-        self._text: type | None = None  # the kind of running text that the cursor stands behind
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case events.AnswerDelta(text):
-                self._break()
-                self._grow(safe(text))
-            case events.ReasoningDelta(text) | events.PreambleDelta(text):
-                if isinstance(event, events.ReasoningDelta) and self.hide_reasoning:
-                    self._note("thinking ...")
-                else:
-                    self._run_on(type(event), safe(text))
-            case events.PrefillProgress(done, total):
-                self._note(f"reading {done:,} of {total:,} tokens")
-            case events.ToolCall() | events.ToolResult() | events.TurnsDropped():
-                self._finish()
-                self._console.print(remark(event), style="dim")
-
-    def end(self, stopped: bool = False) -> None:
-        self._finish()
-        if stopped:
-            self._console.print("[stopped]", style="dim")
-
-    def _run_on(self, kind: type, text: str) -> None:
-        if self._text is not kind:
-            self._finish()
-        self._live.stop()
-        self._text = kind
-        self._console.print(text, style="dim" if kind is events.ReasoningDelta else None, end="", soft_wrap=True)
-
-    def _grow(self, text: str) -> None:
-        from rich.segment import Segment, Segments
-
-        done, self._tail = finished_blocks(self._tail + text)
-        if done:
-            self._live.update("")  # the old tail must not stay above what is printed
-            self._console.print(self._markdown(done))
-        lines = self._console.render_lines(self._markdown(self._tail), pad=False)
-        room = max(self._console.height - 2, 1)
-        self._draw(Segments([segment for row in lines[-room:] for segment in (*row, Segment.line())]))
-
-    def _note(self, text: str) -> None:
-        from rich.text import Text
-
-        self._break()
-        self._draw(Text(text, style="dim"))
-
-    def _draw(self, what: RenderableType) -> None:
-        if not self._live.is_started:
-            self._live.start()
-        self._live.update(what)
-
-    def _break(self) -> None:
-        """Ends the line of running text, if there is one."""
-        if self._text is not None:
-            self._console.print()
-            self._text = None
-
-    def _finish(self) -> None:
-        """Prints for good what is still being drawn."""
-        self._live.update("")
-        self._live.stop()
-        self._break()
-        if self._tail:
-            self._console.print(self._markdown(self._tail))
-            self._tail = ""
-
-    @staticmethod
-    def _markdown(text: str) -> RenderableType:
-        from rich.markdown import Markdown
-
-        return Markdown(text, code_theme="ansi_dark")
-
-
 class Json:
     """Every event as one line: its type in snake case and its fields."""
 
@@ -176,6 +91,9 @@ class Json:
     def end(self, stopped: bool = False) -> None:
         pass
 
+    def say(self, text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
 
 def line(kind: str, **fields: object) -> None:
     """One line of JSON on stdout."""
@@ -185,18 +103,6 @@ def line(kind: str, **fields: object) -> None:
 
 def snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-def finished_blocks(text: str) -> tuple[str, str]:
-    """Markdown split before its last block, which more text may still change."""
-    from markdown_it import MarkdownIt
-
-    blocks = [token.map for token in MarkdownIt().enable("table").parse(text) if token.level == 0 and token.map]
-    if len(blocks) < 2:
-        return "", text
-    lines = text.splitlines(keepends=True)
-    start = blocks[-1][0]
-    return "".join(lines[:start]), "".join(lines[start:])
 
 
 def remark(event: Event) -> str:
