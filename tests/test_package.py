@@ -25,7 +25,7 @@ ORDER = """
     config
     memory
     mxfp4 rope layout tensorfile device
-    cache sampling
+    cache sampling linear
     model
     offload
     tokenizer
@@ -45,7 +45,7 @@ ORDER = """
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 KNOW_MLX = set(
-    "device cache sampling model loader generate session_file nano convert.affine bench.kernels bench.worker "
+    "device cache sampling linear model loader generate session_file nano convert.affine bench.kernels bench.worker "
     "offload.install offload.experts offload.embedding offload.buffers".split()
 )
 
