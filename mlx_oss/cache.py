@@ -166,7 +166,8 @@ class Cache:
     def snapshot_bytes(self) -> int:
         """Bytes that snapshots hold beside the caches: rings that have moved on since."""
         held = {id(array) for array in self.arrays}
-        states = [state for snapshot in self._snapshots.values() for state in snapshot]
+        snapshots = list(self._snapshots.values())  # at once, as another thread may ask while one computes
+        states = [state for snapshot in snapshots for state in snapshot]
         beside = {id(a): a.nbytes for state in states for a in (state.keys, state.values) if a is not None}
         return sum(nbytes for key, nbytes in beside.items() if key not in held)
 

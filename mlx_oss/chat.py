@@ -11,9 +11,11 @@ from __future__ import annotations
 import datetime
 import itertools
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 from typing import Literal, get_args
 
 from mlx_oss import session_file, worker
@@ -102,7 +104,7 @@ class ChatSession:
         self._conversation, self._cache = Conversation(), PromptCache(model)
         self._results: list[Entry] = []  # of tools, given while the turn that calls them is running
         self._retries = 0  # of the last turn
-        self._floor = Floor()
+        self._floor, self._adding, self._answering = Floor(), Lock(), False
         if type(self.context_limit) is not int or not 1 <= self.context_limit <= most:
             raise OptionError(f"context_limit is {context_limit!r}, expected 1 to {most:,} tokens or None")
         if context_policy not in get_args(ContextPolicy):
@@ -149,10 +151,12 @@ class ChatSession:
         """Answers a tool call, which may be a turn's that is not finished yet; `resume` lets the model go on."""
         if not isinstance(result, str):
             raise OptionError(f"a tool result is text, not {type(result).__name__}: give json.dumps(result)")
-        if self._floor.taken:
-            self._results.append(Entry.answering(call, result))
-        else:
-            self._conversation = self._conversation.plus([Entry.answering(call, result)])
+        entry = Entry.answering(call, result)
+        with self._adding:
+            if self._answering:
+                self._results.append(entry)
+            else:
+                self._conversation = self._conversation.plus([entry])
 
     def resume(self) -> Iterator[Event]:
         """The model goes on from where the conversation stands, e.g. after tool results; events as from `send`."""
@@ -203,7 +207,8 @@ class ChatSession:
         """A second session that continues this one independently; both keep what is cached so far."""
         with self._floor:
             forked = copy(self)
-            forked._cache, forked._results, forked._floor, forked._run = self._cache.fork(), [], Floor(), None
+            forked._cache, forked._results, forked._run = self._cache.fork(), [], None
+            forked._floor, forked._adding = Floor(), Lock()
             return forked
 
     def save(self, path: str | Path) -> None:
@@ -257,12 +262,14 @@ class ChatSession:
 
     def _say(self, text: str | None, turn: int | None = None) -> Generator[Event | Errand, None, None]:
         """The user says `text`, in place of `turn` and all after it, if one is given; None is what he said then."""
-        with self._floor:
+        if text is not None and not isinstance(text, str):
+            raise OptionError(f"the user says text, not {type(text).__name__}")
+        with self._turns_floor():
             before = self._conversation
             kept, message = (before, None) if turn is None else before.before(turn)
             self._retries = self._retries + 1 if text is None else 0
             if message is None or text is not None:
-                message = Message("user", str(text))
+                message = Message("user", text or "")
             self._conversation = kept.plus([Entry.of(message)])
             try:
                 finished = yield from self._turn(snapshot=True)
@@ -272,11 +279,24 @@ class ChatSession:
         yield finished  # the session is free again: who stops listening here may go on with it
 
     def _go_on(self) -> Generator[Event | Errand, None, None]:
-        with self._floor:
+        with self._turns_floor():
             for result in self._conversation.unseen_results:
                 yield ToolResult(result.name or "", str(result.content))
             finished = yield from self._turn(snapshot=False)
         yield finished
+
+    @contextmanager
+    def _turns_floor(self) -> Iterator[None]:
+        """A turn has the floor; tool results that come meanwhile are kept apart, lest they stand before their calls."""
+        with self._floor:
+            with self._adding:
+                self._answering = True
+            try:
+                yield
+            finally:
+                with self._adding:
+                    self._answering = False
+                    self._conversation, self._results = self._conversation.plus(self._results), []
 
     def _turn(self, *, snapshot: bool) -> Generator[Event | Errand, None, Finished]:
         """Rounds, until one calls no tool that is run here; returns the last event. `snapshot` where the next turn will
@@ -312,8 +332,9 @@ class ChatSession:
             most = room if self.max_tokens is None else min(self.max_tokens - self.usage.generated_tokens, room)
             yield from round_.run(self._options(), most, self.tokenizer.stop_ids, snapshot=snapshot)
         finally:
-            written = [*map(Entry.written, round_.messages), *self._results]
-            self._conversation, self._results = conversation.plus(written), []
+            with self._adding:
+                written = [*map(Entry.written, round_.messages), *self._results]
+                self._conversation, self._results = conversation.plus(written), []
             self.usage = self.usage.plus(round_.usage)
         return round_
 

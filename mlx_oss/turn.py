@@ -81,29 +81,28 @@ class Floor:
     """
 
     def __init__(self) -> None:
-        self._lock, self._cancel = threading.Lock(), threading.Event()
+        self._lock = threading.Lock()
+        self._cancel: threading.Event | None = None  # of the turn that has the floor; each has its own,
+        # so that who cancels a turn at the moment it ends does not hit the next
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
             raise SessionError("the session is in the middle of a turn: finish its events, close them, or cancel it")
-        self._cancel.clear()
+        self._cancel = threading.Event()
 
     def __exit__(self, *_: object) -> None:
+        self._cancel = None
         self._lock.release()
-
-    @property
-    def taken(self) -> bool:
-        return self._lock.locked()
 
     @property
     def cancelled(self) -> bool:
         """Whether the turn that has the floor is to end."""
-        return self._cancel.is_set()
+        return (turn := self._cancel) is not None and turn.is_set()
 
     def cancel(self) -> None:
         """Does nothing where no turn runs."""
-        if self.taken:
-            self._cancel.set()
+        if (turn := self._cancel) is not None:
+            turn.set()
 
 
 class Clock:

@@ -125,5 +125,6 @@ class PulledAsync(AsyncIterator[T]):
                 await asyncio.shield(closed)
 
     def __del__(self) -> None:
-        with contextlib.suppress(RuntimeError):
-            _thread().submit(self._generator.close)  # before anything that the same caller asks for next
+        if _started:  # else it never began; and no lock is waited for where garbage is collected
+            with contextlib.suppress(RuntimeError):
+                _started[0].submit(self._generator.close)  # before anything that the same caller asks for next

@@ -12,6 +12,7 @@ from mlx_oss import (
     PrefillProgress,
     ReasoningDelta,
     SamplingOptions,
+    ToolCall,
     ToolResult,
     TurnsDropped,
     collect,
@@ -20,6 +21,7 @@ from mlx_oss import (
 from mlx_oss.errors import ContextError, OptionError, SessionError
 from mlx_oss.harmony import Message, render_message
 from mlx_oss.tokenizer import END
+from mlx_oss.turn import Floor
 from tests.chat.scripted import (
     CALL,
     DATE,
@@ -130,6 +132,37 @@ def test_forks_go_on_independently_from_a_shared_prefix(session, script):
             earlier = [part for n in range(number) for part in (user(f"{text[:-1]}{n}"), said(FINE))]
             script.read(system(), user("Hi"), said(HELLO), *earlier, user(text), OPENING)
     assert session.messages[:2] == fork.messages[:2] and session.messages[2:] != fork.messages[2:]
+
+
+def test_a_tool_result_given_at_the_very_end_of_its_turn_is_not_lost(session, script):
+    """By a thread that came too late for the turn and too early for the time after it."""
+
+    class Late(Floor):
+        def __exit__(self, *error: object) -> None:
+            session.add_tool_result(ToolCall("functions.weather", "{}"), "rain")
+            super().__exit__(*error)
+
+    script.says(CALL)
+    session._floor = Late()
+    turn(session, script, "Weather?")
+    assert [message.role for message in session.messages] == ["user", "assistant", "tool"]
+
+
+def test_a_tool_result_given_though_its_turn_was_closed_comes_after_the_call(session, script):
+    script.says(THINK + CALL, HELLO)
+    events = session.send("Weather?")
+    call = next(event for event in events if isinstance(event, ToolCall))
+    session.add_tool_result(call, "rain")
+    events.close()
+    assert [message.role for message in session.messages] == ["user", "assistant", "assistant", "tool"]
+    assert turn(session, script, None)[-1].reason == "stop"
+
+
+@pytest.mark.parametrize("text", [5, b"Hi", ["Hi"]])
+def test_what_is_no_text_cannot_be_said(session, text):
+    with pytest.raises(OptionError, match="the user says text, not"):
+        next(session.send(text))
+    assert session.messages == []
 
 
 def test_a_result_for_one_fork_never_reaches_the_other(session, script):

@@ -202,3 +202,32 @@ def test_a_turn_is_said_in_the_prompt_as_it_was_written(session, script):
     asyncio.run(collect_all(session.asend("Hi")))
     turn(session, script, "So?")
     script.read(system(), user("Hi"), said(HELLO), user("So?"), OPENING)
+
+
+def test_an_unused_turn_starts_no_thread_when_it_is_collected():
+    program = """
+from mlx_oss import worker
+worker.PulledAsync(iter(()))
+assert not worker._started
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
+def test_stats_can_be_read_while_a_turn_runs(session, script):
+    """By a thread that shows them, say: it never meets anything half done."""
+    over, seen = threading.Event(), []
+
+    def watch() -> None:
+        while not over.is_set():
+            seen.append((session.stats.snapshot_bytes, session.context_used, len(session.messages)))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for number in range(5):
+            script.says(THINK + HELLO)
+            session.ask(f"turn {number}")
+    finally:
+        over.set()
+        watcher.join()
+    assert len(seen) > 1 and seen[-1][2] <= 15
