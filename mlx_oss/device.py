@@ -8,6 +8,7 @@ import resource
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import ParamSpec, TypeVar
@@ -102,6 +103,11 @@ def over_cores(function: Callable[..., mx.array], *rows: mx.array, work: int, bl
         with mx.stream(streams[part % len(streams)]):
             shares.append(function(*(array[start:end] for array in rows)))
     return mx.concatenate(shares)
+
+
+def on_core(number: int) -> AbstractContextManager[object]:
+    """What is built inside is computed on that core of the CPU backend, numbers wrapping around; a GPU has but one."""
+    return nullcontext() if on_gpu() else mx.stream(_cpu.streams[number % len(_cpu.streams)])
 
 
 def side_stream() -> mx.Stream | None:

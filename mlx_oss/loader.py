@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import mlx.core as mx
 
 from mlx_oss import layout
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
-from mlx_oss.device import keep_freed_memory, keep_resident, on_gpu
+from mlx_oss.device import keep_freed_memory, keep_resident, on_core, on_gpu
 from mlx_oss.errors import CheckpointError, OptionError
 from mlx_oss.model import Transformer
 from mlx_oss.offload import install
@@ -74,25 +74,35 @@ def load_model(path: str | Path, *, dtype: DType = "auto", slots: int | None = N
     fused = {target: _fused_spec([specs[m] for m in members]) for target, members in _fusions(config)}
     quantized = {target: spec for target, spec in fused.items() if spec is not None}
     model = Transformer(config, quantized)
-    arrays: dict[str, mx.array] = {}
-    for file in {tensor.file: None for tensor in tensors.values()}:
-        loaded = mx.load(str(file))
-        assert isinstance(loaded, dict)
-        arrays.update(loaded)
+    files = list({tensor.file: None for tensor in tensors.values()})
+    by_core = [_unread(files, core) for core in (0, 1)]
     weights: list[tuple[str, mx.array]] = []
     if slots:
-        weights += install(model, slots, tensors, arrays, specs, quantized, activations)
-    for target, members in _fusions(config):
-        if f"{members[0]}.weight" not in arrays:  # it stays on disk
+        weights += install(model, slots, tensors, by_core[0], specs, quantized, activations)
+    before: dict[str, mx.array] = {}
+    for number, (target, members) in enumerate(_fusions(config)):
+        if f"{members[0]}.weight" not in by_core[0]:  # it stays on disk
             continue
-        made = _module(arrays, members, specs, fused[target], activations)
-        mx.eval(made)
+        with on_core(number % 2):  # so that two modules are read and joined at a time
+            made = _module(by_core[number % 2], members, specs, fused[target], activations)
+            mx.async_eval(made)
+        mx.eval(before)
+        before = made
         weights += [(f"{target}.{suffix}", array) for suffix, array in made.items()]
     for name in layout.plain_tensors(config):
-        weights.append((name.removeprefix("model."), arrays.pop(name).astype(activations)))
+        weights.append((name.removeprefix("model."), by_core[0].pop(name).astype(activations)))
     model.load_weights(weights, strict=True)
     mx.eval(model.parameters())
     return model
+
+
+def _unread(files: list[Path], core: int) -> dict[str, mx.array]:
+    """The tensors by name; each is read when it is needed, on that core."""
+    arrays: dict[str, mx.array] = {}
+    with on_core(core):
+        for file in files:
+            arrays |= cast(dict[str, mx.array], mx.load(str(file)))
+    return arrays
 
 
 def _activation_dtype(dtype: str) -> mx.Dtype:
