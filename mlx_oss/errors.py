@@ -54,7 +54,13 @@ class SessionError(MlxOssError):
 
 
 class ToolError(MlxOssError):
-    """A tool cannot do what it was asked for. Where a model asked, a session tells it the message."""
+    """A tool cannot do what it was asked for. Where a model asked, a session tells it the message, below `output`, what
+    the tool had to say until then.
+    """
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
 
 
 class BenchmarkError(MlxOssError):

@@ -2,5 +2,7 @@
 
 from mlx_oss.tools.functions import Tool, tool_from
 from mlx_oss.tools.patch import patch_tool
+from mlx_oss.tools.python import PythonTool
+from mlx_oss.tools.sandbox import Limits
 
-__all__ = ["Tool", "patch_tool", "tool_from"]
+__all__ = ["Limits", "PythonTool", "Tool", "patch_tool", "tool_from"]

@@ -190,13 +190,16 @@ class Run(Errand):
         error = self._text.exception()
         if error is None:
             self.result = ToolResult(self._call.recipient, self._text.result())
+        elif isinstance(error, ToolError):
+            self.result = self._failed(str(error), error.output)
         else:
-            self.refuse(str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error}")
+            self.result = self._failed(f"{type(error).__name__}: {error}")
 
-    def _failed(self, reason: str) -> ToolResult:
+    def _failed(self, reason: str, output: str = "") -> ToolResult:
         reason = " ".join(reason.split())
         reason = reason if len(reason) <= _LONGEST else reason[:_LONGEST] + " ..."
-        return ToolResult(self._call.recipient, f"Error: {reason}", reason)
+        above = f"{output.rstrip()}\n" if output.strip() else ""
+        return ToolResult(self._call.recipient, f"{above}Error: {reason}", reason)
 
 
 async def _awaited(result: Awaitable[Any]) -> Any:

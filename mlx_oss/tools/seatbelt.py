@@ -1,0 +1,30 @@
+"""The profile for macOS's sandbox-exec, in its own language. Not tested on a Mac."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+_PROFILE = """\
+(version 1)
+(deny default)
+(allow process-exec process-fork)
+(allow signal process-info* (target same-sandbox))
+(allow sysctl-read)
+(allow ipc-posix-sem ipc-posix-shm)
+(allow mach-lookup
+  (global-name "com.apple.system.logger")
+  (global-name "com.apple.system.notification_center")
+  (global-name "com.apple.system.opendirectoryd.libinfo"))
+(allow file-read*)
+(deny file-read* (subpath {home}))
+(allow file-read* {visible})
+(allow file-write* (subpath {work}) (literal "/dev/null") (literal "/dev/zero"))
+"""
+
+
+def profile(work: str, visible: Iterable[str]) -> str:
+    """Lets nothing be written but below `work`, and nothing of the home folder be read but `visible` folders."""
+    folders = " ".join(f"(subpath {json.dumps(path)})" for path in [work, *visible])
+    return _PROFILE.format(home=json.dumps(str(Path.home())), visible=folders, work=json.dumps(work))

@@ -1,0 +1,304 @@
+"""The Python tool: what it computes, what it keeps, and that code which goes too far is contained.
+
+Each machine tests the isolation it has and, on Linux, the limits that are left without one. Nothing here could do harm
+uncontained: bombs stop by themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.harmony import PYTHON
+from mlx_oss.tools import Limits, PythonTool, python, sandbox
+
+HERE = sandbox.isolation_here()
+ISOLATED = HERE in sandbox.GUARANTEES
+AVAILABLE = [HERE] * ISOLATED + ["limits"] * (sys.platform == "linux")
+needs_isolation = pytest.mark.skipif(not ISOLATED, reason=f"no isolation: {HERE}")
+LIMITS = Limits(seconds=30, memory_bytes=1 << 30, processes=40, file_bytes=32 << 20)
+
+
+@pytest.fixture(params=AVAILABLE)
+def tool(request):
+    tool = PythonTool(isolation=request.param, limits=LIMITS)
+    yield tool
+    tool.close()
+
+
+@pytest.fixture
+def isolated():
+    tool = PythonTool(limits=LIMITS)
+    yield tool
+    tool.close()
+
+
+def why(tool: PythonTool, code: str) -> str:
+    """The sentence about a call that had to be ended; the tool goes on after it."""
+    with pytest.raises(ToolError) as caught:
+        tool.call("", code)
+    assert "\n" not in str(caught.value)
+    assert tool.call("", "6 * 7") == "42"
+    return str(caught.value)
+
+
+def test_output_and_the_last_value_are_given_back(tool):
+    assert tool.call("", "print(37 * 48)") == "1776"
+    assert tool.call("", "x = 5\nprint('a')\nx + 1") == "a\n6"
+    assert tool.call("", "import sys; print('err', file=sys.stderr)") == "err"
+    assert tool.call("", "None") == "(no output: print what you want to see)"
+    assert tool.call("", "'Größe 😀'") == "'Größe 😀'"
+    assert tool.call("", "import subprocess; subprocess.run(['echo', 'from a child']).returncode") == "from a child\n0"
+
+
+def test_what_was_defined_stays(tool):
+    tool.call("", "import math\ndef area(r):\n    return math.pi * r\nn = 2")
+    assert tool.call("", "round(area(n), 2), _ if '_' in dir() else 0") == "(6.28, 0)"
+    assert tool.call("", "open('note.txt', 'w').write('kept')") == "4"
+    assert tool.call("", "open('note.txt').read()") == "'kept'"
+    tool.call("", "import pathlib; pathlib.Path('own.py').write_text('a = 7')")
+    assert tool.call("", "import own; own.a") == "7"
+
+
+def test_a_stateless_tool_begins_anew(tool):
+    stateless = PythonTool(stateful=False, isolation=tool.isolation)
+    assert stateless.call("", "n = 2; print(n)") == "2"
+    assert "NameError" in stateless.call("", "n")
+    assert stateless._sandbox is None
+
+
+def test_an_exception_is_shown_from_the_codes_own_line_on(tool):
+    assert tool.call("", "def f():\n    1 / 0\nf()") == (
+        "Traceback (most recent call last):\n"
+        '  File "<call 1>", line 3, in <module>\n    f()\n'
+        '  File "<call 1>", line 2, in f\n    1 / 0\n'
+        + ("    ~~^~~\n" if sys.version_info >= (3, 11) else "")
+        + "ZeroDivisionError: division by zero"
+    )
+    assert "SyntaxError" in tool.call("", "1 +")
+    assert "SystemExit" in tool.call("", "import sys; sys.exit(3)")
+    assert "EOFError" in tool.call("", "input()")
+    assert "RecursionError" in tool.call("", "def f(): f()\nf()")
+    assert tool.call("", "1 + 1") == "2"
+
+
+def test_code_wrapped_in_json_is_understood(tool):
+    assert tool.call("", '{"code": "print(3)"}') == "3"
+    assert tool.call("", '{"a": 1}') == "{'a': 1}"
+
+
+def test_what_the_model_reads_of_it_is_what_it_was_trained_with():
+    assert PythonTool(isolation="limits").namespace is PYTHON
+    assert PythonTool(isolation="limits", stateful=False).namespace.name == "python"
+
+
+def test_an_endless_loop_is_stopped(tool):
+    tool.limits = Limits(seconds=0.5)
+    assert why(tool, "print('before')\nwhile True: pass") == (
+        "the code was stopped after 0.5 seconds; variables are lost, the next call begins anew"
+    )
+
+
+def test_what_was_printed_before_it_was_stopped_is_told(tool):
+    tool.limits = Limits(seconds=1)
+    with pytest.raises(ToolError) as caught:
+        tool.call("", "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('before')\nsignal.pause()")
+    assert caught.value.output == "before\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS limits no address space; memory is watched there")
+def test_ten_gigabytes_are_not_given(tool):
+    assert "MemoryError" in tool.call("", "x = bytearray(10 << 30)")
+    assert tool.call("", "1 + 1") == "2"
+
+
+def test_many_processes_may_not_use_more_memory_together(tool):
+    tool.limits = Limits(seconds=60, memory_bytes=200 << 20, processes=40)
+    hungry = """
+import os, time
+for _ in range(4):
+    if os.fork() == 0:
+        x = bytearray(80 << 20)
+        for at in range(0, len(x), 4096):
+            x[at] = 1
+        time.sleep(60)
+        os._exit(0)
+time.sleep(60)
+"""
+    assert "more than 0.2 GB of memory" in why(tool, hungry)
+
+
+BOMB = """
+import os, sys, time
+made = 0
+try:
+    while made < 2000:
+        if os.fork() == 0:
+            time.sleep(5)
+            os._exit(0)
+        made += 1
+except OSError:
+    print("no more")
+"""
+
+
+def test_a_fork_bomb_is_stopped(tool):
+    try:
+        assert tool.call("", BOMB) == "no more"  # the system gave no more
+    except ToolError as error:
+        assert "more than 40 processes" in str(error)
+    assert tool.call("", "6 * 7") == "42"
+
+
+def test_a_hundred_megabytes_of_output_are_cut(tool):
+    text = tool.call("", "print('<' + 'x' * 100_000_000 + '>')")
+    assert len(text) < 21_000 and text.startswith("<x") and text.endswith("x>")
+    assert "[... 99,980,003 bytes left out ...]" in text
+
+
+@pytest.mark.parametrize("code", ["import os; os._exit(3)", "import ctypes; ctypes.string_at(0)"])
+def test_an_interpreter_that_ends_is_started_anew(tool, code):
+    assert "the interpreter was ended by the code" in why(tool, code)
+
+
+def test_files_are_limited_in_size(tool):
+    said = tool.call("", "with open('big', 'wb') as file:\n    for _ in range(100): file.write(bytes(1 << 20))")
+    assert "OSError" in said
+    assert tool.call("", "1 + 1") == "2"
+
+
+def test_cancel_stops_it_at_once_and_the_next_call_works(tool):
+    tool.call("", "1")
+    threading.Timer(0.2, tool.cancel).start()
+    assert why(tool, "import time; time.sleep(600)").startswith("the code was stopped;")
+
+
+def alive(folder: Path) -> bool:
+    """Whether a process touches the file of this folder now and then."""
+    before = (folder / "beat").stat().st_mtime_ns
+    time.sleep(0.3)
+    return (folder / "beat").stat().st_mtime_ns != before
+
+
+BEATING = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    while True:
+        open({path!r}, "w").close()
+        time.sleep(0.02)
+while not os.path.exists({path!r}): time.sleep(0.01)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS cannot follow a process that leaves its group")
+def test_children_are_ended_too_when_the_tool_is_closed(tmp_path):
+    tool = PythonTool(isolation="limits", limits=LIMITS)
+    tool.call("", BEATING.format(path=str(tmp_path / "beat")))
+    assert alive(tmp_path)
+    tool.close()
+    assert not alive(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as above")
+def test_all_ends_when_the_program_is_killed(tmp_path):
+    program = f"""
+import os, signal
+from mlx_oss.tools import PythonTool
+tool = PythonTool(isolation="limits")
+tool.call("", {BEATING.format(path=str(tmp_path / "beat"))!r})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
+    deadline = time.monotonic() + 60
+    while alive(tmp_path):
+        assert time.monotonic() < deadline
+
+
+@needs_isolation
+def test_nothing_of_a_call_runs_on_after_it_in_namespaces(isolated):
+    if isolated.isolation != "namespaces":
+        pytest.skip("only namespaces promise this")
+    isolated.call("", "import subprocess; p = subprocess.Popen(['sleep', '60'])")
+    assert isolated.call("", "import os; len([name for name in os.listdir('/proc') if name.isdigit()])") == "2"
+
+
+@needs_isolation
+def test_nothing_outside_can_be_written_or_read(isolated, tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    home = Path.home() / ".mlx-oss-sandbox-test"
+    for place in (tmp_path / "new", home, secret):
+        said = isolated.call("", f"open({str(place)!r}, 'w').write('x')")
+        assert "Error" in said
+    assert not (tmp_path / "new").exists() and not home.exists() and secret.read_text() == "secret"
+    if isolated.isolation == "namespaces":
+        assert "FileNotFoundError" in isolated.call("", f"open({str(secret)!r}).read()")
+        assert isolated.call("", "import os; os.path.exists('/etc/passwd'), os.getcwd()") == "(False, '/mnt/data')"
+
+
+@needs_isolation
+def test_no_connection_leaves_it(isolated):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        port = server.getsockname()[1]
+        said = isolated.call("", f"import socket; socket.create_connection(('127.0.0.1', {port}), 5)")
+        assert "OSError" in said or "PermissionError" in said
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+@needs_isolation
+def test_the_code_has_no_privileges(isolated):
+    if isolated.isolation == "namespaces":
+        said = isolated.call("", "print(*[line for line in open('/proc/self/status') if line.startswith('CapEff')])")
+        assert said.split()[-1].strip("0") == ""
+    assert int(isolated.call("", "import os; os.getuid()")) != 0 or os.name != "posix"
+
+
+def test_the_working_directory_is_gone_afterwards(tool):
+    where = tool.call("", "open('left.txt', 'w').close(); import os; os.getcwd()").strip("'")
+    assert tool._sandbox is not None
+    made = Path(tool._sandbox._folder)
+    assert made.is_dir()
+    tool.close()
+    assert not made.exists() and not Path(where, "left.txt").exists()
+
+
+def test_a_machine_without_isolation_refuses_unless_told_otherwise(monkeypatch):
+    monkeypatch.setattr(python, "isolation_here", lambda: "no isolation 'namespaces' here: unshare is not permitted")
+    with pytest.raises(OptionError, match="unshare is not permitted: without it"):
+        PythonTool()
+    assert "The code can use the network" in PythonTool(isolation="limits").guarantees
+
+
+def test_an_isolation_that_cannot_be_had_is_told(monkeypatch):
+    if sys.platform != "linux":
+        pytest.skip("the jail is Linux's")
+    broken = sandbox._config
+
+    def config(*args):
+        return broken(*args) | {"visible": ["/does/not/exist"], "namespaces": True}
+
+    monkeypatch.setattr(sandbox, "_config", config)
+    with pytest.raises(ToolError, match="no isolation 'namespaces' here: "):
+        sandbox.Sandbox("namespaces", LIMITS)
+
+
+@pytest.mark.parametrize("isolation", sandbox.GUARANTEES)
+def test_every_isolation_says_what_holds(isolation):
+    assert len(sandbox.GUARANTEES[isolation]) > 100
+
+
+def test_the_profile_for_macos_names_the_folders():
+    text = sandbox.profile("/private/work", ["/opt/python"])
+    assert '(subpath "/opt/python")' in text and '(allow file-write* (subpath "/private/work")' in text
+    assert text.count("(") == text.count(")")
