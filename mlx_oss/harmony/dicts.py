@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from mlx_oss.errors import HarmonyError
 from mlx_oss.harmony.messages import (
+    Content,
     DeveloperContent,
     Message,
     ReasoningEffort,
@@ -28,12 +29,12 @@ _SYSTEM_LINES = ("model_identity", "conversation_start_date", "knowledge_cutoff"
 
 def message_to_dict(message: Message) -> dict[str, Any]:
     """`message` as a dictionary that JSON can hold; what is None is left out, but for the lines of a system block."""
-    fields = {"role": message.role, "name": message.name, "content": [_content_to_dict(message.content)]}
+    fields = {"role": message.role, "name": message.name, "content": [*map(_content_to_dict, message.contents)]}
     return _without_none(fields | {field: getattr(message, field) for field in _TEXT_FIELDS})
 
 
 def message_from_dict(data: Any) -> Message:
-    """The message `data` describes; its content is a text, or a list of one content.
+    """The message `data` describes; its content is a text, or a list of contents.
 
     Raises HarmonyError naming the key that is missing, unknown or of the wrong type.
     """
@@ -42,10 +43,10 @@ def message_from_dict(data: Any) -> Message:
     if role not in get_args(Role):
         raise HarmonyError(f"a message has role {role!r}; it must be one of {', '.join(get_args(Role))}")
     texts = {field: _text(fields, field, "a message") for field in _TEXT_FIELDS}
-    return Message(role, _content_from_dict(fields.get("content"), role), **texts)
+    return Message(role, _contents_from_dict(fields.get("content"), role), **texts)
 
 
-def _content_to_dict(content: str | SystemContent | DeveloperContent) -> dict[str, Any]:
+def _content_to_dict(content: Content) -> dict[str, Any]:
     if isinstance(content, str):
         return {"type": "text", "text": content}
     tools = {namespace.name: _namespace_to_dict(namespace) for namespace in content.tools}
@@ -64,12 +65,16 @@ def _namespace_to_dict(namespace: ToolNamespace) -> dict[str, Any]:
     return _without_none({"name": namespace.name, "description": namespace.description, "tools": tools})
 
 
-def _content_from_dict(data: Any, role: str) -> str | SystemContent | DeveloperContent:
+def _contents_from_dict(data: Any, role: str) -> Content | tuple[Content, ...]:
     if isinstance(data, str):
         return data
-    if not isinstance(data, list) or len(data) != 1 or not isinstance(data[0], Mapping):
-        raise HarmonyError(f"the content of a message of role {role!r} must be a text or a list of one content")
-    content = data[0]
+    if not isinstance(data, list) or not all(isinstance(content, Mapping) for content in data):
+        raise HarmonyError(f"the content of a message of role {role!r} must be a text or a list of contents")
+    contents = tuple(map(_content_from_dict, data))
+    return contents[0] if len(contents) == 1 else contents
+
+
+def _content_from_dict(content: Mapping[str, Any]) -> Content:
     where = f"content of type {content.get('type')!r}"
     if content.get("type") == "text":
         return _text(_fields(content, where, ("type", "text")), "text", where) or ""

@@ -21,12 +21,15 @@ class Repair(Enum):
     MISSING_START = "the message begins without <|start|>"
     MISSING_ROLE = "the header names no role; assistant assumed"
     UNKNOWN_ROLE = "the header names an unknown role; assistant assumed"
+    MISSPELT_ROLE = "the role's name was put right"
     REPEATED_ROLE = "the header repeats <|start|> or the role"
-    REPEATED_CHANNEL = "the header has several <|channel|>; the last one counts"
+    UNMARKED_CHANNEL = "<|channel|> is missing in front of the channel's name"
+    REPEATED_CHANNEL = "the header has several <|channel|>; the last one that exists counts"
     EMPTY_CHANNEL = "<|channel|> is followed by no name"
     MISSPELT_CHANNEL = "the channel's name was put right"
     UNKNOWN_CHANNEL = "the channel does not exist"
-    SPACED_FIELD = "a blank inside of `to=...` or after <|constrain|>"
+    SPACED_FIELD = "a blank too many inside of `to=...` or after <|constrain|>, or none in front of `to=`"
+    MISSPELT_RECIPIENT = "the recipient's name was put right"
     TWO_RECIPIENTS = "the header names two recipients; the last one counts"
     EXTRA_WORDS = "the header has words without a meaning"
     SPELLED_CONTROL = "a control token is spelled as text in the header"
@@ -72,14 +75,29 @@ class _Reading:
 
 _CONSTRAIN = "<|constrain|>"
 _CHANNEL = "<|channel|>"
+_MESSAGE = "<|message|>"
+_NAMES = "|".join(CHANNELS)
+_TYPES = ("json", "code")
+
+_BLANKS = re.compile(r"\s*")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_FIRST_WORD = re.compile(r"\s*((?:(?!to=)[^\s<])*)")
+_CONTENT_TYPE = re.compile(r"(?:<\|constrain\|>)?[A-Za-z][\w./+-]*")
+_RECIPIENT = re.compile(r"""[^\s"'`(){}\[\]<>,;?!\ufffd]+""")
+_ROLE_AND_CHANNEL = re.compile(rf"(assistant)(?:{_NAMES})", re.IGNORECASE)
+
+# blanks inside of fields: `to = functions.x`, `to=functions. x`, `<|constrain|> json`
+_NO_FIELD = rf"(?!(?:{'|'.join(_TYPES)})(?:\s|$)|to\s*=)"
+_SPACED_TO = re.compile(rf"(?<!\S)to\s*=\s*{_NO_FIELD}(?=[^\s<])")
+_SPACED_NAME = re.compile(rf"((?<!\S)to=\S+?)(?:(?<=\.)\s+{_NO_FIELD}(?=\w)|\s+(?=\.\w))")
+_SPACED_TYPE = re.compile(r"(<\|constrain\|>)\s+(?!to=)(?=\w)")
+_REPEATED_CONSTRAIN = re.compile(r"(?:<\|constrain\|>\s*)+(?=<\|constrain\|>)")
+
 # header fields in front of content that <|message|> never opened; a type counts only if JSON or another field follows
 _AHEAD = r"(?=\s*(?:[{\[]|to=))"
-_FRONT = re.compile(
-    rf"(?:\s*(?:to=\s*[^\s<{{]+|<\|constrain\|>(?:\s*[a-z]+(?:{_AHEAD}|$))?|(?:json|code){_AHEAD}))*\s*"
-)
-_CONTENT_TYPE = re.compile(r"(?:<\|constrain\|>)?[A-Za-z][\w./+-]*")
-_FIRST_WORD = re.compile(r"\s*([^\s<]*)")
-_LETTERS = re.compile(r"[A-Za-z]+")
+_FIELDS = re.compile(rf"(?:\s*(?:to=\s*[^\s<{{]+|<\|constrain\|>(?:\s*[a-z]+(?:{_AHEAD}|$))?|(?:json|code){_AHEAD}))*")
+# and a channel's name there, whatever follows it: `final: Hello`, `analysisWe need to`
+_NAME_AHEAD = re.compile(rf"\s*([^\w\s<{{]*(?:(?:{_NAMES})(?=[A-Z])|[A-Za-z]+)[^\w\s<{{\[]*)")
 
 
 def read_header(sections: list[str], role: Role | None, *, complete: bool = True) -> tuple[Header, list[Note], str]:
@@ -89,51 +107,85 @@ def read_header(sections: list[str], role: Role | None, *, complete: bool = True
     role      the role if the prompt already named it, else None: the text begins with it
     complete  False if `<|message|>` never came: then all that does not look like a header is content
     """
-    reading = _Reading()
-    if complete and any(_CHANNEL in section for section in sections):
-        reading.note(Repair.SPELLED_CONTROL, _CHANNEL)
-        sections = _CHANNEL.join(sections).split(_CHANNEL)
-    author, *sections = sections
-    channel, sections = _read_channel(sections, reading, complete)
+    if not complete and (opened := _opened_by_spelled_message(sections, role)):
+        return opened
+    reading, body = _Reading(), ""
+    author, *rest = _cut_at_spelled_channels(sections, reading, complete)
+    names, rest = _take_channels(rest, complete)
+    channel = _choose_channel(names, reading)
     role_word, author = _take_role_word(author, role, complete)
-    bodies = []
-    for section in (author, *sections):
-        front = None if complete else _FRONT.match(section)
-        end = front.end() if front else len(section)
+    for name, section in zip((role_word, *names), (author, *rest), strict=True):
+        end = len(section)
+        if not complete:
+            found = _FIELDS.match(section)
+            end = found.end() if found else 0
+            if not body and (name or end) and (blanks := _BLANKS.match(section, end)):
+                end = blanks.end()
+        if name and section.startswith("to="):
+            reading.note(Repair.SPACED_FIELD, name + section[:3])
         _read_words(section[:end], reading)
-        bodies.append(section[end:])
-    content_type = _read_content_type(reading)
+        body += section[end:]
+    if complete and channel is None:
+        channel = _take_unmarked_channel(reading)
+    content_type = _choose_content_type(reading)
     role, name = _read_author(role_word, role, channel, reading)
-    header = Header(role, channel, reading.recipient, content_type, name)
-    body = " ".join(filter(None, bodies))
     if _CONSTRAIN in body:
         reading.note(Repair.STRAY_CONTROL, _CONSTRAIN)
+    header = Header(role, channel, reading.recipient, content_type, name)
     return header, reading.notes, body.replace(_CONSTRAIN, "")
 
 
-def _read_channel(sections: list[str], reading: _Reading, complete: bool) -> tuple[str | None, list[str]]:
-    """The channel's name, and the sections without the names."""
+def _opened_by_spelled_message(sections: list[str], role: Role | None) -> tuple[Header, list[Note], str] | None:
+    """What `read_header` gives if `<|message|>` came as text, with nothing but a header before it."""
+    at = next((at for at, section in enumerate(sections) if _MESSAGE in section), None)
+    if at is None:
+        return None
+    last, _, content = sections[at].partition(_MESSAGE)
+    head = _CHANNEL.join([*sections[:at], last]).split(_CHANNEL)
+    if read_header(head, role, complete=False)[2].strip():
+        return None
+    header, notes, _ = read_header(head, role)
+    return header, [Note(Repair.SPELLED_CONTROL, _MESSAGE), *notes], "".join([content, *sections[at + 1 :]])
+
+
+def _cut_at_spelled_channels(sections: list[str], reading: _Reading, complete: bool) -> list[str]:
+    """In a header `<|channel|>` as text means the token; before content only at the very beginning."""
+    cut = _CHANNEL.join(sections).split(_CHANNEL)
+    if not complete:
+        spelled = sections[0].lstrip().startswith(_CHANNEL)
+        cut = ["", sections[0].lstrip().removeprefix(_CHANNEL), *sections[1:]] if spelled else sections
+    if len(cut) > len(sections):
+        reading.note(Repair.SPELLED_CONTROL, _CHANNEL)
+    return cut
+
+
+def _take_channels(sections: list[str], complete: bool) -> tuple[list[str], list[str]]:
+    """The name each section begins with ("" if with none), and the rest of each."""
     names, rests = [], []
     for section in sections:
-        match = _FIRST_WORD.match(section)
-        assert match
-        word = match[1]
-        is_name = not word.startswith("to=") and (complete or _known_channel(word) is not None)
-        names.append(word if is_name else "")
-        rests.append(section[match.end() :] if is_name else section)
+        match = (_FIRST_WORD if complete else _NAME_AHEAD).match(section)
+        is_name = match is not None and (complete or _known_channel(match[1]) is not None)
+        names.append(match[1] if match and is_name else "")
+        rests.append(section[match.end() :] if match and is_name else section)
+    return names, rests
+
+
+def _choose_channel(names: list[str], reading: _Reading) -> str | None:
+    """The last channel that exists, else the last one named."""
     if len(names) > 1:
         reading.note(Repair.REPEATED_CHANNEL, " ".join(filter(None, names)))
-    written = next(filter(None, reversed(names)), None)
-    if written is None:
-        if sections:
+    written = [*filter(None, names)]
+    if not written:
+        if names:
             reading.note(Repair.EMPTY_CHANNEL)
-        return None, rests
-    known = _known_channel(written)
+        return None
+    last = next((name for name in reversed(written) if _known_channel(name)), written[-1])
+    known = _known_channel(last)
     if known is None:
-        reading.note(Repair.UNKNOWN_CHANNEL, written)
-    elif known != written:
-        reading.note(Repair.MISSPELT_CHANNEL, written)
-    return known or written, rests
+        reading.note(Repair.UNKNOWN_CHANNEL, last)
+    elif known != last:
+        reading.note(Repair.MISSPELT_CHANNEL, last)
+    return known or last
 
 
 def _known_channel(word: str) -> str | None:
@@ -147,36 +199,58 @@ def _take_role_word(author: str, role: Role | None, complete: bool) -> tuple[str
     """Splits the role off the first section; without `<|message|>` only a true role counts as one."""
     match = _FIRST_WORD.match(author)
     assert match
-    word = match[1]
+    word, end = match[1], match.end()
+    if complete and (both := _ROLE_AND_CHANNEL.fullmatch(word)):
+        word, end = both[1], match.start(1) + both.end(1)
     if role is not None:
-        taken = word == role
+        taken = word.lower() == role
     else:
-        taken = not word.startswith("to=") and (complete or word.partition(":")[0] in ROLES)
-    return (word, author[match.end() :]) if taken and word else (None, author)
+        taken = word not in CHANNELS if complete else word.partition(":")[0] in ROLES
+    return (word, author[end:]) if taken and word else (None, author)
 
 
-def _read_words(head: str, reading: _Reading) -> None:
-    words = iter(head.replace(_CONSTRAIN, f" {_CONSTRAIN}").split())
-    for word in words:
-        if word in ("to=", _CONSTRAIN):
-            reading.note(Repair.SPACED_FIELD, word)
-            word += next(words, "")
-        if not word.startswith("to="):
+def _read_words(text: str, reading: _Reading) -> None:
+    text = text.replace(_CONSTRAIN, f" {_CONSTRAIN}")
+    once = _REPEATED_CONSTRAIN.sub("", text)
+    if once != text:
+        reading.note(Repair.STRAY_CONTROL, _CONSTRAIN)
+    joined = _SPACED_TYPE.sub(r"\1", _SPACED_NAME.sub(r"\1", _SPACED_TO.sub("to=", once)))
+    if joined != once:
+        reading.note(Repair.SPACED_FIELD, once.strip())
+    for word in joined.split():
+        if word == _CONSTRAIN:
+            reading.note(Repair.STRAY_CONTROL, word)
+        elif word.startswith("to=") and (match := _RECIPIENT.search(word, 3)):
+            _read_recipient(match[0], word[3:], reading)
+        else:
             reading.words.append(word)
-            continue
-        recipient = word.removeprefix("to=")
-        if reading.recipient not in (None, recipient):
-            reading.note(Repair.TWO_RECIPIENTS, f"{reading.recipient} {recipient}")
-        reading.recipient = recipient or reading.recipient
 
 
-def _read_content_type(reading: _Reading) -> str | None:
-    """One leftover word is the content type, marked ones before bare ones; it never is a recipient."""
-    types = sorted(filter(_CONTENT_TYPE.fullmatch, reading.words), key=lambda word: not word.startswith(_CONSTRAIN))
-    marked = bool(types) and types[0].startswith(_CONSTRAIN)
-    chosen = types[0] if types and (marked or len(reading.words) == 1) else None
-    if rest := [word for word in reading.words if word != chosen]:
-        reading.note(Repair.EXTRA_WORDS, " ".join(rest))
+def _read_recipient(recipient: str, written: str, reading: _Reading) -> None:
+    if recipient != written:
+        reading.note(Repair.MISSPELT_RECIPIENT, written)
+    if reading.recipient not in (None, recipient):
+        reading.note(Repair.TWO_RECIPIENTS, f"{reading.recipient} {recipient}")
+    reading.recipient = recipient
+
+
+def _take_unmarked_channel(reading: _Reading) -> str | None:
+    channel = next((word for word in reading.words if word in CHANNELS), None)
+    if channel is not None:
+        reading.words.remove(channel)
+        reading.note(Repair.UNMARKED_CHANNEL, channel)
+    return channel
+
+
+def _choose_content_type(reading: _Reading) -> str | None:
+    """A marked word is the content type, or the only one left, or a usual one; none is ever a recipient."""
+    types = [*filter(_CONTENT_TYPE.fullmatch, reading.words)]
+    candidates = [word for word in types if word.startswith(_CONSTRAIN)]
+    candidates += types if len(reading.words) == 1 else [word for word in types if word.lower() in _TYPES]
+    chosen = next(iter(candidates), None)
+    said = chosen and chosen.removeprefix(_CONSTRAIN)
+    if extra := [word for word in reading.words if word.removeprefix(_CONSTRAIN) != said]:
+        reading.note(Repair.EXTRA_WORDS, " ".join(extra))
     return chosen
 
 
@@ -191,7 +265,9 @@ def _read_author(
         reading.note(Repair.MISSING_ROLE)
         return "assistant", None
     for known in ROLES:
-        if word == known or word.startswith(f"{known}:"):
+        if word.lower() == known or word.lower().startswith(f"{known}:"):
+            if not word.startswith(known):
+                reading.note(Repair.MISSPELT_ROLE, word)
             return known, word if known == "tool" else word[len(known) + 1 :] or None
     # tools sign with their own name, and no tool speaks on `final`
     if channel != "final" or reading.recipient is not None:

@@ -77,12 +77,16 @@ class DeveloperContent:
         return cls(instructions, (ToolNamespace("functions", None, functions),) if functions else ())
 
 
+Content = str | SystemContent | DeveloperContent
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One message of a conversation.
 
     role          who speaks
-    content       text; or SystemContent / DeveloperContent for the blocks the format writes itself
+    content       text; or SystemContent / DeveloperContent for the blocks the format writes itself; or several of
+                  these, written one after the other with nothing between them
     channel       analysis (reasoning), commentary (preambles, tool calls and results) or final; None: no channel
     recipient     to whom, e.g. `functions.get_weather`, `python`, `assistant`; None: everyone
     content_type  e.g. `<|constrain|>json`; set by the model on tool calls
@@ -90,8 +94,13 @@ class Message:
     """
 
     role: Role
-    content: str | SystemContent | DeveloperContent
+    content: Content | tuple[Content, ...]
     channel: str | None = None
     recipient: str | None = None
     content_type: str | None = None
     name: str | None = None
+
+    @property
+    def contents(self) -> tuple[Content, ...]:
+        """The content as a tuple, whether it is one or several."""
+        return self.content if isinstance(self.content, tuple) else (self.content,)

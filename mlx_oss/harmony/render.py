@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from mlx_oss.errors import HarmonyError
 from mlx_oss.harmony.messages import (
+    Content,
     DeveloperContent,
     Message,
     ResponseFormat,
@@ -57,7 +58,8 @@ def render_message(message: Message, *, functions: bool = False) -> list[int]:
     if message.content_type is not None:
         ids += _content_type(message.content_type)
     ids.append(MESSAGE)
-    ids += load_tokenizer().encode(_content_text(message, functions))
+    for content in message.contents:
+        ids += load_tokenizer().encode(_content_text(content, message.role, functions))
     ids.append(CALL if message.role == "assistant" and message.recipient is not None else END)
     return ids
 
@@ -86,14 +88,13 @@ def _encode_word(word: str) -> list[int]:
     return list(_word_ids(word))
 
 
-def _content_text(message: Message, functions: bool) -> str:
-    content = message.content
+def _content_text(content: Content, role: Role, functions: bool) -> str:
     if isinstance(content, str):
         return content
     expected = "system" if isinstance(content, SystemContent) else "developer"
-    if message.role != expected:
+    if role != expected:
         raise HarmonyError(
-            f"{type(content).__name__} in a message of role {message.role!r}; it belongs into one of role {expected!r}"
+            f"{type(content).__name__} in a message of role {role!r}; it belongs into one of role {expected!r}"
         )
     return "\n\n".join(_system(content, functions) if isinstance(content, SystemContent) else _developer(content))
 
@@ -154,7 +155,7 @@ def _tool(tool: ToolDescription) -> Iterator[str]:
         yield f"// {line}"
     try:
         arguments = "" if tool.parameters is None else f"_: {type_of(tool.parameters)}"
-    except (RecursionError, TypeError, ValueError) as error:
+    except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise HarmonyError(
             f"tool {tool.name!r}: its parameters are no JSON schema ({error}); check ToolDescription.parameters"
         ) from error
@@ -173,7 +174,7 @@ def _response_formats(formats: Iterable[ResponseFormat]) -> Iterator[str]:
         yield f"## {format_.name}"
         try:
             schema = compact_json(format_.schema)
-        except (RecursionError, TypeError, ValueError) as error:
+        except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
             raise HarmonyError(
                 f"response format {format_.name!r}: its schema is no JSON ({error}); check ResponseFormat.schema"
             ) from error
@@ -186,6 +187,5 @@ def _lines(text: str) -> list[str]:
 
 
 def _offers_functions(message: Message) -> bool:
-    return isinstance(message.content, DeveloperContent) and any(
-        namespace.name == "functions" and namespace.tools for namespace in message.content.tools
-    )
+    blocks = (content for content in message.contents if isinstance(content, DeveloperContent))
+    return any(space.name == "functions" and space.tools for block in blocks for space in block.tools)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+_INTEGERS = range(-(2**63), 2**64)  # what Rust keeps as an integer
 _PRIMITIVES = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean"}
 
 
@@ -122,12 +123,14 @@ def _strings(values: Any) -> list[str]:
 
 
 def compact_json(value: Any) -> str:
-    """`value` as JSON without blanks, floats written as Rust's serde_json does.
+    """`value` as JSON without blanks, numbers written as Rust's serde_json does.
 
-    Raises TypeError, ValueError or RecursionError for what JSON cannot say.
+    Raises TypeError, ValueError, OverflowError or RecursionError for what JSON cannot say.
     """
     if isinstance(value, float):
         return _rust_float(value)
+    if isinstance(value, int) and not _INTEGERS.start <= value < _INTEGERS.stop:
+        return _rust_float(float(value))
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{compact_json(str(key))}:{compact_json(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):

@@ -33,7 +33,9 @@ words = st.from_regex(r"[a-z][a-z_.0-9-]{0,12}", fullmatch=True)
 function_names = words.map("functions.{}".format)
 
 numbers = st.one_of(
-    st.integers(-(2**63), 2**63 - 1), st.sampled_from([0.5, -1.25, 1e-5, -3.75e-5, 1e-6, 1e15, 1e16, 2.5e22, -0.0])
+    st.integers(-(2**63), 2**64 - 1),
+    st.integers(-(2**80), 2**80),
+    st.sampled_from([0.5, -1.25, 1e-5, -3.75e-5, 1e-6, 1e15, 1e16, 2.5e22, -0.0]),
 )
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), numbers, texts),
@@ -112,9 +114,52 @@ object_schemas = st.builds(
     st.dictionaries(words, schemas, min_size=1, max_size=4),
 )
 
-tools = st.builds(ToolDescription, words, texts, st.none() | schemas.filter(lambda schema: isinstance(schema, dict)))
+# what people write: each keyword often, and where it belongs
+_prose = st.sampled_from(["A place.", "What it is.\nOver two lines.", "Units:\r\n- C\n\n- F\n", "Größe 📏", "same"])
+_facts = st.fixed_dictionaries(
+    {}, optional={"description": _prose, "title": _prose, "nullable": st.booleans(), "examples": st.lists(_prose)}
+)
+
+
+def _everyday(kind: str, values: st.SearchStrategy) -> st.SearchStrategy:
+    keys = {"default": values, "enum": st.lists(values, min_size=1, max_size=3)}
+    return st.fixed_dictionaries({"type": st.just(kind) | st.just([kind, "null"])}, optional=keys)
+
+
+_everyday_leaves = st.one_of(
+    _everyday("string", _prose),
+    _everyday("integer", st.integers(-9, 9)),
+    # of few digits: openai-harmony reads some of 16 and 17 wrongly by one in the last place
+    _everyday(
+        "number", st.builds(lambda digits, places: digits / 10**places, st.integers(-(10**6), 10**6), st.integers(0, 9))
+    ),
+    _everyday("boolean", st.booleans()),
+    st.just({"$ref": "#/$defs/place"}),
+)
+
+
+def _everyday_nest(children: st.SearchStrategy) -> st.SearchStrategy:
+    properties = st.dictionaries(words, children, min_size=1, max_size=4)
+    union = st.builds(
+        lambda key, some: {key: some}, st.sampled_from(["oneOf", "anyOf"]), st.lists(children, min_size=2)
+    )
+    array = st.fixed_dictionaries({"type": st.just("array"), "items": children}, optional={"default": st.just([])})
+    object_ = properties.map(lambda some: {"type": "object", "properties": some, "required": list(some)[::2]})
+    return st.builds(lambda schema, facts: schema | facts, union | array | object_, _facts)
+
+
+everyday_schemas = st.recursive(
+    st.builds(lambda schema, facts: schema | facts, _everyday_leaves, _facts), _everyday_nest, max_leaves=5
+)
+everyday_parameters = st.dictionaries(words, everyday_schemas, min_size=1, max_size=4).map(
+    lambda some: {"type": "object", "properties": some, "required": list(some)[1:]}
+)
+
+_parameters = st.none() | schemas.filter(lambda schema: isinstance(schema, dict)) | everyday_parameters
+tools = st.builds(ToolDescription, words, texts, _parameters)
 namespaces = st.one_of(
     st.sampled_from([PYTHON, BROWSER]),
+    st.builds(ToolNamespace, st.just("functions"), st.none(), st.lists(tools, min_size=1, max_size=3).map(tuple)),
     st.builds(ToolNamespace, words | st.just("functions"), st.none() | texts, st.lists(tools, max_size=3).map(tuple)),
 )
 namespace_sets = st.lists(namespaces, max_size=3, unique_by=lambda namespace: namespace.name).map(tuple)
@@ -129,11 +174,8 @@ system_contents = st.builds(
 )
 developer_contents = st.builds(DeveloperContent, st.none() | lines, namespace_sets)
 
-response_formats = st.lists(
-    st.builds(ResponseFormat, words, schemas.filter(lambda schema: isinstance(schema, dict)), st.none() | texts),
-    max_size=3,
-    unique_by=lambda format_: format_.name,
-).map(tuple)
+formats = st.builds(ResponseFormat, words, schemas.filter(lambda schema: isinstance(schema, dict)), st.none() | texts)
+response_formats = st.lists(formats, max_size=3, unique_by=lambda format_: format_.name).map(tuple)
 developers_with_formats = st.builds(DeveloperContent, st.none() | lines, namespace_sets, response_formats)
 
 _maybe_channel = st.none() | st.sampled_from(CHANNELS) | texts
@@ -148,12 +190,16 @@ def _with_tool_name(message: Message) -> Message:
     return Message("tool", message.content, message.channel, message.recipient, message.content_type, "functions.x")
 
 
+def _one_or_several(content: st.SearchStrategy) -> st.SearchStrategy:
+    return content | st.lists(content | texts, max_size=3).map(tuple)
+
+
 messages = st.one_of(
-    st.builds(Message, st.just("system"), system_contents),
-    st.builds(Message, st.just("developer"), developer_contents),
-    st.builds(Message, _roles, texts, _maybe_channel, _maybe_recipient, _maybe_type, st.none() | texts).map(
-        _with_tool_name
-    ),
+    st.builds(Message, st.just("system"), _one_or_several(system_contents)),
+    st.builds(Message, st.just("developer"), _one_or_several(developer_contents)),
+    st.builds(
+        Message, _roles, _one_or_several(texts), _maybe_channel, _maybe_recipient, _maybe_type, st.none() | texts
+    ).map(_with_tool_name),
 )
 conversations = st.lists(messages, max_size=6)
 

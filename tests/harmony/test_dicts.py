@@ -47,7 +47,7 @@ def formats(value):
         ([], "must be an object"),
         ({"role": "robot", "content": ""}, "'robot'"),
         ({"role": "user"}, "must be a text or a list"),
-        ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}, "list of one"),
+        ({"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}, "must be a text or a list"),
         ({"role": "user", "content": [{"type": "image"}]}, "'image'"),
         ({"role": "user", "content": "a", "chanel": "final"}, "'chanel'"),
         ({"role": "user", "content": "a", "channel": 1}, "channel 1"),

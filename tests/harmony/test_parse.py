@@ -1,7 +1,10 @@
 """Promises of the parser, on well-formed, mutated and random streams. The counts follow those of `test_render`."""
 
+import itertools
 import random
 import re
+import sys
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given
@@ -99,27 +102,100 @@ TURN = (
 )
 
 
-def words_lost(ids: list[int], parsed: list[ParsedMessage]) -> set[str]:
-    """Words of the stream that are in no field, text or note of its messages."""
-    kept = " ".join(f"{item.message!r} {item.message.content} {item.notes!r} to" for item in parsed)
-    blank = load_tokenizer().encode(" ")[0]
-    separated = [blank if N_RANKS <= id_ < N_VOCAB else id_ for id_ in ids]
-    words = re.findall(r"[a-zA-Z0-9]+|[^\W_a-zA-Z0-9]+", load_tokenizer().decode(separated))
-    return {word for word in words if word not in kept}
+def sections_of(ids: Sequence[int]) -> list[str]:
+    """The text of all ids but control tokens, cut at each `<|channel|>`; `<|constrain|>` is a null character."""
+    (null,) = load_tokenizer().encode("\0")
+    cuts = [-1, *(at for at, id_ in enumerate(ids) if id_ == CHANNEL), len(ids)]
+    parts = (ids[start + 1 : end] for start, end in itertools.pairwise(cuts))
+    texts = ([null if id_ == CONSTRAIN else id_ for id_ in part if id_ == CONSTRAIN or is_text(id_)] for part in parts)
+    return [*map(load_tokenizer().decode, texts)]
+
+
+def is_text(id_: int) -> bool:
+    return not N_RANKS <= id_ < N_VOCAB
+
+
+def headers_of(sections: list[str], content: str) -> Iterator[str]:
+    """All ways to take the content from the ends of the sections: what is left before it."""
+    if not sections:
+        yield from [] if content else [""]
+        return
+    *before, last = sections
+    for at in range(len(last) + 1):
+        end = last[at:].replace("\0", "")
+        if content.endswith(end):
+            yield from (f"{header} {last[:at]}" for header in headers_of(before, content.removesuffix(end)))
+
+
+def words(text: str) -> set[str]:
+    known = "assistant|analysis|commentary|final|json|functions|[a-zA-Z0-9]+|[^\\W_a-zA-Z0-9]+"
+    return {*re.findall(known, text.replace("to=", " "))}
+
+
+def assert_nothing_is_lost(parsed: ParsedMessage) -> None:
+    """Each text token is content, in its place, or a word of the header that a field or a note repeats."""
+    message, ids = parsed.message, parsed.ids
+    if Repair.MISSING_MESSAGE in (note.repair for note in parsed.notes):
+        headers = headers_of(sections_of(ids), message.content)
+    else:
+        at = ids.index(MESSAGE)
+        headers = iter([" ".join(sections_of(ids[:at]))])
+        assert message.content == load_tokenizer().decode(filter(is_text, ids[at:]))
+    fields = (message.role, message.name, message.channel, message.recipient, message.content_type)
+    told = " ".join(filter(None, (*fields, *(note.text for note in parsed.notes))))
+    assert any(words(header) <= words(told) for header in headers)
 
 
 def test_broken_streams_never_raise_lose_nothing_and_show_no_control_token():
     for seed in range(CONVERSATIONS * 5 // 2):
         rng = random.Random(seed)
         ids = broken_stream(rng)
-        role = rng.choice(("assistant", None))
-        parsed = parse_messages(ids, role=role)
+        parsed = parse_messages(ids, role=rng.choice(("assistant", None)))
         kept = [id_ for item in parsed for id_ in item.ids]
-        left = ids[len(kept) :]
         assert kept == ids[: len(kept)], seed
-        assert not load_tokenizer().decode(id_ for id_ in left if id_ not in CONTROL).strip(), seed
-        assert not words_lost(ids, parsed), (seed, words_lost(ids, parsed))
+        assert not load_tokenizer().decode(id_ for id_ in ids[len(kept) :] if id_ not in CONTROL).strip(), seed
+        for item in parsed:
+            assert_nothing_is_lost(item)
         assert not any("<|" in item.message.content for item in parsed), seed
+
+
+UNITS = (
+    " word",
+    "🫠",
+    "<|start|>",
+    "<|channel|>",
+    "<|constrain|>",
+    "<|message|>",
+    "<|end|>",
+    "<|start|> x",
+    " to=a.b",
+    "\n",
+)
+
+
+@pytest.mark.parametrize("before", ["", FINAL_HEADER, FINAL_HEADER + "<|end|>"])
+def test_work_grows_with_the_length_of_the_stream(before):
+    """Counts calls, as a clock could not be trusted; nothing in the parser loops over ids without calling."""
+
+    def calls(ids: list[int]) -> int:
+        count, parser = 0, HarmonyParser()
+
+        def counted(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(counted)
+        try:
+            for id_ in ids:
+                parser.feed(id_)
+            parser.finish()
+        finally:
+            sys.setprofile(None)
+        return count
+
+    for unit in map(encode, [*UNITS, "<|start|>assistant<|channel|>final<|message|>x<|end|>"]):
+        short, long = (calls(encode(before) + unit * times) for times in (300, 1200))
+        assert long < 4.5 * short
 
 
 def test_deltas_are_the_text_of_their_message():
