@@ -1,12 +1,17 @@
-"""Harmony streams and messages on a terminal, a colour for each channel; plain where there are no colours."""
+"""Harmony streams and messages on a terminal, a colour for each channel; elsewhere as plain text, exactly."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import groupby
+from operator import itemgetter
 
 from rich.console import Console
 from rich.text import Text
 
+from mlx_oss.cli.safe import safe
 from mlx_oss.harmony import MessageFinished, MessageStarted, ParsedMessage
 from mlx_oss.harmony.parse import HarmonyParser
 from mlx_oss.tokenizer import CALL, END, RETURN, SPECIAL_TOKENS, load_tokenizer
@@ -22,27 +27,48 @@ def style_of(role: str, channel: str | None) -> str:
 
 def write_stream(ids: Iterable[int]) -> None:
     """The ids as text, control tokens included, a message a paragraph."""
+    last = "\n"
+    for style, pieces in groupby(_styled(ids), itemgetter(0)):
+        text = "".join(text for _, text in pieces)
+        _write(text, style)
+        last = text[-1:] or last
+    if last != "\n":
+        _write("\n")
+
+
+def _styled(ids: Iterable[int]) -> Iterator[tuple[str, str]]:
     tokenizer, parser, style = load_tokenizer(), HarmonyParser(None), ""
-    text, held = Text(), tokenizer.stream_decoder()
+    held = tokenizer.stream_decoder()
     for id_ in ids:
         for event in parser.feed(id_):
             if isinstance(event, MessageStarted):
                 style = style_of(event.header.role, event.header.channel)
             elif isinstance(event, MessageFinished):
                 style = ""
-        text.append(held.feed(id_), "cyan" if id_ in _CONTROL else style)
+        yield "cyan" if id_ in _CONTROL else style, held.feed(id_)
         if id_ in (END, CALL, RETURN):
-            text.append("\n")
-    text.append(held.finish())
-    Console(highlight=False, soft_wrap=True).print(text, end="" if text.plain.endswith("\n") else "\n")
+            yield "", "\n"
+    yield style, held.finish()
 
 
 def write_message(parsed: ParsedMessage) -> None:
     """One message: a line about it, a line for each repair, its text."""
-    console, message = Console(highlight=False, soft_wrap=True), parsed.message
+    message = parsed.message
     words = [message.name or message.role, message.channel and f"channel {message.channel}"]
     words += [message.recipient and f"to {message.recipient}", message.content_type, f"ended by {parsed.ending}"]
-    console.print(Text(", ".join(word for word in words if word), "cyan"))
+    _write(", ".join(word for word in words if word) + "\n", "cyan")
     for note in parsed.notes:
-        console.print(Text(f"repaired: {note.repair.value}" + (f" ({note.text!r})" if note.text else ""), "red"))
-    console.print(Text(str(message.content), style_of(message.role, message.channel)), end="\n\n")
+        _write(f"repaired: {note.repair.value}" + (f" ({note.text!r})" if note.text else "") + "\n", "red")
+    _write(f"{message.content}\n\n", style_of(message.role, message.channel))
+
+
+def _write(text: str, style: str = "") -> None:
+    if _console().is_terminal:
+        _console().print(Text(safe(text), style), end="")
+    else:
+        sys.stdout.write(text)
+
+
+@cache
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)

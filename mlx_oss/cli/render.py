@@ -21,7 +21,10 @@ def run(args: argparse.Namespace) -> int:
     messages = read_conversation(args.conversation)
     if args.next_turn:
         messages = conversation_for_next_turn(messages)
-    ids = render_conversation(messages, next_role="assistant" if args.next_turn else None)
+    try:
+        ids = render_conversation(messages, next_role="assistant" if args.next_turn else None)
+    except HarmonyError as error:
+        raise HarmonyError(f"{args.conversation}: {error}") from None
     if args.tokens:
         sys.stdout.write(json.dumps(ids) + "\n")
         return 0
@@ -34,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
 def read_text(path: str) -> str:
     """The text of a file, or of stdin for "-". Raises HarmonyError."""
     try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode()
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that no file can have
         raise HarmonyError(f"{path} cannot be read ({error}): give a text file in UTF-8, or -") from None
 
 
