@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from mlx_oss.cli import main
+from mlx_oss.cli import colours, main
 from mlx_oss.harmony import Message, message_to_dict, render_conversation
 
 CONVERSATION = [
@@ -69,18 +74,50 @@ def test_parse_shows_repairs_of_broken_text(tmp_path, capsys):
         ("render", "{", "is not JSON"),
         ("render", '{"a": 1}', "holds no conversation"),
         ("render", '[{"role": "robot", "content": ""}]', "message 0"),
+        ("render", '[{"role": "tool", "content": ""}]', "input: a tool message has no name"),
+        ("render", "[" * 100_000, "is not JSON"),
+        ("render", b"\xff", "give a text file in UTF-8"),
+        ("parse", b"\xff\0", "give a text file in UTF-8"),
+        ("parse", "", "is not JSON"),
         ("parse", "hello", "--text"),
         ("parse", '["a"]', "not a list of ids"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(command, content, said, tmp_path, capsys):
     path = tmp_path / "input"
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert main([command, str(path)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert said in captured.err
+
+
+@pytest.mark.parametrize("stdin", [b"\xff", None])
+@pytest.mark.parametrize("command", [["render", "-"], ["parse", "-"]])
+def test_stdin_that_is_no_text_or_closed_is_one_line_and_status_2(command, stdin, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", stdin and io.TextIOWrapper(io.BytesIO(stdin), errors="surrogateescape"))
+    assert main(command) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("more", [[], ["--tokens"]])
+def test_output_that_cannot_be_written_is_one_line(file, more):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "mlx_oss", "render", file, *more], stdout=full, stderr=-1)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+
+
+def test_text_for_a_pipe_is_exact_and_for_a_terminal_safe(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "conversation.json"
+    path.write_text(json.dumps([{"role": "user", "content": "\x1b[31m\x07red\r\t"}]))
+    assert main(["render", str(path)]) == 0
+    assert "\x1b[31m\x07red\r\t" in capsys.readouterr().out
+    monkeypatch.setattr(colours, "_console", lambda: Console(force_terminal=True, soft_wrap=True))
+    assert main(["render", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b[31m" not in shown and "\x07" not in shown and "[31m\ufffdred" in shown
 
 
 def test_no_colour_codes_where_output_is_no_terminal(file, capsys):

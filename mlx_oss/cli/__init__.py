@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(chosen=argv[0] if argv else None).parse_args(argv)
     warnings.showwarning = _show_warning
     try:
-        return args.run(args)
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
     except MlxOssError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

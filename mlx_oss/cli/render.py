@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
 def read_text(path: str) -> str:
     """The text of a file, or of stdin for "-". Raises HarmonyError."""
     try:
-        return (sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()).decode()
+        stdin = sys.stdin.buffer.read if sys.stdin else bytes
+        return (stdin() if path == "-" else Path(path).read_bytes()).decode()
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that no file can have
         raise HarmonyError(f"{path} cannot be read ({error}): give a text file in UTF-8, or -") from None
 

@@ -1,4 +1,19 @@
-"""The harmony chat format: messages, messages to ids, ids to messages."""
+"""The harmony chat format: messages, messages to ids, ids to messages.
+
+The measure is openai-harmony 0.0.8. Rendering differs from it, on purpose, in this only:
+
+- What is empty is left out: it writes `Current date: ` and `# Instructions` with nothing after them.
+- Response formats are written (as `docs/format.md` of openai/harmony shows them); it cannot.
+- Two namespaces of one name are refused; it keeps the last.
+- Floats of 16 and 17 digits are written as they are; its JSON reader misses some of them by one in the last place.
+- Reasoning of finished turns is dropped where the caller asks for it, by the rule of the format document, and of every
+  turn (`history`); it drops that of the first turn by itself.
+
+Parsing differs in that it never raises, loses no text and reports each repair (`header.Repair`), and in these readings
+of streams that need none: the same recipient in both sections of a header is one recipient; the content type may stand
+before the recipient; one leftover word is a content type and never a recipient; tools need no recipient, users may have
+names; stop tokens between messages end nothing.
+"""
 
 from mlx_oss.harmony.builtin import BROWSER, PYTHON
 from mlx_oss.harmony.dicts import message_from_dict, message_to_dict

@@ -8,6 +8,7 @@ from mlx_oss.harmony import Message, ParsedMessage, parse_messages
 from mlx_oss.tokenizer import load_tokenizer
 
 from . import oracle
+from .oddities import ODDITIES
 from .streams import STREAMS, Stream
 
 # nothing to repair, yet openai-harmony raises, or takes a content type for a recipient
@@ -29,12 +30,13 @@ def is_read_alike(stream: Stream) -> bool:
 
 
 def to_ids(stream: str) -> list[int]:
-    """Ids of a stream: control tokens as usual, and three oddities in braces."""
+    """Ids of a stream: control tokens as usual, and oddities in braces."""
     tokenizer = load_tokenizer()
     oddities = {
         "{half emoji}": tokenizer.encode("🫠")[:1],
         "{300000}": [300000],
         "{spelled channel}": tokenizer.encode("<|channel|>"),
+        "{spelled message}": tokenizer.encode("<|message|>"),
     }
     parts = re.split("(" + "|".join(map(re.escape, oddities)) + ")", stream)
     return [id_ for part in parts for id_ in oddities.get(part) or tokenizer.encode_with_specials(part)]
@@ -62,6 +64,20 @@ def by_case(stream: Stream) -> str:
 def test_stream_gives_what_the_table_says(stream):
     parsed = parse_messages(to_ids(stream.stream), role=stream.role)
     assert " | ".join(map(shown, parsed)) == stream.ours
+
+
+@pytest.mark.parametrize("oddity", ODDITIES, ids=[oddity.stream for oddity in ODDITIES])
+def test_oddity_gives_what_its_table_says(oddity):
+    parsed = parse_messages(to_ids(oddity.stream), role=oddity.role)
+    assert " | ".join(map(shown, parsed)) == oddity.ours
+
+
+def test_text_cut_anywhere_ends_in_a_replacement_character_or_whole():
+    ids = load_tokenizer().encode("aé🫠 👩🏽\u200d🚀日本𓀀")
+    for header in ("<|channel|>final<|message|>", ""):
+        for end in range(1, len(ids) + 1):
+            (parsed,) = parse_messages(to_ids(header) + ids[:end])
+            assert parsed.message.content == load_tokenizer().decode(ids[:end])
 
 
 @pytest.mark.parametrize("stream", [*filter(is_read_alike, STREAMS)], ids=by_case)
