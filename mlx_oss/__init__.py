@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mlx_oss.harmony import Message, ToolDescription
     from mlx_oss.loader import load, load_model
     from mlx_oss.model import Transformer
+    from mlx_oss.planner import Plan, plan
     from mlx_oss.sampling import SamplingOptions
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
     from mlx_oss.turn import collect
@@ -67,11 +68,12 @@ _HOME = {
     "harmony": ("Message", "ToolDescription"),
     "loader": ("load", "load_model"),
     "model": ("Transformer",),
+    "planner": ("Plan", "plan"),
     "sampling": ("SamplingOptions",),
     "tokenizer": ("Tokenizer", "load_tokenizer"),
     "turn": ("collect",),
 }
-_COMPUTING = {"cache", "chat", "generate", "loader", "model", "sampling"}  # what loads MLX
+_COMPUTING = {"cache", "chat", "generate", "loader", "model", "planner", "sampling"}  # what loads MLX
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "Message",
     "MlxOssError",
     "ModelConfig",
+    "Plan",
     "PreambleDelta",
     "PrefillProgress",
     "ReasoningDelta",
@@ -104,6 +107,7 @@ __all__ = [
     "load",
     "load_model",
     "load_tokenizer",
+    "plan",
     "prefill",
 ]
 

@@ -97,7 +97,7 @@ class ChatSession:
         self.max_rounds = max_rounds
         self.options, self.max_tokens = options or SamplingOptions(), max_tokens
         self.current_date = current_date or datetime.date.today().isoformat()
-        most = model.config.max_position_embeddings
+        most = model.context
         self.context_limit, self.context_policy = most if context_limit is None else context_limit, context_policy
         self.usage = Usage()  # of the last turn
         self._total = Stats()
@@ -247,7 +247,7 @@ class ChatSession:
         Raises SessionError for a file that is no session, is damaged, or belongs to another model.
         """
         saved = session_file.read(path, damaged=text_only)
-        most = model.config.max_position_embeddings  # which another model may have less of
+        most = model.context  # which another model may have less of
         limit = min(saved.limits.get("context_limit", most), most)
         choices = saved.choices() | {"context_limit": limit, "confirm": confirm, "max_rounds": max_rounds}
         described = [*choices.pop("tools"), *choices.pop("system_tools")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -11,9 +12,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import mlx.core as mx
+
+from mlx_oss.errors import OptionError
 
 SHARED_FROM = 1 << 20  # bytes of weights: about a millisecond of one core, some twenty times what sharing costs
 
@@ -56,6 +60,32 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     settings = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: FREED}
     return mallopt is not None and all(mallopt(*setting) for setting in settings.items())
+
+
+def activation_dtype(dtype: str) -> mx.Dtype:
+    """Of "auto", "float32" or "bfloat16": auto is the one that the device is faster in. Raises OptionError."""
+    known = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+    if dtype == "auto":
+        dtype = "bfloat16" if on_gpu() else "float32"
+    if dtype not in known:
+        hint = ": float16 overflows in the residual stream" if dtype == "float16" else ""
+        raise OptionError(f"dtype is {dtype!r}, expected auto, float32 or bfloat16{hint}")
+    return known[dtype]
+
+
+def memory_limit() -> tuple[int, str]:
+    """Bytes that a process may take without the system having to swap or end it, and where that number is from: what
+    Metal recommends, or what is available now.
+    """
+    if mx.metal.is_available():
+        return int(mx.device_info()["max_recommended_working_set_size"]), "recommended by Metal"
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        sizes.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    with contextlib.suppress(OSError, ValueError):  # of a container; "max" without a limit
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(sizes), "available"
 
 
 def device_name() -> str:

@@ -19,8 +19,6 @@ from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.model import Transformer
 from mlx_oss.sampling import Sampler, SamplingOptions
 
-PREFILL_CHUNK = 512  # tokens: bounds the memory of a prefill, not its result
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -55,12 +53,13 @@ def prefill(
     tokens: Sequence[int],
     cache: Cache,
     *,
-    chunk: int = PREFILL_CHUNK,
+    chunk: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> mx.array:
     """Feeds tokens to the model, `chunk` at a time, and returns the logits (V,) that follow the last one.
 
-    progress(done, total) is called after every chunk; what it raises ends the prefill, with the cache at `done`.
+    chunk                  None: as many as the model's memory is planned for
+    progress(done, total)  is called after every chunk; what it raises ends the prefill, with the cache at `done`
     """
     chunks = prefill_chunks(model, tokens, cache, chunk=chunk)
     while True:
@@ -73,11 +72,12 @@ def prefill(
 
 
 def prefill_chunks(
-    model: Transformer, tokens: Sequence[int], cache: Cache, *, chunk: int = PREFILL_CHUNK
+    model: Transformer, tokens: Sequence[int], cache: Cache, *, chunk: int | None = None
 ) -> Generator[int, None, mx.array]:
     """As `prefill`, step by step: yields how many tokens are done after every chunk, returns the logits."""
     if not tokens:
         raise OptionError("there is no token to start from: a prompt holds at least one")
+    chunk = model.chunk if chunk is None else chunk
     if chunk < 1:
         raise OptionError(f"chunk is {chunk}, expected at least 1 token")
     vocab = model.config.vocab_size
@@ -109,13 +109,13 @@ def generate_step(
     max_tokens: int | None = None,
     stop_ids: Iterable[int] = (),
     constraint: Constraint | None = None,
-    chunk: int = PREFILL_CHUNK,
+    chunk: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Generator[Step, None, None]:
     """Yields a Step for each generated token, up to and including a stop id.
 
     prompt_ids  what follows the positions already in `cache`; ids, at least one
-    max_tokens  how many to generate at most; None: what the context (`max_position_embeddings`) leaves
+    max_tokens  how many to generate at most; None: what the context (`model.context`) leaves
     constraint  asked before each choice and told of each token, while the model computes what follows that token; one
                 that allows every id changes no token and costs no time
 
@@ -127,7 +127,7 @@ def generate_step(
     cache = model.make_cache() if cache is None else cache
     options = options or SamplingOptions()
     chooser, stops = _Chooser(options, prompt_ids, constraint), frozenset(stop_ids)
-    room = room_for_answer(model.config.max_position_embeddings, cache.offset + len(prompt_ids))
+    room = room_for_answer(model.context, cache.offset + len(prompt_ids))
     limit = room if max_tokens is None else min(max_tokens, room)
     pending = chooser.choose(prefill(model, prompt_ids, cache, chunk=chunk, progress=progress))
     for count in range(1, limit + 1):

@@ -1,11 +1,14 @@
 """How much memory a model takes, and how long a context a Mac of a given size holds. Arithmetic, nothing is measured.
 
-Knows configs and numbers of bytes; nothing of files, devices or MLX.
+Knows configs and numbers of bytes; nothing of files, devices or MLX. `planner` applies it to a model and a machine.
 """
 
 from __future__ import annotations
 
+import re
+
 from mlx_oss.config import ModelConfig
+from mlx_oss.errors import OptionError
 
 GB = 1 << 30  # the unit Macs are sold in
 MAC_SIZES = (8, 16, 18, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)  # GB
@@ -23,6 +26,39 @@ def kv_cache_bytes(config: ModelConfig, context: int, itemsize: int = 2) -> int:
         a_token * (min(context, config.sliding_window) if config.is_sliding(layer) else context)
         for layer in range(config.num_hidden_layers)
     )
+
+
+def snapshot_bytes(config: ModelConfig, count: int, itemsize: int = 2) -> int:
+    """`count` snapshots to step back to: each holds the windows of the sliding layers."""
+    sliding = sum(config.is_sliding(layer) for layer in range(config.num_hidden_layers))
+    return count * sliding * config.sliding_window * 2 * config.num_key_value_heads * config.head_dim * itemsize
+
+
+def prefill_bytes(config: ModelConfig, chunk: int, context: int, itemsize: int = 2, scores: bool = False) -> int:
+    """What computing `chunk` tokens takes beside weights and caches, when they are the last of `context`.
+
+    scores  whether attention holds a layer's scores, as MLX's CPU backend does; a GPU computes them piece by piece
+    """
+    c = config
+    heads = c.num_attention_heads + 2 * c.num_key_value_heads
+    a_token = 8 * c.hidden_size + 2 * heads * c.head_dim
+    a_token += c.num_experts_per_tok * (6 * c.intermediate_size + 2 * c.hidden_size)
+    total = chunk * a_token * itemsize
+    return total + 2 * 4 * c.num_attention_heads * chunk * context if scores else total
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
+
+
+def parse_bytes(size: str | int) -> int:
+    """Bytes: "8GB" (10^9), "6GiB" (2^30), "500 MB", or a number of them. Raises OptionError for anything else."""
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        return size
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?|[KMG]I)B?", str(size).strip().upper())
+    bytes_ = round(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if bytes_ < 1:
+        raise OptionError(f"{size!r} is no size of memory: give one like 8GB or 6GiB")
+    return bytes_
 
 
 def gpu_bytes(memory_bytes: int) -> int:

@@ -26,6 +26,7 @@ from mlx_oss.rope import inverse_frequencies
 
 Specs = Mapping[str, QuantizationSpec]
 
+PREFILL_CHUNK = 512  # tokens: bounds the memory of a prefill, not its result
 # From this many (token, expert) pairs on it pays to sort them by expert, so that each expert's weights are read once.
 SORT_FROM = 64
 
@@ -194,12 +195,16 @@ class Transformer(nn.Module):
     are.
 
     Fresh instances hold random weights that are never computed unless used: `load` puts the real ones in.
+
+    context  how many tokens a conversation may have: what the model was made for, or less where memory is short
+    chunk    how many tokens of a prompt are read at a time
     """
 
     def __init__(self, config: ModelConfig, specs: Specs | None = None) -> None:
         super().__init__()
         c, specs = config, specs or {}
         self.config = config
+        self.context, self.chunk = c.max_position_embeddings, PREFILL_CHUNK
         inverse = inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
         freqs = mx.array((1 / inverse).astype("float32"))  # mx.fast.rope takes the reciprocal again
         self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)

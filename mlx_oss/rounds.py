@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 
 from mlx_oss.conversation import OPENING
 from mlx_oss.events import Event, FinishReason, PrefillProgress, ToolCall, Usage
-from mlx_oss.generate import PREFILL_CHUNK, generate_step
+from mlx_oss.generate import generate_step
 from mlx_oss.harmony import HarmonyParser, ParsedMessage
 from mlx_oss.model import Transformer
 from mlx_oss.prompt_cache import PromptCache
@@ -88,7 +88,7 @@ class Round:
         if not self._new or self._cancelled():
             return
         for done in self._cache.read(self._new):
-            if len(self._new) > PREFILL_CHUNK:
+            if len(self._new) > self._model.chunk:
                 yield PrefillProgress(done, len(self._new))
             if self._cancelled():
                 return

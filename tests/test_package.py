@@ -25,8 +25,11 @@ ORDER = """
     config
     memory
     mxfp4 rope layout tensorfile device
+    folder
+    footprint
     cache sampling linear
     model
+    planner
     offload
     tokenizer
     harmony

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_oss.config import QuantizationSpec
+from mlx_oss.folder import Folder
 from mlx_oss.layout import layer_prefix
 from mlx_oss.model import ExpertLinear, Specs, Transformer
 from mlx_oss.offload.buffers import STORED, allocated, bytes_of
@@ -31,21 +31,21 @@ Arrays = dict[str, mx.array]
 def install(
     model: Transformer,
     slots: int,
-    tensors: Mapping[str, TensorInfo],
+    folder: Folder,
     arrays: Arrays,
-    specs: Mapping[str, QuantizationSpec | None],
     fused: Specs,
     dtype: mx.Dtype,
 ) -> list[tuple[str, mx.array]]:
-    """Gives every layer `slots` slots, whose experts are read from where `tensors` lie. Returns the slots' parameters.
+    """Gives every layer `slots` slots, whose experts are read from the folder. Returns the slots' parameters.
 
     arrays  the folder's tensors, not yet read: those that are dealt with here are taken out
-    specs   how the folder's modules are stored, fused: those of the model; dtype of its activations
+    fused   how the model's modules are quantised; dtype  of its activations
     """
+    tensors = folder.tensors
     reader = Reader()
     files = {path: File(path) for path in {tensor.file for tensor in tensors.values()}}
     stored = {s: tensors[f"{_EMBEDDING}.{s}"] for s in _SUFFIXES if f"{_EMBEDDING}.{s}" in tensors}
-    model.embed_tokens = EmbeddingOnDisk(stored, files, specs[_EMBEDDING], dtype, reader)  # type: ignore[assignment]
+    model.embed_tokens = EmbeddingOnDisk(stored, files, folder.specs[_EMBEDDING], dtype, reader)  # type: ignore[assignment]
     for suffix in stored:
         del arrays[f"{_EMBEDDING}.{suffix}"]
     parameters = []

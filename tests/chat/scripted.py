@@ -16,7 +16,6 @@ from mlx_oss import (
     SamplingOptions,
     Transformer,
     load_tokenizer,
-    rounds,
 )
 from mlx_oss.generate import Step, prefill, prefill_chunks
 from mlx_oss.harmony import (
@@ -64,14 +63,13 @@ class Script:
         self.turns: list[list[int | Exception] | Exception] = []
         self.fed: list[int] = []  # before the model's own words, in this turn
         self.logits = np.zeros(0)  # after the prompt
-        self.chunk = rounds.PREFILL_CHUNK
 
     def says(self, *turns: str | list[int | Exception] | Exception) -> None:
         self.turns += [ids(turn) if isinstance(turn, str) else turn for turn in turns]
 
     def prefill_chunks(self, model: Transformer, tokens: list[int], cache: Any) -> Iterator[int]:
         self.fed += tokens
-        return prefill_chunks(model, tokens, cache, chunk=self.chunk)
+        return prefill_chunks(model, tokens, cache)
 
     def generate_step(
         self,

@@ -199,18 +199,14 @@ def test_cancelled_between_tokens_a_turn_keeps_what_was_said(session, script):
     script.read(system(), user("Hi"), OPENING, ids(THINK)[:5], [END], user("Go on"), OPENING)
 
 
-def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, script):
-    script.chunk = 7
-    whole_chunk, rounds.PREFILL_CHUNK = rounds.PREFILL_CHUNK, 7
-    try:
-        script.says(HELLO)
-        heard = []
-        for event in session.send("a b c d e f g h i j k l m n o p"):
-            heard.append(event)
-            if len(heard) == 2:
-                session.cancel()
-    finally:
-        rounds.PREFILL_CHUNK = whole_chunk
+def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, script, monkeypatch):
+    monkeypatch.setattr(session.model, "chunk", 7)
+    script.says(HELLO)
+    heard = []
+    for event in session.send("a b c d e f g h i j k l m n o p"):
+        heard.append(event)
+        if len(heard) == 2:
+            session.cancel()
     total = heard[0].total
     assert heard == [PrefillProgress(7, total), PrefillProgress(14, total), Finished("cancelled", session.usage)]
     assert session.usage.generated_tokens == 0
@@ -263,8 +259,7 @@ def test_a_tool_result_given_while_its_turn_runs_comes_after_the_call(session, s
 
 
 def test_long_prompts_tell_how_far_they_are_read(session, script, monkeypatch):
-    monkeypatch.setattr(rounds, "PREFILL_CHUNK", 10)
-    script.chunk = 10
+    monkeypatch.setattr(session.model, "chunk", 10)
     script.says(HELLO)
     events = turn(session, script, "word " * 30)
     told = [event for event in events if isinstance(event, PrefillProgress)]
