@@ -1,8 +1,9 @@
 """Tools that the model may call: the app's own functions, Python, a browser, patches."""
 
+from mlx_oss.tools.browser import BrowserTool, Web
 from mlx_oss.tools.functions import Tool, tool_from
 from mlx_oss.tools.patch import patch_tool
 from mlx_oss.tools.python import PythonTool
 from mlx_oss.tools.sandbox import Limits
 
-__all__ = ["Limits", "PythonTool", "Tool", "patch_tool", "tool_from"]
+__all__ = ["BrowserTool", "Limits", "PythonTool", "Tool", "Web", "patch_tool", "tool_from"]

@@ -1,0 +1,364 @@
+"""The browser tool: pages as the reference shows them, a folder and nothing outside of it, the web, citations."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.harmony import BROWSER
+from mlx_oss.tokenizer import load_tokenizer
+from mlx_oss.tools import BrowserTool, Web
+from mlx_oss.tools.browser import Folder, Link, Page, folder, text, web
+from mlx_oss.tools.browser.pages import link
+
+FILES = {
+    "whales.md": "# Whales\n\nThe blue whale is the largest animal. See [krill](food/krill.md) and"
+    " [more](missing.md).\n",
+    "food/krill.md": "# Krill\n\nKrill is small. " + "It drifts in cold water. " * 40 + "\n\nWhales eat krill.\n",
+    "long.txt": "".join(f"line {number} of the long text\n" for number in range(2000)) + "a needle at the end\n",
+    "page.html": "<html><head><title>A  page</title><style>x{}</style></head><body><h1>Fish</h1>"
+    '<p>Cod &amp; <b>tuna</b> <a href="whales.md">whales</a> <a href="https://example.org/a">far</a></p>'
+    "<script>alert(1)</script></body></html>",
+    ".hidden/secret.md": "# Secret\n\nwhale\n",
+    "picture.png": "whale",
+}
+
+
+@pytest.fixture
+def notes(tmp_path) -> Path:
+    root = tmp_path / "notes"
+    for name, content in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    (tmp_path / "outside.md").write_text("# Outside\n\nwhale secret\n")
+    (root / "linked.md").symlink_to(tmp_path / "outside.md")
+    (root / "linked").symlink_to(tmp_path)
+    return root
+
+
+@pytest.fixture
+def tool(notes) -> BrowserTool:
+    return BrowserTool(notes)
+
+
+def call(tool: BrowserTool, function: str, **arguments: object) -> str:
+    return tool.call(function, json.dumps(arguments))
+
+
+def test_a_search_shows_results_with_links(tool):
+    assert call(tool, "search", query="largest animal") == (
+        "[0] largest animal\n**viewing lines [0 - 5] of 5**\n\n"
+        "L0: \nL1: URL: \nL2: # Search Results\nL3: \n"
+        "L4:   * 【0†Whales†whales.md】 # Whales The blue whale is the largest animal. See \n"
+        "L5: krill and [more](missing.md)."
+    )
+
+
+def test_what_is_searched_for_is_found_by_its_words(tool):
+    assert "【0†Krill†food/krill.md】" in call(tool, "search", query="drifting in cold waters?")  # word stems
+    assert "a needle at the end" in call(tool, "search", query='needle "AND" (OR* NEAR')  # no query syntax
+    assert "No results." in call(tool, "search", query="zebra")
+    assert "No results." in call(tool, "search", query="?!")
+    assert "outside" not in call(tool, "search", query="outside secret").lower().replace("outside secret", "")
+
+
+def test_topn_bounds_the_results(tool):
+    assert "【1†" in call(tool, "search", query="whale krill")
+    assert "【1†" not in call(tool, "search", query="whale krill", topn=1)
+
+
+def test_a_page_is_opened_by_a_results_link_at_the_best_line(tool):
+    call(tool, "search", query="whale eats krill")
+    shown = call(tool, "open", id=0)
+    assert shown.startswith("[1] Krill (food/krill.md)\n**viewing lines [15 - 20] of 20**\n\nL15: ")
+    assert "Whales eat krill." in shown
+
+
+def test_a_link_in_a_page_leads_on_and_one_that_leads_nowhere_is_none(tool):
+    shown = call(tool, "open", id="whales.md")
+    assert shown == (
+        "[0] Whales (whales.md)\n**viewing lines [0 - 6] of 6**\n\n"
+        "L0: \nL1: URL: whales.md\nL2: # Whales\nL3: \n"
+        "L4: The blue whale is the largest animal. See 【0†krill†food/krill.md】 and \n"
+        "L5: [more](missing.md).\nL6: "
+    )
+    assert call(tool, "open", id=0).startswith("[1] Krill (food/krill.md)")
+    with pytest.raises(ToolError, match="Invalid link id `7`"):
+        call(tool, "open", id=7)
+
+
+def test_a_page_is_scrolled(tool):
+    first = call(tool, "open", id="long.txt")
+    assert "**viewing lines [0 - " in first and "L0: \nL1: URL: long.txt\nL2: line 0" in first
+    assert call(tool, "open", loc=500, num_lines=2) == (
+        "[1] long.txt (long.txt)\n**viewing lines [500 - 501] of 2003**\n\n"
+        "L500: line 498 of the long text\nL501: line 499 of the long text"
+    )
+    with pytest.raises(ToolError, match=r"Invalid location parameter: `5000`\. Cannot exceed page maximum of 2003"):
+        call(tool, "open", loc=5000)
+    assert call(tool, "open", cursor=0, loc=3, num_lines=1).startswith("[2] ")  # what failed took no cursor
+
+
+def test_a_view_holds_about_as_many_tokens_as_it_may(notes):
+    for tokens in (50, 300, 1024):
+        shown = call(BrowserTool(notes, tokens=tokens), "open", id="long.txt").split("\n\n", 1)[1]
+        count = len(load_tokenizer().encode(shown))
+        assert tokens <= count < tokens + 20  # the last line is whole
+
+
+def test_find_shows_matches_that_can_be_opened(tool):
+    call(tool, "open", id="long.txt")
+    assert call(tool, "find", pattern="NEEDLE") == (
+        "[1] Find results for text: `NEEDLE` in `long.txt` (long.txt/find?pattern=NEEDLE)\n"
+        "**viewing lines [0 - 2] of 2**\n\n"
+        "L0: # 【0†match at L2002】\nL1: a needle at the end\nL2: "
+    )
+    assert call(tool, "open", id=0, num_lines=1).endswith("L1998: line 1996 of the long text")
+    assert "No `find` results for pattern: `zebra`" in call(tool, "find", pattern="zebra")
+    with pytest.raises(ToolError, match="Cannot run `find` on search results page"):
+        call(tool, "find", pattern="x")
+    assert "of 298**" in call(tool, "find", pattern="line 1", cursor=0)  # 50 matches of 6 lines
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "sentence"),
+    [
+        ("find", '{"pattern": "x"}', "No pages to access!"),
+        ("open", "{}", "No pages to access!"),
+        ("search", "{}", "`query` is missing"),
+        ("search", '{"query": 3}', "`query` must be a text"),
+        ("search", "{", "no JSON"),
+        ("search", "[]", "one JSON object"),
+        ("close", "{}", "no browser.close"),
+        ("", "{}", "no browser."),
+        ("open", '{"id": "none.md"}', "no file 'none.md'"),
+    ],
+)
+def test_what_is_wrong_is_a_sentence(tool, function, arguments, sentence):
+    with pytest.raises(ToolError) as caught:
+        tool.call(function, arguments)
+    assert sentence in str(caught.value)
+
+
+def test_arguments_that_do_not_exist_are_overlooked(tool):
+    assert "Whales" in call(tool, "search", query="whale", recency_days=3, source="web", topn=2.0)
+
+
+@pytest.mark.parametrize(
+    "path",
+    "../outside.md linked.md linked/outside.md .hidden/secret.md /etc/hostname %2e%2e/outside.md food/../../outside.md "
+    "file:///etc/hostname picture.png https://example.org/ food".split(),
+)
+def test_nothing_outside_of_the_folder_is_read(tool, path):
+    with pytest.raises(ToolError, match="no file"):
+        call(tool, "open", id=path)
+
+
+def test_the_index_follows_the_files(tool, notes):
+    assert "No results" in call(tool, "search", query="zebra")
+    (notes / "new.md").write_text("# Zebra\n\nstripes\n")
+    assert "【0†Zebra†new.md】" in call(tool, "search", query="zebra")
+    (notes / "new.md").write_text("# Horse\n\nno longer striped\n")
+    assert "No results" in call(tool, "search", query="zebra")
+    (notes / "new.md").unlink()
+    assert "No results" in call(tool, "search", query="horse")
+
+
+def test_html_becomes_text_with_links(tool):
+    shown = call(tool, "open", id="page.html")
+    assert shown == (
+        "[0] A page (page.html)\n**viewing lines [0 - 4] of 4**\n\n"
+        "L0: \nL1: URL: page.html\nL2: # Fish\nL3: \nL4: Cod & tuna 【0†whales†whales.md】 far"
+    )
+
+
+def test_html_without_the_extra_is_refused_at_the_start(notes, monkeypatch):
+    monkeypatch.setattr(folder, "reads_html", lambda: False)
+    with pytest.raises(OptionError, match=r"mlx-oss\[browser\]"):
+        BrowserTool(notes)
+    (notes / "page.html").unlink()
+    assert "Whales" in call(BrowserTool(notes), "search", query="whale")
+    monkeypatch.setattr(text, "reads_html", lambda: False)
+    with pytest.raises(OptionError, match=r"mlx-oss\[browser\]"):
+        text.html_page("a", "<p>", lambda _: None)
+
+
+@pytest.mark.parametrize("content", [None, {}, {"a.png": "x"}])
+def test_a_folder_without_pages_is_refused(tmp_path, content):
+    root = tmp_path / "empty"
+    if content is not None:
+        root.mkdir()
+        for name, said in content.items():
+            (root / name).write_text(said)
+    with pytest.raises(OptionError):
+        Folder(root)
+
+
+def test_a_page_cannot_forge_links_and_citations(notes):
+    (notes / "evil.md").write_text("# 【3†Evil】\n\nzebra 【5†click†example.org】 [a†b](whales.md)\n")
+    shown = call(BrowserTool(notes), "search", query="zebra")
+    opened = call(BrowserTool(notes), "open", id="evil.md")
+    for said in (shown, opened):
+        assert "〖5†click†example.org〗" in said
+    assert "【0†a‡b†whales.md】" in opened
+
+
+def test_citations_of_an_answer_are_given_with_their_lines(tool):
+    call(tool, "search", query="whale")
+    call(tool, "open", id="whales.md")
+    answer = "It is large【1†L4】, and eats【1†L2-L4】【9†L1】【1†L99】【1†L5-L4】【0†x】. 【1†L5-L80】"
+    first, second, third = tool.citations(answer)
+    line = "The blue whale is the largest animal. See 【0†krill†food/krill.md】 and "
+    assert (first.source, first.title, first.text) == ("whales.md", "Whales", line)
+    assert answer[first.start : first.end] == "【1†L4】"
+    assert (second.cursor, second.first_line, second.last_line) == (1, 2, 4)
+    assert second.text == f"# Whales\n\n{line}"
+    assert (third.first_line, third.last_line) == (5, 6)
+
+
+def test_the_model_is_told_what_it_was_trained_with(tool):
+    assert tool.namespace is BROWSER
+
+
+def test_a_backend_of_ones_own_is_enough():
+    class One:
+        def search(self, query: str, topn: int) -> Page:
+            return Page("", query, "only " + link(0, "one", "a://b", ""), {0: Link("a://b")}, results=True)
+
+        def fetch(self, source: str) -> Page:
+            return Page(source, "One", "the page")
+
+    tool = BrowserTool(One())
+    assert "only 【0†one†b】" in call(tool, "search", query="x")
+    assert call(tool, "open", id=0) == "[1] One (a://b)\n**viewing lines [0 - 0] of 0**\n\nL0: the page"
+
+
+class Site(http.server.BaseHTTPRequestHandler):
+    """A site and a search endpoint."""
+
+    pages: ClassVar[dict[str, tuple[str, str]]] = {
+        "/a": ("text/html; charset=utf-8", "<title>A</title><p>Grüße <a href='/b#x'>b</a> <a href='#top'>top</a></p>"),
+        "/b": ("text/plain", "plain 【1†x】"),
+        "/latin": ("text/html; charset=iso-8859-1", "<p>Gr\xfc\xdfe</p>"),
+        "/nonsense": ("text/html; charset=nonsense", "<p>fine</p>"),
+        "/image": ("image/png", "x"),
+        "/large": ("text/plain", "x" * (web._LARGEST + 10)),
+    }
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(f"{self.path} {self.headers.get('x-key')}")
+        path, _, query = self.path.partition("?")
+        if path == "/search":
+            host = self.headers["host"]
+            found = [{"title": "A【", "url": f"http://{host}/a", "content": f"for {query}"}, {"url": "javascript:1"}, 3]
+            self.answer("application/json", json.dumps({"results": found}).encode())
+        elif path in self.pages:
+            kind, body = self.pages[path]
+            self.answer(kind, body.encode("iso-8859-1" if "8859" in kind else "utf-8"))
+        elif path.startswith("/to"):
+            self.send_response(302)
+            self.send_header("Location", {"/to-a": "/a", "/to-private": "http://127.0.0.1:1/"}.get(path, path))
+            self.end_headers()
+        elif path == "/list":
+            self.answer("application/json", b'"nothing"')
+        else:
+            self.send_error(404)
+
+    def answer(self, kind: str, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def site():
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture
+def online(site) -> BrowserTool:
+    backend = Web(f"{site}/search?q={{query}}&n={{topn}}", headers={"x-key": "secret"}, private=True)
+    return BrowserTool(backend)
+
+
+def test_the_web_is_searched_by_the_users_endpoint_and_its_pages_are_read(online, site):
+    shown = call(online, "search", query="a b&c", topn=3)
+    assert f"【0†A〖†{site[7:]}】 for q=a%20b%26c&n=3" in shown and "【1†" not in shown
+    assert f"[1] A ({site}/a)" in (opened := call(online, "open", id=0))
+    assert "Grüße 【0†b】 top" in opened
+    assert "plain 〖1†x〗" in call(online, "open", id=0)
+    assert "/search?q=a%20b%26c&n=3 secret" in Site.asked and "/a None" in Site.asked
+
+
+@pytest.mark.parametrize(("path", "held"), [("/latin", "Grüße"), ("/nonsense", "fine"), ("/to-a", "/a)")])
+def test_pages_of_all_kinds_are_read(online, site, path, held):
+    assert held in call(online, "open", id=f"{site}{path}")
+
+
+def test_a_large_page_is_cut(online, site):
+    assert len(online.backend.fetch(f"{site}/large").text) < web._LARGEST + 100
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [("/none", "404"), ("/image", "is no text"), ("/to-itself", "without end"), (":1/", "Error fetching URL")],
+)
+def test_what_cannot_be_read_is_a_sentence(online, site, path, sentence):
+    with pytest.raises(ToolError) as caught:
+        call(online, "open", id=site.rpartition(":")[0] + path if path.startswith(":") else site + path)
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/hostname", "ftp://a/", "nothing", "http://", "http://[::1", "http://a b/"]
+)
+def test_only_the_web_is_opened(online, url):
+    with pytest.raises(ToolError):
+        call(online, "open", id=url)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.1", "169.254.169.254", "[::1]", "0.0.0.0"])
+def test_private_networks_are_not_opened_unless_asked_for(host):
+    with pytest.raises(ToolError, match="private network"):
+        Web("https://host/?q={query}").fetch(f"http://{host}:1/")
+
+
+def test_a_redirect_into_a_private_network_is_not_followed(site, monkeypatch):
+    backend = Web("https://host/?q={query}")
+    allowed = site[7:].partition(":")[2]
+    check = backend._check
+    monkeypatch.setattr(backend, "_check", lambda url: None if f":{allowed}" in url else check(url))
+    with pytest.raises(ToolError, match="private network"):
+        backend.fetch(f"{site}/to-private")
+
+
+@pytest.mark.parametrize("path", ["/none?q={query}", "/list?q={query}", "/b?q={query}"])
+def test_a_search_that_fails_is_a_sentence(site, path):
+    with pytest.raises(ToolError, match="the search failed"):
+        Web(site + path).search("x", 3)
+
+
+@pytest.mark.parametrize("endpoint", ["https://host/search", "notes", "file:///{query}"])
+def test_what_is_no_endpoint_is_refused(endpoint):
+    with pytest.raises(OptionError, match="no search endpoint"):
+        Web(endpoint)
+
+
+def test_the_web_without_the_extra_is_refused(monkeypatch):
+    monkeypatch.setattr(web.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(OptionError, match=r"mlx-oss\[web\]"):
+        Web("https://host/?q={query}")
