@@ -59,6 +59,8 @@ class SamplingOptions:
             raise OptionError("top_p is 0, which keeps no token: for the most likely one use temperature=0")
         if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**64):
             raise OptionError(f"seed is {self.seed!r}, expected a whole number from 0 to 2^64 - 1 or None")
+        if not isinstance(self.logit_bias, Mapping):
+            raise OptionError(f"logit_bias is {self.logit_bias!r}, expected biases by id, such as {{1234: -5}}")
         for token, bias in self.logit_bias.items():
             if type(token) is not int or not 0 <= token <= LAST_ID:
                 raise OptionError(f"logit_bias has the key {token!r}, expected ids from 0 to {LAST_ID}")

@@ -239,6 +239,7 @@ def test_the_defaults_are_openais():
         ("top_logprobs", [-1, 101, 2.0, True]),
         ("repetition_window", [-1, 1.5, True]),
         ("seed", [-1, 2**64, 1.0, True, "0"]),
+        ("logit_bias", [None, [1]]),
         ("logit_bias", [{-1: 1.0}, {LAST_TEXT_ID + 1: 1.0}, {"a": 1.0}, {1.0: 1.0}, {True: 1.0}]),
         ("logit_bias", [{1: math.nan}, {1: math.inf}, {1: 1e9}, {1: "x"}, {1: None}, {1: True}]),
     ],
