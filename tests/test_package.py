@@ -7,6 +7,7 @@ import importlib
 import inspect
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,3 +164,10 @@ def test_every_error_is_an_mlx_oss_error_and_stands_in_the_drawn_tree():
     assert len(classes) > 5
     for error in classes:
         assert issubclass(error, mlx_oss.MlxOssError) and error.__name__ in str(errors.__doc__)
+
+
+def test_an_installation_brings_every_package_of_the_checkout():
+    root = ROOT.parent
+    listed = set(tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {".".join(file.parent.relative_to(root).parts) for file in (root / "mlx_oss").rglob("__init__.py")}
+    assert listed == folders | {"mlx_oss.convert"}
