@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SHARD_BYTES = 4_500_000_000
+SHARD_BYTES = 2_000_000_000  # a layer of 120b is 1.8 GB; what an interruption costs is at most two shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,8 @@ class Report:
 
 def size(nbytes: int) -> str:
     """A number of bytes for people: "13.76 GB"."""
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if nbytes >= unit), (1e3, "kB"))
+    return f"{nbytes / unit:.2f} {name}"
 
 
 OnProgress = Callable[[Progress], None]

@@ -34,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand; gives the exit status."""
     _mend_streams()
     argv = list(sys.argv[1:] if argv is None else argv)
-    args = _parser(chosen=argv[0] if argv else None).parse_args(argv)
     warnings.showwarning = _show_warning
     try:
+        args = _parser(chosen=argv[0] if argv else None).parse_args(argv)
         status: int = args.run(args)
         sys.stdout.flush()
         return status

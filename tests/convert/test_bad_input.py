@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -239,7 +240,7 @@ def test_read_only_target(source, tmp_path, monkeypatch):
 def test_too_little_space_is_seen_before_the_first_byte(source, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
     monkeypatch.setattr("convert.run.Writing", lambda *_: pytest.fail("wrote"))
-    refuses(source, "0.01 MB free", error=ConversionError)
+    refuses(source, "10.00 kB free", error=ConversionError)
 
 
 def test_disk_full_in_the_middle(source, monkeypatch):
@@ -254,6 +255,16 @@ def test_disk_full_in_the_middle(source, monkeypatch):
 
     monkeypatch.setattr("os.pwrite", limited)
     refuses(source, "No space left on device", error=ConversionError, shard_bytes=20_000)
+
+
+def test_a_file_may_not_grow_beyond_a_limit(source):
+    """The system's own refusal in the middle of a shard, unlike the one above."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, usual[1]))
+    try:
+        refuses(source, "File too large", "nothing was left behind", error=ConversionError)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
 
 
 def test_something_else_under_the_hidden_name(source, tmp_path):

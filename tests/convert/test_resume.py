@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from convert import ConvertOptions, convert, verify
-from convert.command import main
 from mlx_oss.errors import ConversionError
 from tests.synthetic import write_checkpoint
 
@@ -221,10 +223,45 @@ def test_two_conversions_to_one_target_do_not_mix(source, tmp_path):
     verify(tmp_path / "dst", source)
 
 
-def test_interrupted_command_says_how_to_go_on(source, tmp_path, monkeypatch, capsys):
-    def stop(*_):
-        raise KeyboardInterrupt
+def test_ctrl_c_leaves_what_the_same_command_goes_on_from_and_says_so(source, finished, tmp_path):
+    program = (
+        "import functools, os, sys, time; from convert import command\n"
+        f"command.ConvertOptions = functools.partial(command.ConvertOptions, shard_bytes={OPTIONS.shard_bytes})\n"
+        "write = os.pwrite\n"
+        "os.pwrite = lambda *args: (time.sleep(0.02), write(*args))[1]\n"
+        "sys.exit(command.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, str(source), str(tmp_path / "dst")]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True) as process:
+        while not any((tmp_path / ".dst.partial").glob("*.safetensors")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate()
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("interrupted: the finished shards are kept, the same command goes on")
+    assert "Traceback" not in said
+    assert [path.name for path in tmp_path.iterdir()] == [".dst.partial"]
+    assert convert(source, tmp_path / "dst", OPTIONS).resumed_shards > 0
+    assert files(tmp_path / "dst") == files(finished)
 
-    monkeypatch.setattr("convert.run.Writing", stop)
-    assert main([str(source), str(tmp_path / "dst")]) == 130
-    assert "same command" in capsys.readouterr().err
+
+def test_an_error_of_a_thread_is_told_at_once_and_nothing_is_left(source, tmp_path, monkeypatch):
+    write = os.pwrite
+
+    def refused(*args):
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return write(*args)
+
+    monkeypatch.setattr(os, "pwrite", refused)
+    with pytest.raises(ConversionError, match="Input/output error"):
+        convert(source, tmp_path / "dst", OPTIONS)
+    assert not any(tmp_path.iterdir())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+
+
+def test_progress_comes_in_the_callers_thread(source, tmp_path):
+    threads = set()
+    convert(source, tmp_path / "dst", OPTIONS, lambda now: threads.add(threading.current_thread()))
+    assert threads == {threading.current_thread()}
