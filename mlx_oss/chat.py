@@ -225,6 +225,7 @@ class ChatSession:
             limits={name: getattr(self, name) for name in ("max_tokens", "context_limit", "context_policy")},
             stats=self._total,
             model=session_file.fingerprint(self.model),
+            retries=self._retries,
         )
 
     @classmethod
@@ -252,7 +253,7 @@ class ChatSession:
         choices = saved.choices() | {"context_limit": limit, "confirm": confirm, "max_rounds": max_rounds}
         described = [*choices.pop("tools"), *choices.pop("system_tools")]
         session = cls(model, tokenizer, tools=given_again(tools, described), **choices)
-        session._total = saved.stats
+        session._total, session._retries = saved.stats, saved.retries
         session._conversation = Conversation(tuple(Entry(*entry) for entry in saved.entries))
         if not text_only:
             caches = worker.run(lambda: session_file.read_caches(path, saved, model))

@@ -23,7 +23,7 @@ from mlx_oss.errors import HarmonyError, OptionError, SessionError
 from mlx_oss.events import Stats
 from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict, render_message
 from mlx_oss.model import Transformer
-from mlx_oss.sampling import SamplingOptions
+from mlx_oss.sampling import LAST_ID, SamplingOptions
 
 FORMAT = "mlx_oss session 1"
 T = TypeVar("T")
@@ -48,6 +48,7 @@ class Saved:
     entries    the messages since, each with the ids it stands in the prompt with
     cached     the ids whose keys and values are in the caches
     limits     max_tokens, context_limit, context_policy
+    retries    of the last turn
     model      the fingerprint of the model the caches are of; caches: their checksum, "" before they are written
     """
 
@@ -59,6 +60,7 @@ class Saved:
     stats: Stats
     model: str
     caches: str = ""
+    retries: int = 0
 
     def choices(self) -> dict[str, Any]:
         """The keyword arguments of `ChatSession` that this session was made with."""
@@ -128,8 +130,7 @@ def _recovered(raw: bytes) -> Saved | None:
     none. A message whose text is damaged but whole is taken as it is.
     """
     text = _ESCAPED.sub(lambda match: str(json.loads(f'"{match[0]}"')), raw.decode(errors="replace"))
-    messages = _found(text, '{"message": ', message_from_dict)
-    entries = [(message, render_message(message)) for message in messages if isinstance(message.content, str)]
+    entries = [entry for entry in _found(text, '{"message": ', _rendered) if isinstance(entry[0].content, str)]
     blank = [Message("system", SystemContent())]
     preamble = next(_found(text, '"preamble": ', lambda dicts: list(map(message_from_dict, dicts))), blank)
     saved = Saved(preamble, entries, (), SamplingOptions(), {}, Stats(), "")
@@ -138,6 +139,11 @@ def _recovered(raw: bytes) -> Saved | None:
     except _NONSENSE:
         saved = replace(saved, preamble=blank)
     return saved if entries else None
+
+
+def _rendered(data: Any) -> tuple[Message, list[int]]:
+    message = message_from_dict(data)
+    return message, render_message(message)
 
 
 def _found(text: str, before: str, convert: Callable[[Any], T]) -> Iterator[T]:
@@ -164,7 +170,7 @@ def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str,
 
 
 def _to_json(saved: Saved) -> str:
-    fields = {name: getattr(saved, name) for name in ("cached", "limits", "model", "caches")}
+    fields = {name: getattr(saved, name) for name in ("cached", "limits", "model", "caches", "retries")}
     fields |= {
         "preamble": [message_to_dict(message) for message in saved.preamble],
         "entries": [{"message": message_to_dict(message), "ids": list(ids)} for message, ids in saved.entries],
@@ -181,6 +187,13 @@ def _from_json(text: str) -> Saved:
     fields["options"]["logit_bias"] = dict(fields["options"]["logit_bias"])
     saved = Saved(**fields | {"options": SamplingOptions(**fields["options"]), "stats": Stats(**fields["stats"])})
     saved.choices()  # which a damaged preamble has not
+    ids = [*saved.cached, *(id_ for _, ids in saved.entries for id_ in ids)]
+    limits = [saved.limits["context_limit"], saved.limits["max_tokens"] or 1]
+    if (
+        not {int} >= {*map(type, ids), *map(type, limits)}
+        or not 0 <= min(ids, default=0) <= max(ids, default=0) <= LAST_ID
+    ):
+        raise ValueError
     return saved
 
 

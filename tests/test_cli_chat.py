@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,10 +70,10 @@ class FakeSession:
     def clear(self) -> None:
         self.questions = []
 
-    def save(self, path: str) -> None:
-        if path == "nowhere/chat":
+    def save(self, path: Path) -> None:
+        if str(path) == "nowhere/chat":
             raise SessionError("nowhere/chat cannot be written: give another place")
-        self.saved.append(path)
+        self.saved.append(str(path))
 
 
 def interrupt() -> ReasoningDelta:
@@ -295,9 +296,18 @@ def test_save_and_load(say, monkeypatch):
     assert shown.count("give a file") == 2 and other.questions == ["2 + 2?"]
 
 
+def test_a_file_that_is_no_conversation_is_not_written_over(say, tmp_path, monkeypatch):
+    notes, session = tmp_path / "notes.txt", FakeSession()
+    notes.write_text("mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shown = say(session, f"/save {notes}", "/save ~/notes.txt", "/save ~/chat")
+    assert shown.count("is there and no saved conversation") == 2 and notes.read_text() == "mine"
+    assert session.saved == [str(tmp_path / "chat")]
+
+
 def test_a_damaged_conversation_is_loaded_as_text(say, monkeypatch):
-    def load(path: str, *_: Any, text_only: bool = False) -> FakeSession:
-        if path == "lost" or not text_only:
+    def load(path: Path, *_: Any, text_only: bool = False) -> FakeSession:
+        if str(path) == "lost" or not text_only:
             raise SessionError(f"{path} has damaged caches: `text_only=True` recovers the conversation")
         return FakeSession()
 

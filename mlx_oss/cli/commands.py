@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mlx_oss.cli.safe import safe
@@ -86,8 +87,17 @@ def _save(conversation: Conversation, argument: str) -> None:
     if not argument:
         conversation.say("give a file: /save FILE")
         return
-    conversation.session.save(argument)
-    conversation.say(f"saved to {argument}")
+    path = Path(argument).expanduser()
+    if path.exists():
+        from mlx_oss import session_file
+
+        try:
+            session_file.read(path)
+        except SessionError:
+            conversation.say(f"{safe(argument)} is there and no saved conversation: give another name")
+            return
+    conversation.session.save(path)
+    conversation.say(f"saved to {safe(argument)}")
 
 
 def _load(conversation: Conversation, argument: str) -> None:
@@ -97,12 +107,13 @@ def _load(conversation: Conversation, argument: str) -> None:
     from mlx_oss.chat import ChatSession
 
     model, tokenizer = conversation.session.model, conversation.session.tokenizer
+    path = Path(argument).expanduser()
     try:
-        conversation.session = ChatSession.load(argument, model, tokenizer)
+        conversation.session = ChatSession.load(path, model, tokenizer)
     except SessionError as error:
-        conversation.session = ChatSession.load(argument, model, tokenizer, text_only=True)
+        conversation.session = ChatSession.load(path, model, tokenizer, text_only=True)
         conversation.say(f"{str(error).partition(':')[0]}: the conversation is there and will be read anew")
-    conversation.say(f"loaded {argument}, turns: {conversation.session.turns}")
+    conversation.say(f"loaded {safe(argument)}, turns: {conversation.session.turns}")
 
 
 def _tools(conversation: Conversation, _: str) -> None:

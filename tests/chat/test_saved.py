@@ -15,7 +15,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_oss import ChatSession, SamplingOptions, ToolDescription, Transformer
+from mlx_oss import ChatSession, SamplingOptions, ToolDescription, Transformer, rounds
 from mlx_oss.errors import SessionError
 from mlx_oss.harmony import PYTHON
 from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, said, system, turn, user
@@ -89,6 +89,24 @@ def test_saving_again_replaces_the_file_and_leaves_nothing_beside_it(session, sc
     session.save(saved)
     assert ChatSession.load(saved, model, TOKENIZER).turns == 1
     assert [path.name for path in saved.parent.iterdir()] == ["chat"]
+
+
+def test_a_retry_after_loading_draws_as_it_would_have_without(model, script, tmp_path, monkeypatch):
+    seeds = []
+
+    def watched(model, prompt, options, **more):
+        seeds.append(options.seed)
+        return script.generate_step(model, prompt, options, **more)
+
+    monkeypatch.setattr(rounds, "generate_step", watched)
+    script.says(*[HELLO] * 4)
+    session = ChatSession(model, TOKENIZER, options=SamplingOptions(seed=5))
+    for events in (session.send("Hi"), session.retry()):
+        list(events)
+    session.save(tmp_path / "chat")
+    for one in (session, ChatSession.load(tmp_path / "chat", model, TOKENIZER)):
+        list(one.retry())
+    assert seeds == [5, 6, 7, 7]
 
 
 PROGRAM = """
@@ -188,6 +206,22 @@ def test_a_converted_model_is_no_saved_session(model, folder):
 def test_a_later_format_is_told(model, saved):
     saved.write_bytes(saved.read_bytes().replace(b"mlx_oss session 1", b"mlx_oss session 2"))
     with pytest.raises(SessionError, match="session 2"):
+        ChatSession.load(saved, model, TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("cached", ["a"]), ("cached", [-1]), ("cached", [10**9]), ("entries", [5]), ("limits", {}), ("stats", {"x": 1})],
+)
+def test_values_that_make_no_sense_are_told_though_their_seal_is_right(model, saved, key, value):
+    whole = saved.read_bytes()
+    end = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:end])
+    text = json.dumps(json.loads(header["__metadata__"]["text"]) | {key: value})
+    header["__metadata__"] |= {"text": text, "seal": hashlib.sha256(text.encode()).hexdigest()}
+    changed = json.dumps(header).encode()
+    saved.write_bytes(len(changed).to_bytes(8, "little") + changed + whole[end:])
+    with pytest.raises(SessionError, match=f"{saved} is no saved session"):
         ChatSession.load(saved, model, TOKENIZER)
 
 
