@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from mlx_oss.errors import HarmonyError
 from mlx_oss.harmony import (
+    BROWSER,
+    PYTHON,
     DeveloperContent,
     Message,
     ResponseFormat,
@@ -47,6 +49,13 @@ def test_ids_are_those_of_openai_harmony(messages, next_role):
     decode = load_tokenizer().decode
     assert decode(ours) == decode(theirs)  # for a readable difference
     assert ours == theirs
+
+
+def test_builtin_tools_are_described_as_openai_harmony_describes_them():
+    theirs = oracle.oh.SystemContent.new().with_browser_tool().with_python_tool()
+    message = oracle.oh.Message.from_role_and_content(oracle.oh.Role.SYSTEM, theirs)
+    ours = Message("system", SystemContent(tools=(BROWSER, PYTHON)))
+    assert render_message(ours) == oracle.encoding().render(message)
 
 
 @examples(CONVERSATIONS)
