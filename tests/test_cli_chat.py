@@ -18,6 +18,7 @@ from mlx_oss import (
     AnswerDelta,
     ChatSession,
     Finished,
+    Message,
     PreambleDelta,
     PrefillProgress,
     ReasoningDelta,
@@ -50,6 +51,7 @@ class FakeSession:
         self.reasoning_effort, self.instructions, self.turns = "medium", "", 1
         self.tools, self.system_tools, self.model, self.tokenizer = (), (), None, None
         self.saved: list[str] = []
+        self.messages: list[Message] = []
 
     def send(self, text: str) -> Iterator[Any]:
         self.questions.append(text)
@@ -262,6 +264,15 @@ def test_reasoning_sets_effort_and_whether_it_is_shown(say):
     shown = say(session, "/reasoning high", "a", "/reasoning hide", "b", "/reasoning loud", "/reasoning")
     assert session.reasoning_effort == "high" and shown.count("Hm.") == 1
     assert "loud is none of low, medium, high, show, hide" in shown and "effort high, hidden" in shown
+
+
+def test_hidden_reasoning_can_be_unfolded_after_the_answer(say):
+    session = FakeSession(ReasoningDelta("Hm."), AnswerDelta("4"), DONE)
+    thoughts = [Message("assistant", text, "analysis") for text in ("Long ago.", "Hm.", "Let me see.")]
+    call = Message("assistant", "{}", "commentary", "functions.f")
+    session.messages = [thoughts[0], Message("user", "2 + 2?"), thoughts[1], call, thoughts[2]]
+    shown = say(session, "/reasoning hide", "2 + 2?", "/reasoning show")
+    assert shown.count("Hm.\nLet me see.\nreasoning effort medium, shown") == 1 and "Long ago" not in shown
 
 
 def test_system_sets_the_instructions(say):

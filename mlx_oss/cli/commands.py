@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -46,8 +47,9 @@ def dispatch(conversation: Conversation, typed: str) -> None:
 
 
 def _help(conversation: Conversation, _: str) -> None:
-    lines = [f"  {f'/{name} {command.arguments}':32} {command.help}" for name, command in COMMANDS.items()]
-    keys = "  Alt-Enter starts a new line, Ctrl-C stops an answer, Ctrl-D leaves; // begins a question with a slash"
+    typed = {f"/{name} {command.arguments}": command.help for name, command in COMMANDS.items()}
+    lines = [f"  {line:{max(map(len, typed))}}  {help}" for line, help in typed.items()]
+    keys = "Alt-Enter starts a new line, Ctrl-C stops an answer, Ctrl-D leaves,\n// begins a question with a slash."
     conversation.say("\n".join([*lines, keys]))
 
 
@@ -60,8 +62,17 @@ def _reasoning(conversation: Conversation, argument: str) -> None:
     elif argument:
         conversation.say(f"{safe(argument)} is none of {', '.join(efforts)}, show, hide")
         return
+    if argument == "show" and (folded := _last_reasoning(session)):
+        conversation.say(safe(folded))
     shown = "hidden" if conversation.show.hide_reasoning else "shown"
     conversation.say(f"reasoning effort {session.reasoning_effort}, {shown}")
+
+
+def _last_reasoning(session: ChatSession) -> str:
+    """What the model thought in the last turn."""
+    turn = takewhile(lambda message: message.role != "user", reversed(session.messages))
+    thoughts = [str(message.content) for message in turn if message.channel == "analysis" and not message.recipient]
+    return "\n".join(reversed(thoughts))
 
 
 def _system(conversation: Conversation, argument: str) -> None:
@@ -144,7 +155,7 @@ def _exit(conversation: Conversation, _: str) -> None:
 
 COMMANDS = {
     "help": Command(_help, "", "show this"),
-    "reasoning": Command(_reasoning, "low|medium|high|show|hide", "how much the model thinks, and whether you see it"),
+    "reasoning": Command(_reasoning, "low|medium|high|show|hide", "how much to think; show it or not"),
     "system": Command(_system, "TEXT", "what the model should keep to"),
     "undo": Command(_undo, "", "forget the last question and its answer"),
     "retry": Command(_retry, "", "answer the last question once more"),
