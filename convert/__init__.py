@@ -8,18 +8,19 @@
     configs.py    the spellings of config.json -> the one of MLX folders
     metal.py      OpenAI's Metal file: where its tensors lie; metal_taken.py: what it did to them, undone
     profiles.py   which module outside the experts is quantised how
-    recipes.py    how the bytes of a target tensor come out of source tensors, in small pieces
+    recipes.py    how the bytes of target tensors come out of source tensors, in one pass and small pieces
     quantized.py  recipes that quantise to MXFP4; affine.py: to MLX's affine format, and back
     taken.py      source tensors by one name whatever the layout, each used exactly once
-    plan.py       every target tensor with its recipe
+    plan.py       every target tensor, and the jobs that write them
     shards.py     targets -> safetensors shards and their index
     partial.py    the hidden folder written into: lock, record of finished shards, publication
+    crew.py       the threads that do the work; checksum.py: CRC-32
     manifest.py   conversion.json: a checksum for each tensor
     run.py        the conversion from start to end
     verify.py     a folder against its manifest and its source
     command.py    `mlx-oss convert` and `python -m convert`
 
-In a checkout this package is `convert`, installed it is `mlx_oss.convert`. The lossless path needs NumPy only.
+In a checkout this package is `convert`, installed it is `mlx_oss.convert`. The lossless path needs no MLX.
 """
 
 from .options import ConvertOptions, Progress, Report

@@ -1,9 +1,7 @@
 """`conversion.json`: what an MLX folder was converted from, and checksums that cover every byte of it.
 
 The CRC-32 of each tensor, and sha256 of the header of each weight file, of each other file, and of the manifest itself.
-The same conversion writes the same manifest: no times, no paths. A CRC-32 finds every change of up to 32 neighbouring
-bits for certain and all but one in 4 billion of any others; nothing here is signed, so a longer checksum of the tensors
-would be no safer against anybody, and it took more time than all the rest of a conversion.
+The same conversion writes the same manifest: no times, no paths.
 """
 
 from __future__ import annotations

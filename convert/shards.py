@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +14,12 @@ from typing import BinaryIO
 
 from mlx_oss.tensorfile import ITEMSIZE
 
+from .checksum import crc32
 from .crew import Advance, Crew
 from .partial import Written
 from .plan import Job, Target
 
-_FLUSH = 128 << 20  # bytes
+_FLUSH = 256 << 20  # bytes
 _ALIGN = 64  # bytes; the header is padded so that the data starts on a cache line
 
 
@@ -107,7 +107,7 @@ class Writing:
         ends, crcs = [self._starts[target.name] for target in job.targets], [0] * len(job.targets)
         for pieces in job.recipe.pieces():
             for n, piece in enumerate(pieces):
-                crcs[n] = zlib.crc32(piece.data, crcs[n])
+                crcs[n] = crc32(piece.data, crcs[n])
                 _write_all(self._file.fileno(), piece.data, ends[n])
                 ends[n] += piece.nbytes
             advance(sum(piece.nbytes for piece in pieces))

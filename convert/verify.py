@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.tensorfile import TensorInfo, read_folder
 
 from . import manifest
+from .checksum import crc32
 from .crew import Advance, Crew
 from .options import Meter, OnProgress, Report
 from .plan import Job, Target, plan
@@ -111,7 +111,7 @@ def _check(
                 if not np.array_equal(have, piece):
                     where = source.folder
                     raise CheckpointError(f"{tensor.file}: tensor {tensor.name} differs from {where}: convert again")
-            crcs[n] = zlib.crc32(piece.data, crcs[n])
+            crcs[n] = crc32(piece.data, crcs[n])
             ends[n] += piece.nbytes
         advance(sum(piece.nbytes for piece in pieces))
     for tensor, crc in zip(tensors, crcs, strict=True):

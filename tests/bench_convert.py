@@ -4,8 +4,8 @@
 
 Rows are as long as the released ones. Needs twice the checkpoint's size on the disk. Each figure is the median over the
 rounds of a whole process, Python's start included; `warm` is with the source in the page cache, `cold` with it dropped
-from there (Linux). `cp` leaves its copy in the page cache, a conversion ends with everything on the disk. Memory is the
-largest resident set, less that of an interpreter with MLX loaded.
+from there (Linux). `cp` leaves its copy in the page cache, a conversion ends with everything on the disk, as `cp+sync`
+does. Memory is the largest resident set, less that of an interpreter with MLX loaded.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def main() -> None:
         _write(source, RELEASED_20B | shape, args.layout)
         nbytes = sum(path.stat().st_size for path in source.iterdir())
         commands = {
-            "cp": [shutil.which("cp") or "cp", "-r", str(source), str(target)],
+            "cp": ["/bin/cp", "-r", str(source), str(target)],
+            "cp+sync": ["/bin/sh", "-c", 'cp -r "$0" "$1" && sync "$1"/*', str(source), str(target)],
             "convert": [sys.executable, "-c", program, str(source), str(target)],
         }
         sys.stdout.write(f"{nbytes / 1e9:.2f} GB in layout {args.layout}, profile {args.profile}\n")
@@ -91,9 +92,10 @@ def _report(state: str, runs: dict[str, list[Run]], base: int) -> None:
         seconds, processor, memory = (statistics.median(column) for column in zip(*figures, strict=True))
         peak = f", {(memory - base) / 2**20:+.0f} MiB" if name == "convert" else ""
         every = " ".join(f"{run[0]:.2f}" for run in figures)
-        sys.stdout.write(f"{state} {name:7} {seconds:.2f} s ({every}), processor {processor:.2f} s{peak}\n")
-    ratios = [copied[0] / converted[0] for copied, converted in zip(runs["cp"], runs["convert"], strict=True)]
-    sys.stdout.write(f"{state}: {statistics.median(ratios):.2f} of the speed of cp\n")
+        sys.stdout.write(f"{state} {name:8} {seconds:.2f} s ({every}), processor {processor:.2f} s{peak}\n")
+    for copy in ("cp", "cp+sync"):
+        ratios = [copied[0] / converted[0] for copied, converted in zip(runs[copy], runs["convert"], strict=True)]
+        sys.stdout.write(f"{state}: {statistics.median(ratios):.2f} of the speed of {copy}\n")
     sys.stdout.flush()
 
 

@@ -261,7 +261,8 @@ def test_an_error_of_a_thread_is_told_at_once_and_nothing_is_left(source, tmp_pa
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
 
 
-def test_progress_comes_in_the_callers_thread(source, tmp_path):
+def test_progress_comes_in_the_callers_thread_and_nothing_is_printed(source, tmp_path, capfd):
     threads = set()
     convert(source, tmp_path / "dst", OPTIONS, lambda now: threads.add(threading.current_thread()))
     assert threads == {threading.current_thread()}
+    assert capfd.readouterr() == ("", "")

@@ -7,6 +7,7 @@ import math
 import random
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ def test_verify_passes_what_convert_wrote(source, finished):
     report = verify(finished, source)
     assert report.nbytes == sum(tensor.nbytes for tensor in read_folder(finished).values())
     assert verify(finished).tensors == report.tensors
+
+
+def test_the_manifest_holds_the_crc_32_of_each_tensor(finished):
+    known = json.loads((finished / "conversion.json").read_text())["crc32"]
+    tensors = read_folder(finished).values()
+    assert known == {t.name: f"{zlib.crc32(t.file.read_bytes()[t.start : t.end]):08x}" for t in tensors}
 
 
 def test_a_flipped_bit_in_any_file_is_found_and_the_file_named(copy):
