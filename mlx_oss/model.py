@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from mlx_oss.cache import Cache, KVCache, RotatingKVCache
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
-from mlx_oss.device import on_gpu, over_cores
-from mlx_oss.linear import linear
+from mlx_oss.linear import ExpertLinear, linear
 from mlx_oss.rope import inverse_frequencies
 
 Specs = Mapping[str, QuantizationSpec]
@@ -41,12 +39,6 @@ def swiglu(
     gate = mx.minimum(gate + gate_bias, limit)
     up = mx.clip(up + up_bias, -limit, limit)
     return gate * mx.sigmoid(alpha * gate) * (up + 1)
-
-
-@lru_cache(maxsize=64)
-def token_of_pair(pairs: int, each: int) -> mx.array:
-    """(pairs,) uint32: 0 for the first `each`, 1 for the next, ...; kept, as making it is a kernel."""
-    return mx.array(np.arange(pairs, dtype=np.uint32) // each)
 
 
 def sliding_mask(kept: int, L: int, window: int) -> mx.array:
@@ -82,44 +74,6 @@ class Attention(nn.Module):
         k, v = cache.update(qk[:, H:], qkv[:, H + K :])
         out = mx.fast.scaled_dot_product_attention(qk[:, :H], k, v, scale=self.scale, mask=mask, sinks=self.sinks)
         return self.o_proj(out.swapaxes(1, 2).reshape(B, L, H * D))
-
-
-class ExpertLinear(nn.Module):
-    """One quantised matrix and bias for each expert; a row of the input goes through the expert it names."""
-
-    def __init__(self, experts: int, inputs: int, outputs: int, spec: QuantizationSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.weight, self.scales, *biases = mx.quantize(
-            mx.random.uniform(-1, 1, (experts, outputs, inputs)), spec.group_size, spec.bits, mode=spec.mode
-        )
-        if biases:
-            self.biases = biases[0]
-        self.bias = mx.zeros((experts, outputs))
-
-    def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
-        """x (n, 1, inputs), experts (N,) -> (N, 1, outputs) without the bias; each row serves N / n experts in turn."""
-        spec = self.spec
-
-        def product(rows: mx.array | None, experts: mx.array) -> mx.array:
-            return mx.gather_qmm(
-                x,
-                self.weight,
-                self.scales,
-                self.get("biases"),
-                lhs_indices=rows,
-                rhs_indices=experts,
-                transpose=True,
-                group_size=spec.group_size,
-                bits=spec.bits,
-                mode=spec.mode,
-                sorted_indices=sorted_indices,
-            )
-
-        if sorted_indices and on_gpu():  # only without `rows` does MLX take its kernel for sorted experts
-            return product(None, experts)
-        rows = token_of_pair(experts.size, experts.size // x.shape[0])
-        return over_cores(product, rows, experts, work=experts.size * self.weight[0].nbytes)
 
 
 class Experts(nn.Module):

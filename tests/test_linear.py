@@ -10,7 +10,7 @@ import pytest
 from mlx_oss import device
 from mlx_oss import linear as layers
 from mlx_oss.config import QuantizationSpec
-from mlx_oss.linear import Linear, QuantizedLinear, linear
+from mlx_oss.linear import ExpertLinear, Linear, QuantizedLinear, linear
 
 INPUTS, OUTPUTS = 192, 77
 SPECS = {
@@ -110,6 +110,30 @@ def test_the_number_of_cores_changes_no_bit(make, rows, monkeypatch):
         monkeypatch.setattr(device, "SHARED_FROM", shared_from)
         results.append(np.array(layer(x)))
     assert np.array_equal(*results)
+
+
+def test_mxfp4_halves_are_what_mlx_unpacks_for_every_byte_and_scale():
+    codes = np.arange(256, dtype=np.uint8).repeat(16).reshape(-1, 128)  # 32 rows of 256 codes
+    weight = mx.array(np.tile(codes, (32, 1))).view(mx.uint32)
+    scales = mx.array(np.arange(weight.size // 4, dtype=np.uint32) % 254 + 1).astype(mx.uint8).reshape(-1, 8)
+    expected = mx.dequantize(weight, scales, group_size=32, bits=4, mode="mxfp4", dtype=mx.float32)
+    even, odd = layers._mxfp4_halves(weight, scales)
+    assert mx.array_equal(even, expected[:, 0::2]) and mx.array_equal(odd, expected[:, 1::2])
+
+
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("counts", [[3, 0, 1, 20, 0], [0, 5, 4, 7, 6], [0, 0, 0, 0, 2]])
+def test_sorted_rows_go_through_the_experts_they_name(counts, name, block, cores):
+    spec = SPECS[name]
+    layer = ExpertLinear(len(counts), INPUTS, OUTPUTS, spec)
+    experts, x = np.repeat(np.arange(len(counts)), counts), normal(sum(counts), 1, INPUTS)
+    weights = mx.dequantize(
+        layer.weight, layer.scales, layer.get("biases"), spec.group_size, spec.bits, mode=spec.mode, dtype=mx.float32
+    )
+    expected = np.einsum("nli,noi->nlo", np.array(x, np.float64), np.array(weights, np.float64)[experts])
+    for in_order in (True, False):
+        y = layer(x, mx.array(experts.astype(np.uint32)), in_order)
+        assert y.dtype == mx.float32 and np.abs(np.array(y) - expected).max() < 1e-4
 
 
 def test_on_a_gpu_a_layer_is_mlxs_own(monkeypatch):
