@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
         with _shown(sys.stderr) as progress:
             report = convert(args.source, args.target, options, progress)
     except KeyboardInterrupt:
-        sys.stderr.write(_RESUMABLE)
+        if not args.dry_run:
+            sys.stderr.write(_RESUMABLE)
         return 130
     done = "would write" if args.dry_run else "written"
     sys.stdout.write(_as_json(report, done) if args.json else _as_text(report, done) + _fits(report, args.dry_run))
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MlxOssError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 def _overrides(entries: Sequence[str]) -> dict[str, str]:
