@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlx_oss.errors import MlxOssError
     from mlx_oss.events import (
         AnswerDelta,
+        Citation,
         Event,
         Finished,
         PreambleDelta,
@@ -51,6 +52,7 @@ _HOME = {
     "errors": ("MlxOssError",),
     "events": (
         "AnswerDelta",
+        "Citation",
         "Event",
         "Finished",
         "PreambleDelta",
@@ -80,6 +82,7 @@ __all__ = [
     "AnswerDelta",
     "Cache",
     "ChatSession",
+    "Citation",
     "Event",
     "Finished",
     "Message",

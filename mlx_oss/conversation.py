@@ -35,7 +35,7 @@ def preamble(
     reasoning_effort: ReasoningEffort,
     tools: Sequence[ToolDescription],
     system_tools: Sequence[ToolNamespace],
-    current_date: str,
+    current_date: str | None,
 ) -> list[Message]:
     """The system block and, if there is anything to say in it, the developer block."""
     if reasoning_effort not in get_args(ReasoningEffort):

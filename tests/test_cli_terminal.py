@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 import pexpect
 import pytest
 
+from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
+
 PROMPT = r"> ?\x08?(\x1b\[2C)?\x1b\[\?7h"
 TIMEOUT = 240  # seconds; nothing takes that long, but a test machine may be busy
 LONG = "Repeat: " + "one two three four five six seven eight nine ten"
@@ -234,3 +236,30 @@ def test_ctrl_c_while_the_prompt_is_read_stops_that_and_not_the_program(terminal
     child.expect("forgotten")
     assert "Paris" in ask(child, "What is the capital of France?")
     leave(child)
+
+
+def test_code_runs_when_the_user_says_so_and_ctrl_c_says_no(terminal):
+    """What was typed before the question is no answer to it."""
+    python = "python" if isolation_here() in GUARANTEES else "python=limits"
+    child = terminal("--tool", python)
+    child.expect(PROMPT)
+    child.send("What is 37 * 48?\r")
+    child.expect("run python\\? yes, no, always: ")
+    assert "print(37*48)" in plain(child.before)
+    child.send("y\r")
+    child.expect("1776")
+    child.expect(PROMPT)
+    child.send("What is 12 * 13?\r")
+    child.expect("run python\\? yes, no, always: ")
+    child.sendintr()
+    child.expect(PROMPT)
+    child.send("What is 11 * 13?\r")
+    child.expect("run python\\? yes, no, always: ")
+    child.send("a\r")
+    child.expect("143")
+    child.expect(PROMPT)
+    child.send("What is 15 * 17?\r")
+    child.expect("255")
+    child.expect(PROMPT)
+    child.sendeof()
+    child.expect(pexpect.EOF)

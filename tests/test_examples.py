@@ -43,3 +43,18 @@ def test_the_chat_calls_its_tools():
 def test_generate_answers_its_question():
     done = run("generate.py", "What is the capital of France?")
     assert done.returncode == 0 and done.stdout.strip()
+
+
+def test_tools_are_called_and_their_results_told():
+    done = run("tools.py")
+    assert done.returncode == 0 and "sunny, 18" in done.stdout
+    assert "[functions.get_weather gave " in done.stderr
+    assert "1776" in done.stdout or "no isolation" in done.stderr
+
+
+def test_research_runs_on_nano_and_says_what_it_needs(tmp_path):
+    (tmp_path / "note.md").write_text("# Note\n")
+    done = run("research.py", str(tmp_path), "What is the capital of France?")
+    assert done.returncode == 0 and done.stdout.strip() and "gpt-oss" in done.stderr
+    done = run("research.py", str(tmp_path / "none"), "What?")
+    assert done.returncode == 1 and "is no folder" in done.stderr

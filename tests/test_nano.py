@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
@@ -12,6 +13,8 @@ from mlx_oss import nano
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.harmony import PYTHON
 from mlx_oss.tensorfile import read_folder
+from mlx_oss.tools import PythonTool
+from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
 
 GREEDY = mlx_oss.SamplingOptions(temperature=0)
 DATE = "2026-01-15"
@@ -88,6 +91,26 @@ def test_nano_calculates_with_the_python_tool(loaded):
     assert "37" in call.arguments and "48" in call.arguments
     chat.add_tool_result(call, "1776")
     assert "1776" in mlx_oss.collect(chat.resume()).text
+
+
+def get_weather(location: str) -> dict[str, object]:
+    """Gets the current weather of a place."""
+    return {"temperature": 18 if location == "Lisbon" else -5, "condition": "sunny"}
+
+
+def test_nano_answers_a_weather_question_through_a_function(loaded):
+    chat = session(loaded, tools=[get_weather])
+    reply = chat.ask("What is the weather in Lisbon?")
+    assert reply.finish_reason == "stop" and "18" in reply.text and "sunny" in reply.text
+    assert chat.turns == 1 and [call.name for call in reply.tool_calls] == ["get_weather"]
+
+
+def test_nano_answers_an_arithmetic_question_through_the_python_tool(loaded):
+    """In the sandbox that the machine has; where it has none, with limits alone."""
+    tool = PythonTool(isolation=None if isolation_here() in GUARANTEES else "limits")
+    with contextlib.closing(tool):
+        reply = session(loaded, tools=[tool]).ask("What is 37 * 48?")
+    assert [call.recipient for call in reply.tool_calls] == ["python"] and "1776" in reply.text
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import model as model_arguments
+from mlx_oss.cli import tools as tool_arguments
 from mlx_oss.cli.interrupts import interruptible, terminable, unechoed
 from mlx_oss.errors import ContextError, MlxOssError, OptionError
 
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments.add_arguments(parser)
     parser.add_argument("--reasoning", choices=("low", "medium", "high"), default="medium", help="effort")
     parser.add_argument("--instructions", default="", metavar="TEXT", help="what the model should keep to")
+    tool_arguments.add_arguments(parser)
     parser.add_argument("--hide-reasoning", action="store_true", help="show the answer only")
     parser.add_argument("--json", action="store_true", help="each event as a line of JSON; each line piped in is asked")
 
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if not question and not (sys.stdin and sys.stdin.isatty()):
         piped = piped_question()
         questions = [line for line in piped.splitlines() if line.strip()] if args.json else [piped]
-    options = model_arguments.sampling_options(args)
+    options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
     model, tokenizer = model_arguments.load(args)
     from mlx_oss.chat import ChatSession
     from mlx_oss.cli.show import printer
@@ -48,11 +50,12 @@ def run(args: argparse.Namespace) -> int:
         reasoning_effort=args.reasoning,
         options=options,
         max_tokens=args.max_tokens,
+        **tools,
     )
     show = printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
     if not questions:
         with terminable():
-            converse(session, show)
+            converse(session, show, tools)
         return 0
     return 130 if any(answer(session, session.send(question), show) for question in questions) else 0
 
@@ -77,8 +80,10 @@ def text(question: str) -> str:
     return question
 
 
-def converse(session: ChatSession, show: Printer) -> None:
-    """Question and answer until Ctrl-D; Ctrl-C stops an answer, or clears the line."""
+def converse(session: ChatSession, show: Printer, tools: dict[str, Any] | None = None) -> None:
+    """Question and answer until Ctrl-D; Ctrl-C stops an answer, or clears the line. A session that is loaded gets the
+    tools.
+    """
     from mlx_oss.cli import prompt
     from mlx_oss.cli.commands import COMMANDS, Conversation, dispatch
 
@@ -88,7 +93,7 @@ def converse(session: ChatSession, show: Printer) -> None:
         say(status(conversation.session))
 
     say = show.say
-    conversation = Conversation(session, show, say, reply)
+    conversation = Conversation(session, show, say, reply, tools or {})
     read = prompt.reader(tuple(COMMANDS))
     say("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.")
     while not conversation.over:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from mlx_oss.cli.safe import safe
 from mlx_oss.errors import SessionError
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Conversation:
-    """A session in the terminal: what commands change. `answer` shows the events of a turn, `say` a remark."""
+    """A session in the terminal: what commands change. `answer` shows the events of a turn, `say` a remark; `tools` are
+    the keyword arguments for what a session may call.
+    """
 
     session: ChatSession
     show: Printer
     say: Callable[[str], None]
     answer: Callable[[Iterable[Event]], None]
+    tools: dict[str, Any] = field(default_factory=dict)
     over: bool = False
 
 
@@ -120,16 +123,20 @@ def _load(conversation: Conversation, argument: str) -> None:
     model, tokenizer = conversation.session.model, conversation.session.tokenizer
     path = Path(argument).expanduser()
     try:
-        conversation.session = ChatSession.load(path, model, tokenizer)
+        conversation.session = ChatSession.load(path, model, tokenizer, **conversation.tools)
     except SessionError as error:
-        conversation.session = ChatSession.load(path, model, tokenizer, text_only=True)
+        conversation.session = ChatSession.load(path, model, tokenizer, text_only=True, **conversation.tools)
         conversation.say(f"{str(error).partition(':')[0]}: the conversation is there and will be read anew")
     conversation.say(f"loaded {safe(argument)}, turns: {conversation.session.turns}")
 
 
-def _tools(conversation: Conversation, _: str) -> None:
+def _tools(conversation: Conversation, argument: str) -> None:
+    if argument in ("whole", "folded"):
+        conversation.show.whole_calls = argument == "whole"
+        conversation.say(f"calls and results are shown {argument}")
+        return
     session = conversation.session
-    lines = [safe(f"  {tool.name}: {tool.description}") for tool in session.tools]
+    lines = [safe(f"  {tool.name}: {tool.description.partition(chr(10))[0]}") for tool in session.tools]
     lines += [safe(f"  {namespace.name} (built in)") for namespace in session.system_tools]
     conversation.say("\n".join(lines) or "the model has no tools here")
 
@@ -161,7 +168,7 @@ COMMANDS = {
     "retry": Command(_retry, "", "answer the last question once more"),
     "save": Command(_save, "FILE", "write the conversation to a file"),
     "load": Command(_load, "FILE", "go on with a saved conversation"),
-    "tools": Command(_tools, "", "what the model may call"),
+    "tools": Command(_tools, "whole|folded", "what the model may call; how much of calls is shown"),
     "stats": Command(_stats, "", "tokens, times and memory"),
     "clear": Command(_clear, "", "forget the conversation"),
     "exit": Command(_exit, "", "leave"),

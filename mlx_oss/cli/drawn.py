@@ -30,7 +30,7 @@ class Drawn:
     """The printer for a terminal that can move its cursor."""
 
     def __init__(self, hide_reasoning: bool = False) -> None:
-        self.hide_reasoning = hide_reasoning
+        self.hide_reasoning, self.whole_calls = hide_reasoning, False
         self._console = Console(highlight=False, markup=False)
         self._end = _End(self._console)
         self._kind: type | None = None  # of the text being written
@@ -47,7 +47,7 @@ class Drawn:
                 self._note(f"reading {done:,} of {total:,} tokens")
             case events.ToolCall() | events.ToolResult() | events.TurnsDropped():
                 self._finish()
-                self._print(type(event), self._lines(Text(remark(event), "dim")))
+                self._print(type(event), self._lines(Text(remark(event, self.whole_calls), "dim")))
 
     def end(self, stopped: bool = False) -> None:
         self._finish()

@@ -60,6 +60,25 @@ def unechoed() -> Iterator[None]:
         _set_echo(True)
 
 
+@contextmanager
+def asking() -> Iterator[None]:
+    """While open, in the middle of an answer, the user is asked something: what he typed before does not count as his
+    answer, what he types is shown, and Ctrl-C raises KeyboardInterrupt at once.
+    """
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminal = sys.stdin.fileno() if termios is not None and sys.stdin.isatty() else None
+    modes = None if terminal is None else termios.tcgetattr(terminal)
+    try:
+        if terminal is not None:
+            termios.tcflush(terminal, termios.TCIFLUSH)
+        _set_echo(True)
+        yield
+    finally:
+        if terminal is not None and modes is not None:
+            termios.tcsetattr(terminal, termios.TCSANOW, modes)
+        signal.signal(signal.SIGINT, previous)
+
+
 def _set_echo(on: bool) -> None:
     """Does nothing where there is no terminal, or it is another job's: that would stop this one."""
     if termios is None or not sys.stdin or not sys.stdin.isatty():

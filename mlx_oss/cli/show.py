@@ -15,9 +15,12 @@ from mlx_oss import events
 from mlx_oss.cli.safe import safe, wants_plain
 from mlx_oss.events import Event
 
+_SHOWN_LINES, _SHOWN_CHARACTERS = 6, 400  # of what is folded
+
 
 class Printer(Protocol):
     hide_reasoning: bool
+    whole_calls: bool  # or folded: the beginning of what a tool is given and gives
 
     def __call__(self, event: Event) -> None: ...
 
@@ -43,7 +46,7 @@ class Plain:
     """The answer to stdout, as it is where that is no terminal; all else to stderr. No colours, no cursor movements."""
 
     def __init__(self, hide_reasoning: bool = False) -> None:
-        self.hide_reasoning = hide_reasoning
+        self.hide_reasoning, self.whole_calls = hide_reasoning, False
         self._last: type | None = None
         self._answer = safe if sys.stdout.isatty() else str
 
@@ -56,7 +59,7 @@ class Plain:
             case events.PreambleDelta(text):
                 self._write(event, safe(text))
             case events.ToolCall() | events.ToolResult() | events.TurnsDropped():
-                self._write(event, remark(event))
+                self._write(event, remark(event, self.whole_calls))
 
     def end(self, stopped: bool = False) -> None:
         self._separate(None)
@@ -83,7 +86,7 @@ class Plain:
 class Json:
     """Every event as one line: its type in snake case and its fields."""
 
-    hide_reasoning = False
+    hide_reasoning, whole_calls = False, True
 
     def __call__(self, event: Event) -> None:
         line(snake_case(type(event).__name__), **asdict(event))
@@ -105,13 +108,18 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def remark(event: Event) -> str:
-    """What is told of an event that is no text."""
+def remark(event: Event, whole: bool = False) -> str:
+    """What is told of an event that is no text; of what a tool is given and gives the beginning, unless `whole`."""
     match event:
         case events.ToolCall(recipient, arguments):
-            return safe(f"[calls {recipient}: {arguments}]")
+            return safe(f"[calls {recipient}: {arguments if whole else _folded(arguments)}]")
         case events.ToolResult(recipient, text):
-            return safe(f"[{recipient} gives: {text if len(text) <= 200 else text[:200] + ' ...'}]")
+            return safe(f"[{recipient} gives: {text if whole else _folded(text)}]")
         case events.TurnsDropped(count):
             return f"[the context is full: the {count} oldest turns are forgotten]"
     raise AssertionError(f"no remark for {event}")
+
+
+def _folded(text: str) -> str:
+    shown = "\n".join(text.splitlines()[:_SHOWN_LINES])[:_SHOWN_CHARACTERS]
+    return text if len(shown) >= len(text.rstrip("\n")) else f"{shown} ... ({len(text):,} characters)"

@@ -1,0 +1,115 @@
+"""`--tool`: what the model may call, and the question before it runs code or changes files."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlx_oss.cli.interrupts import asking
+from mlx_oss.cli.safe import safe
+from mlx_oss.errors import OptionError
+
+if TYPE_CHECKING:
+    from mlx_oss.events import ToolCall
+    from mlx_oss.tools.calls import AnyTool
+
+_ASKED = ("python", "apply_patch")  # what is not run before the user agrees
+_HELP = """\
+let the model call a tool, once for each: python (python=stateless keeps nothing between calls, python=limits runs
+without a sandbox), browser=FOLDER with Markdown, text and HTML files, browser=https://HOST/search?q={query},
+patch=FOLDER whose files it may change, or a Python file whose functions it may call"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tool", action="append", default=[], dest="tools", metavar="TOOL", help=_HELP)
+    parser.add_argument("--yes", action="store_true", help="run the model's code and patches without asking")
+
+
+def tools(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `ChatSession` for what was asked for. Raises OptionError for what is no tool."""
+    found = [tool for spec in args.tools for tool in _tool(spec)]
+    asks = any(spec.partition("=")[0] in ("python", "patch") for spec in args.tools)
+    if asks and not args.yes and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise OptionError(
+            "before the model's code or patches run you are asked, and there is no terminal: --yes agrees"
+        )
+    return {"tools": found, "confirm": Asker() if asks and not args.yes else None}
+
+
+class Asker:
+    """Asks on the terminal whether a call may run; the answer "always" holds for the tool from then on."""
+
+    def __init__(self) -> None:
+        self._always: set[str] = set()
+
+    def __call__(self, call: ToolCall) -> bool | str:
+        name = call.name.partition(".")[0]
+        if name not in _ASKED or name in self._always:
+            return True
+        if "\n" in call.arguments:  # which may have been shown in part
+            sys.stderr.write(safe(call.arguments).rstrip("\n") + "\n")
+        with asking():
+            while True:
+                sys.stderr.write(f"run {name}? yes, no, always: ")
+                sys.stderr.flush()
+                answer = sys.stdin.readline()
+                match answer.strip().lower():
+                    case "y" | "yes":
+                        return True
+                    case "a" | "always":
+                        self._always.add(name)
+                        return True
+                    case "n" | "no":
+                        return False
+                if not answer:  # the terminal is gone
+                    return False
+
+
+def _tool(spec: str) -> Sequence[AnyTool]:
+    name, _, where = spec.partition("=")
+    from mlx_oss.tools import BrowserTool, PythonTool, Web, patch_tool
+
+    match name, where:
+        case "python", "" | "stateless" | "limits":
+            return [PythonTool(stateful=where != "stateless", isolation="limits" if where == "limits" else None)]
+        case "browser", _ if where:
+            return [BrowserTool(Web(where) if where.startswith(("http://", "https://")) else where)]
+        case "patch", _ if where:
+            return [patch_tool(where)]
+        case _ if name.endswith(".py") and not where:
+            return functions_of(Path(name))
+    raise OptionError(f"{spec!r} is no tool: python, browser=FOLDER, patch=FOLDER, or a Python file")
+
+
+def functions_of(path: Path) -> list[AnyTool]:
+    """The public functions with a docstring that a Python file defines, and the tools it makes."""
+    from mlx_oss.tools import Tool
+    from mlx_oss.tools.base import SystemTool
+
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise OptionError(f"{path} cannot be read: name a Python file with functions")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # as if it were run: it may import what lies beside it
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise OptionError(f"{path} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())})") from None
+    found = [
+        thing
+        for name, thing in vars(module).items()
+        if isinstance(thing, Tool | SystemTool) or _is_public_function(name, thing, path.stem)
+    ]
+    if not found:
+        raise OptionError(f"{path} has no public function with a docstring")
+    return found
+
+
+def _is_public_function(name: str, thing: object, module: str) -> bool:
+    return inspect.isfunction(thing) and thing.__module__ == module and bool(thing.__doc__) and name[0] != "_"
