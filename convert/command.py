@@ -38,14 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace DST where it is a model folder already")
     parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
-    parser.add_argument("--verify", action="store_true", help="convert nothing: compare DST with SRC, bit by bit")
+    parser.add_argument("--verify", action="store_true", help="then re-read both and compare them, bit by bit")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Converts or verifies as the parsed arguments say; gives the exit status. Raises MlxOssError."""
-    if args.verify:
-        return run_verify(args.target, args.source, args.json)
+    """Converts as the parsed arguments say; gives the exit status. Raises MlxOssError."""
     options = ConvertOptions(args.profile, _overrides(args.set), args.force, args.dry_run)
     try:
         with _shown(sys.stderr) as progress:
@@ -55,6 +53,10 @@ def run(args: argparse.Namespace) -> int:
             sys.stderr.write(_RESUMABLE)
         return 130
     done = "would write" if args.dry_run else "written"
+    if args.verify and not args.dry_run:
+        with _shown(sys.stderr) as progress:
+            verify(args.target, args.source, progress)
+        done = "written and verified"
     sys.stdout.write(_as_json(report, done) if args.json else _as_text(report, done) + _fits(report, args.dry_run))
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -158,8 +159,20 @@ def test_the_converter_reports_as_json(source, tmp_path, capsys):
     assert main([str(source), str(tmp_path / "dst"), "--json"]) == 0
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["outcome"] == "written" and outcome["layout"] == "Hugging Face"
+
+
+def test_the_converter_verifies_what_it_wrote_when_asked_to(source, tmp_path, capsys, monkeypatch):
     assert main([str(source), str(tmp_path / "dst"), "--verify"]) == 0
-    assert "verified" in capsys.readouterr().out
+    assert "written and verified" in capsys.readouterr().out
+    write = os.pwrite
+
+    def with_a_flaw(descriptor, data, position):
+        data = bytes(data)
+        return write(descriptor, data[:-1] + bytes([data[-1] ^ (position > 0)]), position)  # the header is spared
+
+    monkeypatch.setattr(os, "pwrite", with_a_flaw)
+    assert main([str(source), str(tmp_path / "flawed"), "--verify"]) == 2
+    assert "tensor model." in capsys.readouterr().err
 
 
 def test_a_dry_run_counts_every_kind_of_tensor(source, finished, tmp_path):
