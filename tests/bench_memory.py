@@ -1,0 +1,143 @@
+"""What the planner says a model takes, beside what the operating system measures; and what experts on disk cost.
+
+    python -m tests.bench_memory FOLDER [--memory 6GiB] [--prompt 256] [--tokens 64] [--compare]
+
+Each measurement is a process of its own. --compare times the same prompt with everything in memory, too, and compares
+the tokens and the last logits: both processes are there at the same time and take turns, a token each, so that what
+else the machine does falls on both alike. --cold drops the folder's files from the page cache first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, help="converted model; without it nano")
+    parser.add_argument("--memory")
+    parser.add_argument("--prompt", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.folder is None:
+        from mlx_oss.nano import nano_folder
+
+        args.folder = nano_folder()
+    if args.worker:
+        work(args.folder, args.memory, args.prompt, args.tokens)
+        return
+    if args.cold:
+        drop_from_page_cache(args.folder)
+    memories = [args.memory, None] if args.compare else [args.memory]
+    results = measure(args.folder, memories, args.prompt, args.tokens)
+    for result in results:
+        sys.stdout.write(json.dumps(result) + "\n")
+    if args.compare:
+        offloaded, resident = results
+        same = all(offloaded[key] == resident[key] for key in ("ids", "logits"))
+        ratios = {key: resident[key] / offloaded[key] for key in ("prefill", "decode")}
+        sys.stdout.write(json.dumps({"same": same, "speed": ratios}) + "\n")
+
+
+def measure(folder: Path, memories: list[str | None], prompt: int, tokens: int) -> list[dict[str, Any]]:
+    """Of each budget what one process says in the end; they take turns."""
+    workers = [start(folder, memory, prompt, tokens) for memory in memories]
+    for worker in workers:
+        answer(worker)  # loaded
+    results: list[dict[str, Any]] = [{}] * len(workers)
+    for _ in range(1 + tokens):
+        for number, worker in enumerate(workers):
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+            results[number] = answer(worker)
+    for worker in workers:
+        worker.communicate()
+    return results
+
+
+def start(folder: Path, memory: str | None, prompt: int, tokens: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "tests.bench_memory", str(folder), "--worker"]
+    command += ["--prompt", str(prompt), "--tokens", str(tokens)] + (["--memory", memory] if memory else [])
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def answer(worker: subprocess.Popen[str]) -> dict[str, Any]:
+    assert worker.stdout is not None
+    line = worker.stdout.readline()
+    if not line:
+        raise SystemExit(f"a process ended with status {worker.wait()}")
+    return json.loads(line)
+
+
+def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
+    """Loads; then each line of stdin is answered by one step: the prefill, and a token each time."""
+    import mlx_oss
+
+    context = prompt + tokens
+    started = time.perf_counter()
+    model, _ = mlx_oss.load(folder, memory=memory, context=context)
+    plan: mlx_oss.Plan = model.plan
+    import mlx.core as mx
+    import numpy as np
+
+    from mlx_oss.device import peak_resident_bytes
+    from mlx_oss.offload import reads
+
+    facts: dict[str, Any] = {"load": time.perf_counter() - started, "slots": plan.slots, "chunk": plan.chunk}
+    facts |= {"planned": plan.peak_bytes, "loaded": peak_resident_bytes()}
+    tell(facts)
+    ids = [(7919 * n + 1) % min(model.config.vocab_size, 199_998) for n in range(prompt)]
+    cache, chosen, decode = model.make_cache(), [], 0.0
+    for number in range(1 + tokens):
+        sys.stdin.readline()
+        started, before = time.perf_counter(), reads(model)
+        if number == 0:
+            logits = mlx_oss.prefill(model, ids, cache)
+        else:
+            logits = model(mx.array([[chosen[-1]]]), cache)[0, 0]
+        chosen.append(int(mx.argmax(logits)))
+        seconds = time.perf_counter() - started
+        if number == 0:
+            facts |= {"prefill": seconds, "prefill_reads": spent(reads(model) - before)}
+            after_prefill = reads(model)
+        else:
+            decode += seconds
+            facts |= {"decode": decode / number, "decode_reads": spent(reads(model) - after_prefill)}
+        facts["measured"] = peak_resident_bytes()
+        facts["off"] = round(facts["planned"] / facts["measured"] - 1, 4)
+        if number == tokens:
+            facts |= {"ids": chosen, "logits": hashlib.sha256(np.array(logits).tobytes()).hexdigest()[:16]}
+        tell(facts)
+
+
+def spent(reads: Any) -> dict[str, Any]:
+    return {"hit_rate": round(reads.hit_rate, 3), "GB": round(reads.nbytes / 1e9, 2), "waited": round(reads.seconds, 2)}
+
+
+def tell(facts: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+def drop_from_page_cache(folder: Path) -> None:
+    """On Linux."""
+    for file in folder.glob("*.safetensors"):
+        descriptor = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()
