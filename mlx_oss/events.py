@@ -12,13 +12,21 @@ FinishReason = Literal["stop", "tool_calls", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a turn cost: prompt tokens in all, how many of them were in the cache already, generated tokens, seconds."""
+    """What a turn cost: prompt tokens in all, how many of them were in the cache already, generated tokens, seconds.
+
+    Where experts are on disk, also what the model had to read meanwhile: experts that were in memory when they were
+    needed, experts read, bytes, and seconds in which it waited for them.
+    """
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
     generated_tokens: int = 0
     prefill_seconds: float = 0.0
     generate_seconds: float = 0.0
+    experts_held: int = 0
+    experts_read: int = 0
+    read_bytes: int = 0
+    read_seconds: float = 0.0
 
     def plus(self, more: Usage) -> Usage:
         return Usage(*(getattr(self, field.name) + getattr(more, field.name) for field in fields(self)))
@@ -35,6 +43,7 @@ class Stats:
     prompt_tokens    of all prompts together; reused_tokens of them were in the cache, the others were read
     seconds          of reading and generating
     cache_bytes      keys and values; snapshot_bytes: of the positions to step back to, beside those
+    experts_held     and the next three: as in `Usage`, 0 where everything is in memory
     """
 
     turns: int = 0
@@ -44,19 +53,38 @@ class Stats:
     seconds: float = 0.0
     cache_bytes: int = 0
     snapshot_bytes: int = 0
+    experts_held: int = 0
+    experts_read: int = 0
+    read_bytes: int = 0
+    read_seconds: float = 0.0
 
     @property
     def prefilled_tokens(self) -> int:
         return self.prompt_tokens - self.reused_tokens
 
+    @property
+    def hit_rate(self) -> float:
+        """Of the experts needed, the share that was in memory."""
+        needed = self.experts_held + self.experts_read
+        return self.experts_held / needed if needed else 1.0
+
+    @property
+    def read_bytes_per_token(self) -> float:
+        """Of tokens read and written."""
+        return self.read_bytes / max(1, self.prefilled_tokens + self.generated_tokens)
+
     def after(self, usage: Usage) -> Stats:
         """With one more turn."""
         return Stats(
-            self.turns + 1,
-            self.prompt_tokens + usage.prompt_tokens,
-            self.reused_tokens + usage.reused_tokens,
-            self.generated_tokens + usage.generated_tokens,
-            self.seconds + usage.prefill_seconds + usage.generate_seconds,
+            turns=self.turns + 1,
+            prompt_tokens=self.prompt_tokens + usage.prompt_tokens,
+            reused_tokens=self.reused_tokens + usage.reused_tokens,
+            generated_tokens=self.generated_tokens + usage.generated_tokens,
+            seconds=self.seconds + usage.prefill_seconds + usage.generate_seconds,
+            experts_held=self.experts_held + usage.experts_held,
+            experts_read=self.experts_read + usage.experts_read,
+            read_bytes=self.read_bytes + usage.read_bytes,
+            read_seconds=self.read_seconds + usage.read_seconds,
         )
 
 

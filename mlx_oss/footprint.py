@@ -59,11 +59,11 @@ class Footprint:
         """Of one of the folder's modules, as part of `target`."""
         folder, total = self._folder, 0
         names = [f"{member}.{s}" for s in ("weight", "scales", "biases", "bias") if f"{member}.{s}" in folder.tensors]
-        spec = folder.specs[member]
-        if spec is not None and folder.fused_spec(target) is None:  # dequantised, to be fused with others
-            shape = folder.tensors[f"{member}.scales"].shape
-            total += math.prod(shape) * spec.group_size * self._itemsize
-            names = [f"{member}.bias"] if f"{member}.bias" in folder.tensors else []
+        if len({folder.specs[part] for part in folder.fusions[target]}) > 1:  # dequantised, to be joined
+            spec = folder.specs[member]
+            stored = folder.tensors[f"{member}.scales" if spec else f"{member}.weight"]
+            total += math.prod(stored.shape) * (spec.group_size if spec else 1) * self._itemsize
+            names = [name for name in names if name.endswith(".bias")]
         for name in names:
             tensor = folder.tensors[name]
             each = ITEMSIZE[tensor.dtype]

@@ -54,7 +54,7 @@ def parse_bytes(size: str | int) -> int:
     """Bytes: "8GB" (10^9), "6GiB" (2^30), "500 MB", or a number of them. Raises OptionError for anything else."""
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?|[KMG]I)B?", str(size).strip().upper())
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?|[KMG]I)B?", str(size).strip().upper())
     bytes_ = round(float(found[1]) * _UNITS[found[2]]) if found else 0
     if bytes_ < 1:
         raise OptionError(f"{size!r} is no size of memory: give one like 8GB or 6GiB")

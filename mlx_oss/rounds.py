@@ -7,12 +7,14 @@ Knows the model and what it has read; nothing of conversations.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 
 from mlx_oss.conversation import OPENING
 from mlx_oss.events import Event, FinishReason, PrefillProgress, ToolCall, Usage
 from mlx_oss.generate import generate_step
 from mlx_oss.harmony import HarmonyParser, ParsedMessage
 from mlx_oss.model import Transformer
+from mlx_oss.offload import Reads, reads
 from mlx_oss.prompt_cache import PromptCache
 from mlx_oss.sampling import SamplingOptions
 from mlx_oss.turn import Clock, Listener
@@ -33,6 +35,7 @@ class Round:
         self._listener, self._clock = Listener(), Clock(len(prompt), cache.rewind(prompt[: -len(OPENING)]))
         self._new = prompt[len(cache.ids) : -len(OPENING)]  # the opening is read in any case, for its logits
         self._reason: FinishReason = "stop"
+        self._spent = Reads()
 
     @property
     def messages(self) -> list[ParsedMessage]:
@@ -51,7 +54,13 @@ class Round:
 
     @property
     def usage(self) -> Usage:
-        return self._clock.usage()
+        return replace(
+            self._clock.usage(),
+            experts_held=self._spent.hits,
+            experts_read=self._spent.misses,
+            read_bytes=self._spent.nbytes,
+            read_seconds=self._spent.seconds,
+        )
 
     @property
     def reason(self) -> FinishReason:
@@ -64,7 +73,7 @@ class Round:
         """Yields events as the model reads and writes; `snapshot` makes where it begins to write a place that the cache
         can come back to.
         """
-        parser, rest = HarmonyParser(), list[Event]()
+        parser, rest, before = HarmonyParser(), list[Event](), reads(self._model)
         try:
             yield from self._read()
             if snapshot and not self._cancelled():
@@ -77,6 +86,7 @@ class Round:
             raise
         finally:
             self._clock.stop()
+            self._spent = reads(self._model) - before
             if not self._listener.answered:  # else a message that began after the answer is none of the turn's
                 rest = self._listener.hear(parser.finish())
         if self._cancelled() and not self._listener.answered:

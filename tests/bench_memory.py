@@ -103,10 +103,7 @@ def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
     for number in range(1 + tokens):
         sys.stdin.readline()
         started, before = time.perf_counter(), reads(model)
-        if number == 0:
-            logits = mlx_oss.prefill(model, ids, cache)
-        else:
-            logits = model(mx.array([[chosen[-1]]]), cache)[0, 0]
+        logits = model(mx.array([chosen[-1:]]), cache)[0, 0] if number else mlx_oss.prefill(model, ids, cache)
         chosen.append(int(mx.argmax(logits)))
         seconds = time.perf_counter() - started
         if number == 0:

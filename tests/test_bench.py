@@ -23,9 +23,12 @@ from tests.conftest import SHAPES
 RESULT = Result("mlx-oss", 1.5, 0.25, 2_000_000_000, 3_000_000_000, (Speed(32, 2.0, 0.5),), {32: (5, 6, 7)})
 
 
+NOTHING = {"hit_rate": 1.0, "hits": 0, "misses": 0, "nbytes": 0, "seconds": 0.0}
+
+
 def report(*results: Result, **changed: object) -> Report:
     facts = {"device": "Apple M4 Pro", "repeats": 3, "bytes_per_token": 27_300_000_000, "kernels_per_layer": 20.0}
-    return Report(**facts | {"bandwidth": 273, "results": results} | changed)
+    return Report(**facts | {"bandwidth": 273, "reads": None, "results": results} | changed)
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def fake_processes(monkeypatch):
 def sample(load: float, decode: float = 1.0) -> dict[str, object]:
     lengths = {"8": {"prefill": 2 * load, "decode": decode, "ids": [1, 2]}}
     times = {"load": load, "first": load, "loaded": 100 * load, "resident": 200 * load, "lengths": lengths}
-    return times | {"device": "Apple M1", "bytes_per_token": 5, "kernels_per_layer": 20.0}
+    return times | {"device": "Apple M1", "bytes_per_token": 5, "kernels_per_layer": 20.0, "reads": NOTHING}
 
 
 def test_a_layer_launches_twenty_kernels_at_most(folder):
@@ -96,9 +99,19 @@ def test_a_token_reads_its_experts_one_row_of_the_embedding_and_all_else(shape, 
     assert bytes_per_token(model) == pytest.approx(expected, abs=100)
 
 
+def test_what_experts_on_disk_cost_is_told(fake_processes, capsys):
+    spent = {"hit_rate": 0.5, "hits": 4, "misses": 4, "nbytes": 30_000_000, "seconds": 0.03}
+    asked = fake_processes(*[sample(5) | {"reads": spent}] * 2)
+    assert main(["bench", "folder", "--prompt", "8", "--tokens", "2", "--repeats", "2", "--memory", "1GB"]) == 0
+    assert [request["options"]["memory"] for request in asked] == ["1GB"] * 2
+    assert "50.0% were in memory when needed; a token reads 3 MB from disk and waits 3 ms" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_measured_process_tells_everything(folder, dtype):
-    told = worker.measure("mlx-oss", folder(), [5, 12], 3, dtype)
+    told = worker.measure("mlx-oss", folder(), [5, 12], 3, {"dtype": dtype})
     assert set(told["lengths"]) == {"5", "12"}
     for run in told["lengths"].values():
         assert run["prefill"] > 0 and run["decode"] > 0 and len(run["ids"]) == 3
@@ -154,7 +167,7 @@ def test_an_engine_that_is_killed_is_told(monkeypatch):
 
 def test_an_engine_that_is_not_installed_is_told(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mlx_lm.generate", None)
-    asked = {"engine": "mlx-lm", "folder": str(folder()), "lengths": [3], "tokens": 2, "dtype": "auto"}
+    asked = {"engine": "mlx-lm", "folder": str(folder()), "lengths": [3], "tokens": 2, "options": {}}
     assert worker.main(json.dumps(asked)) == 2
     assert "mlx_lm" in capsys.readouterr().err
 

@@ -53,15 +53,27 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
+class Reads:
+    """Experts on disk: how many of those needed were in memory, and for each token of prompts and answers the bytes
+    read and the seconds waited for them.
+    """
+
+    hit_rate: float
+    nbytes: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """Everything measured. `bytes_per_token` and `kernels_per_layer` are mlx-oss's, counted and not timed;
-    `bandwidth` is that of the chip in GB/s, None if unknown.
+    """Everything measured. `bytes_per_token` and `kernels_per_layer` are mlx-oss's, counted and not timed; `reads` is
+    None where everything is in memory; `bandwidth` is that of the chip in GB/s, None if unknown.
     """
 
     device: str
     repeats: int
     bytes_per_token: int
     kernels_per_layer: float
+    reads: Reads | None
     bandwidth: int | None
     results: tuple[Result, ...]
 
@@ -77,12 +89,14 @@ def measure(
     tokens: int = 32,
     repeats: int = 5,
     dtype: str = "auto",
+    memory: str | None = None,
     compare: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Measures a converted model.
 
     lengths  of prompts, in tokens; tokens  of each answer; repeats  of everything; dtype  of mlx-oss's activations
+    memory   what mlx-oss may take, as for `mlx_oss.load`
     compare  "mlx-lm" measures it in turn with mlx-oss; it must be installed
     progress is told in a few words what is being measured
 
@@ -98,16 +112,26 @@ def measure(
             if progress is not None:
                 progress(f"{engine}, {repeat + 1} of {repeats}")
             asked = {"folder": str(folder), "lengths": list(lengths), "tokens": tokens, "engine": engine}
-            taken.append(_run({**asked, "dtype": dtype if engine == "mlx-oss" else "auto"}))
+            options = {"dtype": dtype, "memory": memory} if engine == "mlx-oss" else {}
+            taken.append(_run({**asked, "options": options}))
     ours = samples["mlx-oss"][0]
     return Report(
         device=ours["device"],
         repeats=repeats,
         bytes_per_token=ours["bytes_per_token"],
         kernels_per_layer=ours["kernels_per_layer"],
+        reads=_reads([sample["reads"] for sample in samples["mlx-oss"]], (sum(lengths) + len(lengths) * tokens)),
         bandwidth=bandwidth(ours["device"]),
         results=tuple(_result(engine, taken) for engine, taken in samples.items()),
     )
+
+
+def _reads(samples: list[dict[str, float]], tokens: int) -> Reads | None:
+    """Medians; None where nothing was read."""
+    if not any(sample["nbytes"] for sample in samples):
+        return None
+    hit_rate, nbytes, seconds = (median(sample[key] for sample in samples) for key in ("hit_rate", "nbytes", "seconds"))
+    return Reads(hit_rate, nbytes / tokens, seconds / tokens)
 
 
 def _run(asked: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 Ids = Iterator[int]
+Options = dict[str, Any]  # of mlx_oss.load_model
 WARM_UP = 4  # tokens of prompt and of answer before the clock starts: kernels are built, weights are read once
 
 
@@ -22,7 +25,7 @@ def main(argument: str) -> int:
 
     asked = json.loads(argument)
     try:
-        sample = measure(asked["engine"], Path(asked["folder"]), asked["lengths"], asked["tokens"], asked["dtype"])
+        sample = measure(asked["engine"], Path(asked["folder"]), asked["lengths"], asked["tokens"], asked["options"])
     except (MlxOssError, ImportError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -30,10 +33,12 @@ def main(argument: str) -> int:
     return 0
 
 
-def measure(engine: str, folder: Path, lengths: list[int], tokens: int, dtype: str) -> dict[str, object]:
-    """Loads, then for each length: prefills so many tokens and decodes `tokens` greedily. Times in seconds."""
+def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options: Options) -> dict[str, object]:
+    """Loads with the options, then for each length: prefills so many tokens and decodes `tokens` greedily. Times are in
+    seconds.
+    """
     started = time.perf_counter()
-    generate, facts = ENGINES[engine](folder, dtype)
+    generate, facts = ENGINES[engine](folder, options)
     load = time.perf_counter() - started
     from mlx_oss.device import peak_resident_bytes
 
@@ -67,7 +72,7 @@ def _timed(ids: Ids) -> tuple[float, float, list[int]]:
     return first - started, time.perf_counter() - first, made
 
 
-def _ours(folder: Path, dtype: str) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:
+def _ours(folder: Path, options: Options) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:
     from mlx_oss.blas import prefer_fast_blas
 
     blas = prefer_fast_blas()  # before the imports below, which load MLX
@@ -75,18 +80,20 @@ def _ours(folder: Path, dtype: str) -> tuple[Callable[[list[int], int], Ids], Ca
     from mlx_oss.device import device_name
     from mlx_oss.generate import generate_step
     from mlx_oss.loader import load_model
+    from mlx_oss.offload import reads
     from mlx_oss.sampling import SamplingOptions
 
-    model = load_model(folder, dtype=dtype)  # type: ignore[arg-type]
+    model = load_model(folder, **options)
     vocabulary = model.config.vocab_size
 
     def generate(prompt: list[int], tokens: int) -> Ids:
-        options = SamplingOptions(temperature=0, logprobs=False)
+        greedy = SamplingOptions(temperature=0, logprobs=False)
         prompt = [token % vocabulary for token in prompt]
-        return (step.token for step in generate_step(model, prompt, options, max_tokens=tokens))
+        return (step.token for step in generate_step(model, prompt, greedy, max_tokens=tokens))
 
     def facts() -> dict[str, object]:
         return {
+            "reads": {"hit_rate": reads(model).hit_rate, **asdict(reads(model))},
             "device": device_name() + (f" with {Path(blas).name}" if blas else ""),
             "bytes_per_token": bytes_per_token(model),
             "kernels_per_layer": kernels_per_layer(model),
@@ -95,14 +102,14 @@ def _ours(folder: Path, dtype: str) -> tuple[Callable[[list[int], int], Ids], Ca
     return generate, facts
 
 
-def _mlx_lm(folder: Path, dtype: str) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:
+def _mlx_lm(folder: Path, options: Options) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import mlx.core as mx
     from mlx_lm.generate import generate_step
     from mlx_lm.utils import load_model
 
     model, config = load_model(folder)
-    if dtype == "float32":
+    if options.get("dtype") == "float32":
         model.set_dtype(mx.float32)
         mx.eval(model.parameters())
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "generate": ("mlx_oss.cli.generate", "show everything a model writes, control tokens included"),
     "render": ("mlx_oss.cli.render", "show a conversation as the model sees it"),
     "parse": ("mlx_oss.cli.parse", "show what the parser makes of a model's output"),
+    "plan": ("mlx_oss.cli.plan", "tell what of a model fits into how much memory"),
     "bench": ("mlx_oss.cli.bench", "measure a model's speed and memory on this machine"),
     "convert": ("mlx_oss.convert.command", "turn a released checkpoint into an MLX folder"),
     "verify": ("mlx_oss.cli.verify", "check a converted model, byte by byte"),

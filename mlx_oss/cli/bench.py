@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=32, metavar="N", help="tokens of each answer (default 32)")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="of everything (default 5); medians count")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the activations")
+    parser.add_argument("--memory", metavar="SIZE", help="what mlx-oss may take; what does not fit is read from disk")
     parser.add_argument("--compare", choices=("mlx-lm",), help="measure it in turn with mlx-oss; it must be installed")
     parser.add_argument("--json", action="store_true", help="all figures as one JSON object")
 
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         tokens=args.tokens,
         repeats=args.repeats,
         dtype=args.dtype,
+        memory=args.memory,
         compare=args.compare,
         progress=None if args.json else _say,
     )
@@ -64,6 +66,11 @@ def _show(report: Report) -> None:
         f"A token reads {report.bytes_per_token / 1e9:.3g} GB of weights, "
         f"a layer launches {report.kernels_per_layer:.3g} kernels."
     )
+    if report.reads:
+        console.print(
+            f"Experts on disk: {report.reads.hit_rate:.1%} were in memory when needed; a token reads "
+            f"{report.reads.nbytes / 1e6:,.3g} MB from disk and waits {1000 * report.reads.seconds:,.3g} ms for them."
+        )
     table = Table("", *(result.engine for result in report.results), *(["ratio"] if len(report.results) > 1 else []))
     for column in table.columns[1:]:
         column.justify = "right"

@@ -149,6 +149,11 @@ def _stats(conversation: Conversation, _: str) -> None:
         f"context {session.context_used:,} of {session.context_limit:,} tokens; "
         f"cache {s.cache_bytes / 1e6:,.1f} MB, snapshots {s.snapshot_bytes / 1e6:,.1f} MB"
     )
+    if s.experts_held or s.experts_read:
+        conversation.say(
+            f"experts on disk: {s.hit_rate:.1%} were in memory when needed; a token read "
+            f"{s.read_bytes_per_token / 1e6:,.1f} MB, waited for {s.read_seconds:.1f} s in all"
+        )
 
 
 def _clear(conversation: Conversation, _: str) -> None:

@@ -20,6 +20,7 @@ Hugging Face, then: mlx-oss convert gpt-oss-20b gpt-oss-20b-mlx && mlx-oss chat 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="FOLDER", help="converted model; without it nano, a bundled demonstration")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the activations")
+    add_memory_arguments(parser)
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (default 1)")
     sampling.add_argument("--top-p", type=float, default=1.0, metavar="P", help="default 1: all tokens")
@@ -28,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="default 1: none")
     sampling.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
     sampling.add_argument("--max-tokens", type=int, metavar="N", help="generate at most N tokens")
+
+
+def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory", metavar="SIZE", help="what the process may take, e.g. 8GB; what does not fit is read from disk"
+    )
+    parser.add_argument("--context", type=int, metavar="N", help="tokens that a conversation has room for")
 
 
 def sampling_options(args: argparse.Namespace) -> SamplingOptions:
@@ -44,4 +52,4 @@ def load(args: argparse.Namespace) -> tuple[Transformer, Tokenizer]:
 
     if args.model is None:
         sys.stderr.write(_NANO)
-    return mlx_oss.load(args.model, dtype=args.dtype)
+    return mlx_oss.load(args.model, dtype=args.dtype, memory=args.memory, context=args.context)
