@@ -15,6 +15,8 @@ MAC_SIZES = (8, 16, 18, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)  # GB
 # For everything beside weights and KV cache: what a prefill chunk computes, MLX's buffers, Python.
 WORKING_BYTES = 1_000_000_000
 
+_MOST_SCORES = 4 << 20  # on all cores, in attention, however long the context
+
 
 def kv_cache_bytes(config: ModelConfig, context: int, itemsize: int = 2) -> int:
     """Keys and values of `context` tokens, all of them in the full layers and the last window's in the sliding ones.
@@ -37,14 +39,15 @@ def snapshot_bytes(config: ModelConfig, count: int, itemsize: int = 2) -> int:
 def prefill_bytes(config: ModelConfig, chunk: int, context: int, itemsize: int = 2, scores: bool = False) -> int:
     """What computing `chunk` tokens takes beside weights and caches, when they are the last of `context`.
 
-    scores  whether attention holds a layer's scores, as MLX's CPU backend does; a GPU computes them piece by piece
+    scores  whether attention holds scores, as on MLX's CPU backend, some heads or queries at a time; a GPU holds none
     """
     c = config
     heads = c.num_attention_heads + 2 * c.num_key_value_heads
     a_token = 8 * c.hidden_size + 2 * heads * c.head_dim
     a_token += c.num_experts_per_tok * (6 * c.intermediate_size + 2 * c.hidden_size)
     total = chunk * a_token * itemsize
-    return total + 2 * 4 * c.num_attention_heads * chunk * context if scores else total
+    held = min(c.num_attention_heads * chunk * context, _MOST_SCORES)
+    return total + 2 * 4 * held if scores else total
 
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}

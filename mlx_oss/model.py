@@ -17,6 +17,7 @@ from functools import partial
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_oss.attention import attention
 from mlx_oss.cache import Cache, KVCache, RotatingKVCache
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
 from mlx_oss.linear import ExpertLinear, linear
@@ -72,7 +73,7 @@ class Attention(nn.Module):
             qkv[:, : H + K], D, traditional=False, base=None, scale=1.0, offset=cache.offset, freqs=self._freqs
         )
         k, v = cache.update(qk[:, H:], qkv[:, H + K :])
-        out = mx.fast.scaled_dot_product_attention(qk[:, :H], k, v, scale=self.scale, mask=mask, sinks=self.sinks)
+        out = attention(qk[:, :H], k, v, scale=self.scale, mask=mask, sinks=self.sinks)
         return self.o_proj(out.swapaxes(1, 2).reshape(B, L, H * D))
 
 

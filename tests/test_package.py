@@ -28,7 +28,7 @@ ORDER = """
     mxfp4 rope layout tensorfile device
     folder
     footprint
-    cache sampling linear
+    cache sampling linear attention
     model
     planner
     offload
@@ -49,8 +49,8 @@ ORDER = """
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 KNOW_MLX = set(
-    "device cache sampling linear model loader generate session_file nano convert.affine bench.kernels bench.worker "
-    "offload.install offload.experts offload.embedding offload.buffers".split()
+    "device cache sampling linear attention model loader generate session_file nano convert.affine bench.kernels "
+    "bench.worker offload.install offload.experts offload.embedding offload.buffers".split()
 )
 
 

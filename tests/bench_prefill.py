@@ -1,0 +1,78 @@
+"""How prefill time and memory grow with the length of a prompt, at a fixed chunk: the README's table.
+
+    python -m tests.bench_prefill [FOLDER]
+
+Each length is a process of its own, so that its peak is its own. Without a folder a random model of eight layers.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+CHUNK = 512
+SHAPE = {
+    "num_hidden_layers": 8,
+    "num_local_experts": 16,
+    "num_experts_per_tok": 4,
+    "vocab_size": 4096,
+    "hidden_size": 1024,
+    "intermediate_size": 1024,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "sliding_window": 128,
+}
+
+
+def measure(folder: str, length: int) -> dict[str, float]:
+    """Seconds of the clock and of all cores, and bytes beside the loaded model: the caches', and the peak."""
+    from mlx_oss.blas import prefer_fast_blas
+
+    prefer_fast_blas()
+    from mlx_oss.device import peak_resident_bytes
+    from mlx_oss.generate import prefill
+    from mlx_oss.loader import load_model
+
+    model = load_model(folder)
+    vocab = model.config.vocab_size
+    prefill(model, [1] * 64, model.make_cache())
+    loaded, cache = peak_resident_bytes(), model.make_cache()
+    started, worked = time.perf_counter(), time.process_time()
+    prefill(model, [7919 * n % vocab for n in range(length)], cache, chunk=CHUNK)
+    return {
+        "seconds": time.perf_counter() - started,
+        "worked": time.process_time() - worked,
+        "cache": cache.nbytes,
+        "peak": peak_resident_bytes() - loaded,
+    }
+
+
+def main(folder: str) -> None:
+    for length in LENGTHS:
+        command = [sys.executable, "-m", "tests.bench_prefill", folder, str(length)]
+        done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        sys.stdout.write(
+            f"{length:6} tokens: {done['seconds']:6.2f} s, a token {1e3 * done['worked'] / length:.2f} ms of the cores, "
+            f"caches {done['cache'] / 1e6:.0f} MB, peak beside the model {done['peak'] / 1e6:.0f} MB\n"
+        )
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        sys.stdout.write(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
+    elif len(sys.argv) > 1:
+        main(sys.argv[1])
+    else:
+        from mlx_oss.convert import convert
+        from tests.synthetic import write_checkpoint
+
+        with tempfile.TemporaryDirectory() as work:
+            convert(write_checkpoint(Path(work) / "release", SHAPE), Path(work) / "model")
+            main(str(Path(work) / "model"))
