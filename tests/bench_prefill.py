@@ -58,8 +58,8 @@ def main(folder: str) -> None:
         command = [sys.executable, "-m", "tests.bench_prefill", folder, str(length)]
         done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         sys.stdout.write(
-            f"{length:6} tokens: {done['seconds']:6.2f} s, a token {1e3 * done['worked'] / length:.2f} ms of the cores, "
-            f"caches {done['cache'] / 1e6:.0f} MB, peak beside the model {done['peak'] / 1e6:.0f} MB\n"
+            f"{length:6} tokens: {done['seconds']:6.2f} s, {1e3 * done['worked'] / length:.2f} ms of cores a token, "
+            f"caches {done['cache'] / 1e6:.0f} MB, peak beside {done['peak'] / 1e6:.0f} MB\n"
         )
         sys.stdout.flush()
 
