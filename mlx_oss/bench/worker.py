@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 Ids = Iterator[int]
+# generate(prompt, tokens of answer), what else is known, and the seconds that loading took, imports not counted
+Engine = tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]], float]
 Options = dict[str, Any]  # of mlx_oss.load_model
 WARM_UP = 4  # tokens of prompt and of answer before the clock starts: kernels are built, weights are read once
 
@@ -37,9 +39,7 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
     """Loads with the options, then for each length: prefills so many tokens and decodes `tokens` greedily. Times are in
     seconds.
     """
-    started = time.perf_counter()
-    generate, facts = ENGINES[engine](folder, options)
-    load = time.perf_counter() - started
+    generate, facts, load = ENGINES[engine](folder, options)
     from mlx_oss.device import peak_resident_bytes
 
     loaded = peak_resident_bytes()
@@ -72,7 +72,7 @@ def _timed(ids: Ids) -> tuple[float, float, list[int]]:
     return first - started, time.perf_counter() - first, made
 
 
-def _ours(folder: Path, options: Options) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:
+def _ours(folder: Path, options: Options) -> Engine:
     from mlx_oss.blas import prefer_fast_blas
 
     blas = prefer_fast_blas()  # before the imports below, which load MLX
@@ -83,7 +83,9 @@ def _ours(folder: Path, options: Options) -> tuple[Callable[[list[int], int], Id
     from mlx_oss.offload import reads
     from mlx_oss.sampling import SamplingOptions
 
+    started = time.perf_counter()
     model = load_model(folder, **options)
+    load = time.perf_counter() - started
     vocabulary = model.config.vocab_size
 
     def generate(prompt: list[int], tokens: int) -> Ids:
@@ -99,26 +101,28 @@ def _ours(folder: Path, options: Options) -> tuple[Callable[[list[int], int], Id
             "kernels_per_layer": kernels_per_layer(model),
         }
 
-    return generate, facts
+    return generate, facts, load
 
 
-def _mlx_lm(folder: Path, options: Options) -> tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]:
+def _mlx_lm(folder: Path, options: Options) -> Engine:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import mlx.core as mx
     from mlx_lm.generate import generate_step
     from mlx_lm.utils import load_model
 
+    started = time.perf_counter()
     model, config = load_model(folder)
     if options.get("dtype") == "float32":
         model.set_dtype(mx.float32)
         mx.eval(model.parameters())
+    load = time.perf_counter() - started
 
     def generate(prompt: list[int], tokens: int) -> Ids:
         ids = mx.array([token % config["vocab_size"] for token in prompt])
         steps = generate_step(ids, model, max_tokens=tokens, sampler=lambda logprobs: mx.argmax(logprobs, -1))
         return (int(token) for token, _ in steps)
 
-    return generate, dict
+    return generate, dict, load
 
 
 ENGINES = {"mlx-oss": _ours, "mlx-lm": _mlx_lm}
