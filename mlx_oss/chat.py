@@ -16,10 +16,11 @@ from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mlx_oss import session_file, worker
-from mlx_oss.conversation import OPENING, Conversation, Entry, preamble
+from mlx_oss.constrain import Bounds, Guards, TurnConstraint, final_header
+from mlx_oss.conversation import OPENING, Conversation, Effort, Entry, preamble
 from mlx_oss.errand import Errand
 from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.events import (
@@ -35,7 +36,6 @@ from mlx_oss.events import (
 from mlx_oss.generate import room_for_answer
 from mlx_oss.harmony import (
     Message,
-    ReasoningEffort,
     ToolNamespace,
     render_conversation,
 )
@@ -48,6 +48,7 @@ from mlx_oss.tools.calls import AnyTool, Confirm, Run, Toolset, given_again
 from mlx_oss.turn import Floor, collect
 
 ContextPolicy = Literal["refuse", "drop_oldest"]
+_LIMITS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # saved as they are
 
 _MARGIN = 64  # tokens around a tool's result, and a few to answer with
 _LONGEST_TOKEN = 128  # characters
@@ -58,7 +59,8 @@ class ChatSession:
     the library's own (see `worker`).
 
     instructions      what the developer tells the model (other chats call it the system prompt)
-    reasoning_effort  "low", "medium" or "high"; may be set between turns
+    reasoning_effort  "low", "medium" or "high"; may be set between turns. Also "none", which no model was trained for:
+                      the answer is opened at once, so there is neither reasoning nor a tool call
     tools             what the model may call: functions, `Tool`s and the tools of `mlx_oss.tools` are run, and the
                       model goes on with their results; a call of a mere `ToolDescription` ends the turn
     system_tools      built-in tools to announce without running them: `harmony.PYTHON`, `harmony.BROWSER`
@@ -67,6 +69,10 @@ class ChatSession:
     max_rounds        how often in a turn the model may call tools; then it is told to answer
     options           sampling; max_tokens bounds what one turn generates
     current_date      told to the model; pinned for the session, so that midnight does not invalidate the caches
+    response_format   what the answer must look like: a JSON schema (dict), a pydantic model or a regular expression;
+                      see `AnswerFormat.of`. Reasoning stays free. `Reply.parsed` has the answer as a value
+    max_reasoning_tokens  in a turn; at the limit the reasoning is closed and the answer opened (`ReasoningStopped`)
+    guards            what the model is kept from besides: see `Guards`
     context_limit     tokens that prompt and answer may fill; None: what the model was made for
     context_policy    what a full context does: "refuse" raises ContextError; "drop_oldest" forgets the oldest turns, a
                       quarter of the context at once as what stays has to be read again, and tells with `TurnsDropped`
@@ -78,13 +84,16 @@ class ChatSession:
         tokenizer: Tokenizer,
         *,
         instructions: str = "",
-        reasoning_effort: ReasoningEffort = "medium",
+        reasoning_effort: Effort = "medium",
         tools: Sequence[AnyTool] = (),
         system_tools: Sequence[ToolNamespace] = (),
         confirm: Confirm | None = None,
         max_rounds: int = 32,
         options: SamplingOptions | None = None,
         max_tokens: int | None = None,
+        response_format: Any = None,
+        max_reasoning_tokens: int | None = None,
+        guards: Guards | None = None,
         current_date: str | None = None,
         context_limit: int | None = None,
         context_policy: ContextPolicy = "refuse",
@@ -96,6 +105,7 @@ class ChatSession:
         self._run: Run | None = None  # of a tool, at this moment
         self.max_rounds = max_rounds
         self.options, self.max_tokens = options or SamplingOptions(), max_tokens
+        self._bounds = Bounds(response_format, max_reasoning_tokens, guards)
         self.current_date = current_date or datetime.date.today().isoformat()
         most = model.context
         self.context_limit, self.context_policy = most if context_limit is None else context_limit, context_policy
@@ -109,7 +119,7 @@ class ChatSession:
             raise OptionError(f"context_limit is {context_limit!r}, expected 1 to {most:,} tokens or None")
         if context_policy not in get_args(ContextPolicy):
             raise OptionError(f"context_policy is {context_policy!r}, expected refuse or drop_oldest")
-        self._prompt()  # a wrong option is reported here, not at the first question
+        self._prompt(), self._limits()  # a wrong option is reported here, not at the first question
 
     @property
     def messages(self) -> list[Message]:
@@ -222,7 +232,7 @@ class ChatSession:
             entries=[(entry.message, entry.ids) for entry in self._conversation.entries],
             cached=self._cache.ids,
             options=self.options,
-            limits={name: getattr(self, name) for name in ("max_tokens", "context_limit", "context_policy")},
+            limits={**{name: getattr(self, name) for name in _LIMITS}, **self._bounds.saved},
             stats=self._total,
             model=session_file.fingerprint(self.model),
             retries=self._retries,
@@ -319,14 +329,15 @@ class ChatSession:
                     return Finished("length", self.usage)
         finally:
             self._total = self._total.after(self.usage)
-        return Finished(round_.reason, self.usage, self._toolset.citations(round_.answer))
+        citations, parsed = self._toolset.citations(round_.answer), self._bounds.parsed(round_.messages)
+        return Finished(round_.reason, self.usage, citations, parsed)
 
     def _round(self, *, snapshot: bool) -> Generator[Event | Errand, None, Round]:
         conversation, dropped = self._fitting()
         prompt = self._prompt(conversation)
         room = room_for_answer(self.context_limit, len(prompt))
         self._conversation = conversation
-        round_ = Round(self.model, self._cache, prompt, lambda: self._floor.cancelled)
+        round_ = Round(self.model, self._cache, prompt, lambda: self._floor.cancelled, self._header(), self._limits())
         try:
             if dropped:
                 yield TurnsDropped(dropped)
@@ -378,7 +389,16 @@ class ChatSession:
 
     def _prompt(self, conversation: Conversation | None = None) -> list[int]:
         said = self._conversation if conversation is None else conversation
-        return render_conversation(self._preamble()) + said.ids() + OPENING
+        return render_conversation(self._preamble()) + said.ids() + OPENING + self._header()
+
+    def _header(self) -> list[int]:
+        """What the opening has after `<|start|>assistant`."""
+        return final_header() if self.reasoning_effort == "none" else []
+
+    def _limits(self) -> TurnConstraint | None:
+        """What the model may write next."""
+        return self._bounds.turn(self.tools, self.system_tools, self._header(), self._conversation.reasoned)
 
     def _preamble(self) -> list[Message]:
-        return preamble(self.instructions, self.reasoning_effort, self.tools, self.system_tools, self.current_date)
+        tools, shown = (self.tools, self.system_tools), self._bounds.shown
+        return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, shown)

@@ -7,9 +7,9 @@ harmony and ids; nothing of models, caches and turns that run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
-from typing import get_args
+from typing import Literal, get_args
 
 from mlx_oss.errors import OptionError
 from mlx_oss.events import ToolCall
@@ -18,35 +18,43 @@ from mlx_oss.harmony import (
     Message,
     ParsedMessage,
     ReasoningEffort,
+    ResponseFormat,
     SystemContent,
     ToolDescription,
     ToolNamespace,
     ids_in_history,
+    is_reasoning,
     render_conversation,
     render_message,
     stays_for_next_turn,
 )
+from mlx_oss.tokenizer import MESSAGE
 
+Effort = (
+    Literal["none"] | ReasoningEffort
+)  # "none" is ours: the system block says low, and the answer is opened at once
+EFFORTS: tuple[str, ...] = ("none", *get_args(ReasoningEffort))
 OPENING = render_conversation([], next_role="assistant")  # of what the model writes: the last ids of every prompt
 
 
 def preamble(
     instructions: str,
-    reasoning_effort: ReasoningEffort,
+    effort: Effort,
     tools: Sequence[ToolDescription],
     system_tools: Sequence[ToolNamespace],
     current_date: str | None,
+    answer: ResponseFormat | None = None,
 ) -> list[Message]:
     """The system block and, if there is anything to say in it, the developer block."""
-    if reasoning_effort not in get_args(ReasoningEffort):
-        wanted = ", ".join(get_args(ReasoningEffort))
-        raise OptionError(f"reasoning_effort is {reasoning_effort!r}, expected one of {wanted}")
-    system = SystemContent(
-        reasoning_effort=reasoning_effort, conversation_start_date=current_date, tools=tuple(system_tools)
-    )
-    if not instructions and not tools:
+    if effort not in EFFORTS:
+        raise OptionError(f"reasoning_effort is {effort!r}, expected one of {', '.join(EFFORTS)}")
+    told: ReasoningEffort = "low" if effort == "none" else effort
+    system = SystemContent(reasoning_effort=told, conversation_start_date=current_date, tools=tuple(system_tools))
+    if not instructions and not tools and answer is None:
         return [Message("system", system)]
     developer = DeveloperContent.with_functions(instructions or None, tuple(tools))
+    if answer is not None:
+        developer = replace(developer, response_formats=(answer,))
     return [Message("system", system), Message("developer", developer)]
 
 
@@ -93,6 +101,13 @@ class Conversation:
     def unseen_results(self) -> list[Message]:
         """Of tools: what the model reads before it goes on."""
         return list(takewhile(lambda message: message.role == "tool", reversed(self.messages)))[::-1]
+
+    @property
+    def reasoned(self) -> int:
+        """Tokens of reasoning since the user spoke last."""
+        turn = self.entries[max(self.starts, default=0) :]
+        thoughts = [entry.ids for entry in turn if is_reasoning(entry.message)]
+        return sum(len(ids) - ids.index(MESSAGE) - 2 for ids in thoughts if MESSAGE in ids)
 
     def plus(self, entries: Iterable[Entry]) -> Conversation:
         return Conversation((*self.entries, *entries))

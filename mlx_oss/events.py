@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from mlx_oss.harmony import Note
 
-FinishReason = Literal["stop", "tool_calls", "length", "cancelled"]
+FinishReason = Literal["stop", "tool_calls", "length", "cancelled", "repetition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +176,16 @@ class TurnsDropped:
 
 
 @dataclass(frozen=True, slots=True)
+class ReasoningStopped:
+    """The reasoning was closed for the model, and the answer opened.
+
+    reason  "limit": `max_reasoning_tokens` are reached; "repetition": it went round in circles
+    """
+
+    reason: Literal["limit", "repetition"]
+
+
+@dataclass(frozen=True, slots=True)
 class RepairedOutput:
     """The model broke the harmony format; the message was put right as the notes say."""
 
@@ -187,13 +197,15 @@ class Finished:
     """The turn is over.
 
     reason  "stop": the model is done; "tool_calls": it waits for results; "length": it was cut off by a limit;
-            "cancelled": by `ChatSession.cancel`
+            "cancelled": by `ChatSession.cancel`; "repetition": it goes round in circles
     usage   of all rounds of the turn: after each tool's result the model reads and writes on
+    parsed  with a `response_format`: the answer as a value; None if it is not finished
     """
 
     reason: FinishReason
     usage: Usage
     citations: tuple[Citation, ...] = ()
+    parsed: Any = None
 
 
 Event = (
@@ -204,6 +216,7 @@ Event = (
     | AnswerDelta
     | ToolCall
     | ToolResult
+    | ReasoningStopped
     | RepairedOutput
     | Finished
 )
@@ -211,7 +224,9 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole turn: the answer, the reasoning before it, the tools called, why it ended, its cost and citations."""
+    """A whole turn: the answer, the reasoning before it, the tools called, why it ended, its cost and citations, and
+    with a `response_format` the answer as a value.
+    """
 
     text: str
     reasoning: str
@@ -219,3 +234,4 @@ class Reply:
     finish_reason: FinishReason
     usage: Usage
     citations: tuple[Citation, ...] = ()
+    parsed: Any = None

@@ -6,11 +6,12 @@ Knows the model and what it has read; nothing of conversations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 
+from mlx_oss.constrain import TurnConstraint
 from mlx_oss.conversation import OPENING
-from mlx_oss.events import Event, FinishReason, PrefillProgress, ToolCall, Usage
+from mlx_oss.events import Event, FinishReason, PrefillProgress, ReasoningStopped, ToolCall, Usage
 from mlx_oss.generate import generate_step
 from mlx_oss.harmony import HarmonyParser, ParsedMessage
 from mlx_oss.model import Transformer
@@ -25,15 +26,25 @@ class Round:
     and `cache` can be used on.
 
     prompt     all of it, from the system block to the opening of what the model writes
+    header     what the opening has after `<|start|>assistant`
+    limits     what the model may write; None: anything
     cancelled  asked after each chunk and each token whether to stop there
     """
 
     def __init__(
-        self, model: Transformer, cache: PromptCache, prompt: list[int], cancelled: Callable[[], bool]
+        self,
+        model: Transformer,
+        cache: PromptCache,
+        prompt: list[int],
+        cancelled: Callable[[], bool],
+        header: Sequence[int] = (),
+        limits: TurnConstraint | None = None,
     ) -> None:
         self._model, self._cache, self._cancelled = model, cache, cancelled
-        self._listener, self._clock = Listener(), Clock(len(prompt), cache.rewind(prompt[: -len(OPENING)]))
-        self._new = prompt[len(cache.ids) : -len(OPENING)]  # the opening is read in any case, for its logits
+        end = len(prompt) - len(OPENING) - len(header)
+        self._listener, self._clock = Listener(), Clock(len(prompt), cache.rewind(prompt[:end]))
+        self._header, self._limits, self._opening = header, limits, prompt[end:]
+        self._new = prompt[len(cache.ids) : end]  # the opening is read in any case, for its logits
         self._reason: FinishReason = "stop"
         self._spent = Reads()
 
@@ -108,15 +119,30 @@ class Round:
     ) -> Generator[Event, None, None]:
         if self._cancelled():
             return
-        self._cache.ids += OPENING
+        self._cache.ids += self._opening
+        for token in self._header:
+            self._listener.hear(parser.feed(token))
+        told = False
         steps = generate_step(
-            self._model, OPENING, options, cache=self._cache.kv, max_tokens=max_tokens, stop_ids=stop_ids
+            self._model,
+            self._opening,
+            options,
+            cache=self._cache.kv,
+            max_tokens=max_tokens,
+            stop_ids=stop_ids,
+            constraint=self._limits,
         )
         for step in steps:
             self._clock.tick()
             self._cache.ids.append(step.token)
             yield from self._listener.hear(parser.feed(step.token))
             if self._listener.answered or self._listener.calls:  # they need not end with a stop id
+                return
+            if self._limits is not None and self._limits.reasoning_stopped and not told:
+                told = True
+                yield ReasoningStopped(self._limits.reasoning_stopped)
+            if self._limits is not None and self._limits.stopped:
+                self._reason = self._limits.stopped
                 return
             if step.finish == "length":
                 self._reason = "length"

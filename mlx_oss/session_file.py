@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import numpy as np
 
+from mlx_oss.constrain import choices_of_saved
 from mlx_oss.errors import HarmonyError, OptionError, SessionError
 from mlx_oss.events import Stats
 from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict, render_message
@@ -47,7 +48,7 @@ class Saved:
     preamble   the system and, if there is one, the developer message
     entries    the messages since, each with the ids it stands in the prompt with
     cached     the ids whose keys and values are in the caches
-    limits     max_tokens, context_limit, context_policy
+    limits     other keyword arguments of `ChatSession`, as JSON
     retries    of the last turn
     model      the fingerprint of the model the caches are of; caches: their checksum, "" before they are written
     """
@@ -68,12 +69,13 @@ class Saved:
         system, *developer = contents
         return {
             "instructions": next((content.instructions or "" for content in developer), ""),
-            "reasoning_effort": system.reasoning_effort,
+            "reasoning_effort": system.reasoning_effort,  # which `limits` say better where it is none
             "tools": [tool for content in developer for space in content.tools for tool in space.tools],
             "system_tools": system.tools,
             "options": self.options,
             "current_date": system.conversation_start_date,
             **self.limits,
+            **choices_of_saved(self.limits),
         }
 
 

@@ -140,5 +140,6 @@ def collect(events: Iterable[Event]) -> Reply:
             calls.append(event)
         elif isinstance(event, Finished):
             answer, reasoning = "".join(text[AnswerDelta]), "".join(text[ReasoningDelta])
-            return Reply(answer, reasoning, tuple(calls), event.reason, event.usage, event.citations)
+            said = (answer, reasoning, tuple(calls))
+            return Reply(*said, event.reason, event.usage, event.citations, event.parsed)
     raise OptionError("the events end without Finished: give all events of one turn")

@@ -3,8 +3,20 @@
 Knows the harmony format and token ids; nothing of models and MLX. Grammars need the extra `constrain` (llguidance).
 """
 
-from mlx_oss.constrain.headers import LegalHeaders, legal_headers
+from mlx_oss.constrain.bounds import Bounds, Guards, choices_of_saved
+from mlx_oss.constrain.grammar import Grammar
+from mlx_oss.constrain.headers import legal_headers
 from mlx_oss.constrain.repetition import RepetitionGuard
-from mlx_oss.constrain.turn import Rules, TurnConstraint
+from mlx_oss.constrain.turn import Rules, TurnConstraint, final_header
 
-__all__ = ["LegalHeaders", "RepetitionGuard", "Rules", "TurnConstraint", "legal_headers"]
+__all__ = [
+    "Bounds",
+    "Grammar",
+    "Guards",
+    "RepetitionGuard",
+    "Rules",
+    "TurnConstraint",
+    "choices_of_saved",
+    "final_header",
+    "legal_headers",
+]

@@ -44,12 +44,18 @@ def _tokenizer() -> Any:
     return lltokenizer_from_encoding(load_tokenizer().encoding, n_vocab=N_VOCAB, eos_token=RETURN)
 
 
+@lru_cache(maxsize=256)
+def _refusal(text: str) -> str:
+    """Why there is no such grammar; "" if there is."""
+    return _llguidance().LLMatcher.validate_grammar(text)
+
+
 class Grammar:
     """What a body may be. Make one with `of_schema` or `of_regex`; `name` says in errors what it is of."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name, self._text = name, text
-        if reason := _llguidance().LLMatcher.validate_grammar(text):
+        if reason := _refusal(text):
             raise OptionError(f"{name} cannot be held to: {' '.join(reason.split())}; simplify it")
 
     @classmethod

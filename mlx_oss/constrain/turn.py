@@ -38,26 +38,26 @@ def close_and_answer() -> list[int]:
 
 @dataclass(frozen=True)
 class Rules:
-    """What holds for all turns of a session.
+    """What holds for a turn.
 
     recipients            who may be called: headers can only be legal; None: headers are free
     arguments             by recipient, the grammar of what a call to it says
     answer                the grammar of `final`
     max_reasoning_tokens  in a turn; None: no limit
-    stop_circles          close reasoning that repeats itself, and end whatever else does for very long
+    stop_repetition       close reasoning that repeats itself, and end whatever else does for very long
     """
 
     recipients: tuple[str, ...] | None = ()
     arguments: Mapping[str, Grammar] = field(default_factory=dict)
     answer: Grammar | None = None
     max_reasoning_tokens: int | None = None
-    stop_circles: bool = True
+    stop_repetition: bool = True
 
     @property
     def bind(self) -> bool:
         """Whether there is anything to hold to."""
-        bound = self.recipients is not None or self.arguments or self.answer
-        return bool(bound or self.max_reasoning_tokens is not None or self.stop_circles)
+        headers, limited = self.recipients is not None, self.max_reasoning_tokens is not None
+        return bool(headers or limited or self.arguments or self.answer or self.stop_repetition)
 
 
 class TurnConstraint:
@@ -136,7 +136,7 @@ class TurnConstraint:
         grammar = self._rules.answer if header.channel == "final" else self._rules.arguments.get(header.recipient or "")
         self._matcher = grammar.matcher(RETURN if header.channel == "final" else CALL) if grammar else None
         shortest = CIRCLE_IN_REASONING if self._reasons else CIRCLE_ELSEWHERE
-        self._guard = RepetitionGuard(shortest) if self._rules.stop_circles else None
+        self._guard = RepetitionGuard(shortest) if self._rules.stop_repetition else None
 
     def _continue(self, token: int) -> None:
         """With a body."""

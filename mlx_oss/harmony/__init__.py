@@ -18,7 +18,7 @@ names; stop tokens between messages end nothing.
 from mlx_oss.harmony.builtin import BROWSER, PYTHON
 from mlx_oss.harmony.dicts import message_from_dict, message_to_dict
 from mlx_oss.harmony.header import Header, Note, Repair
-from mlx_oss.harmony.history import conversation_for_next_turn, ids_in_history, stays_for_next_turn
+from mlx_oss.harmony.history import conversation_for_next_turn, ids_in_history, is_reasoning, stays_for_next_turn
 from mlx_oss.harmony.messages import (
     CHANNELS,
     IDENTITY,
@@ -70,6 +70,7 @@ __all__ = [
     "ToolNamespace",
     "conversation_for_next_turn",
     "ids_in_history",
+    "is_reasoning",
     "message_from_dict",
     "message_to_dict",
     "parse_messages",

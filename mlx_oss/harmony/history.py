@@ -27,7 +27,7 @@ def stays_for_next_turn(messages: Sequence[Message]) -> list[bool]:
     """For each message, whether `conversation_for_next_turn` keeps it."""
     finals = [at for at, message in enumerate(messages) if message.role == "assistant" and message.channel == "final"]
     last_final = finals[-1] if finals else -1
-    return [at > last_final or not _is_reasoning(message) for at, message in enumerate(messages)]
+    return [at > last_final or not is_reasoning(message) for at, message in enumerate(messages)]
 
 
 def ids_in_history(parsed: ParsedMessage) -> list[int]:
@@ -49,5 +49,6 @@ def ids_in_history(parsed: ParsedMessage) -> list[int]:
     return ids
 
 
-def _is_reasoning(message: Message) -> bool:
+def is_reasoning(message: Message) -> bool:
+    """Whether the model thinks aloud, to nobody."""
     return message.role == "assistant" and message.channel == "analysis" and message.recipient is None

@@ -80,6 +80,7 @@ class Script:
         cache: Any,
         max_tokens: int | None,
         stop_ids: Iterable[int],
+        constraint: object = None,
     ) -> Iterator[Step]:
         script = self.turns.pop(0)
         if isinstance(script, Exception):

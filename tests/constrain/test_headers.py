@@ -105,7 +105,7 @@ def test_random_weights_write_legal_headers_only(model, recipients):
     count = 0
     for seed in range(3 * RUNS):
         options = SamplingOptions(temperature=2, seed=seed, logit_bias={END: 24, START: 22, CHANNEL: 22, MESSAGE: 20})
-        constraint = TurnConstraint(Rules(recipients, stop_circles=False))
+        constraint = TurnConstraint(Rules(recipients, stop_repetition=False))
         ids = [step.token for step in generate_step(model, OPENING, options, max_tokens=60, constraint=constraint)]
         written = headers_in(ids)
         count += len(written)
