@@ -16,8 +16,9 @@ import numpy as np
 from mlx_oss.errors import OptionError
 from mlx_oss.tokenizer import LAST_TEXT_ID, N_RANKS, N_VOCAB, RETURN, load_tokenizer
 
-# Between JSON's parts; bounded, as a model may go on with blanks for ever.
-WHITESPACE = r"[ \t\n\r]{1,64}"
+# What may stand between JSON's parts: a blank, or a new line with its indentation. Bounded, as a model that does not
+# know how to go on may write blanks for ever.
+WHITESPACE = r"(?: |\n[ \t]{0,32})"
 
 
 def is_installed() -> bool:
