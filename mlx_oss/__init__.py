@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlx_oss.cache import Cache
     from mlx_oss.chat import ChatSession
     from mlx_oss.config import ModelConfig
+    from mlx_oss.constrain import Guards
     from mlx_oss.errors import MlxOssError
     from mlx_oss.events import (
         AnswerDelta,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         PreambleDelta,
         PrefillProgress,
         ReasoningDelta,
+        ReasoningStopped,
         RepairedOutput,
         Reply,
         Stats,
@@ -49,6 +51,7 @@ _HOME = {
     "cache": ("Cache",),
     "chat": ("ChatSession",),
     "config": ("ModelConfig",),
+    "constrain": ("Guards",),
     "errors": ("MlxOssError",),
     "events": (
         "AnswerDelta",
@@ -58,6 +61,7 @@ _HOME = {
         "PreambleDelta",
         "PrefillProgress",
         "ReasoningDelta",
+        "ReasoningStopped",
         "RepairedOutput",
         "Reply",
         "Stats",
@@ -85,6 +89,7 @@ __all__ = [
     "Citation",
     "Event",
     "Finished",
+    "Guards",
     "Message",
     "MlxOssError",
     "ModelConfig",
@@ -92,6 +97,7 @@ __all__ = [
     "PreambleDelta",
     "PrefillProgress",
     "ReasoningDelta",
+    "ReasoningStopped",
     "RepairedOutput",
     "Reply",
     "SamplingOptions",

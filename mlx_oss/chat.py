@@ -69,8 +69,9 @@ class ChatSession:
     max_rounds        how often in a turn the model may call tools; then it is told to answer
     options           sampling; max_tokens bounds what one turn generates
     current_date      told to the model; pinned for the session, so that midnight does not invalidate the caches
-    response_format   what the answer must look like: a JSON schema (dict), a pydantic model or a regular expression;
-                      see `AnswerFormat.of`. Reasoning stays free. `Reply.parsed` has the answer as a value
+    response_format   what the answer must look like: a JSON schema (dict), a pydantic model class, a regular expression
+                      (str or compiled), or `harmony.ResponseFormat`; reasoning stays free. Needs the extra `constrain`.
+                      `Reply.parsed` has the answer as a value: what the JSON means, the pydantic object, the text
     max_reasoning_tokens  in a turn; at the limit the reasoning is closed and the answer opened (`ReasoningStopped`)
     guards            what the model is kept from besides: see `Guards`
     context_limit     tokens that prompt and answer may fill; None: what the model was made for

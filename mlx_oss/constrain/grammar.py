@@ -61,10 +61,13 @@ class Grammar:
 
     @classmethod
     def of_schema(cls, name: str, schema: Mapping[str, Any]) -> Grammar:
-        """JSON that a JSON schema allows. Raises OptionError for a schema that llguidance cannot hold to."""
+        """JSON that a JSON schema allows, without properties that it does not name (see `closed`). Raises OptionError
+        for a schema that llguidance cannot hold to.
+        """
         matcher = _llguidance().LLMatcher
         try:
-            text = matcher.grammar_from_json_schema(json.dumps(schema), overrides={"whitespace_pattern": WHITESPACE})
+            text = json.dumps(schema if '"allOf"' in json.dumps(schema) else closed(schema))
+            text = matcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITESPACE})
         except (TypeError, ValueError, RecursionError) as error:
             raise OptionError(f"{name} is no JSON schema ({error})") from None
         return cls(name, text)
@@ -79,6 +82,31 @@ class Grammar:
     def matcher(self, end: int) -> Matcher:
         """Follows one body, which `end` closes."""
         return Matcher(self, _llguidance().LLMatcher(_tokenizer(), self._text), end)
+
+
+_SCHEMAS_IN = {"items", "prefixItems", "anyOf", "oneOf", "additionalProperties"}
+_NAMED_SCHEMAS_IN = {"properties", "patternProperties", "$defs", "definitions"}
+_MAY_NAME_MORE = {"additionalProperties", "patternProperties", "unevaluatedProperties", "anyOf", "oneOf", "$ref"}
+
+
+def closed(schema: Any) -> Any:
+    """The schema with `additionalProperties` false wherever it names properties and says nothing of others: what it
+    allows was allowed before, and a small model does not lose itself in properties of its own making.
+
+    Not for schemas with `allOf`, whose parts each name some of the properties.
+    """
+    if isinstance(schema, list):
+        return list(map(closed, schema))
+    if not isinstance(schema, Mapping):
+        return schema
+    inside = {key: closed(value) for key, value in schema.items() if key in _SCHEMAS_IN}
+    for key in _NAMED_SCHEMAS_IN & schema.keys():
+        if isinstance(schema[key], Mapping):
+            inside[key] = {name: closed(value) for name, value in schema[key].items()}
+    named, required = schema.get("properties"), schema.get("required", [])
+    if named and isinstance(named, Mapping) and isinstance(required, list) and not _MAY_NAME_MORE & schema.keys():
+        inside |= {} if any(name not in named for name in required) else {"additionalProperties": False}
+    return {**schema, **inside}
 
 
 class Matcher:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_oss.constrain.grammar import Grammar
+from mlx_oss.constrain.grammar import Grammar, closed
 from mlx_oss.errors import OptionError
 from mlx_oss.tokenizer import CALL, N_RANKS, RETURN, load_tokenizer
 from tests.constrain.schemas import schemas, walk
@@ -62,6 +62,24 @@ def test_every_finished_text_matches_its_regular_expression(regex):
             assert re.fullmatch(regex, text)
             finished += 1
     assert finished > 5
+
+
+def test_properties_that_the_schema_does_not_name_are_not_written_unless_it_speaks_of_them():
+    named = {"type": "object", "properties": {"a": {"type": "null"}}}
+    inner = {"type": "object", "properties": {"b": {"$ref": "#/$defs/x"}}, "required": ["b"], "$defs": {"x": named}}
+    assert closed(inner) == {
+        **inner,
+        "$defs": {"x": {**named, "additionalProperties": False}},
+        "additionalProperties": False,
+    }
+    for more in (
+        {"additionalProperties": True},
+        {"required": ["c"]},
+        {"patternProperties": {"^b": {}}},
+        {"anyOf": [{"required": ["c"]}]},
+    ):
+        assert closed({**named, **more}) == {**named, **more}
+    assert closed({"properties": {}, "type": "object"}) == {"properties": {}, "type": "object"}
 
 
 def test_a_finished_body_may_only_end():
