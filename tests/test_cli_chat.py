@@ -263,7 +263,7 @@ def test_reasoning_sets_effort_and_whether_it_is_shown(say):
     session = FakeSession(ReasoningDelta("Hm."), AnswerDelta("4"), DONE)
     shown = say(session, "/reasoning high", "a", "/reasoning hide", "b", "/reasoning loud", "/reasoning")
     assert session.reasoning_effort == "high" and shown.count("Hm.") == 1
-    assert "loud is none of low, medium, high, show, hide" in shown and "effort high, hidden" in shown
+    assert "loud is not one of none, low, medium, high, show, hide" in shown and "effort high, hidden" in shown
 
 
 def test_hidden_reasoning_can_be_unfolded_after_the_answer(say):

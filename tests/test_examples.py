@@ -29,7 +29,7 @@ def test_the_async_app_answers_several_questions_at_once():
     assert "Paris" in done.stdout and len(done.stdout.splitlines()) == 6
 
 
-@pytest.mark.parametrize("name", ["app.py", "async_app.py"])
+@pytest.mark.parametrize("name", ["app.py", "async_app.py", "structured.py"])
 def test_a_folder_that_is_no_model_is_one_line(name, tmp_path):
     done = run(name, str(tmp_path), stdin="Hello\n")
     assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
@@ -58,3 +58,12 @@ def test_research_runs_on_nano_and_says_what_it_needs(tmp_path):
     assert done.returncode == 0 and done.stdout.strip() and "gpt-oss" in done.stderr
     done = run("research.py", str(tmp_path / "none"), "What?")
     assert done.returncode == 1 and "is no folder" in done.stderr
+
+
+def test_structured_answers_have_the_form_asked_for_and_thinking_ends_where_it_should():
+    done = run("structured.py")
+    assert done.returncode == 0 and done.stderr == ""
+    as_json, text, bounded = done.stdout.splitlines()
+    assert as_json.split()[1] in ("Berlin", "London", "Paris", "Rome") and as_json.split()[2] in ("True", "False")
+    assert text == "text: 8 legs"
+    assert bounded == "The user asks for [stopped thinking: limit] The capital of France is Paris."

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from mlx_oss.cli import bounds as bound_arguments
 from mlx_oss.cli import model as model_arguments
 from mlx_oss.cli import tools as tool_arguments
 from mlx_oss.cli.interrupts import interruptible, terminable, unechoed
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", nargs="*", help="ask this and leave; without it a conversation, or stdin if piped")
     model_arguments.add_arguments(parser)
-    parser.add_argument("--reasoning", choices=("low", "medium", "high"), default="medium", help="effort")
+    bound_arguments.add_arguments(parser)
     parser.add_argument("--instructions", default="", metavar="TEXT", help="what the model should keep to")
     tool_arguments.add_arguments(parser)
     parser.add_argument("--hide-reasoning", action="store_true", help="show the answer only")
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         piped = piped_question()
         questions = [line for line in piped.splitlines() if line.strip()] if args.json else [piped]
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
+    bounds = bound_arguments.bounds(args)
     model, tokenizer = model_arguments.load(args)
     from mlx_oss.chat import ChatSession
     from mlx_oss.cli.show import printer
@@ -47,9 +49,9 @@ def run(args: argparse.Namespace) -> int:
         model,
         tokenizer,
         instructions=args.instructions,
-        reasoning_effort=args.reasoning,
         options=options,
         max_tokens=args.max_tokens,
+        **bounds,
         **tools,
     )
     show = printer(as_json=args.json, hide_reasoning=args.hide_reasoning)

@@ -57,13 +57,13 @@ def _help(conversation: Conversation, _: str) -> None:
 
 
 def _reasoning(conversation: Conversation, argument: str) -> None:
-    session, efforts = conversation.session, get_args(ReasoningEffort)
+    session, efforts = conversation.session, ("none", *get_args(ReasoningEffort))
     if argument in efforts:
         session.reasoning_effort = argument  # type: ignore[assignment]
     elif argument in ("show", "hide"):
         conversation.show.hide_reasoning = argument == "hide"
     elif argument:
-        conversation.say(f"{safe(argument)} is none of {', '.join(efforts)}, show, hide")
+        conversation.say(f"{safe(argument)} is not one of {', '.join(efforts)}, show, hide")
         return
     if argument == "show" and (folded := _last_reasoning(session)):
         conversation.say(safe(folded))
@@ -167,7 +167,7 @@ def _exit(conversation: Conversation, _: str) -> None:
 
 COMMANDS = {
     "help": Command(_help, "", "show this"),
-    "reasoning": Command(_reasoning, "low|medium|high|show|hide", "how much to think; show it or not"),
+    "reasoning": Command(_reasoning, "EFFORT|show|hide", "none, low, medium or high; show it or not"),
     "system": Command(_system, "TEXT", "what the model should keep to"),
     "undo": Command(_undo, "", "forget the last question and its answer"),
     "retry": Command(_retry, "", "answer the last question once more"),

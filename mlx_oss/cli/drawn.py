@@ -45,7 +45,7 @@ class Drawn:
                 self._grow(type(event), safe(text))
             case events.PrefillProgress(done, total):
                 self._note(f"reading {done:,} of {total:,} tokens")
-            case events.ToolCall() | events.ToolResult() | events.TurnsDropped():
+            case events.ToolCall() | events.ToolResult() | events.TurnsDropped() | events.ReasoningStopped():
                 self._finish()
                 self._print(type(event), self._lines(Text(remark(event, self.whole_calls), "dim")))
 

@@ -58,7 +58,7 @@ class Plain:
                 self._write(event, safe(text))
             case events.PreambleDelta(text):
                 self._write(event, safe(text))
-            case events.ToolCall() | events.ToolResult() | events.TurnsDropped():
+            case events.ToolCall() | events.ToolResult() | events.TurnsDropped() | events.ReasoningStopped():
                 self._write(event, remark(event, self.whole_calls))
 
     def end(self, stopped: bool = False) -> None:
@@ -117,6 +117,10 @@ def remark(event: Event, whole: bool = False) -> str:
             return safe(f"[{recipient} gives: {text if whole else _folded(text)}]")
         case events.TurnsDropped(count):
             return f"[the context is full: the {count} oldest turns are forgotten]"
+        case events.ReasoningStopped("limit"):
+            return "[the reasoning has reached its limit]"
+        case events.ReasoningStopped("repetition"):
+            return "[the reasoning goes round in circles and is stopped]"
     raise AssertionError(f"no remark for {event}")
 
 
