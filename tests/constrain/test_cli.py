@@ -1,0 +1,54 @@
+"""`mlx-oss chat` with what binds the model, on nano."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mlx_oss.cli import main
+
+GREEDY = ["--temperature", "0"]
+
+
+def chat(*arguments: str) -> int:
+    return main(["chat", *GREEDY, *arguments])
+
+
+def test_an_answer_follows_the_schema_in_a_file(tmp_path, capsys):
+    schema = {"type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"]}
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(schema))
+    assert chat("--response-format", str(path), "--reasoning", "none", "What is the capital of France?") == 0
+    assert set(json.loads(capsys.readouterr().out)) == {"sure"}
+
+
+def test_the_limit_of_reasoning_is_told(capsys):
+    assert chat("--max-reasoning-tokens", "3", "What is the capital of France?") == 0
+    out, err = capsys.readouterr()
+    assert out == "The capital of France is Paris.\n"
+    assert err.endswith("The user asks\n[the reasoning has reached its limit]\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read (No such file or directory)"),
+        (b"{", "is not JSON"),
+        (b"\xff", "is not JSON"),
+        (b"[]", "holds no JSON schema"),
+        (b'{"not": {}}', "response_format cannot be held to"),
+    ],
+)
+def test_a_file_without_a_schema_is_one_line_and_exit_status_2(content, said, tmp_path, capsys):
+    path = tmp_path / "schema.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert chat("--response-format", str(path), "Hi") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and said in error
+
+
+def test_a_limit_below_nothing_is_refused(capsys):
+    assert chat("--max-reasoning-tokens", "-1", "Hi") == 2
+    assert "max_reasoning_tokens is -1" in capsys.readouterr().err
