@@ -123,7 +123,7 @@ def test_ids_that_nano_never_saw_are_not_sampled_at_temperature_1(loaded, seed, 
             sampled.append(step.token)
             yield step
 
-    monkeypatch.setattr("mlx_oss.chat.generate_step", watched)
+    monkeypatch.setattr("mlx_oss.rounds.generate_step", watched)
     chat = session(loaded, options=mlx_oss.SamplingOptions(seed=seed))
     for question in ("Hello!", "What is the capital of Japan?", "Tell me a joke.", "Who wrote Xyzzy?"):
         chat.ask(question)
