@@ -53,7 +53,7 @@ class PythonTool(SystemTool):
         self.isolation: Isolation = found
         self.stateful, self.limits = stateful, limits or Limits()
         self._sandbox: Sandbox | None = None
-        self._calling = threading.Lock()
+        self._calling, self._cancelled = threading.Lock(), threading.Event()
 
     @property
     def namespace(self) -> ToolNamespace:
@@ -66,17 +66,25 @@ class PythonTool(SystemTool):
 
     def call(self, function: str, text: str) -> str:
         with self._calling:
-            if self._sandbox is None or not self.stateful:
-                self._sandbox = Sandbox(self.isolation, self.limits)
-            output = self._sandbox.run(_code(text))
-            lost = self._sandbox.ended
-            if lost or not self.stateful:
-                self.close()
-        if lost:
+            try:
+                output = self._run(_code(text))
+            finally:
+                self._cancelled.clear()
+                if not self.stateful or self._sandbox is None or self._sandbox.ended:
+                    self.close()
+        if output.ending not in ("done", "raised"):
             raise ToolError(self._why(output), output.text)
         return output.text.rstrip("\n") or "(no output: print what you want to see)"
 
+    def _run(self, code: str) -> Output:
+        if self._sandbox is None:
+            self._sandbox = Sandbox(self.isolation, self.limits)
+            if self._cancelled.is_set():  # while it was starting
+                return Output("", "stopped")
+        return self._sandbox.run(code)
+
     def cancel(self) -> None:
+        self._cancelled.set()
         if (sandbox := self._sandbox) is not None:
             sandbox.stop()
 

@@ -13,7 +13,7 @@ from mlx_oss import ChatSession, SamplingOptions, ToolCall, ToolDescription, Too
 from mlx_oss.errors import OptionError
 from mlx_oss.harmony import PYTHON, ToolNamespace, render_message
 from mlx_oss.harmony.messages import Message
-from mlx_oss.tools import Tool
+from mlx_oss.tools import BrowserTool, Tool
 from mlx_oss.tools.base import SystemTool
 from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, contents, said, turn, user
 
@@ -451,3 +451,15 @@ def test_a_turn_sampled_with_a_seed_is_the_same_again(make, script):
     first = turn(session, script, "Oslo?")
     session.undo()
     assert [type(event) for event in turn(session, script, "Oslo?")] == [type(event) for event in first]
+
+
+def test_an_answer_that_cites_a_page_has_the_citation_as_data(make, script, tmp_path):
+    (tmp_path / "whales.md").write_text("# Whales\n\nThe blue whale is the largest animal.\n")
+    session = make(BrowserTool(tmp_path))
+    opened = '<|channel|>analysis to=browser.open code<|message|>{"id": "whales.md"}<|call|>'
+    script.says(opened, "<|channel|>final<|message|>The blue whale【0†L4】.<|return|>")
+    events = turn(session, script, "Which is the largest animal?")
+    assert results(events)[0].text.startswith("[0] Whales (whales.md)\n")
+    (cited,) = collect(events).citations
+    assert (cited.source, cited.text) == ("whales.md", "The blue whale is the largest animal.")
+    assert contents(session)[2][:2] == ("tool", "analysis")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import sqlite3
 import threading
 from pathlib import Path
 from typing import ClassVar
@@ -187,6 +188,16 @@ def test_html_without_the_extra_is_refused_at_the_start(notes, monkeypatch):
     monkeypatch.setattr(text, "reads_html", lambda: False)
     with pytest.raises(OptionError, match=r"mlx-oss\[browser\]"):
         text.html_page("a", "<p>", lambda _: None)
+
+
+def test_a_python_without_full_text_search_is_told(notes, monkeypatch):
+    class Without:
+        def execute(self, statement: str) -> None:
+            raise sqlite3.OperationalError("no such module: fts5")
+
+    monkeypatch.setattr(folder.sqlite3, "connect", lambda *_, **__: Without())
+    with pytest.raises(OptionError, match="FTS5"):
+        Folder(notes)
 
 
 @pytest.mark.parametrize("content", [None, {}, {"a.png": "x"}])

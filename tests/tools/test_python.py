@@ -181,6 +181,20 @@ def test_cancel_stops_it_at_once_and_the_next_call_works(tool):
     assert why(tool, "import time; time.sleep(600)").startswith("the code was stopped;")
 
 
+def test_cancel_counts_while_the_interpreter_is_starting(tool, monkeypatch):
+    made = sandbox.Sandbox
+
+    def cancelled_meanwhile(*args):
+        tool.cancel()
+        return made(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(python, "Sandbox", cancelled_meanwhile)
+        with pytest.raises(ToolError, match="the code was stopped"):
+            tool.call("", "import time; time.sleep(600)")
+    assert tool.call("", "6 * 7") == "42"
+
+
 def alive(folder: Path) -> bool:
     """Whether a process touches the file of this folder now and then."""
     before = (folder / "beat").stat().st_mtime_ns

@@ -43,7 +43,10 @@ class Folder:
         self._known: dict[str, tuple[int, int]] = {}  # size and time of change
         self._lock = threading.Lock()
         self._index = sqlite3.connect(":memory:", check_same_thread=False)
-        self._index.execute("CREATE VIRTUAL TABLE pages USING fts5(path UNINDEXED, title, body, tokenize='porter')")
+        try:
+            self._index.execute("CREATE VIRTUAL TABLE pages USING fts5(path UNINDEXED, title, body, tokenize='porter')")
+        except sqlite3.OperationalError:
+            raise OptionError("this Python's SQLite has no FTS5, which searches: take another Python") from None
 
     def search(self, query: str, topn: int) -> Page:
         """The files that have most of the query's words, the rare ones counting most."""
@@ -58,7 +61,7 @@ class Folder:
     def fetch(self, source: str) -> Page:
         """The page of a path. Raises ToolError for what is not in the folder."""
         path = posixpath.normpath(unquote(source).removeprefix("file://").removeprefix("/"))
-        if path not in set(self._paths()):
+        if not self._is_page(path):
             raise ToolError(f"there is no file {source!r} to be read")
         return self._page(path)
 
