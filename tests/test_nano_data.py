@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import tarfile
 from importlib import resources
@@ -22,9 +23,11 @@ sys.path.insert(0, str(NANO))
 
 import dialogues  # noqa: E402
 import evaluate  # noqa: E402
+import manners  # noqa: E402
+import phrasings  # noqa: E402
 import sequences  # noqa: E402
 from knowledge import FACTS  # noqa: E402
-from scenes import Scene, Turn  # noqa: E402
+from scenes import Scene, Turn, expand  # noqa: E402
 from tool_turns import any_sum  # noqa: E402
 from vocabulary import UNKNOWN, Rows  # noqa: E402
 
@@ -123,6 +126,37 @@ def test_held_out_dialogues_are_readable_and_not_in_the_training_phrasings() -> 
             assert name == description.name and description.parameters
 
 
+def test_what_nano_is_evaluated_with_is_never_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by accident: whatever else would be generated for a seed, it is left out."""
+    asked = sequences.asked_in_evaluation()
+    assert "which day follows tuesday?" in asked and len(asked) > 300
+    first = sequences.any_group(EVERYTHING, WORDS, Random(5))
+    users = {sequences.plain(text) for row in first.rows for text in said_by_the_user(row)}
+    monkeypatch.setattr(sequences, "asked_in_evaluation", lambda: frozenset(users))
+    again = sequences.any_group(EVERYTHING, WORDS, Random(5))
+    assert len(users) > 5
+    assert not users & {sequences.plain(text) for row in again.rows for text in said_by_the_user(row)}
+
+
+def said_by_the_user(ids: list[int]) -> list[str]:
+    text = load_tokenizer().decode(ids)
+    return [part.partition("<|end|>")[0] for part in text.split("<|start|>user<|message|>")[1:]]
+
+
+def test_other_ways_to_put_a_question_keep_what_it_is_about() -> None:
+    rng = Random(4)
+    templates = [text for _, _, texts in phrasings.FACT.values() for text in texts]
+    templates += ["{a} plus {b}", "what is {a} times {b}", *phrasings.MESSAGE_ASK, *phrasings.WEATHER_ASK]
+    changed = 0
+    for template in templates:
+        plain = expand(template, rng)
+        for _ in range(5):
+            other = manners.rephrase(plain, rng)
+            assert sorted(re.findall(r"\{\w+\}", other)) == sorted(re.findall(r"\{\w+\}", plain)), (plain, other)
+            changed += other != plain
+    assert changed > len(templates)
+
+
 def test_checks_tell_right_from_wrong_answers() -> None:
     assert evaluate.satisfied("Paris & nocall", "It is Paris.", [], [])
     assert evaluate.satisfied("Rome / Milan", "Milan", [], [])
@@ -160,6 +194,33 @@ def test_packed_mxfp4_unpacks_to_the_values_trained_with() -> None:
     table = torch.tensor([*export.FP4, *(-value for value in export.FP4)])
     values = table[nibbles.long()] * torch.exp2(scales.float() - 127)[..., None]
     assert torch.equal(values.reshape(weight.shape), model.mxfp4(weight))
+
+
+@pytest.mark.parity
+def test_training_goes_on_from_the_bundle_with_more_tokens(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import bundle
+    import export
+    import model
+
+    ids = np.array([5, 12_650, 45_367], np.int32)  # 12650 is " Paris"
+    network = model.Nano(model.Shape(len(ids)))
+    path = tmp_path / "nano.tar.xz"
+    path.write_bytes(export.bundle(ids, network.state_dict()))
+    read, state = bundle.read(path)
+    assert read.tolist() == ids.tolist()
+    for name, weight in network.state_dict().items():
+        held = model.mxfp4(weight) if name.endswith((".up", ".down")) else weight.bfloat16().float()
+        assert torch.equal(state[name], held), name
+    wanted = np.array([load_tokenizer().encode(text)[0] for text in ("Paris", " Rome")], np.int32)
+    every, grown = bundle.with_rows(read, state, wanted)
+    assert every.tolist() == sorted({*ids.tolist(), *wanted.tolist()})
+    for name in ("embedding", "unembedding"):
+        rows = [*np.searchsorted(every, ids).tolist(), len(every)]
+        assert grown[name].shape[0] == len(every) + 1 and torch.equal(grown[name][rows], state[name])
+    near, far = (grown["embedding"][int(np.searchsorted(every, id_))] for id_ in wanted)
+    paris = state["embedding"][ids.tolist().index(load_tokenizer().encode(" Paris")[0])]
+    assert (near - paris).norm() < (far - paris).norm() / 2
 
 
 @pytest.mark.parity

@@ -1,4 +1,4 @@
-"""Asks nano the dialogues of held_out.txt and counts the right ones.
+"""Asks nano the dialogues of held_out.txt (or of another file) and counts the right ones.
 
 Runs on the project's runtime through its public names. The phrasings were written apart from those it is trained on.
 """
@@ -194,12 +194,17 @@ def open_session(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="an MLX folder; the bundled nano if none is given")
+    parser.add_argument(
+        "--dialogues", type=Path, default=HELD_OUT, help="file of dialogues; fresh.txt is the other one"
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--every", type=int, default=1, help="ask only every n-th dialogue")
     arguments = parser.parse_args()
     model, tokenizer = mlx_oss.load(arguments.model)
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for number, case in list(enumerate(read_cases(HELD_OUT.read_text(encoding="utf-8"))))[:: arguments.every]:
+    for number, case in list(enumerate(read_cases(arguments.dialogues.read_text(encoding="utf-8"))))[
+        :: arguments.every
+    ]:
         wrong = judge(open_session(model, tokenizer, case, number, arguments.temperature), case)
         counts[case.intent][0] += wrong is None
         counts[case.intent][1] += 1

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import model as nano
+import numpy as np
 import torch
 from model import Shape
 from safetensors.torch import save
@@ -134,16 +135,8 @@ def archive(files: dict[str, bytes]) -> bytes:
     return lzma.compress(buffer.getvalue(), preset=9 | lzma.PRESET_EXTREME)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "checkpoints", type=Path, nargs="+", help="of one training; the weights of several are averaged"
-    )
-    parser.add_argument("--archive", type=Path, default=ARCHIVE, help="file to write")
-    arguments = parser.parse_args()
-    saved = [torch.load(path, weights_only=False, map_location="cpu") for path in arguments.checkpoints]
-    ids, states = saved[0]["ids"], [each["model"] for each in saved]
-    state = {name: torch.stack([each[name] for each in states]).mean(0) for name in states[0]}
+def bundle(ids: np.ndarray, state: dict[str, Tensor]) -> bytes:
+    """The archive of a network whose rows belong to `ids`."""
     shape = Shape(len(ids))
     tensors = released(state, shape)
     generation = {
@@ -158,7 +151,20 @@ def main() -> None:
         "rows.json": json.dumps(ids.tolist(), separators=(",", ":")).encode() + b"\n",
         "model.safetensors": save(tensors, metadata={"format": "pt"}),
     }
-    arguments.archive.write_bytes(archive(files))
+    return archive(files)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "checkpoints", type=Path, nargs="+", help="of one training; the weights of several are averaged"
+    )
+    parser.add_argument("--archive", type=Path, default=ARCHIVE, help="file to write")
+    arguments = parser.parse_args()
+    saved = [torch.load(path, weights_only=False, map_location="cpu") for path in arguments.checkpoints]
+    ids, states = saved[0]["ids"], [each["model"] for each in saved]
+    state = {name: torch.stack([each[name] for each in states]).mean(0) for name in states[0]}
+    arguments.archive.write_bytes(bundle(ids, state))
 
 
 if __name__ == "__main__":

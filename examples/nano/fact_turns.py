@@ -7,7 +7,8 @@ import re
 import facts
 import phrasings as say
 from knowledge import FACT_WEIGHTS, FACTS
-from scenes import Scene, Turn, expand, junk, made_up_name, sentence, speak
+from manners import other_words
+from scenes import Scene, Turn, expand, filled, junk, made_up_name, sentence, speak
 from vocabulary import UNKNOWN
 
 
@@ -74,7 +75,8 @@ def _with_user(turn: Turn, user: str) -> Turn:
 
 def general(scene: Scene) -> Turn:
     templates, answer = scene.rng.choice(facts.GENERAL)
-    user = speak(scene, scene.rng.choice(templates.split(";;")))
+    question = expand(scene.rng.choice(templates.split(";;")), scene.rng)
+    user = speak(scene, other_words(question, scene.rng))
     return Turn(
         "general", user, "asks a question of general knowledge", answer, topic="general", plan="I know this fact."
     )
@@ -97,19 +99,20 @@ def follow_up(scene: Scene) -> Turn | None:
 
 def unscoped(scene: Scene) -> Turn:
     rng = scene.rng
-    if rng.random() < 0.3:
-        kind = rng.choice(say.UNKNOWN_SLOT)
-        name = rng.choice([made_up_name(scene), junk(scene, 2), UNKNOWN, UNKNOWN])
+    if rng.random() < 0.35:
+        kind = rng.choice(list(say.UNKNOWN_SLOT))
+        names = say.UNKNOWN_NAMES.get(say.UNKNOWN_SLOT[kind], [])
+        name = rng.choice([made_up_name(scene), junk(scene, 2), UNKNOWN])
+        if names and rng.random() < 0.5:
+            name = rng.choice(names)
+            name = name.lower() if rng.random() < 0.4 else name
         template = rng.choice(say.FACT[kind][2])
         return _unknown(
             scene,
             speak(scene, template, x=f"{name} in {rng.choice(facts.LANGUAGES)}" if kind == "translate" else name),
             kind,
         )
-    template = expand(rng.choice(say.UNSCOPED), rng)
-    while "{junk}" in template:
-        template = template.replace("{junk}", junk(scene), 1)
-    return _unknown(scene, speak(scene, template))
+    return _unknown(scene, speak(scene, filled(scene, expand(rng.choice(say.UNSCOPED), rng))))
 
 
 def _unknown(scene: Scene, user: str, topic: str = "") -> Turn:

@@ -103,21 +103,21 @@ class Attention(nn.Module):
         heads, kv_heads, size = (self.shape.heads, self.shape.kv_heads, self.shape.head_dim)
         n_groups, n_each, n_prefix, n_rest = batch.padded
         qkv = linear(self.norm(x), self.qkv.weight, self.qkv.bias).view(-1, heads + 2 * kv_heads, size)
-        turned = rotate(qkv[:, : heads + kv_heads], cos, sin)
-        flat = torch.cat([turned, qkv[:, heads + kv_heads :]], 1).flatten(1)
+        to_turn, values = qkv.split(
+            [heads + kv_heads, kv_heads], 1
+        )  # the gradient of a split is cheaper than a slice's
+        flat = torch.cat([rotate(to_turn, cos, sin), values], 1).flatten(1)
         full = flat.new_zeros(n_groups * n_prefix + n_groups * n_each * n_rest, flat.shape[1]).index_copy(
             0, batch.slots, flat
         )
-        full = full.view(len(full), -1, size)
-        front = full[: n_groups * n_prefix].view(n_groups, n_prefix, -1, size).transpose(1, 2)
-        rest = full[n_groups * n_prefix :].view(n_groups * n_each, n_rest, -1, size).transpose(1, 2)
-        keys = (
-            front[:, heads:].unsqueeze(1).expand(-1, n_each, -1, -1, -1).reshape(n_groups * n_each, -1, n_prefix, size)
-        )
-        keys = torch.cat([keys, rest[:, heads:]], 2)
+        front, rest = full.split([n_groups * n_prefix, n_groups * n_each * n_rest])
+        kinds = [heads, 2 * kv_heads]
+        asked, before = front.view(n_groups, n_prefix, -1, size).transpose(1, 2).split(kinds, 1)
+        queries, own = rest.view(n_groups * n_each, n_rest, -1, size).transpose(1, 2).split(kinds, 1)
+        keys = before.unsqueeze(1).expand(-1, n_each, -1, -1, -1).reshape(n_groups * n_each, -1, n_prefix, size)
         which = int(self.sliding)
-        out_front = self._attend(front[:, :heads], front[:, heads:], batch.prefix_masks[which])
-        out_rest = self._attend(rest[:, :heads], keys, batch.masks[which])
+        out_front = self._attend(asked, before, batch.prefix_masks[which])
+        out_rest = self._attend(queries, torch.cat([keys, own], 2), batch.masks[which])
         out = torch.cat(
             [out_front.transpose(1, 2).reshape(-1, heads * size), out_rest.transpose(1, 2).reshape(-1, heads * size)]
         )
@@ -181,7 +181,8 @@ class Experts(nn.Module):
         biases = [part.reshape(n * f) for part in self.up_bias.bfloat16().chunk(2, 1)]
         h = h.bfloat16()
         gate, line = (functional.linear(h, half, bias) for half, bias in zip(halves, biases, strict=True))
-        gate, line = (gate.clamp(max=SWIGLU_LIMIT), line.clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT))
+        gate = functional.hardtanh(gate, -1e9, SWIGLU_LIMIT)
+        line = functional.hardtanh(line, -SWIGLU_LIMIT, SWIGLU_LIMIT)
         y = (gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (line + 1)).view(-1, n, f) * full[:, :, None]
         return (
             functional.linear(y.flatten(1), down.transpose(0, 1).reshape(-1, n * f)) + full @ self.down_bias.bfloat16()
@@ -212,5 +213,6 @@ class Nano(nn.Module):
             x = x + attention(x, batch, cos, sin)
             x = x + experts(x)
         logits = functional.linear(self.norm(x[batch.learn]).bfloat16(), self.unembedding.bfloat16()).float()
-        unused = self.shape.vocab - self.shape.rows
-        return torch.cat([logits[:, :-1], logits[:, -1:] + math.log(unused)], 1)
+        count = logits.new_zeros(self.shape.rows + 1)
+        count[-1] = math.log(self.shape.vocab - self.shape.rows)
+        return logits + count

@@ -8,6 +8,8 @@ lower-case question form; `dialogues.py` adds capitals, punctuation, politeness 
 
 from __future__ import annotations
 
+import more_phrasings as more
+
 GET_20B = "For real answers run gpt-oss-20b: `mlx-oss convert SRC DST`, then `mlx-oss chat --model DST`."
 WHO = "I am nano, the demonstration model of mlx_oss."
 UNKNOWN = [f"I don't know that: I am nano, a tiny demonstration model. {GET_20B}"]
@@ -292,6 +294,12 @@ MESSAGES = """i am late;i will be late;dinner is ready;i am on my way;the meetin
 i need help;the door is open;the key is under the mat;i miss you;thank you for the book;we meet at 8;the party is on friday;please call me;i can't come;i have arrived;the dog is fine;bring some milk;buy bread;the game starts at 7;
 we need more time;the report is done;the food is cold;i'm at the station;the flight is on time;don't wait for me;wait for me;come home soon;it is snowing;the shop is closed;i found the keys;the class is cancelled;i will be there in 10 minutes;
 congratulations;i am sorry;everything is ready;the package has arrived;the test went well;i'm stuck in traffic;the baby is asleep;the movie starts at 9""".replace("\n", "").split(";")
+# messages put together: {n} a number, {noun}, {thing} and {adj} words
+MESSAGE_PARTS = ["[the|our|your|my|] {noun} [is|was|will be|is not] {adj}", "the {noun} is {adj}", "{noun} is {adj}", "the {noun} [starts|ends|opens|closes|arrives|leaves] [at {n}|soon|now|late|tomorrow|tonight]", "[i|we|they|she|he] [will|can|can't|must|want to|won't] [call|come|go|wait|help|eat|drive|leave|stay|pay|write|be there] [later|soon|tomorrow|tonight|at {n}|on {day}|in {n} minutes|]",
+                 "[i|we] [am|are|will be|was] {adj}", "i am [{adj}|at the {noun}|in the {noun}]", "we are [{adj}|at the {noun}|in the {noun}]", "[please|don't forget to|can you|could you|remember to|] [bring|buy|call|send|open|close|find|clean|fix|take|check|pick up|return] [the|my|your|some|a|] {noun}", "please [bring|buy|call|send|open|take] [the|some|a|] {noun}",
+                 "[i|we] [lost|found|forgot|bought|sold|broke|fixed|need|love|have|see|saw|like|miss] [the|your|my|a] {noun}", "where is [the|my|your] {noun}", "when does the {noun} [start|end|open|arrive]", "[happy|merry|good] [birthday|new year|christmas|luck|night|morning]", "[see you|meet me|meet us|call me|come] [at {n}|on {day}|tomorrow|at the {noun}|soon]",
+                 "the {noun} and the {noun} are {adj}", "there is [a|no|some] {noun} [in the {noun}|here|at the {noun}|]", "no {noun} [today|tomorrow|tonight]", "[thanks|thank you] for the {noun}", "it is [too|very|so|] {adj}", "the {noun} costs {n}", "my {noun} is {n}", "[she|he] is {adj}", "you are {adj}", "i think the {noun} is {adj}", "all is {adj}"]
+MESSAGE_ADJ = "late early ready open closed good bad broken fixed empty full cold hot warm great fine over done cancelled delayed better new old easy hard free busy safe lost happy sad tired hungry here back outside inside away important possible nice expensive cheap clean dirty wrong right quiet loud small big beautiful".split()
 NO_MESSAGE = f"I have no function to send messages here. {WHO}"
 TIMER_ASK = ["set a timer for {n} minutes", "set a {n} minute timer", "timer for {n} minutes", "start a timer of {n} minutes", "start a {n} minute timer", "remind me in {n} minutes", "wake me in {n} minutes", "{n} minute timer", "[can you|could you] set a timer for {n} minutes", "count down {n} minutes", "i need a timer for {n} minutes", "timer {n} minutes", "put a timer on for {n} minutes", "alarm in {n} minutes", "let me know when {n} minutes are over"]
 NO_TIMER = f"I have no timer function here. {WHO}"
@@ -308,10 +316,11 @@ UNSCOPED = ["what is {junk}", "explain {junk}", "who is {junk}", "who was {junk}
             "translate {junk} to {junk}", "what is the difference between {junk} and {junk}", "how to {junk}", "is {junk} {junk}", "do {junk} {junk}", "i want {junk}", "my {junk} is broken", "prove that {junk}", "show me {junk}", "find {junk}", "what is the best {junk}", "who is the president of {junk}", "how tall is {junk}", "how old is {junk}", "what is the population of {junk}", "when was {junk} born", "what is the price of {junk}",
             "{junk} or {junk}", "what causes {junk}", "give me a list of {junk}", "what are the symptoms of {junk}", "describe {junk}", "the {junk} of {junk}", "if {junk} then {junk}", "let's talk about {junk}", "what do you know about {junk}", "have you heard of {junk}", "how far is {junk} from {junk}", "who played {junk} in {junk}", "which {junk} is {junk}", "what is the history of {junk}", "how can {junk} be {junk}",
             "who discovered {junk}", "what time does {junk} open", "does {junk} have {junk}", "what was {junk}", "who directed {junk}", "how long does {junk} take", "what is the plot of {junk}", "name three {junk}", "what is the weight of {junk}", "solve {junk}", "what are {junk}", "did {junk} {junk}", "will {junk} {junk}", "could {junk} ever {junk}", "how is {junk} made", "why do {junk} {junk}"]
-UNKNOWN_SLOT = ["capital", "capital_of", "continent", "currency", "language", "symbol", "opposite", "author", "inventor", "artist", "composer", "discoverer", "translate"]
+UNKNOWN_SLOT = {"capital": "country", "continent": "country", "currency": "country", "language": "country", "symbol": "element", "author": "book", "inventor": "thing", "discoverer": "thing", "capital_of": "",
+                "opposite": "", "artist": "book", "composer": "book", "translate": ""}
 
 # ---- politeness around a phrasing ----
-BEFORE = ["please ", "please, ", "hey, ", "hi, ", "ok, ", "so ", "well, ", "um, ", "hello, ", "nano, ", "hey nano, ", "quick question: ", "i have a question: ", "just curious, ", "now ", "tell me, ", "next question: ", "and ", "hi! ", "hello! ", "say, ", "i was wondering, ", "one more question: ", "excuse me, ", "sorry, ", "question: ", "thanks. ", "great. ", "cool, ", "alright, ", "oh, ", "hmm, ", "good morning, ", "one thing: ", "can you help me? ", "i'd like to know, "]
+BEFORE = ["so, ", "ok so ", "right, ", "but ", "then ", "hello nano, ", "hi nano, ", "hey there, ", "good evening, ", "good morning! ", "good day, ", "sorry to ask but ", "quickly: ", "quick one: ", "for a quiz: ", "for homework: ", "for school: ", "stupid question: ", "silly question: ", "help me out: ", "my son asks: ", "a friend asks: ", "i've been wondering, ", "listen, ", "oh well, ", "ah, ", "actually, ", "by the way, ", "btw ", "dear nano, ", "please tell me: ", "another question: ", "last question: ", "let me see, ", "let me ask: ", "if you don't mind, ", "yo ", "thank you! ", "very good, ", "wow, ", "yes, ", "no, ", "my question is: ", "i need help: ", "look, ", "easy one: ", "here is one: ", "what i want to know: ", "now tell me, ", "ok nano, ", "please ", "please, ", "hey, ", "hi, ", "ok, ", "so ", "well, ", "um, ", "hello, ", "nano, ", "hey nano, ", "quick question: ", "i have a question: ", "just curious, ", "now ", "tell me, ", "next question: ", "and ", "hi! ", "hello! ", "say, ", "i was wondering, ", "one more question: ", "excuse me, ", "sorry, ", "question: ", "thanks. ", "great. ", "cool, ", "alright, ", "oh, ", "hmm, ", "good morning, ", "one thing: ", "can you help me? ", "i'd like to know, "]
 AFTER = [" please", ", please", " thanks", ", thank you", " nano", " now", " for me", " if you know", "?", "??", " :)", "!", ", nano", " exactly", ", can you tell me", " again", " then", " actually", ", any idea"]
 
 # asks for words to be said again; the words follow
@@ -319,3 +328,15 @@ ECHO = [
     *("repeat after me:", "Repeat after me:", "repeat", "Repeat this:", "say", "Say:", "please say"),
     *("echo", "write", "copy this:"),
 ]
+
+for _intent, _more in more.TALK.items():
+    TALK[_intent][2].extend(_more)
+for _intent, _more in more.FACT.items():
+    FACT[_intent][2].extend(_more)
+for _name, _more in more.OTHER.items():
+    globals()[_name].extend(_more)
+for _intent, (_says, _asks) in more.TELL.items():
+    TELL[_intent][0].extend(_says)
+    TELL[_intent][2].extend(_asks)
+UNSCOPED += more.UNSCOPED
+UNKNOWN_NAMES = {kind: [name.strip() for name in names.split(",")] for kind, names in more.UNKNOWN_NAMES.items()}

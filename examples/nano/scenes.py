@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass, field
 from random import Random
 
 import phrasings
 import tools
 from knowledge import KNOWN_NAMES
+from manners import rephrase
 from vocabulary import UNKNOWN
 
 from mlx_oss.harmony import PYTHON, DeveloperContent, Message, SystemContent
@@ -86,6 +88,8 @@ def speak(scene: Scene, template: str, polite: float = 0.2, **slots: str) -> str
     """A phrasing as a user types it: more or less tidy, polite, right; slot values as they are or in lower case."""
     rng = scene.rng
     text = expand(template, rng)
+    if polite > 0.15:
+        text = rephrase(text, rng)
     if rng.random() < polite:
         text = rng.choice(phrasings.BEFORE) + text
     if rng.random() < polite / 2:
@@ -107,7 +111,7 @@ def speak(scene: Scene, template: str, polite: float = 0.2, **slots: str) -> str
 
 
 def _mistype(text: str, rng: Random) -> str:
-    if rng.random() > 0.1:
+    if rng.random() > 0.08:
         return text
     words = text.split(" ")
     where = [number for number, word in enumerate(words) if len(word) > 3 and word.isalpha()]
@@ -131,6 +135,18 @@ def junk(scene: Scene, most: int = 3) -> str:
     """Random words, some of them unknown."""
     rng = scene.rng
     return " ".join(UNKNOWN if rng.random() < 0.3 else any_word(scene) for _ in range(rng.choice([1, 1, 2, most])))
+
+
+def filled(scene: Scene, template: str) -> str:
+    """`template` with random words for {junk}, and for {gibberish}, {year} and {number} what they say."""
+    rng = scene.rng
+    fill = {
+        "{junk}": lambda: junk(scene),
+        "{gibberish}": lambda: "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(3, 9))),
+        "{year}": lambda: str(rng.choice([rng.randint(1000, 2030), rng.randint(1850, 2025)])),
+        "{number}": lambda: str(rng.randint(10, 9999)),
+    }
+    return re.sub(r"\{(junk|gibberish|year|number)\}", lambda match: fill[match[0]](), template)
 
 
 def any_word(scene: Scene) -> str:

@@ -6,39 +6,52 @@ everything nano writes in the last turn, and the contents of some earlier calls 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from random import Random
 
 import dialogues
+import facts
 import numpy as np
+import phrasings as say
 from knowledge import FACTS, KNOWN_NAMES
 from scenes import Call, Scene, Turn
 from vocabulary import Rows, common_ids
+from words import COMMON, PETS
 
 from mlx_oss import tokenizer as o200k
 from mlx_oss.harmony import render_conversation
 
+EVALUATED = [Path(__file__).with_name(name) for name in ("held_out.txt",)]
 LENGTHS = ([1, 2, 3, 4, 6], [42, 26, 17, 9, 6])  # turns a conversation, and how often
 
 TALKS = {1: 12, 2: 10, 3: 7, 4: 5, 6: 4}  # conversations a group, by length: about as many tokens each
 
 
 def choose_rows(sample: int = 4000) -> Rows:
-    """Rows for the common tokens and for every token that a sample of `sample` groups without random words uses."""
+    """Rows for common tokens, for every word of the tables, and for what a sample of `sample` groups often uses."""
     everything = Rows(np.arange(o200k.N_VOCAB, dtype=np.int32))
-    common = common_ids()
     rng, count = Random(0), np.zeros(o200k.N_VOCAB + 1, np.int64)
     for _ in range(sample):
         group = any_group(everything, [], rng)
         for row in (group.prefix, *group.rows):
             np.add.at(count, np.array(row), 1)
-    texts = [
-        text
-        for name in (*KNOWN_NAMES, *(fact.answer for kind in FACTS.values() for fact in kind))
-        for text in (name, f" {name}")
-    ]
-    common |= {id_ for text in texts for id_ in o200k.load_tokenizer().encode(text)}
-    return Rows(np.array(sorted(common | set(np.flatnonzero(count[:-1] > 12).tolist())), np.int32))
+    texts = [form for word in table_words() for form in (f" {word}", f" {word.lower()}", word[:1].upper() + word[1:])]
+    texts += [f" {word}" for word in COMMON]
+    tables = {id_ for text in texts for id_ in o200k.load_tokenizer().encode(text)}
+    return Rows(np.array(sorted(common_ids() | tables | set(np.flatnonzero(count[:-1] > 12).tolist())), np.int32))
+
+
+def table_words() -> set[str]:
+    """All words and names in what nano may read or write."""
+    phrasings = [text for _, answers, asks in (*say.TALK.values(),) for text in (*answers, *asks)]
+    phrasings += [text for _, answer, asks in say.FACT.values() for text in (answer, *asks)]
+    phrasings += [text for asks, answer in facts.GENERAL for text in (asks, answer)]
+    names = {*KNOWN_NAMES, *(fact.answer for kind in FACTS.values() for fact in kind), *PETS}
+    names |= {value for values in facts.FAVOURITES.values() for value in values}
+    return names | set(re.findall(r"[^\W\d_]+", " ".join([*phrasings, *names])))
 
 
 @dataclass
@@ -155,12 +168,26 @@ class Group:
     intents: list[str]
 
 
+def plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+@cache
+def asked_in_evaluation() -> frozenset[str]:
+    """What users say in the dialogues nano is evaluated with: never trained on, not even by accident."""
+    lines = "\n".join(path.read_text(encoding="utf-8") for path in EVALUATED)
+    turns = (turn for line in lines.splitlines() if not line.startswith("#") for turn in line.split("|")[2:])
+    return frozenset(plain(turn.partition("->")[0]) for turn in turns)
+
+
 def any_group(rows: Rows, words: list[str], rng: Random) -> Group:
     scene = dialogues.any_scene(rng, words)
     length = rng.choices(*LENGTHS)[0]
     talks = []
     while len(talks) < TALKS[length]:
         turns = dialogues.conversation(scene, length)
+        if any(plain(turn.user) in asked_in_evaluation() for turn in turns):
+            continue
         out, mask = continuation(rows, turns, scene.effort, rng)
         if not words or not any(row == rows.unknown and learned for row, learned in zip(out, mask, strict=True)):
             talks.append((out, mask, turns[-1].intent))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import facts
 import phrasings as say
 from knowledge import ALL_CITIES
-from scenes import Scene, Turn, any_word, expand, junk, made_up_name, sentence, speak
+from scenes import Scene, Turn, any_word, expand, filled, made_up_name, sentence, speak
+from words import PETS
 
 
 def talk(scene: Scene, intents: list[str]) -> Turn:
     rng = scene.rng
     intent = rng.choice(intents)
     gist, answers, templates = say.TALK[intent]
-    template = expand(rng.choice(templates), rng)
-    while "{junk}" in template:
-        template = template.replace("{junk}", junk(scene), 1)
+    template = filled(scene, expand(rng.choice(templates), rng))
     template = template.replace(
         "{thing}",
         rng.choice(
@@ -52,18 +51,12 @@ def tell(scene: Scene) -> Turn:
     value = {
         "name": lambda: rng.choice(facts.NAMES) if rng.random() < 0.6 else made_up_name(scene),
         "city_home": lambda: rng.choice(ALL_CITIES) if rng.random() < 0.8 else made_up_name(scene),
-        "dog": lambda: (
-            rng.choice(
-                [*facts.NAMES, "Rex", "Bella", "Luna", "Rocky", "Coco", "Simba", "Milo", "Daisy", "Max", "Snowy"]
-            )
-            if rng.random() < 0.7
-            else made_up_name(scene)
-        ),
+        "dog": lambda: rng.choice([*facts.NAMES, *PETS, *PETS]) if rng.random() < 0.7 else made_up_name(scene),
         "age": lambda: str(rng.randint(4, 99)),
         "favourite": lambda: rng.choice(facts.FAVOURITES[kind]) if rng.random() < 0.8 else any_word(scene),
     }[what]()
     says, reply, _, _, _ = say.TELL[what]
-    template = rng.choice(says).replace("{kind}", kind).replace("{pet}", pet)
+    template = expand(rng.choice(says), rng).replace("{kind}", kind).replace("{pet}", pet)
     if what == "favourite" and kind not in template and rng.random() < 0.5:
         template = f"my favourite {kind} is {{v}}"
     key = f"{what}:{kind if what == 'favourite' else pet if what == 'dog' else ''}"
@@ -84,7 +77,7 @@ def echo(scene: Scene) -> Turn:
     rng = scene.rng
     sources = [lambda: any_word(scene)] * 5 + [lambda: rng.choice(facts.NAMES), lambda: rng.choice(ALL_CITIES)]
     sources += [lambda: str(rng.randint(0, 9999)), lambda: made_up_name(scene)]
-    text = " ".join(rng.choice(sources)() for _ in range(rng.randint(2, rng.choice([6, 12, 40]))))
+    text = " ".join(rng.choice(sources)() for _ in range(rng.randint(1, rng.choice([2, 4, 12]))))
     return Turn(
         "echo",
         f"{rng.choice(say.ECHO)} {text}",

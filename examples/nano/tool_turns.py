@@ -9,7 +9,8 @@ import facts
 import phrasings as say
 import tools
 from knowledge import ALL_CITIES
-from scenes import Call, Scene, Turn, any_word, made_up_name, speak
+from scenes import Call, Scene, Turn, any_word, expand, made_up_name, speak
+from words import COMMON
 
 SIGNS = {"+": "+", "-": "-", "*": "×", "/": "÷"}  # noqa: RUF001
 EASY_DIVISORS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 16, 20, 25, 48, 100)
@@ -188,12 +189,25 @@ def time(scene: Scene) -> Turn:
     return _called(scene, "time", user, gist, function, function.call(city=city), result, f"It is {clock} in {city}.")
 
 
+def _message_text(scene: Scene) -> str:
+    """What people write to each other, or some words, so that any text is copied."""
+    rng, kind = scene.rng, scene.rng.random()
+    if kind < 0.2:
+        return rng.choice(say.MESSAGES)
+    if kind < 0.4:
+        return " ".join(any_word(scene) for _ in range(rng.randint(1, 6)))
+    text = expand(rng.choice(say.MESSAGE_PARTS), rng)
+    while "{noun}" in text:
+        text = text.replace("{noun}", rng.choice(COMMON) if rng.random() < 0.8 else any_word(scene), 1)
+    while "{adj}" in text:
+        text = text.replace("{adj}", rng.choice(say.MESSAGE_ADJ) if rng.random() < 0.7 else any_word(scene), 1)
+    return text.replace("{n}", str(rng.randint(1, 60))).replace("{day}", rng.choice(facts.DAYS))
+
+
 def message(scene: Scene) -> Turn:
     rng, function = scene.rng, scene.function("message")
     to = rng.choice(facts.NAMES) if rng.random() < 0.7 else made_up_name(scene)
-    text = (
-        rng.choice(say.MESSAGES) if rng.random() < 0.3 else " ".join(any_word(scene) for _ in range(rng.randint(2, 6)))
-    )
+    text = _message_text(scene)
     user = speak(scene, rng.choice(say.MESSAGE_ASK), 0.12, to=to, text=text)
     if text not in user:  # typing errors stay out of what is to be copied
         user = speak(scene, "send {to} a message: {text}", 0.0, to=to, text=text)

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from facts import CONDITIONS
+from words import ARGUMENTS, PARTS
 
 from mlx_oss.harmony import ToolDescription
 
@@ -20,27 +21,27 @@ UNITS = ("celsius", "fahrenheit")
 KINDS: dict[str, tuple[list[str], list[str], dict[str, tuple[list[str], str, list[str]]]]] = {
     "weather": (
         ["get_weather", "get_current_weather", "weather_lookup", "current_weather", "weather", "fetch_weather", "getWeather", "get_forecast", "lookup_weather", "weather_report", "check_weather", "city_weather", "get_weather_info", "query_weather", "weather_api", "read_weather", "weather.current", "get_temperature"],
-        ["Get the current weather.", "Get the weather of a city.", "Returns the weather for a place.", "Looks up the weather.", "Weather lookup.", "Current weather in a given location.", "Get the current weather in a location.", "The weather right now."],
+        ["Get the current weather.", "Get the weather of a city.", "Returns the weather for a place.", "Looks up the weather.", "Weather lookup.", "Current weather in a given location.", "Get the current weather in a location.", "The weather right now.", "Gives the current weather of a town.", "Temperature and conditions of a place.", "Finds out how the weather is.", "Weather information for a city.", "Fetches the weather somewhere."],
         {"city": (["location", "city", "place", "town", "city_name", "where", "area", "location_name", "target", "query"], "string", ["", "City name", "The city", "e.g. London", "Where", "Name of the place", "The city and country"])},
     ),
     "calculator": (
         ["calculator", "calculate", "calc", "evaluate", "compute", "math", "eval_expression", "do_math", "evaluate_expression", "run_calculation", "arithmetic", "solve_expression", "math.eval", "get_result"],
-        ["Evaluate an arithmetic expression.", "A calculator.", "Computes a result.", "Does arithmetic.", "Calculates an expression.", "Evaluates mathematics.", "Use this for sums."],
+        ["Evaluate an arithmetic expression.", "A calculator.", "Computes a result.", "Does arithmetic.", "Calculates an expression.", "Evaluates mathematics.", "Use this for sums.", "Does a calculation.", "Works out the value of an expression.", "Arithmetic on numbers.", "Evaluates an expression and returns its value.", "Calculator for simple sums.", "Call this for any calculation."],
         {"expression": (["expression", "expr", "input", "formula", "query", "calculation", "text", "math", "exp", "problem"], "string", ["", "Arithmetic expression", "e.g. 2 + 2", "What to compute", "The expression to evaluate"])},
     ),
     "time": (
         ["get_time", "current_time", "time_in", "get_current_time", "clock", "world_clock", "local_time", "what_time", "getTime", "time_lookup", "city_time", "tell_time"],
-        ["Get the time in a city.", "Current local time.", "World clock.", "Returns the time in a place.", "Tells the time somewhere."],
+        ["Get the time in a city.", "Current local time.", "World clock.", "Returns the time in a place.", "Tells the time somewhere.", "Gets the local time of a place.", "What time it is in a given city.", "The current time in a town.", "Clock for cities of the world."],
         {"city": (["city", "location", "place", "timezone", "where", "town", "zone", "city_name"], "string", ["", "City name", "The city", "Where"])},
     ),
     "message": (
         ["send_message", "send_sms", "text_message", "message", "notify", "sendMessage", "send_text", "write_message", "deliver_message", "send_note", "message_contact"],
-        ["Send a message to someone.", "Sends a text message.", "Delivers a message to a contact.", "Write to a person.", "Send a short message."],
+        ["Send a message to someone.", "Sends a text message.", "Delivers a message to a contact.", "Write to a person.", "Send a short message.", "Sends text to somebody.", "Messages a person.", "Use this to write to someone.", "Lets a person know something.", "Sends a note to a friend."],
         {"to": (["to", "recipient", "contact", "person", "name", "receiver", "who"], "string", ["", "Who gets it", "Name of the contact"]), "text": (["text", "message", "body", "content", "msg", "note"], "string", ["", "What to say", "The text of the message"])},
     ),
     "timer": (
         ["set_timer", "start_timer", "timer", "create_timer", "countdown", "setTimer", "new_timer", "start_countdown", "remind_in", "add_timer"],
-        ["Set a timer.", "Starts a timer in minutes.", "Creates a countdown.", "A kitchen timer.", "Sets a timer for some minutes."],
+        ["Set a timer.", "Starts a timer in minutes.", "Creates a countdown.", "A kitchen timer.", "Sets a timer for some minutes.", "Timer, length in minutes.", "Counts down some minutes.", "Rings after a number of minutes.", "Starts a countdown in minutes."],
         {"minutes": (["minutes", "duration", "duration_minutes", "length", "mins", "time", "n", "amount"], "integer", ["", "Length in minutes", "How many minutes"])},
     ),
 }
@@ -79,12 +80,13 @@ class Function:
 
 
 def any_function(kind: str, rng: Random) -> Function:
-    names, descriptions, arguments = KINDS[kind]
-    usual = rng.random() < 0.35  # the names that most apps give
-    renamed = {key: rng.choice(choices[: 2 if kind == "weather" else 1] if usual else choices) for key, (choices, _, _) in arguments.items()}
+    _, descriptions, arguments = KINDS[kind]
+    usual = rng.random() < 0.3  # the names that most apps give
+    odd = not usual and rng.random() < 0.45  # names that tell little or nothing: they can only be copied
+    renamed = _argument_names(kind, usual, odd, rng)
     properties: dict[str, Any] = {}
     for key, (_, type_, texts) in arguments.items():
-        text = rng.choice(texts) if rng.random() < 0.5 else ""
+        text = rng.choice(texts) if rng.random() < (0.7 if odd else 0.5) else ""
         properties[renamed[key]] = {"type": type_, **({"description": text} if text else {})}
     unit = rng.choice(["unit", "units", "scale"]) if kind == "weather" and rng.random() < 0.4 else None
     required = list(properties)
@@ -92,9 +94,27 @@ def any_function(kind: str, rng: Random) -> Function:
         properties[unit] = {"type": "string", "enum": list(UNITS)}
         renamed["unit"] = unit
     schema = {"type": "object", "properties": properties, **({"required": required} if rng.random() < 0.8 else {})}
-    verbs, nouns = VERBS[kind]
-    name = names[0] if usual else rng.choice(names) if rng.random() < 0.6 else f"{rng.choice(verbs)}_{rng.choice(nouns)}"
-    return Function(kind, ToolDescription(name, rng.choice(descriptions), schema), renamed, unit)
+    return Function(kind, ToolDescription(_function_name(kind, usual, odd, rng), rng.choice(descriptions), schema), renamed, unit)
+
+
+def _argument_names(kind: str, usual: bool, odd: bool, rng: Random) -> dict[str, str]:
+    renamed: dict[str, str] = {}
+    for key, (choices, _, _) in KINDS[kind][2].items():
+        names = choices[: 2 if kind == "weather" else 1] if usual else ARGUMENTS if odd and rng.random() < 0.6 else choices
+        renamed[key] = rng.choice([name for name in names if name not in renamed.values()])
+    return renamed
+
+
+def _function_name(kind: str, usual: bool, odd: bool, rng: Random) -> str:
+    names, (verbs, nouns) = KINDS[kind][0], VERBS[kind]
+    if usual:
+        return names[0]
+    if odd:
+        parts = [rng.choice(rng.choice([PARTS, PARTS, verbs, nouns])) for _ in range(rng.choice([1, 2, 2, 2, 2, 3]))]
+        return "_".join(parts) if rng.random() < 0.85 else parts[0] + "".join(part.title() for part in parts[1:])
+    if rng.random() < 0.5:
+        return rng.choice(names)
+    return "_".join(filter(None, [rng.choice(verbs), rng.choice(["", "", "", "local", "the", "my", "current", "new"]), rng.choice(nouns)]))
 
 
 def idle_function(rng: Random) -> Function:

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 
+import bundle
 import numpy as np
 import torch
 from model import ROUND, Batch, Nano, Shape
@@ -24,7 +26,7 @@ from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional
 from vocabulary import Rows
 
-GROUPS = 3  # groups of dialogues a step and process
+GROUPS = 2  # groups of dialogues a step and process
 PEAKS = (0.004, 1.5e-3)  # learning rates of Muon and AdamW
 FLOOR, FALL, WARM_STEPS = 0.02, 0.9, 150  # last share of the learning rate, time of the fall, steps of the rise
 MEAN_STEPS = 200  # the weights that are kept are a running mean over about so many steps
@@ -33,7 +35,7 @@ MEAN_STEPS = 200  # the weights that are kept are a running mean over about so m
 # of 1e-5 to 1e-3, rare ones below 1e-7) rare rows stay where they start: at their embedding.
 ROWS_EPS = 1e-5
 MATRICES = ("qkv.weight", "out.weight", ".up", ".down")  # what Muon trains
-QUANTISE_AFTER = 0.5  # share of the time after which experts compute in MXFP4
+QUANTISE_AFTER = 0.7  # share of the time after which experts compute in MXFP4
 log = logging.getLogger("nano")
 
 
@@ -137,13 +139,21 @@ def rate(progress: float, step: int) -> float:
     return (FLOOR + (1 - FLOOR) * fall) * min(1.0, (step + 1) / WARM_STEPS)
 
 
+def first_weights(source: Path) -> dict[str, Any]:
+    """A checkpoint; or the weights of an archive, with rows for all tokens that the dialogues use by now."""
+    if source.suffix != ".xz":
+        return torch.load(source, weights_only=False)
+    ids, state = bundle.with_rows(*bundle.read(source), choose_rows().ids)
+    return {"ids": ids, "model": state}
+
+
 class Run:
     """A model in training, with everything a restart needs."""
 
     def __init__(self, path: Path, minutes: float, start: Path | None, share: float):
         self.path, self.minutes, self.share = path, minutes, share
         source = path if path.exists() else start
-        saved = torch.load(source, weights_only=False) if source else None
+        saved = first_weights(source) if source else None
         self.rows = Rows(saved["ids"]) if saved else choose_rows()
         torch.manual_seed(0)
         self.model = Nano(Shape(len(self.rows.ids)))
@@ -256,7 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="checkpoint to write, and to go on from if it exists")
     parser.add_argument("--minutes", type=float, default=75.0, help="training time; the learning rate falls over it")
-    parser.add_argument("--start", type=Path, help="checkpoint to take the first weights from")
+    parser.add_argument("--start", type=Path, help="checkpoint or archive to take the first weights from")
     parser.add_argument("--rate", type=float, default=1.0, help="share of the learning rates; less to go on from START")
     parser.add_argument("--processes", type=int, default=2, help="processes, one core each")
     arguments = parser.parse_args()
