@@ -199,17 +199,17 @@ def main() -> None:
     )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     parser.add_argument("--every", type=int, default=1, help="ask only every n-th dialogue")
+    parser.add_argument("--first", type=int, default=0, help="begin with this one, counted from 0")
     arguments = parser.parse_args()
     model, tokenizer = mlx_oss.load(arguments.model)
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for number, case in list(enumerate(read_cases(arguments.dialogues.read_text(encoding="utf-8"))))[
-        :: arguments.every
-    ]:
+    cases = list(enumerate(read_cases(arguments.dialogues.read_text(encoding="utf-8"))))
+    for number, case in cases[arguments.first :: arguments.every]:
         wrong = judge(open_session(model, tokenizer, case, number, arguments.temperature), case)
         counts[case.intent][0] += wrong is None
         counts[case.intent][1] += 1
         if wrong:
-            print(f"{case.intent}: {wrong}")
+            print(f"{case.intent}: {wrong}", flush=True)
     for intent, (right, all_) in counts.items():
         print(f"{intent:12} {right:3} of {all_}")
     right, all_ = (sum(column) for column in zip(*counts.values(), strict=True))

@@ -24,7 +24,7 @@ from words import COMMON, PETS
 from mlx_oss import tokenizer as o200k
 from mlx_oss.harmony import render_conversation
 
-EVALUATED = [Path(__file__).with_name(name) for name in ("held_out.txt",)]
+EVALUATED = [Path(__file__).with_name(name) for name in ("held_out.txt", "fresh.txt")]
 LENGTHS = ([1, 2, 3, 4, 6], [42, 26, 17, 9, 6])  # turns a conversation, and how often
 
 TALKS = {1: 12, 2: 10, 3: 7, 4: 5, 6: 4}  # conversations a group, by length: about as many tokens each
