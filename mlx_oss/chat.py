@@ -2,59 +2,46 @@
 
 Token-faithful: what the model wrote stays in the prompt with the ids it wrote, and the caches are kept between turns.
 Once a turn is answered its reasoning leaves the prompt (harmony's rule), so the next turn steps the caches back to
-where the answer began and feeds the answer again. Tools that the model calls are run between the rounds of a turn.
-Knows nothing of terminals and of how tools run.
+where the answer began and feeds the answer again. `turns` has what happens in a turn. Knows nothing of terminals.
 """
 
 from __future__ import annotations
 
 import datetime
-import itertools
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from mlx_oss import session_file, worker
-from mlx_oss.constrain import Bounds, Guards, TurnConstraint, final_header
-from mlx_oss.conversation import OPENING, Conversation, Effort, Entry, preamble
-from mlx_oss.errand import Errand
-from mlx_oss.errors import ContextError, OptionError
+from mlx_oss.constrain import Bounds, Guards
+from mlx_oss.conversation import Conversation, Effort, Entry
+from mlx_oss.errors import OptionError
 from mlx_oss.events import (
     Event,
-    Finished,
     Reply,
     Stats,
     ToolCall,
-    ToolResult,
-    TurnsDropped,
     Usage,
 )
-from mlx_oss.generate import room_for_answer
 from mlx_oss.harmony import (
     Message,
     ToolNamespace,
-    render_conversation,
 )
 from mlx_oss.model import Transformer
 from mlx_oss.prompt_cache import PromptCache
-from mlx_oss.rounds import Round
 from mlx_oss.sampling import SamplingOptions
 from mlx_oss.tokenizer import Tokenizer
 from mlx_oss.tools.calls import AnyTool, Confirm, Run, Toolset, given_again
 from mlx_oss.turn import Floor, collect
+from mlx_oss.turns import ContextPolicy, Turns
 
-ContextPolicy = Literal["refuse", "drop_oldest"]
 _LIMITS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # saved as they are
 
-_MARGIN = 64  # tokens around a tool's result, and a few to answer with
-_LONGEST_TOKEN = 128  # characters
 
-
-class ChatSession:
+class ChatSession(Turns):
     """A conversation. All methods may be called from any thread, but one turn at a time; MLX itself runs on a thread of
     the library's own (see `worker`).
 
@@ -131,11 +118,6 @@ class ChatSession:
     def turns(self) -> int:
         """How many times the user has spoken."""
         return len(self._conversation.starts)
-
-    @property
-    def context_used(self) -> int:
-        """Tokens that the next turn begins with."""
-        return len(self._prompt())
 
     @property
     def stats(self) -> Stats:
@@ -271,135 +253,3 @@ class ChatSession:
             session._cache.kv.restore(caches, len(saved.cached))
             session._cache.ids = list(saved.cached)
         return session
-
-    def _say(self, text: str | None, turn: int | None = None) -> Generator[Event | Errand, None, None]:
-        """The user says `text`, in place of `turn` and all after it, if one is given; None is what he said then."""
-        if text is not None and not isinstance(text, str):
-            raise OptionError(f"the user says text, not {type(text).__name__}")
-        with self._turns_floor():
-            before = self._conversation
-            kept, message = (before, None) if turn is None else before.before(turn)
-            self._retries = self._retries + 1 if text is None else 0
-            if message is None or text is not None:
-                message = Message("user", text or "")
-            self._conversation = kept.plus([Entry.of(message)])
-            try:
-                finished = yield from self._turn(snapshot=True)
-            except ContextError:
-                self._conversation = before
-                raise
-        yield finished  # the session is free again: who stops listening here may go on with it
-
-    def _go_on(self) -> Generator[Event | Errand, None, None]:
-        with self._turns_floor():
-            for result in self._conversation.unseen_results:
-                yield ToolResult(result.name or "", str(result.content))
-            finished = yield from self._turn(snapshot=False)
-        yield finished
-
-    @contextmanager
-    def _turns_floor(self) -> Iterator[None]:
-        """A turn has the floor; tool results that come meanwhile are kept apart, lest they stand before their calls."""
-        with self._floor:
-            with self._adding:
-                self._answering = True
-            try:
-                yield
-            finally:
-                with self._adding:
-                    self._answering = False
-                    self._conversation, self._results = self._conversation.plus(self._results), []
-
-    def _turn(self, *, snapshot: bool) -> Generator[Event | Errand, None, Finished]:
-        """Rounds, until one calls no tool that is run here; returns the last event. `snapshot` where the next turn will
-        step back to: before the first reasoning of this one.
-        """
-        self.usage = Usage()
-        try:
-            for rounds in itertools.count():
-                round_ = yield from self._round(snapshot=snapshot and not rounds)
-                calls = [call for call in round_.calls if self._toolset.answers(call)]
-                if rounds > self.max_rounds or not calls:
-                    break
-                yield from self._run_tools(calls, refused=rounds == self.max_rounds)
-                if calls != round_.calls:
-                    break
-                if self._floor.cancelled:
-                    return Finished("cancelled", self.usage)
-                if self.max_tokens is not None and self.usage.generated_tokens >= self.max_tokens:
-                    return Finished("length", self.usage)
-        finally:
-            self._total = self._total.after(self.usage)
-        citations, parsed = self._toolset.citations(round_.answer), self._bounds.parsed(round_.messages)
-        return Finished(round_.reason, self.usage, citations, parsed)
-
-    def _round(self, *, snapshot: bool) -> Generator[Event | Errand, None, Round]:
-        conversation, dropped = self._fitting()
-        prompt = self._prompt(conversation)
-        room = room_for_answer(self.context_limit, len(prompt))
-        self._conversation = conversation
-        round_ = Round(self.model, self._cache, prompt, lambda: self._floor.cancelled, self._header(), self._limits())
-        try:
-            if dropped:
-                yield TurnsDropped(dropped)
-            most = room if self.max_tokens is None else min(self.max_tokens - self.usage.generated_tokens, room)
-            yield from round_.run(self._options(), most, self.tokenizer.stop_ids, snapshot=snapshot)
-        finally:
-            with self._adding:
-                written = [*map(Entry.written, round_.messages), *self._results]
-                self._conversation, self._results = conversation.plus(written), []
-            self.usage = self.usage.plus(round_.usage)
-        return round_
-
-    def _run_tools(self, calls: Sequence[ToolCall], *, refused: bool) -> Generator[Event | Errand, None, None]:
-        for call in calls:
-            self._run = run = self._toolset.run(call)
-            if self._floor.cancelled:
-                run.cancel()
-            try:
-                if refused:
-                    run.refuse(f"not run: a turn may call tools {self.max_rounds} times; answer with what you have")
-                else:
-                    yield run
-            finally:
-                run.cancel()
-                self._run = None
-                result = self._as_fits(run.result)
-                self._conversation = self._conversation.plus([Entry.answering(call, result.text)])
-            yield result
-
-    def _as_fits(self, result: ToolResult) -> ToolResult:
-        """A result, or a word that it is too long for the context."""
-        room = self.context_limit - len(self._prompt()) - _MARGIN
-        if len(result.text) <= room * _LONGEST_TOKEN and len(self.tokenizer.encode(result.text)) <= room:
-            return result
-        error = f"the result is too long, {len(result.text):,} characters: ask for less of it"
-        return ToolResult(result.recipient, f"Error: {error}", error)
-
-    def _options(self) -> SamplingOptions:
-        options = replace(self.options, logprobs=False)  # a chat tells none
-        return options if options.seed is None else replace(options, seed=(options.seed + self._retries) % 2**64)
-
-    def _fitting(self) -> tuple[Conversation, int]:
-        """The conversation and the number of turns to drop from it, where that is the policy and the context full."""
-        quarter = self.context_limit // 4
-        room = self.context_limit - min(self.max_tokens or quarter, quarter)
-        if self.context_policy == "refuse" or self.context_used <= room:
-            return self._conversation, 0
-        return self._conversation.without_oldest(room - quarter - len(self._prompt(Conversation())))
-
-    def _prompt(self, conversation: Conversation | None = None) -> list[int]:
-        said = self._conversation if conversation is None else conversation
-        return render_conversation(self._preamble()) + said.ids() + OPENING + self._header()
-
-    def _header(self) -> list[int]:
-        """What the opening has after `<|start|>assistant`."""
-        return final_header() if self.reasoning_effort == "none" else []
-
-    def _limits(self) -> TurnConstraint | None:
-        """What the model may write next."""
-        return self._bounds.turn(self.tools, self.system_tools, self._header(), self._conversation.reasoned)
-
-    def _preamble(self) -> list[Message]:
-        tools, shown = (self.tools, self.system_tools), self._bounds.shown
-        return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, shown)

@@ -43,6 +43,7 @@ ORDER = """
     worker
     conversation prompt_cache turn session_file
     rounds
+    turns
     chat
     cli
     __main__
