@@ -26,11 +26,12 @@ class Footprint:
     def __init__(self, folder: Folder, itemsize: int, *, upcasts: bool) -> None:
         self._folder, self._itemsize, self._upcasts = folder, itemsize, upcasts
         self.kinds = dict.fromkeys(("experts", "attention", "embedding", "unembedding", "other"), 0)
-        self._kept = self._plain = done = peak = 0
+        done = peak = before = 0
         for target, members in folder.fusions.items():
             held = sum(self._held(target, member) for member in members)
-            peak = max(peak, done + (2 * held if len(members) > 1 else held))
-            done += held
+            now = 2 * held if len(members) > 1 else held  # with its parts, and with the module before it
+            peak = max(peak, done + before + now)
+            done, before = done + held, now - held
             self.kinds[_kind(target)] += held
         self.kinds["other"] += sum(
             math.prod(shape) * itemsize for shape in layout.plain_tensors(folder.config).values()

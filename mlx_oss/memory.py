@@ -36,19 +36,25 @@ def snapshot_bytes(config: ModelConfig, count: int, itemsize: int = 2) -> int:
     return count * sliding * config.sliding_window * 2 * config.num_key_value_heads * config.head_dim * itemsize
 
 
-def prefill_bytes(config: ModelConfig, chunk: int, context: int, itemsize: int = 2, scores: bool = False) -> int:
-    """What computing `chunk` tokens takes beside weights and caches, when they are the last of `context`.
+def prefill_bytes(config: ModelConfig, chunk: int, context: int, itemsize: int = 2, cpu: bool = False) -> int:
+    """What computing `chunk` tokens takes at most beside weights and caches, when they are the last of `context`.
 
-    scores  whether attention holds scores, as on MLX's CPU backend, some heads or queries at a time; a GPU holds none
+    cpu  for MLX's CPU backend: its attention holds scores, of some heads or queries at a time, where a GPU holds none;
+         it makes float32 of weights block by block; and the C library keeps some of the memory that is freed. Its
+         constants are measured with `tests/bench_memory.py`
     """
     c = config
     heads = c.num_attention_heads + 2 * c.num_key_value_heads
     a_token = 8 * c.hidden_size + 2 * heads * c.head_dim
     a_token += c.num_experts_per_tok * (6 * c.intermediate_size + 2 * c.hidden_size)
-    total = chunk * a_token * itemsize
-    held = min(c.num_attention_heads * chunk * context, _MOST_SCORES)
-    return total + 2 * 4 * held if scores else total
+    if not cpu:
+        return chunk * a_token * itemsize
+    blocks = 6 * min(_BLOCK_BYTES, 4 * heads * c.head_dim * c.hidden_size)
+    scores = 2 * 4 * min(c.num_attention_heads * chunk * context, _MOST_SCORES)
+    return _RETAINED_BYTES + blocks + 17 * chunk * a_token * itemsize // 10 + scores
 
+
+_BLOCK_BYTES, _RETAINED_BYTES = 8 << 20, 50_000_000
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 

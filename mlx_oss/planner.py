@@ -21,6 +21,7 @@ from mlx_oss.memory import kv_cache_bytes, parse_bytes, prefill_bytes, snapshot_
 from mlx_oss.model import PREFILL_CHUNK
 
 BASE_BYTES = 120_000_000  # Python, MLX, NumPy and the vocabulary
+VOCABULARY_BYTES = 80_000_000  # of these, which comes after the weights
 CHUNKS = (PREFILL_CHUNK, 256, 128, 64, 32)
 # Tokens of context where none is asked for: with everything in memory at least these, else at most these.
 USUAL = 8192
@@ -160,7 +161,7 @@ class _Planner:
 
     def peak(self, slots: int | None, context: int, chunk: int) -> int:
         running = self.kv(context) + self.prefill(context, chunk)
-        loading = 0 if slots is not None else self.footprint.loading_bytes
+        loading = 0 if slots is not None else self.footprint.loading_bytes - VOCABULARY_BYTES
         return BASE_BYTES + self.footprint.weights(slots) + max(loading, running)
 
     def kv(self, context: int) -> int:
@@ -169,7 +170,7 @@ class _Planner:
 
     def prefill(self, context: int, chunk: int) -> int:
         chunk = min(chunk, context)
-        return prefill_bytes(self.folder.config, chunk, context, self.itemsize, scores=not device.on_gpu())
+        return prefill_bytes(self.folder.config, chunk, context, self.itemsize, cpu=not device.on_gpu())
 
     def made(self, verdict: Verdict, context: int, chunk: int, slots: int | None) -> Plan:
         whole = self.peak(None, context, chunk)
