@@ -13,8 +13,9 @@ from mlx_oss import ChatSession, SamplingOptions, ToolCall, ToolDescription, Too
 from mlx_oss.errors import OptionError
 from mlx_oss.harmony import PYTHON, ToolNamespace, render_message
 from mlx_oss.harmony.messages import Message
-from mlx_oss.tools import BrowserTool, Tool
+from mlx_oss.tools import BrowserTool, Limits, PythonTool, Tool
 from mlx_oss.tools.base import SystemTool
+from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
 from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, contents, said, turn, user
 
 
@@ -463,3 +464,18 @@ def test_an_answer_that_cites_a_page_has_the_citation_as_data(make, script, tmp_
     (cited,) = collect(events).citations
     assert (cited.source, cited.text) == ("whales.md", "The blue whale is the largest animal.")
     assert contents(session)[2][:2] == ("tool", "analysis")
+
+
+def test_code_that_goes_too_far_is_a_sentence_to_the_model_and_the_chat_goes_on(make, script):
+    isolation = None if isolation_here() in GUARANTEES else "limits"
+    tool = PythonTool(isolation=isolation, limits=Limits(seconds=4, memory_bytes=1 << 30))
+    session = make(tool)
+    abuses = ["while True: pass", "import os; os._exit(1)", "print('x' * 10**6)", "1 + 1"]
+    script.says(*(f"<|channel|>analysis to=python code<|message|>{code}<|call|>" for code in abuses), THINK + HELLO)
+    looped, ended, printed, added = results(turn(session, script, "Go"))
+    assert looped.error is not None and "stopped after 4 seconds" in looped.error and looped.error in looped.text
+    assert ended.error is not None and "ended by the code" in ended.error
+    assert printed.error is None and len(printed.text) < 21_000 and added.text == "2"
+    script.says(HELLO)
+    assert collect(turn(session, script, "Hi")).finish_reason == "stop"
+    tool.close()

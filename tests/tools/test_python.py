@@ -46,6 +46,7 @@ def why(tool: PythonTool, code: str) -> str:
     with pytest.raises(ToolError) as caught:
         tool.call("", code)
     assert "\n" not in str(caught.value)
+    tool.limits = LIMITS
     assert tool.call("", "6 * 7") == "42"
     return str(caught.value)
 
