@@ -6,6 +6,7 @@ Knows tools and formats; nothing of the tokens of a turn, which `turn` follows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,8 +26,8 @@ class Guards:
 
     legal_headers     headers name known channels and known tools only. Costs nothing, and a model that writes them
                       correctly anyway writes the same
-    strict_arguments  calls follow the JSON schemas of their tools, with the extra `constrain`; None: where it is
-                      installed
+    strict_arguments  calls follow the JSON schemas of their tools, with the extra `constrain`; a schema that cannot be
+                      held to is refused. None: where the extra is installed, and as far as a schema can be held to
     stop_repetition   reasoning that goes round in circles (up to 64 tokens, 8 times and 128 tokens long) is closed and
                       the answer opened; a circle of 1,024 tokens anywhere else ends the turn
     """
@@ -64,13 +65,15 @@ class Bounds:
     ) -> TurnConstraint | None:
         """For a turn, or what is left of one; None where nothing is bound. `header` and `reasoned`: of TurnConstraint.
 
-        Raises OptionError for a tool whose schema cannot be held to.
+        Raises OptionError for a tool whose schema cannot be held to, if arguments are to be strict.
         """
         guards, called = self._guards, dict(_callable(tools, system_tools))
-        strict = grammar.is_installed() if guards.strict_arguments is None else guards.strict_arguments
+        strict = guards.strict_arguments
+        bound = grammar.is_installed() if strict is None else strict
+        grammars = {name: _arguments(tool, bool(strict)) for name, tool in called.items() if tool is not None and bound}
         rules = Rules(
             recipients=tuple(called) if guards.legal_headers else None,
-            arguments={name: _arguments(tool) for name, tool in called.items() if tool is not None and strict},
+            arguments={name: found for name, found in grammars.items() if found is not None},
             answer=None if self._format is None else self._format.grammar,
             max_reasoning_tokens=self._most,
             stop_repetition=guards.stop_repetition,
@@ -113,9 +116,12 @@ def _callable(
             yield space.name, None
 
 
-def _arguments(tool: ToolDescription) -> Grammar:
-    try:
-        schema = _NO_ARGUMENTS if tool.parameters is None else tool.parameters
-        return Grammar.of_schema(f"the schema of tool {tool.name!r}", schema)
-    except OptionError as error:
-        raise OptionError(f"{error}, or leave calls unbound: guards=Guards(strict_arguments=False)") from None
+def _arguments(tool: ToolDescription, strict: bool) -> Grammar | None:
+    """The grammar of a tool's arguments; where that is not asked for strictly, one that comes near it, or none."""
+    name, schema = f"the schema of tool {tool.name!r}", _NO_ARGUMENTS if tool.parameters is None else tool.parameters
+    if strict:
+        return Grammar.of_schema(name, schema)
+    for roughly in (False, True):
+        with suppress(OptionError):
+            return Grammar.of_schema(name, schema, roughly=roughly)
+    return None

@@ -48,7 +48,8 @@ def _tokenizer() -> Any:
 @lru_cache(maxsize=256)
 def _refusal(text: str) -> str:
     """Why there is no such grammar; "" if there is."""
-    return _llguidance().LLMatcher.validate_grammar(text)
+    is_error, messages = _llguidance().LLMatcher.validate_grammar_with_warnings(text)
+    return messages[0] if is_error else ""
 
 
 class Grammar:
@@ -60,14 +61,16 @@ class Grammar:
             raise OptionError(f"{name} cannot be held to: {' '.join(reason.split())}; simplify it")
 
     @classmethod
-    def of_schema(cls, name: str, schema: Mapping[str, Any]) -> Grammar:
+    def of_schema(cls, name: str, schema: Mapping[str, Any], *, roughly: bool = False) -> Grammar:
         """JSON that a JSON schema allows, without properties that it does not name (see `closed`). Raises OptionError
-        for a schema that llguidance cannot hold to.
+        for a schema that llguidance cannot hold to; `roughly` passes over what it does not know in one, such as
+        `uniqueItems`, and takes `oneOf` for `anyOf`.
         """
+        options = {"whitespace_pattern": WHITESPACE, "lenient": roughly, "coerce_one_of": roughly}
         matcher = _llguidance().LLMatcher
         try:
             text = json.dumps(schema if '"allOf"' in json.dumps(schema) else closed(schema))
-            text = matcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITESPACE})
+            text = matcher.grammar_from_json_schema(text, overrides=options)
         except (TypeError, ValueError, RecursionError) as error:
             raise OptionError(f"{name} is no JSON schema ({error})") from None
         return cls(name, text)

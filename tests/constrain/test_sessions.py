@@ -7,6 +7,7 @@ import os
 import random
 
 import jsonschema
+import numpy as np
 import pydantic
 import pytest
 from hypothesis import Phase, given, settings
@@ -31,6 +32,7 @@ SCHEMA = {
     "required": ["capital", "sure"],
     "additionalProperties": False,
 }
+UNIQUE = ToolDescription("f", "", {"type": "array", "items": {"type": "integer"}, "uniqueItems": True})
 
 
 def wild(seed: int, bias: dict[int, float] | None = None) -> SamplingOptions:
@@ -224,12 +226,28 @@ def test_forks_retries_and_saved_sessions_are_bound_alike(nano, tmp_path):
         ({"max_reasoning_tokens": -1}, "max_reasoning_tokens is -1"),
         ({"max_reasoning_tokens": 1.5}, "max_reasoning_tokens is 1.5"),
         ({"reasoning_effort": "max"}, "expected one of none, low, medium, high"),
-        ({"tools": [ToolDescription("f", "", {"not": {}})]}, r"tool 'f' cannot be held to.*strict_arguments=False"),
+        (
+            {"tools": [UNIQUE], "guards": Guards(strict_arguments=True)},
+            "tool 'f' cannot be held to.*uniqueItems",
+        ),
     ],
 )
 def test_what_cannot_be_held_to_is_refused_when_the_session_is_made(model, choices, said):
     with pytest.raises(OptionError, match=said):
         ChatSession(model, TOKENIZER, **choices)
+
+
+@pytest.mark.parametrize("parameters", [{"type": 7}, {"$ref": "#/nowhere"}])
+def test_calls_follow_a_schema_as_far_as_it_can_be_held_to(model, parameters):
+    """Unless that is to be strict."""
+    rough = ChatSession(model, TOKENIZER, tools=[UNIQUE])._limits()
+    none = ChatSession(model, TOKENIZER, tools=[ToolDescription("f", "", parameters)])._limits()
+    for constraint in (rough, none):
+        for token in TOKENIZER.encode_with_specials("<|channel|>commentary to=functions.f<|message|>"):
+            constraint.accept(token)
+    allowed = {TOKENIZER.decode([id_]) for id_ in np.flatnonzero(rough.allowed())}
+    assert "[" in allowed and "{" not in allowed
+    assert none.allowed() is None
 
 
 def test_without_the_extra_headers_are_legal_and_calls_unbound(model, monkeypatch):
