@@ -168,11 +168,11 @@ def supervise(config, worker):
                 break
             reap(worker)
             count, used = usage(config, worker)
-            if used > config["memory_bytes"]:
-                status = TOO_MUCH_MEMORY
-                break
             if count > config["processes"] + 1:
                 status = TOO_MANY_PROCESSES
+                break
+            if used > config["memory_bytes"]:
+                status = TOO_MUCH_MEMORY
                 break
     finally:
         if not config["namespaces"]:
