@@ -5,7 +5,8 @@ The measure is openai-harmony 0.0.8. Rendering differs from it, on purpose, in t
 - What is empty is left out: it writes `Current date: ` and `# Instructions` with nothing after them.
 - Response formats are written (as `docs/format.md` of openai/harmony shows them); it cannot.
 - Two namespaces of one name are refused; it keeps the last.
-- Floats of 16 and 17 digits are written as they are; its JSON reader misses some of them by one in the last place.
+- Numbers of more than 15 digits that are no 64-bit integers are written as they are; its JSON reader misses some of
+  them by one in the last place.
 - Reasoning of finished turns is dropped where the caller asks for it, by the rule of the format document, and of every
   turn (`history`); it drops that of the first turn by itself.
 
