@@ -23,7 +23,7 @@ from mlx_oss.config import MXFP4, QuantizationSpec
 # many rows the product is, and the BLAS wants it large.
 SMALL_BLOCK, LARGE_BLOCK, LARGE_FROM = 1 << 18, 1 << 20, 16
 # From this many rows on it pays to unpack a quantised block once instead of once a row.
-UNPACK_FROM = 5
+UNPACK_FROM = 8
 
 
 def linear(inputs: int, outputs: int, bias: bool, spec: QuantizationSpec | None) -> nn.Module:
