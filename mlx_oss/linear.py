@@ -21,7 +21,7 @@ from mlx_oss.config import MXFP4, QuantizationSpec
 
 # Values of a block. For a row or a few, reading the block is the work, so it has to stay in a core's own cache; for
 # many rows the product is, and the BLAS wants it large.
-SMALL_BLOCK, LARGE_BLOCK, LARGE_FROM = 1 << 18, 1 << 20, 16
+SMALL_BLOCK, LARGE_BLOCK, LARGE_FROM = 1 << 17, 1 << 20, 16
 # From this many rows on it pays to unpack a quantised block once instead of once a row.
 UNPACK_FROM = 8
 

@@ -1,0 +1,104 @@
+"""What the CPU backend's products cost, in the shapes of 20b: the figures of the README's "Where the time goes".
+
+    python -m tests.bench_matrices
+
+Milliseconds of processor time (the least of some runs), so that other processes disturb little; on one core.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from mlx_oss.blas import prefer_fast_blas
+
+prefer_fast_blas()
+
+import mlx.core as mx  # noqa: E402
+
+from mlx_oss import device, linear  # noqa: E402
+from mlx_oss.config import MXFP4  # noqa: E402
+
+HIDDEN, QKV, GATE_UP = 2880, 5120, 5760
+HOW = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+
+
+def cost(make: Callable[[], mx.array], runs: int = 7) -> float:
+    mx.eval(make())
+    spent = []
+    for _ in range(runs):
+        started = time.process_time()
+        mx.eval(make())
+        spent.append(time.process_time() - started)
+    return 1e3 * min(spent)
+
+
+def tell(what: str, *figures: float) -> None:
+    sys.stdout.write(f"{what:58}" + "".join(f"{figure:8.1f}" for figure in figures) + "\n")
+    sys.stdout.flush()
+
+
+def normal(*shape: int) -> mx.array:
+    array = mx.random.normal(shape)
+    mx.eval(array)
+    return array
+
+
+def dense() -> None:
+    layer = linear.linear(HIDDEN, QKV, False, None)
+    layer.weight = normal(QKV, HIDDEN).astype(mx.bfloat16)
+    held = layer.weight.astype(mx.float32)
+    mx.eval(layer.weight, held)
+    for rows in (1, 8, 32, 128, 512):
+        x = normal(rows, HIDDEN)
+        figures = cost(lambda x=x: layer(x)), cost(lambda x=x: x @ held.T)
+        tell(f"q, k, v of {rows}: stored in bfloat16, held in float32", *figures)
+
+
+def one_row() -> None:
+    layer, x = linear.linear(HIDDEN, QKV, False, None), normal(1, HIDDEN)
+    layer.weight = normal(QKV, HIDDEN).astype(mx.bfloat16)
+    mx.eval(layer.weight)
+    sizes = (16, 17, 18, 19, 20)
+    usual, costs = linear.SMALL_BLOCK, []
+    for size in sizes:
+        linear.SMALL_BLOCK = 1 << size
+        costs.append(cost(lambda: layer(x)))
+    linear.SMALL_BLOCK = usual
+    tell(f"one row, in blocks of 2^{sizes[0]} to 2^{sizes[-1]} values", *costs)
+
+
+def packed() -> None:
+    """An expert's gate and up."""
+    weight, scales = mx.quantize(normal(GATE_UP, HIDDEN), **HOW)
+    mx.eval(weight, scales)
+    for rows in (1, 4, 8, 16, 64):
+        x = normal(rows, HIDDEN)
+        figures = [cost(lambda x=x: mx.quantized_matmul(x, weight, scales, None, transpose=True, **HOW), 3)]
+        usual, linear.UNPACK_FROM = linear.UNPACK_FROM, 1
+        product = linear._packed_product(MXFP4)
+        figures.append(cost(lambda x=x, p=product: linear._by_blocks(x, p, None, weight, scales), 3))
+        linear.UNPACK_FROM = usual
+        tell(f"an expert's gate and up of {rows}: packed, unpacked once", *figures)
+    parts = [(weight[n : n + 160], scales[n : n + 160]) for n in range(0, GATE_UP, 160)]
+    ours = cost(lambda: [linear._mxfp4_halves(*part) for part in parts], 3)
+    tell(
+        "unpacking alone: whole words, mx.dequantize", ours, cost(lambda: [mx.dequantize(*p, **HOW) for p in parts], 3)
+    )
+
+
+def main() -> None:
+    device.SHARED_FROM = sys.maxsize
+    layer, x = linear.linear(HIDDEN, QKV, False, None), normal(1, HIDDEN)
+    layer.weight = normal(QKV, HIDDEN).astype(mx.bfloat16)
+    mx.eval(layer.weight)
+    tell("one row, freed memory given back as glibc does", cost(lambda: layer(x)))
+    device.keep_freed_memory()
+    one_row()
+    dense()
+    packed()
+
+
+if __name__ == "__main__":
+    main()
