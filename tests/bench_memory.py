@@ -28,12 +28,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--leak", action="store_true", help="10,000 tokens of nano at the smallest budget instead")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.folder is None:
         from mlx_oss.nano import nano_folder
 
         args.folder = nano_folder()
+    if args.leak:
+        leak(args.folder)
+        return
     if args.worker:
         work(args.folder, args.memory, args.prompt, args.tokens)
         return
@@ -117,6 +121,35 @@ def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
         if number == tokens:
             facts |= {"ids": chosen, "logits": hashlib.sha256(np.array(logits).tobytes()).hexdigest()[:16]}
         tell(facts)
+
+
+def leak(folder: Path, tokens: int = 10_000) -> None:
+    """After each 1,000 tokens: resident MB, threads of the process, open files, objects."""
+    import gc
+
+    import mlx_oss
+
+    context = 1100
+    model = mlx_oss.load_model(
+        folder, memory=mlx_oss.plan(folder, memory=1, context=context).least_bytes, context=context
+    )
+    for part in range(tokens // 1000):
+        options = mlx_oss.SamplingOptions(seed=part, logprobs=False)
+        for _ in mlx_oss.generate_step(model, [1, 2, 3 + part], options, max_tokens=1000):
+            pass
+        gc.collect()
+        status = Path("/proc/self/status").read_text().splitlines()
+        resident = next(int(line.split()[1]) // 1000 for line in status if line.startswith("VmRSS"))
+        counts = [len(list(Path("/proc/self", name).iterdir())) for name in ("task", "fd")]
+        tell(
+            {
+                "tokens": 1000 * (part + 1),
+                "MB": resident,
+                "threads": counts[0],
+                "files": counts[1],
+                "objects": len(gc.get_objects()),
+            }
+        )
 
 
 def spent(reads: Any) -> dict[str, Any]:

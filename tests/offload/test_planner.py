@@ -18,6 +18,8 @@ from mlx_oss.errors import OptionError
 from mlx_oss.folder import open_folder
 from mlx_oss.footprint import Footprint
 from mlx_oss.memory import parse_bytes
+from mlx_oss.nano import nano_folder
+from mlx_oss.offload import reads
 from tests.test_loader import AFFINE_4, AFFINE_8, even, is_rest, quantized  # noqa: F401
 
 SIZE = {"float32": 4, "bfloat16": 2}
@@ -193,3 +195,28 @@ def test_the_command_gives_figures_as_json(routed, capsys):
     told, made = json.loads(capsys.readouterr().out), plan(path, memory="1GB", context=100)
     assert told["peak_bytes"] == made.peak_bytes and told["weights"] == made.weights
     assert made.base_bytes + made.weight_bytes + made.kv_bytes + made.prefill_bytes <= made.peak_bytes
+
+
+def test_commands_with_little_memory_write_the_same(capsys):
+    """nano, with half of its experts in memory."""
+    asked = ["generate", "What can you do?", "--temperature", "0", "--max-tokens", "12", "--context", "256"]
+    little = str(least(nano_folder(), context=256).least_bytes)
+    assert main(asked) == 0
+    whole = capsys.readouterr().out
+    assert main([*asked, "--memory", little]) == 0
+    assert capsys.readouterr().out == whole
+    assert main([*asked, "--memory", "1MB"]) == 2
+    assert "needs at least" in capsys.readouterr().err
+
+
+def test_a_session_tells_what_was_read():
+    model, tokenizer = load_model(nano_folder(), slots=4), mlx_oss.load_tokenizer()
+    session = mlx_oss.ChatSession(model, tokenizer, options=mlx_oss.SamplingOptions(temperature=0), max_tokens=5)
+    before = reads(model)
+    session.ask("Hi")
+    session.ask("And you?")
+    spent, stats = reads(model) - before, session.stats
+    assert (stats.experts_held, stats.experts_read, stats.read_bytes) == (spent.hits, spent.misses, spent.nbytes)
+    assert 0 < stats.hit_rate < 1 and stats.read_seconds == pytest.approx(spent.seconds)
+    assert stats.read_bytes_per_token == spent.nbytes / (stats.prefilled_tokens + stats.generated_tokens)
+    assert mlx_oss.events.Stats().hit_rate == 1 and mlx_oss.events.Stats().read_bytes_per_token == 0
