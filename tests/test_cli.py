@@ -69,15 +69,29 @@ def error_of(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str
 def test_a_question_is_answered_on_stdout_and_nothing_else_is(random_folder):
     model, tokenizer = mlx_oss.load(random_folder)
     options = SamplingOptions(temperature=0.8, top_k=50, seed=5)
-    reply = mlx_oss.ChatSession(model, tokenizer, options=options, max_tokens=5).ask("What is it?")
+    session = mlx_oss.ChatSession(model, tokenizer, options=options, max_tokens=5, reasoning_effort="none")
+    reply = session.ask("What is it?")
     assert reply.text
-    more = ("--model", random_folder, "--max-tokens", 5, "--temperature", 0.8, "--top-k", 50, "--seed", 5)
+    more = (
+        "--model",
+        random_folder,
+        "--reasoning",
+        "none",
+        "--max-tokens",
+        5,
+        "--temperature",
+        0.8,
+        "--top-k",
+        50,
+        "--seed",
+        5,
+    )
     assert run("chat", "What is", "it?", *more) == (0, reply.text + "\n", "")
     assert run("chat", *more, stdin=b" What is it?\n") == (0, reply.text + "\n", "")
 
 
 def test_ctrl_c_while_the_model_writes_stops_it_and_exits_with_130(random_folder):
-    with command("chat", "Hi", "--model", random_folder, "--seed", 1) as process:
+    with command("chat", "Hi", "--model", random_folder, "--seed", 1, "--reasoning", "none") as process:
         first = process.stdout.read(1)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=300)
