@@ -72,20 +72,8 @@ def test_a_question_is_answered_on_stdout_and_nothing_else_is(random_folder):
     session = mlx_oss.ChatSession(model, tokenizer, options=options, max_tokens=5, reasoning_effort="none")
     reply = session.ask("What is it?")
     assert reply.text
-    more = (
-        "--model",
-        random_folder,
-        "--reasoning",
-        "none",
-        "--max-tokens",
-        5,
-        "--temperature",
-        0.8,
-        "--top-k",
-        50,
-        "--seed",
-        5,
-    )
+    sampling = "--reasoning none --max-tokens 5 --temperature 0.8 --top-k 50 --seed 5"
+    more = ("--model", random_folder, *sampling.split())
     assert run("chat", "What is", "it?", *more) == (0, reply.text + "\n", "")
     assert run("chat", *more, stdin=b" What is it?\n") == (0, reply.text + "\n", "")
 

@@ -88,4 +88,4 @@ def test_a_random_models_turns_end_and_lose_no_text(model, written):
             while said and said[0].role == "tool" and said[0].recipient == "assistant":
                 calls, said = calls + 1, said[1:]
         assert said == [], seed
-    assert calls > TURNS // 10  # it was worth looking
+    assert calls > TURNS // 50  # it was worth looking
