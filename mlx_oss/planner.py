@@ -25,7 +25,6 @@ VOCABULARY_BYTES = 80_000_000  # of these, which comes after the weights
 CHUNKS = (PREFILL_CHUNK, 256, 128, 64, 32)
 # Tokens of context where none is asked for: with everything in memory at least these, else at most these.
 USUAL = 8192
-PREFILL_SHARE = 0.2  # of what an offloaded model can divide, that a chunk of prefill may take from experts
 
 Verdict = Literal["everything in memory", "experts on disk", "too small"]
 
@@ -142,14 +141,11 @@ class _Planner:
         most = self.folder.config.max_position_embeddings
         chunks = CHUNKS if chunk is None else (chunk,)
         for tokens in _halved(most, USUAL) if context is None else [context]:
-            for k in chunks[:3]:
-                if self.peak(None, tokens, k) <= self.limit:
-                    return self.made("everything in memory", tokens, k, None)
-        for tokens in _halved(min(most, USUAL), 1024) if context is None else [context]:
-            fitting = [k for k in chunks if self.peak(self.least, tokens, k) <= self.limit]
-            for k in fitting:
-                room = self.limit - self.peak(0, tokens, k) + self.prefill(tokens, k)
-                if self.prefill(tokens, k) <= PREFILL_SHARE * room or k == fitting[-1]:
+            if self.peak(None, tokens, chunks[0]) <= self.limit:
+                return self.made("everything in memory", tokens, chunks[0], None)
+        for k in chunks:  # a smaller one, which rounds otherwise, where nothing else helps
+            for tokens in _halved(min(most, USUAL), 1024) if context is None else [context]:
+                if self.peak(self.least, tokens, k) <= self.limit:
                     return self.made("experts on disk", tokens, k, self.slots(tokens, k))
         tokens = min(most, 1024) if context is None else context
         return self.made("too small", tokens, chunks[-1], self.least)
