@@ -21,7 +21,7 @@ from mlx_oss.config import MXFP4, QuantizationSpec
 
 # Values of a block. For a row or a few, reading the block is the work, so it has to stay in a core's own cache; for
 # many rows the product is, and the BLAS wants it large.
-SMALL_BLOCK, LARGE_BLOCK, LARGE_FROM = 1 << 17, 1 << 20, 16
+SMALL_BLOCK, LARGE_BLOCK, LARGE_FROM = 1 << 17, 1 << 19, 16
 # From this many rows on it pays to unpack a quantised block once instead of once a row.
 UNPACK_FROM = 8
 
@@ -154,7 +154,10 @@ def _by_blocks(x: mx.array, product: Callable[..., mx.array], bias: mx.array | N
     outputs, (*shape, inputs) = stored[0].shape[0], x.shape
     rows = x.reshape(-1, inputs)
     xt = rows.T if rows.shape[0] == 1 else mx.contiguous(rows.T)
-    values = LARGE_BLOCK if rows.shape[0] >= LARGE_FROM else SMALL_BLOCK
+    few, packed = rows.shape[0] < LARGE_FROM, len(stored) > 1
+    block = max(1, (SMALL_BLOCK if few and not packed else LARGE_BLOCK) // inputs)
+    if packed and rows.shape[0] < UNPACK_FROM:  # nothing is unpacked that would have to stay in the cache
+        block = stored[0].shape[0]
     work = sum(array.nbytes for array in stored)
-    y = device.over_cores(lambda *part: product(xt, *part), *stored, work=work, block=max(1, values // inputs)).T
+    y = device.over_cores(lambda *part: product(xt, *part), *stored, work=work, block=block).T
     return (y if bias is None else y + bias).reshape(*shape, outputs)

@@ -1,13 +1,14 @@
 """MLX folder -> model, strictly: every tensor the config asks for, once, in its shape and dtype, and no other.
 
 Knows the folder (see `layout`) and how the model fuses its projections; nothing of released checkpoints, which
-`convert` turns into folders. Weights are read lazily and finished module by module, so the peak is the model and its
-largest module.
+`convert` turns into folders. Weights are read lazily and finished module by module, so the peak is the model and a
+few of its modules.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from mlx_oss.tokenizer import Tokenizer
 
 DType = Literal["auto", "float32", "bfloat16"]
+
+AT_A_TIME = 3  # modules that are read and joined while the next is taken up: both cores have work, little is held twice
 
 _log = logging.getLogger("mlx_oss")
 
@@ -89,15 +92,16 @@ def load_model(
     weights: list[tuple[str, mx.array]] = []
     if chosen.slots is not None:
         weights += install(model, chosen.slots, folder, by_core[0], quantized, activations)
-    before: dict[str, mx.array] = {}
+    being_made: deque[dict[str, mx.array]] = deque()
     for number, (target, members) in enumerate(folder.fusions.items()):
         if f"{members[0]}.weight" not in by_core[0]:  # it stays on disk
             continue
-        with on_core(number % 2):  # so that two modules are read and joined at a time
+        with on_core(number % 2):
             made = _module(by_core[number % 2], members, folder.specs, fused[target], activations)
             mx.async_eval(made)
-        mx.eval(before)
-        before = made
+        being_made.append(made)
+        if len(being_made) > AT_A_TIME:
+            mx.eval(being_made.popleft())
         weights += [(f"{target}.{suffix}", array) for suffix, array in made.items()]
     for name in layout.plain_tensors(folder.config):
         weights.append((name.removeprefix("model."), by_core[0].pop(name).astype(activations)))
