@@ -54,7 +54,7 @@ def prefill_bytes(config: ModelConfig, chunk: int, context: int, itemsize: int =
     return _RETAINED_BYTES + blocks + 17 * chunk * a_token * itemsize // 10 + scores
 
 
-_BLOCK_BYTES, _RETAINED_BYTES = 8 << 20, 50_000_000
+_BLOCK_BYTES, _RETAINED_BYTES = 8 << 20, 27_000_000
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 
