@@ -116,7 +116,8 @@ def _fits(report: Report, in_detail: bool) -> str:
     ]
     for context, group in groupby(report.contexts.items(), key=lambda pair: pair[1]):
         macs = ", ".join(str(memory) for memory, _ in group)
-        lines.append(f"  {macs} GB: {f'{context:,} tokens' if context else 'too small'}")
+        held = f"{context:,} tokens" if context else "too small for all of it: see mlx-oss plan"
+        lines.append(f"  {macs} GB: {held}")
     return "\n".join(lines) + "\n"
 
 
