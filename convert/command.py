@@ -161,4 +161,6 @@ def _shown(stream: TextIO) -> Iterator[OnProgress]:
         transient=True,
     ) as bar:
         task = bar.add_task("reading", total=None)
-        yield lambda now: bar.update(task, completed=now.done, total=now.total, description=now.shard)
+        yield lambda now: bar.update(
+            task, completed=now.done, total=now.total, description=f"{now.shards_done} of {now.shards} files"
+        )

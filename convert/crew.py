@@ -7,7 +7,7 @@ the work is.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Event
@@ -35,22 +35,19 @@ class Crew:
         self._stopped.set()
         self._threads.shutdown(cancel_futures=True)
 
-    def submit(self, work: Callable[[Advance], Result]) -> Future[Result]:
-        """Has `work` done by a thread; it is given a function to tell its progress, to be called often."""
-        future = self._threads.submit(work, self._tell)
-        future.add_done_callback(self._told.put)
-        return future
-
-    def results(self, futures: Iterable[Future[Result]]) -> list[Result]:
-        """Waits for what was submitted; raises what any work, waited for or not, has raised."""
-        futures = list(futures)
-        while not all(future.done() for future in futures) or not self._told.empty():
+    def done(self, works: Mapping[str, Callable[[Advance], Result]]) -> Iterator[tuple[str, Result]]:
+        """Has the works done, each by a thread that is given a function to tell its progress, to be called often; gives
+        their names and results in the order in which they end. Raises what any of them raises.
+        """
+        names = {self._threads.submit(work, self._tell): name for name, work in works.items()}
+        for future in names:
+            future.add_done_callback(self._told.put)
+        while names:
             told = self._told.get()
             if isinstance(told, Future):
-                told.result()
+                yield names.pop(told), told.result()
             else:
                 self._advance(told)
-        return [future.result() for future in futures]
 
     def _tell(self, count: int) -> None:
         if self._stopped.is_set():

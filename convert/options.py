@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SHARD_BYTES = 2_000_000_000  # a layer of 120b is 1.8 GB; what an interruption costs is at most two shards
+SHARD_BYTES = 2_000_000_000  # a layer of 120b is 1.8 GB; an interruption costs a shard for each of a few threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ OnProgress = Callable[[Progress], None]
 
 
 class Meter:
-    """Counts what is done and tells it; `shard` is the file at hand."""
+    """Counts what is done and tells it; `shard` is the file that was finished last."""
 
     def __init__(self, tell: OnProgress | None, total: int, shards: int):
         self.tell, self.total, self.shards = tell, total, shards

@@ -10,9 +10,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
+from functools import partial as bind
 from pathlib import Path
 
 from mlx_oss.errors import ConversionError
@@ -24,11 +23,10 @@ from .crew import Crew
 from .options import ConvertOptions, Meter, OnProgress, Report, size
 from .partial import Partial, put_back, write_json
 from .plan import kinds, plan
-from .shards import Shard, Writing
+from .shards import Shard
 from .source import Source, open_source
 
 _MARGIN = 64 << 20  # bytes of disk beyond the weights: tokenizer files, headers, index
-_AT_ONCE = 2  # shards: while one is flushed to the disk, the next is written
 
 
 def convert(
@@ -136,22 +134,12 @@ def _write_shards(parts: Sequence[Shard], partial: Partial, progress: OnProgress
         if part.name in partial.finished:
             meter.advance(part.nbytes)
             meter.finish_shard(part.name)
-    left = deque(part for part in parts if part.name not in partial.finished)
-    writing = deque[Writing]()
-
-    def advance(nbytes: int) -> None:
-        meter.advance(nbytes)
-        writing[0].flush_after(nbytes)
-
-    with ExitStack() as files, Crew(advance) as crew:
-        while left or writing:
-            while left and len(writing) < _AT_ONCE:
-                file = files.enter_context(partial.path(left[0].name).open("wb", buffering=0))
-                writing.append(Writing(left.popleft(), file, crew))
-            shard = meter.shard = writing[0].shard.name
-            partial.finish(shard, writing[0].finish())
+    left = [part for part in parts if part.name not in partial.finished]
+    with Crew(meter.advance) as crew:
+        works = {part.name: bind(shards.write, part, partial.path(part.name)) for part in left}
+        for shard, known in crew.done(works):
+            partial.finish(shard, known)
             meter.finish_shard(shard)
-            writing.popleft()
 
 
 def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, object], partial: Partial) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,13 +53,8 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
         by_file.setdefault(stored[job.targets[0].name].file.name, []).append(job)
     meter = Meter(progress, sum(tensor.nbytes for tensor in stored.values()), len(by_file))
     with Crew(meter.advance) as crew:
-        waiting = {
-            file: [crew.submit(partial(_check, job, stored, known, opened)) for job in jobs]
-            for file, jobs in by_file.items()
-        }
-        for file, checked in waiting.items():
-            meter.shard = file
-            crew.results(checked)
+        works = {file: partial(_check, jobs, stored, known, opened) for file, jobs in by_file.items()}
+        for file, _ in crew.done(works):
             meter.finish_shard(file)
     return Report(folder, opened.layout if opened else MLX, len(stored), len(by_file), meter.total)
 
@@ -95,26 +90,29 @@ def _specs(config: ModelConfig, stored: Mapping[str, TensorInfo]) -> Specs:
 
 
 def _check(
-    job: Job,
+    jobs: Sequence[Job],
     stored: Mapping[str, TensorInfo],
     known: Mapping[str, str] | None,
     source: Source | None,
     advance: Advance,
 ) -> None:
-    """The tensors of a job have the bytes that it gives, which come of `source`, and the checksums that are known."""
-    tensors = [stored[target.name] for target in job.targets]
-    ends, crcs = [0] * len(tensors), [0] * len(tensors)
-    for pieces in job.recipe.pieces():
-        for n, (tensor, piece) in enumerate(zip(tensors, pieces, strict=True)):
-            if source is not None:
-                (have,) = read(tensor, ends[n], ends[n] + piece.nbytes, piece.nbytes)
-                if not np.array_equal(have, piece):
-                    where = source.folder
-                    raise CheckpointError(f"{tensor.file}: tensor {tensor.name} differs from {where}: convert again")
-            crcs[n] = crc32(piece.data, crcs[n])
-            ends[n] += piece.nbytes
-        advance(sum(piece.nbytes for piece in pieces))
-    for tensor, crc in zip(tensors, crcs, strict=True):
-        if known is not None and f"{crc:08x}" != known[tensor.name]:
-            file = tensor.file
-            raise CheckpointError(f"{file}: tensor {tensor.name} is not as {manifest.NAME} says: convert again")
+    """The tensors of the jobs have the bytes that these give, which come of `source`, and the checksums that are
+    known.
+    """
+    for job in jobs:
+        tensors = [stored[target.name] for target in job.targets]
+        ends, crcs = [0] * len(tensors), [0] * len(tensors)
+        for pieces in job.recipe.pieces():
+            for n, (tensor, piece) in enumerate(zip(tensors, pieces, strict=True)):
+                if source is not None:
+                    (have,) = read(tensor, ends[n], ends[n] + piece.nbytes, piece.nbytes)
+                    if not np.array_equal(have, piece):
+                        name, where = tensor.name, source.folder
+                        raise CheckpointError(f"{tensor.file}: tensor {name} differs from {where}: convert again")
+                crcs[n] = crc32(piece.data, crcs[n])
+                ends[n] += piece.nbytes
+            advance(sum(piece.nbytes for piece in pieces))
+        for tensor, crc in zip(tensors, crcs, strict=True):
+            if known is not None and f"{crc:08x}" != known[tensor.name]:
+                file = tensor.file
+                raise CheckpointError(f"{file}: tensor {tensor.name} is not as {manifest.NAME} says: convert again")

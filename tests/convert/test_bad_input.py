@@ -239,7 +239,7 @@ def test_read_only_target(source, tmp_path, monkeypatch):
 
 def test_too_little_space_is_seen_before_the_first_byte(source, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
-    monkeypatch.setattr("convert.run.Writing", lambda *_: pytest.fail("wrote"))
+    monkeypatch.setattr("convert.shards.write", lambda *_: pytest.fail("wrote"))
     refuses(source, "10.00 kB free", error=ConversionError)
 
 
