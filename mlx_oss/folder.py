@@ -25,6 +25,7 @@ _FUSED = {
     "up_proj": "gate_up_proj",
 }
 _FLOATS = frozenset({"BF16", "F16", "F32"})
+SUFFIXES = ("weight", "scales", "biases", "bias")  # of a module's tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,16 @@ class Folder:
         """How the model holds a module: parts that are stored alike stay so; others are dequantised (exactly), to be
         held as one matrix.
         """
-        specs = [self.specs[member] for member in self.fusions[target]]
-        return specs[0] if len(set(specs)) == 1 else None
+        return self.specs[self.fusions[target][0]] if self.is_alike(target) else None
+
+    def is_alike(self, target: str) -> bool:
+        """Whether the parts that the model fuses are stored in the same way."""
+
+        def stored(member: str) -> tuple[object, ...]:
+            tensors = [self.tensors.get(f"{member}.{suffix}") for suffix in SUFFIXES]
+            return self.specs[member], *(tensor and tensor.dtype for tensor in tensors)
+
+        return len({stored(member) for member in self.fusions[target]}) == 1
 
 
 def open_folder(path: str | Path) -> Folder:

@@ -5,10 +5,12 @@ disk. Mirrors what `loader` and `offload` do.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from mlx_oss import layout
-from mlx_oss.folder import Folder
+from mlx_oss.folder import SUFFIXES, Folder
 from mlx_oss.tensorfile import ITEMSIZE
+from mlx_oss.weights import AHEAD
 
 _FLOATS = ("BF16", "F16", "F32")
 _EMBEDDING = "embed_tokens"
@@ -20,23 +22,24 @@ class Footprint:
     upcasts        whether layers make float32 of their matrices as they go, as on the CPU backend
     kinds          bytes by kind with everything in memory: experts, attention, embedding, unembedding, other
     slot_bytes     of one slot in each layer
-    loading_bytes  what loading everything takes at most beyond that, as parts are fused
+    loading_bytes  what loading everything takes at most beyond that, for what is not held as it is stored
     """
 
     def __init__(self, folder: Folder, itemsize: int, *, upcasts: bool) -> None:
         self._folder, self._itemsize, self._upcasts = folder, itemsize, upcasts
         self.kinds = dict.fromkeys(("experts", "attention", "embedding", "unembedding", "other"), 0)
-        done = peak = before = 0
+        cast = apart = 0
         for target, members in folder.fusions.items():
-            held = sum(self._held(target, member) for member in members)
-            now = 2 * held if len(members) > 1 else held  # with its parts, and with the module before it
-            peak = max(peak, done + before + now)
-            done, before = done + held, now - held
-            self.kinds[_kind(target)] += held
+            sizes = [size for member in members for size in self._sizes(target, member)]
+            self.kinds[_kind(target)] += sum(held for _, held in sizes)
+            if folder.is_alike(target):
+                cast += sum(stored for stored, held in sizes if stored != held)
+            else:
+                apart += sum(stored for stored, _ in sizes)
+        self.loading_bytes = apart + min(cast, 2 * AHEAD)
         self.kinds["other"] += sum(
             math.prod(shape) * itemsize for shape in layout.plain_tensors(folder.config).values()
         )
-        self.loading_bytes = max(0, peak - sum(self.kinds.values()))
         self.slot_bytes = self.kinds["experts"] // folder.config.num_local_experts
 
     def weights(self, slots: int | None) -> int:
@@ -56,23 +59,22 @@ class Footprint:
                 saved += now - values * bits // 8 - 2 * values // 64 * self._itemsize
         return saved
 
-    def _held(self, target: str, member: str) -> int:
-        """Of one of the folder's modules, as part of `target`."""
-        folder, total = self._folder, 0
-        names = [f"{member}.{s}" for s in ("weight", "scales", "biases", "bias") if f"{member}.{s}" in folder.tensors]
-        if len({folder.specs[part] for part in folder.fusions[target]}) > 1:  # dequantised, to be joined
-            spec = folder.specs[member]
-            stored = folder.tensors[f"{member}.scales" if spec else f"{member}.weight"]
-            total += math.prod(stored.shape) * (spec.group_size if spec else 1) * self._itemsize
-            names = [name for name in names if name.endswith(".bias")]
-        for name in names:
-            tensor = folder.tensors[name]
-            each = ITEMSIZE[tensor.dtype]
-            if tensor.dtype in _FLOATS:
-                matrix = name.endswith(".weight") and len(tensor.shape) == 2
-                each = self._matrix_itemsize(target, name) if matrix else self._itemsize
-            total += math.prod(tensor.shape) * each
-        return total
+    def _sizes(self, target: str, member: str) -> Iterator[tuple[int, int]]:
+        """(bytes stored, bytes held) of the tensors of one of the folder's modules, as part of `target`."""
+        folder, alike = self._folder, self._folder.is_alike(target)
+        for suffix in SUFFIXES:
+            if (tensor := folder.tensors.get(f"{member}.{suffix}")) is None:
+                continue
+            values, spec = math.prod(tensor.shape), folder.specs[member]
+            if spec and not alike and suffix != "bias":  # dequantised, to be joined
+                held = values * 32 // spec.bits * self._itemsize if suffix == "weight" else 0
+            elif tensor.dtype not in _FLOATS:
+                held = tensor.nbytes
+            elif suffix == "weight" and len(tensor.shape) == 2 and alike:
+                held = values * self._matrix_itemsize(target, tensor.name)
+            else:
+                held = values * self._itemsize
+            yield tensor.nbytes, held
 
     def _matrix_itemsize(self, target: str, name: str) -> int:
         stored = ITEMSIZE[self._folder.tensors[name].dtype]

@@ -1,35 +1,31 @@
 """MLX folder -> model, strictly: every tensor the config asks for, once, in its shape and dtype, and no other.
 
 Knows the folder (see `layout`) and how the model fuses its projections; nothing of released checkpoints, which
-`convert` turns into folders. Weights are read lazily and finished module by module, so the peak is the model and a
-few of its modules.
+`convert` turns into folders. Weights are read straight into their place, so that the peak is the model itself.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import mlx.core as mx
 
 from mlx_oss import layout
-from mlx_oss.config import QuantizationSpec
-from mlx_oss.device import activation_dtype, keep_freed_memory, keep_resident, on_core, on_gpu
+from mlx_oss.device import activation_dtype, keep_freed_memory, keep_resident, on_gpu
 from mlx_oss.errors import OptionError
-from mlx_oss.folder import open_folder
+from mlx_oss.folder import SUFFIXES, Folder, open_folder
 from mlx_oss.model import Transformer
-from mlx_oss.offload import install
+from mlx_oss.offload import install, is_on_disk
 from mlx_oss.planner import plan_folder
+from mlx_oss.weights import Files, Joined, open_files, read
 
 if TYPE_CHECKING:
     from mlx_oss.tokenizer import Tokenizer
 
 DType = Literal["auto", "float32", "bfloat16"]
-
-AT_A_TIME = 3  # modules that are read and joined while the next is taken up: both cores have work, little is held twice
 
 _log = logging.getLogger("mlx_oss")
 
@@ -87,75 +83,69 @@ def load_model(
     quantized = {target: spec for target, spec in fused.items() if spec is not None}
     model = Transformer(folder.config, quantized)
     model.plan, model.context, model.chunk = chosen, chosen.context, chosen.chunk
-    files = list({tensor.file: None for tensor in folder.tensors.values()})
-    by_core = [_unread(files, core) for core in (0, 1)]
-    weights: list[tuple[str, mx.array]] = []
+    files, targets, weights = open_files(folder.tensors.values()), list(folder.fusions), []
     if chosen.slots is not None:
-        weights += install(model, chosen.slots, folder, by_core[0], quantized, activations)
-    being_made: deque[dict[str, mx.array]] = deque()
-    for number, (target, members) in enumerate(folder.fusions.items()):
-        if f"{members[0]}.weight" not in by_core[0]:  # it stays on disk
-            continue
-        with on_core(number % 2):
-            made = _module(by_core[number % 2], members, folder.specs, fused[target], activations)
-            mx.async_eval(made)
-        being_made.append(made)
-        if len(being_made) > AT_A_TIME:
-            mx.eval(being_made.popleft())
-        weights += [(f"{target}.{suffix}", array) for suffix, array in made.items()]
-    for name in layout.plain_tensors(folder.config):
-        weights.append((name.removeprefix("model."), by_core[0].pop(name).astype(activations)))
+        weights += install(model, chosen.slots, folder, files, quantized, activations)
+        targets = [target for target in targets if not is_on_disk(target)]
+    weights += _read(folder, targets, files, activations)
     model.load_weights(weights, strict=True)
     mx.eval(model.parameters())
     return model
 
 
-def _unread(files: list[Path], core: int) -> dict[str, mx.array]:
-    """The tensors by name; each is read when it is needed, on that core."""
-    arrays: dict[str, mx.array] = {}
-    with on_core(core):
-        for file in files:
-            arrays |= cast(dict[str, mx.array], mx.load(str(file)))
-    return arrays
-
-
-def _upcasts(path: str, stored: mx.Dtype, dtype: mx.Dtype) -> bool:
-    """Whether the layer makes `dtype` of its matrix itself: an embedding row by row, others on the CPU backend."""
-    return path == "model.embed_tokens" or (not on_gpu() and dtype.size > stored.size)
-
-
-def _module(
-    arrays: dict[str, mx.array],
-    members: Sequence[str],
-    specs: Mapping[str, QuantizationSpec | None],
-    spec: QuantizationSpec | None,
-    dtype: mx.Dtype,
-) -> dict[str, mx.array]:
-    """The tensors of one module of the model by suffix, taken out of `arrays`."""
-    parts = [_member(arrays, path, specs[path], keep=spec is not None, dtype=dtype) for path in members]
-    fused = {
-        suffix: parts[0][suffix]
-        if len(parts) == 1
-        else mx.concatenate([part[suffix] for part in parts], axis=-1 if suffix == "bias" else -2)
-        for suffix in parts[0]
-    }
-    return fused
-
-
-def _member(
-    arrays: dict[str, mx.array], path: str, spec: QuantizationSpec | None, keep: bool, dtype: mx.Dtype
-) -> dict[str, mx.array]:
-    """One module's tensors by suffix; dequantised unless `keep`. Floats are in `dtype`, but for matrices that the layer
-    upcasts as it goes: those stay as they are stored.
+def _read(folder: Folder, targets: Sequence[str], files: Files, dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
+    """The model's tensors by name: modules that are made of several in the folder, joined; floats in `dtype`, but for
+    matrices that the layer upcasts as it goes: those stay as they are stored.
     """
-    names = [f"{path}.{s}" for s in ("weight", "scales", "biases", "bias") if f"{path}.{s}" in arrays]
-    part = {name.rpartition(".")[2]: arrays.pop(name) for name in names}
-    for suffix, array in part.items():
-        stays = spec is None and suffix == "weight" and array.ndim == 2 and _upcasts(path, array.dtype, dtype)
-        if mx.issubdtype(array.dtype, mx.floating) and not stays:
-            part[suffix] = array.astype(dtype)
-    if spec is not None and not keep:
-        weight, scales, biases = part.pop("weight"), part.pop("scales"), part.pop("biases", None)
-        weight = mx.dequantize(weight, scales, biases, spec.group_size, spec.bits, spec.mode)
-        part["weight"] = weight.astype(dtype)
-    return part
+    wanted: dict[tuple[str, str, str], Joined] = {}  # (module of the model, of the folder if it is apart, suffix)
+    for target in targets:
+        members = folder.fusions[target]
+        for suffix in SUFFIXES:
+            tensors = {m: folder.tensors[f"{m}.{suffix}"] for m in members if f"{m}.{suffix}" in folder.tensors}
+            if tensors and folder.is_alike(target):
+                wanted[target, "", suffix] = Joined(list(tensors.values()), suffix == "bias")
+            else:
+                wanted |= {(target, m, suffix): Joined([tensor], suffix == "bias") for m, tensor in tensors.items()}
+    for name in layout.plain_tensors(folder.config):
+        target, _, suffix = name.removeprefix("model.").rpartition(".")
+        wanted[target, "", suffix] = Joined([folder.tensors[name]], bias=True)
+    apart: dict[str, dict[tuple[str, str], mx.array]] = {}
+    for (target, member, suffix), array in read(wanted, files):
+        if member:
+            apart.setdefault(target, {})[member, suffix] = _cast(array, dtype)
+        else:
+            stays = suffix == "weight" and array.ndim == 2 and _upcasts(target, array.dtype, dtype)
+            yield f"{target}.{suffix}", array if stays else _cast(array, dtype)
+    for target, parts in apart.items():
+        yield from _joined(folder, target, parts, dtype)
+
+
+def _joined(
+    folder: Folder, target: str, parts: Mapping[tuple[str, str], mx.array], dtype: mx.Dtype
+) -> Iterator[tuple[str, mx.array]]:
+    """A module whose parts are stored in different ways: all of them dequantised, if they are quantised."""
+    weights, biases = [], []
+    for member in folder.fusions[target]:
+        weight = parts[member, "weight"]
+        if spec := folder.specs[member]:
+            scales, offsets = parts[member, "scales"], parts.get((member, "biases"))
+            weight = mx.dequantize(weight, scales, offsets, spec.group_size, spec.bits, spec.mode)
+        weights.append(weight.astype(dtype))
+        if (member, "bias") in parts:
+            biases.append(parts[member, "bias"])
+    yield f"{target}.weight", mx.concatenate(weights, axis=-2)
+    if biases:
+        yield f"{target}.bias", mx.concatenate(biases, axis=-1)
+
+
+def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
+    """At once, so that what was stored goes; packed integers as they are."""
+    if mx.issubdtype(array.dtype, mx.floating) and array.dtype != dtype:
+        array = array.astype(dtype)
+        mx.eval(array)
+    return array
+
+
+def _upcasts(target: str, stored: mx.Dtype, dtype: mx.Dtype) -> bool:
+    """Whether the layer makes `dtype` of its matrix itself: an embedding row by row, others on the CPU backend."""
+    return target == "embed_tokens" or (not on_gpu() and dtype.size > stored.size)

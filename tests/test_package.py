@@ -25,8 +25,8 @@ ORDER = """
     version errors errand blas
     config
     memory
-    mxfp4 rope layout tensorfile device
-    folder
+    mxfp4 rope layout tensorfile openfile device buffers
+    folder weights
     footprint
     cache sampling linear attention
     model
@@ -51,7 +51,7 @@ ORDER = """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 KNOW_MLX = set(
     "device cache sampling linear attention model loader generate session_file nano convert.affine bench.kernels "
-    "bench.worker offload.install offload.experts offload.embedding offload.buffers".split()
+    "bench.worker offload.install offload.experts offload.embedding buffers weights".split()
 )
 
 

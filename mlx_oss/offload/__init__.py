@@ -7,13 +7,12 @@ MLX folder's own files. `install` puts such experts into a model, which does not
     slots.py      which expert has which slot, who makes room
     reader.py     reading parts of files into memory, several at a time
     experts.py    the model's `Experts` on slots
-    buffers.py    arrays that are written behind MLX's back
     embedding.py  an embedding of which only rows are read
 """
 
 from __future__ import annotations
 
-from mlx_oss.offload.install import install, reads
+from mlx_oss.offload.install import install, is_on_disk, reads
 from mlx_oss.offload.reader import Reads
 
-__all__ = ["Reads", "install", "reads"]
+__all__ = ["Reads", "install", "is_on_disk", "reads"]

@@ -8,9 +8,10 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_oss.buffers import STORED, allocated, bytes_of
 from mlx_oss.config import QuantizationSpec
-from mlx_oss.offload.buffers import STORED, allocated, bytes_of
-from mlx_oss.offload.reader import File, Reader
+from mlx_oss.offload.reader import Reader
+from mlx_oss.openfile import OpenFile
 from mlx_oss.tensorfile import TensorInfo
 
 
@@ -24,7 +25,7 @@ class EmbeddingOnDisk:
     def __init__(
         self,
         tensors: Mapping[str, TensorInfo],
-        files: Mapping[Path, File],
+        files: Mapping[Path, OpenFile],
         spec: QuantizationSpec | None,
         dtype: mx.Dtype,
         reader: Reader,
@@ -47,7 +48,7 @@ class EmbeddingOnDisk:
     def _scales(self, stored: mx.array) -> mx.array:
         return stored.astype(self._dtype) if mx.issubdtype(stored.dtype, mx.floating) else stored
 
-    def _rows(self, tensor: TensorInfo, file: File, ids: np.ndarray) -> mx.array:
+    def _rows(self, tensor: TensorInfo, file: OpenFile, ids: np.ndarray) -> mx.array:
         stored = allocated((len(ids), *tensor.shape[1:]), STORED[tensor.dtype])
         into, nbytes = bytes_of(stored), tensor.nbytes // tensor.shape[0]
         parts = ((file, tensor.start + int(row) * nbytes, into[n * nbytes :][:nbytes]) for n, row in enumerate(ids))

@@ -1,20 +1,17 @@
-"""Reads parts of files straight into memory, several at a time, and counts what that costs.
-
-Files stay open, so one that is removed or replaced while a model runs does no harm. Knows nothing of experts and MLX.
+"""Reads parts of files straight into memory, several at a time, and counts what that costs. Knows nothing of experts
+and MLX.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Protocol
 
-from mlx_oss.errors import CheckpointError
+from mlx_oss.openfile import OpenFile
 
 # In flight at a time. An SSD needs a few to be busy, and where the file is in the system's cache it is a copy.
 READERS = 4
@@ -41,51 +38,6 @@ class Reads:
 
     def __sub__(self, other: Reads) -> Reads:
         return Reads(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
-
-
-class File:
-    """A file that is open for reading as long as someone holds this."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = -1
-        self.path = path
-        try:
-            # On a Mac F_NOCACHE would keep the bytes out of the system's file cache. It is not set: what memory the
-            # system has to spare serves as a second level for experts that have lost their slot.
-            self._descriptor = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be opened ({error.strerror}): fetch or convert it again") from None
-
-    def __del__(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-
-    def read(self, start: int, into: memoryview) -> None:
-        """Fills `into` with the bytes from `start` on. Raises CheckpointError if they cannot be had."""
-        done = 0
-        while done < len(into):
-            try:
-                count = _pread(self._descriptor, into[done:], start + done)
-            except OSError as error:
-                raise CheckpointError(
-                    f"{self.path} cannot be read ({error.strerror}) at byte {start + done:,}: check the disk, then "
-                    "load the model again"
-                ) from None
-            if count == 0:
-                raise CheckpointError(
-                    f"{self.path} is cut short: there is nothing at byte {start + done:,} any more: fetch or convert "
-                    "it again, then load the model again"
-                )
-            done += count
-
-
-def _pread(descriptor: int, into: memoryview, start: int) -> int:
-    """Reads from `start` on, as much as comes at once; gives the number of bytes."""
-    if hasattr(os, "preadv"):
-        return os.preadv(descriptor, [into], start)
-    data = os.pread(descriptor, len(into), start)  # before macOS 11
-    into[: len(data)] = data
-    return len(data)
 
 
 class Origin(Protocol):
@@ -118,7 +70,7 @@ class Reader:
         for origin, start, into in parts:
             futures.append(self._threads.submit(origin.read, start, into))
             self._started.append(futures[-1])
-            if isinstance(origin, File):
+            if isinstance(origin, OpenFile):
                 self.reads += Reads(nbytes=len(into))
         return futures
 

@@ -16,12 +16,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_oss import ChatSession, SamplingOptions, Transformer, load_model, load_tokenizer
+from mlx_oss import ChatSession, SamplingOptions, Transformer, load_model, load_tokenizer, openfile
 from mlx_oss.errors import CheckpointError
 from mlx_oss.generate import generate_step
 from mlx_oss.nano import nano_folder
 from mlx_oss.offload import reader
-from mlx_oss.offload.reader import File
+from mlx_oss.openfile import OpenFile
 from tests.offload.conftest import weights_file
 
 GREEDY = SamplingOptions(temperature=0, logprobs=False)
@@ -37,17 +37,17 @@ def nano(tmp_path) -> Path:
 @pytest.fixture
 def failing_disk(monkeypatch):
     """break_() makes every read fail, mend() stops that."""
-    read = reader._pread
+    read = openfile._pread
 
     def fail(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
     class Disk:
         def break_(self) -> None:
-            monkeypatch.setattr(reader, "_pread", fail)
+            monkeypatch.setattr(openfile, "_pread", fail)
 
         def mend(self) -> None:
-            monkeypatch.setattr(reader, "_pread", read)
+            monkeypatch.setattr(openfile, "_pread", read)
 
     return Disk()
 
@@ -143,12 +143,12 @@ def test_an_interruption_at_any_wait_leaves_a_model_that_is_right(routed, monkey
 
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"absent.*No such file"):
-        File(tmp_path / "absent")
+        OpenFile(tmp_path / "absent")
 
 
 def test_reads_that_come_in_pieces_are_put_together(routed, monkeypatch):
-    real = reader._pread
-    monkeypatch.setattr(reader, "_pread", lambda file, into, start: real(file, into[:1000], start))
+    real = openfile._pread
+    monkeypatch.setattr(openfile, "_pread", lambda file, into, start: real(file, into[:1000], start))
     model, resident = load_model(routed("32 experts"), slots=4), load_model(routed("32 experts"))
     assert mx.array_equal(model(mx.array([PROMPT])), resident(mx.array([PROMPT])))
 
