@@ -39,9 +39,14 @@ class Joined:
     bias: bool
 
     @property
+    def axis(self) -> int:
+        """That of the rows."""
+        dimensions = len(self.tensors[0].shape)
+        return dimensions - (1 if self.bias or dimensions == 1 else 2)
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        first = self.tensors[0].shape
-        axis = len(first) - (1 if self.bias or len(first) == 1 else 2)
+        first, axis = self.tensors[0].shape, self.axis
         return (*first[:axis], sum(tensor.shape[axis] for tensor in self.tensors), *first[axis + 1 :])
 
     @property
@@ -55,8 +60,7 @@ class Joined:
     @property
     def blocks(self) -> int:
         """Each tensor is so many pieces, which alternate with those of the others: one an expert."""
-        first = self.tensors[0].shape
-        return math.prod(first[: len(first) - (1 if self.bias or len(first) == 1 else 2)])
+        return math.prod(self.tensors[0].shape[: self.axis])
 
 
 def open_files(tensors: Iterable[TensorInfo]) -> Files:
