@@ -113,14 +113,22 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return mx.compile(function) if on_gpu() else function
 
 
-def over_cores(function: Callable[..., mx.array], *rows: mx.array, work: int, block: int | None = None) -> mx.array:
+def over_cores(
+    function: Callable[..., mx.array],
+    *rows: mx.array,
+    work: int,
+    block: int | None = None,
+    axis: int = 0,
+    into: int = 0,
+) -> mx.array:
     """function(*rows), which treats each row alone, with the rows shared out among the CPU backend's cores: MLX
     computes an operation on one core, but the operations of different streams at the same time.
 
     `work` is the bytes that the function reads; below SHARED_FROM, and on a GPU, sharing costs more than it brings.
-    `block` is how many rows it gets at a time at most; None: as many as make one share for each core.
+    `block` is how many rows it gets at a time at most; None: as many as make one share for each core. Rows are those
+    along `axis` of the arrays, and along axis `into` of the result.
     """
-    count = rows[0].shape[0]
+    count = rows[0].shape[axis]
     if on_gpu():
         return function(*rows)
     streams = _cpu.streams if work >= SHARED_FROM else _cpu.streams[:1]
@@ -131,8 +139,8 @@ def over_cores(function: Callable[..., mx.array], *rows: mx.array, work: int, bl
     shares = []
     for part, (start, end) in enumerate(pairwise(bounds)):  # in turn, as MLX starts operations in about this order
         with mx.stream(streams[part % len(streams)]):
-            shares.append(function(*(array[start:end] for array in rows)))
-    return mx.concatenate(shares)
+            shares.append(function(*(array[(slice(None),) * axis + (slice(start, end),)] for array in rows)))
+    return mx.concatenate(shares, into)
 
 
 def on_core(number: int) -> AbstractContextManager[object]:

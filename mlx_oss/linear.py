@@ -70,18 +70,32 @@ class ExpertLinear(nn.Module):
 
         `sorted_indices` says that the experts come in order, which pays where each has many rows.
         """
-        if sorted_indices:  # only without `rows` does MLX take its kernel for sorted experts
-            return self._gathered(x, None, experts) if device.on_gpu() else self._by_expert(x, experts)
-        rows = _token_of_pair(experts.size, experts.size // x.shape[0])
-        work = experts.size * self.weight[0].nbytes
-        return device.over_cores(lambda *pairs: self._gathered(x, *pairs), rows, experts, work=work)
+        if sorted_indices and not device.on_gpu():
+            return self._by_expert(x, experts)
+        # Only without `rows` does MLX take its kernel for sorted experts.
+        rows = None if sorted_indices else _token_of_pair(experts.size, experts.size // x.shape[0])
+        return device.over_cores(  # by the rows of the matrices: however few pairs there are, all cores have work
+            lambda *stored: self._gathered(x, rows, experts, *stored),
+            *_stored(self),
+            work=experts.size * self.weight[0].nbytes,
+            axis=1,
+            into=2,
+        )
 
-    def _gathered(self, x: mx.array, rows: mx.array | None, experts: mx.array) -> mx.array:
+    def _gathered(
+        self,
+        x: mx.array,
+        rows: mx.array | None,
+        experts: mx.array,
+        weight: mx.array,
+        scales: mx.array,
+        biases: mx.array | None = None,
+    ) -> mx.array:
         return mx.gather_qmm(
             x,
-            self.weight,
-            self.scales,
-            self.get("biases"),
+            weight,
+            scales,
+            biases,
             lhs_indices=rows,
             rhs_indices=experts,
             transpose=True,
