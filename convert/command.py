@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import groupby
 from typing import TextIO
@@ -38,13 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace DST where it is a model folder already")
     parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
-    parser.add_argument("--verify", action="store_true", help="then re-read both and compare them, bit by bit")
+    parser.add_argument("--verify", action="store_true", help="re-read both and compare them before DST gets its name")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Converts as the parsed arguments say; gives the exit status. Raises MlxOssError."""
-    options = ConvertOptions(args.profile, _overrides(args.set), args.force, args.dry_run)
+    options = ConvertOptions(args.profile, _overrides(args.set), args.force, args.dry_run, args.verify)
     try:
         with _shown(sys.stderr) as progress:
             report = convert(args.source, args.target, options, progress)
@@ -54,8 +54,6 @@ def run(args: argparse.Namespace) -> int:
         return 130
     done = "would write" if args.dry_run else "written"
     if args.verify and not args.dry_run:
-        with _shown(sys.stderr) as progress:
-            verify(args.target, args.source, progress)
         done = "written and verified"
     sys.stdout.write(_as_json(report, done) if args.json else _as_text(report, done) + _fits(report, args.dry_run))
     return 0
@@ -87,7 +85,11 @@ def _overrides(entries: Sequence[str]) -> dict[str, str]:
     pairs = [entry.split("=", 1) for entry in entries]
     if wrong := [entry for entry, pair in zip(entries, pairs, strict=True) if len(pair) != 2]:
         raise OptionError(f"--set {wrong[0]}: give MODULE=PROFILE, e.g. self_attn=q8")
-    return dict(pairs)
+    overrides: dict[str, str] = {}
+    for module, profile in pairs:
+        overrides.pop(module, None)  # the last one counts, its place too
+        overrides[module] = profile
+    return overrides
 
 
 def _as_text(report: Report, done: str) -> str:
@@ -143,8 +145,9 @@ def _shown(stream: TextIO) -> Iterator[OnProgress]:
         def line(now: Progress) -> None:
             nonlocal finished
             if now.shards_done > finished:
-                finished = now.shards_done
-                stream.write(f"{now.shard}: {now.shards_done} of {now.shards}, {now.done / now.total:.0%}\n")
+                with suppress(OSError):  # who reads along may leave: that does not end a conversion
+                    stream.write(f"{now.shard}: {now.shards_done} of {now.shards}, {now.done / now.total:.0%}\n")
+            finished = now.shards_done
 
         yield line
         return

@@ -62,8 +62,8 @@ def from_openai(raw: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, (int, float)) or not 0 < value < 1e9:
             raise ConfigError(f"config.json: the rope setting {key} is {value!r}, expected a number between 0 and 1e9")
     config["max_position_embeddings"] = round(scaling["factor"] * scaling["original_max_position_embeddings"])
-    if scaling["factor"] > 1:
-        config["rope_scaling"] = {"rope_type": "yarn", **scaling, "truncate": False}
+    yarn = {"rope_type": "yarn", **scaling, "truncate": False}
+    config["rope_scaling"] = yarn if scaling["factor"] > 1 else None
     return config
 
 
@@ -79,5 +79,6 @@ def for_mlx(raw: Mapping[str, Any], layer_types: Sequence[str], quantization: Ma
         rope = dict(rope)
         config["rope_theta"] = rope.pop("rope_theta", config.get("rope_theta"))
         config["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
-        config = {key: value for key, value in config.items() if value is not None}
+        if config["rope_theta"] is None:
+            del config["rope_theta"]
     return dict(sorted(config.items())) | {"quantization": dict(quantization)}

@@ -18,7 +18,7 @@ from uuid import UUID
 import numpy as np
 
 from mlx_oss.config import ModelConfig
-from mlx_oss.errors import CheckpointError
+from mlx_oss.errors import CheckpointError, ConfigError
 from mlx_oss.layout import Shape
 from mlx_oss.mxfp4 import BLOCK
 from mlx_oss.tensorfile import ITEMSIZE, TensorInfo
@@ -67,12 +67,16 @@ def read_metal(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
         ModelConfig.from_dict(config)  # before its numbers are used
     except (ArithmeticError, ValueError):
         raise CheckpointError(f"{path} has a damaged header: fetch it again") from None
+    except ConfigError as error:
+        raise CheckpointError(f"{path} has a damaged header ({error}): fetch it again") from None
     start = _up(_HEADER.size + 16 * special + regex + tokens, 16384)
-    found, end = _tensors(path, config, start)
+    size = path.stat().st_size
+    found, end = _tensors(path, config, start, size)
     if config["vocab_size"] == _TOKENS:
         config["vocab_size"] = VOCABULARY
-    if path.stat().st_size != end:
-        raise CheckpointError(f"{path} has {path.stat().st_size:,} bytes, its header asks for {end:,}: fetch it again")
+    if size != end:
+        more = " or more" if end > size else ""
+        raise CheckpointError(f"{path} has {size:,} bytes, its header asks for {end:,}{more}: fetch it again")
     return config, found
 
 
@@ -112,13 +116,17 @@ def _up(position: int, multiple: int) -> int:
     return -(-position // multiple) * multiple
 
 
-def _tensors(path: Path, config: Mapping[str, Any], position: int) -> tuple[dict[str, TensorInfo], int]:
-    """Every tensor, found by walking the file in the order it was written in, and where the last one ends."""
+def _tensors(path: Path, config: Mapping[str, Any], position: int, size: int) -> tuple[dict[str, TensorInfo], int]:
+    """Every tensor, found by walking the file in the order it was written in, and where the last one ends; or the first
+    that ends behind `size`.
+    """
     found = {}
     for alignment, name, dtype, shape in _order(config):
         start = _up(position, alignment)
         position = start + math.prod(shape) * ITEMSIZE[dtype]
         found[name] = TensorInfo(name, path, dtype, shape, start, position)
+        if position > size:
+            break
     return found, position
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from mlx_oss.errors import ConversionError
 
 SHARD_BYTES = 2_000_000_000  # a layer of 120b is 1.8 GB; an interruption costs a shard for each of a few threads
 
@@ -14,7 +17,8 @@ class ConvertOptions:
     """profile: how modules other than experts are stored: "bf16" as released, "q8" or "q4" in MLX's affine
     quantisation by groups of 64. overrides: exceptions, a profile by a run of path components as in {"self_attn":
     "q8"}, `*` and `?` allowed, the last match counts. The router never goes below 8 bits.
-    force: replace the target where it is a model folder. dry_run: check everything, write nothing.
+    force: replace the target where it is a model folder. dry_run: check everything, write nothing. verify: before the
+    folder gets its name, read it and the source again and compare them.
     shard_bytes: the size shards are filled up to; a layer is never split, so one may be as large as a layer.
     """
 
@@ -22,6 +26,7 @@ class ConvertOptions:
     overrides: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
     dry_run: bool = False
+    verify: bool = False
     shard_bytes: int = SHARD_BYTES
 
 
@@ -67,6 +72,18 @@ class Report:
     source_kinds: tuple[Kind, ...] = ()
     kinds: tuple[Kind, ...] = ()
     contexts: Mapping[int, int] = field(default_factory=dict)
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """A file or folder that the system refuses becomes a ConversionError that names it."""
+    try:
+        yield
+    except OSError as error:
+        what = error.filename or "a file"
+        raise ConversionError(
+            f"{what} cannot be used ({error.strerror}): check its name, your rights, the disk"
+        ) from None
 
 
 def size(nbytes: int) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlx_oss.errors import ConversionError
 
-_RECORD = "record.json"
+_RECORD = ".conversion.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,12 @@ class Partial:
         try:
             self.folder.mkdir(exist_ok=True)
             self._lock = _locked(self.folder)
-            self._drop_unfinished()
+            try:
+                for path in self._unfinished():
+                    path.unlink()
+            except OSError:
+                os.close(self._lock)
+                raise
         except BlockingIOError:
             raise ConversionError(f"{self.target} is being written by another conversion: wait for it") from None
         except OSError as error:
@@ -67,28 +72,41 @@ class Partial:
         unfinished.rename(self.folder / _RECORD)
         sync(self.folder)
 
+    @property
+    def droppable(self) -> int:
+        """Bytes on the disk that entering the context sets free: shards that were not finished, or of another plan."""
+        try:
+            return sum(path.stat().st_blocks * 512 for path in self._unfinished())
+        except OSError:  # there is none, or another conversion is at work on it
+            return 0
+
     def publish(self) -> None:
         """Renames the folder to its name; what was there before goes only once the new one is in place. A kill in
-        between leaves the old one under another name, see `put_back`.
+        between leaves the old one under another name, see `put_back`. Raises OSError where that cannot be; the target
+        is as it was then.
         """
         for path in (*self.folder.iterdir(), self.folder):
             sync(path)
         replaced = _replaced(self.target)
         if self.target.is_dir() and any(self.target.iterdir()):
             self.target.rename(replaced)
-        (self.folder / _RECORD).unlink()
-        self.folder.rename(self.target)
+        try:
+            self.folder.rename(self.target)
+        except OSError:
+            if replaced.is_dir():
+                replaced.rename(self.target)
+            raise
+        (self.target / _RECORD).unlink()
         sync(self.target.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
+        if replaced.is_dir():
+            _delete(replaced)
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _drop_unfinished(self) -> None:
+    def _unfinished(self) -> list[Path]:
         kept = {_RECORD, *self.finished} if self.finished else set()
-        for path in self.folder.iterdir():
-            if path.name not in kept:
-                path.unlink()
+        return [path for path in self.folder.iterdir() if path.name not in kept]
 
     def _read_record(self) -> dict[str, dict[str, Written]]:
         try:
@@ -101,7 +119,7 @@ class Partial:
                 for shard, tensors in shards
                 if (self.folder / shard).is_file()
             }
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return {}
 
 
@@ -112,14 +130,17 @@ def put_back(target: Path) -> None:
 
     Raises ConversionError where the name is taken.
     """
-    replaced, partial = _replaced(target), _partial(target)
+    replaced, partial, deleted = _replaced(target), _partial(target), _deleted(target)
+    shutil.rmtree(deleted, ignore_errors=True)
+    if target.is_dir():
+        (target / _RECORD).unlink(missing_ok=True)  # it was killed just after it had its name
     if not replaced.is_dir():
         return
     try:
         if partial.is_dir():
             os.close(_locked(partial))
         if target.exists() and not partial.is_dir():
-            shutil.rmtree(replaced, ignore_errors=True)
+            _delete(replaced)
         elif target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise ConversionError(
                 f"{target} is taken, and {replaced} holds what a killed conversion was replacing: move one of them"
@@ -138,10 +159,15 @@ def _locked(folder: Path) -> int:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def hidden_names(target: Path) -> tuple[str, ...]:
+    """The names beside a target that its conversion uses."""
+    return tuple(path(target).name for path in (_partial, _replaced, _deleted))
 
 
 def _partial(target: Path) -> Path:
@@ -150,6 +176,17 @@ def _partial(target: Path) -> Path:
 
 def _replaced(target: Path) -> Path:
     return target.parent / f".{target.name}.replaced"
+
+
+def _deleted(target: Path) -> Path:
+    return target.parent / f".{target.name}.deleted"
+
+
+def _delete(replaced: Path) -> None:
+    """Under another name first, so that what a kill leaves of it is not taken for a whole folder."""
+    deleted = replaced.with_suffix(".deleted")
+    replaced.rename(deleted)
+    shutil.rmtree(deleted, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,17 +14,18 @@ from collections.abc import Sequence
 from functools import partial as bind
 from pathlib import Path
 
-from mlx_oss.errors import ConversionError
+from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.memory import contexts_by_mac
 from mlx_oss.tensorfile import INDEX
 
 from . import configs, manifest, profiles, shards
 from .crew import Crew
-from .options import ConvertOptions, Meter, OnProgress, Report, size
-from .partial import Partial, put_back, write_json
+from .options import ConvertOptions, Meter, OnProgress, Report, readable, size
+from .partial import Partial, hidden_names, put_back, write_json
 from .plan import kinds, plan
 from .shards import Shard
 from .source import Source, open_source
+from .verify import verify
 
 _MARGIN = 64 << 20  # bytes of disk beyond the weights: tokenizer files, headers, index
 
@@ -38,10 +39,20 @@ def convert(
     """Converts the checkpoint in folder `source` into the new MLX folder `target`, or resumes doing so.
 
     Raises ConfigError, CheckpointError, ConversionError or OptionError, and leaves nothing behind then. After
-    KeyboardInterrupt the finished shards stay in a hidden folder beside the target.
+    KeyboardInterrupt the finished shards stay in a hidden folder beside the target; so they do where the target's name
+    was taken meanwhile.
     """
+    with readable():
+        return _convert(source, target, options, progress)
+
+
+def _convert(
+    source: str | Path, target: str | Path, options: ConvertOptions | None, progress: OnProgress | None
+) -> Report:
     options = options or ConvertOptions()
     src, dst = Path(source), Path(os.path.abspath(target))
+    if src.parent.resolve() == dst.parent.resolve() and src.name in hidden_names(dst):
+        raise ConversionError(f"{src} is what converting to {dst} works in: give another target")
     if not options.dry_run:
         put_back(dst)
     opened = open_source(src)
@@ -52,9 +63,12 @@ def convert(
     config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.entry(specs))
     partial = Partial(dst, _plan_id(opened, parts, config))
     resumed = len(partial.finished)
-    _check_space(dst, sum(part.nbytes for part in parts if part.name not in partial.finished))
+    _check_space(partial, sum(part.nbytes for part in parts if part.name not in partial.finished))
     if not options.dry_run:
-        _write(opened, parts, config, partial, progress)
+        with partial:
+            _check_target(src, dst, options)  # again: another conversion may just have ended
+            _write(opened, parts, config, partial, options, progress)
+            _publish(src, partial, options)
     known = {name: written for shard in partial.finished.values() for name, written in shard.items()}
     nbytes = sum(part.nbytes for part in parts)
     return Report(
@@ -82,12 +96,14 @@ def _plan_id(source: Source, parts: Sequence[Shard], config: dict[str, object]) 
 
 def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
     here, there = src.resolve(), dst.resolve()
-    if here == there or here in there.parents or there in here.parents:
+    if _lies_in(here, there) or _lies_in(there, here):
         raise ConversionError(f"{dst} and {src} lie inside one another: give a target outside the source")
     if not there.parent.is_dir():
         raise ConversionError(f"{there.parent} is not a folder: create it first")
     if not os.access(there.parent, os.W_OK):
         raise ConversionError(f"{there.parent} is not writable: give a target elsewhere")
+    if os.path.ismount(dst):
+        raise ConversionError(f"{dst} is where a disk is mounted: give a folder inside it, as {dst / 'model'}")
     if dst.is_symlink():
         raise ConversionError(f"{dst} is a link: give the folder it leads to, {there}")
     if not dst.exists() or (dst.is_dir() and not any(dst.iterdir())):
@@ -98,34 +114,58 @@ def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
         raise ConversionError(f"{dst} is no model folder, --force does not replace it: give another target")
 
 
-def _check_space(dst: Path, nbytes: int) -> None:
-    parent, needed = dst.parent, nbytes + _MARGIN
-    free = shutil.disk_usage(parent).free
+def _lies_in(path: Path, folder: Path) -> bool:
+    """Whether it is the folder or below it, however the two are spelt."""
+    return folder.exists() and any(each.exists() and each.samefile(folder) for each in (path, *path.parents))
+
+
+def _check_space(partial: Partial, nbytes: int) -> None:
+    """Leftovers of an earlier run that this one drops count as free."""
+    parent, needed = partial.target.parent, nbytes + _MARGIN
+    free = shutil.disk_usage(parent).free + partial.droppable
     if free < needed:
+        name = partial.target.name
         raise ConversionError(
-            f"{parent} has {size(free)} free, {dst.name} needs {size(needed)}: free some, or give another disk"
+            f"{parent} has {size(free)} free, {name} needs {size(needed)}: free some, or give another disk"
         )
 
 
 def _write(
-    source: Source, parts: Sequence[Shard], config: dict[str, object], partial: Partial, progress: OnProgress | None
+    source: Source,
+    parts: Sequence[Shard],
+    config: dict[str, object],
+    partial: Partial,
+    options: ConvertOptions,
+    progress: OnProgress | None,
 ) -> None:
-    with partial:
-        try:
-            _write_shards(parts, partial, progress)
-            _write_companions(source, parts, config, partial)
-            partial.publish()
-        except KeyboardInterrupt:
-            raise
-        except OSError as error:
-            partial.discard()
-            raise ConversionError(
-                f"{partial.target} cannot be written ({error.strerror}): nothing was left behind; free space or give "
-                "another target"
-            ) from None
-        except BaseException:
-            partial.discard()
-            raise
+    try:
+        _write_shards(parts, partial, progress)
+        _write_companions(source, parts, config, partial)
+        if options.verify:
+            verify(partial.folder, source.folder, progress)
+    except KeyboardInterrupt:
+        raise
+    except OSError as error:
+        partial.discard()
+        raise ConversionError(
+            f"{partial.target} cannot be written ({error.strerror}): nothing was left behind; free space or give "
+            "another target"
+        ) from None
+    except BaseException:
+        partial.discard()
+        raise
+
+
+def _publish(src: Path, partial: Partial, options: ConvertOptions) -> None:
+    """What cannot take its place is not thrown away."""
+    kept = f"what was written stays in {partial.folder}, and the same command goes on from there"
+    try:
+        _check_target(src, partial.target, options)
+        partial.publish()
+    except ConversionError as error:
+        raise ConversionError(f"{error}; {kept}") from None
+    except OSError as error:
+        raise ConversionError(f"{partial.target} cannot be put in place ({error.strerror}): {kept}") from None
 
 
 def _write_shards(parts: Sequence[Shard], partial: Partial, progress: OnProgress | None) -> None:
@@ -145,7 +185,11 @@ def _write_shards(parts: Sequence[Shard], partial: Partial, progress: OnProgress
 def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, object], partial: Partial) -> None:
     folder = partial.folder
     for path in source.companions:
-        shutil.copyfile(path, folder / path.name)
+        try:
+            read = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}): fetch it again") from None
+        (folder / path.name).write_bytes(read)
     made: dict[str, object] = {"config.json": config, INDEX: shards.index(parts)}
     if source.lacks_companions:
         made["generation_config.json"] = configs.RELEASED_GENERATION

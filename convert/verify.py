@@ -16,7 +16,7 @@ from mlx_oss.tensorfile import TensorInfo, read_folder
 from . import manifest
 from .checksum import crc32
 from .crew import Advance, Crew
-from .options import Meter, OnProgress, Report
+from .options import Meter, OnProgress, Report, readable
 from .plan import Job, Target, plan
 from .profiles import Specs
 from .recipes import Rows, read
@@ -30,7 +30,11 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
     Raises CheckpointError naming the first tensor that differs, ConfigError if the configs differ, ConversionError if
     a folder is no checkpoint.
     """
-    folder = Path(target)
+    with readable():
+        return _verify(Path(target), None if source is None else Path(source), progress)
+
+
+def _verify(folder: Path, source: Path | None, progress: OnProgress | None) -> Report:
     if not folder.is_dir():
         raise ConversionError(f"{folder} is not a folder: give the folder of a converted model")
     written = manifest.read(folder)
@@ -46,7 +50,7 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
             f"{folder} has no {manifest.NAME}, as only folders written here do: compare it with the checkpoint it was "
             "made from, --source SRC"
         )
-    opened = None if source is None else open_source(Path(source))
+    opened = None if source is None else open_source(source)
     jobs = _copies(stored) if opened is None else _jobs(folder, stored, opened)
     by_file: dict[str, list[Job]] = {}
     for job in jobs:

@@ -27,6 +27,26 @@ _NO_EFFECT = frozenset(
     "output_router_logits pad_token_id quantization_config router_aux_loss_coef torch_dtype transformers_version "
     "use_cache".split()
 )
+# Keys of related architectures that change the mathematics, each with the value that does not.
+_NEUTRAL = {
+    "partial_rotary_factor": 1,
+    "attn_logit_softcapping": 0,
+    "final_logit_softcapping": 0,
+    "logit_scale": 1,
+    "logits_scaling": 1,
+    "embedding_multiplier": 1,
+    "residual_multiplier": 1,
+    "attention_multiplier": 0,
+    "query_pre_attn_scalar": 0,
+    "use_qk_norm": False,
+    "qk_layernorm": False,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1,
+    "num_shared_experts": 0,
+    "n_shared_experts": 0,
+    "rope_local_base_freq": 0,
+    "use_sliding_window": True,
+}
 # Keys with one value that this architecture implements.
 _FIXED = {"model_type": "gpt_oss", "attention_bias": True, "hidden_act": "silu", "tie_word_embeddings": False}
 
@@ -177,7 +197,12 @@ class ModelConfig:
                 values[f.name] = raw.pop(f.name)
             elif f.name not in values and f.default is MISSING:
                 raise ConfigError(f"config.json: {f.name} is missing: it is not a complete gpt-oss config")
-        if unknown := sorted(set(raw) - _NO_EFFECT):
+        for key in sorted(set(raw) & set(_NEUTRAL)):
+            if raw[key] is not None and raw[key] != _NEUTRAL[key]:
+                raise ConfigError(
+                    f"config.json: {key} is {raw[key]!r}, which no gpt-oss model has: it is another model"
+                )
+        if unknown := sorted(set(raw) - _NO_EFFECT - set(_NEUTRAL)):
             warnings.warn(f"config.json: unknown keys are ignored: {', '.join(unknown)}", stacklevel=2)
         return cls(**values)
 

@@ -188,7 +188,7 @@ def check_tokenizer_json(path: str | Path) -> None:
         added = {int(entry["id"]): str(entry["content"]) for entry in data["added_tokens"]}
     except OSError as error:
         raise TokenizerError(f"{path}: cannot read it: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise TokenizerError(
             f"{path}: not a tokenizer.json with model.vocab and added_tokens ({error!r}); fetch the release's again"
         ) from error

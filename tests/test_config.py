@@ -339,3 +339,17 @@ def test_a_mutated_config_is_read_or_refused_with_config_error(mutations, quanti
     if c.head_dim < 10_000:
         assert np.isfinite(inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)).all()
     assert len(c.layer_types) == c.num_hidden_layers
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("partial_rotary_factor", 0.5),
+        ("final_logit_softcapping", 30.0),
+        ("num_shared_experts", 1),
+        ("use_qk_norm", True),
+    ],
+)
+def test_a_key_of_other_architectures_that_changes_the_mathematics_is_refused(key, value):
+    assert key in error_of(released(**{key: value}))
+    ModelConfig.from_dict(released(**{key: None}))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from convert import ConvertOptions, convert
 from convert.command import main
+from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError, TokenizerError
 from mlx_oss.tensorfile import INDEX, read_folder
 from tests.synthetic import hf_config, openai_config, tokenizer_json, write_checkpoint
@@ -306,3 +307,72 @@ def test_any_damage_to_the_config_is_an_error_of_ours_or_none(tmp_path, config, 
     except MlxOssError:
         pass
     assert not (tmp_path / "dst").exists()
+
+
+def test_a_companion_that_cannot_be_read_is_named_not_the_target(source, monkeypatch):
+    (source / "LICENSE").write_text("terms")
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "LICENSE":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    refuses(source, "LICENSE cannot be read", error=CheckpointError)
+
+
+def test_a_target_name_that_is_too_long_is_a_sentence(source, tmp_path):
+    refuses(source, "cannot be used", error=ConversionError, target=tmp_path / ("n" * 250))
+
+
+def test_a_mount_point_is_no_target(source, monkeypatch):
+    monkeypatch.setattr("os.path.ismount", lambda path: str(path).endswith("dst"))
+    refuses(source, "mounted", error=ConversionError)
+
+
+def test_the_source_under_another_spelling_is_no_target(source, tmp_path):
+    """As on a file system that takes upper and lower case for the same."""
+    (tmp_path / "SRC").mkdir()
+    alias = tmp_path / "SRC"
+    same = os.path.samefile
+
+    def samefile(a, b):
+        names = {Path(a).name.lower(), Path(b).name.lower()}
+        return names == {"src"} or same(a, b)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "samefile", lambda self, other: samefile(self, other))
+        refuses(source, "inside one another", error=ConversionError, target=alias, force=True)
+
+
+def test_the_folder_that_a_conversion_works_in_is_no_source(source):
+    hidden = source.rename(source.parent / ".dst.partial")
+    refuses(hidden, "works in", error=ConversionError, target=source.parent / "dst")
+
+
+def test_an_endlessly_nested_tokenizer_is_refused(source):
+    (source / "tokenizer.json").write_text("[" * 100_000)
+    refuses(source, "tokenizer.json", error=TokenizerError)
+
+
+def test_the_last_of_repeated_overrides_counts(source, tmp_path):
+    repeated = ["--set", "self_attn=q4", "--set", "q_proj=q8", "--set", "self_attn=bf16"]
+    assert main([str(source), str(tmp_path / "dst"), *repeated]) == 0
+    assert "model.layers.0.self_attn.q_proj.scales" not in read_folder(tmp_path / "dst")
+
+
+def test_a_release_with_plain_rope_converts_to_a_folder_that_opens(tmp_path):
+    config = hf_config(SMALL)
+    theta = config.pop("rope_theta", 150000.0)
+    config.pop("rope_scaling", None)
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
+    source = write_checkpoint(tmp_path / "src", SMALL)
+    (source / "config.json").write_text(json.dumps(config))
+    convert(source, tmp_path / "dst")
+    assert ModelConfig.from_file(tmp_path / "dst" / "config.json").rope_scaling is None
+    openai = openai_config(SMALL) | {"rope_scaling_factor": 1.0}
+    source = write_checkpoint(tmp_path / "original", SMALL, layout="original")
+    (source / "config.json").write_text(json.dumps(openai))
+    convert(source, tmp_path / "dst2")
+    assert ModelConfig.from_file(tmp_path / "dst2" / "config.json").rope_scaling is None

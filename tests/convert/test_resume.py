@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from convert import ConvertOptions, convert, verify
+from convert.command import main
 from mlx_oss.errors import ConversionError
 from tests.synthetic import write_checkpoint
 
@@ -209,7 +210,7 @@ def test_source_touched_in_between_starts_anew(tmp_path):
 
 def test_damaged_record_starts_anew(source, finished, tmp_path):
     interrupt(source, tmp_path / "dst", after=2)
-    (tmp_path / ".dst.partial" / "record.json").write_text('{"plan": ')
+    (tmp_path / ".dst.partial" / ".conversion.json").write_text('{"plan": ')
     assert convert(source, tmp_path / "dst", OPTIONS).resumed_shards == 0
     assert files(tmp_path / "dst") == files(finished)
 
@@ -233,7 +234,7 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from_and_says_so(source, fi
     )
     command = [sys.executable, "-c", program, str(source), str(tmp_path / "dst")]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True) as process:
-        while not (tmp_path / ".dst.partial" / "record.json").exists():  # a shard is finished
+        while not (tmp_path / ".dst.partial" / ".conversion.json").exists():  # a shard is finished
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
@@ -266,3 +267,81 @@ def test_progress_comes_in_the_callers_thread_and_nothing_is_printed(source, tmp
     convert(source, tmp_path / "dst", OPTIONS, lambda now: threads.add(threading.current_thread()))
     assert threads == {threading.current_thread()}
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_takes_the_name_meanwhile_is_kept_and_the_conversion_too(source, finished, tmp_path, what):
+    """Each of the two is there in the end, and the command goes on once the name is free."""
+    target = tmp_path / "dst"
+
+    def take(_: object) -> None:
+        if not target.exists():
+            target.mkdir() if what == "folder" else target.write_text("kept")
+            if what == "folder":
+                (target / "mine").write_text("kept")
+
+    with pytest.raises(ConversionError, match=r"exists.*stays in .*\.dst\.partial.*same command goes on"):
+        convert(source, target, OPTIONS, take)
+    assert (target / "mine" if what == "folder" else target).read_text() == "kept"
+    target.rename(tmp_path / "away")
+    report = convert(source, target, OPTIONS)
+    assert report.resumed_shards == report.shards and files(target) == files(finished)
+
+
+def test_a_folder_that_cannot_get_its_name_is_kept_and_so_is_the_old_one(source, finished, tmp_path, monkeypatch):
+    target = shutil.copytree(finished, tmp_path / "dst")
+    rename = Path.rename
+
+    def refuse(path: Path, to: Path) -> Path:
+        if path.name == ".dst.partial":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ConversionError, match=r"cannot be put in place.*same command goes on"):
+        convert(source, target, replace(OPTIONS, force=True))
+    assert files(target) == files(finished)
+    monkeypatch.setattr(Path, "rename", rename)
+    report = convert(source, target, replace(OPTIONS, force=True))
+    assert report.resumed_shards == report.shards and files(target) == files(finished)
+
+
+def test_half_a_folder_that_was_being_deleted_is_not_put_back(source, finished, tmp_path):
+    (tmp_path / ".dst.deleted").mkdir()
+    (tmp_path / ".dst.deleted" / "config.json").write_text("{}")
+    convert(source, tmp_path / "dst", OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["dst"] and files(tmp_path / "dst") == files(finished)
+
+
+def test_what_a_kill_left_unfinished_counts_as_free_space(source, tmp_path, monkeypatch):
+    convert(source, tmp_path / "whole", OPTIONS)
+    (tmp_path / ".dst.partial").mkdir()
+    (tmp_path / ".dst.partial" / "model-00001-of-00009.safetensors.unfinished").write_bytes(bytes(50_000_000))
+    usual = shutil.disk_usage
+    needed = sum(path.stat().st_size for path in (tmp_path / "whole").glob("*.safetensors")) + (64 << 20)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usual(path)._replace(free=needed - 49_000_000))
+    convert(source, tmp_path / "dst", OPTIONS)
+    with pytest.raises(ConversionError, match="free"):
+        convert(source, tmp_path / "other", OPTIONS)
+
+
+def test_a_reader_of_the_progress_who_leaves_does_not_end_the_conversion(source, finished, tmp_path, monkeypatch):
+    class Closed:
+        def isatty(self) -> bool:
+            return False
+
+        def write(self, _: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Closed())
+    assert main([str(source), str(tmp_path / "dst")]) == 0
+    assert verify(tmp_path / "dst", source)
+
+
+def test_another_attempt_in_the_same_process_can_have_the_lock_after_one_that_failed(source, tmp_path):
+    (tmp_path / ".dst.partial" / "folder").mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(ConversionError, match="cannot be written"):
+            convert(source, tmp_path / "dst", OPTIONS)
+    (tmp_path / ".dst.partial" / "folder").rmdir()
+    convert(source, tmp_path / "dst", OPTIONS)

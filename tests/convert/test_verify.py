@@ -173,6 +173,9 @@ def test_the_converter_verifies_what_it_wrote_when_asked_to(source, tmp_path, ca
     monkeypatch.setattr(os, "pwrite", with_a_flaw)
     assert main([str(source), str(tmp_path / "flawed"), "--verify"]) == 2
     assert "tensor model." in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "dst"
+    ]  # nothing has the name of a folder that is damaged
 
 
 def test_a_dry_run_counts_every_kind_of_tensor(source, finished, tmp_path):
