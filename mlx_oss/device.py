@@ -22,6 +22,7 @@ from mlx_oss.errors import OptionError
 SHARED_FROM = 1 << 20  # bytes of weights: about a millisecond of one core, some twenty times what sharing costs
 
 FREED = 64 << 20  # bytes
+_USABLE = 0.95  # of what Metal recommends: above that MLX gives back all that is freed, and every operation takes anew
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 P = ParamSpec("P")
@@ -48,14 +49,23 @@ def keep_resident() -> int | None:
     return limit
 
 
-@lru_cache(maxsize=1)
-def keep_freed_memory() -> bool:
-    """Lets the CPU backend use memory again that it has freed: glibc would give each larger array back to the system,
-    and getting it again page by page takes longer than most operations. Returns whether the C library can be told.
+def keep_freed_memory(spare: int = 0) -> bool:
+    """How much of what is freed is kept to be used again. Returns whether somebody could be told.
 
-    What is freed above FREED bytes at a time, and arrays above the 32 MB that glibc allows, go back all the same.
+    On a GPU MLX would keep nearly all that the system recommends, whatever a model may take: FREED bytes are kept, or
+    the `spare` ones. The C library of a CPU backend would give each larger array back to the system, and getting it
+    again page by page takes longer than most operations: up to FREED bytes at a time, and arrays up to the 32 MB that
+    glibc allows, are kept.
     """
-    if on_gpu() or sys.platform != "linux":
+    if on_gpu():
+        mx.set_cache_limit(max(spare, FREED))
+        return True
+    return _tell_c_library()
+
+
+@lru_cache(maxsize=1)
+def _tell_c_library() -> bool:
+    if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     settings = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: FREED}
@@ -78,7 +88,7 @@ def memory_limit() -> tuple[int, str]:
     Metal recommends, or what is available now.
     """
     if mx.metal.is_available():
-        return int(mx.device_info()["max_recommended_working_set_size"]), "recommended by Metal"
+        return int(_USABLE * int(mx.device_info()["max_recommended_working_set_size"])), "recommended by Metal"
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -94,9 +104,9 @@ def device_name() -> str:
 
 
 def memory_bytes() -> int:
-    """What MLX holds on a GPU; on the CPU backend the most that the process has had resident."""
+    """What MLX holds on a GPU, kept ones included; on the CPU backend the most that the process has had resident."""
     if on_gpu():
-        return mx.get_active_memory()
+        return mx.get_active_memory() + mx.get_cache_memory()
     return peak_resident_bytes()
 
 

@@ -46,10 +46,11 @@ class Folder:
         """How the model holds a module: parts that are stored alike stay so; others are dequantised (exactly), to be
         held as one matrix.
         """
-        return self.specs[self.fusions[target][0]] if self.is_alike(target) else None
+        specs = [self.specs[member] for member in self.fusions[target]]
+        return specs[0] if len(set(specs)) == 1 else None
 
     def is_alike(self, target: str) -> bool:
-        """Whether the parts that the model fuses are stored in the same way."""
+        """Whether the parts that the model fuses can be joined as they are stored."""
 
         def stored(member: str) -> tuple[object, ...]:
             tensors = [self.tensors.get(f"{member}.{suffix}") for suffix in SUFFIXES]

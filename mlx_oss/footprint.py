@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from mlx_oss import layout
 from mlx_oss.folder import SUFFIXES, Folder
@@ -16,27 +17,36 @@ _FLOATS = ("BF16", "F16", "F32")
 _EMBEDDING = "embed_tokens"
 
 
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes of a tensor: as it is stored, as part of a module, in the dtype of the activations; and whether it is cast
+    where it can be joined as it is stored.
+    """
+
+    stored: int
+    held: int
+    apart: int
+    cast: bool
+
+
+def is_on_disk(target: str) -> bool:
+    """Whether that module of the model is offloaded where anything is."""
+    return target == _EMBEDDING or ".experts." in target
+
+
 class Footprint:
     """The weights of a folder, with activations of `itemsize` bytes.
 
     upcasts        whether layers make float32 of their matrices as they go, as on the CPU backend
     kinds          bytes by kind with everything in memory: experts, attention, embedding, unembedding, other
     slot_bytes     of one slot in each layer
-    loading_bytes  what loading everything takes at most beyond that, for what is not held as it is stored
     """
 
     def __init__(self, folder: Folder, itemsize: int, *, upcasts: bool) -> None:
         self._folder, self._itemsize, self._upcasts = folder, itemsize, upcasts
         self.kinds = dict.fromkeys(("experts", "attention", "embedding", "unembedding", "other"), 0)
-        cast = apart = 0
-        for target, members in folder.fusions.items():
-            sizes = [size for member in members for size in self._sizes(target, member)]
-            self.kinds[_kind(target)] += sum(held for _, held in sizes)
-            if folder.is_alike(target):
-                cast += sum(stored for stored, held in sizes if stored != held)
-            else:
-                apart += sum(stored for stored, _ in sizes)
-        self.loading_bytes = apart + min(cast, 2 * AHEAD)
+        for target in folder.fusions:
+            self.kinds[_kind(target)] += sum(tensor.held for tensor in self._tensors(target))
         self.kinds["other"] += sum(
             math.prod(shape) * itemsize for shape in layout.plain_tensors(folder.config).values()
         )
@@ -49,6 +59,16 @@ class Footprint:
             return total
         return total - self.kinds["experts"] - self.kinds["embedding"] + self._beside_slots() + slots * self.slot_bytes
 
+    def loading(self, slots: int | None) -> int:
+        """Bytes that loading takes at most beyond the weights, for what is not held as it is stored."""
+        folder = self._folder
+        targets = [target for target in folder.fusions if slots is None or not is_on_disk(target)]
+        alike = [tensor for target in targets if folder.is_alike(target) for tensor in self._tensors(target)]
+        apart = [tensor for target in targets if not folder.is_alike(target) for tensor in self._tensors(target)]
+        shrinks = sum(max(tensor.stored - tensor.held, 0) for tensor in alike)
+        largest = max((tensor.stored for tensor in alike if tensor.cast), default=0)
+        return largest + min(shrinks, 2 * AHEAD) + sum(tensor.apart for tensor in apart)
+
     def saved_by(self, bits: int) -> int:
         """What storing the matrices that are not quantised in affine groups of 64 would save."""
         saved = 0
@@ -59,22 +79,23 @@ class Footprint:
                 saved += now - values * bits // 8 - 2 * values // 64 * self._itemsize
         return saved
 
-    def _sizes(self, target: str, member: str) -> Iterator[tuple[int, int]]:
-        """(bytes stored, bytes held) of the tensors of one of the folder's modules, as part of `target`."""
-        folder, alike = self._folder, self._folder.is_alike(target)
-        for suffix in SUFFIXES:
-            if (tensor := folder.tensors.get(f"{member}.{suffix}")) is None:
+    def _tensors(self, target: str) -> Iterator[_Sizes]:
+        """What a module of the model is made of."""
+        folder, alike, spec = self._folder, self._folder.is_alike(target), self._folder.fused_spec(target)
+        for name in (f"{member}.{suffix}" for member in folder.fusions[target] for suffix in SUFFIXES):
+            if (tensor := folder.tensors.get(name)) is None:
                 continue
-            values, spec = math.prod(tensor.shape), folder.specs[member]
-            if spec and not alike and suffix != "bias":  # dequantised, to be joined
-                held = values * 32 // spec.bits * self._itemsize if suffix == "weight" else 0
-            elif tensor.dtype not in _FLOATS:
-                held = tensor.nbytes
-            elif suffix == "weight" and len(tensor.shape) == 2 and alike:
-                held = values * self._matrix_itemsize(target, tensor.name)
+            values, (member, _, suffix) = math.prod(tensor.shape), name.rpartition(".")
+            floats = tensor.dtype in _FLOATS
+            cast = values * self._itemsize if floats else tensor.nbytes
+            if (own := folder.specs[member]) and spec is None and suffix != "bias":  # dequantised, to be joined
+                held = values * 32 // own.bits * self._itemsize if suffix == "weight" else 0
+            elif floats and suffix == "weight" and len(tensor.shape) == 2 and alike:
+                held = values * self._matrix_itemsize(target, name)
             else:
-                held = values * self._itemsize
-            yield tensor.nbytes, held
+                held = cast
+            stays = held == tensor.nbytes and tensor.dtype != "F16"
+            yield _Sizes(tensor.nbytes, held, cast, not stays)
 
     def _matrix_itemsize(self, target: str, name: str) -> int:
         stored = ITEMSIZE[self._folder.tensors[name].dtype]

@@ -17,8 +17,9 @@ from mlx_oss import layout
 from mlx_oss.device import activation_dtype, keep_freed_memory, keep_resident, on_gpu
 from mlx_oss.errors import OptionError
 from mlx_oss.folder import SUFFIXES, Folder, open_folder
+from mlx_oss.footprint import is_on_disk
 from mlx_oss.model import Transformer
-from mlx_oss.offload import install, is_on_disk
+from mlx_oss.offload import install
 from mlx_oss.planner import plan_folder
 from mlx_oss.weights import Files, Joined, open_files, read
 
@@ -78,7 +79,7 @@ def load_model(
     less = chosen.slots is not None or chosen.context < (context or folder.config.max_position_embeddings)
     _log.log(logging.WARNING if less and slots is None else logging.INFO, "%s", chosen)
     keep_resident()
-    keep_freed_memory()
+    keep_freed_memory(chosen.memory - chosen.peak_bytes)
     fused = {target: folder.fused_spec(target) for target in folder.fusions}
     quantized = {target: spec for target, spec in fused.items() if spec is not None}
     model = Transformer(folder.config, quantized)
@@ -114,8 +115,9 @@ def _read(folder: Folder, targets: Sequence[str], files: Files, dtype: mx.Dtype)
         if member:
             apart.setdefault(target, {})[member, suffix] = _cast(array, dtype)
         else:
-            stays = suffix == "weight" and array.ndim == 2 and _upcasts(target, array.dtype, dtype)
-            yield f"{target}.{suffix}", array if stays else _cast(array, dtype)
+            if not (suffix == "weight" and array.ndim == 2 and _upcasts(target, array.dtype, dtype)):
+                array = _cast(array, dtype)
+            yield f"{target}.{suffix}", array
     for target, parts in apart.items():
         yield from _joined(folder, target, parts, dtype)
 
@@ -123,19 +125,18 @@ def _read(folder: Folder, targets: Sequence[str], files: Files, dtype: mx.Dtype)
 def _joined(
     folder: Folder, target: str, parts: Mapping[tuple[str, str], mx.array], dtype: mx.Dtype
 ) -> Iterator[tuple[str, mx.array]]:
-    """A module whose parts are stored in different ways: all of them dequantised, if they are quantised."""
-    weights, biases = [], []
+    """A module whose parts are not stored alike; where they are quantised in different ways, they are dequantised."""
+    members = []
     for member in folder.fusions[target]:
-        weight = parts[member, "weight"]
-        if spec := folder.specs[member]:
-            scales, offsets = parts[member, "scales"], parts.get((member, "biases"))
-            weight = mx.dequantize(weight, scales, offsets, spec.group_size, spec.bits, spec.mode)
-        weights.append(weight.astype(dtype))
-        if (member, "bias") in parts:
-            biases.append(parts[member, "bias"])
-    yield f"{target}.weight", mx.concatenate(weights, axis=-2)
-    if biases:
-        yield f"{target}.bias", mx.concatenate(biases, axis=-1)
+        part = {suffix: array for (name, suffix), array in parts.items() if name == member}
+        if (spec := folder.specs[member]) and folder.fused_spec(target) is None:
+            scales, offsets = part.pop("scales"), part.pop("biases", None)
+            weight = mx.dequantize(part["weight"], scales, offsets, spec.group_size, spec.bits, spec.mode)
+            part["weight"] = weight.astype(dtype)
+        members.append(part)
+    for suffix in members[0]:
+        axis = -1 if suffix == "bias" else -2
+        yield f"{target}.{suffix}", mx.concatenate([part[suffix] for part in members], axis)
 
 
 def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
 
+_AT_MOST = 1 << 30  # bytes a read: macOS refuses more than 2 GiB
+
 
 class OpenFile:
     """A file that is open for reading as long as someone holds this; any number of threads may read."""
@@ -35,7 +37,7 @@ class OpenFile:
         done = 0
         while done < len(into):
             try:
-                count = _pread(self._descriptor, into[done:], start + done)
+                count = _pread(self._descriptor, into[done : done + _AT_MOST], start + done)
             except OSError as error:
                 raise CheckpointError(
                     f"{self.path} cannot be read ({error.strerror}) at byte {start + done:,}: check the disk, then "

@@ -69,17 +69,25 @@ class Plan:
         """In a sentence."""
         had, tokens = f"{size(self.memory)} ({self.source})", f"{self.context:,} tokens of context"
         if self.verdict == "too small":
-            return f"{self.folder} needs at least {size(self.least_bytes)} for {tokens}, and may take {had}"
+            return f"{self.folder} needs at least {size(self.least_bytes, up=True)} for {tokens}, and may take {had}"
         if self.slots is None:
             return f"{self.folder} is in memory: {size(self.peak_bytes)} with {tokens}, of {had}"
-        return (
-            f"{self.folder} needs {size(self.whole_bytes)} with everything in memory and may take {had}: "
-            f"{self.slots} of the {self.experts} experts of each layer are in memory, the others are read from disk "
-            f"when they are needed; {size(self.peak_bytes)} with {tokens}"
+        held = f"{self.slots} of the {self.experts} experts of each layer are in memory, the others are"
+        if self.slots == self.experts:
+            held = "all but the embedding comes to be in memory, experts are"
+        said = (
+            f"{self.folder} needs {size(self.whole_bytes)} with everything in memory and may take {had}: {held} read "
+            f"from disk when they are needed; {size(self.peak_bytes)} with {tokens}"
         )
+        if self.chunk < PREFILL_CHUNK:
+            said += f"; prompts are read {self.chunk} tokens at a time, which rounds otherwise than {PREFILL_CHUNK}"
+        return said
 
 
-def size(nbytes: int) -> str:
+def size(nbytes: int, *, up: bool = False) -> str:
+    """Rounded, or rounded `up` where less would not do."""
+    unit = 10_000_000 if nbytes >= 1e9 else 1_000_000
+    nbytes = -(-nbytes // unit) * unit if up else nbytes
     return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
@@ -119,27 +127,27 @@ def plan_folder(
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise OptionError(f"chunk is {chunk!r}, expected at least 1 token or None")
     limit, source = (parse_bytes(memory), "as asked for") if memory is not None else device.memory_limit()
-    planner = _Planner(folder, device.activation_dtype(dtype).size, limit, source)
+    chunks = CHUNKS if chunk is None else (chunk,)
+    planner = _Planner(folder, device.activation_dtype(dtype).size, limit, source, chunks)
     if slots is None:
-        return planner.best(context, chunk)
+        return planner.best(context)
     experts = folder.config.num_local_experts
     if type(slots) is not int or not planner.least <= slots <= experts:
         raise OptionError(f"slots is {slots!r}, expected {planner.least} to {experts} experts a layer")
-    return planner.made("experts on disk", context or most, chunk or PREFILL_CHUNK, slots)
+    return planner.made("experts on disk", context or most, chunks[0], slots)
 
 
 class _Planner:
-    """The arithmetic for one folder and one limit."""
+    """The arithmetic for one folder and one limit. `chunks` may be chosen from, the largest first."""
 
-    def __init__(self, folder: Folder, itemsize: int, limit: int, source: str) -> None:
-        self.folder, self.itemsize, self.limit, self.source = folder, itemsize, limit, source
+    def __init__(self, folder: Folder, itemsize: int, limit: int, source: str, chunks: Sequence[int]) -> None:
+        self.folder, self.itemsize, self.limit, self.source, self.chunks = folder, itemsize, limit, source, chunks
         self.footprint = Footprint(folder, itemsize, upcasts=not device.on_gpu())
         c = folder.config
         self.least = min(max(c.num_experts_per_tok, 2), c.num_local_experts)  # two: one is read, one computed
 
-    def best(self, context: int | None, chunk: int | None) -> Plan:
-        most = self.folder.config.max_position_embeddings
-        chunks = CHUNKS if chunk is None else (chunk,)
+    def best(self, context: int | None) -> Plan:
+        most, chunks = self.folder.config.max_position_embeddings, self.chunks
         for tokens in _halved(most, USUAL) if context is None else [context]:
             if self.peak(None, tokens, chunks[0]) <= self.limit:
                 return self.made("everything in memory", tokens, chunks[0], None)
@@ -157,7 +165,7 @@ class _Planner:
 
     def peak(self, slots: int | None, context: int, chunk: int) -> int:
         running = self.kv(context) + self.prefill(context, chunk)
-        loading = 0 if slots is not None else self.footprint.loading_bytes - VOCABULARY_BYTES
+        loading = self.footprint.loading(slots) - VOCABULARY_BYTES
         return BASE_BYTES + self.footprint.weights(slots) + max(loading, running)
 
     def kv(self, context: int) -> int:
@@ -187,7 +195,7 @@ class _Planner:
             kv_bytes=self.kv(context),
             prefill_bytes=self.prefill(context, chunk),
             peak_bytes=self.peak(slots, context, chunk),
-            least_bytes=self.peak(self.least, context, CHUNKS[-1]),
+            least_bytes=self.peak(self.least, context, self.chunks[-1]),
             whole_bytes=whole,
             profile=fits[0] if fits and slots is not None else None,
         )

@@ -63,12 +63,21 @@ def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
     monkeypatch.setattr(device.ctypes, "CDLL", lambda _: library)
     monkeypatch.setattr(device, "on_gpu", lambda: False)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert keep_freed_memory.__wrapped__() and told == {-3: 32 << 20, -1: 64 << 20}
+    monkeypatch.setattr(device, "_tell_c_library", device._tell_c_library.__wrapped__)
+    assert keep_freed_memory() and told == {-3: 32 << 20, -1: 64 << 20}
     monkeypatch.setattr(device.ctypes, "CDLL", lambda _: SimpleNamespace())
-    assert not keep_freed_memory.__wrapped__()
+    assert not keep_freed_memory()
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(device.ctypes, "CDLL", None)
-    assert not keep_freed_memory.__wrapped__()
+    assert not keep_freed_memory()
+
+
+def test_a_gpu_keeps_no_more_of_what_is_freed_than_the_plan_leaves(monkeypatch):
+    limits: list[int] = []
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx, "set_cache_limit", limits.append)
+    assert keep_freed_memory(5 << 30) and keep_freed_memory(-1) and keep_freed_memory()
+    assert limits == [5 << 30, 64 << 20, 64 << 20]
 
 
 def test_little_work_and_a_gpus_stay_on_one_stream(three_cores, monkeypatch):

@@ -17,6 +17,8 @@ from mlx_oss import load_model
 from mlx_oss.convert import convert
 from mlx_oss.device import on_gpu
 from mlx_oss.errors import CheckpointError, ConfigError, OptionError
+from mlx_oss.folder import open_folder
+from mlx_oss.footprint import Footprint
 from mlx_oss.tensorfile import INDEX
 from tests.synthetic import TINY, write_checkpoint
 
@@ -369,3 +371,17 @@ def test_experts_in_affine_bits_give_the_logits_of_their_values(even, tmp_path):
     in_mxfp4 = logits(write(tmp_path / "mxfp4", config, mxfp4))
     config["quantization"] = {"group_size": 32, "bits": 4, "mode": "affine"}
     assert np.abs(logits(write(tmp_path / "affine", config, affine)) - in_mxfp4).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["mlp.experts.up_proj.bias", "self_attn.k_proj.bias", "self_attn.k_proj.weight"])
+def test_parts_that_differ_in_their_float_format_only_are_joined_as_they_are(folder, changed, name):
+    """Quantised ones stay quantised."""
+
+    def widen(_: dict[str, Any], tensors: Tensors) -> None:
+        tensors[f"model.layers.0.{name}"] = tensors[f"model.layers.0.{name}"].astype(mx.float32)
+
+    path = changed(widen)
+    assert np.array_equal(logits(path), logits(folder("tiny")))
+    held = dict(tree_flatten(load_model(path).parameters()))
+    assert held["layers.0.mlp.experts.gate_up_proj.weight"].dtype == mx.uint32
+    assert Footprint(open_folder(path), 4, upcasts=not on_gpu()).weights(None) == sum(a.nbytes for a in held.values())

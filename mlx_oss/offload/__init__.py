@@ -12,7 +12,7 @@ MLX folder's own files. `install` puts such experts into a model, which does not
 
 from __future__ import annotations
 
-from mlx_oss.offload.install import install, is_on_disk, reads
+from mlx_oss.offload.install import install, reads
 from mlx_oss.offload.reader import Reads
 
-__all__ = ["Reads", "install", "is_on_disk", "reads"]
+__all__ = ["Reads", "install", "reads"]

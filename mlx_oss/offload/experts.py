@@ -6,8 +6,10 @@ What has to be read is read while what is there is computed.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -50,7 +52,7 @@ class OffloadedExperts(Experts):
         super().__init__(replace(config, num_local_experts=slots), specs, path)
         self._slots, self._reader = Slots(config.num_local_experts, slots), reader
         self._sources: tuple[Source, ...] = ()
-        self._computing: mx.array | None = None
+        self._computing = deque[mx.array]()  # what an interruption may leave going on
 
     @property
     def reads(self) -> Reads:
@@ -72,14 +74,15 @@ class OffloadedExperts(Experts):
             for number, group in enumerate(groups):
                 self._end(reading)
                 pairs = np.flatnonzero(np.isin(ids, group)).astype(np.uint32)
-                self._computing = self._some(x, ids, pairs, sort)
-                parts.append(self._computing)
+                parts.append(self._some(x, ids, pairs, sort))
+                self._computing.append(parts[-1])
                 order.append(pairs)
                 if number + 1 < len(groups):
-                    mx.async_eval(self._computing)
+                    mx.async_eval(parts[-1])
                     keep = [expert for later in groups[number:] for expert in later]
                     reading = self._begin(groups[number + 1], keep)
-                mx.eval(self._computing)
+                mx.eval(parts[-1])
+                self._computing.clear()
         if len(parts) == 1:
             return parts[0]
         return mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)).astype(np.uint32))]
@@ -119,9 +122,9 @@ class OffloadedExperts(Experts):
     def _settle(self) -> None:
         """Waits for what an interrupted call has left going on, too: slots are read and written by nobody then."""
         self._reader.settle()
-        if self._computing is not None:
-            mx.eval(self._computing)
-            self._computing = None
+        while self._computing:
+            with suppress(RuntimeError):  # it failed, or was not begun in the thread that was to compute it
+                mx.eval(self._computing.pop())
 
 
 # (slot, expert) to be filled, and what fills them.

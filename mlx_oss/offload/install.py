@@ -25,11 +25,6 @@ _EMBEDDING = "model.embed_tokens"
 _MEMBERS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
-def is_on_disk(target: str) -> bool:
-    """Whether `install` deals with that module of the model."""
-    return target == "embed_tokens" or ".experts." in target
-
-
 def install(
     model: Transformer, slots: int, folder: Folder, files: Files, fused: Specs, dtype: mx.Dtype
 ) -> list[tuple[str, mx.array]]:

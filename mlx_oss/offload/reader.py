@@ -68,8 +68,10 @@ class Reader:
         """Begins to read: of each origin, from a byte on, as much as fills the memory. `finish` waits."""
         futures = []
         for origin, start, into in parts:
-            futures.append(self._threads.submit(origin.read, start, into))
-            self._started.append(futures[-1])
+            future = Future[None]()
+            self._started.append(future)  # before it can begin: an interruption in between must not lose it
+            futures.append(future)
+            self._threads.submit(_read, future, origin, start, into)
             if isinstance(origin, OpenFile):
                 self.reads += Reads(nbytes=len(into))
         return futures
@@ -83,9 +85,21 @@ class Reader:
             future.result()
 
     def settle(self) -> None:
-        """Waits for everything that was begun, whether or not somebody waited for it."""
-        wait(self._started)
+        """Waits for everything that was begun, whether or not somebody waited for it, and drops what was not."""
+        wait([future for future in self._started if not future.cancel()])
         self._started = []
 
     def count(self, hits: int, misses: int) -> None:
         self.reads += Reads(hits, misses)
+
+
+def _read(future: Future[None], origin: Origin, start: int, into: memoryview) -> None:
+    """Into the future, unless it was cancelled before this thread came to it."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        origin.read(start, into)
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(None)

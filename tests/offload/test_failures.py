@@ -247,3 +247,53 @@ def test_ctrl_c_ends_the_program(routed, number):
     process.send_signal(signal.SIGINT)
     *_, last = process.communicate(timeout=60)[0].splitlines()
     assert last == "interrupted 0" and process.returncode == 0
+
+
+def test_a_read_that_an_interruption_has_cut_off_does_not_reach_a_slot_later(routed, monkeypatch):
+    """Ctrl-C just after a thread was given a read, before anybody waits for it, on a disk that takes its time."""
+    folder = routed("32 experts")
+    model, tokens = load_model(folder, slots=4), mx.array([PROMPT])
+    wanted = np.array(load_model(folder)(tokens))
+    threads, read, calls = model.layers[0].mlp.experts._reader._threads, OpenFile.read, [0]
+    submit = threads.submit
+
+    def interrupted(*work):
+        submit(*work)
+        calls[0] += 1
+        if calls[0] == 5:
+            raise KeyboardInterrupt
+
+    def slow(file, start, into):
+        if calls[0] == 5:
+            threading.Event().wait(0.05)
+        read(file, start, into)
+
+    monkeypatch.setattr(threads, "submit", interrupted)
+    monkeypatch.setattr(OpenFile, "read", slow)
+    with pytest.raises(KeyboardInterrupt):
+        model(tokens)
+    assert np.array_equal(np.array(model(tokens)), wanted)
+
+
+def test_a_computation_that_failed_does_not_fail_every_later_one(routed, monkeypatch):
+    folder = routed("32 experts")
+    model, tokens = load_model(folder, slots=4), mx.array([PROMPT])
+    wanted = np.array(load_model(folder)(tokens))
+    real, left = mx.eval, [3]
+
+    def failing(*arrays):
+        left[0] -= arrays[0].ndim == 3  # what experts have made, not rows of the embedding
+        if arrays[0].ndim == 3 and left[0] in (0, -1):
+            raise RuntimeError("[malloc] Unable to allocate")
+        real(*arrays)
+
+    monkeypatch.setattr(mx, "eval", failing)
+    with pytest.raises(RuntimeError):
+        model(tokens)
+    assert np.array_equal(np.array(model(tokens)), wanted)
+
+
+def test_layers_keep_nothing_of_what_they_computed(routed):
+    model = load_model(routed("32 experts"), slots=4)
+    mx.eval(model(mx.array([PROMPT])))
+    assert not any(layer.mlp.experts._computing for layer in model.layers)

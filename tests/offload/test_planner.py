@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -87,7 +88,7 @@ def test_the_least_memory_is_enough_and_a_byte_less_is_refused_with_it_named(rou
     assert plan(path, memory=needed, context=64).verdict == "experts on disk"
     too_little = plan(path, memory=needed - 1, context=64)
     assert too_little.verdict == "too small" and too_little.least_bytes == needed
-    with pytest.raises(OptionError, match=rf"needs at least {needed / 1e6:.0f} MB.*smaller profile"):
+    with pytest.raises(OptionError, match=rf"needs at least {-(-needed // 10**6)} MB.*smaller profile"):
         load_model(path, memory=needed - 1, context=64)
     model = load_model(path, memory=needed, context=64)
     assert model.plan.slots == 4 and mx.isfinite(model(mx.array([[1, 2, 3]]))).all()
@@ -220,3 +221,25 @@ def test_a_session_tells_what_was_read():
     assert 0 < stats.hit_rate < 1 and stats.read_seconds == pytest.approx(spent.seconds)
     assert stats.read_bytes_per_token == spent.nbytes / (stats.prefilled_tokens + stats.generated_tokens)
     assert mlx_oss.events.Stats().hit_rate == 1 and mlx_oss.events.Stats().read_bytes_per_token == 0
+
+
+def test_the_least_is_that_of_the_chunk_asked_for(routed):
+    path = routed("32 experts")
+    least = mlx_oss.plan(path, context=1024, chunk=512, memory=1).least_bytes
+    assert mlx_oss.plan(path, context=1024, chunk=512, memory=least).verdict == "experts on disk"
+    assert mlx_oss.plan(path, context=1024, chunk=512, memory=least - 1).verdict == "too small"
+    assert mlx_oss.plan(path, context=1024, memory=1).least_bytes < least
+
+
+def test_what_is_named_as_the_least_is_enough_as_it_is_printed(routed):
+    told = str(mlx_oss.plan(routed("32 experts"), memory=1))
+    printed = re.search(r"at least ([\d.]+ [MG]B)", told)
+    assert printed and mlx_oss.plan(routed("32 experts"), memory=printed[1].replace(" ", "")).verdict != "too small"
+
+
+def test_a_smaller_chunk_is_told(routed):
+    path = routed("32 experts")
+    small = mlx_oss.plan(path, context=1024, memory=mlx_oss.plan(path, context=1024, memory=1).least_bytes)
+    assert small.chunk < 512 and f"read {small.chunk} tokens at a time, which rounds otherwise" in str(small)
+    large = mlx_oss.plan(path, context=1024, memory=mlx_oss.plan(path, context=1024, chunk=512, memory=1).least_bytes)
+    assert large.chunk == 512 and "rounds otherwise" not in str(large)
