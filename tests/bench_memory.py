@@ -87,6 +87,9 @@ def answer(worker: subprocess.Popen[str]) -> dict[str, Any]:
 
 def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
     """Loads; then each line of stdin is answered by one step: the prefill, and a token each time."""
+    from mlx_oss.blas import prefer_fast_blas
+
+    prefer_fast_blas()  # before MLX, as the commands do
     import mlx_oss
 
     context = prompt + tokens
