@@ -18,6 +18,7 @@ import os
 import resource
 import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -28,11 +29,11 @@ _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x800
 _BIND, _REC, _PRIVATE = 0x1000, 0x4000, 0x40000
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
 _DETACH = 2
-_PDEATHSIG, _DUMPABLE, _CAPBSET_DROP, _CHILD_SUBREAPER, _NO_NEW_PRIVS = 1, 4, 24, 36, 38
+_PDEATHSIG, _DUMPABLE, _SECCOMP, _CAPBSET_DROP, _CHILD_SUBREAPER, _NO_NEW_PRIVS = 1, 4, 22, 24, 36, 38
 _MOUNT_SETATTR = 442  # on every architecture
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
 _LINKED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # into /usr, on most systems
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+_DEVICES = ("null", "full", "random", "urandom")  # not "zero", which gives memory of no file that can be shared
 _INTERVAL = 0.05  # seconds between two looks at what is used
 
 
@@ -80,7 +81,7 @@ def build_root(config, uid):
     _mount("tmpfs", root, "tmpfs", _NOSUID, "mode=0755,size=4m")
     for path in ("/tmp", "/dev/shm", work):
         os.makedirs(root + path)
-        options = f"uid={uid},mode=0700,size={config['file_bytes']}"
+        options = f"uid={uid},mode=0700,size={config['file_bytes']},nr_inodes=100000"
         _mount("tmpfs", root + path, "tmpfs", _NOSUID | _NODEV, options)
     for path in [*config["visible"], *(path for path in _LINKED if os.path.isdir(path))]:
         if os.path.islink(path):
@@ -120,10 +121,19 @@ def start(config, uid):
                 become(uid)
         if sys.platform == "linux":
             _prctl(_NO_NEW_PRIVS, 1)
+            refuse_calls(bytes.fromhex(config["filter"]), uid is not None)
         os.chdir(config["work"])
         os.execve(config["command"][0], config["command"], config["environment"])
     except (OSError, ValueError) as error:
         give_up(error)
+
+
+def refuse_calls(steps, needed):
+    """Has the kernel refuse system calls to this process and its children."""
+    if steps or needed:
+        kept = ctypes.create_string_buffer(steps, len(steps))
+        program = struct.pack("HP", len(steps) // 8, ctypes.addressof(kept))
+        _checked(_libc().prctl(_SECCOMP, 2, program, 0, 0), "seccomp")
 
 
 def become(uid):
@@ -189,20 +199,31 @@ def reap(worker):
 
 
 def usage(config, worker):
-    """Processes of the program, and bytes of memory they hold for themselves."""
+    """Processes of the program, and bytes of memory they hold together."""
     if sys.platform != "linux":
         listed = subprocess.run(["/bin/ps", "-A", "-o", "pgid=,rss="], capture_output=True, text=True).stdout
         sizes = [int(rss) * 1024 for pgid, rss in map(str.split, listed.splitlines()) if int(pgid) == worker]
         return len(sizes), sum(sizes)
-    page, count, pages = os.sysconf("SC_PAGE_SIZE"), 0, 0
-    for pid in descendants():
-        try:
-            with open(f"/proc/{pid}/statm") as file:
-                resident, shared = map(int, file.read().split()[1:3])
-        except (OSError, ValueError):  # it is gone
-            continue
-        count, pages = count + 1, pages + max(resident - shared, 0)
-    return count, page * pages
+    pids = descendants()
+    used = sum(map(held, pids))
+    if used > config["memory_bytes"]:  # but what two of them share has been counted twice
+        used = sum(map(share, pids))
+    return len(pids), used
+
+
+def held(pid):
+    """Bytes of a process's memory, in RAM or swapped out, that no file on a disk has; 0 if it is gone."""
+    sizes = _sizes(f"/proc/{pid}/status")
+    return sum(sizes.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
+
+
+def share(pid):
+    """Of `held`, its part of each page that it shares; takes time. All of it where this may not be known."""
+    try:
+        sizes = _sizes(f"/proc/{pid}/smaps_rollup")
+    except PermissionError:
+        return held(pid)
+    return sizes.get("Pss", 0) - sizes.get("Pss_File", 0) + sizes.get("SwapPss", 0)
 
 
 def descendants():
@@ -220,6 +241,16 @@ def descendants():
         new = {pid for pid, parent in parents.items() if parent in new} - found
         found |= new
     return found
+
+
+def _sizes(path):
+    """Bytes by name; nothing if the process is gone. Raises PermissionError."""
+    try:
+        with open(path) as file:
+            lines = [line.split() for line in file if line.endswith(" kB\n")]
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return {name.rstrip(":"): int(size) * 1024 for name, size, _ in lines}
 
 
 def kill_all(worker):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_oss.errors import ToolError
-from mlx_oss.tools import jail
+from mlx_oss.tools import jail, seccomp
 from mlx_oss.tools.seatbelt import profile
 
 Isolation = Literal["namespaces", "seatbelt", "limits"]
@@ -33,16 +33,19 @@ Ending = Literal["done", "raised", "time", "memory", "processes", "stopped", "di
 GUARANTEES: dict[Isolation, str] = {
     "namespaces": """\
 Linux, user, mount, process and network namespaces. No network, not even to this machine. Of its files only the system's
-libraries and Python's are seen, and none can be written; the working directory and /tmp are in memory, of limited size,
-and gone afterwards. No other processes are seen. Memory, of all its processes together, their number, and time are
-limited. When a call ends, nothing that it started runs on but threads.""",
+libraries and Python's are seen, and none can be written; the working directory, /tmp and /dev/shm are in memory, of
+limited size each, and gone afterwards. No other processes are seen. Memory, of all its processes together, what they
+share too, their number, and time are limited; memory that no process is seen to hold is refused (memfd, System V,
+shared mappings of no file), the system's buffers of pipes and sockets are not counted. When a call ends, nothing that
+it started runs on but threads.""",
     "seatbelt": """\
 macOS, sandbox-exec. No network. Only a private working directory can be written, and the home folder cannot be read but
 for Python itself. Memory of its process group and their number are watched twice a second, time is limited; a process
 that leaves the group is neither counted nor ended. Not tested on a Mac.""",
     "limits": """\
 Limits only: time, memory and number of processes (of the process group where the system is not Linux), size of files.
-The code can use the network, and read and write all that you can.""",
+The code can use the network, and read and write all that you can; files of a file system in memory, as /dev/shm, count
+only while they are mapped.""",
 }
 
 
@@ -209,6 +212,7 @@ def _config(isolation: Isolation, limits: Limits, folder: str, requests: int, st
         "command": command,
         "environment": {"PATH": "/usr/bin:/bin", "HOME": work, "TMPDIR": work, "LANG": "C.UTF-8", "MPLBACKEND": "Agg"}
         | threads,
+        "filter": seccomp.program(os.uname().machine).hex(),
         "lifeline": requests,
         "memory_bytes": limits.memory_bytes,
         "file_bytes": limits.file_bytes,

@@ -23,6 +23,7 @@ from mlx_oss.tools import Limits, PythonTool, python, sandbox
 HERE = sandbox.isolation_here()
 ISOLATED = HERE in sandbox.GUARANTEES
 AVAILABLE = [HERE] * ISOLATED + ["limits"] * (sys.platform == "linux")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS tells only what is resident")
 needs_isolation = pytest.mark.skipif(not ISOLATED, reason=f"no isolation: {HERE}")
 LIMITS = Limits(seconds=30, memory_bytes=1 << 30, processes=40, file_bytes=32 << 20)
 
@@ -135,6 +136,97 @@ for _ in range(4):
 time.sleep(60)
 """
     assert "more than 0.2 GB of memory" in why(tool, hungry)
+
+
+MAPPED = """
+import mmap, os, time
+places = [open(f"{folder}/big", "w+b") for folder in ("/tmp", "/dev/shm", "/mnt/data")] if NAMESPACES else []
+for file in places or [open("/dev/zero", "r+b") for _ in range(3)]:
+    if places:
+        file.truncate(80 << 20)
+    if os.fork() == 0:
+        x = mmap.mmap(file.fileno(), 80 << 20)
+        for at in range(0, len(x), 4096):
+            x[at] = 1
+        time.sleep(60)
+        os._exit(0)
+time.sleep(60)
+"""
+
+
+@linux
+def test_shared_memory_counts(tool):
+    """Files in memory, as far as they are mapped; without namespaces what the system gives as `/dev/zero`."""
+    tool.limits = Limits(seconds=15, memory_bytes=200 << 20, processes=40, file_bytes=96 << 20)
+    mapped = MAPPED.replace("NAMESPACES", str(tool.isolation == "namespaces"))
+    assert "more than 0.2 GB of memory" in why(tool, mapped)
+
+
+@linux
+def test_pages_that_processes_share_are_counted_once(tool):
+    tool.limits = Limits(seconds=60, memory_bytes=200 << 20, processes=40)
+    sharing = """
+import os, time
+x = bytearray(80 << 20)
+for at in range(0, len(x), 4096):
+    x[at] = 1
+children = []
+for _ in range(4):
+    children.append(os.fork())
+    if children[-1] == 0:
+        time.sleep(0.5)
+        os._exit(0)
+print([os.waitpid(child, 0)[1] for child in children])
+"""
+    assert tool.call("", sharing) == "[0, 0, 0, 0]"
+
+
+CALLS = """
+import ctypes, mmap, os
+libc = ctypes.CDLL(None, use_errno=True)
+clone = {"x86_64": 56}.get(os.uname().machine, 220)
+def failed(result):
+    if result == 0 and os.getpid() != PID:
+        os._exit(0)
+    return result, os.strerror(ctypes.get_errno())
+PID = os.getpid()
+"""
+
+
+@linux
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.memfd_create('memory')",
+        "mmap.mmap(-1, 4096)",
+        "failed(libc.shmget(0, 4096, 0o1600))",
+        "failed(libc.syscall(447, 0))",  # memfd_secret
+        "failed(libc.unshare(0x10000000))",  # CLONE_NEWUSER: there it could mount file systems in memory
+        "failed(libc.syscall(clone, 0x10000000 | 17, 0, 0, 0, 0))",
+    ],
+)
+def test_memory_that_no_process_is_seen_to_hold_cannot_be_had(tool, code):
+    assert "Operation not permitted" in tool.call("", CALLS + code)
+
+
+@linux
+def test_what_programs_usually_do_with_memory_processes_and_threads_goes_on(tool):
+    usual = """
+import mmap, multiprocessing, subprocess, threading
+from multiprocessing.shared_memory import SharedMemory
+private = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+shared = SharedMemory(create=True, size=4096)
+numbers = multiprocessing.get_context("fork").Array("i", 3)
+process = multiprocessing.get_context("fork").Process(target=lambda: numbers.__setitem__(0, 7))
+thread = threading.Thread(target=lambda: shared.buf.__setitem__(0, 5))
+for one in (process, thread):
+    one.start()
+    one.join()
+print(private[0], shared.buf[0], numbers[0], subprocess.run(["true"]).returncode)
+shared.close()
+shared.unlink()
+"""
+    assert tool.call("", usual) == "0 5 7 0"
 
 
 BOMB = """
