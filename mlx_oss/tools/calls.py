@@ -92,7 +92,9 @@ def _described(tool: AnyTool) -> ToolDescription | ToolNamespace:
 
 
 class Run(Errand):
-    """One call being run. `result` is there when it is done; until then, and if it never is, it says so."""
+    """One call being run. `result` is there when it is done; until then, and if it never is, it says so. One that is
+    given up before it begins is not asked for, and a yes that comes later does not begin it.
+    """
 
     def __init__(
         self, tool: Tool | SystemTool | None, call: ToolCall, confirm: Confirm | None, known: tuple[str, ...]
@@ -112,7 +114,7 @@ class Run(Errand):
     def do(self) -> None:
         verdict = self._asked()
         if isinstance(verdict, Awaitable):
-            asked = _on_a_thread(lambda: asyncio.run(_awaited(verdict)))
+            asked = _on_a_thread(lambda: asyncio.run(self._verdict(verdict)))
             verdict = asked.result()
         if self._may_run(verdict):
             self._start(None)
@@ -123,7 +125,7 @@ class Run(Errand):
     async def ado(self) -> None:
         verdict = self._asked()
         if isinstance(verdict, Awaitable):
-            verdict = await verdict
+            verdict = await self._verdict(verdict)
         if self._may_run(verdict):
             loop, done = asyncio.get_running_loop(), asyncio.Event()
             self._text.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
@@ -132,9 +134,23 @@ class Run(Errand):
             self._settle()
 
     def _asked(self) -> Any:
-        return True if self._confirm is None or self._tool is None else self._confirm(self._call)
+        if self._confirm is None or self._tool is None or self._text.cancelled():
+            return True
+        return self._confirm(self._call)
+
+    async def _verdict(self, asked: Awaitable[Any]) -> Any:
+        """What the question is answered with; whatever it is where the call is given up before, which ends it."""
+        question, loop = asyncio.ensure_future(asked), asyncio.get_running_loop()
+        self._if_given_up(lambda: loop.call_soon_threadsafe(question.cancel))
+        try:
+            await asyncio.wait([question])
+        finally:
+            question.cancel()
+        return None if question.cancelled() and self._text.cancelled() else question.result()
 
     def _may_run(self, verdict: Any) -> bool:
+        if self._text.cancelled():
+            return False
         if verdict is not True:
             self.refuse("the user refused this call" + (f": {verdict}" if isinstance(verdict, str) else ""))
         return verdict is True
@@ -154,6 +170,8 @@ class Run(Errand):
                 self._text.set_result(text)
 
     def _called(self, loop: asyncio.AbstractEventLoop | None) -> str:
+        if self._text.cancelled():  # before anything that a cancel would end
+            raise CancelledError
         match self._tool:
             case None:
                 raise ToolError(f"there is no tool {self._call.name!r}; there are: {', '.join(self._known)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import threading
@@ -403,6 +404,115 @@ def test_an_async_tool_is_cancelled_from_sync_methods_too(make, script):
     threading.Thread(target=lambda: (running.wait(), session.cancel())).start()
     assert collect(turn(session, script, "Oslo?")).finish_reason == "cancelled"
     assert stopped.wait(60)
+
+
+async def awaited(session: ChatSession) -> list[object]:
+    return [event async for event in session.asend("Go")]
+
+
+def whole_turn(session: ChatSession, how: str) -> list[object]:
+    return list(session.send("Go")) if how == "sync" else asyncio.run(awaited(session))
+
+
+class Idle(Waiting):
+    """A tool that says whether it was called or cancelled."""
+
+    def call(self, function: str, text: str) -> str:
+        self.running.set()
+        return "done"
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_a_call_that_is_cancelled_before_it_starts_is_not_asked_for_and_does_nothing(make, script, how):
+    tool, asked = Idle(), []
+    session = make(tool, confirm=lambda call: asked.append(call) or True)
+    script.says(PYTHON_CALL)
+    events = []
+    if how == "sync":
+        for event in session.send("Go"):
+            events.append(event)
+            if isinstance(event, ToolCall):
+                session.cancel()
+    else:
+
+        async def main() -> None:
+            async for event in session.asend("Go"):
+                events.append(event)
+                if isinstance(event, ToolCall):
+                    session.cancel()
+
+        asyncio.run(main())
+    assert results(events)[0].error == "stopped before it was done"
+    assert collect(events).finish_reason == "cancelled"
+    assert asked == [] and not tool.running.is_set() and not tool.cancelled.is_set()
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+@pytest.mark.parametrize("confirm", ["sync", "async"])
+def test_a_yes_after_the_cancel_comes_too_late(make, script, how, confirm):
+    """And an interpreter that has nothing to do with it goes on."""
+    tool = Idle()
+
+    def agrees_late(call: ToolCall) -> bool:
+        session.cancel()
+        return True
+
+    async def agrees_late_too(call: ToolCall) -> bool:
+        with contextlib.suppress(asyncio.CancelledError):
+            session.cancel()
+            await asyncio.sleep(0)
+        return True
+
+    session = make(tool, confirm=agrees_late if confirm == "sync" else agrees_late_too)
+    script.says(PYTHON_CALL)
+    events = whole_turn(session, how)
+    assert results(events)[0].error == "stopped before it was done"
+    assert collect(events).finish_reason == "cancelled"
+    assert not tool.running.is_set() and not tool.cancelled.is_set()
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_cancel_ends_an_async_question(make, script, how):
+    asking, ended = threading.Event(), []
+
+    async def never_answers(call: ToolCall) -> bool:
+        asking.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(True)
+        return True
+
+    session = make(weather, confirm=never_answers)
+    script.says(CALL)
+    threading.Thread(target=lambda: (asking.wait(), session.cancel())).start()
+    assert collect(whole_turn(session, how)).finish_reason == "cancelled" and ended == [True]
+
+
+def test_cancelling_the_task_ends_an_async_question(make, script):
+    asking, ended = threading.Event(), []
+
+    async def never_answers(call: ToolCall) -> bool:
+        asking.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(True)
+        return True
+
+    session = make(weather, confirm=never_answers)
+    script.says(CALL)
+
+    async def main() -> None:
+        task = asyncio.create_task(awaited(session))
+        while not asking.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert ended == [True] and session.messages[-1].content == "Error: stopped before it was done"
 
 
 def test_closing_the_iterator_while_a_call_waits_keeps_the_conversation_whole(make, script):
