@@ -69,8 +69,7 @@ class Grammar:
         options = {"whitespace_pattern": WHITESPACE, "lenient": roughly, "coerce_one_of": roughly}
         matcher = _llguidance().LLMatcher
         try:
-            text = json.dumps(schema if '"allOf"' in json.dumps(schema) else closed(schema))
-            text = matcher.grammar_from_json_schema(text, overrides=options)
+            text = matcher.grammar_from_json_schema(json.dumps(closed(schema)), overrides=options)
         except (TypeError, ValueError, RecursionError) as error:
             raise OptionError(f"{name} is no JSON schema ({error})") from None
         return cls(name, text)
@@ -89,23 +88,39 @@ class Grammar:
 
 _SCHEMAS_IN = {"items", "prefixItems", "anyOf", "oneOf", "additionalProperties"}
 _NAMED_SCHEMAS_IN = {"properties", "patternProperties", "$defs", "definitions"}
-_MAY_NAME_MORE = {"additionalProperties", "patternProperties", "unevaluatedProperties", "anyOf", "oneOf", "$ref"}
+_APPLIED = {"anyOf", "oneOf", "$ref"}
+_NAMING = {"properties", "required"}
+_MAY_NAME_MORE = {"additionalProperties", "patternProperties", "unevaluatedProperties", "minProperties"}
 
 
 def closed(schema: Any) -> Any:
     """The schema with `additionalProperties` false wherever it names properties and says nothing of others: what it
     allows was allowed before, and a small model does not lose itself in properties of its own making.
 
-    Not for schemas with `allOf`, whose parts each name some of the properties.
+    As it is if parts of it speak of the same object, as none of them names all of its properties.
     """
+    return schema if _has_parts(schema) else _closed(schema)
+
+
+def _has_parts(schema: Any) -> bool:
+    """Whether one object is spoken of in several places: beside `anyOf` or `$ref` and in them, or in `allOf`."""
     if isinstance(schema, list):
-        return list(map(closed, schema))
+        return any(map(_has_parts, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    places = len(_APPLIED & schema.keys()) + bool((_NAMING | _MAY_NAME_MORE) & schema.keys())
+    return "allOf" in schema or places > 1 or any(map(_has_parts, schema.values()))
+
+
+def _closed(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return list(map(_closed, schema))
     if not isinstance(schema, Mapping):
         return schema
-    inside = {key: closed(value) for key, value in schema.items() if key in _SCHEMAS_IN}
+    inside = {key: _closed(value) for key, value in schema.items() if key in _SCHEMAS_IN}
     for key in _NAMED_SCHEMAS_IN & schema.keys():
         if isinstance(schema[key], Mapping):
-            inside[key] = {name: closed(value) for name, value in schema[key].items()}
+            inside[key] = {name: _closed(value) for name, value in schema[key].items()}
     named, required = schema.get("properties"), schema.get("required", [])
     if named and isinstance(named, Mapping) and isinstance(required, list) and not _MAY_NAME_MORE & schema.keys():
         inside |= {} if any(name not in named for name in required) else {"additionalProperties": False}

@@ -51,6 +51,7 @@ def _nested(children: st.SearchStrategy) -> st.SearchStrategy:
             children | st.just(False),
         ),
         objects(children),
+        _in_parts(children),
         st.builds(lambda variants: {"anyOf": variants}, st.lists(children, min_size=1, max_size=3)),
         st.builds(
             lambda name, values: {"type": "object", "patternProperties": {"^p": values}, "properties": {name: values}},
@@ -58,6 +59,18 @@ def _nested(children: st.SearchStrategy) -> st.SearchStrategy:
             children,
         ),
     )
+
+
+def _in_parts(children: st.SearchStrategy) -> st.SearchStrategy:
+    """Objects of which several schemas speak, each naming some of the properties."""
+
+    def one(name: str, values: object, more: str, key: str, apart: bool) -> dict:
+        part = {"$ref": "#/$defs/named"} if apart or key == "$ref" else NAMED
+        applied = {"$ref": "#/$defs/named"} if key == "$ref" else {key: [part]}
+        return {"type": "object", "properties": {name: values}, "required": [name, more], **applied}
+
+    keys = st.sampled_from(["$ref", "anyOf", "oneOf", "allOf"])
+    return st.builds(one, names, children, st.sampled_from(["more", "n"]), keys, st.booleans())
 
 
 def objects(children: st.SearchStrategy) -> st.SearchStrategy:
@@ -79,7 +92,10 @@ TREE = {
     "properties": {"leaf": {"type": "integer"}, "below": {"type": "array", "items": {"$ref": "#/$defs/tree"}}},
     "additionalProperties": False,
 }
-schemas = objects(st.recursive(_leaves, _nested, max_leaves=6)).map(lambda schema: {**schema, "$defs": {"tree": TREE}})
+NAMED = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+schemas = objects(st.recursive(_leaves, _nested, max_leaves=6)).map(
+    lambda schema: {**schema, "$defs": {"tree": TREE, "named": NAMED}}
+)
 
 
 def closing_ids() -> list[int]:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llguidance import LLMatcher
 
-from mlx_oss.constrain.grammar import Grammar, closed
+from mlx_oss.constrain.grammar import Grammar, Matcher, closed
 from mlx_oss.errors import OptionError
 from mlx_oss.tokenizer import CALL, N_RANKS, RETURN, load_tokenizer
 from tests.constrain.schemas import schemas, walk
@@ -30,6 +31,53 @@ def test_every_finished_text_is_valid_by_its_schema(schema, draw):
     text = walk(Grammar.of_schema("the answer", schema).matcher(RETURN), RETURN, draw)
     if text is not None:
         jsonschema.validate(json.loads(text), schema)
+
+
+def can_be_held_to(schema: dict, roughly: bool) -> bool:
+    """By llguidance alone, with nothing done to the schema."""
+    text = LLMatcher.grammar_from_json_schema(
+        json.dumps(schema), overrides={"lenient": roughly, "coerce_one_of": roughly}
+    )
+    return not LLMatcher.validate_grammar_with_warnings(text)[0]
+
+
+@strategies.examples(SCHEMAS)
+@given(schemas, st.booleans())
+def test_a_schema_that_can_be_held_to_is_not_refused_for_being_closed(schema, roughly):
+    if can_be_held_to(schema, roughly):
+        Grammar.of_schema("the answer", schema, roughly=roughly)
+
+
+KIND = {"properties": {"kind": {"type": "string"}}, "required": ["kind"]}
+X = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+WHOLE = ['{"kind":"a","x":1}', '{"x":1,"kind":"a"}']  # properties have one order
+
+
+def may_be_written(text: str, matcher: Matcher) -> bool:
+    for token in load_tokenizer().encode(text):
+        if not matcher.allowed()[token]:
+            return False
+        matcher.accept(token)
+    allowed = matcher.allowed()
+    return bool(allowed == RETURN if isinstance(allowed, int) else allowed[RETURN])
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {**KIND, "anyOf": [X, {"properties": {"y": {}}, "required": ["y"]}]},
+        {"properties": KIND["properties"], "anyOf": [X]},
+        {**KIND, "anyOf": [{"$ref": "#/$defs/X"}], "$defs": {"X": X}},
+        {**KIND, "$ref": "#/$defs/X", "$defs": {"X": X}},
+        {**KIND, "allOf": [X]},
+        {"required": ["kind"], "anyOf": [X]},
+        {"$ref": "#/$defs/Y", "$defs": {"X": X, "Y": {**KIND, "$ref": "#/$defs/X"}}},
+    ],
+)
+def test_an_object_that_several_schemas_speak_of_may_have_the_properties_of_all(schema):
+    assert jsonschema.Draft202012Validator(schema).is_valid(json.loads(WHOLE[0]))
+    grammar = Grammar.of_schema("the answer", schema)
+    assert any(may_be_written(text, grammar.matcher(RETURN)) for text in WHOLE)
 
 
 @strategies.examples(100)
@@ -76,9 +124,12 @@ def test_properties_that_the_schema_does_not_name_are_not_written_unless_it_spea
         {"additionalProperties": True},
         {"required": ["c"]},
         {"patternProperties": {"^b": {}}},
+        {"minProperties": 2},
         {"anyOf": [{"required": ["c"]}]},
     ):
         assert closed({**named, **more}) == {**named, **more}
+    pair = {"anyOf": [named, {"type": "null"}]}
+    assert closed(pair) == {"anyOf": [{**named, "additionalProperties": False}, {"type": "null"}]}
     assert closed({"properties": {}, "type": "object"}) == {"properties": {}, "type": "object"}
 
 
