@@ -212,7 +212,7 @@ class ChatSession(Turns):
     def _saved(self) -> session_file.Saved:
         return session_file.Saved(
             preamble=self._preamble(),
-            entries=[(entry.message, entry.ids) for entry in self._conversation.entries],
+            entries=[(entry.message, entry.ids, entry.reasoned) for entry in self._conversation.entries],
             cached=self._cache.ids,
             options=self.options,
             limits={**{name: getattr(self, name) for name in _LIMITS}, **self._bounds.saved},

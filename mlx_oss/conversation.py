@@ -60,10 +60,11 @@ def preamble(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A message and the ids it stands in the prompt with."""
+    """A message, the ids it stands in the prompt with, and how many tokens of reasoning the model wrote in it."""
 
     message: Message
     ids: Sequence[int]
+    reasoned: int = 0
 
     @classmethod
     def of(cls, message: Message) -> Entry:
@@ -79,7 +80,7 @@ class Entry:
     @classmethod
     def written(cls, parsed: ParsedMessage) -> Entry:
         """A message that the model wrote."""
-        return cls(parsed.message, ids_in_history(parsed))
+        return cls(parsed.message, ids_in_history(parsed), _reasoned(parsed))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,9 +106,7 @@ class Conversation:
     @property
     def reasoned(self) -> int:
         """Tokens of reasoning since the user spoke last."""
-        turn = self.entries[max(self.starts, default=0) :]
-        thoughts = [entry.ids for entry in turn if is_reasoning(entry.message)]
-        return sum(len(ids) - ids.index(MESSAGE) - 2 for ids in thoughts if MESSAGE in ids)
+        return sum(entry.reasoned for entry in self.entries[max(self.starts, default=0) :])
 
     def plus(self, entries: Iterable[Entry]) -> Conversation:
         return Conversation((*self.entries, *entries))
@@ -137,3 +136,12 @@ class Conversation:
     def _kept(self) -> list[Sequence[int]]:
         stays = stays_for_next_turn(self.messages)
         return [entry.ids if kept else () for entry, kept in zip(self.entries, stays, strict=True)]
+
+
+def _reasoned(parsed: ParsedMessage) -> int:
+    """Tokens of reasoning as the model wrote them, stray ones too; at least one, lest empty thoughts go on for ever."""
+    if not is_reasoning(parsed.message):
+        return 0
+    ids = parsed.ids
+    header = ids.index(MESSAGE) + 1 if MESSAGE in ids else 0
+    return max(len(ids) - header - (parsed.ending != "cut"), 1)

@@ -46,7 +46,7 @@ class Saved:
     """What a file says in words: all of a session but its caches.
 
     preamble   the system and, if there is one, the developer message
-    entries    the messages since, each with the ids it stands in the prompt with
+    entries    the messages since, each with the ids it stands in the prompt with and the tokens reasoned in it
     cached     the ids whose keys and values are in the caches
     limits     other keyword arguments of `ChatSession`, as JSON
     retries    of the last turn
@@ -54,7 +54,7 @@ class Saved:
     """
 
     preamble: Sequence[Message]
-    entries: Sequence[tuple[Message, Sequence[int]]]
+    entries: Sequence[tuple[Message, Sequence[int], int]]
     cached: Sequence[int]
     options: SamplingOptions
     limits: Mapping[str, Any]
@@ -143,9 +143,9 @@ def _recovered(raw: bytes) -> Saved | None:
     return saved if entries else None
 
 
-def _rendered(data: Any) -> tuple[Message, list[int]]:
+def _rendered(data: Any) -> tuple[Message, list[int], int]:
     message = message_from_dict(data)
-    return message, render_message(message)
+    return message, render_message(message), 0
 
 
 def _found(text: str, before: str, convert: Callable[[Any], T]) -> Iterator[T]:
@@ -175,7 +175,10 @@ def _to_json(saved: Saved) -> str:
     fields = {name: getattr(saved, name) for name in ("cached", "limits", "model", "caches", "retries")}
     fields |= {
         "preamble": [message_to_dict(message) for message in saved.preamble],
-        "entries": [{"message": message_to_dict(message), "ids": list(ids)} for message, ids in saved.entries],
+        "entries": [
+            {"message": message_to_dict(message), "ids": list(ids), "reasoned": reasoned}
+            for message, ids, reasoned in saved.entries
+        ],
         "options": {**asdict(saved.options), "logit_bias": list(saved.options.logit_bias.items())},
         "stats": asdict(saved.stats),
     }
@@ -185,12 +188,16 @@ def _to_json(saved: Saved) -> str:
 def _from_json(text: str) -> Saved:
     fields = json.loads(text)
     fields["preamble"] = [message_from_dict(entry) for entry in fields["preamble"]]
-    fields["entries"] = [(message_from_dict(entry["message"]), tuple(entry["ids"])) for entry in fields["entries"]]
+    fields["entries"] = [
+        (message_from_dict(entry["message"]), tuple(entry["ids"]), entry.get("reasoned", 0))
+        for entry in fields["entries"]
+    ]
     fields["options"]["logit_bias"] = dict(fields["options"]["logit_bias"])
     saved = Saved(**fields | {"options": SamplingOptions(**fields["options"]), "stats": Stats(**fields["stats"])})
     saved.choices()  # which a damaged preamble has not
-    ids = [*saved.cached, *(id_ for _, ids in saved.entries for id_ in ids)]
+    ids = [*saved.cached, *(id_ for _, ids, _ in saved.entries for id_ in ids)]
     limits = [saved.limits["context_limit"], saved.limits["max_tokens"] or 1]
+    limits += [reasoned for *_, reasoned in saved.entries]
     if (
         not {int} >= {*map(type, ids), *map(type, limits)}
         or not 0 <= min(ids, default=0) <= max(ids, default=0) <= LAST_ID

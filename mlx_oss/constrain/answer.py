@@ -36,11 +36,11 @@ class AnswerFormat:
     @classmethod
     def of(cls, wanted: Any) -> AnswerFormat:
         """wanted: a JSON schema as a dict, `harmony.ResponseFormat` (a schema with name and description), a pydantic
-        model class, or a regular expression (str or compiled). Raises OptionError for anything else, for what
-        llguidance cannot hold to, and without llguidance.
+        model class, or a regular expression (str, or compiled with no flags but re.I and re.S). Raises OptionError for
+        anything else, for what llguidance cannot hold to, and without llguidance.
         """
         if isinstance(wanted, re.Pattern):
-            wanted = wanted.pattern
+            wanted = _with_flags(wanted)
         if isinstance(wanted, str):
             return cls(None, Grammar.of_regex("response_format", wanted), regex=wanted)
         model = wanted if _is_pydantic(wanted) else None
@@ -56,15 +56,13 @@ class AnswerFormat:
     def read(self, text: str) -> Any:
         """The answer as a value: of the pydantic model, or what the JSON means; for a regular expression the text.
 
-        None if the model's own validators refuse it.
+        None if the model's own validators refuse it, or Python does: integers of thousands of digits, for one.
         """
         if self.regex is not None:
             return text
-        if self.model is None:
-            return json.loads(text)
         try:
-            return self.model.model_validate_json(text)
-        except ValueError:
+            return json.loads(text) if self.model is None else self.model.model_validate_json(text)
+        except (ValueError, RecursionError):
             return None
 
     @property
@@ -78,6 +76,17 @@ class AnswerFormat:
 def of_saved(saved: Any) -> Any:
     """The `response_format` that `AnswerFormat.saved` tells of."""
     return ResponseFormat(**saved) if isinstance(saved, dict) else saved
+
+
+def _with_flags(regex: re.Pattern[Any]) -> Any:
+    """The text of a regular expression, with its flags in it."""
+    known = {re.I: "i", re.S: "s", re.U: ""}
+    if others := re.RegexFlag(regex.flags) & ~(re.I | re.S | re.U):
+        raise OptionError(
+            f"response_format: a regular expression with {others!r} cannot be held to, only re.I and re.S"
+        )
+    letters = "".join(letter for flag, letter in known.items() if regex.flags & flag)
+    return f"(?{letters}){regex.pattern}" if letters else regex.pattern
 
 
 def _is_pydantic(wanted: Any) -> bool:

@@ -9,19 +9,19 @@ ROUNDS = 8
 
 
 class RepetitionGuard:
-    """`see` every token; it says whether the last ones are one cycle of at most LONGEST_PERIOD tokens, gone through at
-    least ROUNDS times and `shortest` tokens long.
+    """`see` every token; it says how many of the last ones are one cycle of at most LONGEST_PERIOD tokens that was gone
+    through at least ROUNDS times; 0: they are none.
     """
 
-    def __init__(self, shortest: int) -> None:
+    def __init__(self) -> None:
         self._recent = np.full(LONGEST_PERIOD, -1)  # the latest first
         self._agree = np.zeros(LONGEST_PERIOD, int)  # by period: how many tokens in a row equal the one a period before
-        periods = np.arange(1, LONGEST_PERIOD + 1)
-        self._enough = np.maximum(ROUNDS * periods, shortest) - periods
+        self._periods = np.arange(1, LONGEST_PERIOD + 1)
 
-    def see(self, token: int) -> bool:
+    def see(self, token: int) -> int:
         self._agree += 1
         self._agree *= self._recent == token
         self._recent[1:] = self._recent[:-1]
         self._recent[0] = token
-        return bool((self._agree >= self._enough).any())
+        lengths = self._agree + self._periods
+        return int(lengths[lengths >= ROUNDS * self._periods].max(initial=0))

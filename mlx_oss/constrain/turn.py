@@ -1,7 +1,8 @@
 """The constraint of one turn: where in the format the model is, and what that allows next.
 
-A header may only be legal; a body is free unless a grammar binds it; reasoning that reaches its limit, or goes round in
-circles, is closed and the answer opened. Follows the stream with the parser, so it holds for repaired messages too.
+A header may only be legal; a body is free unless a grammar binds it; where the answer is bound, reasoning and preambles
+cannot end the turn. Reasoning that reaches its limit, or goes round in circles, is closed and the answer opened.
+Follows the stream with the parser, so it holds for repaired messages too.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from mlx_oss.constrain.grammar import Grammar, Matcher
 from mlx_oss.constrain.headers import Place, legal_headers
 from mlx_oss.constrain.repetition import RepetitionGuard
 from mlx_oss.harmony import HarmonyParser, MessageStarted, render_conversation
-from mlx_oss.tokenizer import CALL, CHANNEL, END, LAST_TEXT_ID, MESSAGE, RETURN, START, load_tokenizer
+from mlx_oss.tokenizer import CALL, CHANNEL, END, LAST_TEXT_ID, MESSAGE, RETURN, START, STOP_IDS, load_tokenizer
 
 Reason = Literal["limit", "repetition"]
 
 # A cycle of this many tokens is degenerate; in an answer or a call it may still be what was asked for, up to a point.
 CIRCLE_IN_REASONING = 128
 CIRCLE_ELSEWHERE = 1024
+
+_GOES_ON = np.isin(np.arange(LAST_TEXT_ID + 1), STOP_IDS, invert=True)  # what does not end the turn
 
 
 def final_header() -> list[int]:
@@ -64,7 +67,7 @@ class TurnConstraint:
     """The `generate.Constraint` of one turn.
 
     opening            what the prompt has after `<|start|>assistant`
-    reasoned           tokens that the turn has reasoned before
+    reasoned           tokens that the turn has reasoned, at first before this; a message without any counts as one
     reasoning_stopped  why reasoning was closed for the model, once it was
     stopped            why the turn should end now, although the model goes on
     """
@@ -78,7 +81,8 @@ class TurnConstraint:
         self._place: Place | None = None
         self._forced: deque[int] = deque()
         self._matcher: Matcher | None = None
-        self._guard: RepetitionGuard | None = None
+        self._guard = RepetitionGuard() if rules.stop_repetition else None
+        self._thinks_nothing = False  # whether the content is reasoning, and empty so far
         self._headers_from("first")
         for token in opening:
             self.accept(token)
@@ -87,12 +91,9 @@ class TurnConstraint:
     def _reasons(self) -> bool:
         """Whether the content that is being written is reasoning."""
         header = self._parser.header
-        return (
-            self._parser.state == "content"
-            and header is not None
-            and header.channel == "analysis"
-            and (header.recipient is None)
-        )
+        if self._parser.state != "content" or header is None:
+            return False
+        return header.channel == "analysis" and header.recipient is None
 
     @property
     def _may_reason(self) -> bool:
@@ -113,9 +114,16 @@ class TurnConstraint:
             self._continue(token)
         if self._reasons and not self._may_reason:
             self._close("limit")
+        circle = self._guard.see(token) if self._guard is not None else 0
+        if self._reasons and circle >= CIRCLE_IN_REASONING:
+            self._close("repetition")
+        elif circle >= CIRCLE_ELSEWHERE:
+            self.stopped = "repetition"
 
     def _follow(self, token: int, before: str) -> None:
         """Through a header, or between messages."""
+        self.reasoned += self._thinks_nothing
+        self._thinks_nothing = False
         if self._parser.state == "between":
             self._headers_from("between")
         elif before == "content" and token == CHANNEL:  # which begins a message, if the last one was cut off
@@ -135,8 +143,7 @@ class TurnConstraint:
         assert header is not None
         grammar = self._rules.answer if header.channel == "final" else self._rules.arguments.get(header.recipient or "")
         self._matcher = grammar.matcher(RETURN if header.channel == "final" else CALL) if grammar else None
-        shortest = CIRCLE_IN_REASONING if self._reasons else CIRCLE_ELSEWHERE
-        self._guard = RepetitionGuard(shortest) if self._rules.stop_repetition else None
+        self._thinks_nothing = self._reasons
 
     def _continue(self, token: int) -> None:
         """With a body."""
@@ -144,11 +151,7 @@ class TurnConstraint:
             self._matcher.accept(token)
         if self._reasons:
             self.reasoned += 1
-        if self._guard is not None and self._guard.see(token):
-            if self._reasons:
-                self._close("repetition")
-            else:
-                self.stopped = "repetition"
+            self._thinks_nothing = False
 
     def _close(self, reason: Reason) -> None:
         if not self._forced:
@@ -160,7 +163,7 @@ class TurnConstraint:
         if self._forced:
             return self._forced[0]
         if self._parser.state == "content":
-            return self._matcher.allowed() if self._matcher is not None else None
+            return self._in_content()
         if self._place is None or not self._place.ways:
             return None
         ids = self._place.allowed
@@ -169,3 +172,11 @@ class TurnConstraint:
         mask = np.zeros(LAST_TEXT_ID + 1, bool)
         mask[list(ids)] = True
         return mask
+
+    def _in_content(self) -> np.ndarray | int | None:
+        if self._matcher is not None:
+            return self._matcher.allowed()
+        header = self._parser.header
+        assert header is not None
+        calls = header.recipient is not None
+        return None if self._rules.answer is None or calls else _GOES_ON

@@ -20,6 +20,7 @@ from mlx_oss.errand import Errand
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.events import Citation, ToolCall, ToolResult
 from mlx_oss.harmony import ToolDescription, ToolNamespace
+from mlx_oss.harmony.header import ROLES, read_header
 from mlx_oss.tools.base import SystemTool
 from mlx_oss.tools.functions import Tool, text_of, tool_from
 
@@ -27,6 +28,7 @@ Confirm = Callable[[ToolCall], "bool | str | Awaitable[bool | str]"]
 AnyTool = Callable[..., Any] | Tool | ToolDescription | SystemTool | ToolNamespace
 
 STOPPED = "stopped before it was done"
+_OTHERS = (*ROLES, "all")
 _LONGEST = 1000  # characters of a sentence about an error
 
 
@@ -34,7 +36,7 @@ class Toolset:
     """The tools of a session: those that run here, and those that are only described and end the turn."""
 
     def __init__(self, tools: Iterable[AnyTool] = (), confirm: Confirm | None = None) -> None:
-        """Raises OptionError for what is no tool, and for two of one name."""
+        """Raises OptionError for what is no tool, for two of one name, and for a name that no header can spell."""
         self._confirm = confirm
         self._handled: dict[str, Tool | SystemTool] = {}
         described = [(tool, _described(tool)) for tool in tools]
@@ -43,6 +45,8 @@ class Toolset:
         names = [said.name for _, said in described]
         if twice := [name for name in names if names.count(name) > 1]:
             raise OptionError(f"two tools are called {twice[0]!r}: give each its own name")
+        for _, said in described:
+            _check_name(said)
         for tool, said in described:
             if isinstance(tool, Tool | SystemTool):
                 self._handled[said.name] = tool
@@ -89,6 +93,17 @@ def _described(tool: AnyTool) -> ToolDescription | ToolNamespace:
     if not callable(tool):
         raise OptionError(f"{tool!r} is no tool: give a function, a Tool, or a ToolDescription")
     return tool_from(tool).description
+
+
+def _check_name(said: ToolDescription | ToolNamespace) -> None:
+    """Raises OptionError for a tool that would be called, or answer, by another name than its own."""
+    space = said if isinstance(said, ToolNamespace) else ToolNamespace("functions", None, (said,))
+    if space.name in _OTHERS:
+        raise OptionError(f"a namespace cannot be called {space.name!r}, which is somebody else: choose another name")
+    for name in [f"{space.name}.{tool.name}" for tool in space.tools] or [space.name]:
+        header, notes, _ = read_header([f"assistant to={name}", "commentary"], None)
+        if notes or header.recipient != name or name.startswith(".") or name.endswith("."):
+            raise OptionError(f"no message can be sent to {name!r}: name the tool in letters, digits, _ and -")
 
 
 class Run(Errand):

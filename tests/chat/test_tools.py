@@ -165,6 +165,28 @@ def test_two_tools_of_one_name_and_what_is_no_tool_are_refused(make):
         make(3)
 
 
+@pytest.mark.parametrize("name", ["get weather", "", "a<b", "a,b", "a\nb", "get.", "a to=b", "(a)", "<|call|>", "a "])
+def test_a_name_that_no_header_can_spell_is_refused(make, name):
+    described = ToolDescription(name)
+    for tool in (described, Tool(described, print), ToolNamespace("mine", None, (described,)), ToolNamespace(name)):
+        with pytest.raises(OptionError, match="no message can be sent to"):
+            make(tool)
+
+
+@pytest.mark.parametrize("name", ["all", "user", "assistant", "system", "developer", "tool"])
+def test_a_namespace_that_is_called_like_somebody_else_is_refused(make, name):
+    for tools in ((), (ToolDescription("f"),)):
+        with pytest.raises(OptionError, match="is somebody else"):
+            make(ToolNamespace(name, None, tools))
+
+
+@pytest.mark.parametrize("name", ["get_weather", "get-weather", "a.b", "größe", "2", "all", "json", "to", "final"])
+def test_a_name_that_a_header_can_spell_is_taken_and_called_by_it(make, script, name):
+    session = make(Tool(ToolDescription(name), lambda: "done"))
+    script.says(call(f"functions.{name}"), HELLO)
+    assert results(session.send("Hi")) == [ToolResult(f"functions.{name}", "done")]
+
+
 def test_after_the_last_round_the_model_is_told_to_answer(make, script):
     session = make(weather, max_rounds=2)
     script.says(CALL, CALL, CALL, HELLO)

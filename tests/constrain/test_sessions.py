@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 
 import jsonschema
 import numpy as np
@@ -15,9 +16,12 @@ from hypothesis import strategies as st
 
 import mlx_oss
 from mlx_oss import ChatSession, Finished, Guards, ReasoningStopped, SamplingOptions, ToolDescription, load_tokenizer
+from mlx_oss.constrain import Rules, TurnConstraint
+from mlx_oss.constrain.answer import AnswerFormat
+from mlx_oss.conversation import Entry
 from mlx_oss.errors import OptionError
-from mlx_oss.harmony import ResponseFormat
-from mlx_oss.tokenizer import CALL, CHANNEL, END, MESSAGE, RETURN, START
+from mlx_oss.harmony import ResponseFormat, parse_messages
+from mlx_oss.tokenizer import CALL, CHANNEL, END, ENDOFTEXT, MESSAGE, RETURN, START
 from tests.constrain.schemas import closing_ids, schemas
 from tests.harmony.strategies import examples
 
@@ -138,6 +142,31 @@ def test_an_answer_follows_a_regular_expression(nano, effort):
     assert reply.text[:-1] in ("yes", "no") and reply.parsed == reply.text
 
 
+def test_the_flags_of_a_regular_expression_hold(model):
+    for flags in (re.I, re.S, re.I | re.S):
+        wanted = re.compile("a.b", flags)
+        for said in ("axb", "AXB", "a\nb", "A\nB"):
+            matcher = AnswerFormat.of(wanted).grammar.matcher(RETURN)
+            fits = True
+            for token in TOKENIZER.encode(said):
+                fits = fits and bool(matcher.allowed()[token])
+                if fits:
+                    matcher.accept(token)
+            assert fits == bool(wanted.fullmatch(said))
+
+
+@pytest.mark.parametrize("flag", [re.X, re.M, re.A])
+def test_flags_that_cannot_be_held_to_are_refused(model, flag):
+    with pytest.raises(OptionError, match=f"with re.{flag.name} cannot be held to"):
+        ChatSession(model, TOKENIZER, response_format=re.compile("a b", re.I | flag))
+
+
+@pytest.mark.parametrize("text", ["1" * 5000, "[" * 100_000 + "]" * 100_000])
+def test_an_answer_that_python_cannot_read_is_not_parsed_and_raises_nothing(text):
+    assert AnswerFormat.of({}).read(text) is None
+    assert AnswerFormat.of(pydantic.create_model("Numbers", n=(int, ...))).read(f'{{"n": {text}}}') is None
+
+
 def test_the_model_is_told_the_format(nano):
     session = asking(nano, response_format=ResponseFormat("capital", SCHEMA, "Where it is."))
     block = TOKENIZER.decode(session._prompt())
@@ -178,6 +207,33 @@ def test_the_rounds_of_a_turn_share_the_limit_and_the_next_turn_has_its_own(nano
     assert session._limits().reasoned == used
     assert mlx_oss.collect(session.resume()).text == "The weather in Lisbon: sunny, 18 degrees."
     assert session.ask("What is the capital of France?").reasoning == "The user asks for the capital of France."
+
+
+def test_reasoning_is_counted_as_it_was_written_from_round_to_round_and_in_a_file(model, tmp_path):
+    """Stray control tokens, which the prompt of the next round is without, count; and so do empty thoughts."""
+    thoughts = ("Hm<|constrain|><|constrain|>", "", "So")
+    written = "<|end|><|start|>assistant".join(f"<|channel|>analysis<|message|>{thought}" for thought in thoughts)
+    constraint = TurnConstraint(Rules(()))
+    for token in TOKENIZER.encode_with_specials(written):
+        constraint.accept(token)
+    session = ChatSession(model, TOKENIZER, max_reasoning_tokens=5)
+    said = [Entry.of(mlx_oss.Message("user", "Hi"))]
+    said += map(Entry.written, parse_messages(TOKENIZER.encode_with_specials(written)))
+    session._conversation = session._conversation.plus(said)
+    assert constraint.reasoned == session._conversation.reasoned == session._limits().reasoned == 5
+    session.save(tmp_path / "chat")
+    assert ChatSession.load(tmp_path / "chat", model, TOKENIZER)._limits().reasoned == 5
+
+
+@TURNS
+@given(st.integers(0, 2**32))
+def test_a_turn_with_a_bound_answer_ends_in_one_however_eager_the_model_is_to_stop(model, seed):
+    eager = dict.fromkeys([RETURN, CALL, ENDOFTEXT], 30.0)
+    session = ChatSession(
+        model, TOKENIZER, response_format="(yes|no)", options=wild(seed, eager), max_tokens=300, max_reasoning_tokens=5
+    )
+    reply = session.ask("Hi")
+    assert reply.parsed in ("yes", "no") if reply.finish_reason == "stop" else reply.finish_reason == "length"
 
 
 def test_without_reasoning_the_answer_is_opened_at_once_and_kept_so(nano):

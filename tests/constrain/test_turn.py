@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlx_oss import SamplingOptions, generate_step, load_tokenizer
 from mlx_oss.constrain import Grammar, Rules, TurnConstraint
 from mlx_oss.harmony import parse_messages, render_conversation
-from mlx_oss.tokenizer import CALL, END, N_RANKS, RETURN, START
+from mlx_oss.tokenizer import CALL, END, N_RANKS, RETURN, START, STOP_IDS
 from tests.harmony.strategies import examples
 
 OPENING = render_conversation([], next_role="assistant")
@@ -104,6 +104,48 @@ def test_reasoning_that_goes_round_in_circles_is_closed_and_the_answer_opened():
     assert forced(constraint) == ids(CLOSE_AND_ANSWER)
 
 
+@pytest.mark.parametrize("thought", ["Wait.", "", "Wait, let me see."])
+def test_the_same_thought_in_message_after_message_is_a_circle_too(thought):
+    constraint = TurnConstraint(Rules(()))
+    message = ids(f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant")
+    told = 0
+    while constraint.reasoning_stopped is None:
+        constraint.accept(message[told % len(message)])
+        told += 1
+    assert constraint.reasoning_stopped == "repetition"
+    assert 128 <= told <= 128 + len(message)
+    assert forced(constraint) == ids(CLOSE_AND_ANSWER)
+
+
+def test_the_same_preamble_in_message_after_message_ends_the_turn():
+    constraint = TurnConstraint(Rules(()))
+    message = ids("<|channel|>commentary<|message|>Wait.<|end|><|start|>assistant")
+    for token in (message * 200)[:1023]:
+        constraint.accept(token)
+    assert constraint.stopped is None
+    constraint.accept(message[1023 % len(message)])
+    assert constraint.stopped == "repetition"
+
+
+def test_a_message_without_a_thought_takes_one_token_of_the_limit():
+    rules = Rules((), max_reasoning_tokens=3)
+    empty = "<|channel|>analysis<|message|><|end|><|start|>assistant"
+    for end in ("<|end|><|start|>assistant", "<|start|>assistant", ""):
+        constraint = after(rules, empty + f"<|channel|>analysis<|message|>{end}<|channel|>")
+        assert constraint.reasoned == 2
+        assert constraint.allowed()[ids("analysis")[0]]
+    constraint = after(rules, empty * 3 + "<|channel|>")
+    assert constraint.reasoned == 3 and not constraint.allowed()[ids("analysis")[0]]
+
+
+@pytest.mark.parametrize("header", ["analysis", "commentary"])
+def test_where_the_answer_is_bound_neither_reasoning_nor_preambles_end_the_turn(header):
+    text = f"<|channel|>{header}<|message|>Hm"
+    allowed = after(Rules((), answer=DIGITS), text).allowed()
+    assert np.flatnonzero(~allowed).tolist() == sorted(STOP_IDS)
+    assert after(Rules(()), text).allowed() is None
+
+
 @pytest.mark.parametrize("header", ["final", "commentary", "analysis to=python code"])
 def test_elsewhere_a_circle_may_be_what_was_asked_for_until_it_is_very_long(header):
     constraint = after(Rules(("python",)), f"<|channel|>{header}<|message|>")
@@ -120,8 +162,9 @@ def test_circles_may_be_allowed():
 
 def test_an_answer_follows_its_grammar_and_reasoning_and_preambles_do_not():
     rules = Rules(("python",), answer=DIGITS)
-    for header in ("analysis", "commentary", "commentary to=python code"):
-        assert after(rules, f"<|channel|>{header}<|message|>free").allowed() is None
+    assert after(rules, "<|channel|>commentary to=python code<|message|>free").allowed() is None
+    for header in ("analysis", "commentary"):
+        assert after(rules, f"<|channel|>{header}<|message|>free").allowed()[:N_RANKS].all()
     for header in ("final", "final <|constrain|>json"):
         constraint = after(rules, f"<|channel|>{header}<|message|>")
         allowed = [load_tokenizer().decode([id_]) for id_ in np.flatnonzero(constraint.allowed())]
