@@ -22,6 +22,7 @@ from mlx_oss import (
     PreambleDelta,
     PrefillProgress,
     ReasoningDelta,
+    RepairedOutput,
     Stats,
     ToolCall,
     ToolDescription,
@@ -37,7 +38,7 @@ from mlx_oss.cli.interrupts import interruptible
 from mlx_oss.cli.safe import safe
 from mlx_oss.cli.show import Json, Plain, printer
 from mlx_oss.errors import ContextError, SessionError
-from mlx_oss.harmony import PYTHON
+from mlx_oss.harmony import PYTHON, Note, Repair
 
 DONE = Finished("stop", Usage(generated_tokens=10, prefill_seconds=0.25, generate_seconds=0.5))
 
@@ -151,6 +152,7 @@ def test_ctrl_c_means_again_afterwards_what_it_meant_before():
 @pytest.mark.parametrize("text", ["\x1b]0;title\x07", "a\x9b2J", "\x7f\r\b", "\x00\x1f"])
 def test_control_characters_of_the_model_never_reach_a_terminal(text, monkeypatch, capsys):
     assert not set(safe(text)) & {chr(n) for n in (*range(32), *range(127, 160))}
+    assert safe("a\r\nb\rc") == "a\nb\N{SYMBOL FOR CARRIAGE RETURN}c"
     assert safe("a\n\tb 漢 é \N{ZERO WIDTH JOINER}") == "a\n\tb 漢 é \N{ZERO WIDTH JOINER}"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     show(ReasoningDelta(text), ToolCall("python", text), AnswerDelta(text), DONE)
@@ -192,6 +194,13 @@ def test_json_has_a_line_for_every_event(capsys):
     assert [line["type"] for line in told] == ["prefill_progress", "reasoning_delta", "tool_call", "finished"]
     assert told[0] == {"type": "prefill_progress", "done": 5, "total": 9}
     assert told[2]["arguments"] == "{}" and told[3]["usage"]["generated_tokens"] == 10
+
+
+def test_json_tells_what_had_to_be_repaired(capsys):
+    session = FakeSession(RepairedOutput((Note(Repair.MISSPELT_CHANNEL, "finl"),)), DONE)
+    answer(session, session.send("?"), Json())
+    told = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert told == {"type": "repaired_output", "notes": [{"repair": "misspelt_channel", "text": "finl"}]}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from mlx_oss import ToolCall, ToolResult
 from mlx_oss.cli import main, tools
 from mlx_oss.cli.show import remark
-from mlx_oss.tools import BrowserTool, PythonTool, Tool
+from mlx_oss.tools import BrowserTool, PythonTool, Tool, patch_tool
 from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
 
 MINE = '''
@@ -113,16 +113,60 @@ def test_raw_text_takes_no_tools(capsys):
 )
 def test_the_user_is_asked_before_code_runs(typed, verdicts, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    ask = tools.Asker()
+    ask = tools.Asker([PythonTool(isolation="limits")])
     assert [ask(ToolCall("python", "1\n+ 1\x1b[2J")) for _ in verdicts] == verdicts
     err = capsys.readouterr().err
     assert "run python? yes, no, always: " in err and "\x1b" not in err
 
 
-def test_the_users_own_functions_and_the_browser_are_not_asked_for(monkeypatch):
+def test_the_users_own_functions_and_the_browser_are_not_asked_for(tmp_path, mine, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert all(tools.Asker()(ToolCall(name, "{}")) for name in ("functions.get_weather", "browser.open"))
-    assert not tools.Asker()(ToolCall("functions.apply_patch", "{}"))
+    (tmp_path / "note.md").write_text("x")
+    ask = tools.Asker([*tools.functions_of(mine), BrowserTool(tmp_path), patch_tool(tmp_path)])
+    assert all(ask(ToolCall(name, "{}")) for name in ("functions.get_weather", "renamed", "browser.open"))
+    assert not ask(ToolCall("functions.apply_patch", "{}"))
+
+
+PATCH = "*** Begin Patch\n*** Add File: a\n" + "+x\n" * 20 + "+last \u202e\r line\n*** End Patch"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "shown"),
+    [
+        ("python", "x = 1\n" * 20 + "print('last')", "x = 1\n" * 20 + "print('last')\n"),
+        ("python", json.dumps({"code": "x = 1\n" * 20 + "print('last')"}), "x = 1\n" * 20 + "print('last')\n"),
+        ("python", "x = 1; " * 80 + "print('last')", "x = 1; " * 80 + "print('last')\n"),
+        ("python", "y = 1 # note\rprint('ran')", "y = 1 # note\u240dprint('ran')\n"),
+        ("python", "y = 1 # note\r\nprint('ran')", "y = 1 # note\nprint('ran')\n"),
+        ("python", "a = '\u202e\u2066\u200b\u2028'", "a = '\ufffd\ufffd\ufffd\ufffd'\n"),
+        ("functions.apply_patch", json.dumps({"input": PATCH}), PATCH.replace("\u202e\r", "\ufffd\u240d") + "\n"),
+        ("functions.apply_patch", '{"patch": 3}', '{"patch": 3}\n'),
+    ],
+)
+def test_all_that_will_run_is_shown_before_the_question(name, arguments, shown, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert not tools.Asker([PythonTool(isolation="limits"), patch_tool(tmp_path)])(ToolCall(name, arguments))
+    assert capsys.readouterr().err.startswith(shown + "run ")
+
+
+OWN = """
+from dataclasses import replace
+from mlx_oss.tools import PythonTool, Tool, patch_tool
+code = PythonTool(isolation="limits")
+patch = patch_tool(".")
+other = Tool(replace(patch.description, name="edit.files"), patch.handler)
+"""
+
+
+def test_code_and_patches_of_a_users_own_file_are_asked_for_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    ask = tools.Asker(tools.functions_of(tmp_path / "own.py"))
+    calls = [ToolCall(name, "1") for name in ("python", "functions.python", "functions.apply_patch", "edit.files")]
+    assert [ask(call) for call in calls] == [False] * 4
+    assert main(["chat", "--tool", str(tmp_path / "own.py"), "Hi"]) == 2
+    assert "no terminal: --yes agrees" in capsys.readouterr().err
 
 
 def test_calls_and_results_are_folded_unless_wanted_whole():

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from dataclasses import asdict
+from enum import Enum
 from typing import Protocol
 
 from mlx_oss import events
@@ -100,8 +101,16 @@ class Json:
 
 def line(kind: str, **fields: object) -> None:
     """One line of JSON on stdout."""
-    sys.stdout.write(json.dumps({"type": kind, **fields}, ensure_ascii=sys.stdout.isatty()) + "\n")
+    text = json.dumps({"type": kind, **fields}, ensure_ascii=sys.stdout.isatty(), default=_name)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+def _name(value: object) -> str:
+    """Of what is one of an enumeration: a kind of repair."""
+    if isinstance(value, Enum):
+        return value.name.lower()
+    raise TypeError(f"nothing that JSON can say: {value!r}")
 
 
 def snake_case(name: str) -> str:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli.interrupts import asking
-from mlx_oss.cli.safe import safe
+from mlx_oss.cli.safe import plain
 from mlx_oss.errors import OptionError
 
 if TYPE_CHECKING:
     from mlx_oss.events import ToolCall
     from mlx_oss.tools.calls import AnyTool
 
-_ASKED = ("python", "apply_patch")  # what is not run before the user agrees
 _HELP = """\
 let the model call a tool, once for each: python (python=stateless keeps nothing between calls, python=limits runs
 without a sandbox), browser=FOLDER with Markdown, text and HTML files, browser=https://HOST/search?q={query},
@@ -33,26 +33,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def tools(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `ChatSession` for what was asked for. Raises OptionError for what is no tool."""
     found = [tool for spec in args.tools for tool in _tool(spec)]
-    asks = any(spec.partition("=")[0] in ("python", "patch") for spec in args.tools)
-    if asks and not args.yes and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+    asker = Asker(found) if found and not args.yes else None
+    if asker and asker.asks and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise OptionError(
             "before the model's code or patches run you are asked, and there is no terminal: --yes agrees"
         )
-    return {"tools": found, "confirm": Asker() if asks and not args.yes else None}
+    return {"tools": found, "confirm": asker if asker and asker.asks else None}
 
 
 class Asker:
-    """Asks on the terminal whether a call may run; the answer "always" holds for the tool from then on."""
+    """Shows what a call of code or a patch would run and asks on the terminal whether it may; the answer "always" holds
+    for the tool from then on. Other tools are not asked for.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, tools: Sequence[AnyTool]) -> None:
+        self._runs = dict(filter(None, map(_judged, tools)))  # by name: what a call's arguments would run
         self._always: set[str] = set()
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is anything to ask for."""
+        return bool(self._runs)
+
     def __call__(self, call: ToolCall) -> bool | str:
-        name = call.name.partition(".")[0]
-        if name not in _ASKED or name in self._always:
+        name = call.name if call.name in self._runs else call.name.partition(".")[0]
+        if name not in self._runs or name in self._always:
             return True
-        if "\n" in call.arguments:  # which may have been shown in part
-            sys.stderr.write(safe(call.arguments).rstrip("\n") + "\n")
+        sys.stderr.write(plain(self._runs[name](call.arguments)).rstrip("\n") + "\n")
         with asking():
             while True:
                 sys.stderr.write(f"run {name}? yes, no, always: ")
@@ -68,6 +75,25 @@ class Asker:
                         return False
                 if not answer:  # the terminal is gone
                     return False
+
+
+def _judged(tool: AnyTool) -> tuple[str, Callable[[str], str]] | None:
+    """The name of a tool that runs code or changes files, and what it would make of a call's arguments."""
+    from mlx_oss.tools import PythonTool, Tool, patch, python
+
+    if isinstance(tool, PythonTool):
+        return tool.namespace.name, python.code_of
+    if isinstance(tool, Tool) and getattr(tool.handler, "__module__", None) == patch.__name__:
+        return tool.name, _patch_of
+    return None
+
+
+def _patch_of(arguments: str) -> str:
+    """The patch in a call of `apply_patch`; the arguments as they are where there is none, and it will not run."""
+    try:
+        return str(json.loads(arguments)["input"])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return arguments
 
 
 def _tool(spec: str) -> Sequence[AnyTool]:

@@ -67,7 +67,7 @@ class PythonTool(SystemTool):
     def call(self, function: str, text: str) -> str:
         with self._calling:
             try:
-                output = self._run(_code(text))
+                output = self._run(code_of(text))
             finally:
                 self._cancelled.clear()
                 if not self.stateful or self._sandbox is None or self._sandbox.ended:
@@ -102,7 +102,7 @@ class PythonTool(SystemTool):
         return said + ("; variables are lost, the next call begins anew" if self.stateful else "")
 
 
-def _code(text: str) -> str:
+def code_of(text: str) -> str:
     """The code of a call; a model that wraps it in JSON, as functions want it, is understood."""
     try:
         wrapped = json.loads(text)
