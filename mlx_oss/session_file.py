@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 _LONGEST_LOST = 2**26  # bytes: how far text is looked for where the header's length is damaged
 _ESCAPED = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-f]{4})')
+_HALF = re.compile("[\ud800-\udfff]")  # surrogates: bytes of a path that are no UTF-8, halves of characters
 _NONSENSE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, HarmonyError, OptionError)
 
 
@@ -84,14 +85,17 @@ def write(path: str | Path, saved: Saved, caches: Mapping[str, mx.array]) -> Non
     path = Path(path)
     caches = {name: mx.contiguous(array) for name, array in caches.items()}
     text = _to_json(replace(saved, caches=_checksum(caches)))
-    unfinished = path.with_name(f".{path.name}.unfinished.safetensors")
+    unfinished = path.parent / f".{path.name}.unfinished.safetensors"
     try:
+        _check(path)
+        unfinished.touch()  # tells better why it cannot be than MLX does
         mx.save_safetensors(str(unfinished), caches, {"format": FORMAT, "text": text, "seal": _sha256(text.encode())})
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except (OSError, RuntimeError) as error:
-        unfinished.unlink(missing_ok=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        with contextlib.suppress(OSError, ValueError):  # it is not there either
+            unfinished.unlink()
         reason = getattr(error, "strerror", None) or error
         raise SessionError(f"{path} cannot be written ({reason}): give another place") from None
 
@@ -100,11 +104,12 @@ def read(path: str | Path, *, damaged: bool = False) -> Saved:
     """What a saved file says; `damaged` takes the messages that can be read, if not all can."""
     path = Path(path)
     try:
+        _check(path)
         with path.open("rb") as file:
             length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
             raw = file.read(length if length < size else _LONGEST_LOST)
-    except OSError as error:
-        raise SessionError(f"{path} cannot be read ({error.strerror})") from None
+    except (OSError, ValueError) as error:
+        raise SessionError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     try:
         return _from_header(path, raw)
     except SessionError:
@@ -112,6 +117,12 @@ def read(path: str | Path, *, damaged: bool = False) -> Saved:
         if recovered is None:
             raise
         return recovered
+
+
+def _check(path: Path) -> None:
+    """Raises ValueError for a path that MLX could not take, or take for another."""
+    if not path.name or "\0" in str(path) or _HALF.search(str(path)):
+        raise ValueError("no name that a file can have")
 
 
 def _from_header(path: Path, raw: bytes) -> Saved:
@@ -182,7 +193,8 @@ def _to_json(saved: Saved) -> str:
         "options": {**asdict(saved.options), "logit_bias": list(saved.options.logit_bias.items())},
         "stats": asdict(saved.stats),
     }
-    return json.dumps(fields, ensure_ascii=False)
+    text = json.dumps(fields, ensure_ascii=False)
+    return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
 
 
 def _from_json(text: str) -> Saved:

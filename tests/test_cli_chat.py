@@ -23,12 +23,14 @@ from mlx_oss import (
     PrefillProgress,
     ReasoningDelta,
     RepairedOutput,
+    SamplingOptions,
     Stats,
     ToolCall,
     ToolDescription,
     ToolResult,
     TurnsDropped,
     Usage,
+    session_file,
 )
 from mlx_oss.cli import main
 from mlx_oss.cli.chat import answer, converse
@@ -40,6 +42,7 @@ from mlx_oss.cli.show import Json, Plain, printer
 from mlx_oss.errors import ContextError, SessionError
 from mlx_oss.harmony import PYTHON, Note, Repair
 
+EMPTY = session_file.Saved([], [], [], SamplingOptions(), {}, Stats(), "")
 DONE = Finished("stop", Usage(generated_tokens=10, prefill_seconds=0.25, generate_seconds=0.5))
 
 
@@ -323,6 +326,36 @@ def test_a_file_that_is_no_conversation_is_not_written_over(say, tmp_path, monke
     shown = say(session, f"/save {notes}", "/save ~/notes.txt", "/save ~/chat")
     assert shown.count("is there and no saved conversation") == 2 and notes.read_text() == "mine"
     assert session.saved == [str(tmp_path / "chat")]
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["~nobody-of-this-name", "~nobody-of-this-name/x", 300 * "n", "notes.txt/x", "a\0b", "nowhere/x"],
+)
+def test_a_place_that_cannot_be_is_told_in_a_line(place, say, tmp_path, monkeypatch):
+    """But for a home that nobody has: that is a name like any other, as in a shell."""
+
+    class Saving(FakeSession):
+        def save(self, path: Path) -> None:
+            session_file.write(path, EMPTY, {})
+
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("mine")
+    shown = say(Saving(), f"/save {place}", f"/load {place}")
+    saved = place == "~nobody-of-this-name"
+    assert shown.count("saved to") == saved and shown.count("error: ") == 2 - saved
+    assert Path("notes.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} <= {"notes.txt", "~nobody-of-this-name"}
+
+
+def test_a_folder_that_may_not_be_read_is_told_in_a_line(say, tmp_path, monkeypatch):
+    def stat(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.stat", stat)
+        shown = say(FakeSession(), "/save nowhere/chat")
+    assert "error: nowhere/chat cannot be written" in shown
 
 
 def test_a_damaged_conversation_is_loaded_as_text(say, monkeypatch):

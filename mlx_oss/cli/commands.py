@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -101,8 +102,8 @@ def _save(conversation: Conversation, argument: str) -> None:
     if not argument:
         conversation.say("give a file: /save FILE")
         return
-    path = Path(argument).expanduser()
-    if path.exists():
+    path = _path(argument)
+    if os.path.exists(path):  # as far as that can be known
         from mlx_oss import session_file
 
         try:
@@ -114,6 +115,11 @@ def _save(conversation: Conversation, argument: str) -> None:
     conversation.say(f"saved to {safe(argument)}")
 
 
+def _path(typed: str) -> Path:
+    """`~` is the home folder; one of a user who does not exist is a name like any other, as in a shell."""
+    return Path(os.path.expanduser(typed))
+
+
 def _load(conversation: Conversation, argument: str) -> None:
     if not argument:
         conversation.say("give a file: /load FILE")
@@ -121,7 +127,7 @@ def _load(conversation: Conversation, argument: str) -> None:
     from mlx_oss.chat import ChatSession
 
     model, tokenizer = conversation.session.model, conversation.session.tokenizer
-    path = Path(argument).expanduser()
+    path = _path(argument)
     try:
         conversation.session = ChatSession.load(path, model, tokenizer, **conversation.tools)
     except SessionError as error:

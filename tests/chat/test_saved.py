@@ -243,6 +243,29 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_is_lost(session, scr
     assert saved.read_bytes() == before and session.turns == 2
 
 
+@pytest.mark.parametrize("name", ["chat/x", 300 * "n", "a\0b", "a\udc00b", "..", "/"])
+def test_a_name_that_cannot_be_is_told(session, saved, monkeypatch, name):
+    monkeypatch.chdir(saved.parent)
+    before = saved.read_bytes()
+    with pytest.raises(SessionError, match="cannot be written"):
+        session.save(name)
+    if name not in ("chat/x", ".."):
+        with pytest.raises(SessionError, match="cannot be read"):
+            ChatSession.load(name, session.model, TOKENIZER)
+    assert saved.read_bytes() == before and [path.name for path in saved.parent.iterdir()] == ["chat"]
+
+
+def test_half_a_character_can_be_said_and_saved(session, script, model, tmp_path):
+    """As an app may cut a text within an emoji."""
+    script.says(HELLO)
+    session.instructions = "Be \udfff"
+    turn(session, script, "Hi \ud83d there \u2028 \\ud800 é")
+    session.save(tmp_path / "chat")
+    for text_only in (False, True):
+        loaded = ChatSession.load(tmp_path / "chat", model, TOKENIZER, text_only=text_only)
+        assert loaded.messages == session.messages and loaded.instructions == session.instructions
+
+
 def test_a_full_disk_leaves_the_old_file(session, saved, monkeypatch):
     before = saved.read_bytes()
 
