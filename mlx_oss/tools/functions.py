@@ -89,7 +89,7 @@ def tool_from(function: Callable[..., Any], *, name: str | None = None, descript
     taken = {parameter.name: hints.get(parameter.name, Any) for parameter in parameters}
     required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
     summary, said = docstrings.parse(inspect.getdoc(function))
-    schema = object_schema(taken, required, said) if taken else None
+    schema = _schema(taken, required, said, name) if taken else None
     for parameter in parameters:
         if schema and (default := _json(parameter.default)) is not None:
             schema["properties"][parameter.name]["default"] = default
@@ -125,8 +125,19 @@ def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
     annotated = annotated.__init__ if inspect.isclass(annotated) else annotated
     try:
         return get_type_hints(inspect.unwrap(annotated), include_extras=True)
-    except (NameError, TypeError) as error:
-        raise OptionError(f"the tool {name} has hints that cannot be read ({error})") from None
+    except Exception as error:  # hints in quotes are code
+        raise _unreadable(name, error) from None
+
+
+def _schema(hints: dict[str, Any], required: list[str], said: Mapping[str, str], name: str) -> dict[str, Any]:
+    try:
+        return object_schema(hints, required, said)
+    except Exception as error:  # of a class among them
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: Exception) -> OptionError:
+    return OptionError(f"the tool {name} has hints that cannot be read ({type(error).__name__}: {error})")
 
 
 def _json(default: Any) -> Any:

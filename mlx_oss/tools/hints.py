@@ -1,8 +1,9 @@
 """Type hints as JSON schemas, and JSON values as what a hint promises.
 
-Whatever a schema made here allows, `value_of` accepts, and it says in words what is wrong with anything else. A hint
-that is not known here allows everything. pydantic models are understood where the program has imported pydantic; it is
-never imported here. Knows nothing of functions and tools.
+Whatever a schema made here allows, `value_of` accepts, and it says in words what is wrong with anything else; only a
+type that contains itself is any object to the schema there. A hint that is not known here allows everything. pydantic
+models are understood where the program has imported pydantic; it is never imported here. Knows nothing of functions and
+tools.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+import functools
 import json
+import operator
 import sys
 import types
 from collections import abc
@@ -39,10 +42,10 @@ class WrongValue(ValueError):
     """A value that its hint does not allow; the message is a sentence for the model."""
 
 
-def schema_of(hint: Any) -> Schema:
-    """The JSON schema of the values that `hint` stands for."""
+def schema_of(hint: Any, within: tuple[Any, ...] = ()) -> Schema:
+    """The JSON schema of the values that `hint` stands for; `within`: the types whose field it is."""
     hint, said = _plain(hint)
-    schema = _schema(hint)
+    schema = _schema(hint, within)
     return schema | {"description": said} if said else schema
 
 
@@ -50,7 +53,7 @@ def value_of(hint: Any, value: Any, where: str) -> Any:
     """`value`, as JSON gives it, as an object of the hinted type. Raises WrongValue, naming `where` it is."""
     hint, _ = _plain(hint)
     origin, inner = get_origin(hint), get_args(hint)
-    if hint in _PRIMITIVE:
+    if _is_primitive(hint):
         return _primitive(hint, value, where)
     if origin in (Union, types.UnionType):
         return _member(inner, value, where)
@@ -85,7 +88,7 @@ def without_none(hint: Any) -> Any:
     """The hint without None; what `Optional` was said of."""
     hint, said = _plain(hint)
     rest = tuple(choice for choice in get_args(hint) if choice is not type(None))
-    plain = rest[0] if len(rest) == 1 else Union[rest]  # noqa: UP007
+    plain = functools.reduce(operator.or_, rest)  # `Union` wants hashes
     return Annotated[plain, said] if said else plain
 
 
@@ -98,12 +101,12 @@ def _plain(hint: Any) -> tuple[Any, str]:
     return hint, said
 
 
-def _schema(hint: Any) -> Schema:
+def _schema(hint: Any, within: tuple[Any, ...]) -> Schema:
     origin, inner = get_origin(hint), get_args(hint)
-    if hint in _PRIMITIVE:
+    if _is_primitive(hint):
         return {"type": _PRIMITIVE[hint][0]}
     if origin in (Union, types.UnionType):
-        return _union([schema_of(choice) for choice in inner])
+        return _union([schema_of(choice, within) for choice in inner])
     if origin is Literal:
         return _enumeration(inner)
     if _is_class(hint, enum.Enum):
@@ -112,32 +115,34 @@ def _schema(hint: Any) -> Schema:
         schema = hint.model_json_schema()
         return _inlined({key: schema[key] for key in schema if key != "$defs"}, schema.get("$defs", {}), ())
     if dataclasses.is_dataclass(hint) or _is_typed_dict(hint):
-        return object_schema(*_described_fields(hint))
+        return {"type": "object"} if hint in within else object_schema(*_described_fields(hint), (*within, hint))
     if _is_class(hint, datetime.date):
         return {"type": "string", "format": "date-time" if _is_class(hint, datetime.datetime) else "date"}
-    return _container(origin or hint, inner)
+    return _container(origin or hint, inner, within)
 
 
-def _container(kind: Any, inner: tuple[Any, ...]) -> Schema:
+def _container(kind: Any, inner: tuple[Any, ...], within: tuple[Any, ...]) -> Schema:
     if kind is tuple and inner and inner[-1] is not Ellipsis:
-        items = [schema_of(item) for item in inner]
+        items = [schema_of(item, within) for item in inner]
         return {"type": "array", "prefixItems": items, "items": False, "minItems": len(items)}
     if kind in _LISTS or kind is tuple:
-        schema: Schema = {"type": "array", "items": schema_of(inner[0])} if inner else {"type": "array"}
+        schema: Schema = {"type": "array", "items": schema_of(inner[0], within)} if inner else {"type": "array"}
         return schema | ({"uniqueItems": True} if kind in (set, frozenset, abc.Set) else {})
     if kind in _DICTS:
-        return {"type": "object", "additionalProperties": schema_of(inner[1])} if inner else {"type": "object"}
+        return {"type": "object"} | ({"additionalProperties": schema_of(inner[1], within)} if inner else {})
     return {}
 
 
-def object_schema(hints: Mapping[str, Any], required: Iterable[str], said: Mapping[str, str]) -> Schema:
+def object_schema(
+    hints: Mapping[str, Any], required: Iterable[str], said: Mapping[str, str], within: tuple[Any, ...] = ()
+) -> Schema:
     """Of an object with these fields and no others; `said` describes them."""
     properties = {}
     required = list(required)
     for name, hint in hints.items():
         if name not in required and is_optional(hint):
             hint = without_none(hint)  # leaving it out says the same
-        schema = schema_of(hint)
+        schema = schema_of(hint, within)
         properties[name] = schema | {"description": said[name]} if said.get(name) else schema
     schema = {"type": "object", "properties": properties}
     return schema | ({"required": required} if required else {}) | {"additionalProperties": False}
@@ -220,7 +225,7 @@ def _primitive(hint: Any, value: Any, where: str) -> Any:
 
 def _member(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     """The value as the first of the choices that takes it; one that takes it as it is goes first."""
-    exact = [choice for choice in choices if choice in _PRIMITIVE and type(value) in _PRIMITIVE[choice][1][:1]]
+    exact = [choice for choice in choices if _is_primitive(choice) and type(value) in _PRIMITIVE[choice][1][:1]]
     wrong: list[str] = []
     for choice in [*exact, *choices]:
         try:
@@ -268,6 +273,10 @@ def _checked(value: Any, kind: type, in_words: str, where: str) -> Any:
     if not isinstance(value, kind):
         raise WrongValue(f"`{where}` must be {in_words}, not {_shown(value)}")
     return value
+
+
+def _is_primitive(hint: Any) -> bool:
+    return hint is None or (isinstance(hint, type) and hint in _PRIMITIVE)  # what is no class may have no hash
 
 
 def _is_class(hint: Any, base: type) -> bool:

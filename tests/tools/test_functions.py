@@ -46,6 +46,17 @@ class Options(TypedDict):
     colour: NotRequired[Colour]
 
 
+@dataclasses.dataclass
+class Node:
+    name: str
+    nodes: list[Node] = dataclasses.field(default_factory=list)
+    beside: Node | None = None
+
+
+class Linked(TypedDict):
+    next: NotRequired[dict[str, Linked]]
+
+
 class Inner(pydantic.BaseModel):
     size: int = pydantic.Field(gt=0)
 
@@ -220,6 +231,47 @@ def test_pydantic_models_are_taken_with_their_definitions_put_in_place():
     with pytest.raises(WrongValue, match=r"x\.inner\.size: Input should be greater than 0"):
         value_of(Outer, {"inner": {"size": 0}}, "x")
     assert schema_of(Tree)["properties"]["leaves"]["items"] == {"type": "object"}
+
+
+def test_what_contains_itself_is_described_once_and_checked_all_the_way_down():
+    described = schema_of(Node)["properties"]
+    assert described["nodes"]["items"] == {"type": "object"} and described["beside"] == {"type": "object"}
+    assert schema_of(Linked)["properties"]["next"]["additionalProperties"] == {"type": "object"}
+    assert schema_of(list[Node | Place])["items"]["oneOf"] == [schema_of(Node), schema_of(Place)]
+    made = value_of(Node, {"name": "a", "nodes": [{"name": "b", "beside": {"name": "c"}}]}, "x")
+    assert made == Node("a", [Node("b", beside=Node("c"))])
+    with pytest.raises(WrongValue, match=r"`x.nodes\[0\].name` is missing"):
+        value_of(Node, {"name": "a", "nodes": [{}]}, "x")
+
+
+NOTED = Annotated[int, {"unit": "m"}]  # which has no hash
+
+
+@pytest.mark.parametrize(
+    ("hint", "value"),
+    [(list[NOTED], [1]), (dict[str, list[NOTED]], {"a": [1]}), (list[NOTED] | None, None), (list[NOTED] | str, "a")],
+)
+def test_a_hint_may_have_notes_of_any_kind(hint, value):
+    def f(a, b=None) -> None: ...
+
+    f.__annotations__ = {"a": hint, "b": hint | float | None}
+    tool = tool_from(f)
+    assert tool.arguments(json.dumps({"a": value})) == {"a": value}
+    jsonschema.validate({"a": value}, tool.description.parameters)
+
+
+@dataclasses.dataclass
+class Unknown:
+    a: DoesNotExist  # noqa: F821
+
+
+@pytest.mark.parametrize("hint", ["does_not_exist", "1 +", "int.nothing", "1 / 0", Unknown], ids=str)
+def test_a_hint_that_cannot_be_read_is_told(hint):
+    def f(a) -> None: ...
+
+    f.__annotations__ = {"a": hint}
+    with pytest.raises(OptionError, match="the tool f has hints that cannot be read"):
+        tool_from(f)
 
 
 def test_pydantic_is_not_imported_by_us():
