@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
+import os
 import sqlite3
 import threading
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +17,7 @@ import pytest
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import BROWSER
 from mlx_oss.tokenizer import load_tokenizer
-from mlx_oss.tools import BrowserTool, Web
+from mlx_oss.tools import BrowserTool, Web, patch_tool
 from mlx_oss.tools.browser import Folder, Link, Page, folder, text, web
 from mlx_oss.tools.browser.pages import link
 
@@ -171,6 +174,70 @@ def test_the_index_follows_the_files(tool, notes):
     assert "No results" in call(tool, "search", query="horse")
 
 
+NOWHERE = "https://[your-domain]/api"
+
+
+def test_a_link_that_is_no_address_leads_nowhere(tool, notes, online, site, monkeypatch):
+    (notes / "new.md").write_text(f"# Zebra\n\n[api]({NOWHERE}) and [whales](whales.md)\n")
+    (notes / "new.html").write_text(f'<p>Zebra <a href="{NOWHERE}">api</a> <a href="whales.md">whales</a></p>')
+    assert "【1†" in call(tool, "search", query="zebra")
+    assert f"[api]({NOWHERE}) and 【0†whales†whales.md】" in call(tool, "open", id="new.md")
+    assert "Zebra api 【0†whales†whales.md】" in call(tool, "open", id="new.html")
+    monkeypatch.setitem(Site.pages, "/odd", ("text/html", f"<a href='{NOWHERE}'>api</a> <a href='/b'>b</a>"))
+    assert "api 【0†b】" in call(online, "open", id=f"{site}/odd")
+
+
+def test_a_file_that_cannot_be_read_is_passed_over_until_it_changes(tool, notes, monkeypatch):
+    (notes / "deep.html").write_text("<div>" * 5000 + "zebra" + "</div>" * 5000)
+    (notes / os.fsdecode(b"gr\xfcn.md")).write_text("# zebra\n")
+    (notes / "closed.md").write_text("# zebra\n")
+    read, tried = folder.Folder._page, []
+
+    def page(self, path):
+        tried.append(path)
+        if path == "closed.md" and "open" not in tried:
+            raise ToolError("closed.md cannot be read (Permission denied)")
+        return read(self, path)
+
+    monkeypatch.setattr(folder.Folder, "_page", page)
+    for _ in range(2):
+        assert "No results" in call(tool, "search", query="zebra")
+        assert "Whales" in call(tool, "search", query="whale")
+    assert tried.count("closed.md") == tried.count("deep.html") == 1
+    with pytest.raises(ToolError, match=r"deep\.html is no HTML that can be read"):
+        call(tool, "open", id="deep.html")
+    tried.append("open")
+    (notes / "closed.md").write_text("# a zebra\n")
+    assert "closed.md" in call(tool, "search", query="zebra")
+
+
+def test_a_folder_that_is_closed_is_passed_over(tool, notes):
+    if os.geteuid() == 0:
+        pytest.skip("root reads anywhere")
+    (notes / "food").chmod(0o600)
+    try:
+        assert "Whales" in call(tool, "search", query="whale")
+    finally:
+        (notes / "food").chmod(0o700)
+
+
+def test_a_file_that_has_changed_is_opened_as_it_is_now(tool, notes):
+    change = "*** Begin Patch\n*** Update File: food/krill.md\n@@\n-# Krill\n+# Plankton\n*** End Patch"
+    assert "# Krill" in call(tool, "open", id="food/krill.md")
+    call(tool, "open", id="whales.md")
+    patch_tool(notes).handler(input=change)
+    opened = call(tool, "open", id=0)
+    assert "# Plankton" in opened and "# Krill" not in opened
+
+
+@pytest.mark.parametrize("wide", range(0, 90, 3))
+def test_matches_are_numbered_as_the_page_is_wherever_its_links_are_wrapped(wide):
+    linked = link(0, "a text of some words", "https://a-site.with-a-long.name.example.org/a", "")
+    page = Page("a.md", "A", f"{'x' * wide} {linked} and more\nneedle\n{linked}\nneedle at the end")
+    first, *_ = page.found("needle").links.values()
+    assert page.lines[first.line] == "needle"
+
+
 def test_html_becomes_text_with_links(tool):
     shown = call(tool, "open", id="page.html")
     assert shown == (
@@ -262,6 +329,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         "/large": ("text/plain", "x" * (web._LARGEST + 10)),
     }
     asked: ClassVar[list[str]] = []
+    dripping: ClassVar[threading.Event] = threading.Event()
 
     def do_GET(self) -> None:
         self.asked.append(f"{self.path} {self.headers.get('x-key')}")
@@ -269,6 +337,7 @@ class Site(http.server.BaseHTTPRequestHandler):
         if path == "/search":
             host = self.headers["host"]
             found = [{"title": "A【", "url": f"http://{host}/a", "content": f"for {query}"}, {"url": "javascript:1"}, 3]
+            found.insert(0, {"title": "bad", "url": NOWHERE})
             self.answer("application/json", json.dumps({"results": found}).encode())
         elif path in self.pages:
             kind, body = self.pages[path]
@@ -277,6 +346,15 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", {"/to-a": "/a", "/to-private": "http://127.0.0.1:1/"}.get(path, path))
             self.end_headers()
+        elif path == "/drips":
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                while True:
+                    self.wfile.write(b"drop ")
+                    self.dripping.set()
+                    time.sleep(0.01)
         elif path == "/list":
             self.answer("application/json", b'"nothing"')
         else:
@@ -313,6 +391,51 @@ def test_the_web_is_searched_by_the_users_endpoint_and_its_pages_are_read(online
     assert "Grüße 【0†b】 top" in opened
     assert "plain 〖1†x〗" in call(online, "open", id=0)
     assert "/search?q=a%20b%26c&n=3 secret" in Site.asked and "/a None" in Site.asked
+
+
+def test_a_page_that_comes_in_drops_can_be_given_up(online, site):
+    said: list[str] = []
+
+    def open_it() -> None:
+        try:
+            call(online, "open", id=f"{site}/drips")
+        except ToolError as error:
+            said.append(str(error))
+
+    opening = threading.Thread(target=open_it)
+    opening.start()
+    assert Site.dripping.wait(20)
+    online.cancel()
+    opening.join(20)
+    assert said == ["stopped before it was done"]
+    assert call(online, "open", id=f"{site}/a").startswith("[0] A")
+
+
+def test_a_search_of_a_folder_can_be_given_up(tool, monkeypatch):
+    read = folder.Folder._page
+
+    def page(self, path):
+        tool.cancel()
+        return read(self, path)
+
+    monkeypatch.setattr(folder.Folder, "_page", page)
+    with pytest.raises(ToolError, match="stopped"):
+        call(tool, "search", query="whale")
+    monkeypatch.undo()
+    assert call(tool, "search", query="whale").startswith("[0] whale")
+
+
+def test_what_a_backend_finds_after_it_was_given_up_is_not_shown():
+    class Slow:
+        def fetch(self, source: str) -> Page:
+            tool.cancel()
+            return Page(source, source, source)
+
+    tool = BrowserTool(Slow())
+    for _ in range(2):
+        with pytest.raises(ToolError, match="stopped"):
+            call(tool, "open", id="x")
+    assert tool.citations("【0†L0】") == ()
 
 
 @pytest.mark.parametrize(("path", "held"), [("/latin", "Grüße"), ("/nonsense", "fine"), ("/to-a", "/a)")])

@@ -46,6 +46,8 @@ class BrowserTool(SystemTool):
     tokens  how much of a page is shown at once
 
     What was shown is remembered as long as the tool lives; a session that is loaded from a file begins with nothing.
+    Files of a folder are read whenever they are opened, pages of the web once. A backend of one's own is not stopped
+    by `cancel`: what it finds then is not shown.
     """
 
     def __init__(self, source: str | Path | Backend, *, tokens: int = 1024) -> None:
@@ -53,6 +55,7 @@ class BrowserTool(SystemTool):
         self.tokens = tokens
         self._shown: list[Page] = []  # the cursor is the place in it
         self._fetched: dict[str, Page] = {}
+        self._stopped = self.backend.stopped if isinstance(self.backend, Folder | Web) else threading.Event()
         self._browsing = threading.Lock()
         tools = tool_from(self.search), tool_from(self.open), tool_from(self.find)
         self._functions = {tool.name: tool for tool in tools}
@@ -66,9 +69,15 @@ class BrowserTool(SystemTool):
         if tool is None:
             raise ToolError(f"there is no browser.{function}; there are: {', '.join(self._functions)}")
         with self._browsing:
-            result = tool.handler(**tool.arguments(_known_only(text, tool.description.parameters or {})))
+            try:
+                result = tool.handler(**tool.arguments(_known_only(text, tool.description.parameters or {})))
+            finally:
+                self._stopped.clear()
         assert isinstance(result, str)
         return result
+
+    def cancel(self) -> None:
+        self._stopped.set()
 
     def search(self, query: str, topn: int = 10, source: str | None = None) -> str:
         return self._show(self.backend.search(query, max(1, min(topn, 50))))
@@ -114,6 +123,8 @@ class BrowserTool(SystemTool):
 
     def _show(self, page: Page, first: int = 0, count: int = -1) -> str:
         shown = page.view(len(self._shown), first, count, self.tokens)
+        if self._stopped.is_set():
+            raise ToolError("stopped before it was done")
         self._shown.append(page)
         self._fetched[page.source] = page
         return shown
@@ -127,7 +138,8 @@ class BrowserTool(SystemTool):
         return self._shown[max(cursor, -1)]
 
     def _fetch(self, source: str) -> Page:
-        return self._fetched.get(source) or self.backend.fetch(source)
+        known = None if isinstance(self.backend, Folder) else self._fetched.get(source)
+        return known or self.backend.fetch(source)
 
 
 def _known_only(text: str, schema: object) -> str:

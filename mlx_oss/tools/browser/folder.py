@@ -1,11 +1,12 @@
 """A folder of Markdown, text and HTML files, searched by SQLite's FTS5, offline.
 
-Nothing outside of the folder is read: symbolic links are passed over, and so is what is hidden. The index is in memory,
-and brought up to date before each search. Knows nothing of the model.
+Nothing outside of the folder is read: symbolic links are passed over, and so is what is hidden, and what cannot be
+read. The index is in memory, and brought up to date before each search. Knows nothing of the model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import re
@@ -28,7 +29,10 @@ ORDER BY bm25(pages, 0, 4, 1) LIMIT ?"""
 
 
 class Folder:
-    """The files of a folder as pages; a page's source is its path in the folder."""
+    """The files of a folder as pages; a page's source is its path in the folder.
+
+    stopped  set, it ends a search between two files
+    """
 
     def __init__(self, folder: str | Path) -> None:
         """Raises OptionError if it is no folder, holds nothing readable, or HTML without the extra `browser`."""
@@ -40,7 +44,8 @@ class Folder:
             raise OptionError(f"{folder} holds no Markdown, text or HTML file")
         if not reads_html() and any(path.endswith(_HTML) for path in paths):
             raise OptionError(f"{folder} holds HTML files. {HTML_MISSING}")
-        self._known: dict[str, tuple[int, int]] = {}  # size and time of change
+        self._known: dict[str, tuple[int, int]] = {}  # size and time of change; of what cannot be read, too
+        self.stopped = threading.Event()
         self._lock = threading.Lock()
         self._index = sqlite3.connect(":memory:", check_same_thread=False)
         try:
@@ -91,8 +96,12 @@ class Folder:
             return False
         places = [self.root / path, *(self.root / path).parents]
         inside = places[: places.index(self.root)] if self.root in places else []
-        hidden = any(place.is_symlink() or place.name.startswith(".") for place in inside)
-        return bool(inside) and not hidden and places[0].is_file()
+        try:
+            path.encode()
+            hidden = any(place.is_symlink() or place.name.startswith(".") for place in inside)
+            return bool(inside) and not hidden and places[0].is_file()
+        except (OSError, UnicodeEncodeError):  # it is in a folder that is closed, or its name is not UTF-8
+            return False
 
     def _paths(self) -> Iterator[str]:
         for folder, subfolders, names in os.walk(self.root):
@@ -106,18 +115,25 @@ class Folder:
         """Takes into the index what has changed since the last search."""
         there: dict[str, tuple[int, int]] = {}
         for path in self._paths():
-            facts = (self.root / path).stat()
-            there[path] = facts.st_size, facts.st_mtime_ns
+            with contextlib.suppress(OSError):  # it is gone
+                facts = (self.root / path).stat()
+                there[path] = facts.st_size, facts.st_mtime_ns
         for path in [path for path in self._known if there.get(path) != self._known[path]]:
             self._index.execute("DELETE FROM pages WHERE path = ?", (path,))
             del self._known[path]
         for path in there.keys() - self._known.keys():
-            page = self._page(path)
-            self._index.execute("INSERT INTO pages VALUES (?, ?, ?)", (path, page.title, page.body))
+            if self.stopped.is_set():
+                raise ToolError("stopped before it was done")
+            with contextlib.suppress(ToolError):  # an odd file is no reason not to find the others
+                page = self._page(path)
+                self._index.execute("INSERT INTO pages VALUES (?, ?, ?)", (path, page.title, page.body))
             self._known[path] = there[path]
 
     def _best_line(self, path: str, words: list[str]) -> int | None:
         """The first line with most of the words."""
-        lines = [line.lower() for line in self._page(path).lines]
+        try:
+            lines = [line.lower() for line in self._page(path).lines]
+        except ToolError:  # it has changed meanwhile
+            return None
         scores = [sum(word.lower() in line for word in words) for line in lines]
         return scores.index(max(scores)) if max(scores) else None

@@ -134,7 +134,12 @@ def site_of(target: str) -> str:
 def _without_links(text: str) -> str:
     text = _LINK_ENDED.sub("", text)
     text = _LINK_BEGUN.sub(lambda match: match[1] or "", text)
-    return _LINK.sub(lambda match: match[1], text)
+    return _LINK.sub(_text_alone, text)
+
+
+def _text_alone(link: re.Match[str]) -> str:
+    """Of a link, with as many line ends: its site may have been wrapped, and lines are counted."""
+    return link[1] + "\n" * (link[0].count("\n") - link[1].count("\n"))
 
 
 def _short(text: str) -> str:

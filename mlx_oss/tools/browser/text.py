@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urljoin, urlsplit
 
-from mlx_oss.errors import OptionError
+from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.tools.browser.pages import Link, Page, link, plain
 
 HTML_MISSING = "HTML needs the extra `browser`: pip install 'mlx-oss[browser]'"
@@ -37,7 +37,7 @@ def text_page(source: str, text: str) -> Page:
 
 
 def html_page(source: str, html: str, resolve: Resolve) -> Page:
-    """Raises OptionError without the extra `browser`."""
+    """Raises OptionError without the extra `browser`, ToolError for what is too odd to be read."""
     if not reads_html():
         raise OptionError(HTML_MISSING)
     from bs4 import BeautifulSoup
@@ -49,10 +49,6 @@ def html_page(source: str, html: str, resolve: Resolve) -> Page:
         def convert_a(self, element: object, text: str, *_: object, **__: object) -> str:
             return links.marked(text, str(element.get("href") or "")) or text  # type: ignore[attr-defined]
 
-    soup = BeautifulSoup(plain(html), "html.parser")
-    title = " ".join((soup.title.get_text() if soup.title else "").split()) or source
-    for element in soup(_DROPPED):
-        element.decompose()
     converter = Converter(
         heading_style="ATX",
         bullets="*",
@@ -61,7 +57,14 @@ def html_page(source: str, html: str, resolve: Resolve) -> Page:
         escape_underscores=False,
         escape_misc=False,
     )
-    body = re.sub(r"\n\s*\n+", "\n\n", converter.convert_soup(soup)).strip()
+    try:
+        soup = BeautifulSoup(plain(html), "html.parser")
+        title = " ".join((soup.title.get_text() if soup.title else "").split()) or source
+        for element in soup(_DROPPED):
+            element.decompose()
+        body = re.sub(r"\n\s*\n+", "\n\n", converter.convert_soup(soup)).strip()
+    except Exception as error:  # whatever others' code makes of a document, such as one that is nested too deeply
+        raise ToolError(f"{source[:1024]} is no HTML that can be read ({type(error).__name__})") from None
     return _page(source, title, body, links)
 
 
@@ -83,7 +86,10 @@ class _Links:
 
     def marked(self, text: str, address: str) -> str | None:
         """The link as text; None if it leads nowhere or has nothing to show."""
-        target = self._resolve(address) if address and text.strip() else None
+        try:
+            target = self._resolve(address) if address and text.strip() else None
+        except ValueError:  # it is no address
+            return None
         return target and link(self.ids.setdefault(target, len(self.ids)), text, target, self._source)
 
 

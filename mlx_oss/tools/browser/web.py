@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import ipaddress
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import httpx2
 
 _LARGEST = 4 << 20  # bytes of a page that are read
+_TEXTS = ("application/xhtml+xml", "application/json", "application/xml")
 _REDIRECTS = 5
 _SECONDS = 20.0
 
@@ -31,6 +33,7 @@ class Web:
     search         the endpoint's URL, with {query} and, if it wants it, {topn}
     headers        sent to the endpoint, e.g. a key; never to pages
     private        lets pages of private networks and of this machine be opened
+    stopped        set, it ends what is being fetched, between two pieces
     """
 
     def __init__(self, search: str, *, headers: dict[str, str] | None = None, private: bool = False) -> None:
@@ -40,6 +43,7 @@ class Web:
         if "{query}" not in search or urlsplit(search).scheme not in ("http", "https"):
             raise OptionError(f"{search!r} is no search endpoint: give one like https://host/search?q={{query}}")
         self._search, self._headers, self._private = search, headers or {}, private
+        self.stopped = threading.Event()
 
     def search(self, query: str, topn: int) -> Page:
         import httpx2
@@ -63,11 +67,12 @@ class Web:
         try:
             with httpx2.Client(timeout=_SECONDS) as client:
                 for _ in range(_REDIRECTS + 1):
+                    self._check_stopped()
                     self._check(source)
                     with client.stream("GET", source, headers={"accept": "text/html,text/*"}) as answer:
                         if not answer.is_redirect:
                             answer.raise_for_status()
-                            return _page(source, answer)
+                            return self._page(source, answer)
                         source = urljoin(source, answer.headers["location"])
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, KeyError) as error:
             raise ToolError(f"Error fetching URL `{source[:1024]}`: {_reason(error)}") from None
@@ -87,20 +92,24 @@ class Web:
         if not all(ipaddress.ip_address(address[4][0]).is_global for address in found):
             raise ToolError(f"{parts.hostname!r} is in a private network, where nothing is opened")
 
+    def _page(self, source: str, answer: httpx2.Response) -> Page:
+        kind = answer.headers.get("content-type", "text/html").partition(";")[0].strip().lower()
+        if not kind.startswith("text/") and kind not in _TEXTS:
+            raise ToolError(f"{source[:1024]} is no text but {kind}")
+        body = bytearray()
+        for part in answer.iter_bytes():
+            body += part
+            self._check_stopped()
+            if len(body) > _LARGEST:
+                break
+        text = bytes(body[:_LARGEST]).decode(_charset(answer.charset_encoding), "replace")
+        if kind in ("text/html", "application/xhtml+xml"):
+            return html_page(source, text, web_link(source))
+        return text_page(source, text)
 
-def _page(source: str, answer: httpx2.Response) -> Page:
-    kind = answer.headers.get("content-type", "text/html").partition(";")[0].strip().lower()
-    if not kind.startswith("text/") and kind not in ("application/xhtml+xml", "application/json", "application/xml"):
-        raise ToolError(f"{source[:1024]} is no text but {kind}")
-    body = bytearray()
-    for part in answer.iter_bytes():
-        body += part
-        if len(body) > _LARGEST:
-            break
-    text = bytes(body[:_LARGEST]).decode(_charset(answer.charset_encoding), "replace")
-    if kind in ("text/html", "application/xhtml+xml"):
-        return html_page(source, text, web_link(source))
-    return text_page(source, text)
+    def _check_stopped(self) -> None:
+        if self.stopped.is_set():
+            raise ToolError("stopped before it was done")
 
 
 def _charset(named: str | None) -> str:
@@ -115,7 +124,10 @@ def _entry(result: Any) -> tuple[str, str, str] | None:
     if not isinstance(result, dict):
         return None
     url = result.get("url") or result.get("link")
-    if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https"):
+    try:
+        if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https"):
+            return None
+    except ValueError:  # it is no URL
         return None
     said = [result.get(name) for name in ("content", "summary", "snippet", "description")]
     summary = next((text for text in said if isinstance(text, str)), "")
