@@ -63,12 +63,11 @@ def parse(text: str) -> list[Operation]:
 def changed(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
     """The text with the hunks applied, from the top down. Raises ToolError for one that fits nowhere.
 
-    Line ends stay as they are; where no line is the same, trailing blanks are overlooked.
+    Every line keeps its own end, new ones get that of a neighbour; where no line is the same, trailing blanks are
+    overlooked.
     """
-    windows = "\r\n" in text
-    ended = text.endswith("\n") or not text
-    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
-    made: list[str] = []
+    lines, ends = _cut(text)
+    made: list[tuple[str, str]] = []
     at = 0
     for number, hunk in enumerate(hunks, start=1):
         start = at
@@ -80,13 +79,27 @@ def changed(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
             raise ToolError(
                 f"hunk {number} does not fit {name}: its {len(hunk.old)} lines from {shown!r} on are not there"
             )
-        made += lines[at:place]
-        made += [lines[place + line] if isinstance(line, int) else line for line in hunk.new]
+        made += zip(lines[at:place], ends[at:place], strict=True)
+        end = next(iter(ends[place:] or ends[place - 1 :]), "\n")
+        for line in hunk.new:
+            if isinstance(line, int):
+                end = ends[place + line]
+            made.append((lines[place + line] if isinstance(line, int) else line, end))
         at = place + len(hunk.old)
-    made += lines[at:]
-    result = "".join(f"{line}\n" for line in made)
-    result = result if ended else result.removesuffix("\n")
-    return result.replace("\n", "\r\n") if windows else result
+    made += zip(lines[at:], ends[at:], strict=True)
+    if made and text and not text.endswith("\n"):
+        made[-1] = made[-1][0], ""
+    return "".join(line + end for line, end in made)
+
+
+def _cut(text: str) -> tuple[list[str], list[str]]:
+    """Lines, and how each ends; a last one without an end is given that of the line above."""
+    whole = text.removesuffix("\n").split("\n") if text else []
+    ends = ["\r\n" if line.endswith("\r") else "\n" for line in whole]
+    if whole and not text.endswith("\n"):
+        ends[-1:] = ends[-2:-1] or ["\n"]
+        return [*(line.removesuffix("\r") for line in whole[:-1]), whole[-1]], ends
+    return [line.removesuffix("\r") for line in whole], ends
 
 
 def _operation(header: str, body: list[str]) -> Operation:

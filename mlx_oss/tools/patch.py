@@ -2,15 +2,16 @@
 
 The format is that of openai/gpt-oss `gpt_oss/tools/apply_patch.md`: between `*** Begin Patch` and `*** End Patch` files
 are added, deleted, updated and moved. A path leads nowhere but into the folder: absolute ones, `..`, symbolic links and
-`.git` (where hooks could be put) are refused. What fails while files are being written is undone; only a process killed
-in that moment leaves some of them written. Knows nothing of sessions.
+`.git` (where hooks could be put) are refused; so is a file that has changed since it was read. What fails while files
+are being written is undone; only a process killed in that moment leaves some of them written. Knows nothing of
+sessions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import secrets
 import stat
+import threading
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +19,7 @@ from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.hunks import Add, Delete, Operation, Update, changed, parse
+from mlx_oss.tools.places import Place, Places
 
 _DESCRIPTION = """\
 Changes files: adds, updates, moves and deletes them, all or nothing. `input` is a patch:
@@ -33,6 +35,8 @@ Changes files: adds, updates, moves and deletes them, all or nothing. `input` is
 *** Delete File: old.txt
 *** End Patch
 Paths are relative. The line after @@ is optional and says below which line to look."""
+
+_patching: dict[Path, threading.Lock] = {}  # one patch of a folder at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +74,14 @@ def patch_tool(folder: str | Path, *, dry_run: bool = False) -> Tool:
 
 def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list[Change]:
     """Applies a patch to the files below the folder; gives what it did. Raises ToolError, with nothing changed."""
-    root = Path(folder).resolve()
-    changes = [_plan(root, operation) for operation in parse(text)]
-    touched = [path for change in changes for path in (change.path, change.moved_to) if path is not None]
-    if twice := {path for path in touched if touched.count(path) > 1}:
-        raise ToolError(f"{min(twice)} occurs twice in the patch: put all its changes into one section")
-    if not dry_run:
-        _write(root, changes)
+    root, operations = Path(folder).resolve(), parse(text)
+    with _patching.setdefault(root, threading.Lock()):
+        changes = [_plan(root, operation) for operation in operations]
+        touched = [path for change in changes for path in (change.path, change.moved_to) if path is not None]
+        if twice := {path for path in touched if touched.count(path) > 1}:
+            raise ToolError(f"{min(twice)} occurs twice in the patch: put all its changes into one section")
+        if not dry_run:
+            _write(root, changes)
     return changes
 
 
@@ -130,46 +135,55 @@ def _read(path: Path, name: str) -> str:
 
 def _write(root: Path, changes: list[Change]) -> None:
     """Writes new contents beside their files, then puts them in place; on a failure everything is put back."""
-    wanted: dict[Path, tuple[str | None, Path]] = {}  # what is to be in each file, and whose permissions it has
-    for change in changes:
-        source = root / change.path
-        if change.moved_to is not None:
-            wanted[source] = None, source
-        wanted[root / (change.moved_to or change.path)] = change.after, source
-    moved_aside: list[Path] = []
-    with contextlib.ExitStack() as undo:
+    steps = [step for change in changes for step in _steps(change)]
+    moved_aside: list[Place] = []
+    with contextlib.ExitStack() as still_open:
         try:
-            new = {path: _beside(path, text, mode, undo) for path, (text, mode) in wanted.items() if text is not None}
-            for path in wanted:
-                if path.exists():
-                    moved_aside.append(aside := _unused(path))
-                    path.rename(aside)
-                    undo.callback(aside.replace, path)
-                if path in new:
-                    new[path].rename(path)
-                    undo.callback(path.unlink)
+            places = still_open.enter_context(Places(root))
+            with contextlib.ExitStack() as undo:
+                new = [_beside(places, step, undo) for step in steps]
+                for step, unfinished in zip(steps, new, strict=True):
+                    place = places.of(step.path, undo)
+                    if step.before is not None:
+                        moved_aside.append(aside := place.beside())
+                        place.rename(aside)
+                        undo.callback(aside.rename, place)
+                    if place.mode is not None or (step.before is not None and aside.read() != step.before.encode()):
+                        raise ToolError(f"nothing is changed: {step.path} has changed meanwhile, look at it again")
+                    if unfinished is not None:
+                        unfinished.rename(place)
+                        undo.callback(place.unlink)
+                undo.pop_all()
+            for aside in moved_aside:
+                with contextlib.suppress(OSError):  # all is done, whatever is left over
+                    aside.unlink()
         except OSError as error:
-            place = Path(error.filename or root).name
-            raise ToolError(f"nothing is changed: {place} cannot be written ({error.strerror})") from None
-        undo.pop_all()
-    for aside in moved_aside:
-        aside.unlink(missing_ok=True)
+            name = Path(error.filename or root).name
+            raise ToolError(f"nothing is changed: {name} cannot be written ({error.strerror})") from None
 
 
-def _beside(path: Path, text: str, like: Path, undo: contextlib.ExitStack) -> Path:
-    """A file with the text next to where it is wanted, in a folder that is made if need be."""
-    for folder in reversed([path.parent, *path.parent.parents]):
-        if not folder.exists():
-            folder.mkdir()
-            undo.callback(folder.rmdir)
-    unfinished = _unused(path)
-    undo.callback(unfinished.unlink, missing_ok=True)
-    unfinished.write_bytes(text.encode())
-    if like.exists():
-        unfinished.chmod(stat.S_IMODE(like.stat().st_mode))
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What is in a file and what is to be (None: it is not there), and whose permissions it is to have."""
+
+    path: str
+    before: str | None
+    after: str | None
+    like: str
+
+
+def _steps(change: Change) -> list[_Step]:
+    if change.moved_to is None:
+        return [_Step(change.path, change.before, change.after, change.path)]
+    source = _Step(change.path, change.before, None, change.path)
+    return [source, _Step(change.moved_to, None, change.after, change.path)]
+
+
+def _beside(places: Places, step: _Step, undo: contextlib.ExitStack) -> Place | None:
+    """A file with the new text next to where it is wanted, if it is."""
+    if step.after is None:
+        return None
+    unfinished = places.of(step.path, undo).beside()
+    undo.callback(unfinished.unlink)
+    unfinished.write(step.after.encode(), places.of(step.like, undo).mode)
     return unfinished
-
-
-def _unused(path: Path) -> Path:
-    """A name in the same folder that nothing has."""
-    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.patch")

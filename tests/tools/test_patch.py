@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.tools import patch as patch_module
-from mlx_oss.tools import patch_tool
+from mlx_oss.tools import patch_tool, places
 from mlx_oss.tools.patch import apply_patch
 
 APP = 'import os\n\n\ndef greet():\n    print("Hi")\n\n\ndef leave():\n    print("Hi")\n'
@@ -81,6 +82,84 @@ def test_context_stays_as_the_file_has_it_and_trailing_blanks_are_overlooked(fol
 def test_line_ends_stay_as_they_are(folder):
     apply_patch(patch("*** Update File: windows.txt", "@@", " one", "-two", "+2", "+2.5"), folder)
     assert (folder / "windows.txt").read_bytes() == b"one\r\n2\r\n2.5\r\nthree"
+
+
+@pytest.mark.parametrize(
+    ("before", "hunk", "after"),
+    [
+        (b"a\nb\r\nc\nd\n", ("-d", "+D"), b"a\nb\r\nc\nD\n"),
+        (b"a\nb\r\nc\n", (" a", "-b", "+B", " c"), b"a\nB\nc\n"),
+        (b"a\nb\r\nc\n", ("-b", "+B"), b"a\nB\r\nc\n"),
+        (b"a\nb\r\nc\n", (" b", "+new"), b"a\nb\r\nnew\r\nc\n"),
+        (b"a\r\nb", ("-b", "+B", "+C"), b"a\r\nB\r\nC"),
+        (b"a\nb\r", ("-a", "+A"), b"A\nb\r"),
+        (b"a\r\n", ("+end",), b"a\r\nend\r\n"),
+        (b"a\n\r\n\n", ("-a",), b"\r\n\n"),
+        (b"a", ("-a",), b""),
+        (b"", ("+a", "+b"), b"a\nb\n"),
+    ],
+)
+def test_every_line_keeps_its_own_end_and_new_ones_get_a_neighbours(folder, before, hunk, after):
+    (folder / "a.txt").write_bytes(before)
+    apply_patch(patch("*** Update File: a.txt", "@@", *hunk), folder)
+    assert (folder / "a.txt").read_bytes() == after
+
+
+@pytest.mark.parametrize("kind", ["Add", "Update", "Delete", "Move"])
+def test_a_folder_that_becomes_a_link_while_a_patch_is_applied_leads_nowhere(folder, monkeypatch, kind):
+    outside, write = folder.parent / "outside", patch_module._write
+
+    def swapped(*arguments):
+        (folder / "src").rename(folder.parent / "outside")
+        (folder / "src").symlink_to(outside)
+        before = state(outside)
+        try:
+            write(*arguments)
+        finally:
+            assert state(outside) == before
+
+    monkeypatch.setattr(patch_module, "_write", swapped)
+    bodies = {
+        "Add": ("*** Add File: src/new.txt", "+new"),
+        "Update": ("*** Update File: src/app.py", "@@", "-import os", "+import sys"),
+        "Delete": ("*** Delete File: src/app.py",),
+        "Move": ("*** Update File: old.txt", "*** Move to: src/old.txt"),
+    }
+    with pytest.raises(ToolError, match="nothing is changed"):
+        apply_patch(patch("*** Add File: first.txt", "+x", *bodies[kind]), folder)
+    assert not (folder / "first.txt").exists() and (folder / "old.txt").read_text() == "old\n"
+
+
+def test_what_somebody_else_writes_while_a_patch_is_applied_is_not_lost(folder, monkeypatch):
+    write = patch_module._write
+
+    def meanwhile(*arguments):
+        (folder / "old.txt").write_text("mine\n")
+        (folder / "new.txt").write_text("mine too\n")
+        write(*arguments)
+
+    monkeypatch.setattr(patch_module, "_write", meanwhile)
+    for body in (
+        ("*** Update File: old.txt", "@@", "-old", "+new"),
+        ("*** Delete File: old.txt",),
+        ("*** Update File: old.txt", "*** Move to: elsewhere.txt"),
+        ("*** Add File: new.txt", "+new"),
+        ("*** Update File: windows.txt", "*** Move to: new.txt"),
+    ):
+        (folder / "old.txt").write_text("old\n")
+        (folder / "new.txt").unlink(missing_ok=True)
+        with pytest.raises(ToolError, match="has changed meanwhile"):
+            apply_patch(patch(*body), folder)
+        assert (folder / "old.txt").read_text() == "mine\n" and (folder / "new.txt").read_text() == "mine too\n"
+        assert len(state(folder)) == 4
+
+
+def test_patches_of_one_folder_wait_for_each_other(folder):
+    lines = [f"line {number}" for number in range(30)]
+    with ThreadPoolExecutor(6) as pool:
+        said = pool.map(lambda line: apply_patch(patch("*** Update File: old.txt", "@@", f"+{line}"), folder), lines)
+        assert len(list(said)) == len(lines)
+    assert sorted((folder / "old.txt").read_text().split("\n")[1:-1]) == sorted(lines)
 
 
 def test_lines_can_be_put_at_the_end(folder):
@@ -173,16 +252,16 @@ def test_whatever_step_fails_everything_is_as_before(folder, monkeypatch, failin
         "*** Delete File: old.txt",
     )
     before, folders = state(folder), sorted(path for path in folder.rglob("*") if path.is_dir())
-    count, rename = 0, Path.rename
+    count, rename = 0, os.rename
 
-    def failing_rename(self, target):
+    def failing_rename(source, target, **where):
         nonlocal count
         count += 1
         if count == failing:
-            raise OSError(28, "No space left on device", str(self))
-        return rename(self, target)
+            raise OSError(28, "No space left on device", source)
+        return rename(source, target, **where)
 
-    monkeypatch.setattr(patch_module.Path, "rename", failing_rename)
+    monkeypatch.setattr(places.os, "rename", failing_rename)
     if failing == 7:  # there are six
         apply_patch(text, folder)
         return
