@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -143,6 +144,26 @@ def test_markdown_looks_like_what_it_means(shown):
     assert "\n\n\n" not in "\n".join(lines)
     blocks = [number for number, line in enumerate(lines) if line == ""]
     assert len(blocks) == 8  # one between two blocks, and one in the code
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "See [1].\n\n[1]: https://e.org/a",
+        "[1]: https://e.org/a 'a title'\n[b]: <x>",
+        "As [here][1] or [1].\n\n[1]: /url",
+        "![plan](https://e.org/p.png)",
+        "[![logo](e.org/l)](e.org/b)",
+        "![plan][1]\n\n[1]: e.org",
+        "> [quoted]: /url",
+        "- [in]: /a-list",
+    ],
+)
+def test_no_part_of_an_answer_is_left_out(shown, text):
+    """But for the marks of Markdown."""
+    seen = shown(AnswerDelta(text), DONE)
+    for word in re.findall(r"[\w./:]+", text):
+        assert word in seen, seen
 
 
 def test_no_line_is_wider_than_the_window_or_ends_in_spaces(drawing, sent):

@@ -22,8 +22,9 @@ from mlx_oss.events import Event
 
 Line = list[Segment]
 
-# A tag that the model writes is meant to be seen, so HTML is text.
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
+# A tag that the model writes is meant to be seen, so HTML is text; and so are pictures and definitions of links, which
+# would be drawn without their addresses.
+_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable(["reference", "image"])
 
 
 class Drawn:
