@@ -17,11 +17,12 @@ class RepetitionGuard:
         self._recent = np.full(LONGEST_PERIOD, -1)  # the latest first
         self._agree = np.zeros(LONGEST_PERIOD, int)  # by period: how many tokens in a row equal the one a period before
         self._periods = np.arange(1, LONGEST_PERIOD + 1)
+        self._enough = (ROUNDS - 1) * self._periods
 
     def see(self, token: int) -> int:
         self._agree += 1
         self._agree *= self._recent == token
         self._recent[1:] = self._recent[:-1]
         self._recent[0] = token
-        lengths = self._agree + self._periods
-        return int(lengths[lengths >= ROUNDS * self._periods].max(initial=0))
+        is_circle = self._agree >= self._enough
+        return int((self._agree + self._periods)[is_circle].max()) if is_circle.any() else 0
