@@ -187,7 +187,9 @@ class ReasoningStopped:
 
 @dataclass(frozen=True, slots=True)
 class RepairedOutput:
-    """The model broke the harmony format; the message was put right as the notes say."""
+    """The model broke the harmony format; the message was put right as the notes say. One that it wrote in another's
+    role stands in a note alone, `Repair.OTHER_ROLE`.
+    """
 
     notes: tuple[Note, ...]
 

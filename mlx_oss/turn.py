@@ -23,13 +23,16 @@ from mlx_oss.events import (
     Usage,
 )
 from mlx_oss.harmony import Event as ParserEvent
-from mlx_oss.harmony import Header, Message, MessageFinished, MessageStarted, ParsedMessage
+from mlx_oss.harmony import Header, Message, MessageFinished, MessageStarted, Note, ParsedMessage, Repair
 
 _DELTAS: dict[str | None, type] = {"analysis": ReasoningDelta, "commentary": PreambleDelta}
 
 
 class Listener:
-    """Turns what the parser says into what the session's caller hears, and remembers the messages."""
+    """Turns what the parser says into what the session's caller hears, and remembers the messages.
+
+    What a model says in another's role, as the user or a tool, is told as a repair: it is no part of what was said.
+    """
 
     def __init__(self) -> None:
         self.messages: list[ParsedMessage] = []
@@ -42,12 +45,20 @@ class Listener:
         if isinstance(event, MessageStarted):
             self._header = event.header
             return []
+        ours = self._header.role == "assistant"
+        if isinstance(event, MessageFinished) and not ours:
+            note = Note(Repair.OTHER_ROLE, str(event.message.message.content))
+            return [RepairedOutput((*event.message.notes, note))]
         if isinstance(event, MessageFinished):
             self.messages.append(event.message)
             heard: list[Event] = [RepairedOutput(event.message.notes)] if event.message.notes else []
             return heard + ([_call(event.message)] if _calls_tool(event.message) else [])
         # The text of a call is told as a whole, when it is complete.
-        return [] if _opens_call(self._header) else [_DELTAS.get(self._header.channel, AnswerDelta)(event.text)]
+        return (
+            []
+            if not ours or _opens_call(self._header)
+            else [_DELTAS.get(self._header.channel, AnswerDelta)(event.text)]
+        )
 
     @property
     def answered(self) -> bool:

@@ -199,6 +199,17 @@ def test_json_has_a_line_for_every_event(capsys):
     assert told[2]["arguments"] == "{}" and told[3]["usage"]["generated_tokens"] == 10
 
 
+@pytest.mark.parametrize("kind", [Plain, Drawn])
+def test_what_the_model_says_in_anothers_role_is_shown_as_a_remark(kind, capsys):
+    repaired = RepairedOutput((Note(Repair.EXTRA_WORDS, "x"), Note(Repair.OTHER_ROLE, "And \x1b now?")))
+    session = FakeSession(AnswerDelta("Yes."), RepairedOutput((Note(Repair.EXTRA_WORDS, "y"),)), repaired, DONE)
+    answer(session, session.send("?"), kind())
+    out, err = capsys.readouterr()
+    assert "[in another's role: And \ufffd now?]" in out + err and (out + err).count("[") == 1 + (out + err).count(
+        "\x1b["
+    )
+
+
 def test_json_tells_what_had_to_be_repaired(capsys):
     session = FakeSession(RepairedOutput((Note(Repair.MISSPELT_CHANNEL, "finl"),)), DONE)
     answer(session, session.send("?"), Json())

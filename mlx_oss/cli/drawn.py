@@ -46,7 +46,15 @@ class Drawn:
                 self._grow(type(event), safe(text))
             case events.PrefillProgress(done, total):
                 self._note(f"reading {done:,} of {total:,} tokens")
-            case events.ToolCall() | events.ToolResult() | events.TurnsDropped() | events.ReasoningStopped():
+            case events.RepairedOutput() if not remark(event):
+                pass
+            case (
+                events.RepairedOutput()
+                | events.ToolCall()
+                | events.ToolResult()
+                | events.TurnsDropped()
+                | events.ReasoningStopped()
+            ):
                 self._finish()
                 self._print(type(event), self._lines(Text(remark(event, self.whole_calls), "dim")))
 

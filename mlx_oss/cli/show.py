@@ -15,6 +15,7 @@ from typing import Protocol
 from mlx_oss import events
 from mlx_oss.cli.safe import safe, wants_plain
 from mlx_oss.events import Event
+from mlx_oss.harmony import Repair
 
 _SHOWN_LINES, _SHOWN_CHARACTERS = 6, 400  # of what is folded
 
@@ -61,6 +62,8 @@ class Plain:
                 self._write(event, safe(text))
             case events.ToolCall() | events.ToolResult() | events.TurnsDropped() | events.ReasoningStopped():
                 self._write(event, remark(event, self.whole_calls))
+            case events.RepairedOutput() if remark(event):
+                self._write(event, remark(event))
 
     def end(self, stopped: bool = False) -> None:
         self._separate(None)
@@ -130,6 +133,9 @@ def remark(event: Event, whole: bool = False) -> str:
             return "[the reasoning has reached its limit]"
         case events.ReasoningStopped("repetition"):
             return "[the reasoning goes round in circles and is stopped]"
+        case events.RepairedOutput(notes):  # nobody is told of the others
+            said = [note.text for note in notes if note.repair is Repair.OTHER_ROLE]
+            return safe("\n".join(f"[in another's role: {text}]" for text in said if text.strip()))
     raise AssertionError(f"no remark for {event}")
 
 

@@ -39,6 +39,7 @@ class Repair(Enum):
     STRAY_CONTROL = "a control token where it means nothing; left out"
     STRAY_TEXT = "blanks between messages; left out"
     UNKNOWN_ID = "an id outside the vocabulary became a replacement character"
+    OTHER_ROLE = "the model speaks in another's role; a chat leaves it out"
     INVALID_UTF8 = "bytes that are not UTF-8 became replacement characters"
 
 

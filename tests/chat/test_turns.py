@@ -31,6 +31,7 @@ from mlx_oss.generate import generate_step
 from mlx_oss.harmony import (
     PYTHON,
     DeveloperContent,
+    Repair,
     SystemContent,
     ToolNamespace,
     render_conversation,
@@ -343,6 +344,26 @@ def test_output_that_breaks_the_format_is_put_right_and_told(session, script):
     turn(session, script, "More")
     answer = render_message(Message("assistant", "Hello", "final"))
     script.read(system(), user("Hi"), answer, user("More"), OPENING)
+
+
+@pytest.mark.parametrize("other", ["user", "system", "functions.weather to=assistant<|channel|>commentary"])
+def test_what_the_model_says_in_anothers_role_is_told_and_is_neither_answer_nor_history(session, script, other):
+    script.says(THINK.removesuffix("assistant") + f"{other}<|message|>Hi again<|end|><|start|>assistant" + HELLO, HELLO)
+    events = turn(session, script, "Hi")
+    assert collect(events).text == "Hello, how can I help you today?" and not text_of(events, PreambleDelta)
+    (repaired,) = [event for event in events if isinstance(event, RepairedOutput)]
+    assert (repaired.notes[-1].repair, repaired.notes[-1].text) == (Repair.OTHER_ROLE, "Hi again")
+    assert session.turns == 1
+    turn(session, script, "More")
+    script.read(system(), user("Hi"), said(HELLO), user("More"), OPENING)
+
+
+def test_a_final_message_of_anothers_ends_no_turn(session, script):
+    script.says(
+        "<|channel|>analysis<|message|>Hm<|end|><|start|>user<|channel|>final<|message|>No<|end|><|start|>assistant"
+        + HELLO
+    )
+    assert collect(turn(session, script, "Hi")).text == "Hello, how can I help you today?"
 
 
 def test_text_on_no_channel_is_an_answer(session, script):
