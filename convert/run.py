@@ -1,7 +1,8 @@
 """The conversion from start to end: check, write into a hidden folder beside the target, publish it by renaming.
 
 Nothing is written before source, plan, target and free space are checked; an error on the way leaves nothing behind.
-Only an interruption (SIGINT, a kill, a power cut) leaves the finished shards, and the same call then goes on from them.
+Only an interruption (SIGINT, a kill, a power cut), or a name that was taken meanwhile, leaves the finished shards, and
+the same call then goes on from them.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import gc
 import threading
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -493,8 +494,8 @@ def test_a_yes_after_the_cancel_comes_too_late(make, script, how, confirm):
     assert not tool.running.is_set() and not tool.cancelled.is_set()
 
 
-@pytest.mark.parametrize("how", ["sync", "async"])
-def test_cancel_ends_an_async_question(make, script, how):
+def unanswered() -> tuple[Callable[[ToolCall], Awaitable[bool]], threading.Event, list[bool]]:
+    """A confirmation that waits for ever, what is set once it was asked for, and what says that it has ended."""
     asking, ended = threading.Event(), []
 
     async def never_answers(call: ToolCall) -> bool:
@@ -505,6 +506,12 @@ def test_cancel_ends_an_async_question(make, script, how):
             ended.append(True)
         return True
 
+    return never_answers, asking, ended
+
+
+@pytest.mark.parametrize("how", ["sync", "async"])
+def test_cancel_ends_an_async_question(make, script, how):
+    never_answers, asking, ended = unanswered()
     session = make(weather, confirm=never_answers)
     script.says(CALL)
     threading.Thread(target=lambda: (asking.wait(), session.cancel())).start()
@@ -512,16 +519,7 @@ def test_cancel_ends_an_async_question(make, script, how):
 
 
 def test_cancelling_the_task_ends_an_async_question(make, script):
-    asking, ended = threading.Event(), []
-
-    async def never_answers(call: ToolCall) -> bool:
-        asking.set()
-        try:
-            await asyncio.sleep(3600)
-        finally:
-            ended.append(True)
-        return True
-
+    never_answers, asking, ended = unanswered()
     session = make(weather, confirm=never_answers)
     script.says(CALL)
 

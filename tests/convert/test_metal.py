@@ -68,9 +68,18 @@ def test_damaged_file_is_refused(source, tmp_path):
     damages += (data[:32] + b"\xff" * 68 + data[100:], data[:32] + bytes(68) + data[100:])
     for damaged in damages:
         path.write_bytes(damaged)
-        with pytest.raises(MlxOssError, match=r"model\.bin|config\.json"):
+        with pytest.raises(MlxOssError, match=r"model\.bin"):
             convert(source, tmp_path / "dst")
         assert not (tmp_path / "dst").exists()
+
+
+def test_a_header_that_asks_for_more_than_there_is_is_refused_before_its_tensors_are_counted(source, tmp_path):
+    path = source / "model.bin"
+    data = bytearray(path.read_bytes())
+    data[40:44] = (2**31 - 1).to_bytes(4, "little")  # experts: a list of their tensors would fill the memory
+    path.write_bytes(data)
+    with pytest.raises(MlxOssError, match=r"model\.bin has .* its header asks for .* or more"):
+        convert(source, tmp_path / "dst")
 
 
 def test_scale_below_the_offset_is_refused(source, tmp_path):
