@@ -26,11 +26,14 @@ def _written(buffer: mx.array, new: mx.array, start: int) -> mx.array:
 
 
 class KVCache:
-    """Every position of a full-attention layer, in a buffer that grows by STEP positions at a time."""
+    """Every position of a full-attention layer, in a buffer that grows by STEP positions at a time, or at once to what
+    is reserved.
+    """
 
     STEP = 256
 
     def __init__(self) -> None:
+        self.reserved = 0
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
         self.offset = 0
@@ -45,7 +48,7 @@ class KVCache:
     def _write(self, buffer: mx.array | None, new: mx.array, start: int) -> mx.array:
         if buffer is None or self.offset > buffer.shape[2]:
             B, K, _, D = new.shape
-            room = -(-self.offset // self.STEP) * self.STEP - start
+            room = -(-max(self.offset, self.reserved) // self.STEP) * self.STEP - start
             fresh = mx.zeros((B, K, room, D), new.dtype)
             buffer = fresh if buffer is None else mx.concatenate([buffer[:, :, :start], fresh], axis=2)
         return _written(buffer, new, start)
@@ -170,6 +173,14 @@ class Cache:
         states = [state for snapshot in snapshots for state in snapshot]
         beside = {id(a): a.nbytes for state in states for a in (state.keys, state.values) if a is not None}
         return sum(nbytes for key, nbytes in beside.items() if key not in held)
+
+    def reserve(self, tokens: int) -> None:
+        """Says that so many will follow the present position: the full layers' buffers then grow to that at once, where
+        every chunk of a long prompt would copy all that came before it.
+        """
+        for layer in self.layers:
+            if isinstance(layer, KVCache):
+                layer.reserved = self.offset + tokens
 
     def fork(self) -> Cache:
         """Another cache at this position with these snapshots. Shares all arrays: the first of the two that moves on

@@ -83,6 +83,7 @@ def prefill_chunks(
     vocab = model.config.vocab_size
     if bad := next((t for t in tokens if not 0 <= t < vocab), None):
         raise OptionError(f"token id {bad} is outside the vocabulary of {vocab}")
+    cache.reserve(len(tokens))
     for start in range(0, len(tokens), chunk):
         part = mx.array([list(tokens[start : start + chunk])])
         hidden = model.hidden(part, cache)

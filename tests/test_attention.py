@@ -22,14 +22,13 @@ def inputs(B: int, H: int, K: int, L: int, S: int, D: int) -> tuple[mx.array, ..
 
 
 def reference(q: mx.array, k: mx.array, v: mx.array, sinks: mx.array, allowed: np.ndarray) -> np.ndarray:
-    """In float64, head by head; the sink is one more score whose value is nothing."""
+    """In float64; the sink is one more score whose value is nothing."""
     q, k, v, sinks = (np.array(a, np.float64) for a in (q, k, v, sinks))
-    out = np.zeros_like(q)
-    for b, h in np.ndindex(*q.shape[:2]):
-        kv = h // (q.shape[1] // k.shape[1])
-        scores = np.where(allowed, np.exp(SCALE * q[b, h] @ k[b, kv].T), 0)
-        out[b, h] = scores @ v[b, kv] / (scores.sum(-1, keepdims=True) + np.exp(sinks[h]))
-    return out
+    k, v = (np.repeat(a, q.shape[1] // a.shape[1], axis=1) for a in (k, v))
+    scores = np.where(allowed, SCALE * q @ k.swapaxes(-1, -2), -np.inf)
+    most = np.maximum(scores.max(-1, keepdims=True), sinks[:, None, None])
+    weights = np.exp(scores - most)
+    return weights @ v / (weights.sum(-1, keepdims=True) + np.exp(sinks[:, None, None] - most))
 
 
 def masks(L: int, S: int) -> list[tuple[mx.array | str | None, np.ndarray]]:
@@ -57,18 +56,43 @@ def test_the_result_is_the_references_whatever_is_computed_at_a_time(shape, scor
         assert np.abs(np.array(out) - reference(q, k, v, sinks, allowed)).max() < 1e-5
 
 
-def test_no_more_scores_are_held_at_a_time_than_allowed(cores, monkeypatch):
-    real, seen = mx.fast.scaled_dot_product_attention, []
+@pytest.mark.parametrize("mask", ["causal", None])
+def test_memory_grows_neither_with_the_positions_nor_with_the_queries(mask, cores, monkeypatch):
+    """Beside what goes in and comes out, a few tiles for each core, however many there are."""
+    monkeypatch.setattr(module, "SCORES", 1 << 14)
 
-    def watched(q, k, v, **options):
-        seen.append(q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2])
-        return real(q, k, v, **options)
+    def beside(L: int, S: int) -> int:
+        q, k, v, sinks = inputs(1, 6, 3, L, S, 8)
+        mx.eval(q, k, v, sinks)
+        mx.synchronize()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(attention(q, k, v, scale=SCALE, mask=mask, sinks=sinks))
+        return mx.get_peak_memory() - before - 4 * q.nbytes
 
-    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", watched)
-    monkeypatch.setattr(module, "SCORES", 500)
-    q, k, v, sinks = inputs(1, 6, 2, 40, 100, 8)
-    mx.eval(attention(q, k, v, scale=SCALE, mask="causal", sinks=sinks))
-    assert max(seen) <= 500 and len(seen) > 40
+    tile = 4 << 14
+    assert all(beside(L, S) < 16 * tile for L, S in [(64, 4096), (64, 16384), (512, 4096)])
+
+
+def test_the_largest_scores_and_the_smallest_are_exact_enough(cores, monkeypatch):
+    """The largest score of a query is taken off first, also where a later tile has it, and the sink may be that."""
+    monkeypatch.setattr(module, "SCORES", 40)
+    q, k, v, sinks = inputs(1, 4, 2, 5, 12, 16)
+    for factor in (1e-3, 300.0, -300.0):
+        for sink in (-1e4, 0.0, 60.0):
+            out = np.array(attention(factor * q, k, v, scale=SCALE, mask="causal", sinks=sinks + sink))
+            assert np.isfinite(out).all()
+            causal = np.tri(5, 12, 7, dtype=bool)
+            assert np.abs(out - reference(factor * q, k, v, sinks + sink, causal)).max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_smaller_numbers_are_computed_with_in_float32(dtype, cores):
+    q, k, v, sinks = (array.astype(dtype) for array in inputs(1, 6, 2, 7, 40, 8))
+    out = attention(q, k, v, scale=SCALE, mask="causal", sinks=sinks)
+    assert out.dtype == dtype
+    q, k, v, sinks = (array.astype(mx.float32) for array in (q, k, v, sinks))
+    assert (out == attention(q, k, v, scale=SCALE, mask="causal", sinks=sinks).astype(dtype)).all()
 
 
 def test_on_a_gpu_it_is_mlxs_kernel(monkeypatch):

@@ -12,6 +12,7 @@ from mlx_oss import ModelConfig, Transformer
 from mlx_oss.cache import MOST_SNAPSHOTS, Cache, KVCache, RotatingKVCache
 from mlx_oss.config import FULL, SLIDING
 from mlx_oss.errors import OptionError
+from mlx_oss.generate import prefill
 
 TOLERANCE = 1e-4
 WINDOW = 7
@@ -77,6 +78,19 @@ def test_a_full_layer_grows_in_steps_and_wastes_less_than_one():
         for buffer in cache.arrays:
             assert buffer.shape[2] % KVCache.STEP == 0
             assert 0 <= buffer.shape[2] - cache.offset < KVCache.STEP
+
+
+def test_a_long_prompt_is_given_its_buffers_once(model, monkeypatch):
+    """Each chunk would copy all that came before it."""
+    made: list[int] = []
+    real = mx.zeros
+    monkeypatch.setattr(mx, "zeros", lambda shape, *rest: made.append(shape[2]) or real(shape, *rest))
+    cache = model.make_cache()
+    last_logits(model, [1] * 5, cache)
+    prefill(model, [1] * 1000, cache, chunk=90)
+    full = sum(isinstance(layer, KVCache) for layer in cache.layers)
+    assert len([length for length in made if length > WINDOW]) == 2 * full * 2  # for the first tokens, and the prompt
+    assert {layer.keys.shape[2] for layer in cache.layers if isinstance(layer, KVCache)} == {1024}
 
 
 def test_a_trimmed_full_layer_writes_over_what_came_after():
