@@ -130,13 +130,16 @@ def over_cores(
     block: int | None = None,
     axis: int = 0,
     into: int = 0,
+    turns: dict[int, mx.array] | None = None,
 ) -> mx.array:
     """function(*rows), which treats each row alone, with the rows shared out among the CPU backend's cores: MLX
     computes an operation on one core, but the operations of different streams at the same time.
 
     `work` is the bytes that the function reads; below SHARED_FROM, and on a GPU, sharing costs more than it brings.
     `block` is how many rows it gets at a time at most; None: as many as make one share for each core. Rows are those
-    along `axis` of the arrays, and along axis `into` of the result.
+    along `axis` of the arrays, and along axis `into` of the result. A core takes one block after another, so that of
+    each it finds in its cache what it has made; `turns` is what each core has been given last, for several calls to be
+    one queue: MLX by itself would start many blocks at once, and those of one core before those of another.
     """
     count = rows[0].shape[axis]
     if on_gpu():
@@ -146,10 +149,15 @@ def over_cores(
     if parts < 2:
         return function(*rows)
     bounds = [count * part // parts for part in range(parts + 1)]
-    shares = []
-    for part, (start, end) in enumerate(pairwise(bounds)):  # in turn, as MLX starts operations in about this order
-        with mx.stream(streams[part % len(streams)]):
-            shares.append(function(*(array[(slice(None),) * axis + (slice(start, end),)] for array in rows)))
+    shares, turns = [], {} if turns is None else turns
+    for part, (start, end) in enumerate(pairwise(bounds)):
+        core = part % len(streams)
+        with mx.stream(streams[core]):
+            share = [array[(slice(None),) * axis + (slice(start, end),)] for array in rows]
+            if core in turns:
+                share = mx.depends(share, turns[core])
+            turns[core] = function(*share)
+            shares.append(turns[core])
     return mx.concatenate(shares, into)
 
 

@@ -21,7 +21,7 @@ from mlx_oss.config import MXFP4, QuantizationSpec
 
 # Values of a block. For a row or a few, reading the block is the work, so it has to stay in a core's own cache; for
 # many rows the product is, and the BLAS wants it large.
-SMALL_BLOCK, LARGE_BLOCK, LARGE_FROM = 1 << 17, 1 << 19, 16
+SMALL_BLOCK, LARGE_BLOCK, LARGE_FROM = 1 << 17, 1 << 20, 16
 # From this many rows on it pays to unpack a quantised block once instead of once a row.
 UNPACK_FROM = 8
 
@@ -107,11 +107,13 @@ class ExpertLinear(nn.Module):
 
     def _by_expert(self, x: mx.array, experts: mx.array) -> mx.array:
         """x (N, 1, inputs), experts (N,) in order: the rows of each as one product. Waits for the router."""
-        product, counts, start, outputs = _packed_product(self.spec), np.bincount(np.array(experts)), 0, []
+        product, counts, start = _packed_product(self.spec), np.bincount(np.array(experts)), 0
+        outputs: list[mx.array] = []
+        turns: dict[int, mx.array] = {}
         for expert in np.flatnonzero(counts).tolist():
             end = start + int(counts[expert])
             stored = (mx.squeeze(array[expert : expert + 1], 0) for array in _stored(self))
-            outputs.append(_by_blocks(x[start:end], product, None, *stored))
+            outputs.append(_by_blocks(x[start:end], product, None, *stored, turns=turns))
             start = end
         return mx.concatenate(outputs)
 
@@ -161,7 +163,13 @@ def _mxfp4_halves(weight: mx.array, scales: mx.array) -> tuple[mx.array, mx.arra
     return values(weight), values(weight >> 4)
 
 
-def _by_blocks(x: mx.array, product: Callable[..., mx.array], bias: mx.array | None, *stored: mx.array) -> mx.array:
+def _by_blocks(
+    x: mx.array,
+    product: Callable[..., mx.array],
+    bias: mx.array | None,
+    *stored: mx.array,
+    turns: dict[int, mx.array] | None = None,
+) -> mx.array:
     """x (..., inputs) -> (..., outputs), where product(x transposed (inputs, n), rows of the stored arrays) gives those
     rows of the result, transposed too: so blocks are joined by rows, and the reference BLAS is at its fastest.
     """
@@ -172,6 +180,6 @@ def _by_blocks(x: mx.array, product: Callable[..., mx.array], bias: mx.array | N
     block = max(1, (SMALL_BLOCK if few and not packed else LARGE_BLOCK) // inputs)
     if packed and rows.shape[0] < UNPACK_FROM:  # nothing is unpacked that would have to stay in the cache
         block = stored[0].shape[0]
-    work = sum(array.nbytes for array in stored)
-    y = device.over_cores(lambda *part: product(xt, *part), *stored, work=work, block=block).T
+    work = sum(array.nbytes for array in stored) * (16 + rows.shape[0]) // 16  # 16 rows take as long as reading
+    y = device.over_cores(lambda *part: product(xt, *part), *stored, work=work, block=block, turns=turns).T
     return (y if bias is None else y + bias).reshape(*shape, outputs)
