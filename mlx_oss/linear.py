@@ -19,11 +19,11 @@ import numpy as np
 from mlx_oss import device
 from mlx_oss.config import MXFP4, QuantizationSpec
 
-# Values of a block. For a row or a few, reading the block is the work, so it has to stay in a core's own cache; for
-# many rows the product is, and the BLAS wants it large.
-SMALL_BLOCK, LARGE_BLOCK, LARGE_FROM = 1 << 17, 1 << 20, 16
+# Values of a block. For a row or a few, reading the block is the work, so it has to stay in a core's own cache, but is
+# LEAST_ROWS of the matrix high, as the BLAS is slow with less; for many rows the product is, and the BLAS wants it large.
+SMALL_BLOCK, LEAST_ROWS, LARGE_BLOCK, LARGE_FROM = 1 << 17, 128, 1 << 20, 16
 # From this many rows on it pays to unpack a quantised block once instead of once a row.
-UNPACK_FROM = 8
+UNPACK_FROM = 10
 
 
 def linear(inputs: int, outputs: int, bias: bool, spec: QuantizationSpec | None) -> nn.Module:
@@ -177,7 +177,7 @@ def _by_blocks(
     rows = x.reshape(-1, inputs)
     xt = rows.T if rows.shape[0] == 1 else mx.contiguous(rows.T)
     few, packed = rows.shape[0] < LARGE_FROM, len(stored) > 1
-    block = max(1, (SMALL_BLOCK if few and not packed else LARGE_BLOCK) // inputs)
+    block = max(LEAST_ROWS, SMALL_BLOCK // inputs) if few and not packed else max(1, LARGE_BLOCK // inputs)
     if packed and rows.shape[0] < UNPACK_FROM:  # nothing is unpacked that would have to stay in the cache
         block = stored[0].shape[0]
     work = sum(array.nbytes for array in stored) * (16 + rows.shape[0]) // 16  # 16 rows take as long as reading

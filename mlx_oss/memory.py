@@ -15,7 +15,7 @@ MAC_SIZES = (8, 16, 18, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)  # GB
 # For everything beside weights and KV cache: what a prefill chunk computes, MLX's buffers, Python.
 WORKING_BYTES = 1_000_000_000
 
-_MOST_SCORES = 4 << 20  # on all cores, in attention, however long the context
+_MOST_SCORES = 1 << 20  # on all cores, in attention, however long the context
 
 
 def kv_cache_bytes(config: ModelConfig, context: int, itemsize: int = 2) -> int:

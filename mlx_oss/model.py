@@ -20,6 +20,7 @@ import mlx.nn as nn
 from mlx_oss.attention import attention
 from mlx_oss.cache import Cache, KVCache, RotatingKVCache
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
+from mlx_oss.device import over_cores
 from mlx_oss.linear import ExpertLinear, linear
 from mlx_oss.rope import inverse_frequencies
 
@@ -108,8 +109,13 @@ class Experts(nn.Module):
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C)."""
         h, bias = self.gate_up_proj(x, experts, sorted_indices), self.gate_up_proj.bias[experts][:, None]
-        alpha, limit = mx.array(self.alpha, h.dtype), mx.array(self.limit, h.dtype)
-        h = swiglu(h[..., : self.F], h[..., self.F :], bias[..., : self.F], bias[..., self.F :], alpha, limit)
+        alpha, limit, F = mx.array(self.alpha, h.dtype), mx.array(self.limit, h.dtype), self.F
+        h = over_cores(
+            lambda h, bias: swiglu(h[..., :F], h[..., F:], bias[..., :F], bias[..., F:], alpha, limit),
+            h,
+            bias,
+            work=16 * h.nbytes,  # the exponential takes so much longer than reading
+        )
         return self.down_proj(h, experts, sorted_indices) + self.down_proj.bias[experts][:, None]
 
 

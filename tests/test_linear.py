@@ -33,8 +33,13 @@ def cores(request, monkeypatch):
 @pytest.fixture(params=[1, 20 * INPUTS, 1 << 20])
 def block(request, monkeypatch):
     """Blocks of one row, of some, of all."""
-    monkeypatch.setattr(layers, "SMALL_BLOCK", request.param)
-    monkeypatch.setattr(layers, "LARGE_BLOCK", 2 * request.param)
+    set_blocks(monkeypatch, request.param, 2 * request.param)
+
+
+def set_blocks(monkeypatch, small: int, large: int) -> None:
+    monkeypatch.setattr(layers, "SMALL_BLOCK", small)
+    monkeypatch.setattr(layers, "LEAST_ROWS", 1)
+    monkeypatch.setattr(layers, "LARGE_BLOCK", large)
 
 
 def normal(*shape: int) -> mx.array:
@@ -103,8 +108,7 @@ def test_the_leading_dimensions_are_those_of_the_input(make, cores):
 def test_the_number_of_cores_changes_no_bit(make, rows, monkeypatch):
     layer, x = make(), normal(rows, INPUTS)
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    monkeypatch.setattr(layers, "SMALL_BLOCK", 20 * INPUTS)
-    monkeypatch.setattr(layers, "LARGE_BLOCK", 20 * INPUTS)
+    set_blocks(monkeypatch, 20 * INPUTS, 20 * INPUTS)
     results = []
     for shared_from in (0, 1 << 60):
         monkeypatch.setattr(device, "SHARED_FROM", shared_from)
