@@ -17,7 +17,7 @@ from mlx_oss import device
 
 SCORES = 1 << 18  # in a tile
 KEYS = 512  # in a tile at least, so that its products are large ones
-# MLX's CPU backend takes 13 ns for an exponential of e and 5 for a power of 2 (`python -m tests.bench_matrices`).
+# MLX's CPU backend takes 13 ns for a power of e and 5 for one of 2 (`python -m tests.bench_matrices`).
 _LOG2E = math.log2(math.e)
 
 
@@ -68,11 +68,9 @@ def _tiled(q: mx.array, k: mx.array, v: mx.array, sinks: mx.array, mask: mx.arra
         end = min(start + keys, S)
         q = mx.depends(q, [out, total])
         scores = q @ k[:, :, start:end].swapaxes(-1, -2)
-        visible = mask
-        if mask == "causal":
-            visible = mx.arange(start, end) <= mx.arange(S - L, S)[:, None] if end > S - L + 1 else None
-        elif isinstance(mask, mx.array):
-            visible = mask[:, start:end]
+        visible = mask[:, start:end] if isinstance(mask, mx.array) else None
+        if mask == "causal" and end > S - L + 1:
+            visible = mx.arange(start, end) <= mx.arange(S - L, S)[:, None]
         if visible is not None:
             scores = mx.where(visible, scores.reshape(n, B, G, L, -1), -mx.inf).reshape(scores.shape)
         largest = mx.maximum(most, scores.max(-1, keepdims=True))

@@ -19,8 +19,9 @@ import numpy as np
 from mlx_oss import device
 from mlx_oss.config import MXFP4, QuantizationSpec
 
-# Values of a block. For a row or a few, reading the block is the work, so it has to stay in a core's own cache, but is
-# LEAST_ROWS of the matrix high, as the BLAS is slow with less; for many rows the product is, and the BLAS wants it large.
+# Values of a block. For a row or a few, reading the block is the work, so it has to stay in a core's own cache, but it
+# has LEAST_ROWS rows of the matrix, as the BLAS is slow with less; for many rows the product is the work, and the BLAS
+# wants it large.
 SMALL_BLOCK, LEAST_ROWS, LARGE_BLOCK, LARGE_FROM = 1 << 17, 128, 1 << 20, 16
 # From this many rows on it pays to unpack a quantised block once instead of once a row.
 UNPACK_FROM = 10

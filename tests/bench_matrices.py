@@ -1,4 +1,5 @@
-"""What the CPU backend's products cost, in the shapes of 20b: the figures of the README's "Where the time goes".
+"""What the CPU backend's products and attention cost, in the shapes of 20b: figures of the README's "Where the time
+goes".
 
     python -m tests.bench_matrices
 
@@ -18,9 +19,11 @@ prefer_fast_blas()
 import mlx.core as mx  # noqa: E402
 
 from mlx_oss import device, linear  # noqa: E402
+from mlx_oss.attention import attention  # noqa: E402
 from mlx_oss.config import MXFP4  # noqa: E402
 
 HIDDEN, QKV, GATE_UP = 2880, 5120, 5760
+HEADS, KV_HEADS, DIM = 64, 8, 64
 HOW = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
 
 
@@ -60,13 +63,12 @@ def one_row() -> None:
     layer, x = linear.linear(HIDDEN, QKV, False, None), normal(1, HIDDEN)
     layer.weight = normal(QKV, HIDDEN).astype(mx.bfloat16)
     mx.eval(layer.weight)
-    sizes = (16, 17, 18, 19, 20)
-    usual, costs = linear.SMALL_BLOCK, []
-    for size in sizes:
-        linear.SMALL_BLOCK = 1 << size
+    heights, usual, costs = (32, 64, 128, 256, 512), linear.LEAST_ROWS, []
+    for height in heights:
+        linear.LEAST_ROWS = height
         costs.append(cost(lambda: layer(x)))
-    linear.SMALL_BLOCK = usual
-    tell(f"one row, in blocks of 2^{sizes[0]} to 2^{sizes[-1]} values", *costs)
+    linear.LEAST_ROWS = usual
+    tell("one row, in blocks of " + ", ".join(map(str, heights)) + " rows of the matrix", *costs)
 
 
 def packed() -> None:
@@ -88,6 +90,17 @@ def packed() -> None:
     )
 
 
+def attended() -> None:
+    scores, sinks = normal(1024, 1024), normal(HEADS)
+    tell("a million powers of e, of 2", cost(lambda: mx.exp(scores)), cost(lambda: mx.power(2.0, scores)))
+    for length, positions in ((1, 4096), (128, 128), (512, 4096)):
+        q, k = normal(1, HEADS, length, DIM), normal(1, KV_HEADS, positions, DIM)
+        how = {"scale": DIM**-0.5, "mask": "causal" if length > 1 else None, "sinks": sinks}
+        ours = cost(lambda q=q, k=k, how=how: attention(q, k, k, **how), 3)
+        mlxs = cost(lambda q=q, k=k, how=how: mx.fast.scaled_dot_product_attention(q, k, k, **how), 3)
+        tell(f"attention of {length} at {positions} positions: by tiles, MLX's", ours, mlxs)
+
+
 def main() -> None:
     device.SHARED_FROM = sys.maxsize
     layer, x = linear.linear(HIDDEN, QKV, False, None), normal(1, HIDDEN)
@@ -98,6 +111,7 @@ def main() -> None:
     one_row()
     dense()
     packed()
+    attended()
 
 
 if __name__ == "__main__":
