@@ -6,6 +6,7 @@ another source, target or choice of options starts anew. Knows nothing of what i
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 from mlx_oss.errors import ConversionError
 
 _RECORD = ".conversion.json"
+_NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +157,16 @@ def put_back(target: Path) -> None:
 
 
 def _locked(folder: Path) -> int:
-    """A descriptor that locks the folder until it is closed. Raises BlockingIOError if another process has it."""
+    """A descriptor that locks the folder until it is closed; some file systems of networks have no locks for folders,
+    which is told. Raises BlockingIOError if another process has it.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            warnings.warn(f"{folder} cannot be locked: let no second conversion write there meanwhile", stacklevel=3)
+            return descriptor
         os.close(descriptor)
         raise
     return descriptor

@@ -132,7 +132,7 @@ class ChatSession(Turns):
         """The user says `text`; yields events as the model answers, `Finished` last.
 
         Closing the iterator early keeps what was generated. Raises ContextError, with the conversation as before, if
-        it does not fit the context.
+        it does not fit the context; a turn whose tools fill it is kept and ends with "length".
         """
         return worker.pulled(self._say(text))
 

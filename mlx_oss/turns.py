@@ -112,7 +112,12 @@ class Turns:
         self.usage = Usage()
         try:
             for rounds in itertools.count():
-                round_ = yield from self._round(snapshot=snapshot and not rounds)
+                try:
+                    round_ = yield from self._round(snapshot=snapshot and not rounds)
+                except ContextError:
+                    if not rounds:
+                        raise
+                    return Finished("length", self.usage)  # tools have run: what they did is not taken back
                 calls = [call for call in round_.calls if self._toolset.answers(call)]
                 if rounds > self.max_rounds or not calls:
                     break

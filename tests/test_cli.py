@@ -18,6 +18,7 @@ import mlx_oss
 from mlx_oss import SamplingOptions
 from mlx_oss.cli import COMMANDS, main
 from mlx_oss.convert import convert
+from mlx_oss.generate import Step
 from mlx_oss.harmony import Message, SystemContent, render_conversation
 from tests.synthetic import TINY, write_checkpoint
 
@@ -220,6 +221,16 @@ def test_generate_shows_the_text_of_every_token(random_folder, capsys):
     told = [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
     assert main(arguments) == 0
     assert capsys.readouterr().out == mlx_oss.load_tokenizer().decode(told) + "\n"
+
+
+def test_a_terminal_gets_no_control_characters_that_a_model_writes_and_a_file_does(random_folder, monkeypatch, capsys):
+    written = mlx_oss.load_tokenizer().encode("a\x1b]0;title\x07b\n")
+    steps = [Step(token, None) for token in written]
+    monkeypatch.setattr("mlx_oss.generate.generate_step", lambda *_, **__: iter(steps))
+    arguments = ["generate", "Hi", "--model", str(random_folder)]
+    assert main(arguments) == 0 and capsys.readouterr().out == "a\x1b]0;title\x07b\n\n"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(arguments) == 0 and capsys.readouterr().out == "a\ufffd]0;title\ufffdb\n\n"
 
 
 def test_generate_without_a_prompt_is_refused(random_folder, capsys):

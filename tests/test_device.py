@@ -57,6 +57,26 @@ def test_little_work_is_done_in_blocks_too_but_on_one_core(three_cores, monkeypa
     assert len(seen) == 4 and len(set(seen)) == 1
 
 
+def test_each_block_waits_for_the_one_before_on_its_core_over_several_calls(three_cores, monkeypatch):
+    """Or MLX would start them all, and what they compute in between would fall out of the caches."""
+    real, before = mx.depends, []
+    monkeypatch.setattr(mx, "depends", lambda share, last: (before.append(last), real(share, last))[1])
+    results: list[mx.array] = []
+    turns: dict[int, mx.array] = {}
+
+    def plus_one(block: mx.array) -> mx.array:
+        results.append(block + 1)
+        return results[-1]
+
+    for call in range(2):
+        made = over_cores(plus_one, mx.full((7, 2), call), work=1, block=1, turns=turns)
+        assert (made == call + 1).all()
+    cores = [block % 3 for block in range(7)] * 2
+    order = [[index for index, on in enumerate(cores) if on == core] for core in range(3)]
+    waits = {id(results[first]) for blocks in order for first in blocks[:-1]}
+    assert {id(last) for last in before} == waits and len(before) == 2 * 7 - 3
+
+
 def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
     told = {}
     library = SimpleNamespace(mallopt=lambda what, value: told.setdefault(what, value))

@@ -147,3 +147,12 @@ def test_on_a_gpu_a_layer_is_mlxs_own(monkeypatch):
     for layer, parent in ((stored(mx.float32), nn.Linear), (packed(SPECS["q8"]), nn.QuantizedLinear)):
         assert isinstance(layer, parent) and isinstance(layer, (Linear, QuantizedLinear))
         assert mx.array_equal(layer(x), parent.__call__(layer, x))
+
+
+def test_the_experts_of_a_call_are_one_queue_for_the_cores(cores, monkeypatch):
+    queues, real = [], device.over_cores
+    monkeypatch.setattr(device, "over_cores", lambda *a, **k: (queues.append(k["turns"]), real(*a, **k))[1])
+    layer = ExpertLinear(3, INPUTS, OUTPUTS, SPECS["mxfp4"])
+    for _ in range(2):
+        layer(normal(60, 1, INPUTS), mx.array(np.repeat(np.arange(3), 20).astype(np.uint32)), True)
+    assert [queue is queues[0] for queue in queues] == [True] * 3 + [False] * 3

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model as model_arguments
 from mlx_oss.cli import tools as tool_arguments
+from mlx_oss.cli.safe import safe
 from mlx_oss.errors import OptionError
 
 if TYPE_CHECKING:
@@ -84,5 +85,5 @@ def _answers(toolset: Toolset, written: list[int]) -> list[int]:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(safe(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()

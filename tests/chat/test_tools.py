@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from mlx_oss import ChatSession, SamplingOptions, ToolCall, ToolDescription, ToolResult, collect, worker
-from mlx_oss.errors import OptionError
+from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.harmony import PYTHON, ToolNamespace, render_message
 from mlx_oss.harmony.messages import Message
 from mlx_oss.tools import BrowserTool, Limits, PythonTool, Tool
@@ -222,6 +222,18 @@ def test_a_result_that_does_not_fit_is_told_to_be_too_long(make, script):
     session = make(Tool(ToolDescription("weather"), lambda: "many words " * 960), context_limit=2000)
     script.says(call("functions.weather"), HELLO)
     assert "too long" in str(results(turn(session, script, "Oslo?"))[0].error)
+
+
+def test_a_turn_whose_tools_fill_the_context_ends_there_and_is_kept(make, script):
+    session, asks = make(Tool(ToolDescription("weather"), lambda: "wet")), call("functions.weather")
+    script.says(asks)
+    session.context_limit = len(session_preamble(session)) + len(user("Oslo?")) + len(said(asks)) + 5
+    events = turn(session, script, "Oslo?")
+    assert collect(events).finish_reason == "length" and len(results(events)) == 1
+    assert [message.role for message in session.messages] == ["user", "assistant", "tool"]
+    with pytest.raises(ContextError):
+        session.ask("And tomorrow?")
+    assert session.turns == 1
 
 
 @pytest.mark.parametrize(("verdict", "reason"), [(False, ""), ("it costs", ": it costs")])

@@ -345,3 +345,15 @@ def test_another_attempt_in_the_same_process_can_have_the_lock_after_one_that_fa
             convert(source, tmp_path / "dst", OPTIONS)
     (tmp_path / ".dst.partial" / "folder").rmdir()
     convert(source, tmp_path / "dst", OPTIONS)
+
+
+def test_a_file_system_without_locks_is_written_to_and_told_of(source, tmp_path, monkeypatch):
+    """flock of a folder on NFS: it wants a file that is open for writing."""
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("convert.partial.fcntl.flock", refuse)
+    with pytest.warns(UserWarning, match="cannot be locked"):
+        convert(source, tmp_path / "dst", OPTIONS)
+    assert verify(tmp_path / "dst", source)
