@@ -39,7 +39,7 @@ def snapshot_bytes(config: ModelConfig, count: int, itemsize: int = 2) -> int:
 def prefill_bytes(config: ModelConfig, chunk: int, context: int, itemsize: int = 2, cpu: bool = False) -> int:
     """What computing `chunk` tokens takes at most beside weights and caches, when they are the last of `context`.
 
-    cpu  for MLX's CPU backend: its attention holds scores, of some heads or queries at a time, where a GPU holds none;
+    cpu  for MLX's CPU backend: its attention holds the scores of some tiles, where a GPU holds none;
          it makes float32 of weights block by block; and the C library keeps some of the memory that is freed. Its
          constants are measured with `tests/bench_memory.py`
     """
