@@ -12,6 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -50,6 +51,33 @@ _BLOCK_VALUES = 250_007  # a prime: rows and experts get different cuts of the r
 Tensor = tuple[str, tuple[int, ...], Callable[[], Iterator[bytes | memoryview]]]  # dtype, shape, its bytes
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Plausible random weights: no infinity, no NaN."""
+
+    seed: int
+    deviation: float  # of the bfloat16 weights
+
+    def tiled(self, name: str, nbytes: int) -> Iterator[memoryview]:
+        """The bytes of a tensor: a block, repeated for as long as it is."""
+        block = memoryview(self._block(name, nbytes))
+        while nbytes > 0:
+            yield block[:nbytes]
+            nbytes -= len(block)
+
+    def _block(self, name: str, nbytes: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        if name.endswith("_blocks"):
+            blocks = rng.integers(0, 256, (min(nbytes // 16, _BLOCK_VALUES), 16), np.uint8)
+            blocks[:, 0] |= 0x06  # each block reaches 4 or 6, so quantising its values gives the same bits again
+            return blocks.reshape(-1)
+        if name.endswith("_scales"):
+            return rng.integers(117, 123, min(nbytes, _BLOCK_VALUES), np.uint8)
+        mean, deviation = (1.0, 0.2) if name.endswith("norm.weight") else (0.0, self.deviation)
+        values = rng.normal(mean, deviation, min(nbytes // 2, _BLOCK_VALUES)).astype(np.float32)
+        return (values.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
+
+
 def write_checkpoint(
     folder: Path,
     dims: Mapping[str, int] = TINY,
@@ -57,24 +85,28 @@ def write_checkpoint(
     layout: str = "hf",
     shards: int = 3,
     unused_rows: int = 0,
+    deviation: float = 0.05,
 ) -> Path:
     """Writes config.json and the weights into `folder`, creating it; returns it.
 
     unused_rows: so many rows at the end of the embedding and the unembedding are zeros.
+    deviation: of the bfloat16 weights. At full size rounding differences stay small through all layers with 0.02, as
+    networks are initialised; with 0.05 attention goes to single keys, and they grow tenfold every four layers.
     """
     assert layout in LAYOUTS, layout
+    draw = Draw(seed, deviation)
     folder.mkdir(parents=True, exist_ok=True)
     if layout == "metal":
         from tests.metal import write_metal
 
-        write_metal(folder / "model.bin", openai_config(dims), dict(_openai_tensors(dims, seed, unused_rows)))
+        write_metal(folder / "model.bin", openai_config(dims), dict(_openai_tensors(dims, draw, unused_rows)))
         return folder
     if layout.startswith("original"):
         config, first = openai_config(dims), 1
-        tensors = dict(_openai_tensors(dims, seed, unused_rows))
+        tensors = dict(_openai_tensors(dims, draw, unused_rows))
     else:
         config, first = hf_config(dims), 0
-        tensors = dict(_hf_tensors(dims, seed, unused_rows, dense=layout == "bf16"))
+        tensors = dict(_hf_tensors(dims, draw, unused_rows, dense=layout == "bf16"))
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     if not layout.endswith("_sharded"):
         write_safetensors(folder / "model.safetensors", tensors)
@@ -156,27 +188,27 @@ def _nbytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 
 def _hf_tensors(
-    dims: Mapping[str, int], seed: int, unused_rows: int = 0, dense: bool = False
+    dims: Mapping[str, int], draw: Draw, unused_rows: int = 0, dense: bool = False
 ) -> Iterator[tuple[str, Tensor]]:
     hidden, inner, experts = dims["hidden_size"], dims["intermediate_size"], dims["num_local_experts"]
     heads, kv, head = dims["num_attention_heads"], dims["num_key_value_heads"], dims["head_dim"]
 
     def bf16(name: str, *shape: int) -> tuple[str, Tensor]:
-        return name, ("BF16", shape, lambda: _tiled(name, seed, 2 * math.prod(shape)))
+        return name, ("BF16", shape, lambda: draw.tiled(name, 2 * math.prod(shape)))
 
     def by_token(name: str) -> tuple[str, Tensor]:
         unused, rows = 2 * unused_rows * hidden, dims["vocab_size"]
         used = 2 * rows * hidden - unused
-        return name, ("BF16", (rows, hidden), lambda: chain(_tiled(name, seed, used), [bytes(unused)]))
+        return name, ("BF16", (rows, hidden), lambda: chain(draw.tiled(name, used), [bytes(unused)]))
 
     def expert(name: str, rows: int, columns: int) -> Iterator[tuple[str, Tensor]]:
         shapes = (experts, rows, columns // 32, 16), (experts, rows, columns // 32)
         parts = [(f"{name}_{part}", shape) for part, shape in zip(("blocks", "scales"), shapes, strict=True)]
         if dense:
-            yield name, ("BF16", (experts, columns, rows), lambda: _dense(parts, seed))
+            yield name, ("BF16", (experts, columns, rows), lambda: _dense(parts, draw))
             return
         for part, shape in parts:
-            yield part, ("U8", shape, lambda p=part, s=shape: _tiled(p, seed, math.prod(s)))
+            yield part, ("U8", shape, lambda p=part, s=shape: draw.tiled(p, math.prod(s)))
 
     yield by_token("model.embed_tokens.weight")
     for layer in range(dims["num_hidden_layers"]):
@@ -219,8 +251,8 @@ _OPENAI_PARTS = (
 )
 
 
-def _openai_tensors(dims: Mapping[str, int], seed: int, unused_rows: int = 0) -> Iterator[tuple[str, Tensor]]:
-    tensors = dict(_hf_tensors(dims, seed, unused_rows))
+def _openai_tensors(dims: Mapping[str, int], draw: Draw, unused_rows: int = 0) -> Iterator[tuple[str, Tensor]]:
+    tensors = dict(_hf_tensors(dims, draw, unused_rows))
     for name, (dtype, shape, chunks) in tensors.items():
         if ".k_proj." in name or ".v_proj." in name:
             continue
@@ -238,31 +270,10 @@ def _openai_tensors(dims: Mapping[str, int], seed: int, unused_rows: int = 0) ->
         yield name, (dtype, shape, chunks)
 
 
-def _block(name: str, seed: int, nbytes: int) -> np.ndarray:
-    """The random bytes of a tensor, repeated for as long as it is: plausible weights, no infinity, no NaN."""
-    rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    if name.endswith("_blocks"):
-        blocks = rng.integers(0, 256, (min(nbytes // 16, _BLOCK_VALUES), 16), np.uint8)
-        blocks[:, 0] |= 0x06  # each block reaches 4 or 6, so quantising its values gives the same bits again
-        return blocks.reshape(-1)
-    if name.endswith("_scales"):
-        return rng.integers(117, 123, min(nbytes, _BLOCK_VALUES), np.uint8)
-    mean, deviation = (1.0, 0.2) if name.endswith("norm.weight") else (0.0, 0.05)
-    values = rng.normal(mean, deviation, min(nbytes // 2, _BLOCK_VALUES)).astype(np.float32)
-    return (values.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
-
-
-def _tiled(name: str, seed: int, nbytes: int) -> Iterator[memoryview]:
-    block = memoryview(_block(name, seed, nbytes))
-    while nbytes > 0:
-        yield block[:nbytes]
-        nbytes -= len(block)
-
-
-def _dense(parts: list[tuple[str, tuple[int, ...]]], seed: int) -> Iterator[bytes]:
+def _dense(parts: list[tuple[str, tuple[int, ...]]], draw: Draw) -> Iterator[bytes]:
     """The values of expert weights (experts, rows, columns) in bfloat16, exactly, as (experts, columns, rows)."""
     blocks, scales = (
-        np.frombuffer(b"".join(_tiled(name, seed, math.prod(shape))), np.uint8).reshape(shape) for name, shape in parts
+        np.frombuffer(b"".join(draw.tiled(name, math.prod(shape))), np.uint8).reshape(shape) for name, shape in parts
     )
     values = mxfp4.dequantize(blocks, scales).swapaxes(1, 2)
     yield (np.ascontiguousarray(values).view(np.uint32) >> 16).astype("<u2").tobytes()

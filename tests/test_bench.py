@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import mlx.core as mx
 import pytest
@@ -22,6 +23,8 @@ from tests.conftest import SHAPES
 
 RESULT = Result("mlx-oss", 1.5, 0.25, 2_000_000_000, 3_000_000_000, (Speed(32, 2.0, 0.5),), {32: (5, 6, 7)})
 
+OTHERS = (("mlx-lm", 2.0), ("mlx-lm-float32", 1.0))  # seconds a token
+
 
 NOTHING = {"hit_rate": 1.0, "hits": 0, "misses": 0, "nbytes": 0, "seconds": 0.0}
 
@@ -33,19 +36,27 @@ def report(*results: Result, **changed: object) -> Report:
 
 @pytest.fixture
 def fake_processes(monkeypatch):
-    """fake_processes(samples): a measuring process answers with the next of them; gives what each was asked."""
+    """fake_processes(samples, loads): a measuring process answers with the next of them, one that only loads with the
+    next of the loads, or nothing of interest; gives what each was asked.
+    """
 
-    def install(*samples: dict[str, object]) -> list[dict[str, object]]:
-        left, asked = list(samples), []
-        monkeypatch.setattr(bench, "_run", lambda request: (asked.append(request), left.pop(0))[1])
+    def install(*samples: dict[str, object], loads: Sequence[dict[str, float]] = ()) -> list[dict[str, object]]:
+        left, asked = {True: list(samples), False: list(loads)}, []
+
+        def run(request: dict[str, object]) -> dict[str, object]:
+            asked.append(request)
+            writes = bool(request["lengths"])
+            return left[writes].pop(0) if writes or loads else {"load": 1.0, "loaded": 1}
+
+        monkeypatch.setattr(bench, "_run", run)
         return asked
 
     return install
 
 
-def sample(load: float, decode: float = 1.0) -> dict[str, object]:
-    lengths = {"8": {"prefill": 2 * load, "decode": decode, "ids": [1, 2]}}
-    times = {"load": load, "first": load, "loaded": 100 * load, "resident": 200 * load, "lengths": lengths}
+def sample(first: float, decode: float = 1.0) -> dict[str, object]:
+    lengths = {"8": {"prefill": 2 * first, "decode": decode, "ids": [1, 2]}}
+    times = {"load": -1.0, "first": first, "loaded": -1, "resident": 200 * first, "lengths": lengths}
     return times | {"device": "Apple M1", "bytes_per_token": 5, "kernels_per_layer": 20.0, "reads": NOTHING}
 
 
@@ -103,7 +114,7 @@ def test_what_experts_on_disk_cost_is_told(fake_processes, capsys):
     spent = {"hit_rate": 0.5, "hits": 4, "misses": 4, "nbytes": 30_000_000, "seconds": 0.03}
     asked = fake_processes(*[sample(5) | {"reads": spent}] * 2)
     assert main(["bench", "folder", "--prompt", "8", "--tokens", "2", "--repeats", "2", "--memory", "1GB"]) == 0
-    assert [request["options"]["memory"] for request in asked] == ["1GB"] * 2
+    assert [request["options"]["memory"] for request in asked] == ["1GB"] * 5
     assert "50.0% were in memory when needed; a token reads 3 MB from disk and waits 3 ms" in " ".join(
         capsys.readouterr().out.split()
     )
@@ -119,33 +130,48 @@ def test_the_measured_process_tells_everything(folder, dtype):
     assert 10_000_000 < told["loaded"] <= told["resident"]
 
 
+def test_a_process_that_only_loads_writes_nothing(folder):
+    told = worker.measure("mlx-oss", folder(), [], 3, {"dtype": "float32"})
+    assert told.keys() == {"load", "loaded"} and told["load"] > 0
+
+
 def test_a_report_of_a_model(folder):
     said: list[str] = []
     measured = measure(folder(), lengths=[3], tokens=2, repeats=1, progress=said.append)
     (result,) = measured.results
     assert result.engine == "mlx-oss" and [speed.length for speed in result.speeds] == [3]
-    assert len(result.ids[3]) == 2 and said == ["mlx-oss, 1 of 1"]
+    assert len(result.ids[3]) == 2 and said[-1] == "mlx-oss, writing, 1 of 1"
 
 
 @pytest.mark.parity
 def test_mlx_lm_gives_the_same_tokens(folder):
-    ours, theirs = measure(folder(), lengths=[3, 6], tokens=4, repeats=1, dtype="float32", compare="mlx-lm").results
-    assert theirs.engine == "mlx-lm" and ours.ids.keys() == theirs.ids.keys() == {3, 6}
-    assert all(len(ids) == 4 for ids in theirs.ids.values())
+    """Over 150 positions, where its own frequencies give others."""
+    both = ("mlx-lm", "mlx-lm-float32")
+    ours, own, theirs = measure(folder(), lengths=[6, 150], tokens=4, repeats=1, dtype="float32", compare=both).results
+    assert (own.engine, theirs.engine) == both and len(ours.ids[150]) == len(own.ids[150]) == 4
+    assert theirs.ids == ours.ids
 
 
 def test_engines_take_turns_and_medians_are_reported(fake_processes):
     asked = fake_processes(sample(5), sample(50), sample(1, 7.0), sample(70), sample(2, 3.0), sample(90))
-    measured = measure("folder", lengths=[8], tokens=2, repeats=3, compare="mlx-lm")
-    assert [request["engine"] for request in asked] == ["mlx-oss", "mlx-lm"] * 3
+    measured = measure("folder", lengths=[8], tokens=2, repeats=3, compare=["mlx-lm"])
+    assert [request["engine"] for request in asked if request["lengths"]] == ["mlx-oss", "mlx-lm"] * 3
     ours, theirs = measured.results
-    assert (ours.load, ours.first, ours.loaded, ours.resident) == (2, 2, 200, 400)
-    assert ours.speeds == (Speed(8, 4, 3.0),) and theirs.load == 70
+    assert (ours.first, ours.resident, ours.speeds) == (2, 400, (Speed(8, 4, 3.0),)) and theirs.first == 70
     assert (measured.device, measured.bandwidth) == ("Apple M1", 68)
 
 
+def test_loading_is_measured_before_all_else_and_its_first_round_is_not_counted(fake_processes):
+    loads = [{"load": seconds, "loaded": 10 * seconds} for seconds in (90, 80, 4, 7, 6, 9)]
+    asked = fake_processes(*[sample(1)] * 4, loads=loads)
+    ours, theirs = measure("folder", lengths=[8], tokens=2, repeats=2, compare=["mlx-lm"]).results
+    assert [bool(request["lengths"]) for request in asked] == [False] * 6 + [True] * 4
+    assert [request["engine"] for request in asked[:6]] == ["mlx-oss", "mlx-lm"] * 3
+    assert (ours.load, ours.loaded, theirs.load, theirs.loaded) == (5, 50, 8, 80)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"repeats": 0}, {"tokens": 1}, {"lengths": []}, {"lengths": [4, 0]}, {"compare": "llama.cpp"}]
+    "wrong", [{"repeats": 0}, {"tokens": 1}, {"lengths": []}, {"lengths": [4, 0]}, {"compare": ["mlx-lm", "llama.cpp"]}]
 )
 def test_an_argument_out_of_range_is_refused_before_anything_runs(wrong, fake_processes):
     fake_processes()
@@ -196,7 +222,19 @@ def test_the_command_shows_a_table(monkeypatch, capsys):
     assert cells["prefill of 32, tokens/s"] == ["16", "4", "4.00"]
     assert cells["decode after 32, tokens/s"] == ["2", "0.5", "4.00"]
     assert cells["of the chip's bandwidth"][0] == "20%"
-    assert "2 of 3 tokens are the same" in shown
+    assert "mlx-lm: 2 of 3 tokens are the same" in shown
+
+
+def test_the_command_shows_a_ratio_to_each_of_several(monkeypatch, capsys):
+    own, exact = (Result(name, 3.0, 0.5, 10**9, 10**9, (Speed(32, 8.0, t),), {32: (5, 6, 7)}) for name, t in OTHERS)
+    asked = []
+    monkeypatch.setattr(bench, "measure", lambda *_, **how: (asked.append(how), report(RESULT, own, exact))[1])
+    assert main(["bench", "--compare", "mlx-lm", "--compare", "mlx-lm-float32", "folder"]) == 0
+    assert asked[0]["compare"] == ["mlx-lm", "mlx-lm-float32"]
+    shown = capsys.readouterr().out
+    decoding = next(line for line in shown.splitlines() if "decode after 32" in line)
+    assert decoding.replace("│", " ").split()[-5:] == ["2", "0.5", "4.00", "1", "2.00"]
+    assert "mlx-lm-float32: 3 of 3 tokens are the same" in shown
 
 
 def test_the_command_gives_json(monkeypatch, capsys):

@@ -2,7 +2,8 @@
 
 Knows how to run measurements and take medians; what is measured is in `worker`, how it is shown in `cli.bench`. Every
 repetition is a process of its own, engines take turns, and each figure is the median of its repetitions: what else the
-machine does then falls on all alike.
+machine does then falls on all alike. Loading is repeated by itself, first of all: what has not been touched for minutes
+leaves the system's cache of files, and whoever came next would pay for that.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from mlx_oss.bench.chips import bandwidth
 from mlx_oss.errors import BenchmarkError, OptionError
 
-ENGINES = ("mlx-oss", "mlx-lm")
+ENGINES = ("mlx-oss", "mlx-lm", "mlx-lm-float32")
 LENGTHS = (32, 128, 512)  # tokens of prompt
 
 
@@ -36,10 +37,10 @@ class Speed:
 class Result:
     """One engine's medians.
 
-    load       seconds until the model can be called
+    load       seconds until the model can be called, imports not counted
     first      seconds to the first token ever, of a prompt of four tokens
-    loaded     peak resident bytes of the process once loaded (operating system)
-    resident   and at its end
+    loaded     peak resident bytes of a process that has loaded (operating system)
+    resident   and at the end of one that has written
     ids        by length of prompt the greedy ids, of the first repetition
     """
 
@@ -90,30 +91,38 @@ def measure(
     repeats: int = 5,
     dtype: str = "auto",
     memory: str | None = None,
-    compare: str | None = None,
+    compare: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Measures a converted model.
 
     lengths  of prompts, in tokens; tokens  of each answer; repeats  of everything; dtype  of mlx-oss's activations
     memory   what mlx-oss may take, as for `mlx_oss.load`
-    compare  "mlx-lm" measures it in turn with mlx-oss; it must be installed
+    compare  measured in turn with mlx-oss: "mlx-lm" as it comes; "mlx-lm-float32", which has its activations in float32
+             and OpenAI's rotary frequencies, so that it writes what mlx-oss writes in float32. It must be installed.
     progress is told in a few words what is being measured
 
     Raises OptionError for an argument out of range, BenchmarkError if an engine cannot load or run the model.
     """
     if repeats < 1 or tokens < 2 or not lengths or min(lengths) < 1:
         raise OptionError("a benchmark needs at least 1 repetition, 2 tokens of answer and 1 of prompt")
-    if compare not in (None, "mlx-lm"):
-        raise OptionError(f"compare is {compare!r}: mlx-oss can be compared with mlx-lm")
-    samples: dict[str, list[dict[str, Any]]] = {engine: [] for engine in ENGINES[: 2 if compare else 1]}
-    for repeat in range(repeats):
-        for engine, taken in samples.items():
-            if progress is not None:
-                progress(f"{engine}, {repeat + 1} of {repeats}")
-            asked = {"folder": str(folder), "lengths": list(lengths), "tokens": tokens, "engine": engine}
-            options = {"dtype": dtype, "memory": memory} if engine == "mlx-oss" else {}
-            taken.append(_run({**asked, "options": options}))
+    if unknown := [engine for engine in compare if engine not in ENGINES[1:]]:
+        raise OptionError(f"compare has {unknown[0]!r}: mlx-oss can be compared with {' and '.join(ENGINES[1:])}")
+    engines = ENGINES[:1] + tuple(engine for engine in ENGINES[1:] if engine in compare)
+
+    def by_turns(what: str, rounds: int, lengths: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
+        samples: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
+        for repeat in range(rounds):
+            for engine, taken in samples.items():
+                if progress is not None:
+                    progress(f"{engine}, {what}, {repeat + 1} of {rounds}")
+                asked = {"folder": str(folder), "lengths": list(lengths), "tokens": tokens, "engine": engine}
+                options = {"dtype": dtype, "memory": memory} if engine == "mlx-oss" else {}
+                taken.append(_run({**asked, "options": options}))
+        return samples
+
+    loads = by_turns("loading", 1 + repeats, ())
+    samples = by_turns("writing", repeats, lengths)
     ours = samples["mlx-oss"][0]
     return Report(
         device=ours["device"],
@@ -122,7 +131,7 @@ def measure(
         kernels_per_layer=ours["kernels_per_layer"],
         reads=_reads([sample["reads"] for sample in samples["mlx-oss"]], (sum(lengths) + len(lengths) * tokens)),
         bandwidth=bandwidth(ours["device"]),
-        results=tuple(_result(engine, taken) for engine, taken in samples.items()),
+        results=tuple(_result(engine, loads[engine][1:], taken) for engine, taken in samples.items()),
     )
 
 
@@ -130,7 +139,7 @@ def _reads(samples: list[dict[str, float]], tokens: int) -> Reads | None:
     """Medians; None where nothing was read."""
     if not any(sample["nbytes"] for sample in samples):
         return None
-    hit_rate, nbytes, seconds = (median(sample[key] for sample in samples) for key in ("hit_rate", "nbytes", "seconds"))
+    hit_rate, nbytes, seconds = (_median(samples, key) for key in ("hit_rate", "nbytes", "seconds"))
     return Reads(hit_rate, nbytes / tokens, seconds / tokens)
 
 
@@ -147,25 +156,20 @@ def _run(asked: dict[str, Any]) -> dict[str, Any]:
     raise BenchmarkError(f"{engine} cannot run {asked['folder']}: {said[-1]}")
 
 
-def _result(engine: str, samples: list[dict[str, Any]]) -> Result:
-    def middle(*keys: str) -> float:
-        values = []
-        for sample in samples:
-            value: Any = sample
-            for key in keys:
-                value = value[key]
-            values.append(value)
-        return median(values)
-
-    lengths = samples[0]["lengths"]
+def _result(engine: str, loads: list[dict[str, Any]], samples: list[dict[str, Any]]) -> Result:
+    runs: dict[str, list[dict[str, Any]]] = {
+        key: [each["lengths"][key] for each in samples] for key in samples[0]["lengths"]
+    }
     return Result(
         engine=engine,
-        load=middle("load"),
-        first=middle("first"),
-        loaded=round(middle("loaded")),
-        resident=round(middle("resident")),
-        speeds=tuple(
-            Speed(int(key), middle("lengths", key, "prefill"), middle("lengths", key, "decode")) for key in lengths
-        ),
-        ids={int(key): tuple(run["ids"]) for key, run in lengths.items()},
+        load=_median(loads, "load"),
+        first=_median(samples, "first"),
+        loaded=round(_median(loads, "loaded")),
+        resident=round(_median(samples, "resident")),
+        speeds=tuple(Speed(int(key), _median(run, "prefill"), _median(run, "decode")) for key, run in runs.items()),
+        ids={int(key): tuple(run[0]["ids"]) for key, run in runs.items()},
     )
+
+
+def _median(samples: list[dict[str, Any]], key: str) -> float:
+    return median(sample[key] for sample in samples)

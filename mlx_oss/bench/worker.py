@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +37,21 @@ def main(argument: str) -> int:
 
 
 def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options: Options) -> dict[str, object]:
-    """Loads with the options, then for each length: prefills so many tokens and decodes `tokens` greedily. Times are in
-    seconds.
+    """Loads with the options, then for each length: prefills so many tokens and decodes `tokens` greedily. No lengths:
+    loads alone. Times are in seconds.
     """
     generate, facts, load = ENGINES[engine](folder, options)
     from mlx_oss.device import peak_resident_bytes
 
-    loaded = peak_resident_bytes()
+    loading: dict[str, object] = {"load": load, "loaded": peak_resident_bytes()}
+    if not lengths:
+        return loading
     first = _timed(generate(_prompt(WARM_UP, shift=1), WARM_UP))[0]
     runs = {}
     for length in lengths:
         prefill, decode, ids = _timed(generate(_prompt(length), tokens))
         runs[str(length)] = {"prefill": prefill, "decode": decode / (tokens - 1), "ids": ids}
-    return {
-        "load": load,
-        "first": first,
-        "loaded": loaded,
-        "resident": peak_resident_bytes(),
-        "lengths": runs,
-        **facts(),
-    }
+    return {**loading, "first": first, "resident": peak_resident_bytes(), "lengths": runs, **facts()}
 
 
 def _prompt(length: int, shift: int = 0) -> list[int]:
@@ -104,7 +100,7 @@ def _ours(folder: Path, options: Options) -> Engine:
     return generate, facts, load
 
 
-def _mlx_lm(folder: Path, options: Options) -> Engine:
+def _mlx_lm(folder: Path, options: Options, as_ours: bool = False) -> Engine:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import mlx.core as mx
     from mlx_lm.generate import generate_step
@@ -112,9 +108,8 @@ def _mlx_lm(folder: Path, options: Options) -> Engine:
 
     started = time.perf_counter()
     model, config = load_model(folder)
-    if options.get("dtype") == "float32":
-        model.set_dtype(mx.float32)
-        mx.eval(model.parameters())
+    if as_ours:
+        _compute_as_ours(model, folder)
     load = time.perf_counter() - started
 
     def generate(prompt: list[int], tokens: int) -> Ids:
@@ -125,7 +120,26 @@ def _mlx_lm(folder: Path, options: Options) -> Engine:
     return generate, dict, load
 
 
-ENGINES = {"mlx-oss": _ours, "mlx-lm": _mlx_lm}
+def _compute_as_ours(model: Any, folder: Path) -> None:
+    """Gives mlx-lm's model float32 activations, and OpenAI's frequencies: it rounds YaRN's correction range."""
+    import mlx.core as mx
+
+    from mlx_oss.config import ModelConfig
+    from mlx_oss.rope import inverse_frequencies
+
+    c = ModelConfig.from_file(folder / "config.json")
+    periods = mx.array((1 / inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)).astype("float32"))
+    model.set_dtype(mx.float32)
+    for layer in model.layers:
+        layer.self_attn.rope._freqs = periods
+    mx.eval(model.parameters())
+
+
+ENGINES: dict[str, Callable[[Path, Options], Engine]] = {
+    "mlx-oss": _ours,
+    "mlx-lm": _mlx_lm,
+    "mlx-lm-float32": partial(_mlx_lm, as_ours=True),
+}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="of everything (default 5); medians count")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the activations")
     parser.add_argument("--memory", metavar="SIZE", help="what mlx-oss may take; what does not fit is read from disk")
-    parser.add_argument("--compare", choices=("mlx-lm",), help="measure it in turn with mlx-oss; it must be installed")
+    parser.add_argument(
+        "--compare",
+        choices=("mlx-lm", "mlx-lm-float32"),
+        action="append",
+        default=[],
+        help="measure in turn with mlx-oss; may be repeated, mlx-lm must be installed; mlx-lm-float32 computes as "
+        "mlx-oss does in float32, so its tokens are to be the same",
+    )
     parser.add_argument("--json", action="store_true", help="all figures as one JSON object")
 
 
@@ -71,7 +78,8 @@ def _show(report: Report) -> None:
             f"Experts on disk: {report.reads.hit_rate:.1%} were in memory when needed; a token reads "
             f"{report.reads.nbytes / 1e6:,.3g} MB from disk and waits {1000 * report.reads.seconds:,.3g} ms for them."
         )
-    table = Table("", *(result.engine for result in report.results), *(["ratio"] if len(report.results) > 1 else []))
+    ours, *others = report.results
+    table = Table("", ours.engine, *(header for result in others for header in (result.engine, "ratio")))
     for column in table.columns[1:]:
         column.justify = "right"
     table.add_row("load, s", *_figures([r.load for r in report.results]))
@@ -85,16 +93,18 @@ def _show(report: Report) -> None:
         if (share := report.bandwidth_share(speed)) is not None:
             table.add_row("  of the chip's bandwidth", f"{share:.0%}")
     console.print(table)
-    if len(report.results) > 1:
-        console.print(_agreement(*report.results))
+    for other in others:
+        console.print(_agreement(ours, other))
 
 
 def _figures(values: list[float]) -> list[str]:
+    """The first, and each further one with the ratio of the first to it."""
     cells = [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values]
-    return cells + ([f"{values[0] / values[1]:.2f}"] if len(values) > 1 else [])
+    ratios = [f"{values[0] / value:.2f}" for value in values]
+    return cells[:1] + [text for pair in zip(cells[1:], ratios[1:], strict=True) for text in pair]
 
 
 def _agreement(ours: Result, theirs: Result) -> str:
-    """How far the two engines' greedy answers are the same; rounding may part them at a near tie."""
+    """How far two engines' greedy answers are the same; rounding may part them at a near tie."""
     pairs = [(a, b) for length, ids in ours.ids.items() for a, b in zip(ids, theirs.ids[length], strict=True)]
-    return f"{sum(a == b for a, b in pairs)} of {len(pairs)} tokens are the same."
+    return f"{theirs.engine}: {sum(a == b for a, b in pairs)} of {len(pairs)} tokens are the same."

@@ -16,7 +16,7 @@ import pytest
 from convert import ConvertOptions, convert
 from mlx_oss.errors import CheckpointError
 from mlx_oss.tensorfile import ITEMSIZE
-from tests.synthetic import RELEASED_20B, _hf_tensors, hf_config
+from tests.synthetic import RELEASED_20B, Draw, _hf_tensors, hf_config
 
 INDEX = json.loads(Path(__file__).with_name("gpt-oss-20b.index.json").read_text())
 DRY = ConvertOptions(dry_run=True)
@@ -29,7 +29,7 @@ def release(tmp_path, monkeypatch) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(hf_config(RELEASED_20B)))
     (folder / "model.safetensors.index.json").write_text(json.dumps(INDEX))
-    known = {name: (dtype, shape) for name, (dtype, shape, _) in _hf_tensors(RELEASED_20B, 0, dense=False)}
+    known = {name: (dtype, shape) for name, (dtype, shape, _) in _hf_tensors(RELEASED_20B, Draw(0, 0.05))}
     for file in set(INDEX["weight_map"].values()):
         entries, position = {}, 0
         for name, where in INDEX["weight_map"].items():
