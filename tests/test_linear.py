@@ -156,3 +156,14 @@ def test_the_experts_of_a_call_are_one_queue_for_the_cores(cores, monkeypatch):
     for _ in range(2):
         layer(normal(60, 1, INPUTS), mx.array(np.repeat(np.arange(3), 20).astype(np.uint32)), True)
     assert [queue is queues[0] for queue in queues] == [True] * 3 + [False] * 3
+
+
+@pytest.mark.parametrize("make", [lambda: stored(mx.bfloat16), lambda: packed(SPECS["mxfp4"])])
+def test_a_matrix_too_small_to_be_shared_out_for_one_row_is_for_many(make, monkeypatch):
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    works, real = [], device.over_cores
+    monkeypatch.setattr(device, "over_cores", lambda *a, **k: (works.append(k["work"]), real(*a, **k))[1])
+    layer = make()
+    for rows in (1, 16, 64):
+        layer(normal(rows, INPUTS))
+    assert works[0] < 1.5 * layer.weight.nbytes < works[1] and works[2] > 2 * works[1]
