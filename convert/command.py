@@ -16,6 +16,7 @@ from mlx_oss.memory import WORKING_BYTES
 
 from .options import ConvertOptions, Kind, OnProgress, Progress, Report, size
 from .profiles import PROFILES
+from .recipes import ROUNDED
 from .run import convert
 from .verify import verify
 
@@ -95,6 +96,8 @@ def _overrides(entries: Sequence[str]) -> dict[str, str]:
 def _as_text(report: Report, done: str) -> str:
     counts = f"{report.tensors} tensors, {size(report.nbytes)}, shards: {report.shards}"
     lines = [f"{report.folder}: {done}, {counts}, from {report.layout}"]
+    if rounded := sum(kind.count for kind in report.source_kinds if kind.dtype in ROUNDED):
+        lines.append(f"rounded to bfloat16: {rounded} tensors")
     if report.resumed_shards:
         lines.append(f"resumed: {report.resumed_shards} shards were there already")
     if report.errors:

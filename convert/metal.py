@@ -21,7 +21,7 @@ from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError
 from mlx_oss.layout import Shape
 from mlx_oss.mxfp4 import BLOCK
-from mlx_oss.tensorfile import ITEMSIZE, TensorInfo
+from mlx_oss.tensorfile import ITEMSIZE, TensorInfo, weight_files
 
 from .configs import from_openai
 
@@ -44,7 +44,7 @@ _HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layou
 
 
 def is_metal(folder: Path) -> bool:
-    return (folder / FILE).is_file() and not any(folder.glob("*.safetensors"))
+    return (folder / FILE).is_file() and not weight_files(folder)
 
 
 def read_metal(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:

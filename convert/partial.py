@@ -6,6 +6,7 @@ another source, target or choice of options starts anew. Knows nothing of what i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -204,6 +205,15 @@ def sync(path: Path) -> None:
     """Flushes a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     finally:
         os.close(descriptor)
+
+
+def flush(descriptor: int) -> None:
+    """Returns when what was written is on the disk; macOS's fsync leaves it in the disk's own cache (its fsync(2))."""
+    with contextlib.suppress(OSError):  # a file system that does not know it
+        if hasattr(fcntl, "F_FULLFSYNC"):
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)

@@ -1,11 +1,12 @@
 """How the bytes of target tensors come out of source tensors: in one pass, in pieces of about a MiB, whatever the size.
 
-Here the recipes that move values without reading them as numbers, so that bfloat16 needs no number type. Knows nothing
-of names and models.
+Here the recipes that move values without reading them as numbers, so that bfloat16 needs no number type; only what a
+fine-tune holds in another float type is rounded as it is read. Knows nothing of names and models.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
@@ -17,6 +18,20 @@ from mlx_oss.mxfp4 import SCALE_NAN
 from mlx_oss.tensorfile import TensorInfo
 
 PIECE = 1 << 20  # bytes read at a time: what is done to them happens in the processor's cache
+ROUNDED = {"F32": "<f4", "F16": "<f2"}  # dtypes that become bfloat16, as safetensors and NumPy call them
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded(TensorInfo):
+    """A tensor of the dtype `stored` as the bfloat16 one that it is rounded to, to nearest even; places in it, but for
+    `start` and `end`, are those of bfloat16 bytes.
+    """
+
+    stored: str
+
+    @property
+    def nbytes(self) -> int:
+        return 2 * math.prod(self.shape)
 
 
 class Recipe(Protocol):
@@ -101,6 +116,30 @@ class Scales:
 
 def read(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
     """The bytes [start, stop) of a tensor in pieces of `size`, each valid until the next is asked for."""
+    if not isinstance(source, Rounded):
+        yield from _stored(source, start, stop, size)
+        return
+    buffer = np.empty(min(size, stop - start), np.uint8)
+    wide = np.dtype(ROUNDED[source.stored]).itemsize // 2
+    for position in range(start, stop, size):
+        piece, end = buffer[: min(size, stop - position)], 0
+        for stored in _stored(source, wide * position, wide * (position + piece.nbytes), wide * PIECE):
+            rounded = _bfloat16(stored.view(ROUNDED[source.stored]), source).view(np.uint8)
+            piece[end : end + rounded.nbytes] = rounded
+            end += rounded.nbytes
+        yield piece
+
+
+def _bfloat16(values: np.ndarray, source: TensorInfo) -> np.ndarray:
+    """Their bits as uint16. Raises CheckpointError for NaN, infinity, and what becomes it."""
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded = bits + (0x7FFF + ((bits >> 16) & 1))
+    if any(((each & 0x7F800000) == 0x7F800000).any() for each in (bits, rounded)):
+        raise CheckpointError(f"{source.file}: tensor {source.name} holds NaN or infinity: fetch it again")
+    return (rounded >> 16).astype("<u2")
+
+
+def _stored(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
     buffer = np.empty(min(size, stop - start), np.uint8)
     try:
         with source.file.open("rb", buffering=0) as file:

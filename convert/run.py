@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.memory import contexts_by_mac
-from mlx_oss.tensorfile import INDEX
+from mlx_oss.tensorfile import INDEX, weight_files
 
 from . import configs, manifest, profiles, shards
 from .crew import Crew
@@ -111,7 +111,7 @@ def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
         return
     if not options.force:
         raise ConversionError(f"{dst} exists: give another target, or --force to replace it")
-    if not ((dst / "config.json").is_file() and any(dst.glob("*.safetensors"))):
+    if not ((dst / "config.json").is_file() and weight_files(dst)):
         raise ConversionError(f"{dst} is no model folder, --force does not replace it: give another target")
 
 

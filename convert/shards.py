@@ -15,7 +15,7 @@ from mlx_oss.tensorfile import ITEMSIZE
 
 from .checksum import crc32
 from .crew import Advance
-from .partial import Written
+from .partial import Written, flush
 from .plan import Job, Target
 
 _ALIGN = 64  # bytes; the header is padded so that the data starts on a cache line
@@ -97,7 +97,7 @@ def write(shard: Shard, path: Path, advance: Advance) -> dict[str, Written]:
             assert ends == [len(head) + spans[name][1] for name in names], names
             for target, crc in zip(job.targets, crcs, strict=True):
                 known[target.name] = Written(crc, None if target.loss is None else float(target.loss))
-        os.fsync(file.fileno())
+        flush(file.fileno())
     return known
 
 

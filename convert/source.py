@@ -13,12 +13,12 @@ from typing import Any
 
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError
-from mlx_oss.tensorfile import TensorInfo, read_folder
+from mlx_oss.tensorfile import TensorInfo, read_folder, weight_files
 from mlx_oss.tokenizer import check_tokenizer_json
 
 from . import configs, metal
 
-HUGGING_FACE, DENSE = "Hugging Face", "Hugging Face with bfloat16 experts"
+HUGGING_FACE, DENSE = "Hugging Face", "Hugging Face, experts not quantised"
 OPENAI, METAL, MLX = "OpenAI", "OpenAI Metal", "MLX"
 # The tensor whose presence tells the layout.
 _MARKS = {
@@ -56,12 +56,17 @@ def open_source(folder: Path) -> Source:
     """Raises ConversionError, ConfigError or CheckpointError for anything but one whole gpt-oss checkpoint."""
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
-        raise ConversionError(f"{folder} {state}: give the folder that holds config.json and *.safetensors")
+        hint = "; GGUF files are not read" if folder.suffix == ".gguf" else ""
+        raise ConversionError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
     if metal.is_metal(folder):
         raw, found = metal.read_metal(folder)
         return Source(folder, METAL, ModelConfig.from_dict(raw), raw, found, ())
-    if not any(folder.glob("*.safetensors")) and any((folder / "original").glob("*.safetensors")):
-        raise ConversionError(f"{folder} holds no *.safetensors file, but original/ does: give {folder / 'original'}")
+    if (folder / "adapter_config.json").is_file():
+        raise ConversionError(
+            f"{folder} holds a LoRA adapter: merge it into its model first (PEFT: merge_and_unload, save_pretrained)"
+        )
+    if not weight_files(folder):
+        _refuse_without_weights(folder)
     raw, config = _read_config(folder / "config.json")
     tensors = read_folder(folder)
     layouts = {layout for mark, layout in _MARKS.items() if mark in tensors}
@@ -71,6 +76,16 @@ def open_source(folder: Path) -> Source:
             f"({_spell(layouts)}): give a released checkpoint"
         )
     return Source(folder, layouts.pop(), config, raw, tensors, _companions(folder))
+
+
+def _refuse_without_weights(folder: Path) -> None:
+    """Where it can be told what is wrong; otherwise `read_folder` will."""
+    if weight_files(folder / "original"):
+        raise ConversionError(f"{folder} holds no *.safetensors file, but original/ does: give {folder / 'original'}")
+    if any(folder.glob("*.bin")):
+        raise ConversionError(f"{folder} holds PyTorch's *.bin files: save the model as safetensors")
+    if any(folder.glob("*.gguf")):
+        raise ConversionError(f"{folder} holds GGUF files, which are not read: give the model as Hugging Face has it")
 
 
 def _spell(layouts: set[str]) -> str:
@@ -86,6 +101,12 @@ def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
         raise ConfigError(f"{path} cannot be read as JSON ({error}): fetch it again") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no JSON object: fetch it again")
+    stored = raw.get("quantization_config")
+    method = stored.get("quant_method", "mxfp4") if isinstance(stored, dict) else "mxfp4"
+    if method != "mxfp4":
+        raise ConfigError(
+            f"{path}: the weights are quantised by {method!r}, which is not read: save the model in bfloat16"
+        )
     try:
         raw = configs.from_openai(raw) if configs.is_openai(raw) else raw
         return raw, ModelConfig.from_dict(raw)

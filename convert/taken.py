@@ -14,7 +14,7 @@ from mlx_oss.layout import Shape
 from mlx_oss.tensorfile import TensorInfo
 
 from .quantized import DenseExperts
-from .recipes import Halves, Piece, Rows
+from .recipes import ROUNDED, Halves, Piece, Rounded, Rows
 from .source import METAL, OPENAI, Source
 
 # Hugging Face's name -> OpenAI's, below `model.layers.N.` and `block.N.`; q, k and v are rows of one tensor there.
@@ -74,14 +74,15 @@ class Taken:
         return self._use(Halves(tensor, tensor.nbytes // math.prod(shape[:2])))
 
     def dense(self, name: str, shape: Shape, halves: int) -> DenseExperts:
-        """A fine-tune's bfloat16 experts (experts, columns, rows), their rows dealt out to that many weights."""
+        """A fine-tune's experts (experts, columns, rows), their rows dealt out to that many weights."""
         return self._use(DenseExperts(self._checked(name, "BF16", shape), halves))
 
     def check_all_used(self) -> None:
         for name, tensor in self.source.tensors.items():
             if name not in self._used:
                 raise CheckpointError(f"{tensor.file}: tensor {name} is unknown: no plain gpt-oss model has it")
-            assert self._used[name] == tensor.nbytes, f"{name}: {self._used[name]=} of {tensor.nbytes}"
+            nbytes = _as_bfloat16(tensor).nbytes if tensor.dtype in ROUNDED else tensor.nbytes
+            assert self._used[name] == nbytes, f"{name}: {self._used[name]=} of {nbytes}"
 
     def _use(self, recipe: _Use) -> _Use:
         self._used[recipe.source.name] += recipe.nbytes
@@ -110,8 +111,15 @@ class Taken:
                 f"{tensor.file}: tensor {name} has shape {tensor.shape}, config.json asks for {shape}: "
                 "are both of one model?"
             )
+        if dtype == "BF16" and tensor.dtype in ROUNDED:
+            return _as_bfloat16(tensor)
         if tensor.dtype != dtype:
             raise CheckpointError(
-                f"{tensor.file}: tensor {name} is {tensor.dtype}, expected {dtype}: give a checkpoint as released"
+                f"{tensor.file}: tensor {name} is {tensor.dtype}, expected {dtype}: give a checkpoint as released or a "
+                "fine-tune in bfloat16, float16 or float32"
             )
         return tensor
+
+
+def _as_bfloat16(tensor: TensorInfo) -> Rounded:
+    return Rounded(tensor.name, tensor.file, "BF16", tensor.shape, tensor.start, tensor.end, tensor.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,7 @@ from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.tensorfile import TensorInfo, read_folder
 
-from . import manifest
+from . import configs, manifest
 from .checksum import crc32
 from .crew import Advance, Crew
 from .options import Meter, OnProgress, Report, readable
@@ -24,8 +25,8 @@ from .source import MLX, Source, open_source
 
 
 def verify(target: str | Path, source: str | Path | None = None, progress: OnProgress | None = None) -> Report:
-    """Every byte of the MLX folder `target` is as its manifest says and, with `source`, its tensors have exactly the
-    bytes that converting it gives.
+    """Every byte of the MLX folder `target` is as its manifest says and, with `source`, it is what converting that
+    gives: the bytes of all tensors, the files carried along, the config.
 
     Raises CheckpointError naming the first tensor that differs, ConfigError if the configs differ, ConversionError if
     a folder is no checkpoint.
@@ -75,6 +76,7 @@ def _jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Source) -> lis
     config = ModelConfig.from_file(folder / "config.json")
     if replace(config, quantization=None) != replace(source.config, quantization=None):
         raise CheckpointError(f"{folder / 'config.json'} describes another model than {source.folder}: convert again")
+    _compare_files(folder, source)
     jobs = [job for unit in plan(source, _specs(config, stored)) for job in unit]
     planned = {target.name: target for job in jobs for target in job.targets}
     for name in sorted(set(planned) | set(stored)):
@@ -82,6 +84,22 @@ def _jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Source) -> lis
         if have is None or want is None or (have.dtype, have.shape) != (want.dtype, want.shape):
             raise CheckpointError(f"{folder}: tensor {name} is missing, unknown or misshapen: convert again")
     return jobs
+
+
+def _compare_files(folder: Path, source: Source) -> None:
+    """What was carried along is as the source has it, and the config says what the source's does. Others write folders
+    too, with other settings: where there is no manifest, only what both have is compared.
+    """
+    ours = (folder / manifest.NAME).exists()
+    for path in source.companions:
+        copy = folder / path.name
+        if (ours or copy.exists()) and not (copy.exists() and copy.read_bytes() == path.read_bytes()):
+            raise CheckpointError(f"{copy} is missing or differs from {path}: convert again")
+    if ours:
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        wanted = configs.for_mlx(source.raw_config, source.config.layer_types, said.get("quantization", {}))
+        if odd := sorted(key for key in said.keys() | wanted.keys() if said.get(key) != wanted.get(key)):
+            raise CheckpointError(f"{folder / 'config.json'}: {odd[0]} differs from {source.folder}: convert again")
 
 
 def _specs(config: ModelConfig, stored: Mapping[str, TensorInfo]) -> Specs:

@@ -68,7 +68,10 @@ def show(assistant: Assistant) -> None:
 
 if __name__ == "__main__":
     assistant = Assistant(sys.argv[1] if len(sys.argv) > 1 else None)  # loads while the user types
-    for line in sys.stdin:
-        if line.strip():
-            assistant.ask(line.strip())
-            show(assistant)
+    try:
+        for line in sys.stdin:
+            if line.strip():
+                assistant.ask(line.strip())
+                show(assistant)
+    except KeyboardInterrupt:  # between two answers
+        pass

@@ -56,18 +56,27 @@ def main() -> None:
     parser.add_argument("--reasoning", choices=("low", "medium", "high"), default="medium")
     parser.add_argument("--temperature", type=float, default=1.0)
     args = parser.parse_args()
-    model, tokenizer = mlx_oss.load(args.model)
-    options, tools = mlx_oss.SamplingOptions(temperature=args.temperature), [calculator, get_weather]
+    try:
+        model, tokenizer = mlx_oss.load(args.model)
+        options = mlx_oss.SamplingOptions(temperature=args.temperature)
+    except mlx_oss.MlxOssError as error:
+        sys.exit(f"error: {error}")
     session = mlx_oss.ChatSession(
-        model, tokenizer, tools=tools, reasoning_effort=args.reasoning, options=options, max_tokens=2000
+        model,
+        tokenizer,
+        tools=[calculator, get_weather],
+        reasoning_effort=args.reasoning,
+        options=options,
+        max_tokens=2000,
     )
     while True:
         try:
-            question = input("> ")
+            if question := input("> ").strip():
+                show(session.send(question))
+        except mlx_oss.MlxOssError as error:
+            print(f"error: {error}", file=sys.stderr)
         except (EOFError, KeyboardInterrupt):
             break
-        if question.strip():
-            show(session.send(question))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python examples/generate.py "Name three colours." [--model FOLDER]
 """
 
 import argparse
+import sys
 import time
 
 import mlx_oss
@@ -14,7 +15,10 @@ parser.add_argument("question")
 parser.add_argument("--model", help="folder of a converted model; default: nano, the bundled demonstration model")
 args = parser.parse_args()
 
-model, tokenizer = mlx_oss.load(args.model)
+try:
+    model, tokenizer = mlx_oss.load(args.model)
+except mlx_oss.MlxOssError as error:
+    sys.exit(f"error: {error}")
 messages = [Message("system", SystemContent(reasoning_effort="low")), Message("user", args.question)]
 prompt = render_conversation(messages, next_role="assistant")
 

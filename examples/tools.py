@@ -39,12 +39,16 @@ def main() -> None:
     arguments = sys.argv[1:]
     folder = arguments.pop(0) if arguments and Path(arguments[0]).is_dir() else None
     try:
+        model, tokenizer = mlx_oss.load(folder)
+    except mlx_oss.MlxOssError as error:
+        sys.exit(f"error: {error}")
+    try:
         tools = [get_weather, PythonTool()]
     except mlx_oss.MlxOssError as error:  # this machine has no sandbox
         print(error, file=sys.stderr)
         tools = [get_weather]
     options = mlx_oss.SamplingOptions(temperature=0) if folder is None else None
-    session = mlx_oss.ChatSession(*mlx_oss.load(folder), tools=tools, confirm=agree, options=options)
+    session = mlx_oss.ChatSession(model, tokenizer, tools=tools, confirm=agree, options=options)
     for question in arguments or QUESTIONS:
         print(f"> {question}")
         for event in session.send(question):

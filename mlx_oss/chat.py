@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, get_args
+from typing import Any
 
 from mlx_oss import session_file, worker
 from mlx_oss.constrain import Bounds, Guards
@@ -95,19 +96,14 @@ class ChatSession(Turns):
         self.options, self.max_tokens = options or SamplingOptions(), max_tokens
         self._bounds = Bounds(response_format, max_reasoning_tokens, guards)
         self.current_date = current_date or datetime.date.today().isoformat()
-        most = model.context
-        self.context_limit, self.context_policy = most if context_limit is None else context_limit, context_policy
+        self.context_limit = model.context if context_limit is None else context_limit
+        self.context_policy = context_policy
         self.usage = Usage()  # of the last turn
         self._total = Stats()
         self._conversation, self._cache = Conversation(), PromptCache(model)
         self._results: list[Entry] = []  # of tools, given while the turn that calls them is running
-        self._retries = 0  # of the last turn
         self._floor, self._adding, self._answering = Floor(), Lock(), False
-        if type(self.context_limit) is not int or not 1 <= self.context_limit <= most:
-            raise OptionError(f"context_limit is {context_limit!r}, expected 1 to {most:,} tokens or None")
-        if context_policy not in get_args(ContextPolicy):
-            raise OptionError(f"context_policy is {context_policy!r}, expected refuse or drop_oldest")
-        self._prompt(), self._limits()  # a wrong option is reported here, not at the first question
+        self._check()  # a wrong option is reported here, not at the first question
 
     @property
     def messages(self) -> list[Message]:
@@ -164,11 +160,11 @@ class ChatSession(Turns):
 
         With a seed, each retry of a turn draws with the next higher one.
         """
-        return worker.pulled(self._say(None, -1))
+        return worker.pulled(self._say_again())
 
     def aretry(self) -> AsyncIterator[Event]:
         """`retry` for `async for`."""
-        return worker.PulledAsync(self._say(None, -1))
+        return worker.PulledAsync(self._say_again())
 
     def edit(self, turn: int, text: str) -> Iterator[Event]:
         """The user said `text` in that turn (0 is the first, -1 the last) and nothing since; events as from `send`."""
@@ -176,15 +172,15 @@ class ChatSession(Turns):
 
     def undo(self) -> str | None:
         """Forgets the last turn and returns what the user said in it; None if there is no turn."""
-        with self._floor:
+        with self._between_turns():
             if not self.turns:
                 return None
             self._conversation, said = self._conversation.before(-1)
-            return str(said.content)
+            return str(said.message.content)
 
     def clear(self) -> None:
         """Forgets the conversation; options stay."""
-        with self._floor:
+        with self._between_turns():
             self._conversation = Conversation()
 
     def cancel(self) -> None:
@@ -198,7 +194,7 @@ class ChatSession(Turns):
 
     def fork(self) -> ChatSession:
         """A second session that continues this one independently; both keep what is cached so far."""
-        with self._floor:
+        with self._between_turns():
             forked = copy(self)
             forked._cache, forked._results, forked._run = self._cache.fork(), [], None
             forked._floor, forked._adding = Floor(), Lock()
@@ -206,19 +202,26 @@ class ChatSession(Turns):
 
     def save(self, path: str | Path) -> None:
         """Writes conversation, options and caches into one file. Raises SessionError if it cannot be written."""
-        with self._floor:
+        with self._between_turns():
             worker.run(lambda: session_file.write(path, self._saved(), self._cache.kv.tensors()))
+
+    @contextmanager
+    def _between_turns(self) -> Iterator[None]:
+        """The floor; a turn whose loop was left has it no longer."""
+        if self._floor.taken:
+            worker.finish_left()
+        with self._floor:
+            yield
 
     def _saved(self) -> session_file.Saved:
         return session_file.Saved(
             preamble=self._preamble(),
-            entries=[(entry.message, entry.ids, entry.reasoned) for entry in self._conversation.entries],
+            entries=self._conversation.entries,
             cached=self._cache.ids,
             options=self.options,
             limits={**{name: getattr(self, name) for name in _LIMITS}, **self._bounds.saved},
             stats=self._total,
             model=session_file.fingerprint(self.model),
-            retries=self._retries,
         )
 
     @classmethod
@@ -246,8 +249,8 @@ class ChatSession(Turns):
         choices = saved.choices() | {"context_limit": limit, "confirm": confirm, "max_rounds": max_rounds}
         described = [*choices.pop("tools"), *choices.pop("system_tools")]
         session = cls(model, tokenizer, tools=given_again(tools, described), **choices)
-        session._total, session._retries = saved.stats, saved.retries
-        session._conversation = Conversation(tuple(Entry(*entry) for entry in saved.entries))
+        session._total = saved.stats
+        session._conversation = Conversation(tuple(saved.entries))
         if not text_only:
             caches = worker.run(lambda: session_file.read_caches(path, saved, model))
             session._cache.kv.restore(caches, len(saved.cached))

@@ -60,11 +60,14 @@ def preamble(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A message, the ids it stands in the prompt with, and how many tokens of reasoning the model wrote in it."""
+    """A message, the ids it stands in the prompt with, how many tokens of reasoning the model wrote in it, and if it is
+    the user's, how often it was answered once more.
+    """
 
     message: Message
     ids: Sequence[int]
     reasoned: int = 0
+    retries: int = 0
 
     @classmethod
     def of(cls, message: Message) -> Entry:
@@ -111,13 +114,19 @@ class Conversation:
     def plus(self, entries: Iterable[Entry]) -> Conversation:
         return Conversation((*self.entries, *entries))
 
-    def before(self, turn: int) -> tuple[Conversation, Message]:
+    @property
+    def retries(self) -> int:
+        """Of the last turn."""
+        starts = self.starts
+        return self.entries[starts[-1]].retries if starts else 0
+
+    def before(self, turn: int) -> tuple[Conversation, Entry]:
         """What was said before a turn (0 is the first, -1 the last), and what the user said in it."""
         starts = self.starts
         if not -len(starts) <= turn < len(starts):
             raise OptionError(f"there is no turn {turn}: the conversation has {len(starts)}")
         start = starts[turn]
-        return Conversation(self.entries[:start]), self.entries[start].message
+        return Conversation(self.entries[:start]), self.entries[start]
 
     def without_oldest(self, most: int) -> tuple[Conversation, int]:
         """What is left when whole turns are dropped until `ids` are at most `most`, or one turn is left; and how many

@@ -33,13 +33,17 @@ def on_gpu() -> bool:
     return mx.default_device() == mx.Device(mx.gpu)
 
 
+def _on_metal() -> bool:
+    return on_gpu() and mx.metal.is_available()
+
+
 def keep_resident() -> int | None:
     """Lets the model's weights stay wired up to what the system recommends, so that they are not paged out between
     tokens.
 
-    Returns the limit in bytes, or None without Metal (or before macOS 15, which has no such limit).
+    Returns the limit in bytes, or None where Metal does not compute (or before macOS 15, which has no such limit).
     """
-    if not mx.metal.is_available():
+    if not _on_metal():
         return None
     limit = int(mx.device_info()["max_recommended_working_set_size"])
     try:
@@ -87,7 +91,7 @@ def memory_limit() -> tuple[int, str]:
     """Bytes that a process may take without the system having to swap or end it, and where that number is from: what
     Metal recommends, or what is available now.
     """
-    if mx.metal.is_available():
+    if _on_metal():
         return int(_USABLE * int(mx.device_info()["max_recommended_working_set_size"])), "recommended by Metal"
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with contextlib.suppress(OSError, ValueError, StopIteration):

@@ -15,3 +15,13 @@ class Errand(ABC):
     @abstractmethod
     async def ado(self) -> None:
         """The same, in the event loop of the caller."""
+
+
+class Pause(Errand):
+    """Nothing to do: who has long nothing to yield lets others have the thread meanwhile, and can be closed there."""
+
+    def do(self) -> None:
+        pass
+
+    async def ado(self) -> None:
+        pass

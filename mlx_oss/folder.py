@@ -6,6 +6,7 @@ weights and `planner` counts them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -61,9 +62,9 @@ class Folder:
 
 def open_folder(path: str | Path) -> Folder:
     """Raises ConfigError and CheckpointError, naming the file, key or tensor that is wrong."""
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: give the folder of a converted model")
+    folder = Path(os.path.expanduser(path))
+    if not os.path.isdir(folder):  # unlike pathlib's, never an error
+        raise CheckpointError(f"{folder} is not a folder, or may not be entered: give the folder of a converted model")
     tensors = read_folder(folder)
     _refuse_release(folder, tensors)  # before the config, which OpenAI's own layout spells otherwise
     config = ModelConfig.from_file(folder / "config.json")

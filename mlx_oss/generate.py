@@ -107,6 +107,7 @@ def generate_step(
     options: SamplingOptions | None = None,
     *,
     cache: Cache | None = None,
+    recent: Sequence[int] = (),
     max_tokens: int | None = None,
     stop_ids: Iterable[int] = (),
     constraint: Constraint | None = None,
@@ -116,6 +117,7 @@ def generate_step(
     """Yields a Step for each generated token, up to and including a stop id.
 
     prompt_ids  what follows the positions already in `cache`; ids, at least one
+    recent      the last ids in `cache`, for the repetition penalty
     max_tokens  how many to generate at most; None: what the context (`model.context`) leaves
     constraint  asked before each choice and told of each token, while the model computes what follows that token; one
                 that allows every id changes no token and costs no time
@@ -127,8 +129,9 @@ def generate_step(
         raise OptionError(f"max_tokens is {max_tokens}, expected at least 1 or None")
     cache = model.make_cache() if cache is None else cache
     options = options or SamplingOptions()
-    chooser, stops = _Chooser(options, prompt_ids, constraint), frozenset(stop_ids)
     room = room_for_answer(model.context, cache.offset + len(prompt_ids))
+    sampler, stops = Sampler(options, cache.offset + len(prompt_ids)), frozenset(stop_ids)
+    chooser = _Chooser(sampler, [*recent, *prompt_ids], constraint)
     limit = room if max_tokens is None else min(max_tokens, room)
     pending = chooser.choose(prefill(model, prompt_ids, cache, chunk=chunk, progress=progress))
     for count in range(1, limit + 1):
@@ -152,10 +155,9 @@ class _Chooser:
     waits  whether a choice depends on the token before it, which it must then be told first
     """
 
-    def __init__(self, options: SamplingOptions, prompt: Sequence[int], constraint: Constraint | None) -> None:
-        self._sampler, self._constraint = Sampler(options), constraint
-        self._recent = list(prompt) if self._sampler.needs_recent else []
-        self.waits = self._sampler.needs_recent or constraint is not None
+    def __init__(self, sampler: Sampler, recent: list[int], constraint: Constraint | None) -> None:
+        self._sampler, self._recent, self._constraint = sampler, recent, constraint
+        self.waits = sampler.needs_recent or constraint is not None
 
     def tell(self, token: int) -> None:
         if self._sampler.needs_recent:

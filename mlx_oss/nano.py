@@ -37,23 +37,27 @@ def nano_folder() -> Path:
     except OSError:
         raise CheckpointError(f"{file} is missing: reinstall mlx-oss, or give the folder of a model") from None
     folder = _cache_home() / f"nano-{hashlib.sha256(bundle).hexdigest()[:12]}"
-    if not folder.is_dir():
-        try:
+    try:
+        if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             _make(folder)
-        except OSError as error:
-            raise ConversionError(
-                f"{folder} cannot be written ({error.strerror}): set MLX_OSS_CACHE to a folder that can"
-            ) from None
+    except (OSError, RuntimeError) as error:  # the second is MLX's where a disk is full
+        reason, advice = getattr(error, "strerror", None) or error, "set MLX_OSS_CACHE to a folder that can"
+        raise ConversionError(f"{folder} cannot be written ({reason}): {advice}") from None
     return folder
 
 
 def _cache_home() -> Path:
-    if home := os.environ.get("MLX_OSS_CACHE"):
-        return Path(home)
+    if chosen := os.environ.get("MLX_OSS_CACHE"):
+        return Path(chosen)
+    home, given = Path(os.path.expanduser("~")), Path(os.environ.get("XDG_CACHE_HOME", ""))
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mlx-oss"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-oss"
+        caches = home / "Library" / "Caches"
+    else:  # the XDG Base Directory Specification has relative ones ignored
+        caches = given if given.is_absolute() else home / ".cache"
+    if not caches.is_absolute():
+        raise ConversionError("there is no home folder to keep nano in: set MLX_OSS_CACHE to a folder")
+    return caches / "mlx-oss"
 
 
 def _make(folder: Path) -> None:
@@ -78,7 +82,10 @@ def _make(folder: Path) -> None:
 def unpack(release: Path) -> None:
     """Writes the bundle into the folder `release` as a complete checkpoint in the released layout."""
     with (resources.files("mlx_oss") / "data" / BUNDLE).open("rb") as file, tarfile.open(fileobj=file) as archive:
-        archive.extractall(release, filter="data")
+        if hasattr(tarfile, "data_filter"):
+            archive.extractall(release, filter="data")
+        else:  # Python 3.11 before 3.11.4; the archive is our own
+            archive.extractall(release)
     rows = json.loads((release / ROWS).read_text())
     (release / ROWS).unlink()
     vocab = json.loads((release / "config.json").read_text())["vocab_size"]

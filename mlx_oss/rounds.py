@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from mlx_oss.constrain import TurnConstraint
 from mlx_oss.conversation import OPENING
+from mlx_oss.errand import Errand, Pause
 from mlx_oss.events import Event, FinishReason, PrefillProgress, ReasoningStopped, ToolCall, Usage
 from mlx_oss.generate import generate_step
 from mlx_oss.harmony import HarmonyParser, ParsedMessage
@@ -18,7 +19,7 @@ from mlx_oss.model import Transformer
 from mlx_oss.offload import Reads, reads
 from mlx_oss.prompt_cache import PromptCache
 from mlx_oss.sampling import SamplingOptions
-from mlx_oss.turn import Clock, Listener
+from mlx_oss.turn import Clock, Listener, begun
 
 
 class Round:
@@ -42,7 +43,7 @@ class Round:
     ) -> None:
         self._model, self._cache, self._cancelled = model, cache, cancelled
         end = len(prompt) - len(OPENING) - len(header)
-        self._listener, self._clock = Listener(), Clock(len(prompt), cache.rewind(prompt[:end]))
+        self._listener, self._clock = Listener(), Clock(cache.rewind(prompt[:end]))
         self._header, self._limits, self._opening = header, limits, prompt[end:]
         self._new = prompt[len(cache.ids) : end]  # the opening is read in any case, for its logits
         self._reason: FinishReason = "stop"
@@ -80,9 +81,9 @@ class Round:
 
     def run(
         self, options: SamplingOptions, max_tokens: int, stop_ids: Iterable[int], *, snapshot: bool
-    ) -> Generator[Event, None, None]:
-        """Yields events as the model reads and writes; `snapshot` makes where it begins to write a place that the cache
-        can come back to.
+    ) -> Generator[Event | Errand, None, None]:
+        """Yields events as the model reads and writes, and pauses where it writes what makes none; `snapshot` makes
+        where it begins to write a place that the cache can come back to.
         """
         parser, rest, before = HarmonyParser(), list[Event](), reads(self._model)
         try:
@@ -98,9 +99,10 @@ class Round:
         finally:
             self._clock.stop()
             self._spent = reads(self._model) - before
-            if not self._listener.answered:  # else a message that began after the answer is none of the turn's
-                rest = self._listener.hear(parser.finish())
-        if self._cancelled() and not self._listener.answered:
+            answered = self._listener.answered
+            if not answered:  # else a message that began after the answer is none of the turn's
+                rest = self._listener.hear(begun(parser.finish()))
+        if self._cancelled() and not answered:
             self._reason = "cancelled"
         yield from rest
 
@@ -108,7 +110,9 @@ class Round:
         """Feeds what is new of the prompt until it ends or the round is cancelled; whole chunks are kept."""
         if not self._new or self._cancelled():
             return
+        before = self._clock.prompt_tokens
         for done in self._cache.read(self._new):
+            self._clock.prompt_tokens = before + done
             if len(self._new) > self._model.chunk:
                 yield PrefillProgress(done, len(self._new))
             if self._cancelled():
@@ -116,10 +120,12 @@ class Round:
 
     def _write(
         self, parser: HarmonyParser, options: SamplingOptions, max_tokens: int, stop_ids: Iterable[int]
-    ) -> Generator[Event, None, None]:
+    ) -> Generator[Event | Errand, None, None]:
         if self._cancelled():
             return
+        recent = self._cache.ids[-options.repetition_window :]
         self._cache.ids += self._opening
+        self._clock.prompt_tokens += len(self._opening)
         for token in self._header:
             self._listener.hear(parser.feed(token))
         told = False
@@ -128,6 +134,7 @@ class Round:
             self._opening,
             options,
             cache=self._cache.kv,
+            recent=recent,
             max_tokens=max_tokens,
             stop_ids=stop_ids,
             constraint=self._limits,
@@ -135,7 +142,8 @@ class Round:
         for step in steps:
             self._clock.tick()
             self._cache.ids.append(step.token)
-            yield from self._listener.hear(parser.feed(step.token))
+            heard: list[Event | Errand] = [*self._listener.hear(parser.feed(step.token))]
+            yield from heard or [Pause()]
             if self._listener.answered or self._listener.calls:  # they need not end with a stop id
                 return
             if self._limits is not None and self._limits.reasoning_stopped and not told:

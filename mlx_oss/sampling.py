@@ -16,6 +16,7 @@ from mlx_oss.device import compiled, side_stream
 from mlx_oss.errors import OptionError
 
 LAST_ID = 200018  # `<|endofprompt|>`; the ids above are reserved and stand for nothing (o200k_harmony)
+_APART = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: no position of a seed meets one of a seed near by
 COLD = 1e-5  # below this temperature the likeliest token always wins, and dividing by it would overflow
 
 
@@ -25,9 +26,9 @@ class SamplingOptions:
 
     temperature         0 is greedy: the most likely token, ties to the lowest id
     top_p               keep the most likely tokens that add up to this probability; 1 keeps all
-    top_k               keep this many of the most likely tokens; 0 keeps all
+    top_k               keep this many of the most likely tokens, and those as likely as the last; 0 keeps all
     min_p               keep tokens at least this many times as likely as the likeliest; 0 keeps all
-    seed                the same seed gives the same tokens; None draws a new one
+    seed                the same seed gives the same tokens after the same prompt; None draws a new one
     logit_bias          added to the logit of an id, in nats (-100 bans it for practical purposes)
     repetition_penalty  above 1 makes tokens of the last `repetition_window` less likely (arXiv 1909.05858); it distorts
                         JSON and code, so it is off (1) by default
@@ -73,11 +74,16 @@ def _between(name: str, value: object, low: float, high: float) -> None:
 
 
 class Sampler:
-    """Draws tokens as its options say. Stateful in its random key only."""
+    """Draws tokens as its options say. Stateful in its random key only.
 
-    def __init__(self, options: SamplingOptions) -> None:
+    position  of the first one in its sequence: with one seed, draws from there on are independent of those elsewhere,
+              or every turn of a chat would be drawn with the same luck
+    """
+
+    def __init__(self, options: SamplingOptions, position: int = 0) -> None:
         self.options = options
-        self._key = mx.random.key(int.from_bytes(os.urandom(8)) if options.seed is None else options.seed)
+        seed = int.from_bytes(os.urandom(8)) if options.seed is None else options.seed
+        self._key = mx.random.key((seed + position * _APART) % 2**64)
         ids, biases = list(options.logit_bias), list(options.logit_bias.values())
         self._bias = (mx.array(ids), mx.array(biases)) if ids else None
         self._draw = compiled(self.draw)

@@ -20,9 +20,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_oss.constrain import choices_of_saved
+from mlx_oss.conversation import Entry
 from mlx_oss.errors import HarmonyError, OptionError, SessionError
 from mlx_oss.events import Stats
-from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict, render_message
+from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict
 from mlx_oss.model import Transformer
 from mlx_oss.sampling import LAST_ID, SamplingOptions
 
@@ -30,6 +31,7 @@ FORMAT = "mlx_oss session 1"
 T = TypeVar("T")
 
 _LONGEST_LOST = 2**26  # bytes: how far text is looked for where the header's length is damaged
+_COUNTS = ("reasoned", "retries")  # of an entry
 _ESCAPED = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-f]{4})')
 _HALF = re.compile("[\ud800-\udfff]")  # surrogates: bytes of a path that are no UTF-8, halves of characters
 _NONSENSE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, HarmonyError, OptionError)
@@ -47,22 +49,20 @@ class Saved:
     """What a file says in words: all of a session but its caches.
 
     preamble   the system and, if there is one, the developer message
-    entries    the messages since, each with the ids it stands in the prompt with and the tokens reasoned in it
+    entries    the messages since
     cached     the ids whose keys and values are in the caches
     limits     other keyword arguments of `ChatSession`, as JSON
-    retries    of the last turn
     model      the fingerprint of the model the caches are of; caches: their checksum, "" before they are written
     """
 
     preamble: Sequence[Message]
-    entries: Sequence[tuple[Message, Sequence[int], int]]
+    entries: Sequence[Entry]
     cached: Sequence[int]
     options: SamplingOptions
     limits: Mapping[str, Any]
     stats: Stats
     model: str
     caches: str = ""
-    retries: int = 0
 
     def choices(self) -> dict[str, Any]:
         """The keyword arguments of `ChatSession` that this session was made with."""
@@ -108,12 +108,13 @@ def read(path: str | Path, *, damaged: bool = False) -> Saved:
         with path.open("rb") as file:
             length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
             raw = file.read(length if length < size else _LONGEST_LOST)
+            more = file.read(_LONGEST_LOST) if damaged else b""  # the length may be what is damaged
     except (OSError, ValueError) as error:
         raise SessionError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
     try:
         return _from_header(path, raw)
     except SessionError:
-        recovered = _recovered(raw) if damaged else None
+        recovered = _recovered(raw + more) if damaged else None
         if recovered is None:
             raise
         return recovered
@@ -143,7 +144,8 @@ def _recovered(raw: bytes) -> Saved | None:
     none. A message whose text is damaged but whole is taken as it is.
     """
     text = _ESCAPED.sub(lambda match: str(json.loads(f'"{match[0]}"')), raw.decode(errors="replace"))
-    entries = [entry for entry in _found(text, '{"message": ', _rendered) if isinstance(entry[0].content, str)]
+    found = _found(text, '{"message": ', lambda data: Entry.of(message_from_dict(data)))
+    entries = [entry for entry in found if isinstance(entry.message.content, str)]
     blank = [Message("system", SystemContent())]
     preamble = next(_found(text, '"preamble": ', lambda dicts: list(map(message_from_dict, dicts))), blank)
     saved = Saved(preamble, entries, (), SamplingOptions(), {}, Stats(), "")
@@ -152,11 +154,6 @@ def _recovered(raw: bytes) -> Saved | None:
     except _NONSENSE:
         saved = replace(saved, preamble=blank)
     return saved if entries else None
-
-
-def _rendered(data: Any) -> tuple[Message, list[int], int]:
-    message = message_from_dict(data)
-    return message, render_message(message), 0
 
 
 def _found(text: str, before: str, convert: Callable[[Any], T]) -> Iterator[T]:
@@ -183,12 +180,13 @@ def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str,
 
 
 def _to_json(saved: Saved) -> str:
-    fields = {name: getattr(saved, name) for name in ("cached", "limits", "model", "caches", "retries")}
+    fields = {name: getattr(saved, name) for name in ("cached", "limits", "model", "caches")}
     fields |= {
         "preamble": [message_to_dict(message) for message in saved.preamble],
         "entries": [
-            {"message": message_to_dict(message), "ids": list(ids), "reasoned": reasoned}
-            for message, ids, reasoned in saved.entries
+            {"message": message_to_dict(entry.message), "ids": list(entry.ids)}
+            | {count: getattr(entry, count) for count in _COUNTS}
+            for entry in saved.entries
         ],
         "options": {**asdict(saved.options), "logit_bias": list(saved.options.logit_bias.items())},
         "stats": asdict(saved.stats),
@@ -199,17 +197,18 @@ def _to_json(saved: Saved) -> str:
 
 def _from_json(text: str) -> Saved:
     fields = json.loads(text)
+    fields.pop("retries", None)  # of the last turn, in files of a time before each turn had its own
     fields["preamble"] = [message_from_dict(entry) for entry in fields["preamble"]]
     fields["entries"] = [
-        (message_from_dict(entry["message"]), tuple(entry["ids"]), entry.get("reasoned", 0))
+        Entry(message_from_dict(entry["message"]), tuple(entry["ids"]), *(entry.get(count, 0) for count in _COUNTS))
         for entry in fields["entries"]
     ]
     fields["options"]["logit_bias"] = dict(fields["options"]["logit_bias"])
     saved = Saved(**fields | {"options": SamplingOptions(**fields["options"]), "stats": Stats(**fields["stats"])})
     saved.choices()  # which a damaged preamble has not
-    ids = [*saved.cached, *(id_ for _, ids, _ in saved.entries for id_ in ids)]
+    ids = [*saved.cached, *(id_ for entry in saved.entries for id_ in entry.ids)]
     limits = [saved.limits["context_limit"], saved.limits["max_tokens"] or 1]
-    limits += [reasoned for *_, reasoned in saved.entries]
+    limits += [getattr(entry, count) for entry in saved.entries for count in _COUNTS]
     if (
         not {int} >= {*map(type, ids), *map(type, limits)}
         or not 0 <= min(ids, default=0) <= max(ids, default=0) <= LAST_ID

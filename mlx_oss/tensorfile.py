@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mlx_oss.errors import CheckpointError
 
 ITEMSIZE = {"U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
 ITEMSIZE |= {"BOOL": 1, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
-INDEX = "model.safetensors.index.json"
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _LFS = b"version https://git-lfs"
 _MAX_HEADER = 100_000_000  # the safetensors library's own limit, in bytes
 
@@ -87,6 +88,11 @@ def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
     return TensorInfo(name, path, dtype, shape, base + start, base + end)
 
 
+def weight_files(folder: Path) -> list[str]:
+    """The names of the safetensors files in a folder, without what macOS puts beside each on some disks (`._*`)."""
+    return sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("."))
+
+
 def read_folder(folder: Path) -> dict[str, TensorInfo]:
     """Every tensor of the safetensors files in a folder, by name.
 
@@ -94,16 +100,22 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
     CheckpointError for a missing or damaged shard, a tensor that stands twice, and an index that disagrees with the
     shards.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: give the folder that holds config.json and *.safetensors")
+    if not os.path.isdir(folder):  # unlike pathlib's, never an error
+        raise CheckpointError(
+            f"{folder} is not a folder, or may not be entered: give the one that holds config.json and *.safetensors"
+        )
     index = _read_index(folder / INDEX)
-    files = sorted(set(index.values())) if index is not None else sorted(p.name for p in folder.glob("*.safetensors"))
+    files = weight_files(folder) if index is None else sorted(set(index.values()))
+    if index is not None and SINGLE not in files and os.path.exists(folder / SINGLE):
+        raise CheckpointError(
+            f"{folder} holds {SINGLE} and an {INDEX} that does not name it: remove the one that is left over"
+        )
     if not files:
         raise CheckpointError(f"{folder} holds no *.safetensors file: is it the model's folder?")
     tensors: dict[str, TensorInfo] = {}
     for name in files:
         path = folder / name
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise CheckpointError(f"{path} is missing, {INDEX} names it: fetch it")
         for tensor in read_header(path).values():
             if tensor.name in tensors:
@@ -115,7 +127,7 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
 
 
 def _read_index(path: Path) -> dict[str, str] | None:
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]

@@ -201,6 +201,11 @@ def check_tokenizer_json(path: str | Path) -> None:
         expected = ours.get(id_) or names.get(id_)
         if theirs.get(id_) == expected:
             continue
+        if expected is None:
+            raise TokenizerError(
+                f"{path}: id {id_} is {theirs[id_]!r}, a token that gpt-oss does not have: models with tokens of their "
+                "own are not supported"
+            )
         raise TokenizerError(
             f"{path}: id {id_} is {theirs.get(id_)!r}, but {expected!r} in the bundled o200k_harmony; "
             "this is not a gpt-oss tokenizer, and its ids would be misread"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mlx_oss.errors import OptionError, SessionError
 from mlx_oss.events import (
@@ -24,6 +24,7 @@ from mlx_oss.events import (
 )
 from mlx_oss.harmony import Event as ParserEvent
 from mlx_oss.harmony import Header, Message, MessageFinished, MessageStarted, Note, ParsedMessage, Repair
+from mlx_oss.tokenizer import MESSAGE
 
 _DELTAS: dict[str | None, type] = {"analysis": ReasoningDelta, "commentary": PreambleDelta}
 
@@ -70,6 +71,13 @@ class Listener:
         return [_call(parsed) for parsed in self.messages if _calls_tool(parsed)]
 
 
+def begun(events: Sequence[ParserEvent]) -> Sequence[ParserEvent]:
+    """The events of a message that was cut off; none if it is a header, in which nothing has been said yet."""
+    last = events[-1] if events else None
+    bare = isinstance(last, MessageFinished) and MESSAGE not in last.message.ids and not last.message.message.content
+    return () if bare else events
+
+
 def _calls_tool(parsed: ParsedMessage) -> bool:
     return parsed.is_tool_call and parsed.ending != "cut"
 
@@ -106,6 +114,10 @@ class Floor:
         self._lock.release()
 
     @property
+    def taken(self) -> bool:
+        return self._lock.locked()
+
+    @property
     def cancelled(self) -> bool:
         """Whether the turn that has the floor is to end."""
         return (turn := self._cancel) is not None and turn.is_set()
@@ -117,10 +129,14 @@ class Floor:
 
 
 class Clock:
-    """Takes the times and counts of a round, from its making until `stop`."""
+    """Takes the times and counts of a round, from its making until `stop`.
 
-    def __init__(self, prompt_tokens: int, reused_tokens: int) -> None:
-        self._prompt_tokens, self._reused_tokens, self._generated = prompt_tokens, reused_tokens, 0
+    prompt_tokens  that the model has read until now, the reused ones included
+    """
+
+    def __init__(self, reused_tokens: int) -> None:
+        self.prompt_tokens = self._reused_tokens = reused_tokens
+        self._generated = 0
         self._started = time.perf_counter()
         self._first: float | None = None
         self._stopped: float | None = None
@@ -136,7 +152,7 @@ class Clock:
     def usage(self) -> Usage:
         end = self._stopped or time.perf_counter()
         first = self._first or end
-        counts = self._prompt_tokens, self._reused_tokens, self._generated
+        counts = self.prompt_tokens, self._reused_tokens, self._generated
         return Usage(*counts, prefill_seconds=first - self._started, generate_seconds=end - first)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import Lock
-from typing import Literal
+from typing import Literal, get_args
 
 from mlx_oss.constrain import Bounds, TurnConstraint, final_header
 from mlx_oss.conversation import OPENING, Conversation, Effort, Entry, preamble
@@ -59,7 +59,6 @@ class Turns:
     _answering: bool  # whether such a turn runs; the lock guards both
     _adding: Lock
     _floor: Floor
-    _retries: int  # of the last turn
     _total: Stats
 
     @property
@@ -67,26 +66,48 @@ class Turns:
         """Tokens that the next turn begins with."""
         return len(self._prompt())
 
-    def _say(self, text: str | None, turn: int | None = None) -> Generator[Event | Errand, None, None]:
-        """The user says `text`, in place of `turn` and all after it, if one is given; None is what he said then."""
-        if text is not None and not isinstance(text, str):
+    def _check(self) -> None:
+        """Raises OptionError for an option that is none; some may be set between turns."""
+        most = self.model.context
+        if type(self.context_limit) is not int or not 1 <= self.context_limit <= most:
+            raise OptionError(f"context_limit is {self.context_limit!r}, expected 1 to {most:,} tokens or None")
+        if self.context_policy not in get_args(ContextPolicy):
+            raise OptionError(f"context_policy is {self.context_policy!r}, expected refuse or drop_oldest")
+        if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
+            raise OptionError(f"max_tokens is {self.max_tokens!r}, expected at least 1 or None")
+        if type(self.max_rounds) is not int or self.max_rounds < 0:
+            raise OptionError(f"max_rounds is {self.max_rounds!r}, expected at least 0")
+        self._prompt(), self._limits()
+
+    def _say(self, text: str, turn: int | None = None) -> Generator[Event | Errand, None, None]:
+        """The user says `text`, in place of `turn` and all after it, if one is given."""
+        if not isinstance(text, str):
             raise OptionError(f"the user says text, not {type(text).__name__}")
         with self._turns_floor():
-            before = self._conversation
-            kept, message = (before, None) if turn is None else before.before(turn)
-            self._retries = self._retries + 1 if text is None else 0
-            if message is None or text is not None:
-                message = Message("user", text or "")
-            self._conversation = kept.plus([Entry.of(message)])
-            try:
-                finished = yield from self._turn(snapshot=True)
-            except ContextError:
-                self._conversation = before
-                raise
+            kept = self._conversation if turn is None else self._conversation.before(turn)[0]
+            finished = yield from self._asked(kept, Entry.of(Message("user", text)))
         yield finished  # the session is free again: who stops listening here may go on with it
+
+    def _say_again(self) -> Generator[Event | Errand, None, None]:
+        """What the user said last."""
+        with self._turns_floor():
+            kept, said = self._conversation.before(-1)
+            finished = yield from self._asked(kept, replace(said, retries=said.retries + 1))
+        yield finished
+
+    def _asked(self, kept: Conversation, question: Entry) -> Generator[Event | Errand, None, Finished]:
+        """A turn that begins with the question, after what is kept of the conversation."""
+        self._check()
+        before, self._conversation = self._conversation, kept.plus([question])
+        try:
+            return (yield from self._turn(snapshot=True))
+        except ContextError:
+            self._conversation = before
+            raise
 
     def _go_on(self) -> Generator[Event | Errand, None, None]:
         with self._turns_floor():
+            self._check()
             for result in self._conversation.unseen_results:
                 yield ToolResult(result.name or "", str(result.content))
             finished = yield from self._turn(snapshot=False)
@@ -109,13 +130,13 @@ class Turns:
         """Rounds, until one calls no tool that is run here; returns the last event. `snapshot` where the next turn will
         step back to: before the first reasoning of this one.
         """
-        self.usage = Usage()
+        self.usage, refused = Usage(), False
         try:
             for rounds in itertools.count():
                 try:
                     round_ = yield from self._round(snapshot=snapshot and not rounds)
                 except ContextError:
-                    if not rounds:
+                    if refused := not rounds:
                         raise
                     return Finished("length", self.usage)  # tools have run: what they did is not taken back
                 calls = [call for call in round_.calls if self._toolset.answers(call)]
@@ -129,7 +150,8 @@ class Turns:
                 if self.max_tokens is not None and self.usage.generated_tokens >= self.max_tokens:
                     return Finished("length", self.usage)
         finally:
-            self._total = self._total.after(self.usage)
+            if not refused:
+                self._total = self._total.after(self.usage)
         citations, parsed = self._toolset.citations(round_.answer), self._bounds.parsed(round_.messages)
         return Finished(round_.reason, self.usage, citations, parsed)
 
@@ -139,14 +161,19 @@ class Turns:
         room = room_for_answer(self.context_limit, len(prompt))
         self._conversation = conversation
         round_ = Round(self.model, self._cache, prompt, lambda: self._floor.cancelled, self._header(), self._limits())
+        stopped: list[Entry] = []
         try:
             if dropped:
                 yield TurnsDropped(dropped)
             most = room if self.max_tokens is None else min(self.max_tokens - self.usage.generated_tokens, room)
             yield from round_.run(self._options(), most, self.tokenizer.stop_ids, snapshot=snapshot)
+        except BaseException:  # the events were closed at a call: it is answered like one that is stopped
+            calls = filter(self._toolset.answers, round_.calls)
+            stopped = [Entry.answering(call, self._toolset.run(call).result.text) for call in calls]
+            raise
         finally:
             with self._adding:
-                written = [*map(Entry.written, round_.messages), *self._results]
+                written = [*map(Entry.written, round_.messages), *stopped, *self._results]
                 self._conversation, self._results = conversation.plus(written), []
             self.usage = self.usage.plus(round_.usage)
         return round_
@@ -169,8 +196,10 @@ class Turns:
             yield result
 
     def _as_fits(self, result: ToolResult) -> ToolResult:
-        """A result, or a word that it is too long for the context."""
-        room = self.context_limit - len(self._prompt()) - _MARGIN
+        """A result, or a word that it is too long for the context, which this turn has for itself if need be."""
+        alone = self.context_policy == "drop_oldest"
+        kept = self._conversation.without_oldest(0)[0] if alone else self._conversation
+        room = self.context_limit - len(self._prompt(kept)) - _MARGIN
         if len(result.text) <= room * _LONGEST_TOKEN and len(self.tokenizer.encode(result.text)) <= room:
             return result
         error = f"the result is too long, {len(result.text):,} characters: ask for less of it"
@@ -178,7 +207,9 @@ class Turns:
 
     def _options(self) -> SamplingOptions:
         options = replace(self.options, logprobs=False)  # a chat tells none
-        return options if options.seed is None else replace(options, seed=(options.seed + self._retries) % 2**64)
+        if options.seed is None:
+            return options
+        return replace(options, seed=(options.seed + self._conversation.retries) % 2**64)
 
     def _fitting(self) -> tuple[Conversation, int]:
         """The conversation and the number of turns to drop from it, where that is the policy and the context full."""

@@ -12,7 +12,7 @@ import atexit
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
@@ -61,6 +61,7 @@ class _Thread(threading.Thread):
 
 _lock = threading.Lock()
 _started: list[_Thread] = []
+_closing: list[Future[None]] = []  # what loops that were left have not closed yet
 
 
 def _thread() -> _Thread:
@@ -120,11 +121,24 @@ class PulledAsync(AsyncIterator[T]):
     async def aclose(self) -> None:
         """Closes the generator once its item is done, and waits for that even if cancelled meanwhile."""
         closed = asyncio.ensure_future(asyncio.wrap_future(_thread().submit(self._generator.close)))
+        cancelled: asyncio.CancelledError | None = None
         while not closed.done():
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 await asyncio.shield(closed)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     def __del__(self) -> None:
         if _started:  # else it never began; and no lock is waited for where garbage is collected
             with contextlib.suppress(RuntimeError):
-                _started[0].submit(self._generator.close)  # before anything that the same caller asks for next
+                closing = _started[0].submit(self._generator.close)  # before all that the same caller asks for next
+                _closing.append(closing)
+                closing.add_done_callback(_closing.remove)
+
+
+def finish_left() -> None:
+    """Waits until the loops that were left are closed, which the computing thread may not have come to."""
+    if not _started or threading.current_thread() is not _started[0]:
+        wait(list(_closing))

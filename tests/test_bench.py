@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import mlx.core as mx
 import pytest
@@ -120,6 +121,11 @@ def test_what_experts_on_disk_cost_is_told(fake_processes, capsys):
     )
 
 
+def test_a_prompt_that_leaves_no_room_for_its_answer_is_told(folder):
+    with pytest.raises(BenchmarkError, match="131065 tokens and 8 of answer do not fit the context of 131072"):
+        measure(folder(), lengths=[131_065], tokens=8, repeats=1)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_measured_process_tells_everything(folder, dtype):
     told = worker.measure("mlx-oss", folder(), [5, 12], 3, {"dtype": dtype})
@@ -144,6 +150,7 @@ def test_a_report_of_a_model(folder):
 
 
 @pytest.mark.parity
+@pytest.mark.skipif(find_spec("mlx_lm") is None, reason="mlx-lm is not installed (extra `parity`)")
 def test_mlx_lm_gives_the_same_tokens(folder):
     """Over 150 positions, where its own frequencies give others."""
     both = ("mlx-lm", "mlx-lm-float32")
@@ -242,6 +249,19 @@ def test_the_command_gives_json(monkeypatch, capsys):
     assert main(["bench", "folder", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["results"][0]["speeds"] == [{"length": 32, "prefill": 2.0, "decode": 0.5}]
+
+
+def test_on_a_terminal_an_error_stands_on_a_line_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["bench", str(tmp_path / "nothing"), "--repeats", "1"]) == 2
+    last = capsys.readouterr().err.rpartition("\x1b[K")[2]
+    assert last.startswith("error: ")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["bench", str(tmp_path / "nothing"), "--repeats", "1"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_a_wrong_folder_is_one_line_at_the_command_line(tmp_path):

@@ -120,6 +120,16 @@ def test_text_for_a_pipe_is_exact_and_for_a_terminal_safe(tmp_path, monkeypatch,
     assert "\x1b[31m" not in shown and "\x07" not in shown and "[31m\ufffdred" in shown
 
 
+def test_json_for_a_terminal_is_safe_too(tmp_path, monkeypatch, capsys):
+    stream = tmp_path / "stream.txt"
+    stream.write_text("<|channel|>final<|message|>\x9b31mü", encoding="utf-8")
+    for terminal in (False, True):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        assert main(["parse", str(stream), "--text", "--json"]) == 0
+        shown = capsys.readouterr().out
+        assert json.loads(shown)[0]["content"][0]["text"] == "\x9b31mü" and ("\x9b" in shown) != terminal
+
+
 def test_no_colour_codes_where_output_is_no_terminal(file, capsys):
     main(["render", file])
     assert "\x1b" not in capsys.readouterr().out

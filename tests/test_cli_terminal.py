@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import stat
 import sys
@@ -23,10 +24,10 @@ LONG = "Repeat: " + "one two three four five six seven eight nine ten"
 
 @pytest.fixture
 def terminal(tmp_path) -> Iterator[Callable[..., pexpect.spawn]]:
-    """terminal(*arguments, shell=..., TERM=..., ...): the command in a terminal of 24 rows and 80 columns."""
+    """terminal(*arguments, shell=..., setsid=..., TERM=...): the command in a terminal of 24 rows and 80 columns."""
     started: list[pexpect.spawn] = []
 
-    def start(*arguments: str, shell: bool = False, **variables: str) -> pexpect.spawn:
+    def start(*arguments: str, shell: bool = False, setsid: bool = False, **variables: str) -> pexpect.spawn:
         environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
         environment |= {
             "TERM": "xterm-256color",
@@ -34,6 +35,8 @@ def terminal(tmp_path) -> Iterator[Callable[..., pexpect.spawn]]:
             "XDG_STATE_HOME": str(tmp_path / "state"),
         }
         command = [sys.executable, "-m", "mlx_oss", "chat", "--temperature", "0", *arguments]
+        if setsid:
+            command = ["setsid", "-w", *command]
         if shell:
             command = ["/bin/sh", "-c", f"exec {' '.join(command)}"]
         child = pexpect.spawn(
@@ -41,6 +44,7 @@ def terminal(tmp_path) -> Iterator[Callable[..., pexpect.spawn]]:
             env=environment | variables,
             dimensions=(24, 80),
             encoding="utf-8",
+            codec_errors="replace",
             timeout=TIMEOUT,
         )
         started.append(child)
@@ -267,3 +271,40 @@ def test_code_runs_when_the_user_says_so_and_ctrl_c_says_no(terminal):
     child.expect(PROMPT)
     child.sendeof()
     child.expect(pexpect.EOF)
+
+
+def test_ctrl_c_at_the_question_whether_code_may_run_stops_a_single_answer(terminal):
+    python = "python" if isolation_here() in GUARANTEES else "python=limits"
+    child = terminal("--tool", python, '"What is 37 * 48?"', shell=True)
+    child.expect("run python\\? yes, no, always: ")
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130
+
+
+@pytest.mark.skipif(shutil.which("setsid") is None, reason="the system has no setsid")
+def test_a_terminal_that_is_not_the_controlling_one_will_do(terminal):
+    """As under `setsid` or `su -c`."""
+    child = terminal(setsid=True)
+    child.expect(PROMPT)
+    assert "Paris" in ask(child, "What is the capital of France?")
+    leave(child)
+
+
+def test_bytes_that_are_no_text_are_told_and_the_conversation_goes_on(terminal):
+    child = terminal(NO_COLOR="1")
+    child.expect("> ")
+    child.sendline("What is the capital of France?")
+    child.expect("Paris")
+    child.expect("> ")
+    os.write(child.child_fd, b"caf\xe9\n")
+    child.expect("error: the question is not UTF-8")
+    child.expect("> ")
+    child.sendline("And of Italy?")
+    child.expect("Rome")
+    child.expect("> ")
+    child.sendeof()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0

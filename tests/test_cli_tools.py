@@ -40,13 +40,22 @@ def mine(tmp_path):
     path = list(sys.path)
     yield tmp_path / "mytools.py"
     sys.path[:] = path
-    for name in ("mytools", "beside"):
+    for name in ("mlx_oss_tool_mytools", "beside"):
         sys.modules.pop(name, None)
 
 
 def test_a_file_gives_its_public_functions_and_tools(mine):
     function, tool = tools.functions_of(mine)
     assert function("Oslo")["by"] == "me" and isinstance(tool, Tool) and tool.name == "renamed"
+
+
+def test_a_file_that_is_called_like_a_module_replaces_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "time.py").write_text('def now() -> str:\n    "Tells the time."\n    return "noon"\n')
+    (now,) = tools.functions_of(tmp_path / "time.py")
+    import time
+
+    assert now() == "noon" and sys.modules["time"] is time and time.perf_counter() > 0
 
 
 def test_tools_are_made_of_what_is_named(mine, tmp_path):

@@ -172,9 +172,18 @@ def test_with_metal_weights_stay_wired_where_the_system_can(monkeypatch, error):
         limits.append(limit)
 
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
     monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 2**34})
     monkeypatch.setattr(mx, "set_wired_limit", set_limit)
     assert keep_resident() == (None if error else 2**34) and limits == ([] if error else [2**34])
+
+
+def test_a_mac_that_computes_on_the_cpu_has_neither_limit_of_metal(monkeypatch):
+    """There `mx.device_info` describes the CPU."""
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "Apple M4"})
+    assert keep_resident() is None and device.memory_limit()[1] == "available"
 
 
 def test_mlx_says_whether_there_is_a_gpu():

@@ -29,9 +29,15 @@ def test_the_async_app_answers_several_questions_at_once():
     assert "Paris" in done.stdout and len(done.stdout.splitlines()) == 6
 
 
-@pytest.mark.parametrize("name", ["app.py", "async_app.py", "structured.py"])
+@pytest.mark.parametrize("name", ["app.py", "async_app.py", "structured.py", "tools.py"])
 def test_a_folder_that_is_no_model_is_one_line(name, tmp_path):
     done = run(name, str(tmp_path), stdin="Hello\n")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("chat.py", ()), ("generate.py", ("Hello",))])
+def test_a_model_option_that_is_no_model_is_one_line(name, arguments, tmp_path):
+    done = run(name, *arguments, "--model", str(tmp_path))
     assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 

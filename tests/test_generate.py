@@ -65,7 +65,7 @@ def log_softmax(logits: mx.array) -> np.ndarray:
 )
 def test_each_token_is_what_the_sampler_picks_from_a_whole_forward_pass(model, options):
     """And its log-probability, and those of the alternatives, are of those logits at temperature 1."""
-    sampler, tokens = Sampler(options), list(PROMPT)
+    sampler, tokens = Sampler(options, len(PROMPT)), list(PROMPT)
     for step in generate_step(model, PROMPT, options, max_tokens=25):
         logits = sampler.logits(forward(model, tokens)[-1], tokens)
         assert step.token == sampler.sample(logits).item()
@@ -264,7 +264,7 @@ def test_a_constraint_that_allows_everything_changes_nothing(model, options):
 def test_only_allowed_ids_are_chosen_and_each_is_the_sampler_s_choice_among_them(model, options):
     allowed = {place: list(range(place % 5, 53, 5)) for place in range(0, 20, 2)} | {5: [17]}
     steps = list(generate_step(model, PROMPT, options, max_tokens=20, constraint=Plan(allowed)))
-    sampler, tokens = Sampler(options), list(PROMPT)
+    sampler, tokens = Sampler(options, len(PROMPT)), list(PROMPT)
     for place, step in enumerate(steps):
         mask = mx.array([not (place in allowed and id_ not in allowed[place]) for id_ in range(53)])
         logits = sampler.logits(forward(model, tokens)[-1], tokens, mask)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import tarfile
 
+import mlx.core as mx
 import pytest
 
 import mlx_oss
@@ -164,6 +167,44 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("MLX_OSS_CACHE", str(tmp_path / "file"))
     with pytest.raises(ConversionError, match="MLX_OSS_CACHE"):
         nano.nano_folder()
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_a_cache_that_may_not_be_entered_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLX_OSS_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(nano.Path, "is_dir", refuse)  # as Python 3.11 to 3.13 do
+    with pytest.raises(ConversionError, match=r"Permission denied.*MLX_OSS_CACHE"):
+        nano.nano_folder()
+
+
+def test_a_disk_that_is_full_is_told(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise RuntimeError("[write] Unable to write 5 bytes to file.")
+
+    monkeypatch.setenv("MLX_OSS_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(mx, "save_safetensors", full)
+    with pytest.raises(ConversionError, match=r"Unable to write.*MLX_OSS_CACHE"):
+        nano.nano_folder()
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_a_user_without_a_home_is_told_what_to_do(monkeypatch):
+    for name in ("MLX_OSS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(ConversionError, match="set MLX_OSS_CACHE"):
+        nano.nano_folder()
+
+
+def test_the_bundle_unpacks_where_python_has_no_filters(tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter")
+    extract = tarfile.TarFile.extractall
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda self, path: extract(self, path))
+    nano.unpack(tmp_path)
+    assert (tmp_path / "config.json").exists()
 
 
 def test_a_missing_bundle_is_named(monkeypatch):

@@ -41,8 +41,8 @@ ORDER = """
     loader generate
     bench
     worker
-    conversation prompt_cache turn session_file
-    rounds
+    conversation prompt_cache turn
+    session_file rounds
     turns
     chat
     cli

@@ -30,7 +30,18 @@ def test_every_snippet_runs_after_the_ones_before(capsys):
     assert "Paris" in out and "1776" in out and "sunny, 18" in out
 
 
-@pytest.mark.parametrize("path", re.findall(r"^  ([\w.]+(?:\.py|/)) ", README, flags=re.MULTILINE))
+def listed() -> list[str]:
+    """The names that lines of the list of files begin with, one or several."""
+    lines = re.findall(r"^  ((?:[\w.]+(?:\.py|/) )+)", README, flags=re.MULTILINE)
+    return [name for line in lines for name in line.split()]
+
+
+def test_every_module_is_listed():
+    modules = {path.name for path in (ROOT / "mlx_oss").glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert not modules - {*listed(), "errors.py", "version.py"}
+
+
+@pytest.mark.parametrize("path", listed())
 def test_every_listed_file_exists(path):
     assert (ROOT / "mlx_oss" / path).exists()
 

@@ -262,3 +262,13 @@ def test_compiled_as_on_a_gpu_the_same_tokens_are_drawn(monkeypatch, options):
     compiled: list[object] = []
     monkeypatch.setattr("mlx_oss.sampling.compiled", lambda f: compiled.append(f) or mx.compile(f))
     assert draws(30, logits, options) == plain and compiled
+
+
+def test_draws_at_another_position_are_independent_of_these():
+    logits = mx.zeros((50,))
+    here, there = (Sampler(SamplingOptions(seed=7), position) for position in (10, 11))
+    pairs = [(int(here.sample(logits)), int(there.sample(logits))) for _ in range(600)]
+    same = sum(a == b for a, b in pairs)
+    assert same < 600 / 50 * 3  # about 12 by chance
+    again = Sampler(SamplingOptions(seed=7), 10)
+    assert [int(again.sample(logits)) for _ in range(5)] == [a for a, _ in pairs[:5]]

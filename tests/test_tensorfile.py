@@ -260,3 +260,9 @@ def test_a_damaged_shard_is_named(shards):
 def test_an_empty_folder_and_no_folder_are_refused(tmp_path):
     assert "holds no *.safetensors" in error_of(tmp_path)
     assert "is not a folder" in error_of(tmp_path / "absent")
+
+
+def test_what_macos_puts_beside_a_file_on_other_disks_is_no_shard(tmp_path):
+    write(tmp_path / "model.safetensors")
+    (tmp_path / "._model.safetensors").write_bytes(b"\0\5\x16\7Mac OS X")
+    assert set(read_folder(tmp_path)) == set(GOOD)

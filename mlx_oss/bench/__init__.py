@@ -37,7 +37,7 @@ class Speed:
 class Result:
     """One engine's medians.
 
-    load       seconds until the model can be called, imports not counted
+    load       seconds until the model can be called, with the imports that it takes
     first      seconds to the first token ever, of a prompt of four tokens
     loaded     peak resident bytes of a process that has loaded (operating system)
     resident   and at the end of one that has written

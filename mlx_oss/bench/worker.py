@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 Ids = Iterator[int]
-# generate(prompt, tokens of answer), what else is known, and the seconds that loading took, imports not counted
-Engine = tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]], float]
+# generate(prompt, tokens of answer), and what else is known
+Engine = tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]
 Options = dict[str, Any]  # of mlx_oss.load_model
 WARM_UP = 4  # tokens of prompt and of answer before the clock starts: kernels are built, weights are read once
 
@@ -40,7 +40,9 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
     """Loads with the options, then for each length: prefills so many tokens and decodes `tokens` greedily. No lengths:
     loads alone. Times are in seconds.
     """
-    generate, facts, load = ENGINES[engine](folder, options)
+    started = time.perf_counter()
+    generate, facts = ENGINES[engine](folder, options)
+    load = time.perf_counter() - started
     from mlx_oss.device import peak_resident_bytes
 
     loading: dict[str, object] = {"load": load, "loaded": peak_resident_bytes()}
@@ -74,17 +76,18 @@ def _ours(folder: Path, options: Options) -> Engine:
     blas = prefer_fast_blas()  # before the imports below, which load MLX
     from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
     from mlx_oss.device import device_name
+    from mlx_oss.errors import OptionError
     from mlx_oss.generate import generate_step
     from mlx_oss.loader import load_model
     from mlx_oss.offload import reads
     from mlx_oss.sampling import SamplingOptions
 
-    started = time.perf_counter()
     model = load_model(folder, **options)
-    load = time.perf_counter() - started
     vocabulary = model.config.vocab_size
 
     def generate(prompt: list[int], tokens: int) -> Ids:
+        if len(prompt) + tokens > model.context:
+            raise OptionError(f"{len(prompt)} tokens and {tokens} of answer do not fit the context of {model.context}")
         greedy = SamplingOptions(temperature=0, logprobs=False)
         prompt = [token % vocabulary for token in prompt]
         return (step.token for step in generate_step(model, prompt, greedy, max_tokens=tokens))
@@ -97,7 +100,7 @@ def _ours(folder: Path, options: Options) -> Engine:
             "kernels_per_layer": kernels_per_layer(model),
         }
 
-    return generate, facts, load
+    return generate, facts
 
 
 def _mlx_lm(folder: Path, options: Options, as_ours: bool = False) -> Engine:
@@ -106,18 +109,16 @@ def _mlx_lm(folder: Path, options: Options, as_ours: bool = False) -> Engine:
     from mlx_lm.generate import generate_step
     from mlx_lm.utils import load_model
 
-    started = time.perf_counter()
     model, config = load_model(folder)
     if as_ours:
         _compute_as_ours(model, folder)
-    load = time.perf_counter() - started
 
     def generate(prompt: list[int], tokens: int) -> Ids:
         ids = mx.array([token % config["vocab_size"] for token in prompt])
         steps = generate_step(ids, model, max_tokens=tokens, sampler=lambda logprobs: mx.argmax(logprobs, -1))
         return (int(token) for token, _ in steps)
 
-    return generate, dict, load
+    return generate, dict
 
 
 def _compute_as_ours(model: Any, folder: Path) -> None:

@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
         _silence()
         return 1
+    except PermissionError as error:
+        sys.stderr.write(f"error: {error.filename or 'a file'} may not be used ({error.strerror})\n")
+        return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise

@@ -8,6 +8,8 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from mlx_oss.cli.safe import wants_plain
+
 if TYPE_CHECKING:
     from mlx_oss.bench import Report, Result
 
@@ -38,16 +40,21 @@ def run(args: argparse.Namespace) -> int:
         from mlx_oss.nano import nano_folder
 
         folder = nano_folder()
-    report = measure(
-        folder,
-        lengths=args.prompt,
-        tokens=args.tokens,
-        repeats=args.repeats,
-        dtype=args.dtype,
-        memory=args.memory,
-        compare=args.compare,
-        progress=None if args.json else _say,
-    )
+    shows = sys.stderr.isatty() and not args.json and not wants_plain()
+    try:
+        report = measure(
+            folder,
+            lengths=args.prompt,
+            tokens=args.tokens,
+            repeats=args.repeats,
+            dtype=args.dtype,
+            memory=args.memory,
+            compare=args.compare,
+            progress=_say if shows else None,
+        )
+    finally:
+        if shows:
+            _say("")
     if args.json:
         sys.stdout.write(json.dumps(asdict(report)) + "\n")
     else:
@@ -56,16 +63,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _say(what: str) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{what}")
+    """In place of what was said before."""
+    sys.stderr.write(f"\r\x1b[K{what}")
 
 
 def _show(report: Report) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
     console = Console(highlight=False)
     of = f"medians of {report.repeats} runs" if report.repeats > 1 else "one run"
     console.print(f"{report.device}, {of}")

@@ -105,7 +105,10 @@ def converse(session: ChatSession, show: Printer, tools: dict[str, Any] | None =
             continue
         except EOFError:
             return
+        except UnicodeDecodeError:
+            typed = "\udc80"  # as other locales let through what is no text
         try:
+            text(typed)
             if typed.startswith("/") and not typed.startswith("//"):
                 dispatch(conversation, typed)
             elif typed:
@@ -131,13 +134,15 @@ def status(session: ChatSession) -> str:
 def answer(session: ChatSession, events: Iterable[Event], show: Printer) -> bool:
     """Shows a turn as it comes; True if Ctrl-C stopped it."""
     with interruptible(session.cancel) as interrupted:
+        stopped = False
         try:
             for event in events:
                 show(event)
                 if interrupted():
                     session.cancel()  # which the signal may have come too early for
-        except KeyboardInterrupt:
-            pass
+        except KeyboardInterrupt:  # the second, or the first where the user was asked something
+            stopped = True
         finally:
-            show.end(stopped=interrupted())
-        return interrupted()
+            stopped = stopped or interrupted()
+            show.end(stopped=stopped)
+        return stopped

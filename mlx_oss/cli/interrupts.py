@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 try:
     import termios
@@ -83,12 +83,10 @@ def _set_echo(on: bool) -> None:
     """Does nothing where there is no terminal, or it is another job's: that would stop this one."""
     if termios is None or not sys.stdin or not sys.stdin.isatty():
         return
-    try:
+    with suppress(OSError, termios.error, io.UnsupportedOperation):  # gone, or not the one that controls this process
         terminal = sys.stdin.fileno()
-    except io.UnsupportedOperation:
-        return
-    if os.tcgetpgrp(terminal) != os.getpgrp():
-        return
-    modes = termios.tcgetattr(terminal)
-    modes[3] = modes[3] | termios.ECHO if on else modes[3] & ~termios.ECHO
-    termios.tcsetattr(terminal, termios.TCSANOW, modes)
+        if os.tcgetpgrp(terminal) != os.getpgrp():
+            return
+        modes = termios.tcgetattr(terminal)
+        modes[3] = modes[3] | termios.ECHO if on else modes[3] & ~termios.ECHO
+        termios.tcsetattr(terminal, termios.TCSANOW, modes)

@@ -24,7 +24,8 @@ def run(args: argparse.Namespace) -> int:
     role: Role | None = None if args.role == "none" else "assistant"
     messages = parse_messages(ids, role=role, strict=args.strict)
     if args.json:
-        sys.stdout.write(json.dumps([as_dict(parsed) for parsed in messages], ensure_ascii=False, indent=2) + "\n")
+        found = [as_dict(parsed) for parsed in messages]
+        sys.stdout.write(json.dumps(found, ensure_ascii=sys.stdout.isatty(), indent=2) + "\n")
         return 0
     from mlx_oss.cli.colours import write_message
 

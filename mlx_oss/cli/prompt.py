@@ -59,12 +59,12 @@ def _history() -> History:
     """In the user's state folder (XDG Base Directory Specification), for his eyes only; in memory if that fails."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "mlx-oss"
     try:
+        folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "mlx-oss"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "history"
         path.touch(mode=0o600)
         path.open("a").close()  # is it writable?
         return FileHistory(path)
-    except OSError:
+    except (OSError, RuntimeError):  # the second: there is no home folder
         return InMemoryHistory()

@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,7 +65,10 @@ class Asker:
             while True:
                 sys.stderr.write(f"run {name}? yes, no, always: ")
                 sys.stderr.flush()
-                answer = sys.stdin.readline()
+                try:
+                    answer = sys.stdin.readline()
+                except UnicodeDecodeError:
+                    continue
                 match answer.strip().lower():
                     case "y" | "yes":
                         return True
@@ -117,12 +121,13 @@ def functions_of(path: Path) -> list[AnyTool]:
     from mlx_oss.tools import Tool
     from mlx_oss.tools.base import SystemTool
 
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
+    own_name = f"mlx_oss_tool_{path.stem}"  # or a file called time.py would be everybody's `time`
+    spec = importlib.util.spec_from_file_location(own_name, path)
+    if not os.path.isfile(path) or spec is None or spec.loader is None:
         raise OptionError(f"{path} cannot be read: name a Python file with functions")
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.resolve().parent))  # as if it were run: it may import what lies beside it
-    sys.modules[path.stem] = module
+    sys.path.append(str(path.resolve().parent))  # it may import what lies beside it
+    sys.modules[own_name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -130,7 +135,7 @@ def functions_of(path: Path) -> list[AnyTool]:
     found = [
         thing
         for name, thing in vars(module).items()
-        if isinstance(thing, Tool | SystemTool) or _is_public_function(name, thing, path.stem)
+        if isinstance(thing, Tool | SystemTool) or _is_public_function(name, thing, own_name)
     ]
     if not found:
         raise OptionError(f"{path} has no public function with a docstring")

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,7 @@ class Grammar:
 _SCHEMAS_IN = {"items", "prefixItems", "anyOf", "oneOf", "additionalProperties"}
 _NAMED_SCHEMAS_IN = {"properties", "patternProperties", "$defs", "definitions"}
 _APPLIED = {"anyOf", "oneOf", "$ref"}
+_BESIDE = {"allOf", "if", "dependentSchemas", "dependentRequired", "dependencies"}
 _NAMING = {"properties", "required"}
 _MAY_NAME_MORE = {"additionalProperties", "patternProperties", "unevaluatedProperties", "minProperties"}
 
@@ -103,13 +105,20 @@ def closed(schema: Any) -> Any:
 
 
 def _has_parts(schema: Any) -> bool:
-    """Whether one object is spoken of in several places: beside `anyOf` or `$ref` and in them, or in `allOf`."""
+    """Whether one object is spoken of in several places: beside `anyOf` or `$ref` and in them, in `allOf`, or in what
+    it has to be if something else holds.
+    """
     if isinstance(schema, list):
         return any(map(_has_parts, schema))
     if not isinstance(schema, Mapping):
         return False
     places = len(_APPLIED & schema.keys()) + bool((_NAMING | _MAY_NAME_MORE) & schema.keys())
-    return "allOf" in schema or places > 1 or any(map(_has_parts, schema.values()))
+    inside = (schema[key].values() if _names_schemas(schema, key) else [schema[key]] for key in schema)
+    return bool(_BESIDE & schema.keys()) or places > 1 or any(map(_has_parts, chain.from_iterable(inside)))
+
+
+def _names_schemas(schema: Mapping[str, Any], key: str) -> bool:
+    return key in _NAMED_SCHEMAS_IN and isinstance(schema[key], Mapping)
 
 
 def _closed(schema: Any) -> Any:
@@ -118,8 +127,8 @@ def _closed(schema: Any) -> Any:
     if not isinstance(schema, Mapping):
         return schema
     inside = {key: _closed(value) for key, value in schema.items() if key in _SCHEMAS_IN}
-    for key in _NAMED_SCHEMAS_IN & schema.keys():
-        if isinstance(schema[key], Mapping):
+    for key in schema:
+        if _names_schemas(schema, key):
             inside[key] = {name: _closed(value) for name, value in schema[key].items()}
     named, required = schema.get("properties"), schema.get("required", [])
     if named and isinstance(named, Mapping) and isinstance(required, list) and not _MAY_NAME_MORE & schema.keys():

@@ -13,7 +13,8 @@ The measure is openai-harmony 0.0.8. Rendering differs from it, on purpose, in t
 Parsing differs in that it never raises, loses no text and reports each repair (`header.Repair`), and in these readings
 of streams that need none: the same recipient in both sections of a header is one recipient; the content type may stand
 before the recipient; one leftover word is a content type and never a recipient; tools need no recipient, users may have
-names; stop tokens between messages end nothing.
+names. Stop tokens and blanks between messages end nothing: they are a repair of the message that follows, and left out
+behind the last one.
 """
 
 from mlx_oss.harmony.builtin import BROWSER, PYTHON

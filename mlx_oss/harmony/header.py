@@ -74,6 +74,8 @@ class _Reading:
         self.notes.append(Note(repair, text))
 
 
+# The token; ids never decode to a surrogate, so text that spells it is another thing.
+CONSTRAIN_TOKEN = "<|constrain|\udc80"
 _CONSTRAIN = "<|constrain|>"
 _CHANNEL = "<|channel|>"
 _MESSAGE = "<|message|>"
@@ -96,7 +98,9 @@ _REPEATED_CONSTRAIN = re.compile(r"(?:<\|constrain\|>\s*)+(?=<\|constrain\|>)")
 
 # header fields in front of content that <|message|> never opened; a type counts only if JSON or another field follows
 _AHEAD = r"(?=\s*(?:[{\[]|to=))"
-_FIELDS = re.compile(rf"(?:\s*(?:to=\s*[^\s<{{]+|<\|constrain\|>(?:\s*[a-z]+(?:{_AHEAD}|$))?|(?:json|code){_AHEAD}))*")
+_FIELDS = re.compile(
+    rf"(?:\s*(?:to=\s*[^\s<{{]+|<\|constrain\|[>\udc80](?:\s*[a-z]+(?:{_AHEAD}|$))?|(?:json|code){_AHEAD}))*"
+)
 # and a channel's name there, whatever follows it: `final: Hello`, `analysisWe need to`
 _NAME_AHEAD = re.compile(rf"\s*([^\w\s<{{]*(?:(?:{_NAMES})(?=[A-Z])|[A-Za-z]+)[^\w\s<{{\[]*)")
 
@@ -104,7 +108,8 @@ _NAME_AHEAD = re.compile(rf"\s*([^\w\s<{{]*(?:(?:{_NAMES})(?=[A-Z])|[A-Za-z]+)[^
 def read_header(sections: list[str], role: Role | None, *, complete: bool = True) -> tuple[Header, list[Note], str]:
     """Reads a header without `<|start|>` and `<|message|>`; gives the header, its repairs, and content found in it.
 
-    sections  the text before the first `<|channel|>`, and after each; `<|constrain|>` is spelled out
+    sections  the text before the first `<|channel|>`, and after each, with CONSTRAIN_TOKEN for `<|constrain|>`, which
+              in a header means the same when it is spelled
     role      the role if the prompt already named it, else None: the text begins with it
     complete  False if `<|message|>` never came: then all that does not look like a header is content
     """
@@ -130,10 +135,14 @@ def read_header(sections: list[str], role: Role | None, *, complete: bool = True
         channel = _take_unmarked_channel(reading)
     content_type = _choose_content_type(reading)
     role, name = _read_author(role_word, role, channel, reading)
-    if _CONSTRAIN in body:
-        reading.note(Repair.STRAY_CONTROL, _CONSTRAIN)
     header = Header(role, channel, reading.recipient, content_type, name)
-    return header, reading.notes, body.replace(_CONSTRAIN, "")
+    return header, reading.notes, _without_tokens(body, reading.notes)
+
+
+def _without_tokens(content: str, notes: list[Note]) -> str:
+    if CONSTRAIN_TOKEN in content:
+        notes.append(Note(Repair.STRAY_CONTROL, _CONSTRAIN))
+    return content.replace(CONSTRAIN_TOKEN, "")
 
 
 def _opened_by_spelled_message(sections: list[str], role: Role | None) -> tuple[Header, list[Note], str] | None:
@@ -146,7 +155,8 @@ def _opened_by_spelled_message(sections: list[str], role: Role | None) -> tuple[
     if read_header(head, role, complete=False)[2].strip():
         return None
     header, notes, _ = read_header(head, role)
-    return header, [Note(Repair.SPELLED_CONTROL, _MESSAGE), *notes], "".join([content, *sections[at + 1 :]])
+    notes.insert(0, Note(Repair.SPELLED_CONTROL, _MESSAGE))
+    return header, notes, _without_tokens("".join([content, *sections[at + 1 :]]), notes)
 
 
 def _cut_at_spelled_channels(sections: list[str], reading: _Reading, complete: bool) -> list[str]:
@@ -204,14 +214,14 @@ def _take_role_word(author: str, role: Role | None, complete: bool) -> tuple[str
     if complete and (both := _ROLE_AND_CHANNEL.fullmatch(word)):
         word, end = both[1], match.start(1) + both.end(1)
     if role is not None:
-        taken = word.lower() == role
+        taken = (word.lower() if complete else word) == role
     else:
         taken = word not in CHANNELS if complete else word.partition(":")[0] in ROLES
     return (word, author[end:]) if taken and word else (None, author)
 
 
 def _read_words(text: str, reading: _Reading) -> None:
-    text = text.replace(_CONSTRAIN, f" {_CONSTRAIN}")
+    text = text.replace(CONSTRAIN_TOKEN, _CONSTRAIN).replace(_CONSTRAIN, f" {_CONSTRAIN}")
     once = _REPEATED_CONSTRAIN.sub("", text)
     if once != text:
         reading.note(Repair.STRAY_CONTROL, _CONSTRAIN)

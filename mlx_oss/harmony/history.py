@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mlx_oss.harmony.messages import Message
 from mlx_oss.harmony.parse import ParsedMessage
 from mlx_oss.harmony.render import render_conversation, render_message
-from mlx_oss.tokenizer import CALL, END, RETURN, START
+from mlx_oss.tokenizer import CALL, END, START
 
 
 def conversation_for_next_turn(messages: Sequence[Message]) -> list[Message]:
@@ -33,20 +33,16 @@ def stays_for_next_turn(messages: Sequence[Message]) -> list[bool]:
 def ids_in_history(parsed: ParsedMessage) -> list[int]:
     """The ids of a message the model wrote, as later prompts repeat them, from `<|start|>` on.
 
-    They are the ids the model wrote, so that a cache of them stays good; only the end is put right: `<|return|>`
-    becomes `<|end|>`, a missing end is added. A message that had to be repaired is rendered anew, lest its flaws be
-    copied.
+    They are the ids the model wrote, so that a cache of them stays good; only the end is put right: `<|call|>` of what
+    calls a tool, `<|end|>` of all else. A message that had to be repaired is rendered anew, lest its flaws be copied.
     """
+    end = CALL if parsed.is_tool_call else END
     if parsed.notes:
-        return render_message(parsed.message)
+        return [*render_message(parsed.message)[:-1], end]
     ids = list(parsed.ids)
     if ids[0] != START:
         ids = render_conversation((), next_role=parsed.message.role) + ids
-    if parsed.ending == "cut":
-        ids.append(CALL if parsed.is_tool_call else END)
-    elif ids[-1] == RETURN:
-        ids[-1] = END
-    return ids
+    return [*(ids if parsed.ending == "cut" else ids[:-1]), end]
 
 
 def is_reasoning(message: Message) -> bool:

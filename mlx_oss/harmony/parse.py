@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlx_oss.errors import HarmonyError
-from mlx_oss.harmony.header import Header, Note, Repair, read_header
+from mlx_oss.harmony.header import CONSTRAIN_TOKEN, Header, Note, Repair, read_header
 from mlx_oss.harmony.messages import Message, Role
 from mlx_oss.tokenizer import (
     CALL,
@@ -220,15 +220,16 @@ class HarmonyParser:
 
     def _sections(self, end: int | None) -> list[str]:
         """The header's text, cut at each `<|channel|>`; an unfinished character at its end stays in the decoder."""
-        sections = [b""]
-        for id_ in self._ids[self._header_at : end]:
-            if id_ == CHANNEL:
-                sections.append(b"")
-            elif id_ == CONSTRAIN or id_ not in _CONTROL_IDS:
-                sections[-1] += load_tokenizer().token_bytes(id_)
-        *before, last = sections
+        sections = [""]
         self._decoder.reset()
-        return [*(section.decode("utf-8", "replace") for section in before), self._decoder.decode(last)]
+        for id_ in self._ids[self._header_at : end]:
+            if id_ not in _CONTROL_IDS:
+                sections[-1] += self._decoder.decode(load_tokenizer().token_bytes(id_))
+            elif id_ in (CHANNEL, CONSTRAIN):
+                sections[-1] += self._decoder.decode(b"", final=True)
+                sections += [""] if id_ == CHANNEL else []
+                sections[-1] += CONSTRAIN_TOKEN if id_ == CONSTRAIN else ""
+        return sections
 
     def _open(self, end: int | None, *, complete: bool) -> tuple[Event, ...]:
         """Reads the header, which ends at `end` of the ids so far, and begins the content."""

@@ -12,11 +12,14 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+import functools
 import importlib.util
 import inspect
 import json
+import math
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from mlx_oss.errors import OptionError, ToolError
@@ -81,15 +84,17 @@ def tool_from(function: Callable[..., Any], *, name: str | None = None, descript
 
     Raises OptionError for a function that cannot be called with arguments by name.
     """
-    name = str(name or getattr(function, "__name__", type(function).__name__))
+    inner = _inner(function)
+    name = str(name or getattr(inner, "__name__", type(inner).__name__))
     if not name.isidentifier():
         raise OptionError(f"the tool {function!r} has no name to call it by: give one with tool_from(..., name=...)")
     parameters = _parameters(function, name)
-    hints = _hints(function, name)
+    hints = _hints(inner, {parameter.name for parameter in parameters}, name)
     taken = {parameter.name: hints.get(parameter.name, Any) for parameter in parameters}
     required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
-    summary, said = docstrings.parse(inspect.getdoc(function))
-    schema = _schema(taken, required, said, name) if taken else None
+    summary, said = docstrings.parse(_documentation(inner))
+    nullable = {parameter.name for parameter in parameters if parameter.default is not None}
+    schema = _schema(taken, required, said, nullable, name) if taken else None
     for parameter in parameters:
         if schema and (default := _json(parameter.default)) is not None:
             schema["properties"][parameter.name]["default"] = default
@@ -102,7 +107,7 @@ def text_of(result: Any) -> str:
     if isinstance(result, str):
         return result
     try:
-        return json.dumps(result, ensure_ascii=False, default=_plain)
+        return json.dumps(_said(result), ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ToolError(f"the result is nothing that JSON can say ({error})") from None
 
@@ -117,21 +122,42 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
     for parameter in parameters:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
             raise OptionError(f"the tool {name} takes `{parameter}`, which has no name to call it by: give it one")
-    return [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    given = function.keywords if isinstance(function, functools.partial) else {}
+    parameters = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+    return [parameter for parameter in parameters if parameter.name not in given]
 
 
-def _hints(function: Callable[..., Any], name: str) -> dict[str, Any]:
+def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that a partial or a decorator has been put around."""
+    while isinstance(function, functools.partial) or hasattr(function, "__wrapped__"):
+        function = function.func if isinstance(function, functools.partial) else inspect.unwrap(function)
+    return function
+
+
+def _documentation(function: Callable[..., Any]) -> str | None:
+    """Of an object that can be called, what it says of being called goes first."""
+    called = None if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
+    return (called and called.__doc__) or inspect.getdoc(function)
+
+
+def _hints(function: Callable[..., Any], names: Set[str], name: str) -> dict[str, Any]:
+    """Of the parameters named; what is returned may have a hint that cannot be read."""
     annotated = function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
-    annotated = annotated.__init__ if inspect.isclass(annotated) else annotated
+    annotated = inspect.unwrap(annotated.__init__ if inspect.isclass(annotated) else annotated)
+    hints = {name: hint for name, hint in getattr(annotated, "__annotations__", {}).items() if name in names}
     try:
-        return get_type_hints(inspect.unwrap(annotated), include_extras=True)
+        return get_type_hints(
+            SimpleNamespace(__annotations__=hints), getattr(annotated, "__globals__", {}), include_extras=True
+        )
     except Exception as error:  # hints in quotes are code
         raise _unreadable(name, error) from None
 
 
-def _schema(hints: dict[str, Any], required: list[str], said: Mapping[str, str], name: str) -> dict[str, Any]:
+def _schema(
+    hints: dict[str, Any], required: list[str], said: Mapping[str, str], nullable: Set[str], name: str
+) -> dict[str, Any]:
     try:
-        return object_schema(hints, required, said)
+        return object_schema(hints, required, said, nullable)
     except Exception as error:  # of a class among them
         raise _unreadable(name, error) from None
 
@@ -142,7 +168,28 @@ def _unreadable(name: str, error: Exception) -> OptionError:
 
 def _json(default: Any) -> Any:
     """A default that the model can be told; None if there is none or it cannot."""
-    return default if isinstance(default, str | int | float | bool) and not isinstance(default, enum.Enum) else None
+    if isinstance(default, enum.Enum) or (isinstance(default, float) and not math.isfinite(default)):
+        return None
+    return default if isinstance(default, str | int | float | bool) else None
+
+
+def _said(value: Any) -> Any:
+    """A value as JSON can say it; a number that JSON has not is null."""
+    if isinstance(value, float) and not isinstance(value, enum.Enum):
+        return value if math.isfinite(value) else None
+    if value is None or (isinstance(value, str | int) and not isinstance(value, enum.Enum)):
+        return value
+    if isinstance(value, Mapping):
+        return {_key(key): _said(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_said(item) for item in value]
+    return _said(_plain(value))
+
+
+def _key(key: Any) -> Any:
+    """Of an object in JSON: a text, or what becomes one there."""
+    key = _said(key)
+    return key if key is None or isinstance(key, str | int | float) else json.dumps(key, ensure_ascii=False)
 
 
 def _plain(value: Any) -> Any:
@@ -153,8 +200,6 @@ def _plain(value: Any) -> Any:
         return value.model_dump(mode="json")
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, Mapping):
-        return dict(value)
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, Set):

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import enum
 import functools
 import json
 import operator
+import pathlib
 import sys
 import types
+import uuid
 from collections import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Annotated, Any, Literal, NotRequired, Required, Union, get_args, get_origin, get_type_hints
 from typing import is_typeddict as _is_typed_dict
 
@@ -58,23 +61,22 @@ def value_of(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return _member(inner, value, where)
     if origin is Literal:
-        return _one_of({repr(choice): choice for choice in inner}, inner, value, where)
+        return _one_of(inner, value, where)
     if _is_class(hint, enum.Enum):
-        members = [member.value for member in hint]
-        return hint(_one_of({repr(choice): choice for choice in members}, members, value, where))
+        return _one_of(hint, value, where)
     if _is_model(hint):
         return _model(hint, value, where)
-    if dataclasses.is_dataclass(hint) or _is_typed_dict(hint):
+    if _has_fields(hint):
         return _fields_of(hint, value, where)
-    if _is_class(hint, datetime.date):
-        return _date(hint, value, where)
+    if (spelt := _spelt(hint)) is not None:
+        return _read(hint, spelt, value, where)
     kind = origin or hint
     if kind in _LISTS or kind is tuple:
         return _list(kind, inner, value, where)
     if kind in _DICTS:
-        item = inner[1] if len(inner) == 2 else Any
+        name, item = inner if len(inner) == 2 else (Any, Any)
         entries = _checked(value, dict, "an object", where).items()
-        return {key: value_of(item, entry, f"{where}.{key}") for key, entry in entries}
+        return {_key(name, key, where): value_of(item, entry, f"{where}.{key}") for key, entry in entries}
     return value
 
 
@@ -95,10 +97,16 @@ def without_none(hint: Any) -> Any:
 def _plain(hint: Any) -> tuple[Any, str]:
     """A hint without what is wrapped around it, and the text that `Annotated` gives it."""
     said = ""
-    while get_origin(hint) in (Annotated, Required, NotRequired):
-        hint, *notes = get_args(hint)
-        said = said or next((note for note in notes if isinstance(note, str)), "")
-    return hint, said
+    while True:
+        if get_origin(hint) in (Annotated, Required, NotRequired):
+            hint, *notes = get_args(hint)
+            said = said or next((note for note in notes if isinstance(note, str)), "")
+        elif hasattr(hint, "__supertype__"):  # NewType
+            hint = hint.__supertype__
+        elif type(hint).__name__ == "TypeAliasType":  # `type Name = ...`, from Python 3.12 on
+            hint = hint.__value__
+        else:
+            return hint, said
 
 
 def _schema(hint: Any, within: tuple[Any, ...]) -> Schema:
@@ -108,16 +116,16 @@ def _schema(hint: Any, within: tuple[Any, ...]) -> Schema:
     if origin in (Union, types.UnionType):
         return _union([schema_of(choice, within) for choice in inner])
     if origin is Literal:
-        return _enumeration(inner)
+        return _enumeration(map(_form, inner))
     if _is_class(hint, enum.Enum):
-        return _enumeration([member.value for member in hint])
+        return _enumeration(map(_form, hint))
     if _is_model(hint):
         schema = hint.model_json_schema()
         return _inlined({key: schema[key] for key in schema if key != "$defs"}, schema.get("$defs", {}), ())
-    if dataclasses.is_dataclass(hint) or _is_typed_dict(hint):
+    if _has_fields(hint):
         return {"type": "object"} if hint in within else object_schema(*_described_fields(hint), (*within, hint))
-    if _is_class(hint, datetime.date):
-        return {"type": "string", "format": "date-time" if _is_class(hint, datetime.datetime) else "date"}
+    if (spelt := _spelt(hint)) is not None:
+        return dict(spelt.schema)
     return _container(origin or hint, inner, within)
 
 
@@ -129,19 +137,44 @@ def _container(kind: Any, inner: tuple[Any, ...], within: tuple[Any, ...]) -> Sc
         schema: Schema = {"type": "array", "items": schema_of(inner[0], within)} if inner else {"type": "array"}
         return schema | ({"uniqueItems": True} if kind in (set, frozenset, abc.Set) else {})
     if kind in _DICTS:
-        return {"type": "object"} | ({"additionalProperties": schema_of(inner[1], within)} if inner else {})
+        values = {"additionalProperties": schema_of(inner[1], within)} if inner else {}
+        return {"type": "object"} | values | _keys(inner)
     return {}
 
 
+def _keys(inner: tuple[Any, ...]) -> Schema:
+    """Of an object whose keys may not be any text."""
+    schema = schema_of(inner[0]) if inner else {}
+    if schema.get("type") == "integer":
+        return {"propertyNames": {"pattern": r"^-?(0|[1-9][0-9]*)$"}}
+    return {"propertyNames": {"enum": schema["enum"]}} if schema.get("type") == "string" and "enum" in schema else {}
+
+
+def _key(hint: Any, key: str, where: str) -> Any:
+    """A key, which JSON has as a text, as its hint promises."""
+    if schema_of(hint).get("type") not in ("integer", "number", "boolean"):
+        return value_of(hint, key, f"a key of {where}")
+    try:
+        return value_of(hint, json.loads(key), f"a key of {where}")
+    except (ValueError, RecursionError) as error:
+        raise WrongValue(str(error) if isinstance(error, WrongValue) else f"`{key}` is no key of {where}") from None
+
+
 def object_schema(
-    hints: Mapping[str, Any], required: Iterable[str], said: Mapping[str, str], within: tuple[Any, ...] = ()
+    hints: Mapping[str, Any],
+    required: Iterable[str],
+    said: Mapping[str, str],
+    nullable: Container[str] = (),
+    within: tuple[Any, ...] = (),
 ) -> Schema:
-    """Of an object with these fields and no others; `said` describes them."""
+    """Of an object with these fields and no others; `said` describes them. To say None of one that is not `nullable` is
+    to leave it out.
+    """
     properties = {}
     required = list(required)
     for name, hint in hints.items():
-        if name not in required and is_optional(hint):
-            hint = without_none(hint)  # leaving it out says the same
+        if name not in required and name not in nullable and is_optional(hint):
+            hint = without_none(hint)
         schema = schema_of(hint, within)
         properties[name] = schema | {"description": said[name]} if said.get(name) else schema
     schema = {"type": "object", "properties": properties}
@@ -171,22 +204,30 @@ def fields_of(
 
 
 def _fields_of(hint: Any, value: Any, where: str) -> Any:
-    hints, required, _ = _described_fields(hint)
+    hints, required, *_ = _described_fields(hint)
     return hint(**fields_of(hints, required, value, where))
 
 
-def _described_fields(hint: Any) -> tuple[dict[str, Any], list[str], dict[str, str]]:
-    """The fields of a dataclass or a TypedDict: their hints, which are required, what the docstring says of them."""
+def _described_fields(hint: Any) -> tuple[dict[str, Any], list[str], dict[str, str], set[str]]:
+    """The fields of a dataclass, a TypedDict or a NamedTuple: their hints, which are required, what the docstring says
+    of them, and of which None says something else than leaving it out.
+    """
     hints = get_type_hints(hint, include_extras=True)
     said = docstrings.parse(hint.__doc__)[1]
     if _is_typed_dict(hint):
-        # __required_keys__ overlooks NotRequired where annotations are strings
+        # __required_keys__ overlooks both where annotations are strings
         kept = [name for name in hints if get_origin(hints[name]) is not NotRequired]
-        return hints, [name for name in kept if name in hint.__required_keys__], said
+        required = [n for n in kept if n in hint.__required_keys__ or get_origin(hints[n]) is Required]
+        return hints, required, said, set(hints)
+    if _is_class(hint, tuple):
+        defaults = hint._field_defaults
+        hints = {name: hints.get(name, Any) for name in hint._fields}
+        return hints, [n for n in hints if n not in defaults], said, {n for n in defaults if defaults[n] is not None}
     fields = [field for field in dataclasses.fields(hint) if field.init]
     missing = dataclasses.MISSING
     required = [field.name for field in fields if field.default is missing and field.default_factory is missing]
-    return {field.name: hints[field.name] for field in fields}, required, said
+    nullable = {field.name for field in fields if field.default is not None}
+    return {field.name: hints[field.name] for field in fields}, required, said, nullable
 
 
 def _union(schemas: list[Schema]) -> Schema:
@@ -235,10 +276,21 @@ def _member(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     raise WrongValue(", or ".join(dict.fromkeys(wrong)))
 
 
-def _one_of(by_text: Mapping[str, Any], choices: Iterable[Any], value: Any, where: str) -> Any:
-    if not isinstance(value, list | dict) and repr(value) in by_text:
-        return by_text[repr(value)]
-    raise WrongValue(f"`{where}` must be one of {', '.join(map(_shown, choices))}, not {_shown(value)}")
+def _one_of(choices: Iterable[Any], value: Any, where: str) -> Any:
+    choices = list(choices)
+    for choice in choices:
+        form = _form(choice)
+        if form == value and isinstance(form, bool) == isinstance(value, bool):
+            return choice
+    known = ", ".join(_shown(_form(choice)) for choice in choices)
+    raise WrongValue(f"`{where}` must be one of {known}, not {_shown(value)}")
+
+
+def _form(choice: Any) -> Any:
+    """How a choice is told and given: a member of an enumeration of texts by its text, of any other by its name."""
+    if not isinstance(choice, enum.Enum):
+        return choice
+    return choice.value if all(isinstance(member.value, str) for member in type(choice)) else choice.name
 
 
 def _list(kind: Any, inner: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -253,11 +305,41 @@ def _list(kind: Any, inner: tuple[Any, ...], value: Any, where: str) -> Any:
     return make(made)
 
 
-def _date(hint: Any, value: Any, where: str) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _Spelt:
+    """A class whose objects JSON spells: how, and how they are made of that."""
+
+    schema: Schema
+    words: str
+    make: Callable[[Any, Any], Any]
+
+
+def _of_iso(kind: Any, text: str) -> Any:
+    return kind.fromisoformat(text)
+
+
+_SPELT = {  # the first that a hint is a class of
+    datetime.datetime: _Spelt({"type": "string", "format": "date-time"}, "an ISO datetime", _of_iso),
+    datetime.date: _Spelt({"type": "string", "format": "date"}, "an ISO date", _of_iso),
+    datetime.time: _Spelt({"type": "string", "format": "time"}, "an ISO time", _of_iso),
+    uuid.UUID: _Spelt({"type": "string", "format": "uuid"}, "a UUID", lambda kind, text: kind(text)),
+    pathlib.PurePath: _Spelt({"type": "string"}, "a path", lambda kind, text: kind(text)),
+    decimal.Decimal: _Spelt({"type": "number"}, "a number", lambda kind, number: kind(repr(number))),
+}
+
+
+def _spelt(hint: Any) -> _Spelt | None:
+    return next((spelt for base, spelt in _SPELT.items() if _is_class(hint, base)), None)
+
+
+def _read(hint: Any, spelt: _Spelt, value: Any, where: str) -> Any:
+    kinds = str if spelt.schema["type"] == "string" else (int, float)
     try:
-        return hint.fromisoformat(value)
-    except (TypeError, ValueError):
-        raise WrongValue(f"`{where}` must be an ISO {hint.__name__}, not {_shown(value)}") from None
+        if isinstance(value, kinds) and not isinstance(value, bool):
+            return spelt.make(hint, value)
+    except (ValueError, ArithmeticError):
+        pass
+    raise WrongValue(f"`{where}` must be {spelt.words}, not {_shown(value)}")
 
 
 def _model(hint: Any, value: Any, where: str) -> Any:
@@ -281,6 +363,11 @@ def _is_primitive(hint: Any) -> bool:
 
 def _is_class(hint: Any, base: type) -> bool:
     return isinstance(hint, type) and issubclass(hint, base)
+
+
+def _has_fields(hint: Any) -> bool:
+    named = _is_class(hint, tuple) and hasattr(hint, "_fields")
+    return named or _is_typed_dict(hint) or (dataclasses.is_dataclass(hint) and isinstance(hint, type))
 
 
 def _is_model(hint: Any) -> bool:

@@ -167,11 +167,11 @@ def supervise(config, worker):
     """Until the program ends, or has to be ended."""
     status = 0
     lifeline = select.poll()
-    lifeline.register(config["lifeline"], 0)
+    lifeline.register(config["lifeline"], 0)  # on Linux the poll ends when the other end of the pipe is closed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         interval = _INTERVAL if sys.platform == "linux" else 10 * _INTERVAL
-        while not lifeline.poll(interval * 1000):  # which ends when the other end of the pipe is closed
+        while not lifeline.poll(interval * 1000) and not orphaned(config):
             pid, ended = os.waitpid(worker, os.WNOHANG)
             if pid:
                 status = os.waitstatus_to_exitcode(ended) % 256
@@ -188,6 +188,11 @@ def supervise(config, worker):
         if not config["namespaces"]:
             kill_all(worker)
         os._exit(status)  # which ends all of a namespace
+
+
+def orphaned(config):
+    """Whether the starter is gone; on macOS a poll for nothing but the end of a pipe never ends."""
+    return not config["namespaces"] and os.getppid() != config["starter"]
 
 
 def reap(worker):

@@ -10,6 +10,7 @@ sessions.
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 import threading
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def patch_tool(folder: str | Path, *, dry_run: bool = False) -> Tool:
     dry_run  says what would be done and does nothing
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise OptionError(f"{folder} is no folder: name one whose files the model may change")
     schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 

@@ -214,6 +214,7 @@ def _config(isolation: Isolation, limits: Limits, folder: str, requests: int, st
         | threads,
         "filter": seccomp.program(os.uname().machine).hex(),
         "lifeline": requests,
+        "starter": os.getpid(),
         "memory_bytes": limits.memory_bytes,
         "file_bytes": limits.file_bytes,
         "processes": limits.processes,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
-from pathlib import Path
 
 _PROFILE = """\
 (version 1)
@@ -18,13 +18,16 @@ _PROFILE = """\
   (global-name "com.apple.system.notification_center")
   (global-name "com.apple.system.opendirectoryd.libinfo"))
 (allow file-read*)
-(deny file-read* (subpath {home}))
+(deny file-read-data file-read-xattr (subpath {home}))
 (allow file-read* {visible})
 (allow file-write* (subpath {work}) (literal "/dev/null") (literal "/dev/zero"))
 """
 
 
 def profile(work: str, visible: Iterable[str]) -> str:
-    """Lets nothing be written but below `work`, and nothing of the home folder be read but `visible` folders."""
-    folders = " ".join(f"(subpath {json.dumps(path)})" for path in [work, *visible])
-    return _PROFILE.format(home=json.dumps(str(Path.home())), visible=folders, work=json.dumps(work))
+    """Lets nothing be written but below `work`, and nothing of the home folder be read or listed but `visible` folders.
+    That a path exists there can be seen: to reach a Python in it, links are followed.
+    """
+    folders = " ".join(f"(subpath {json.dumps(os.path.realpath(path))})" for path in [work, *visible])
+    home = os.path.realpath(os.path.expanduser("~"))
+    return _PROFILE.format(home=json.dumps(home), visible=folders, work=json.dumps(work))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -78,6 +78,7 @@ class Script:
         options: SamplingOptions,
         *,
         cache: Any,
+        recent: Sequence[int] = (),
         max_tokens: int | None,
         stop_ids: Iterable[int],
         constraint: object = None,

@@ -91,6 +91,10 @@ def test_a_retry_draws_anew_with_a_seed_and_the_same_way_each_time(model, script
     for events in (session.send("Hi"), session.retry(), session.retry(), session.send("So"), session.retry()):
         list(events)
     assert seeds == [2**64 - 2, 2**64 - 1, 0, 2**64 - 2, 2**64 - 1]
+    script.says(HELLO)
+    session.undo()
+    list(session.retry())  # the third one of the first turn
+    assert seeds[-1] == 1
 
 
 @pytest.mark.parametrize(("number", "from_the_end"), [(0, -3), (1, -2), (2, -1)])
@@ -158,11 +162,35 @@ def test_a_tool_result_given_though_its_turn_was_closed_comes_after_the_call(ses
     assert turn(session, script, None)[-1].reason == "stop"
 
 
-@pytest.mark.parametrize("text", [5, b"Hi", ["Hi"]])
-def test_what_is_no_text_cannot_be_said(session, text):
+@pytest.mark.parametrize("text", [5, b"Hi", ["Hi"], None])
+def test_what_is_no_text_cannot_be_said(session, script, text):
     with pytest.raises(OptionError, match="the user says text, not"):
         next(session.send(text))
     assert session.messages == []
+    script.says(HELLO, HELLO)
+    turn(session, script, "Hi")
+    turn(session, script, "So?")
+    with pytest.raises(OptionError, match="the user says text, not"):
+        next(session.edit(0, text))
+    assert session.turns == 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"reasoning_effort": "hihg"}, {"max_tokens": 0}, {"max_rounds": -1}, {"context_policy": "forget"}]
+)
+@pytest.mark.parametrize("how", ["send", "edit", "retry", "resume"])
+def test_a_wrong_option_set_between_turns_changes_nothing(session, script, wrong, how):
+    script.says(HELLO, HELLO)
+    for text in ("one", "two"):
+        turn(session, script, text)
+    before = session.messages
+    (name, value), good = next(iter(wrong.items())), {key: getattr(session, key) for key in wrong}
+    setattr(session, name, value)
+    asked = {"send": ("three",), "edit": (0, "other")}.get(how, ())
+    with pytest.raises(OptionError, match=name):
+        list(getattr(session, how)(*asked))
+    setattr(session, name, good[name])
+    assert session.messages == before and session.stats.turns == 2
 
 
 def test_a_result_for_one_fork_never_reaches_the_other(session, script):
@@ -199,6 +227,19 @@ def test_cancelled_between_tokens_a_turn_keeps_what_was_said(session, script):
     script.read(system(), user("Hi"), OPENING, ids(THINK)[:5], [END], user("Go on"), OPENING)
 
 
+@pytest.mark.parametrize("effort", ["medium", "none"])
+def test_an_answer_that_is_cut_by_cancelling_is_not_said_to_be_whole(model, script, effort):
+    session = ChatSession(model, TOKENIZER, current_date=DATE, reasoning_effort=effort)
+    script.says(HELLO if effort == "medium" else HELLO.partition("<|message|>")[2])
+    heard = []
+    for event in session.send("Hi"):
+        heard.append(event)
+        if isinstance(event, AnswerDelta):
+            session.cancel()
+    assert heard[-1].reason == "cancelled" and len(heard) == 2
+    assert contents(session)[-1] == ("assistant", "final", heard[0].text)
+
+
 def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, script, monkeypatch):
     monkeypatch.setattr(session.model, "chunk", 7)
     script.says(HELLO)
@@ -210,6 +251,7 @@ def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, scrip
     total = heard[0].total
     assert heard == [PrefillProgress(7, total), PrefillProgress(14, total), Finished("cancelled", session.usage)]
     assert session.usage.generated_tokens == 0
+    assert session.usage.prompt_tokens == session.stats.prefilled_tokens == 14  # what was read
     script.fed = []
     list(session.retry())
     assert len(script.fed) == total - 14 + len(OPENING)
@@ -279,7 +321,7 @@ def test_a_full_context_is_refused_by_default(model, script):
     before = session.messages
     with pytest.raises(ContextError, match="leave no room"):
         list(session.send("long " * 50))
-    assert session.messages == before
+    assert session.messages == before and session.stats.turns == 1
 
 
 def test_an_answer_ends_where_the_context_does(model, script):
@@ -325,7 +367,17 @@ def test_what_does_not_fit_after_a_tool_result_is_refused_and_nothing_is_dropped
     assert session.messages == before and not any(isinstance(event, TurnsDropped) for event in told)
 
 
-@pytest.mark.parametrize("wrong", [{"context_limit": 0}, {"context_limit": 10**9}, {"context_policy": "forget"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"context_limit": 0},
+        {"context_limit": 10**9},
+        {"context_policy": "forget"},
+        {"max_tokens": 0},
+        {"max_tokens": 2.5},
+        {"max_rounds": None},
+    ],
+)
 def test_a_wrong_limit_or_policy_is_reported_when_the_session_is_made(model, wrong):
     with pytest.raises(OptionError, match=next(iter(wrong))):
         ChatSession(model, TOKENIZER, **wrong)

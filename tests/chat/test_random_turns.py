@@ -13,9 +13,10 @@ import pytest
 from mlx_oss import ChatSession, Finished, SamplingOptions, ToolDescription, rounds
 from mlx_oss.errors import ToolError
 from mlx_oss.generate import Step, generate_step
-from mlx_oss.harmony import ToolNamespace, parse_messages
+from mlx_oss.harmony import HarmonyParser, MessageFinished, ToolNamespace
 from mlx_oss.tokenizer import CALL, CHANNEL, CONSTRAIN, END, ENDOFTEXT, MESSAGE, RETURN, START
 from mlx_oss.tools.base import SystemTool
+from mlx_oss.turn import begun
 from tests.chat.scripted import DATE, TOKENIZER
 
 TURNS = int(os.environ.get("RANDOM_TURNS", "25"))
@@ -78,7 +79,9 @@ def test_a_random_models_turns_end_and_lose_no_text(model, written):
         assert isinstance(events[-1], Finished), seed
         said = [message for message in session.messages[before:] if message.role != "user"]
         for tokens in written:
-            parsed = parse_messages(tokens)
+            parser = HarmonyParser()
+            heard = [*(event for token in tokens for event in parser.feed(token)), *begun(parser.finish())]
+            parsed = [event.message for event in heard if isinstance(event, MessageFinished)]
             finals = [at for at, item in enumerate(parsed) if item.message.channel == "final"]
             told = parsed[: finals[0] + 1] if finals else parsed  # a message begun after the answer is none
             rest = [id_ for item in parsed[len(told) :] for id_ in item.ids]

@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -148,6 +149,82 @@ def test_a_loop_that_is_left_ends_its_turn_at_once(session, script):
 
     asyncio.run(chat())
     assert session.turns == 2
+
+
+def test_a_session_whose_loop_was_left_can_be_changed_at_once(session, script):
+    script.says(HELLO, HELLO)
+
+    async def chat() -> None:
+        async for _ in session.asend("Hi"):
+            worker._thread().submit(lambda: time.sleep(0.1))  # another session computes
+            break
+        assert session.undo() == "Hi"
+        async for _ in session.asend("So?"):
+            break
+        session.fork().clear()
+
+    asyncio.run(chat())
+    assert session.turns == 1
+
+
+def test_a_task_is_cancelled_while_a_long_call_is_written(session, script, monkeypatch):
+    """Though nothing of it is told before it is whole."""
+    script.says(CALL.replace("Oslo", "x y " * 200))
+    real, written = script.generate_step, []
+
+    def slow(*args, **more):
+        for step in real(*args, **more):
+            written.append(step)
+            if len(written) == 10:
+                loop.call_soon_threadsafe(task.cancel)
+                time.sleep(0.05)
+            yield step
+
+    monkeypatch.setattr("mlx_oss.rounds.generate_step", slow)
+
+    async def chat() -> None:
+        nonlocal loop, task
+        loop, task = asyncio.get_running_loop(), asyncio.create_task(collect_all(session.asend("Weather?")))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    loop, task = None, None
+    asyncio.run(chat())
+    assert session.usage.generated_tokens == len(written) < 20
+
+
+def test_other_sessions_have_their_turn_while_a_long_call_is_written(model, script):
+    calling, other = (ChatSession(model, TOKENIZER, current_date=DATE) for _ in range(2))
+    long = ids(CALL.replace("Oslo", "x y " * 100))
+    script.says(long, HELLO)
+    order = []
+
+    async def chat(session: ChatSession, name: str) -> None:
+        await collect_all(session.asend("Hi"))
+        order.append(name)
+
+    async def both() -> None:
+        await asyncio.gather(chat(calling, "calling"), chat(other, "other"))
+
+    asyncio.run(both())
+    assert order == ["other", "calling"]
+
+
+def test_closing_that_is_cancelled_closes_and_is_cancelled(session, script):
+    script.says(HELLO, HELLO)
+
+    async def chat() -> None:
+        events = session.asend("Hi")
+        await anext(events)
+        worker._thread().submit(lambda: time.sleep(0.2))
+        closing = asyncio.create_task(events.aclose())
+        await asyncio.sleep(0.05)
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+
+    asyncio.run(chat())
+    assert session.ask("So?").finish_reason == "stop" and session.turns == 2
 
 
 def test_cancel_from_another_thread_ends_the_turn_within_a_token(session, script):

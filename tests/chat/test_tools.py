@@ -554,8 +554,41 @@ def test_closing_the_iterator_while_a_call_waits_keeps_the_conversation_whole(ma
     assert isinstance(next(events), ToolCall)
     events.close()
     gc.collect()
+    assert contents(session)[-1] == ("tool", "commentary", "Error: stopped before it was done")
     script.says(HELLO)
     assert session.ask("Hi").finish_reason == "stop"
+
+
+def test_closed_at_a_call_that_is_only_described_a_session_waits_for_its_result(make, script):
+    session = make(ToolDescription("weather", "Tells it."))
+    script.says(CALL, HELLO)
+    events = session.send("Oslo?")
+    call = next(events)
+    events.close()
+    assert session.messages[-1].role == "assistant"
+    session.add_tool_result(call, "rain")
+    assert collect(session.resume()).finish_reason == "stop"
+
+
+def test_a_result_that_fits_when_old_turns_are_dropped_is_taken(make, script):
+    def weather() -> str:
+        """Tells the weather."""
+        return "many words " * 400
+
+    def told(session: ChatSession) -> str | None:
+        script.says(call("functions.weather"), HELLO)
+        return results(turn(session, script, "Weather?"))[0].error
+
+    fresh, long = (make(weather, context_limit=2000, context_policy="drop_oldest") for _ in range(2))
+    while long.context_used < 1200:
+        script.says(HELLO)
+        turn(long, script, "so " * 100)
+    assert told(fresh) is None and told(long) is None
+    refusing = make(weather, context_limit=2000)
+    while refusing.context_used < 1200:
+        script.says(HELLO)
+        turn(refusing, script, "so " * 100)
+    assert "too long" in str(told(refusing))
 
 
 def test_a_saved_session_gets_its_handlers_back(make, script, model, tmp_path):

@@ -15,6 +15,7 @@ from mlx_oss import (
     AnswerDelta,
     ChatSession,
     Finished,
+    Guards,
     Message,
     PreambleDelta,
     ReasoningDelta,
@@ -26,6 +27,7 @@ from mlx_oss import (
     collect,
     prompt_cache,
 )
+from mlx_oss.conversation import Entry
 from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.generate import generate_step
 from mlx_oss.harmony import (
@@ -445,3 +447,48 @@ def test_real_generation_and_the_script_keep_the_same_promise_about_the_cache(mo
         cache = model.make_cache()
         steps = function(model, [1, 2, 3], SamplingOptions(), cache=cache, max_tokens=3, stop_ids=())
         assert [cache.offset for _ in steps] == [4, 5, 6]
+
+
+def test_a_header_that_is_cut_off_leaves_nothing(model, script):
+    """Wherever a turn ends: no message without text, no repair, and no answer that was not begun."""
+    written = ids(THINK + HELLO)
+    for count in range(1, len(written)):
+        session = ChatSession(model, TOKENIZER, current_date=DATE, max_tokens=count)
+        script.says(written)
+        events = turn(session, script, "Hi")
+        assert not any(isinstance(event, RepairedOutput) for event in events)
+        begun = TOKENIZER.decode(written[:count]).count("<|message|>")
+        said = [(channel, text) for _, channel, text in contents(session)[1:]]
+        assert len(said) == begun
+        assert [channel for channel, _ in said] == ["analysis", "final"][:begun]
+        assert session._conversation.reasoned <= len(ids(THINK))
+
+
+def test_a_session_penalises_repetition_in_all_that_the_model_has_read(model):
+    options = SamplingOptions(temperature=0, repetition_penalty=1.8, repetition_window=40)
+    free = Guards(legal_headers=False, strict_arguments=False, stop_repetition=False)
+    session = ChatSession(model, TOKENIZER, current_date=DATE, options=options, guards=free, max_tokens=12)
+    for text in ("Hi", "So?"):
+        before = session._conversation.plus([Entry.of(Message("user", text))])
+        prompt = session._prompt(before)
+        session.ask(text)
+        alone = generate_step(model, prompt, options, max_tokens=12, stop_ids=TOKENIZER.stop_ids)
+        expected = [step.token for step in alone]
+        written = session._cache.ids[len(prompt) :]
+        assert written and written == expected[: len(written)]
+
+
+def test_with_a_seed_turns_are_drawn_alike_only_where_they_stand_alike(model):
+    options = SamplingOptions(seed=3, temperature=100.0)
+    free = Guards(legal_headers=False, strict_arguments=False, stop_repetition=False)
+
+    def drawn(session: ChatSession, text: str) -> list[int]:
+        start = len(session._prompt(session._conversation.plus([Entry.of(Message("user", text))])))
+        session.ask(text)
+        return session._cache.ids[start:]
+
+    one, other = (
+        ChatSession(model, TOKENIZER, current_date=DATE, options=options, guards=free, max_tokens=12) for _ in range(2)
+    )
+    first, second = drawn(one, "Hi"), drawn(one, "Hi")
+    assert first[:5] != second[:5] and drawn(other, "Hi") == first and drawn(other, "Hi") == second

@@ -33,6 +33,19 @@ def test_every_finished_text_is_valid_by_its_schema(schema, draw):
         jsonschema.validate(json.loads(text), schema)
 
 
+PLAIN = {
+    "type": "object",
+    "properties": {"a": {"type": "boolean"}, "b": {"enum": ["x", "y"]}, "c": {"type": "array", "maxItems": 2}},
+    "required": ["a", "b"],
+}
+
+
+def test_walks_through_a_schema_come_to_an_end():
+    """Else the test above would check nothing."""
+    ended = [walk(Grammar.of_schema("it", PLAIN).matcher(RETURN), RETURN, random.Random(seed)) for seed in range(20)]
+    assert sum(text is not None for text in ended) > 10
+
+
 def can_be_held_to(schema: dict, roughly: bool) -> bool:
     """By llguidance alone, with nothing done to the schema."""
     text = LLMatcher.grammar_from_json_schema(
@@ -59,7 +72,8 @@ def may_be_written(text: str, matcher: Matcher) -> bool:
             return False
         matcher.accept(token)
     allowed = matcher.allowed()
-    return bool(allowed == RETURN if isinstance(allowed, int) else allowed[RETURN])
+    ends = [RETURN, CALL]
+    return allowed in ends if isinstance(allowed, int) else bool(allowed[ends].any())
 
 
 @pytest.mark.parametrize(
@@ -78,6 +92,17 @@ def test_an_object_that_several_schemas_speak_of_may_have_the_properties_of_all(
     assert jsonschema.Draft202012Validator(schema).is_valid(json.loads(WHOLE[0]))
     grammar = Grammar.of_schema("the answer", schema)
     assert any(may_be_written(text, grammar.matcher(RETURN)) for text in WHOLE)
+
+
+@pytest.mark.parametrize(
+    "condition", [{"if": {"properties": {"kind": {"const": "a"}}}, "then": X}, {"dependentSchemas": {"kind": X}}]
+)
+def test_an_object_may_have_the_properties_that_a_condition_asks_for(condition):
+    """llguidance knows no conditions, so they are passed over; what they name is not forbidden."""
+    schema = {"type": "object", **KIND, **condition}
+    assert jsonschema.Draft202012Validator(schema).is_valid(json.loads(WHOLE[0]))
+    grammar = Grammar.of_schema("tool 'f'", schema, roughly=True)
+    assert may_be_written(WHOLE[0], grammar.matcher(CALL)) or may_be_written(WHOLE[1], grammar.matcher(CALL))
 
 
 @strategies.examples(100)
@@ -131,6 +156,8 @@ def test_properties_that_the_schema_does_not_name_are_not_written_unless_it_spea
     pair = {"anyOf": [named, {"type": "null"}]}
     assert closed(pair) == {"anyOf": [{**named, "additionalProperties": False}, {"type": "null"}]}
     assert closed({"properties": {}, "type": "object"}) == {"properties": {}, "type": "object"}
+    odd = {"type": "object", "properties": {"if": {"type": "string"}, "allOf": {}}}  # names like any other
+    assert closed(odd) == {**odd, "additionalProperties": False}
 
 
 def test_a_finished_body_may_only_end():

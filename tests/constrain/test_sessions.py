@@ -68,6 +68,21 @@ def test_every_finished_structured_answer_is_valid(model, schema, seed):
         assert reply.finish_reason == "length" and reply.parsed is None
 
 
+def test_structured_answers_and_calls_come_to_an_end(model):
+    """Else the tests around it would check nothing."""
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}, "b": {"enum": [1, 2]}}, "required": ["a"]}
+    how = {"max_tokens": 120, "max_reasoning_tokens": 0}
+    likely_call = {TOKENIZER.encode(" to")[0]: 20.0}
+    answers = calls = 0
+    for seed in range(15):
+        session = ChatSession(model, TOKENIZER, response_format=schema, options=wild(seed), **how)
+        answers += session.ask("Hi").parsed is not None
+        tools = [ToolDescription("f", "", schema)]
+        session = ChatSession(model, TOKENIZER, tools=tools, options=wild(seed, likely_call), **how)
+        calls += len(session.ask("Hi").tool_calls)
+    assert answers > 5 and calls > 5
+
+
 @TURNS
 @given(schemas, st.integers(0, 2**32))
 def test_every_finished_tool_call_is_valid(model, schema, seed):

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -137,8 +138,58 @@ def test_wrong_shape(source):
 
 def test_wrong_dtype(source):
     name = in_shard(source, "o_proj.weight")
-    rewrite(source, lambda header: header[name].update(dtype="F16"))
-    refuses(source, name, "F16", "BF16", error=CheckpointError)
+    rewrite(source, lambda header: header[name].update(dtype="U16"))
+    refuses(source, name, "U16", "BF16", error=CheckpointError)
+
+
+def test_an_index_left_over_beside_a_model_in_one_file(source):
+    """As transformers leaves one when it saves into the folder of a model in shards."""
+    (source / "model.safetensors").write_bytes((source / SHARD).read_bytes())
+    refuses(source, "model.safetensors", INDEX, "remove the one", error=CheckpointError)
+
+
+def test_a_lora_adapter(source):
+    (source / "config.json").unlink()
+    (source / "adapter_config.json").write_text("{}")
+    refuses(source, "LoRA adapter", "merge", error=ConversionError)
+
+
+@pytest.mark.parametrize(("file", "word"), [("pytorch_model-00001-of-00002.bin", "safetensors"), ("m.gguf", "GGUF")])
+def test_weights_of_another_format(tmp_path, file, word):
+    folder = tmp_path / "in" / "src"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(hf_config(SMALL)))
+    (folder / file).write_bytes(b"x")
+    refuses(folder, str(folder), word, error=ConversionError)
+
+
+def test_a_gguf_file_instead_of_a_folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "model.gguf"
+    path.write_bytes(b"GGUF")
+    refuses(path, "is not a folder", "GGUF", error=ConversionError)
+
+
+def test_weights_quantised_by_others(source):
+    edit_config(source, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    refuses(source, "bitsandbytes", "bfloat16", error=ConfigError)
+
+
+def test_a_tokenizer_with_tokens_of_its_own(source):
+    data = tokenizer_json()
+    data["added_tokens"].append({"id": 201_088, "content": "<tool>"})
+    (source / "tokenizer.json").write_text(json.dumps(data))
+    refuses(source, "tokenizer.json", "<tool>", "tokens of their own", error=TokenizerError)
+
+
+@pytest.mark.parametrize("stored", [mx.float32, mx.float16])
+def test_infinity_in_a_float_tensor_that_is_rounded(tmp_path, stored):
+    source = write_checkpoint(tmp_path / "in" / "src", SMALL, layout="bf16")
+    tensors = mx.load(str(source / "model.safetensors"))
+    norm = mx.array(np.where(np.arange(SMALL["hidden_size"]) == 5, np.inf, 1.0))
+    tensors["model.norm.weight"] = norm.astype(stored)
+    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    refuses(source, "model.norm.weight", "infinity", error=CheckpointError)
 
 
 @pytest.mark.parametrize("ending", ["gate_up_proj_scales", "down_proj_scales"])

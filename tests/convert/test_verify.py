@@ -119,6 +119,27 @@ def test_another_source_is_found(finished, tmp_path):
         verify(finished, other)
 
 
+@pytest.mark.parametrize("change", ["file", "config"])
+def test_a_source_whose_other_files_have_changed_is_found(source, finished, tmp_path, change):
+    other = Path(shutil.copytree(source, tmp_path / "src"))
+    verify(finished, other)
+    if change == "file":
+        (other / "chat_template.jinja").write_text("{{ other }}")
+    else:
+        config = json.loads((other / "config.json").read_text()) | {"eos_token_id": 199999}
+        (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="chat_template" if change == "file" else "eos_token_id"):
+        verify(finished, other)
+
+
+def test_a_folder_of_others_may_have_other_settings(source, copy):
+    (copy / "conversion.json").unlink()
+    config = json.loads((copy / "config.json").read_text()) | {"eos_token_id": 199999}
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "chat_template.jinja").unlink()
+    verify(copy, source)
+
+
 def test_a_folder_without_manifest_needs_a_source(source, copy):
     (copy / "conversion.json").unlink()
     verify(copy, source)

@@ -15,6 +15,12 @@ class Oddity(NamedTuple):
 ODDITIES = (
     Oddity(
         "assistant",
+        "Assistant cannot help with that.<|return|>",
+        "assistant: Assistant cannot help with that. (return) MISSING_MESSAGE",
+        "A word that begins an answer is no role, unless it is spelled like one.",
+    ),
+    Oddity(
+        "assistant",
         "<|channel|>fi<|reserved_200013|>nal<|message|>x<|return|>",
         "assistant final: x (return) STRAY_CONTROL",
         "A reserved token inside a name is left out; the letters around it are the name.",

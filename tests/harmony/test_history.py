@@ -12,6 +12,7 @@ from mlx_oss.harmony import (
     render_conversation,
     render_message,
 )
+from mlx_oss.tokenizer import CALL as CALL_ID
 from mlx_oss.tokenizer import END, RETURN, load_tokenizer
 
 from . import oracle
@@ -108,3 +109,15 @@ def test_flawed_message_is_rendered_anew():
     (parsed,) = parse_messages([*load_tokenizer().encode("I must refuse."), RETURN])
     assert ids_in_history(parsed) == render_message(Message("assistant", "I must refuse."))
     assert ids_in_history(parsed)[-1] == END
+
+
+@pytest.mark.parametrize(("ending", "wrote"), [(END, CALL), (RETURN, CALL), (CALL_ID, ANSWER)])
+def test_a_message_has_the_end_that_the_renderer_gives_it_whatever_the_model_wrote(ending, wrote):
+    ids = render_message(wrote)
+    (parsed,) = parse_messages([*ids[:-1], ending], role=None)
+    assert not parsed.notes and ids_in_history(parsed) == ids
+
+
+def test_a_repaired_answer_to_somebody_is_no_call():
+    (parsed,) = parse_messages(load_tokenizer().encode_with_specials("<|channel|>Final to=user<|message|>Hi<|return|>"))
+    assert parsed.notes and not parsed.is_tool_call and ids_in_history(parsed)[-1] == END

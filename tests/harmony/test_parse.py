@@ -16,6 +16,8 @@ from mlx_oss.harmony import (
 )
 from mlx_oss.tokenizer import (
     CALL,
+    CHANNEL,
+    CONSTRAIN,
     END,
     RETURN,
     STOP_IDS,
@@ -76,7 +78,7 @@ def test_work_grows_with_the_length_of_the_stream(before):
         return count
 
     for unit in map(encode, [*UNITS, "<|start|>assistant<|channel|>final<|message|>x<|end|>"]):
-        short, long = (calls(encode(before) + unit * times) for times in (300, 1200))
+        short, long = (calls(encode(before) + unit * times) for times in (600, 2400))
         assert long < 4.5 * short
 
 
@@ -182,3 +184,16 @@ def test_every_stop_id_ends_a_message():
         (parsed,) = parse_messages([*encode(FINAL_HEADER + "x"), stop])
         assert parsed.ending != "cut"
         assert parsed.ids[-1] == stop
+
+
+def test_a_constrain_token_that_is_spelled_in_an_answer_without_a_header_is_text():
+    (parsed,) = parse_messages([*load_tokenizer().encode("Use <|constrain|>json here."), RETURN])
+    assert parsed.message.content == "Use <|constrain|>json here."
+
+
+def test_a_constrain_token_in_content_that_a_spelled_message_token_opened_is_left_out():
+    encode = load_tokenizer().encode
+    ids = [CHANNEL, *encode("final<|message|>Hi"), CONSTRAIN, *encode(" you"), RETURN]
+    (parsed,) = parse_messages(ids)
+    assert parsed.message.content == "Hi you" and parsed.message.channel == "final"
+    assert Repair.STRAY_CONTROL in [note.repair for note in parsed.notes]

@@ -164,6 +164,14 @@ def test_nothing_outside_of_the_folder_is_read(tool, path):
         call(tool, "open", id=path)
 
 
+def test_a_file_whose_name_looks_escaped_is_found_and_opened(tool, notes):
+    (notes / "C%2B%2B.md").write_text("# Giraffe\n\nlong neck\n")
+    assert "C%2B%2B.md" in call(tool, "search", query="giraffe")
+    assert "long neck" in call(tool, "open", id=0)
+    (notes / "a b.md").write_text("# Gnu\n\nbeard\n")
+    assert "beard" in call(tool, "open", id="a%20b.md")
+
+
 def test_the_index_follows_the_files(tool, notes):
     assert "No results" in call(tool, "search", query="zebra")
     (notes / "new.md").write_text("# Zebra\n\nstripes\n")

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import enum
+import functools
 import json
+import math
+import pathlib
 import random
 import subprocess
 import sys
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NewType, NotRequired, Required, TypedDict
 
 import jsonschema
 import pydantic
@@ -21,6 +26,9 @@ from mlx_oss.tools import Tool, tool_from
 from mlx_oss.tools.docstrings import parse
 from mlx_oss.tools.functions import text_of
 from mlx_oss.tools.hints import WrongValue, schema_of, value_of
+
+if TYPE_CHECKING:
+    from nowhere import Table
 
 
 class Colour(enum.Enum):
@@ -39,6 +47,24 @@ class Place:
 
     name: str
     height: float = 0.0
+
+
+class Level(enum.Enum):
+    LOW = enum.auto()
+    HIGH = enum.auto()
+
+
+class Point(NamedTuple):
+    x: float
+    y: float = 0.0
+
+
+class Some(TypedDict, total=False):
+    a: Required[int]
+    b: int | None
+
+
+UserId = NewType("UserId", int)
 
 
 class Options(TypedDict):
@@ -117,10 +143,23 @@ def test_a_function_is_described_by_its_hints_and_docstring():
         "Does it.\n\n  Parameters\n  ----------\n  a : int\n      first one\n  b : str, optional\n      second\n",
         "Does it.\n\n:param a: first\n    one\n:param int b: second\n:returns: c\n",
         "Does it.\n\nArguments:\n  a: first one\n  b: second\n\nRaises:\n  c: not this\n",
+        "Does it.\n\nArgs:\n    a:\n        first one\n    b (int):\n        second\n",
+        "Does it.\n\nParameters\n----------\na : int\n    first one\nb\n    second\n\nSee Also\n--------\nc : other\n",
     ],
 )
 def test_arguments_are_described_in_all_usual_styles(docstring):
     assert parse(docstring) == ("Does it.", {"a": "first one", "b": "second"})
+
+
+def test_what_stands_behind_a_section_belongs_to_the_whole():
+    after = "Does it.\n\nArgs:\n    a: first\n\nThe result is in Celsius.\n\nWarning:\n    It is slow.\n"
+    assert parse(after) == ("Does it.\n\nThe result is in Celsius.\n\nWarning:\n    It is slow.", {"a": "first"})
+    assert parse("Does it.\n\n:param a: first\n    one\n\nAnd so on.") == ("Does it.\n\nAnd so on.", {"a": "first one"})
+
+
+def test_numpys_style_has_several_names_for_one_text():
+    numpy = "Does it.\n\nParameters\n----------\na, b : int\n    sides\n*rest\n    others\n"
+    assert parse(numpy) == ("Does it.", {"a": "sides", "b": "sides", "rest": "others"})
 
 
 def test_a_docstring_without_sections_is_all_summary():
@@ -182,6 +221,45 @@ VALUES: list[tuple[Any, dict[str, Any], Any, Any]] = [
         [3],
     ),
     (int | str, {"type": ["integer", "string"]}, "3", "3"),
+    (UserId, {"type": "integer"}, 3, 3),
+    (Level, {"type": "string", "enum": ["LOW", "HIGH"]}, "HIGH", Level.HIGH),
+    (Literal[Colour.RED, "none"], {"type": "string", "enum": ["red", "none"]}, "red", Colour.RED),
+    (Literal[1, 2], {"type": "integer", "enum": [1, 2]}, 2.0, 2),
+    (
+        dict[Colour, int],
+        {
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "propertyNames": {"enum": ["red", "blue"]},
+        },
+        {"red": 1},
+        {Colour.RED: 1},
+    ),
+    (
+        dict[int, str],
+        {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "propertyNames": {"pattern": "^-?(0|[1-9][0-9]*)$"},
+        },
+        {"3": "a", "-12": "b"},
+        {3: "a", -12: "b"},
+    ),
+    (
+        Point,
+        {
+            "type": "object",
+            "properties": {"x": {"type": "number"}, "y": {"type": "number"}},
+            "required": ["x"],
+            "additionalProperties": False,
+        },
+        {"x": 1},
+        Point(1.0),
+    ),
+    (pathlib.Path, {"type": "string"}, "a/b", pathlib.Path("a/b")),
+    (decimal.Decimal, {"type": "number"}, 0.1, decimal.Decimal("0.1")),
+    (datetime.time, {"type": "string", "format": "time"}, "12:30:00", datetime.time(12, 30)),
+    (uuid.UUID, {"type": "string", "format": "uuid"}, str(uuid.UUID(int=5)), uuid.UUID(int=5)),
 ]
 
 
@@ -196,7 +274,7 @@ def test_a_hint_has_a_schema_and_makes_the_value_it_promises(hint, schema, value
 @pytest.mark.parametrize("hint", [value[0] for value in VALUES], ids=[str(value[0]) for value in VALUES])
 def test_what_the_schema_allows_is_what_is_accepted(hint):
     """jsonschema is the judge; formats are not checked by it, so dates are left out."""
-    if hint is datetime.date:
+    if hint in (datetime.date, datetime.time, uuid.UUID):
         return
     rng = random.Random(str(hint))
     validator = jsonschema.Draft202012Validator(schema_of(hint))
@@ -339,15 +417,93 @@ def test_methods_and_callable_objects_are_functions_too():
     assert tool_from(Counter()).arguments('{"n": 4}') == {"n": 4}
 
 
+def test_what_a_function_gives_back_needs_no_hint_that_can_be_read():
+    def table(city: str) -> Table:
+        """Makes one."""
+        return city
+
+    assert tool_from(table).arguments('{"city": "Oslo"}') == {"city": "Oslo"}
+
+
+def test_a_partial_is_its_function_without_what_is_given_already():
+    def find(base: dict, text: str, user: int, most: int = 3) -> list:
+        """Finds it.
+
+        Args:
+            text: what to look for
+        """
+        return [base, text, user, most]
+
+    tool = tool_from(functools.partial(find, {}, user=7))
+    assert tool.name == "find" and tool.description.description == "Finds it."
+    assert tool.description.parameters["properties"] == {
+        "text": {"type": "string", "description": "what to look for"},
+        "most": {"type": "integer", "default": 3},
+    }
+    assert tool.handler(**tool.arguments('{"text": "x"}')) == [{}, "x", 7, 3]
+    with pytest.raises(ToolError, match="`user` is unknown"):
+        tool.arguments('{"text": "x", "user": 1}')
+
+
+def test_what_decorates_a_function_is_described_as_it():
+    class Counted:
+        def __init__(self, function):
+            functools.update_wrapper(self, function)
+            self.function = function
+
+        def __call__(self, *args, **kwargs):
+            return self.function(*args, **kwargs)
+
+    @Counted
+    def f(n: int) -> int:
+        """Gives it."""
+        return n
+
+    tool = tool_from(f)
+    assert (tool.name, tool.description.description) == ("f", "Gives it.")
+    assert tool.handler(**tool.arguments('{"n": 4.0}')) == 4
+
+
+def test_an_object_is_described_by_what_it_says_of_being_called():
+    class Finder:
+        """Holds an index."""
+
+        def __call__(self, text: str) -> str:
+            """Finds a text."""
+            return text
+
+    assert tool_from(Finder()).description.description == "Finds a text."
+
+
+def test_null_is_told_where_it_says_something_else_than_leaving_out():
+    def search(limit: int | None = 10, where: str | None = None, longest: float = math.inf) -> None: ...
+
+    described = tool_from(search).description.parameters
+    assert described["properties"] == {
+        "limit": {"type": ["integer", "null"], "default": 10},
+        "where": {"type": "string"},
+        "longest": {"type": "number"},
+    }
+    assert tool_from(search).arguments('{"limit": null}') == {"limit": None}
+    assert schema_of(Some) == {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": ["integer", "null"]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+
+
 @pytest.mark.parametrize(
     "function", [lambda x: x, lambda *rest: rest, eval("lambda a, /: a"), eval("lambda a: a")], ids=str
 )
 def test_what_cannot_be_called_by_name_is_refused(function):
     with pytest.raises(OptionError):
         tool_from(function)
-    if function.__code__.co_varnames[:1] == ("rest",):
+    if function.__code__.co_varnames[:1] == ("rest",) or function.__code__.co_posonlyargcount:
         with pytest.raises(OptionError, match="no name to call it by"):
             tool_from(function, name="f")
+    elif function.__code__.co_argcount:
+        assert tool_from(function, name="f").name == "f"
 
 
 @pytest.mark.parametrize(
@@ -359,6 +515,8 @@ def test_what_cannot_be_called_by_name_is_refused(function):
         (Place("Rome", 21.0), '{"name": "Rome", "height": 21.0}'),
         ([Outer(inner=Inner(size=2))], '[{"inner": {"size": 2}, "more": []}]'),
         ({Colour.RED}, '["red"]'),
+        ({Colour.RED: 1, 2: (3, math.nan)}, '{"red": 1, "2": [3, null]}'),
+        ({datetime.date(2026, 1, 15): math.inf, (1, 2): None}, '{"2026-01-15": null, "[1, 2]": null}'),
         (datetime.date(2026, 1, 15), '"2026-01-15"'),
         ("Größe", "Größe"),
         ({"n": "Größe"}, '{"n": "Größe"}'),

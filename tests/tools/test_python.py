@@ -316,16 +316,20 @@ def test_children_are_ended_too_when_the_tool_is_closed(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="as above")
-def test_all_ends_when_the_program_is_killed(tmp_path):
+@pytest.mark.parametrize("held", [False, True], ids=["", "its pipes held open by another"])
+def test_all_ends_when_the_program_is_killed(tmp_path, held):
     program = f"""
-import os, signal
+import os, signal, time
 from mlx_oss.tools import PythonTool
 tool = PythonTool(isolation="limits")
 tool.call("", {BEATING.format(path=str(tmp_path / "beat"))!r})
+if {held} and os.fork() == 0:
+    time.sleep(20)
+    os._exit(0)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 15
     while alive(tmp_path):
         assert time.monotonic() < deadline
 

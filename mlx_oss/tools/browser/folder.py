@@ -37,7 +37,7 @@ class Folder:
     def __init__(self, folder: str | Path) -> None:
         """Raises OptionError if it is no folder, holds nothing readable, or HTML without the extra `browser`."""
         self.root = Path(folder).resolve()
-        if not self.root.is_dir():
+        if not os.path.isdir(self.root):
             raise OptionError(f"{folder} is no folder: name one with Markdown, text or HTML files")
         paths = list(self._paths())
         if not paths:
@@ -65,10 +65,11 @@ class Folder:
 
     def fetch(self, source: str) -> Page:
         """The page of a path. Raises ToolError for what is not in the folder."""
-        path = posixpath.normpath(unquote(source).removeprefix("file://").removeprefix("/"))
-        if not self._is_page(path):
-            raise ToolError(f"there is no file {source!r} to be read")
-        return self._page(path)
+        for spelt in (source, unquote(source)):  # a file's own name may look like an escape
+            path = posixpath.normpath(spelt.removeprefix("file://").removeprefix("/"))
+            if self._is_page(path):
+                return self._page(path)
+        raise ToolError(f"there is no file {source!r} to be read")
 
     def _page(self, path: str) -> Page:
         try:
