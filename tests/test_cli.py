@@ -110,7 +110,7 @@ def test_a_warning_is_one_line_on_stderr(random_folder, tmp_path):
     raw = json.loads((random_folder / "config.json").read_text()) | {"zebra": 1}
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    code, out, err = run("chat", "Hi", "--model", tmp_path, "--max-tokens", 2, "--seed", 1)
+    code, out, err = run("chat", "Hi", "--model", tmp_path, "--max-tokens", 2, "--reasoning", "none", "--seed", 1)
     assert code == 0 and out and err.startswith("warning: ") and "zebra" in err and err.count("\n") == 1
 
 
