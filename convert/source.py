@@ -32,6 +32,7 @@ _COMPANIONS = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json chat_template.jinja generation_config.json LICENSE "
     "USAGE_POLICY"
 ).split()
+_ADAPTER = "adapter_model.safetensors"  # of PEFT
 _LFS = b"version https://git-lfs"
 
 
@@ -61,7 +62,7 @@ def open_source(folder: Path) -> Source:
     if metal.is_metal(folder):
         raw, found = metal.read_metal(folder)
         return Source(folder, METAL, ModelConfig.from_dict(raw), raw, found, ())
-    if (folder / "adapter_config.json").is_file():
+    if (folder / "adapter_config.json").is_file() and {*weight_files(folder)} <= {_ADAPTER}:
         raise ConversionError(
             f"{folder} holds a LoRA adapter: merge it into its model first (PEFT: merge_and_unload, save_pretrained)"
         )

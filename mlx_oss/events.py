@@ -12,7 +12,8 @@ FinishReason = Literal["stop", "tool_calls", "length", "cancelled", "repetition"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a turn cost: prompt tokens in all, how many of them were in the cache already, generated tokens, seconds.
+    """What a turn cost: prompt tokens in all (those read before it was cancelled), how many of them were in the cache
+    already, generated tokens, seconds.
 
     Where experts are on disk, also what the model had to read meanwhile: experts that were in memory when they were
     needed, experts read, bytes, and seconds in which it waited for them.

@@ -159,6 +159,14 @@ def test_mlx_lm_gives_the_same_tokens(folder):
     assert theirs.ids == ours.ids
 
 
+def test_the_command_and_the_measuring_process_know_the_same_engines(capsys):
+    assert tuple(worker.ENGINES) == bench.ENGINES
+    for engine in bench.ENGINES[1:]:
+        with pytest.raises(SystemExit):  # of the number, behind it
+            main(["bench", "--compare", engine, "--repeats", "x"])
+        assert "argument --repeats" in capsys.readouterr().err
+
+
 def test_engines_take_turns_and_medians_are_reported(fake_processes):
     asked = fake_processes(sample(5), sample(50), sample(1, 7.0), sample(70), sample(2, 3.0), sample(90))
     measured = measure("folder", lengths=[8], tokens=2, repeats=3, compare=["mlx-lm"])

@@ -465,7 +465,8 @@ def test_a_header_that_is_cut_off_leaves_nothing(model, script):
 
 
 def test_a_session_penalises_repetition_in_all_that_the_model_has_read(model):
-    options = SamplingOptions(temperature=0, repetition_penalty=1.8, repetition_window=40)
+    liked = dict.fromkeys(ids("Hi So? user"), 30.0)  # which stand in the prompt
+    options = SamplingOptions(temperature=0, repetition_penalty=1.8, repetition_window=40, logit_bias=liked)
     free = Guards(legal_headers=False, strict_arguments=False, stop_repetition=False)
     session = ChatSession(model, TOKENIZER, current_date=DATE, options=options, guards=free, max_tokens=12)
     for text in ("Hi", "So?"):

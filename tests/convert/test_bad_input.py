@@ -149,9 +149,14 @@ def test_an_index_left_over_beside_a_model_in_one_file(source):
 
 
 def test_a_lora_adapter(source):
-    (source / "config.json").unlink()
+    """Alone; what one leaves beside a model that it was merged into does no harm."""
     (source / "adapter_config.json").write_text("{}")
-    refuses(source, "LoRA adapter", "merge", error=ConversionError)
+    convert(source, source.parent / "whole")
+    adapter = source.parent.parent / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (source / SHARD).rename(adapter / "adapter_model.safetensors")
+    refuses(adapter, "LoRA adapter", "merge", error=ConversionError, target=source.parent / "dst")
 
 
 @pytest.mark.parametrize(("file", "word"), [("pytorch_model-00001-of-00002.bin", "safetensors"), ("m.gguf", "GGUF")])
@@ -189,7 +194,7 @@ def test_infinity_in_a_float_tensor_that_is_rounded(tmp_path, stored):
     norm = mx.array(np.where(np.arange(SMALL["hidden_size"]) == 5, np.inf, 1.0))
     tensors["model.norm.weight"] = norm.astype(stored)
     mx.save_safetensors(str(source / "model.safetensors"), tensors)
-    refuses(source, "model.norm.weight", "infinity", error=CheckpointError)
+    refuses(source, "model.norm.weight", "holds NaN or infinity", error=CheckpointError)
 
 
 @pytest.mark.parametrize("ending", ["gate_up_proj_scales", "down_proj_scales"])

@@ -461,6 +461,7 @@ def test_what_decorates_a_function_is_described_as_it():
 
     tool = tool_from(f)
     assert (tool.name, tool.description.description) == ("f", "Gives it.")
+    assert tool.description.parameters["properties"] == {"n": {"type": "integer"}}
     assert tool.handler(**tool.arguments('{"n": 4.0}')) == 4
 
 
