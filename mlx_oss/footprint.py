@@ -67,7 +67,7 @@ class Footprint:
         apart = [tensor for target in targets if not folder.is_alike(target) for tensor in self._tensors(target)]
         shrinks = sum(max(tensor.stored - tensor.held, 0) for tensor in alike)
         largest = max((tensor.stored for tensor in alike if tensor.cast), default=0)
-        return largest + min(shrinks, 2 * AHEAD) + sum(tensor.apart for tensor in apart)
+        return largest + min(shrinks, AHEAD) + sum(tensor.apart for tensor in apart)
 
     def saved_by(self, bits: int) -> int:
         """What storing the matrices that are not quantised in affine groups of 64 would save."""

@@ -15,17 +15,13 @@ from typing import TypeVar
 
 import mlx.core as mx
 
-from mlx_oss.buffers import STORED, bytes_of
-from mlx_oss.device import on_core
+from mlx_oss.buffers import STORED, allocated, bytes_of
 from mlx_oss.openfile import OpenFile
 from mlx_oss.tensorfile import TensorInfo
 
-# Bytes that are made ready and read at a time, beside what is done: getting memory from the system takes as long as
-# filling it, so both go on at the same time.
-AHEAD = 1_500_000_000
-_READERS = (
-    4  # a file in the system's cache is copied, by as many cores as there are; an SSD needs a few reads at a time
-)
+AHEAD = 1_500_000_000  # bytes that are being read, or have been and wait for what is done with them
+PORTION = 16 << 20  # bytes that one thread reads in a row
+_READERS = 4  # an SSD needs a few reads at a time to be busy; what is in the system's cache is copied, by every core
 
 Key = TypeVar("Key")
 Files = Mapping[Path, OpenFile]
@@ -70,55 +66,56 @@ def open_files(tensors: Iterable[TensorInfo]) -> Files:
 
 def read(wanted: Mapping[Key, Joined], files: Files) -> Iterator[tuple[Key, mx.array]]:
     """What is wanted, as it is stored, the largest first. Raises CheckpointError for what cannot be read."""
-    made: deque[tuple[Key, Joined, mx.array]] = deque()
     being_read: deque[tuple[Key, mx.array, list[Future[None]]]] = deque()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="mlx-oss-load") as threads:
 
-        def start() -> None:
-            key, joined, array = made.popleft()
-            mx.eval(array)
-            parts = _parts(joined, bytes_of(array))
-            being_read.append((key, array, [threads.submit(_fill, files, *part) for part in parts]))
-
         def finish() -> tuple[Key, mx.array]:
-            key, array, reads = being_read.popleft()
-            for each in reads:
-                each.result()
+            key, array, portions = being_read.popleft()
+            for portion in portions:
+                portion.result()
             return key, array
 
         try:
-            given = [0, 0]
             for key, joined in sorted(wanted.items(), key=lambda item: -item[1].nbytes):
+                while being_read and joined.nbytes + sum(array.nbytes for _, array, _ in being_read) > AHEAD:
+                    yield finish()
                 for tensor in joined.tensors:
                     files[tensor.file].expect(tensor.start, tensor.nbytes)
-                core = given.index(min(given))
-                given[core] += joined.nbytes
-                with on_core(core):
-                    made.append((key, joined, mx.zeros(joined.shape, joined.dtype)))
-                    mx.async_eval(made[-1][2])
-                while sum(joined.nbytes for _, joined, _ in made) > AHEAD:
-                    start()
-                while sum(array.nbytes for _, array, _ in being_read) > AHEAD:
-                    yield finish()
-            while made:
-                start()
+                array = allocated(joined.shape, joined.dtype)
+                portions = _portions(_places(joined, bytes_of(array)))
+                being_read.append((key, array, [threads.submit(_fill, files, portion) for portion in portions]))
             while being_read:
                 yield finish()
         finally:
             threads.shutdown(cancel_futures=True)
 
 
-def _parts(joined: Joined, target: memoryview) -> Iterator[tuple[TensorInfo, list[memoryview]]]:
-    """For each tensor the places in the array that its bytes go to, in order."""
+Place = tuple[Path, int, memoryview]  # where something lies: the file and its first byte; and where it goes
+
+
+def _places(joined: Joined, target: memoryview) -> Iterator[Place]:
+    """Where the array's bytes come from, at most a portion each."""
     stride, offset = joined.nbytes // joined.blocks, 0
     for tensor in joined.tensors:
         nbytes = tensor.nbytes // joined.blocks
-        yield tensor, [target[offset + block * stride :][:nbytes] for block in range(joined.blocks)]
+        for block in range(joined.blocks):
+            start, place = tensor.start + block * nbytes, target[offset + block * stride :][:nbytes]
+            for first in range(0, nbytes, PORTION):
+                yield tensor.file, start + first, place[first : first + PORTION]
         offset += nbytes
 
 
-def _fill(files: Files, tensor: TensorInfo, places: list[memoryview]) -> None:
-    start = tensor.start
+def _portions(places: Iterable[Place]) -> Iterator[list[Place]]:
+    portion: list[Place] = []
     for place in places:
-        files[tensor.file].read(start, place)
-        start += len(place)
+        portion.append(place)
+        if sum(len(into) for _, _, into in portion) >= PORTION:
+            yield portion
+            portion = []
+    if portion:
+        yield portion
+
+
+def _fill(files: Files, portion: Sequence[Place]) -> None:
+    for file, start, into in portion:
+        files[file].read(start, into)

@@ -22,12 +22,18 @@ from mlx_oss.errors import BenchmarkError, OptionError
 from mlx_oss.loader import load_model
 from tests.conftest import SHAPES
 
-RESULT = Result("mlx-oss", 1.5, 0.25, 2_000_000_000, 3_000_000_000, (Speed(32, 2.0, 0.5),), {32: (5, 6, 7)})
+GB = 10**9
+RESULT = Result("mlx-oss", 0.75, 1.5, 0.25, 2 * GB, 3 * GB, (Speed(32, 2.0, 0.5),), {32: (5, 6, 7)})
 
 OTHERS = (("mlx-lm", 2.0), ("mlx-lm-float32", 1.0))  # seconds a token
 
 
 NOTHING = {"hit_rate": 1.0, "hits": 0, "misses": 0, "nbytes": 0, "seconds": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def a_load_or_two(monkeypatch):
+    monkeypatch.setattr(bench, "LOADS", 1)
 
 
 def report(*results: Result, **changed: object) -> Report:
@@ -47,7 +53,7 @@ def fake_processes(monkeypatch):
         def run(request: dict[str, object]) -> dict[str, object]:
             asked.append(request)
             writes = bool(request["lengths"])
-            return left[writes].pop(0) if writes or loads else {"load": 1.0, "loaded": 1}
+            return left[writes].pop(0) if writes or loads else {"imports": 1.0, "load": 1.0, "loaded": 1}
 
         monkeypatch.setattr(bench, "_run", run)
         return asked
@@ -57,7 +63,7 @@ def fake_processes(monkeypatch):
 
 def sample(first: float, decode: float = 1.0) -> dict[str, object]:
     lengths = {"8": {"prefill": 2 * first, "decode": decode, "ids": [1, 2]}}
-    times = {"load": -1.0, "first": first, "loaded": -1, "resident": 200 * first, "lengths": lengths}
+    times = {"imports": -1.0, "load": -1.0, "first": first, "loaded": -1, "resident": 200 * first, "lengths": lengths}
     return times | {"device": "Apple M1", "bytes_per_token": 5, "kernels_per_layer": 20.0, "reads": NOTHING}
 
 
@@ -138,7 +144,7 @@ def test_the_measured_process_tells_everything(folder, dtype):
 
 def test_a_process_that_only_loads_writes_nothing(folder):
     told = worker.measure("mlx-oss", folder(), [], 3, {"dtype": "float32"})
-    assert told.keys() == {"load", "loaded"} and told["load"] > 0
+    assert told.keys() == {"imports", "load", "loaded"} and told["imports"] > 0 and told["load"] > 0
 
 
 def test_a_report_of_a_model(folder):
@@ -176,13 +182,18 @@ def test_engines_take_turns_and_medians_are_reported(fake_processes):
     assert (measured.device, measured.bandwidth) == ("Apple M1", 68)
 
 
-def test_loading_is_measured_before_all_else_and_its_first_round_is_not_counted(fake_processes):
-    loads = [{"load": seconds, "loaded": 10 * seconds} for seconds in (90, 80, 4, 7, 6, 9)]
-    asked = fake_processes(*[sample(1)] * 4, loads=loads)
-    ours, theirs = measure("folder", lengths=[8], tokens=2, repeats=2, compare=["mlx-lm"]).results
-    assert [bool(request["lengths"]) for request in asked] == [False] * 6 + [True] * 4
+@pytest.mark.parametrize(("repeats", "least"), [(2, 1), (1, 2)])
+def test_loading_is_measured_before_all_else_and_its_first_round_is_not_counted(
+    repeats, least, fake_processes, monkeypatch
+):
+    monkeypatch.setattr(bench, "LOADS", least)
+    loads = [{"imports": s / 10, "load": s, "loaded": 10 * s} for s in (90, 80, 4, 7, 6, 9)]
+    asked = fake_processes(*[sample(1)] * 2 * repeats, loads=loads)
+    ours, theirs = measure("folder", lengths=[8], tokens=2, repeats=repeats, compare=["mlx-lm"]).results
+    assert [bool(request["lengths"]) for request in asked] == [False] * 6 + [True] * 2 * repeats
     assert [request["engine"] for request in asked[:6]] == ["mlx-oss", "mlx-lm"] * 3
-    assert (ours.load, ours.loaded, theirs.load, theirs.loaded) == (5, 50, 8, 80)
+    assert (ours.imports, ours.load, ours.loaded) == (0.5, 5, 50)
+    assert (theirs.imports, theirs.load, theirs.loaded) == (0.8, 8, 80)
 
 
 @pytest.mark.parametrize(
@@ -227,13 +238,14 @@ def test_every_chip_has_more_bandwidth_than_its_smaller_kin():
 
 
 def test_the_command_shows_a_table(monkeypatch, capsys):
-    theirs = Result("mlx-lm", 3.0, 0.5, 10**9, 10**9, (Speed(32, 8.0, 2.0),), {32: (5, 6, 8)})
+    theirs = Result("mlx-lm", 6.0, 3.0, 0.5, GB, GB, (Speed(32, 8.0, 2.0),), {32: (5, 6, 8)})
     monkeypatch.setattr(bench, "measure", lambda *_, **__: report(RESULT, theirs))
     assert main(["bench", "folder", "--compare", "mlx-lm"]) == 0
     shown = capsys.readouterr().out
     assert "Apple M4 Pro, medians of 3 runs" in shown and "20 kernels" in shown
     rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in shown.splitlines() if line.startswith("│")}
     cells = {name: [cell.strip() for cell in row] for name, row in rows.items()}
+    assert cells["imports, s"] == ["0.75", "6", "0.12"] and cells["load, s"] == ["1.5", "3", "0.50"]
     assert cells["prefill of 32, tokens/s"] == ["16", "4", "4.00"]
     assert cells["decode after 32, tokens/s"] == ["2", "0.5", "4.00"]
     assert cells["of the chip's bandwidth"][0] == "20%"
@@ -241,7 +253,7 @@ def test_the_command_shows_a_table(monkeypatch, capsys):
 
 
 def test_the_command_shows_a_ratio_to_each_of_several(monkeypatch, capsys):
-    own, exact = (Result(name, 3.0, 0.5, 10**9, 10**9, (Speed(32, 8.0, t),), {32: (5, 6, 7)}) for name, t in OTHERS)
+    own, exact = (Result(name, 6.0, 3.0, 0.5, GB, GB, (Speed(32, 8.0, t),), {32: (5, 6, 7)}) for name, t in OTHERS)
     asked = []
     monkeypatch.setattr(bench, "measure", lambda *_, **how: (asked.append(how), report(RESULT, own, exact))[1])
     assert main(["bench", "--compare", "mlx-lm", "--compare", "mlx-lm-float32", "folder"]) == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 import threading
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import mlx.core as mx
@@ -12,7 +14,16 @@ import numpy as np
 import pytest
 
 from mlx_oss import device
-from mlx_oss.device import compiled, device_name, keep_freed_memory, keep_resident, on_gpu, over_cores, side_stream
+from mlx_oss.device import (
+    compiled,
+    device_name,
+    in_large_pages,
+    keep_freed_memory,
+    keep_resident,
+    on_gpu,
+    over_cores,
+    side_stream,
+)
 from mlx_oss.loader import load_model
 
 
@@ -188,3 +199,34 @@ def test_a_mac_that_computes_on_the_cpu_has_neither_limit_of_metal(monkeypatch):
 
 def test_mlx_says_whether_there_is_a_gpu():
     assert on_gpu() == (mx.default_device().type == mx.gpu)
+
+
+def test_large_pages_are_asked_for_within_the_memory_and_change_nothing_in_it(monkeypatch):
+    memory = memoryview(bytearray(range(256)) * (1 << 14))
+    asked: list[tuple[int, int]] = []
+    libc = SimpleNamespace(madvise=lambda start, nbytes, _: asked.append((start.value, nbytes.value)) or 0)
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: libc)
+    monkeypatch.setattr(device.sys, "platform", "linux")
+    assert in_large_pages(memory)
+    [(start, nbytes)] = asked
+    first = device.ctypes.addressof(device.ctypes.c_char.from_buffer(memory))
+    assert first <= start < first + mmap.PAGESIZE and start % mmap.PAGESIZE == nbytes % mmap.PAGESIZE == 0
+    assert first + len(memory) - mmap.PAGESIZE < start + nbytes <= first + len(memory)
+    assert not in_large_pages(memory[: mmap.PAGESIZE // 2])
+    libc.madvise = lambda *_: -1  # a kernel without
+    assert not in_large_pages(memory)
+    monkeypatch.setattr(device.sys, "platform", "darwin")
+    assert not in_large_pages(memory)
+    assert bytes(memory[:256]) == bytes(range(256)) and len(asked) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has them")
+def test_the_system_takes_the_question_for_large_pages(monkeypatch):
+    real, answers = device.ctypes.CDLL(None).madvise, []
+    libc = SimpleNamespace(madvise=lambda *asked: answers.append(real(*asked)) or answers[-1])
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: libc)
+    with mmap.mmap(-1, 8 << 20) as memory, memoryview(memory) as view:
+        granted = in_large_pages(view)
+        view[:: mmap.PAGESIZE] = b"\1" * (len(view) // mmap.PAGESIZE)
+    assert answers == [0 if granted else -1]
+    assert granted or not Path("/sys/kernel/mm/transparent_hugepage").is_dir()

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_oss import load_model, openfile, weights
+from mlx_oss import buffers, load_model, openfile, weights
 from mlx_oss.errors import CheckpointError
 from mlx_oss.tensorfile import read_header
 from mlx_oss.weights import Joined, open_files, read
@@ -40,9 +40,13 @@ def stored(tmp_path) -> tuple[Path, dict[str, list[mx.array]]]:
     return tmp_path / "some.safetensors", members
 
 
-@pytest.mark.parametrize("ahead", [0, 100, 1 << 30])
-def test_members_are_joined_by_rows_whatever_is_read_at_a_time(stored, monkeypatch, ahead):
+@pytest.mark.parametrize("large", [0, buffers.LARGE])
+@pytest.mark.parametrize("portion", [7, 64, weights.PORTION])
+@pytest.mark.parametrize("ahead", [0, 100, weights.AHEAD])
+def test_members_are_joined_by_rows_whatever_is_read_at_a_time(stored, monkeypatch, ahead, portion, large):
     monkeypatch.setattr(weights, "AHEAD", ahead)
+    monkeypatch.setattr(weights, "PORTION", portion)
+    monkeypatch.setattr(buffers, "LARGE", large)
     file, members = stored
     tensors = read_header(file)
     wanted = {

@@ -2,8 +2,8 @@
 
 Knows how to run measurements and take medians; what is measured is in `worker`, how it is shown in `cli.bench`. Every
 repetition is a process of its own, engines take turns, and each figure is the median of its repetitions: what else the
-machine does then falls on all alike. Loading is repeated by itself, first of all: what has not been touched for minutes
-leaves the system's cache of files, and whoever came next would pay for that.
+machine does then falls on all alike. Loading is repeated by itself, first of all, and the first round does not count:
+what has not been touched for minutes leaves the system's cache of files, and whoever came next would pay for that.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mlx_oss.errors import BenchmarkError, OptionError
 
 ENGINES = ("mlx-oss", "mlx-lm", "mlx-lm-float32")
 LENGTHS = (32, 128, 512)  # tokens of prompt
+LOADS = 5  # at least so many times a model is loaded: that is quick, and uneven
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,8 @@ class Speed:
 class Result:
     """One engine's medians.
 
-    load       seconds until the model can be called, with the imports that it takes
+    imports    seconds that the engine's modules take to import
+    load       seconds from there until the model can be called
     first      seconds to the first token ever, of a prompt of four tokens
     loaded     peak resident bytes of a process that has loaded (operating system)
     resident   and at the end of one that has written
@@ -45,6 +47,7 @@ class Result:
     """
 
     engine: str
+    imports: float
     load: float
     first: float
     loaded: int
@@ -96,7 +99,8 @@ def measure(
 ) -> Report:
     """Measures a converted model.
 
-    lengths  of prompts, in tokens; tokens  of each answer; repeats  of everything; dtype  of mlx-oss's activations
+    lengths  of prompts, in tokens; tokens  of each answer; repeats  of everything, loading at least LOADS times
+    dtype    of mlx-oss's activations
     memory   what mlx-oss may take, as for `mlx_oss.load`
     compare  measured in turn with mlx-oss: "mlx-lm" as it comes; "mlx-lm-float32", which has its activations in float32
              and OpenAI's rotary frequencies, so that it writes what mlx-oss writes in float32. It must be installed.
@@ -121,7 +125,7 @@ def measure(
                 taken.append(_run({**asked, "options": options}))
         return samples
 
-    loads = by_turns("loading", 1 + repeats, ())
+    loads = by_turns("loading", 1 + max(repeats, LOADS), ())
     samples = by_turns("writing", repeats, lengths)
     ours = samples["mlx-oss"][0]
     return Report(
@@ -162,6 +166,7 @@ def _result(engine: str, loads: list[dict[str, Any]], samples: list[dict[str, An
     }
     return Result(
         engine=engine,
+        imports=_median(loads, "imports"),
         load=_median(loads, "load"),
         first=_median(samples, "first"),
         loaded=round(_median(loads, "loaded")),

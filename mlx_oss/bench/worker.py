@@ -20,6 +20,7 @@ Ids = Iterator[int]
 # generate(prompt, tokens of answer), and what else is known
 Engine = tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]
 Options = dict[str, Any]  # of mlx_oss.load_model
+Load = Callable[[Path, Options], Engine]
 WARM_UP = 4  # tokens of prompt and of answer before the clock starts: kernels are built, weights are read once
 
 
@@ -41,11 +42,14 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
     loads alone. Times are in seconds.
     """
     started = time.perf_counter()
-    generate, facts = ENGINES[engine](folder, options)
-    load = time.perf_counter() - started
+    load = ENGINES[engine]()
+    imported = time.perf_counter()
+    generate, facts = load(folder, options)
+    done = time.perf_counter()
     from mlx_oss.device import peak_resident_bytes
 
-    loading: dict[str, object] = {"load": load, "loaded": peak_resident_bytes()}
+    loading: dict[str, object] = {"imports": imported - started, "load": done - imported}
+    loading["loaded"] = peak_resident_bytes()
     if not lengths:
         return loading
     first = _timed(generate(_prompt(WARM_UP, shift=1), WARM_UP))[0]
@@ -70,7 +74,7 @@ def _timed(ids: Ids) -> tuple[float, float, list[int]]:
     return first - started, time.perf_counter() - first, made
 
 
-def _ours(folder: Path, options: Options) -> Engine:
+def _ours() -> Load:
     from mlx_oss.blas import prefer_fast_blas
 
     blas = prefer_fast_blas()  # before the imports below, which load MLX
@@ -82,43 +86,49 @@ def _ours(folder: Path, options: Options) -> Engine:
     from mlx_oss.offload import reads
     from mlx_oss.sampling import SamplingOptions
 
-    model = load_model(folder, **options)
-    vocabulary = model.config.vocab_size
+    def load(folder: Path, options: Options) -> Engine:
+        model = load_model(folder, **options)
+        vocabulary = model.config.vocab_size
 
-    def generate(prompt: list[int], tokens: int) -> Ids:
-        if len(prompt) + tokens > model.context:
-            raise OptionError(f"{len(prompt)} tokens and {tokens} of answer do not fit the context of {model.context}")
-        greedy = SamplingOptions(temperature=0, logprobs=False)
-        prompt = [token % vocabulary for token in prompt]
-        return (step.token for step in generate_step(model, prompt, greedy, max_tokens=tokens))
+        def generate(prompt: list[int], tokens: int) -> Ids:
+            if len(prompt) + tokens > (most := model.context):
+                raise OptionError(f"{len(prompt)} tokens and {tokens} of answer do not fit the context of {most}")
+            greedy = SamplingOptions(temperature=0, logprobs=False)
+            prompt = [token % vocabulary for token in prompt]
+            return (step.token for step in generate_step(model, prompt, greedy, max_tokens=tokens))
 
-    def facts() -> dict[str, object]:
-        return {
-            "reads": {"hit_rate": reads(model).hit_rate, **asdict(reads(model))},
-            "device": device_name() + (f" with {Path(blas).name}" if blas else ""),
-            "bytes_per_token": bytes_per_token(model),
-            "kernels_per_layer": kernels_per_layer(model),
-        }
+        def facts() -> dict[str, object]:
+            return {
+                "reads": {"hit_rate": reads(model).hit_rate, **asdict(reads(model))},
+                "device": device_name() + (f" with {Path(blas).name}" if blas else ""),
+                "bytes_per_token": bytes_per_token(model),
+                "kernels_per_layer": kernels_per_layer(model),
+            }
 
-    return generate, facts
+        return generate, facts
+
+    return load
 
 
-def _mlx_lm(folder: Path, options: Options, as_ours: bool = False) -> Engine:
+def _mlx_lm(as_ours: bool = False) -> Load:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import mlx.core as mx
     from mlx_lm.generate import generate_step
     from mlx_lm.utils import load_model
 
-    model, config = load_model(folder)
-    if as_ours:
-        _compute_as_ours(model, folder)
+    def load(folder: Path, options: Options) -> Engine:
+        model, config = load_model(folder)
+        if as_ours:
+            _compute_as_ours(model, folder)
 
-    def generate(prompt: list[int], tokens: int) -> Ids:
-        ids = mx.array([token % config["vocab_size"] for token in prompt])
-        steps = generate_step(ids, model, max_tokens=tokens, sampler=lambda logprobs: mx.argmax(logprobs, -1))
-        return (int(token) for token, _ in steps)
+        def generate(prompt: list[int], tokens: int) -> Ids:
+            ids = mx.array([token % config["vocab_size"] for token in prompt])
+            steps = generate_step(ids, model, max_tokens=tokens, sampler=lambda logprobs: mx.argmax(logprobs, -1))
+            return (int(token) for token, _ in steps)
 
-    return generate, dict
+        return generate, dict
+
+    return load
 
 
 def _compute_as_ours(model: Any, folder: Path) -> None:
@@ -136,7 +146,8 @@ def _compute_as_ours(model: Any, folder: Path) -> None:
     mx.eval(model.parameters())
 
 
-ENGINES: dict[str, Callable[[Path, Options], Engine]] = {
+# Each imports what it takes.
+ENGINES: dict[str, Callable[[], Load]] = {
     "mlx-oss": _ours,
     "mlx-lm": _mlx_lm,
     "mlx-lm-float32": partial(_mlx_lm, as_ours=True),

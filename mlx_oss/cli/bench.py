@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="?", help="converted model; without it nano, a bundled demonstration")
     parser.add_argument("--prompt", type=int, nargs="+", default=[32, 128, 512], metavar="N", help="lengths, in tokens")
     parser.add_argument("--tokens", type=int, default=32, metavar="N", help="tokens of each answer (default 32)")
-    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="of everything (default 5); medians count")
+    parser.add_argument(
+        "--repeats", type=int, default=5, metavar="N", help="medians of so many (default 5); loads 5 at least"
+    )
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the activations")
     parser.add_argument("--memory", metavar="SIZE", help="what mlx-oss may take; what does not fit is read from disk")
     parser.add_argument(
@@ -87,6 +89,7 @@ def _show(report: Report) -> None:
     table = Table("", ours.engine, *(header for result in others for header in (result.engine, "ratio")))
     for column in table.columns[1:]:
         column.justify = "right"
+    table.add_row("imports, s", *_figures([r.imports for r in report.results]))
     table.add_row("load, s", *_figures([r.load for r in report.results]))
     table.add_row("first token, s", *_figures([r.first for r in report.results]))
     table.add_row("memory, loaded, GB", *_figures([r.loaded / 1e9 for r in report.results]))
