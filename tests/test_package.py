@@ -25,7 +25,8 @@ ORDER = """
     version errors errand blas
     config
     memory
-    mxfp4 rope layout tensorfile openfile device buffers
+    mxfp4 rope layout tensorfile openfile device
+    buffers
     folder weights
     footprint
     cache sampling linear attention
