@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_oss.config import QuantizationSpec
-from mlx_oss.tensorfile import TensorInfo
+from mlx_oss.weights.safetensors import TensorInfo
 
 from .quantized import Loss, float32
 from .recipes import PIECE, Piece, Rows

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TextIO
 
 from mlx_oss.errors import MlxOssError, OptionError
-from mlx_oss.memory import WORKING_BYTES
+from mlx_oss.memory.estimates import WORKING_BYTES
 
 from .options import ConvertOptions, Kind, OnProgress, Progress, Report, size
 from .profiles import PROFILES

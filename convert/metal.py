@@ -19,9 +19,9 @@ import numpy as np
 
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError
-from mlx_oss.layout import Shape
-from mlx_oss.mxfp4 import BLOCK
-from mlx_oss.tensorfile import ITEMSIZE, TensorInfo, weight_files
+from mlx_oss.weights.mxfp4 import BLOCK
+from mlx_oss.weights.names import Shape
+from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo, weight_files
 
 from .configs import from_openai
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_oss.errors import CheckpointError
-from mlx_oss.layout import Shape
-from mlx_oss.tensorfile import TensorInfo
+from mlx_oss.weights.names import Shape
+from mlx_oss.weights.safetensors import TensorInfo
 
 from .quantized import float32
 from .recipes import PIECE, Halves, Piece, Rows

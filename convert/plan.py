@@ -11,12 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlx_oss import layout
 from mlx_oss.config import MXFP4, QuantizationSpec
 from mlx_oss.errors import CheckpointError
-from mlx_oss.layout import Shape
-from mlx_oss.mxfp4 import BLOCK
-from mlx_oss.tensorfile import ITEMSIZE, TensorInfo
+from mlx_oss.weights.mxfp4 import BLOCK
+from mlx_oss.weights.names import Shape, is_expert, modules, plain_tensors, stored_tensors
+from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
 
 from .metal_taken import MetalTaken
 from .options import Kind
@@ -85,14 +84,14 @@ def kinds(tensors: Iterable[Target | TensorInfo]) -> tuple[Kind, ...]:
 
 def _jobs(taken: Taken, specs: Specs) -> Iterator[Job]:
     experts = {MLX: _stored_experts, DENSE: _dense_experts}.get(taken.source.layout, _released_experts)
-    for path, shape, bias in layout.modules(taken.source.config):
-        if layout.is_expert(path):
+    for path, shape, bias in modules(taken.source.config):
+        if is_expert(path):
             yield from experts(path, shape, taken)
             continue
         yield from _module(path, shape, specs.get(path), taken)
         if bias is not None:
             yield _copy(f"{path}.bias", "BF16", bias, taken)
-    for name, shape in layout.plain_tensors(taken.source.config).items():
+    for name, shape in plain_tensors(taken.source.config).items():
         yield _copy(name, "BF16", shape, taken)
 
 
@@ -103,7 +102,7 @@ def _copy(name: str, dtype: str, shape: Shape, taken: Taken) -> Job:
 def _module(path: str, shape: Shape, spec: QuantizationSpec | None, taken: Taken) -> Iterator[Job]:
     """A module's weight as `spec` has it, from whatever the source has; its bias is another matter."""
     had = _stored_spec(path, taken.source)
-    stored = layout.stored_tensors(path, shape, None, spec)
+    stored = stored_tensors(path, shape, None, spec)
     if spec == had:
         for name, each in stored.items():
             yield _copy(name, "U32" if spec and name.endswith(".weight") else "BF16", each, taken)
@@ -124,7 +123,7 @@ def _values(path: str, shape: Shape, had: QuantizationSpec | None, taken: Taken)
         return taken.whole(f"{path}.weight", "BF16", shape)
     from .affine import Dequantized
 
-    stored = layout.stored_tensors(path, shape, None, had)
+    stored = stored_tensors(path, shape, None, had)
     weight, scales, biases = (
         taken.rows(name, "U32" if name.endswith(".weight") else "BF16", each) for name, each in stored.items()
     )
@@ -196,7 +195,7 @@ def _released(path: str, shape: Shape) -> tuple[tuple[str, ...], str, Shape]:
 
 def _expert_tensors(path: str, shape: Shape) -> tuple[_Tensor, _Tensor, _Tensor]:
     """The weight, scales and bias that a projection of the experts is stored as."""
-    (weight, packed), (scales, groups), (bias, rows) = layout.stored_tensors(path, shape, shape[:2], MXFP4).items()
+    (weight, packed), (scales, groups), (bias, rows) = stored_tensors(path, shape, shape[:2], MXFP4).items()
     return (weight, "U32", packed), (scales, "U8", groups), (bias, "BF16", rows)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-from mlx_oss import layout
 from mlx_oss.config import ModelConfig, QuantizationSpec
 from mlx_oss.errors import OptionError
+from mlx_oss.weights.names import Shape, can_quantize, is_expert, lossless_quantization, modules
 
 from .options import ConvertOptions
 
@@ -26,8 +26,8 @@ def specs(config: ModelConfig, options: ConvertOptions) -> Specs:
     overrides = {pattern: _profile(name) for pattern, name in options.overrides.items()}
     unused = set(overrides)
     chosen = {}
-    for path, shape, _ in layout.modules(config):
-        if layout.is_expert(path) or not layout.can_quantize(path):
+    for path, shape, _ in modules(config):
+        if is_expert(path) or not can_quantize(path):
             continue
         spec = default
         if default is not None and path.endswith(".router"):
@@ -51,7 +51,7 @@ def entry(chosen: Specs) -> dict[str, object]:
     modules = {
         path: {"group_size": spec.group_size, "bits": spec.bits, "mode": spec.mode} for path, spec in chosen.items()
     }
-    return layout.lossless_quantization() | modules
+    return lossless_quantization() | modules
 
 
 def _profile(name: str) -> QuantizationSpec | None:
@@ -60,7 +60,7 @@ def _profile(name: str) -> QuantizationSpec | None:
     return PROFILES[name]
 
 
-def _checked(path: str, shape: layout.Shape, spec: QuantizationSpec) -> QuantizationSpec:
+def _checked(path: str, shape: Shape, spec: QuantizationSpec) -> QuantizationSpec:
     if path.endswith(".router") and spec.bits < _ROUTER_BITS:
         raise OptionError(f"{path} is not stored in fewer than {_ROUTER_BITS} bits: give q8 or bf16")
     if shape[-1] % spec.group_size:

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlx_oss import mxfp4
 from mlx_oss.errors import CheckpointError
-from mlx_oss.tensorfile import TensorInfo
+from mlx_oss.weights import mxfp4
+from mlx_oss.weights.safetensors import TensorInfo
 
 from .recipes import read
 

@@ -14,8 +14,8 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from mlx_oss.errors import CheckpointError
-from mlx_oss.mxfp4 import SCALE_NAN
-from mlx_oss.tensorfile import TensorInfo
+from mlx_oss.weights.mxfp4 import SCALE_NAN
+from mlx_oss.weights.safetensors import TensorInfo
 
 PIECE = 1 << 20  # bytes read at a time: what is done to them happens in the processor's cache
 ROUNDED = {"F32": "<f4", "F16": "<f2"}  # dtypes that become bfloat16, as safetensors and NumPy call them

@@ -16,8 +16,8 @@ from functools import partial as bind
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError, ConversionError
-from mlx_oss.memory import contexts_by_mac
-from mlx_oss.tensorfile import INDEX, weight_files
+from mlx_oss.memory.estimates import contexts_by_mac
+from mlx_oss.weights.safetensors import INDEX, weight_files
 
 from . import configs, manifest, profiles, shards
 from .crew import Crew

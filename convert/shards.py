@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_oss.tensorfile import ITEMSIZE
+from mlx_oss.weights.safetensors import ITEMSIZE
 
 from .checksum import crc32
 from .crew import Advance

@@ -13,8 +13,8 @@ from typing import Any
 
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError
-from mlx_oss.tensorfile import TensorInfo, read_folder, weight_files
 from mlx_oss.tokenizer import check_tokenizer_json
+from mlx_oss.weights.safetensors import TensorInfo, read_folder, weight_files
 
 from . import configs, metal
 

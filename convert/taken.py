@@ -10,8 +10,8 @@ from collections import Counter
 from typing import TypeVar
 
 from mlx_oss.errors import CheckpointError
-from mlx_oss.layout import Shape
-from mlx_oss.tensorfile import TensorInfo
+from mlx_oss.weights.names import Shape
+from mlx_oss.weights.safetensors import TensorInfo
 
 from .quantized import DenseExperts
 from .recipes import ROUNDED, Halves, Piece, Rounded, Rows

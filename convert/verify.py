@@ -12,7 +12,7 @@ import numpy as np
 
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConversionError
-from mlx_oss.tensorfile import TensorInfo, read_folder
+from mlx_oss.weights.safetensors import TensorInfo, read_folder
 
 from . import configs, manifest
 from .checksum import crc32

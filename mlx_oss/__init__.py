@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from mlx_oss.version import __version__
 
 if TYPE_CHECKING:
-    from mlx_oss.cache import Cache
-    from mlx_oss.chat import ChatSession
+    from mlx_oss.chat.session import ChatSession
+    from mlx_oss.chat.stream import collect
     from mlx_oss.config import ModelConfig
     from mlx_oss.constrain import Guards
     from mlx_oss.errors import MlxOssError
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
         TurnsDropped,
         Usage,
     )
-    from mlx_oss.generate import Step, generate_step, prefill
+    from mlx_oss.generation.generate import Step, generate_step, prefill
+    from mlx_oss.generation.sampling import SamplingOptions
     from mlx_oss.harmony import Message, ToolDescription
     from mlx_oss.loader import load, load_model
-    from mlx_oss.model import Transformer
-    from mlx_oss.planner import Plan, plan
-    from mlx_oss.sampling import SamplingOptions
+    from mlx_oss.memory.plan import Plan, plan
+    from mlx_oss.model.kv_cache import Cache
+    from mlx_oss.model.transformer import Transformer
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
-    from mlx_oss.turn import collect
 
 _HOME = {
-    "cache": ("Cache",),
-    "chat": ("ChatSession",),
+    "model.kv_cache": ("Cache",),
+    "chat.session": ("ChatSession",),
     "config": ("ModelConfig",),
     "constrain": ("Guards",),
     "errors": ("MlxOssError",),
@@ -70,16 +70,17 @@ _HOME = {
         "TurnsDropped",
         "Usage",
     ),
-    "generate": ("Step", "generate_step", "prefill"),
+    "generation.generate": ("Step", "generate_step", "prefill"),
     "harmony": ("Message", "ToolDescription"),
     "loader": ("load", "load_model"),
-    "model": ("Transformer",),
-    "planner": ("Plan", "plan"),
-    "sampling": ("SamplingOptions",),
+    "model.transformer": ("Transformer",),
+    "memory.plan": ("Plan", "plan"),
+    "generation.sampling": ("SamplingOptions",),
     "tokenizer": ("Tokenizer", "load_tokenizer"),
-    "turn": ("collect",),
+    "chat.stream": ("collect",),
 }
-_COMPUTING = {"cache", "chat", "generate", "loader", "model", "planner", "sampling"}  # what loads MLX
+# What loads MLX, before which a fast BLAS is looked for.
+_COMPUTING = ("chat.session", "generation", "loader", "memory.plan", "model")
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
@@ -124,8 +125,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'mlx_oss' has no attribute {name!r}")
-    if _MODULE_OF[name] in _COMPUTING:
-        from mlx_oss.blas import prefer_fast_blas
+    if _MODULE_OF[name].startswith(_COMPUTING):
+        from mlx_oss.backend.blas import prefer_fast_blas
 
         prefer_fast_blas()
     value = getattr(import_module(f"mlx_oss.{_MODULE_OF[name]}"), name)

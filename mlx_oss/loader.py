@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Literal
 
 import mlx.core as mx
 
-from mlx_oss import layout
-from mlx_oss.device import activation_dtype, keep_freed_memory, keep_resident, on_gpu
+from mlx_oss.backend.device import activation_dtype, keep_freed_memory, keep_resident, on_gpu
 from mlx_oss.errors import OptionError
-from mlx_oss.folder import SUFFIXES, Folder, open_folder
-from mlx_oss.footprint import is_on_disk
-from mlx_oss.model import Transformer
+from mlx_oss.memory.footprint import is_on_disk
+from mlx_oss.memory.plan import plan_folder
+from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload import install
-from mlx_oss.planner import plan_folder
-from mlx_oss.weights import Files, Joined, open_files, read
+from mlx_oss.weights.folder import SUFFIXES, Folder, open_folder
+from mlx_oss.weights.names import plain_tensors
+from mlx_oss.weights.reading import Files, Joined, open_files, read
 
 if TYPE_CHECKING:
     from mlx_oss.tokenizer import Tokenizer
@@ -107,7 +107,7 @@ def _read(folder: Folder, targets: Sequence[str], files: Files, dtype: mx.Dtype)
                 wanted[target, "", suffix] = Joined(list(tensors.values()), suffix == "bias")
             else:
                 wanted |= {(target, m, suffix): Joined([tensor], suffix == "bias") for m, tensor in tensors.items()}
-    for name in layout.plain_tensors(folder.config):
+    for name in plain_tensors(folder.config):
         target, _, suffix = name.removeprefix("model.").rpartition(".")
         wanted[target, "", suffix] = Joined([folder.tensors[name]], bias=True)
     apart: dict[str, dict[tuple[str, str], mx.array]] = {}

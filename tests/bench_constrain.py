@@ -15,7 +15,7 @@ import numpy as np
 
 import mlx_oss
 from mlx_oss.constrain import Grammar, Rules, TurnConstraint
-from mlx_oss.sampling import Sampler
+from mlx_oss.generation.sampling import Sampler
 from mlx_oss.tokenizer import N_VOCAB, RETURN
 
 SCHEMA = {

@@ -12,15 +12,16 @@ import sys
 import time
 from collections.abc import Callable
 
-from mlx_oss.blas import prefer_fast_blas
+from mlx_oss.backend.blas import prefer_fast_blas
 
 prefer_fast_blas()
 
 import mlx.core as mx  # noqa: E402
 
-from mlx_oss import device, linear  # noqa: E402
-from mlx_oss.attention import attention  # noqa: E402
+from mlx_oss.backend import device  # noqa: E402
 from mlx_oss.config import MXFP4  # noqa: E402
+from mlx_oss.model import linear  # noqa: E402
+from mlx_oss.model.attention import attention  # noqa: E402
 
 HIDDEN, QKV, GATE_UP = 2880, 5120, 5760
 HEADS, KV_HEADS, DIM = 64, 8, 64

@@ -87,7 +87,7 @@ def answer(worker: subprocess.Popen[str]) -> dict[str, Any]:
 
 def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
     """Loads; then each line of stdin is answered by one step: the prefill, and a token each time."""
-    from mlx_oss.blas import prefer_fast_blas
+    from mlx_oss.backend.blas import prefer_fast_blas
 
     prefer_fast_blas()  # before MLX, as the commands do
     import mlx_oss
@@ -99,7 +99,7 @@ def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
     import mlx.core as mx
     import numpy as np
 
-    from mlx_oss.device import peak_resident_bytes
+    from mlx_oss.backend.device import peak_resident_bytes
     from mlx_oss.offload import reads
 
     facts: dict[str, Any] = {"load": time.perf_counter() - started, "slots": plan.slots, "chunk": plan.chunk}

@@ -32,11 +32,11 @@ SHAPE = {
 
 def measure(folder: str, length: int) -> dict[str, float]:
     """Seconds of the clock and of all cores, and bytes beside the loaded model: the caches', and the peak."""
-    from mlx_oss.blas import prefer_fast_blas
+    from mlx_oss.backend.blas import prefer_fast_blas
 
     prefer_fast_blas()
-    from mlx_oss.device import peak_resident_bytes
-    from mlx_oss.generate import prefill
+    from mlx_oss.backend.device import peak_resident_bytes
+    from mlx_oss.generation.generate import prefill
     from mlx_oss.loader import load_model
 
     model = load_model(folder)

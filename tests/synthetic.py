@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_oss import mxfp4
 from mlx_oss.tokenizer import LAST_TEXT_ID, N_RANKS, SPECIAL_TOKENS, load_tokenizer
+from mlx_oss.weights import mxfp4
 
 TINY = {
     "num_hidden_layers": 3,

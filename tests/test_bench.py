@@ -14,13 +14,14 @@ from importlib.util import find_spec
 import mlx.core as mx
 import pytest
 
-from mlx_oss import bench, device
+from mlx_oss import bench
+from mlx_oss.backend import device
 from mlx_oss.bench import Report, Result, Speed, chips, measure, worker
 from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
 from mlx_oss.cli import main
 from mlx_oss.errors import BenchmarkError, OptionError
 from mlx_oss.loader import load_model
-from tests.conftest import SHAPES
+from tests.shapes import SHAPES
 
 GB = 10**9
 RESULT = Result("mlx-oss", 0.75, 1.5, 0.25, 2 * GB, 3 * GB, (Speed(32, 2.0, 0.5),), {32: (5, 6, 7)})

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlx_oss.config import FULL, MXFP4, SLIDING, ModelConfig, QuantizationSpec, YarnScaling
 from mlx_oss.errors import ConfigError
-from mlx_oss.rope import inverse_frequencies
+from mlx_oss.model.rope import inverse_frequencies
 
 # config.json of openai/gpt-oss-20b as released (transformers 4.55), its 24 layer types spelled shorter.
 RELEASED_20B: dict[str, Any] = {

@@ -14,12 +14,12 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_oss import load_model
+from mlx_oss.backend.device import on_gpu
 from mlx_oss.convert import convert
-from mlx_oss.device import on_gpu
 from mlx_oss.errors import CheckpointError, ConfigError, OptionError
-from mlx_oss.folder import open_folder
-from mlx_oss.footprint import Footprint
-from mlx_oss.tensorfile import INDEX
+from mlx_oss.memory.footprint import Footprint
+from mlx_oss.weights.folder import open_folder
+from mlx_oss.weights.safetensors import INDEX
 from tests.synthetic import TINY, write_checkpoint
 
 Tensors = dict[str, mx.array]

@@ -15,9 +15,9 @@ import mlx_oss
 from mlx_oss import nano
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.harmony import PYTHON
-from mlx_oss.tensorfile import read_folder
 from mlx_oss.tools import PythonTool
 from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
+from mlx_oss.weights.safetensors import read_folder
 
 GREEDY = mlx_oss.SamplingOptions(temperature=0)
 DATE = "2026-01-15"
@@ -126,7 +126,7 @@ def test_ids_that_nano_never_saw_are_not_sampled_at_temperature_1(loaded, seed, 
             sampled.append(step.token)
             yield step
 
-    monkeypatch.setattr("mlx_oss.rounds.generate_step", watched)
+    monkeypatch.setattr("mlx_oss.chat.response.generate_step", watched)
     chat = session(loaded, options=mlx_oss.SamplingOptions(seed=seed))
     for question in ("Hello!", "What is the capital of Japan?", "Tell me a joke.", "Who wrote Xyzzy?"):
         chat.ask(question)

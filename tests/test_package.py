@@ -22,37 +22,22 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
-    version errors errand blas
-    config
-    memory
-    mxfp4 rope layout tensorfile openfile device
-    buffers
-    folder weights
-    footprint
-    cache sampling linear attention
-    model
-    planner
-    offload
-    tokenizer
-    harmony
-    events
-    constrain tools
-    convert
-    nano
-    loader generate
-    bench
-    worker
-    conversation prompt_cache turn
-    session_file rounds
-    turns
-    chat
+    version errors action
+    config backend
+    tokenizer weights model
+    harmony memory offload
+    events convert
+    constrain tools nano
+    loader generation
+    chat bench
     cli
     __main__
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 KNOW_MLX = set(
-    "device cache sampling linear attention model loader generate session_file nano convert.affine bench.kernels "
-    "bench.worker offload.install offload.experts offload.embedding buffers weights".split()
+    "backend.device model.attention model.kv_cache model.linear model.transformer weights.arrays weights.reading "
+    "offload.embedding offload.experts offload.install nano convert.affine loader generation.generate "
+    "generation.sampling chat.session_file bench.kernels bench.worker".split()
 )
 
 
@@ -67,7 +52,7 @@ def sources() -> dict[str, ast.Module]:
 
 
 SOURCES = sources()
-assert {"", "chat", "harmony.parse", "convert.run", "cli"} <= set(SOURCES)
+assert {"", "chat.session", "harmony.parse", "convert.run", "cli"} <= set(SOURCES)
 
 
 def imported(name: str) -> Iterator[str]:

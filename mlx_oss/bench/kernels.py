@@ -18,8 +18,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_oss import device
-from mlx_oss.model import Transformer
+from mlx_oss.backend import device
+from mlx_oss.model.transformer import Transformer
 
 VIEWS = frozenset(
     "AsStrided Broadcast Depends ExpandDims Flatten Reshape Slice Split Squeeze StopGradient Transpose Unflatten "

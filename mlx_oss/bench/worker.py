@@ -46,7 +46,7 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
     imported = time.perf_counter()
     generate, facts = load(folder, options)
     done = time.perf_counter()
-    from mlx_oss.device import peak_resident_bytes
+    from mlx_oss.backend.device import peak_resident_bytes
 
     loading: dict[str, object] = {"imports": imported - started, "load": done - imported}
     loading["loaded"] = peak_resident_bytes()
@@ -75,16 +75,16 @@ def _timed(ids: Ids) -> tuple[float, float, list[int]]:
 
 
 def _ours() -> Load:
-    from mlx_oss.blas import prefer_fast_blas
+    from mlx_oss.backend.blas import prefer_fast_blas
 
     blas = prefer_fast_blas()  # before the imports below, which load MLX
+    from mlx_oss.backend.device import device_name
     from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
-    from mlx_oss.device import device_name
     from mlx_oss.errors import OptionError
-    from mlx_oss.generate import generate_step
+    from mlx_oss.generation.generate import generate_step
+    from mlx_oss.generation.sampling import SamplingOptions
     from mlx_oss.loader import load_model
     from mlx_oss.offload import reads
-    from mlx_oss.sampling import SamplingOptions
 
     def load(folder: Path, options: Options) -> Engine:
         model = load_model(folder, **options)
@@ -136,7 +136,7 @@ def _compute_as_ours(model: Any, folder: Path) -> None:
     import mlx.core as mx
 
     from mlx_oss.config import ModelConfig
-    from mlx_oss.rope import inverse_frequencies
+    from mlx_oss.model.rope import inverse_frequencies
 
     c = ModelConfig.from_file(folder / "config.json")
     periods = mx.array((1 / inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)).astype("float32"))

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlx_oss.cli.safe import wants_plain
+from mlx_oss.cli.sanitize import wants_plain
 
 if TYPE_CHECKING:
     from mlx_oss.bench import Report, Result

@@ -11,22 +11,20 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from mlx_oss.cli import bounds as bound_arguments
-from mlx_oss.cli import model as model_arguments
-from mlx_oss.cli import tools as tool_arguments
+from mlx_oss.cli import answer_arguments, model_arguments, tool_arguments
 from mlx_oss.cli.interrupts import interruptible, terminable, unechoed
 from mlx_oss.errors import ContextError, MlxOssError, OptionError
 
 if TYPE_CHECKING:
-    from mlx_oss.chat import ChatSession
-    from mlx_oss.cli.show import Printer
+    from mlx_oss.chat.session import ChatSession
+    from mlx_oss.cli.printers import Printer
     from mlx_oss.events import Event
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("question", nargs="*", help="ask this and leave; without it a conversation, or stdin if piped")
     model_arguments.add_arguments(parser)
-    bound_arguments.add_arguments(parser)
+    answer_arguments.add_arguments(parser)
     parser.add_argument("--instructions", default="", metavar="TEXT", help="what the model should keep to")
     tool_arguments.add_arguments(parser)
     parser.add_argument("--hide-reasoning", action="store_true", help="show the answer only")
@@ -40,10 +38,10 @@ def run(args: argparse.Namespace) -> int:
         piped = piped_question()
         questions = [line for line in piped.splitlines() if line.strip()] if args.json else [piped]
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
-    bounds = bound_arguments.bounds(args)
+    bounds = answer_arguments.bounds(args)
     model, tokenizer = model_arguments.load(args)
-    from mlx_oss.chat import ChatSession
-    from mlx_oss.cli.show import printer
+    from mlx_oss.chat.session import ChatSession
+    from mlx_oss.cli.printers import printer
 
     session = ChatSession(
         model,
@@ -121,7 +119,7 @@ def converse(session: ChatSession, show: Printer, tools: dict[str, Any] | None =
 
 def status(session: ChatSession) -> str:
     """The last turn in a line: speed, time to the first token, context and memory used."""
-    from mlx_oss.device import memory_bytes
+    from mlx_oss.backend.device import memory_bytes
 
     usage = session.usage
     parts = [f"{usage.tokens_per_second:.0f} tokens/s", f"first token {usage.prefill_seconds:.1f} s"]

@@ -9,13 +9,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mlx_oss.cli.safe import safe
+from mlx_oss.cli.sanitize import safe
 from mlx_oss.errors import SessionError
 from mlx_oss.harmony import ReasoningEffort
 
 if TYPE_CHECKING:
-    from mlx_oss.chat import ChatSession
-    from mlx_oss.cli.show import Printer
+    from mlx_oss.chat.session import ChatSession
+    from mlx_oss.cli.printers import Printer
     from mlx_oss.events import Event
 
 
@@ -104,7 +104,7 @@ def _save(conversation: Conversation, argument: str) -> None:
         return
     path = _path(argument)
     if os.path.exists(path):  # as far as that can be known
-        from mlx_oss import session_file
+        from mlx_oss.chat import session_file
 
         try:
             session_file.read(path)
@@ -124,7 +124,7 @@ def _load(conversation: Conversation, argument: str) -> None:
     if not argument:
         conversation.say("give a file: /load FILE")
         return
-    from mlx_oss.chat import ChatSession
+    from mlx_oss.chat.session import ChatSession
 
     model, tokenizer = conversation.session.model, conversation.session.tokenizer
     path = _path(argument)

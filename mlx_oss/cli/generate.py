@@ -10,9 +10,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from mlx_oss.cli import model as model_arguments
-from mlx_oss.cli import tools as tool_arguments
-from mlx_oss.cli.safe import safe
+from mlx_oss.cli import model_arguments, tool_arguments
+from mlx_oss.cli.sanitize import safe
 from mlx_oss.errors import OptionError
 
 if TYPE_CHECKING:
@@ -37,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError("--raw takes the prompt as it stands, so there is no place for --tool: leave one of them out")
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
     model, tokenizer = model_arguments.load(args)
-    from mlx_oss.conversation import preamble
-    from mlx_oss.generate import generate_step
+    from mlx_oss.chat.history import preamble
+    from mlx_oss.generation.generate import generate_step
     from mlx_oss.harmony import Message, render_conversation
     from mlx_oss.tools.calls import Toolset
 
@@ -69,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _answers(toolset: Toolset, written: list[int]) -> list[int]:
     """What the tools that were called answer, ready for the model to go on; nothing if none was that is run here."""
-    from mlx_oss.conversation import OPENING, Entry
+    from mlx_oss.chat.history import OPENING, Entry
+    from mlx_oss.chat.stream import Listener
     from mlx_oss.harmony import HarmonyParser
-    from mlx_oss.turn import Listener
 
     parser, listener = HarmonyParser(), Listener()
     for token in written:

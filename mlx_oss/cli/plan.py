@@ -8,10 +8,10 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlx_oss.cli import model as model_arguments
+from mlx_oss.cli import model_arguments
 
 if TYPE_CHECKING:
-    from mlx_oss.planner import Plan
+    from mlx_oss.memory.plan import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def _show(plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mlx_oss.planner import size
+    from mlx_oss.memory.plan import size
 
     console = Console(highlight=False, markup=False)
     last = "at least" if plan.verdict == "too small" else "in memory"

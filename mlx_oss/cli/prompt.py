@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_oss.cli.safe import wants_plain
+from mlx_oss.cli.sanitize import wants_plain
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History

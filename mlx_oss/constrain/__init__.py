@@ -3,9 +3,9 @@
 Knows the harmony format and token ids; nothing of models and MLX. Grammars need the extra `constrain` (llguidance).
 """
 
-from mlx_oss.constrain.bounds import Bounds, Guards, choices_of_saved
 from mlx_oss.constrain.grammar import Grammar
 from mlx_oss.constrain.headers import legal_headers
+from mlx_oss.constrain.outputs import Bounds, Guards, choices_of_saved
 from mlx_oss.constrain.repetition import RepetitionGuard
 from mlx_oss.constrain.turn import Rules, TurnConstraint, final_header
 

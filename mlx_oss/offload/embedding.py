@@ -8,11 +8,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_oss.buffers import STORED, allocated, bytes_of
 from mlx_oss.config import QuantizationSpec
 from mlx_oss.offload.reader import Reader
-from mlx_oss.openfile import OpenFile
-from mlx_oss.tensorfile import TensorInfo
+from mlx_oss.weights.arrays import STORED, allocated, bytes_of
+from mlx_oss.weights.files import OpenFile
+from mlx_oss.weights.safetensors import TensorInfo
 
 
 class EmbeddingOnDisk:

@@ -16,9 +16,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_oss.config import ModelConfig
-from mlx_oss.model import Experts, Specs
+from mlx_oss.model.transformer import Experts, Specs
+from mlx_oss.offload.expert_cache import Slots
 from mlx_oss.offload.reader import Origin, Reader, Reads
-from mlx_oss.offload.slots import Slots
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,15 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_oss.buffers import STORED, allocated, bytes_of
-from mlx_oss.folder import SUFFIXES, Folder
-from mlx_oss.layout import layer_prefix
-from mlx_oss.model import ExpertLinear, Specs, Transformer
+from mlx_oss.model.transformer import ExpertLinear, Specs, Transformer
 from mlx_oss.offload.embedding import EmbeddingOnDisk
 from mlx_oss.offload.experts import OffloadedExperts, Source
 from mlx_oss.offload.reader import Memory, Origin, Reader, Reads
-from mlx_oss.tensorfile import TensorInfo
-from mlx_oss.weights import Files
+from mlx_oss.weights.arrays import STORED, allocated, bytes_of
+from mlx_oss.weights.folder import SUFFIXES, Folder
+from mlx_oss.weights.names import layer_prefix
+from mlx_oss.weights.reading import Files
+from mlx_oss.weights.safetensors import TensorInfo
 
 _EMBEDDING = "model.embed_tokens"
 _MEMBERS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}

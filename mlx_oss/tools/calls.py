@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any
 
-from mlx_oss.errand import Errand
+from mlx_oss.action import Errand
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.events import Citation, ToolCall, ToolResult
 from mlx_oss.harmony import ToolDescription, ToolNamespace

@@ -25,7 +25,7 @@ from typing import Any, get_type_hints
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.tools import docstrings
-from mlx_oss.tools.hints import WrongValue, fields_of, object_schema
+from mlx_oss.tools.schemas import WrongValue, fields_of, object_schema
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import ToolDescription
+from mlx_oss.tools.anchored_paths import Place, Places
 from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.hunks import Add, Delete, Operation, Update, changed, parse
-from mlx_oss.tools.places import Place, Places
 
 _DESCRIPTION = """\
 Changes files: adds, updates, moves and deletes them, all or nothing. `input` is a patch:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from mlx_oss import ChatSession, ModelConfig, Transformer, prompt_cache, rounds
+from mlx_oss import ChatSession, ModelConfig, Transformer
+from mlx_oss.chat import response
+from mlx_oss.generation import prompt_cache
 from tests.chat.scripted import DATE, TOKENIZER, Script
 
 
@@ -36,7 +38,7 @@ def model() -> Transformer:
 @pytest.fixture
 def script(model, monkeypatch) -> Script:
     script = Script(model)
-    monkeypatch.setattr(rounds, "generate_step", script.generate_step)
+    monkeypatch.setattr(response, "generate_step", script.generate_step)
     monkeypatch.setattr(prompt_cache, "prefill_chunks", script.prefill_chunks)
     return script
 

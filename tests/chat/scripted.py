@@ -17,7 +17,7 @@ from mlx_oss import (
     Transformer,
     load_tokenizer,
 )
-from mlx_oss.generate import Step, prefill, prefill_chunks
+from mlx_oss.generation.generate import Step, prefill, prefill_chunks
 from mlx_oss.harmony import (
     SystemContent,
     render_conversation,

@@ -16,12 +16,12 @@ from mlx_oss import (
     ToolResult,
     TurnsDropped,
     collect,
-    rounds,
 )
+from mlx_oss.chat import response
+from mlx_oss.chat.stream import Floor
 from mlx_oss.errors import ContextError, OptionError, SessionError
 from mlx_oss.harmony import Message, render_message
 from mlx_oss.tokenizer import END
-from mlx_oss.turn import Floor
 from tests.chat.scripted import (
     CALL,
     DATE,
@@ -85,7 +85,7 @@ def test_a_retry_draws_anew_with_a_seed_and_the_same_way_each_time(model, script
         seeds.append(options.seed)
         return script.generate_step(model, prompt, options, **more)
 
-    monkeypatch.setattr(rounds, "generate_step", watched)
+    monkeypatch.setattr(response, "generate_step", watched)
     script.says(*[HELLO] * 5)
     session = ChatSession(model, TOKENIZER, options=SamplingOptions(seed=2**64 - 2))
     for events in (session.send("Hi"), session.retry(), session.retry(), session.send("So"), session.retry()):

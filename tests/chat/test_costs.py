@@ -6,8 +6,9 @@ import random
 
 import mlx.core as mx
 
-from mlx_oss import ChatSession, ToolCall, cache
+from mlx_oss import ChatSession, ToolCall
 from mlx_oss.harmony import render_message
+from mlx_oss.model import kv_cache
 from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, said, system, turn, user
 
 LONG = "<|channel|>final<|message|>" + "It is a long story, told in many words. " * 4 + "<|return|>"
@@ -55,5 +56,5 @@ def test_two_hundred_turns_hold_only_what_they_must(model, script):
         stats = session.stats
         positions = -(-len(session._cache.ids) // 256) * 256
         assert stats.cache_bytes <= 2 * a_token * (positions + 256) + 2 * ring
-        assert stats.snapshot_bytes <= 2 * ring * cache.MOST_SNAPSHOTS
-    assert len(session._cache.kv._snapshots) <= cache.MOST_SNAPSHOTS
+        assert stats.snapshot_bytes <= 2 * ring * kv_cache.MOST_SNAPSHOTS
+    assert len(session._cache.kv._snapshots) <= kv_cache.MOST_SNAPSHOTS

@@ -10,13 +10,14 @@ import random
 
 import pytest
 
-from mlx_oss import ChatSession, Finished, SamplingOptions, ToolDescription, rounds
+from mlx_oss import ChatSession, Finished, SamplingOptions, ToolDescription
+from mlx_oss.chat import response
+from mlx_oss.chat.stream import begun
 from mlx_oss.errors import ToolError
-from mlx_oss.generate import Step, generate_step
+from mlx_oss.generation.generate import Step, generate_step
 from mlx_oss.harmony import HarmonyParser, MessageFinished, ToolNamespace
 from mlx_oss.tokenizer import CALL, CHANNEL, CONSTRAIN, END, ENDOFTEXT, MESSAGE, RETURN, START
 from mlx_oss.tools.base import SystemTool
-from mlx_oss.turn import begun
 from tests.chat.scripted import DATE, TOKENIZER
 
 TURNS = int(os.environ.get("RANDOM_TURNS", "25"))
@@ -61,7 +62,7 @@ def written(monkeypatch) -> list[list[int]]:
             written[-1].append(step.token)
             yield step
 
-    monkeypatch.setattr(rounds, "generate_step", watched)
+    monkeypatch.setattr(response, "generate_step", watched)
     return written
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_oss import ChatSession, SamplingOptions, ToolDescription, Transformer, rounds
+from mlx_oss import ChatSession, SamplingOptions, ToolDescription, Transformer
+from mlx_oss.chat import response
 from mlx_oss.errors import SessionError
 from mlx_oss.harmony import PYTHON
 from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, said, system, turn, user
@@ -98,7 +99,7 @@ def test_a_retry_after_loading_draws_as_it_would_have_without(model, script, tmp
         seeds.append(options.seed)
         return script.generate_step(model, prompt, options, **more)
 
-    monkeypatch.setattr(rounds, "generate_step", watched)
+    monkeypatch.setattr(response, "generate_step", watched)
     script.says(*[HELLO] * 4)
     session = ChatSession(model, TOKENIZER, options=SamplingOptions(seed=5))
     for events in (session.send("Hi"), session.retry()):
@@ -272,7 +273,7 @@ def test_a_full_disk_leaves_the_old_file(session, saved, monkeypatch):
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("mlx_oss.session_file.os.fsync", full)
+    monkeypatch.setattr("mlx_oss.chat.session_file.os.fsync", full)
     with pytest.raises(SessionError, match="No space left"):
         session.save(saved)
     assert saved.read_bytes() == before and [path.name for path in saved.parent.iterdir()] == ["chat"]

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from mlx_oss import AnswerDelta, ChatSession, Finished, SamplingOptions, worker
+from mlx_oss import AnswerDelta, ChatSession, Finished, SamplingOptions
+from mlx_oss.generation import compute_thread
 from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, contents, ids, said, system, turn, user
 
 
@@ -68,7 +69,7 @@ def test_all_computing_is_done_on_one_thread(session, script, monkeypatch):
             seen.add(threading.current_thread().name)
             yield step
 
-    monkeypatch.setattr("mlx_oss.rounds.generate_step", watched)
+    monkeypatch.setattr("mlx_oss.chat.response.generate_step", watched)
     script.says(HELLO, HELLO)
     session.ask("Hi")
     asyncio.run(collect_all(session.asend("Hi")))
@@ -156,7 +157,7 @@ def test_a_session_whose_loop_was_left_can_be_changed_at_once(session, script):
 
     async def chat() -> None:
         async for _ in session.asend("Hi"):
-            worker._thread().submit(lambda: time.sleep(0.1))  # another session computes
+            compute_thread._thread().submit(lambda: time.sleep(0.1))  # another session computes
             break
         assert session.undo() == "Hi"
         async for _ in session.asend("So?"):
@@ -180,7 +181,7 @@ def test_a_task_is_cancelled_while_a_long_call_is_written(session, script, monke
                 time.sleep(0.05)
             yield step
 
-    monkeypatch.setattr("mlx_oss.rounds.generate_step", slow)
+    monkeypatch.setattr("mlx_oss.chat.response.generate_step", slow)
 
     async def chat() -> None:
         nonlocal loop, task
@@ -216,7 +217,7 @@ def test_closing_that_is_cancelled_closes_and_is_cancelled(session, script):
     async def chat() -> None:
         events = session.asend("Hi")
         await anext(events)
-        worker._thread().submit(lambda: time.sleep(0.2))
+        compute_thread._thread().submit(lambda: time.sleep(0.2))
         closing = asyncio.create_task(events.aclose())
         await asyncio.sleep(0.05)
         closing.cancel()
@@ -260,7 +261,7 @@ def test_an_error_in_the_model_comes_to_the_caller(session, script):
 
 
 def test_what_runs_on_the_thread_may_call_it_again():
-    assert worker.run(lambda: worker.run(lambda: 5)) == 5
+    assert compute_thread.run(lambda: compute_thread.run(lambda: 5)) == 5
 
 
 def test_an_unfinished_turn_does_not_keep_the_program_from_ending():
@@ -283,9 +284,9 @@ def test_a_turn_is_said_in_the_prompt_as_it_was_written(session, script):
 
 def test_an_unused_turn_starts_no_thread_when_it_is_collected():
     program = """
-from mlx_oss import worker
-worker.PulledAsync(iter(()))
-assert not worker._started
+from mlx_oss.generation import compute_thread
+compute_thread.PulledAsync(iter(()))
+assert not compute_thread._started
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from mlx_oss import ChatSession, SamplingOptions, ToolCall, ToolDescription, ToolResult, collect, worker
+from mlx_oss import ChatSession, SamplingOptions, ToolCall, ToolDescription, ToolResult, collect
 from mlx_oss.errors import ContextError, OptionError
+from mlx_oss.generation import compute_thread
 from mlx_oss.harmony import PYTHON, ToolNamespace, render_message
 from mlx_oss.harmony.messages import Message
 from mlx_oss.tools import BrowserTool, Limits, PythonTool, Tool
@@ -280,7 +281,7 @@ def test_the_app_is_asked_on_its_own_thread_and_no_tool_runs_on_the_computing_on
     (result,) = results(turn(session, script, "Oslo?"))
     assert result.text == "set by the caller"
     assert threads["confirm"] is threading.current_thread()
-    assert threads["tool"] is not worker.run(threading.current_thread)
+    assert threads["tool"] is not compute_thread.run(threading.current_thread)
 
 
 def test_an_error_of_the_apps_own_hook_reaches_the_app_and_the_session_goes_on(make, script):

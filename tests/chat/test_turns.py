@@ -25,11 +25,11 @@ from mlx_oss import (
     ToolCall,
     ToolDescription,
     collect,
-    prompt_cache,
 )
-from mlx_oss.conversation import Entry
+from mlx_oss.chat.history import Entry
 from mlx_oss.errors import ContextError, OptionError
-from mlx_oss.generate import generate_step
+from mlx_oss.generation import prompt_cache
+from mlx_oss.generation.generate import generate_step
 from mlx_oss.harmony import (
     PYTHON,
     DeveloperContent,

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import mlx_oss
 from mlx_oss import ChatSession, Finished, Guards, ReasoningStopped, SamplingOptions, ToolDescription, load_tokenizer
+from mlx_oss.chat.history import Entry
 from mlx_oss.constrain import Rules, TurnConstraint
 from mlx_oss.constrain.answer import AnswerFormat
-from mlx_oss.conversation import Entry
 from mlx_oss.errors import OptionError
 from mlx_oss.harmony import ResponseFormat, parse_messages
 from mlx_oss.tokenizer import CALL, CHANNEL, END, ENDOFTEXT, MESSAGE, RETURN, START

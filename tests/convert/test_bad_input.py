@@ -20,7 +20,7 @@ from convert import ConvertOptions, convert
 from convert.command import main
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError, TokenizerError
-from mlx_oss.tensorfile import INDEX, read_folder
+from mlx_oss.weights.safetensors import INDEX, read_folder
 from tests.synthetic import hf_config, openai_config, tokenizer_json, write_checkpoint
 
 SMALL = {

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from convert import ConvertOptions, convert
-from mlx_oss import layout, mxfp4
 from mlx_oss.config import ModelConfig, QuantizationSpec
-from mlx_oss.tensorfile import TensorInfo, read_folder
+from mlx_oss.weights import mxfp4, names
+from mlx_oss.weights.safetensors import TensorInfo, read_folder
 from tests.synthetic import TINY, tokenizer_json, write_checkpoint
 
 MXFP4 = QuantizationSpec(32, 4, "mxfp4")
@@ -38,7 +38,7 @@ def array(tensor: tuple[str, tuple[int, ...], bytes]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
-    """(source, target) of the same model by layout."""
+    """(source, target) of the same model by names."""
     root = tmp_path_factory.mktemp("lossless")
     made = {}
     for name in RELEASED:
@@ -61,9 +61,9 @@ def test_every_layout_gives_the_same_bytes(folders, name):
 def test_folder_holds_exactly_what_the_layout_asks_for(folders):
     folder = folders["original"][1]
     config = ModelConfig.from_file(folder / "config.json")
-    wanted = dict(layout.plain_tensors(config))
-    for path, shape, bias in layout.modules(config):
-        wanted |= layout.stored_tensors(path, shape, bias, MXFP4 if layout.is_expert(path) else None)
+    wanted = dict(names.plain_tensors(config))
+    for path, shape, bias in names.modules(config):
+        wanted |= names.stored_tensors(path, shape, bias, MXFP4 if names.is_expert(path) else None)
     assert {tensor.name: tensor.shape for tensor in read_folder(folder).values()} == wanted
 
 

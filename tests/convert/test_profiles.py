@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from convert import ConvertOptions, convert
-from mlx_oss import mxfp4
 from mlx_oss.config import ModelConfig, QuantizationSpec
 from mlx_oss.errors import CheckpointError, OptionError
+from mlx_oss.weights import mxfp4
 from tests.convert.test_lossless import array, contents
 from tests.synthetic import TINY, write_checkpoint
 

@@ -15,7 +15,7 @@ import pytest
 
 from convert import ConvertOptions, convert
 from mlx_oss.errors import CheckpointError
-from mlx_oss.tensorfile import ITEMSIZE
+from mlx_oss.weights.safetensors import ITEMSIZE
 from tests.synthetic import RELEASED_20B, Draw, _hf_tensors, hf_config
 
 INDEX = json.loads(Path(__file__).with_name("gpt-oss-20b.index.json").read_text())

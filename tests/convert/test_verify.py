@@ -17,8 +17,8 @@ from convert import ConvertOptions, convert, verify
 from convert.command import main
 from mlx_oss.cli import main as mlx_oss
 from mlx_oss.errors import CheckpointError, ConversionError
-from mlx_oss.memory import MAC_SIZES
-from mlx_oss.tensorfile import read_folder
+from mlx_oss.memory.estimates import MAC_SIZES
+from mlx_oss.weights.safetensors import read_folder
 from tests.synthetic import LAYOUTS, TINY, write_checkpoint
 
 OPTIONS = ConvertOptions(shard_bytes=200_000)

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from mlx_oss import Transformer, load_model
-from mlx_oss.device import on_gpu
-from mlx_oss.generate import generate_step, prefill
+from mlx_oss.backend.device import on_gpu
+from mlx_oss.generation.generate import generate_step, prefill
+from mlx_oss.generation.sampling import SamplingOptions
 from mlx_oss.offload import Reads, reads
 from mlx_oss.offload import experts as offloaded
-from mlx_oss.sampling import SamplingOptions
-from tests.conftest import SHAPES
-from tests.offload.conftest import MANY, ROUTINGS, dims
+from tests.shapes import MANY, ROUTINGS, SHAPES, dims
 
 pytestmark = pytest.mark.skipif(on_gpu(), reason="kernels of Metal differ by the number of rows they are given")
 

@@ -16,13 +16,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_oss import ChatSession, SamplingOptions, Transformer, load_model, load_tokenizer, openfile
+from mlx_oss import ChatSession, SamplingOptions, Transformer, load_model, load_tokenizer
 from mlx_oss.errors import CheckpointError
-from mlx_oss.generate import generate_step
+from mlx_oss.generation.generate import generate_step
 from mlx_oss.nano import nano_folder
 from mlx_oss.offload import reader
-from mlx_oss.openfile import OpenFile
-from tests.offload.conftest import weights_file
+from mlx_oss.weights import files
+from mlx_oss.weights.files import OpenFile
+from tests.shapes import weights_file
 
 GREEDY = SamplingOptions(temperature=0, logprobs=False)
 PROMPT = list(range(20, 32))
@@ -37,17 +38,17 @@ def nano(tmp_path) -> Path:
 @pytest.fixture
 def failing_disk(monkeypatch):
     """break_() makes every read fail, mend() stops that."""
-    read = openfile._pread
+    read = files._pread
 
     def fail(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
     class Disk:
         def break_(self) -> None:
-            monkeypatch.setattr(openfile, "_pread", fail)
+            monkeypatch.setattr(files, "_pread", fail)
 
         def mend(self) -> None:
-            monkeypatch.setattr(openfile, "_pread", read)
+            monkeypatch.setattr(files, "_pread", read)
 
     return Disk()
 
@@ -147,8 +148,8 @@ def test_a_file_that_cannot_be_opened_is_named(tmp_path):
 
 
 def test_reads_that_come_in_pieces_are_put_together(routed, monkeypatch):
-    real = openfile._pread
-    monkeypatch.setattr(openfile, "_pread", lambda file, into, start: real(file, into[:1000], start))
+    real = files._pread
+    monkeypatch.setattr(files, "_pread", lambda file, into, start: real(file, into[:1000], start))
     model, resident = load_model(routed("32 experts"), slots=4), load_model(routed("32 experts"))
     assert mx.array_equal(model(mx.array([PROMPT])), resident(mx.array([PROMPT])))
 
@@ -222,7 +223,7 @@ def test_two_threads_may_use_one_model(routed):
 INTERRUPTED = """
 import sys, threading
 import mlx_oss
-from mlx_oss.generate import generate_step
+from mlx_oss.generation.generate import generate_step
 model = mlx_oss.load_model(sys.argv[1], slots=4)
 before = set(threading.enumerate())
 model(mlx_oss.loader.mx.array([[1, 2, 3]]))

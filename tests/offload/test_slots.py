@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_oss.offload.slots import Slots
+from mlx_oss.offload.expert_cache import Slots
 
 
 def serve(slots: Slots, needed: list[int]) -> int:

@@ -25,7 +25,7 @@ from mlx_oss.harmony import ToolDescription
 from mlx_oss.tools import Tool, tool_from
 from mlx_oss.tools.docstrings import parse
 from mlx_oss.tools.functions import text_of
-from mlx_oss.tools.hints import WrongValue, schema_of, value_of
+from mlx_oss.tools.schemas import WrongValue, schema_of, value_of
 
 if TYPE_CHECKING:
     from nowhere import Table

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.tools import anchored_paths, patch_tool
 from mlx_oss.tools import patch as patch_module
-from mlx_oss.tools import patch_tool, places
 from mlx_oss.tools.patch import apply_patch
 
 APP = 'import os\n\n\ndef greet():\n    print("Hi")\n\n\ndef leave():\n    print("Hi")\n'
@@ -261,7 +261,7 @@ def test_whatever_step_fails_everything_is_as_before(folder, monkeypatch, failin
             raise OSError(28, "No space left on device", source)
         return rename(source, target, **where)
 
-    monkeypatch.setattr(places.os, "rename", failing_rename)
+    monkeypatch.setattr(anchored_paths.os, "rename", failing_rename)
     if failing == 7:  # there are six
         apply_patch(text, folder)
         return

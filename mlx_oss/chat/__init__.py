@@ -1,0 +1,1 @@
+"""Conversations: the session, the tool loop, one response, the history, and saved sessions."""

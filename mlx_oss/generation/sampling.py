@@ -1,0 +1,150 @@
+"""Logits to the next token: options as a frozen dataclass, and the sampler they describe.
+
+Only ids that can stand in text or end a message are ever sampled. Knows nothing of models or text.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from mlx_oss.backend.device import compiled, side_stream
+from mlx_oss.errors import OptionError
+
+LAST_ID = 200018  # `<|endofprompt|>`; the ids above are reserved and stand for nothing (o200k_harmony)
+_APART = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: no position of a seed meets one of a seed near by
+COLD = 1e-5  # below this temperature the likeliest token always wins, and dividing by it would overflow
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """How the next token is chosen. The defaults are OpenAI's for gpt-oss: temperature 1, top_p 1, nothing else.
+
+    temperature         0 is greedy: the most likely token, ties to the lowest id
+    top_p               keep the most likely tokens that add up to this probability; 1 keeps all
+    top_k               keep this many of the most likely tokens, and those as likely as the last; 0 keeps all
+    min_p               keep tokens at least this many times as likely as the likeliest; 0 keeps all
+    seed                the same seed gives the same tokens after the same prompt; None draws a new one
+    logit_bias          added to the logit of an id, in nats (-100 bans it for practical purposes)
+    repetition_penalty  above 1 makes tokens of the last `repetition_window` less likely (arXiv 1909.05858); it distorts
+                        JSON and code, so it is off (1) by default
+    logprobs            report the log-probability of each token; without it a step saves a pass over the vocabulary
+    top_logprobs        report this many alternatives for each token
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    repetition_penalty: float = 1.0
+    repetition_window: int = 64
+    logprobs: bool = True
+    top_logprobs: int = 0
+
+    def __post_init__(self) -> None:
+        _between("temperature", self.temperature, 0, 100)
+        _between("top_p", self.top_p, 0, 1)
+        _between("min_p", self.min_p, 0, 1)
+        _between("repetition_penalty", self.repetition_penalty, 0.01, 100)
+        for name, most in (("top_k", LAST_ID), ("top_logprobs", 100), ("repetition_window", 2**31)):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value <= most:
+                raise OptionError(f"{name} is {value!r}, expected a whole number from 0 to {most}")
+        if self.top_p == 0:
+            raise OptionError("top_p is 0, which keeps no token: for the most likely one use temperature=0")
+        if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**64):
+            raise OptionError(f"seed is {self.seed!r}, expected a whole number from 0 to 2^64 - 1 or None")
+        if not isinstance(self.logit_bias, Mapping):
+            raise OptionError(f"logit_bias is {self.logit_bias!r}, expected biases by id, such as {{1234: -5}}")
+        for token, bias in self.logit_bias.items():
+            if type(token) is not int or not 0 <= token <= LAST_ID:
+                raise OptionError(f"logit_bias has the key {token!r}, expected ids from 0 to {LAST_ID}")
+            _between(f"logit_bias[{token}]", bias, -1000, 1000)
+
+
+def _between(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise OptionError(f"{name} is {value!r}, expected a number from {low} to {high}")
+
+
+class Sampler:
+    """Draws tokens as its options say. Stateful in its random key only.
+
+    position  of the first one in its sequence: with one seed, draws from there on are independent of those elsewhere,
+              or every turn of a chat would be drawn with the same luck
+    """
+
+    def __init__(self, options: SamplingOptions, position: int = 0) -> None:
+        self.options = options
+        seed = int.from_bytes(os.urandom(8)) if options.seed is None else options.seed
+        self._key = mx.random.key((seed + position * _APART) % 2**64)
+        ids, biases = list(options.logit_bias), list(options.logit_bias.values())
+        self._bias = (mx.array(ids), mx.array(biases)) if ids else None
+        self._draw = compiled(self.draw)
+
+    @property
+    def needs_recent(self) -> bool:
+        """Whether the tokens before matter, so that the caller must know them before it can ask for the next."""
+        return self.options.repetition_penalty != 1 and self.options.repetition_window > 0
+
+    def logits(self, logits: mx.array, recent: Sequence[int] = (), allowed: mx.array | None = None) -> mx.array:
+        """(V,) of the model -> float32 (V',) of the ids that may be sampled, with bias and penalty applied; -inf where
+        `allowed`, bool (V',), is False.
+        """
+        logits = logits[: LAST_ID + 1].astype(mx.float32)
+        known = logits.shape[0]
+        if self._bias is not None:
+            ids, biases = self._bias
+            if (largest := max(self.options.logit_bias)) >= known:
+                raise OptionError(f"logit_bias[{largest}] is for an id that the model, of {known} ids, does not have")
+            logits = logits.at[ids].add(biases)
+        if self.needs_recent:
+            seen = {id_ for id_ in recent[-self.options.repetition_window :] if id_ < known}
+            ids = mx.array(sorted(seen), mx.int32)
+            values, penalty = logits[ids], self.options.repetition_penalty
+            logits[ids] = mx.where(values > 0, values / penalty, values * penalty)
+        return logits if allowed is None else mx.where(allowed[:known], logits, -math.inf)
+
+    def sample(self, logits: mx.array) -> mx.array:
+        """float32 (V',) -> the next id, a scalar."""
+        if self.options.temperature < COLD:
+            return mx.argmax(logits)
+        token, self._key = self._draw(logits, self._key)
+        return token
+
+    def skip(self) -> None:
+        """Uses up the randomness of one token, which is known already: those after it are drawn as if it were not."""
+        if self.options.temperature >= COLD:
+            self._key = mx.random.split(self._key)[0]
+
+    def draw(self, logits: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
+        """float32 (V',) and a random key -> an id drawn from the filtered distribution, and the next key."""
+        next_key, key = mx.random.split(key)
+        # The noise depends on no logits, so it is ready when they are (the Gumbel-max form of drawing from a softmax).
+        noise = mx.random.gumbel(logits.shape, key=key, stream=side_stream())
+        return mx.argmax(self.filtered(logits) + noise), next_key
+
+    def filtered(self, logits: mx.array) -> mx.array:
+        """float32 (V',) -> at the temperature, -inf where top_k, min_p or top_p, in this order, rule an id out."""
+        o = self.options
+        logits = logits / o.temperature
+        if 0 < o.top_k < logits.shape[0]:
+            logits = mx.where(logits < mx.topk(logits, o.top_k).min(), -math.inf, logits)
+        if o.min_p > 0:
+            logits = mx.where(logits < logits.max() + math.log(o.min_p), -math.inf, logits)
+        return _nucleus(logits, o.top_p) if o.top_p < 1 else logits
+
+
+def _nucleus(logits: mx.array, top_p: float) -> mx.array:
+    """The smallest set of most likely tokens that reaches top_p (arXiv 1904.09751); at least one is kept."""
+    order = mx.argsort(-logits)
+    probs = mx.softmax(logits[order], precise=True)
+    before = mx.cumsum(probs, inclusive=False)
+    kept = mx.where(before < top_p, logits[order], -math.inf)
+    return mx.put_along_axis(logits, order, kept, axis=0)

@@ -1,0 +1,1 @@
+"""The gpt-oss network: the mathematics that a Mac runs, and nothing else."""

@@ -1,0 +1,218 @@
+"""The gpt-oss transformer on MLX.
+
+The reference is `gpt_oss/torch/model.py` in openai/gpt-oss. Knows nothing of files, text or sampling: token ids in,
+logits out. Where the reference has separate projections for q, k, v and for gate, up, one fused matrix stands here;
+`load` fuses.
+
+Dimensions: B batch, L new tokens, S cached + new tokens, H query heads, K kv heads, D head size, C hidden, F expert
+hidden, E experts, T experts per token, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_oss.backend.device import over_cores
+from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
+from mlx_oss.model.attention import attention
+from mlx_oss.model.kv_cache import Cache, KVCache, RotatingKVCache
+from mlx_oss.model.linear import ExpertLinear, linear
+from mlx_oss.model.rope import inverse_frequencies
+
+Specs = Mapping[str, QuantizationSpec]
+
+PREFILL_CHUNK = 512  # tokens: bounds the memory of a prefill, not its result
+# From this many (token, expert) pairs on it pays to sort them by expert, so that each expert's weights are read once.
+SORT_FROM = 64
+
+
+@partial(mx.compile, shapeless=True)
+def swiglu(
+    gate: mx.array, up: mx.array, gate_bias: mx.array, up_bias: mx.array, alpha: mx.array, limit: mx.array
+) -> mx.array:
+    """(..., F) each -> (..., F): gate sigmoid(alpha gate) (up + 1) with biases added and both clamped; the gate only
+    from above. One kernel.
+    """
+    gate = mx.minimum(gate + gate_bias, limit)
+    up = mx.clip(up + up_bias, -limit, limit)
+    return gate * mx.sigmoid(alpha * gate) * (up + 1)
+
+
+def sliding_mask(kept: int, L: int, window: int) -> mx.array:
+    """Bool (L, kept + L): a query sees itself and window - 1 positions before it; `kept` precede the first query."""
+    query = mx.arange(kept, kept + L)[:, None]
+    key = mx.arange(kept + L)
+    return (key <= query) & (key > query - window)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with biases, rotary positions and one learned sink logit a head."""
+
+    def __init__(self, config: ModelConfig, freqs: mx.array, specs: Specs, path: str) -> None:
+        super().__init__()
+        c = config
+        self.H, self.K, self.D = c.num_attention_heads, c.num_key_value_heads, c.head_dim
+        self.qkv_proj = linear(c.hidden_size, (self.H + 2 * self.K) * self.D, True, specs.get(f"{path}.qkv_proj"))
+        self.o_proj = linear(self.H * self.D, c.hidden_size, True, specs.get(f"{path}.o_proj"))
+        self.sinks = mx.zeros((self.H,))
+        # YaRN multiplies cos and sin, hence q and k both, by the concentration: its square belongs to the scores.
+        concentration = c.rope_scaling.concentration if c.rope_scaling else 1.0
+        self.scale = concentration**2 / math.sqrt(c.head_dim)
+        self._freqs = freqs
+
+    def __call__(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | RotatingKVCache) -> mx.array:
+        """x (B, L, C) -> (B, L, C)."""
+        B, L, _ = x.shape
+        H, K, D = self.H, self.K, self.D
+        qkv = self.qkv_proj(x).reshape(B, L, H + 2 * K, D).swapaxes(1, 2)
+        qk = mx.fast.rope(
+            qkv[:, : H + K], D, traditional=False, base=None, scale=1.0, offset=cache.offset, freqs=self._freqs
+        )
+        k, v = cache.update(qk[:, H:], qkv[:, H + K :])
+        out = attention(qk[:, :H], k, v, scale=self.scale, mask=mask, sinks=self.sinks)
+        return self.o_proj(out.swapaxes(1, 2).reshape(B, L, H * D))
+
+
+class Experts(nn.Module):
+    """The SwiGLU experts: the T that the router picked for a token, weighted and summed."""
+
+    def __init__(self, config: ModelConfig, specs: Specs, path: str) -> None:
+        super().__init__()
+        c = config
+        gate_up, down = (specs.get(f"{path}.{name}", MXFP4) for name in ("gate_up_proj", "down_proj"))
+        self.gate_up_proj = ExpertLinear(c.num_local_experts, c.hidden_size, 2 * c.intermediate_size, gate_up)
+        self.down_proj = ExpertLinear(c.num_local_experts, c.intermediate_size, c.hidden_size, down)
+        self.F, self.alpha, self.limit = c.intermediate_size, c.swiglu_alpha, c.swiglu_limit
+
+    def __call__(self, x: mx.array, experts: mx.array, weights: mx.array, residual: mx.array) -> mx.array:
+        """x and residual (B, L, C), experts and weights (B, L, T) -> residual + experts' outputs (B, L, C)."""
+        B, L, T = experts.shape
+        y = self.outputs(x.reshape(B * L, 1, -1), experts.flatten(), B * L * T >= SORT_FROM)
+        out = mx.addmm(residual.reshape(B * L, 1, -1), weights.reshape(B * L, 1, T), y.reshape(B * L, T, -1))
+        return out.reshape(B, L, -1)
+
+    def outputs(self, x: mx.array, experts: mx.array, sort: bool) -> mx.array:
+        """x (n, 1, C), experts (N,) -> (N, 1, C): what each expert makes of its row; each row serves N / n experts in
+        turn. `sort` computes an expert's rows together; it changes no result.
+        """
+        if not sort:
+            return self._forward(x, experts, sorted_indices=False)
+        order = mx.argsort(experts)
+        rows = order // (experts.size // x.shape[0])
+        return self._forward(x[rows], experts[order], sorted_indices=True)[mx.argsort(order)]
+
+    def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
+        """x (n, 1, C), experts (N,) -> (N, 1, C)."""
+        h, bias = self.gate_up_proj(x, experts, sorted_indices), self.gate_up_proj.bias[experts][:, None]
+        alpha, limit, F = mx.array(self.alpha, h.dtype), mx.array(self.limit, h.dtype), self.F
+        h = over_cores(
+            lambda h, bias: swiglu(h[..., :F], h[..., F:], bias[..., :F], bias[..., F:], alpha, limit),
+            h,
+            bias,
+            work=16 * h.nbytes,  # the exponential takes so much longer than reading
+        )
+        return self.down_proj(h, experts, sorted_indices) + self.down_proj.bias[experts][:, None]
+
+
+class MoE(nn.Module):
+    """Mixture of experts: a linear router picks T experts a token, softmax over the T logits weights them."""
+
+    def __init__(self, config: ModelConfig, specs: Specs, path: str) -> None:
+        super().__init__()
+        self.T = config.num_experts_per_tok
+        self.router = linear(config.hidden_size, config.num_local_experts, True, specs.get(f"{path}.router"))
+        self.experts = Experts(config, specs, f"{path}.experts")
+
+    def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
+        """x and residual (B, L, C) -> (B, L, C): residual plus what the experts make of x."""
+        logits = self.router(x)
+        experts = mx.argpartition(logits, kth=-self.T, axis=-1)[..., -self.T :]
+        weights = mx.softmax(mx.take_along_axis(logits, experts, axis=-1), axis=-1, precise=True)
+        return self.experts(x, experts, weights, residual)
+
+
+class Block(nn.Module):
+    """Attention and mixture of experts, each normalised before and added to the residual stream."""
+
+    def __init__(self, config: ModelConfig, freqs: mx.array, specs: Specs, path: str) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, freqs, specs, f"{path}.self_attn")
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MoE(config, specs, f"{path}.mlp")
+
+    def __call__(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | RotatingKVCache) -> mx.array:
+        x = x + self.self_attn(self.input_layernorm(x), mask, cache)
+        return self.mlp(self.post_attention_layernorm(x), x)
+
+
+class Transformer(nn.Module):
+    """The whole model. `specs` says how modules are quantised, by path ("layers.0.self_attn.qkv_proj"); experts always
+    are.
+
+    Fresh instances hold random weights that are never computed unless used: `load` puts the real ones in.
+
+    context  how many tokens a conversation may have: what the model was made for, or less where memory is short
+    chunk    how many tokens of a prompt are read at a time
+    """
+
+    def __init__(self, config: ModelConfig, specs: Specs | None = None) -> None:
+        super().__init__()
+        c, specs = config, specs or {}
+        self.config = config
+        self.context, self.chunk = c.max_position_embeddings, PREFILL_CHUNK
+        inverse = inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+        freqs = mx.array((1 / inverse).astype("float32"))  # mx.fast.rope takes the reciprocal again
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        if spec := specs.get("embed_tokens"):
+            self.embed_tokens = self.embed_tokens.to_quantized(spec.group_size, spec.bits, mode=spec.mode)
+        self.layers = [Block(c, freqs, specs, f"layers.{n}") for n in range(c.num_hidden_layers)]
+        self.norm = nn.RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.lm_head = linear(c.hidden_size, c.vocab_size, False, specs.get("lm_head"))
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Of the activations."""
+        return self.norm.weight.dtype
+
+    def make_cache(self) -> Cache:
+        """An empty cache for one sequence, or for a batch of equally long ones."""
+        c = self.config
+        return Cache(
+            [RotatingKVCache(c.sliding_window) if c.is_sliding(n) else KVCache() for n in range(len(self.layers))]
+        )
+
+    def __call__(self, tokens: mx.array, cache: Cache | None = None) -> mx.array:
+        """tokens (B, L) int -> logits (B, L, V) of the token after each; `cache` holds what came before and is
+        extended.
+        """
+        return self.logits(self.hidden(tokens, cache))
+
+    def hidden(self, tokens: mx.array, cache: Cache | None = None) -> mx.array:
+        """tokens (B, L) int -> final hidden states (B, L, C), normalised; `logits` turns those wanted into logits.
+
+        What interrupts it steps the cache back to where it was, or before that (see `Cache.rewind`).
+        """
+        cache = self.make_cache() if cache is None else cache
+        start, L, window = cache.offset, tokens.shape[1], self.config.sliding_window
+        full: mx.array | str | None = "causal" if L > 1 else None
+        sliding = full
+        if L > 1 and start + L > window:
+            sliding = sliding_mask(min(start, window - 1), L, window)
+        try:
+            x = self.embed_tokens(tokens).astype(self.dtype)
+            for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+                x = layer(x, sliding if isinstance(layer_cache, RotatingKVCache) else full, layer_cache)
+        except BaseException:  # weights on disk cannot be read, Ctrl-C: the layers stand at different positions
+            cache.rewind(min(start, cache.offset))
+            raise
+        return self.norm(x)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """(..., C) -> (..., V)."""
+        return self.lm_head(hidden)

@@ -1,0 +1,1 @@
+"""Weights on disk and on their way into memory: names, files, headers, folders, reading."""

@@ -1,0 +1,227 @@
+"""`--tool`: what is given to the session, what is refused, and the question before code runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+
+from mlx_oss import ToolCall, ToolResult
+from mlx_oss.cli import main, tool_arguments
+from mlx_oss.cli.printers import remark
+from mlx_oss.tools import BrowserTool, PythonTool, Tool, patch_tool
+from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
+
+MINE = '''
+"""Functions of mine."""
+from json import dumps
+from beside import NAME
+from mlx_oss.tools import tool_from
+
+def get_weather(location: str) -> dict:
+    """Gets the current weather of a place."""
+    return {"temperature": 18, "condition": "sunny", "by": NAME}
+
+def _private():
+    """Not for the model."""
+
+def undocumented(): ...
+
+renamed = tool_from(_private, name="renamed")
+'''
+
+
+@pytest.fixture
+def mine(tmp_path):
+    (tmp_path / "beside.py").write_text("NAME = 'me'")
+    (tmp_path / "mytools.py").write_text(MINE)
+    path = list(sys.path)
+    yield tmp_path / "mytools.py"
+    sys.path[:] = path
+    for name in ("mlx_oss_tool_mytools", "beside"):
+        sys.modules.pop(name, None)
+
+
+def test_a_file_gives_its_public_functions_and_tools(mine):
+    function, tool = tool_arguments.functions_of(mine)
+    assert function("Oslo")["by"] == "me" and isinstance(tool, Tool) and tool.name == "renamed"
+
+
+def test_a_file_that_is_called_like_a_module_replaces_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "time.py").write_text('def now() -> str:\n    "Tells the time."\n    return "noon"\n')
+    (now,) = tool_arguments.functions_of(tmp_path / "time.py")
+    import time
+
+    assert now() == "noon" and sys.modules["time"] is time and time.perf_counter() > 0
+
+
+def test_tools_are_made_of_what_is_named(mine, tmp_path):
+    (tmp_path / "note.md").write_text("x")
+    (browser,) = tool_arguments._tool(f"browser={tmp_path}")
+    assert isinstance(browser, BrowserTool)
+    (patch,) = tool_arguments._tool(f"patch={tmp_path}")
+    assert patch.name == "apply_patch"
+    (python,) = tool_arguments._tool("python=limits")
+    assert isinstance(python, PythonTool) and python.stateful and python.isolation == "limits"
+    (web,) = tool_arguments._tool("browser=https://host/search?q={query}")
+    assert isinstance(web, BrowserTool)
+
+
+@pytest.mark.parametrize(
+    ("tool", "sentence"),
+    [
+        ("nothing", "'nothing' is no tool"),
+        ("python=fast", "is no tool"),
+        ("browser", "is no tool"),
+        ("browser=/does/not/exist", "is no folder"),
+        ("browser=https://host/search", "is no search endpoint"),
+        ("patch=/does/not/exist", "is no folder"),
+        ("none.py", "cannot be read"),
+        ("broken.py", "cannot be loaded (SyntaxError"),
+        ("empty.py", "no public function"),
+        ("twice.py", "two tools are called 'f'"),
+        ("positional.py", "no name to call it by"),
+    ],
+)
+@pytest.mark.parametrize("command", ["chat", "generate"])
+def test_what_is_no_tool_is_refused_in_a_line(command, tool, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text("def f(:")
+    (tmp_path / "empty.py").write_text("x = 1")
+    (tmp_path / "twice.py").write_text("from mlx_oss.tools import tool_from\ndef f():\n    'F.'\ng = tool_from(f)")
+    (tmp_path / "positional.py").write_text("def f(a, /):\n    'F.'")
+    assert main([command, "--yes", "--tool", tool, "Hi"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and sentence in err and err.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("spec", ["python=limits", "patch=."])
+@pytest.mark.parametrize("command", ["chat", "generate"])
+def test_without_a_terminal_nobody_can_be_asked(command, spec, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main([command, "--tool", spec, "Hi"]) == 2
+    assert "no terminal: --yes agrees" in capsys.readouterr().err
+
+
+def test_raw_text_takes_no_tools(capsys):
+    assert main(["generate", "--raw", "--yes", "--tool", "python=limits", "Hi"]) == 2
+    assert "--raw" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "verdicts"),
+    [
+        ("y\nno\n", [True, False]),
+        ("yes\nmaybe\n\nN\n", [True, False]),
+        ("always\n", [True, True, True]),
+        ("", [False]),
+    ],
+)
+def test_the_user_is_asked_before_code_runs(typed, verdicts, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    ask = tool_arguments.Asker([PythonTool(isolation="limits")])
+    assert [ask(ToolCall("python", "1\n+ 1\x1b[2J")) for _ in verdicts] == verdicts
+    err = capsys.readouterr().err
+    assert "run python? yes, no, always: " in err and "\x1b" not in err
+
+
+def test_the_users_own_functions_and_the_browser_are_not_asked_for(tmp_path, mine, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    (tmp_path / "note.md").write_text("x")
+    ask = tool_arguments.Asker([*tool_arguments.functions_of(mine), BrowserTool(tmp_path), patch_tool(tmp_path)])
+    assert all(ask(ToolCall(name, "{}")) for name in ("functions.get_weather", "renamed", "browser.open"))
+    assert not ask(ToolCall("functions.apply_patch", "{}"))
+
+
+PATCH = "*** Begin Patch\n*** Add File: a\n" + "+x\n" * 20 + "+last \u202e\r line\n*** End Patch"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "shown"),
+    [
+        ("python", "x = 1\n" * 20 + "print('last')", "x = 1\n" * 20 + "print('last')\n"),
+        ("python", json.dumps({"code": "x = 1\n" * 20 + "print('last')"}), "x = 1\n" * 20 + "print('last')\n"),
+        ("python", "x = 1; " * 80 + "print('last')", "x = 1; " * 80 + "print('last')\n"),
+        ("python", "y = 1 # note\rprint('ran')", "y = 1 # note\u240dprint('ran')\n"),
+        ("python", "y = 1 # note\r\nprint('ran')", "y = 1 # note\nprint('ran')\n"),
+        ("python", "a = '\u202e\u2066\u200b\u2028'", "a = '\ufffd\ufffd\ufffd\ufffd'\n"),
+        ("functions.apply_patch", json.dumps({"input": PATCH}), PATCH.replace("\u202e\r", "\ufffd\u240d") + "\n"),
+        ("functions.apply_patch", '{"patch": 3}', '{"patch": 3}\n'),
+    ],
+)
+def test_all_that_will_run_is_shown_before_the_question(name, arguments, shown, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    assert not tool_arguments.Asker([PythonTool(isolation="limits"), patch_tool(tmp_path)])(ToolCall(name, arguments))
+    assert capsys.readouterr().err.startswith(shown + "run ")
+
+
+OWN = """
+from dataclasses import replace
+from mlx_oss.tools import PythonTool, Tool, patch_tool
+code = PythonTool(isolation="limits")
+patch = patch_tool(".")
+other = Tool(replace(patch.description, name="edit.files"), patch.handler)
+"""
+
+
+def test_code_and_patches_of_a_users_own_file_are_asked_for_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    (tmp_path / "own.py").write_text(OWN)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    ask = tool_arguments.Asker(tool_arguments.functions_of(tmp_path / "own.py"))
+    calls = [ToolCall(name, "1") for name in ("python", "functions.python", "functions.apply_patch", "edit.files")]
+    assert [ask(call) for call in calls] == [False] * 4
+    assert main(["chat", "--tool", str(tmp_path / "own.py"), "Hi"]) == 2
+    assert "no terminal: --yes agrees" in capsys.readouterr().err
+
+
+def test_calls_and_results_are_folded_unless_wanted_whole():
+    call = ToolCall("python", "\n".join(f"print({number})" for number in range(20)))
+    assert remark(call).endswith("print(5) ... (189 characters)]") and remark(call, whole=True).count("print") == 20
+    assert remark(ToolResult("python", "x" * 500)).endswith("x ... (500 characters)]")
+    assert remark(ToolCall("python", "print(1)\n")) == "[calls python: print(1)\n]"
+
+
+def test_nano_calls_a_file_of_functions_from_the_command_line(mine, capsys):
+    assert main(["chat", "--temperature", "0", "--tool", str(mine), "What is the weather in Lisbon?"]) == 0
+    out, err = capsys.readouterr()
+    assert "sunny" in out and "18" in out and "[calls functions.get_weather: " in err
+
+
+def test_generate_shows_the_call_and_what_the_tool_answers(capsys):
+    python = "python" if isolation_here() in GUARANTEES else "python=limits"
+    assert main(["generate", "--temperature", "0", "--yes", "--tool", python, "What is 37 * 48?"]) == 0
+    out = capsys.readouterr().out
+    assert "to=python code<|message|>print(37*48)<|call|><|start|>python to=assistant<|channel|>analysis" in out
+    assert "<|message|>1776<|end|><|start|>assistant" in out and out.endswith("1776.<|return|>\n")
+
+
+def test_a_loaded_conversation_gets_the_tools_again(mine, tmp_path, monkeypatch, capsys):
+    from mlx_oss.cli.chat import converse
+    from mlx_oss.cli.printers import Json
+    from tests.cli.test_chat import FakeSession
+
+    given = {"tools": tool_arguments.functions_of(mine), "confirm": None}
+    asked = []
+
+    class Loadable:
+        @staticmethod
+        def load(path: str, model: object, tokenizer: object, **options: object) -> FakeSession:
+            asked.append(options)
+            return FakeSession()
+
+    monkeypatch.setattr("mlx_oss.chat.session.ChatSession", Loadable)
+    monkeypatch.setenv("NO_COLOR", "1")  # lines are read by `input`
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/load chat\n/tools whole\n"))
+    converse(FakeSession(), Json(), given)
+    assert asked == [given]
+
+
+def test_each_event_of_a_turn_with_tools_is_a_line_of_json(mine, capsys):
+    arguments = ["chat", "--json", "--temperature", "0", "--tool", str(mine), "What is the weather in Lisbon?"]
+    assert main(arguments) == 0
+    kinds = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
+    assert kinds.index("tool_call") < kinds.index("tool_result") < kinds.index("answer_delta") < kinds.index("finished")

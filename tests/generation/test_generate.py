@@ -1,0 +1,305 @@
+"""Generation against the plain definition: a whole forward pass and a sampler for every token."""
+
+from __future__ import annotations
+
+import itertools
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_oss import ModelConfig, SamplingOptions, Transformer, generate_step, prefill
+from mlx_oss.errors import ContextError, OptionError
+from mlx_oss.generation.sampling import LAST_ID, Sampler
+
+TOLERANCE = 1e-4
+CONTEXT = 64
+PROMPT = [3, 14, 15, 9, 2, 6, 5, 35, 8, 7, 9]
+GREEDY = SamplingOptions(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    """Random weights; a window shorter than the prompt, a context of 64."""
+    mx.random.seed(4)
+    return Transformer(
+        ModelConfig(
+            num_hidden_layers=3,
+            num_local_experts=4,
+            num_experts_per_tok=2,
+            vocab_size=53,
+            hidden_size=64,
+            intermediate_size=32,
+            num_attention_heads=6,
+            num_key_value_heads=3,
+            head_dim=10,
+            sliding_window=7,
+            max_position_embeddings=CONTEXT,
+        )
+    )
+
+
+def forward(model: Transformer, tokens: list[int]) -> mx.array:
+    """Logits (L, V) of a whole pass without a cache."""
+    return model(mx.array([tokens]))[0]
+
+
+def tokens_of(model: Transformer, options: SamplingOptions, **more) -> list[int]:
+    return [step.token for step in generate_step(model, PROMPT, options, **more)]
+
+
+def log_softmax(logits: mx.array) -> np.ndarray:
+    values = np.array(logits).astype(np.float64)
+    return values - values.max() - np.log(np.exp(values - values.max()).sum())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        GREEDY,
+        SamplingOptions(seed=1),
+        SamplingOptions(seed=2, temperature=1.7, top_k=20, top_p=0.9),
+        SamplingOptions(seed=3, repetition_penalty=1.5, repetition_window=9, logit_bias={4: 2.0}),
+        SamplingOptions(temperature=0, repetition_penalty=3.0, top_logprobs=5),
+    ],
+)
+def test_each_token_is_what_the_sampler_picks_from_a_whole_forward_pass(model, options):
+    """And its log-probability, and those of the alternatives, are of those logits at temperature 1."""
+    sampler, tokens = Sampler(options, len(PROMPT)), list(PROMPT)
+    for step in generate_step(model, PROMPT, options, max_tokens=25):
+        logits = sampler.logits(forward(model, tokens)[-1], tokens)
+        assert step.token == sampler.sample(logits).item()
+        expected = log_softmax(logits)
+        assert step.logprob == pytest.approx(expected[step.token], abs=TOLERANCE)
+        assert len(step.top_logprobs) == options.top_logprobs
+        for token, logprob in step.top_logprobs:
+            assert logprob == pytest.approx(expected[token], abs=TOLERANCE)
+        tokens.append(step.token)
+    assert len(tokens) == len(PROMPT) + 25
+
+
+def test_greedy_tokens_are_the_likeliest_of_one_forward_pass_over_them_all(model):
+    generated = tokens_of(model, GREEDY, max_tokens=30)
+    logits = forward(model, PROMPT + generated)
+    assert np.array(logits[len(PROMPT) - 1 : -1]).argmax(axis=1).tolist() == generated
+
+
+def test_alternatives_are_the_likeliest_best_first(model):
+    step = next(generate_step(model, PROMPT, SamplingOptions(top_logprobs=6, seed=0)))
+    logits = np.array(forward(model, PROMPT)[-1])
+    assert [token for token, _ in step.top_logprobs] == np.argsort(-logits)[:6].tolist()
+    everything = next(generate_step(model, PROMPT, SamplingOptions(top_logprobs=100)))
+    assert sorted(token for token, _ in everything.top_logprobs) == list(range(53))
+    assert sum(np.exp(logprob) for _, logprob in everything.top_logprobs) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_cache_holds_the_prompt_and_every_yielded_token(model):
+    cache = model.make_cache()
+    for count, _ in enumerate(generate_step(model, PROMPT, GREEDY, cache=cache, max_tokens=20), start=1):
+        assert cache.offset == len(PROMPT) + count
+    assert cache.offset == len(PROMPT) + 20
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2, 9])
+def test_closing_early_leaves_a_cache_to_go_on_from(model, taken):
+    cache = model.make_cache()
+    steps = generate_step(model, PROMPT, SamplingOptions(seed=5), cache=cache)
+    tokens = [step.token for step in itertools.islice(steps, taken)]
+    steps.close()
+    seen = PROMPT + tokens if taken else []  # nothing is computed before the first token is asked for
+    assert cache.offset == len(seen)
+    more = [40, 41, 42]
+    assert np.abs(np.array(prefill(model, more, cache) - forward(model, seen + more)[-1])).max() < TOLERANCE
+
+
+def test_generating_in_two_turns_on_one_cache_is_generating_in_one(model):
+    whole = tokens_of(model, GREEDY, max_tokens=20)
+    cache = model.make_cache()
+    first = tokens_of(model, GREEDY, cache=cache, max_tokens=11)
+    prefix = PROMPT + first
+    logits = forward(model, prefix)[-1]
+    second = [int(logits.argmax())]
+    second += [step.token for step in generate_step(model, second, GREEDY, cache=cache, max_tokens=8)]
+    assert first + second == whole
+
+
+def test_a_stop_id_is_the_last_token(model):
+    endless = tokens_of(model, SamplingOptions(seed=6), max_tokens=30)
+    stop = endless[4]
+    steps = list(generate_step(model, PROMPT, SamplingOptions(seed=6), max_tokens=30, stop_ids=(stop, 10**6)))
+    assert [step.token for step in steps] == endless[: endless.index(stop) + 1]
+    assert [step.finish for step in steps] == [None] * (len(steps) - 1) + ["stop"]
+
+
+def test_a_stop_id_as_the_last_token_allowed_is_a_stop(model):
+    token = tokens_of(model, GREEDY, max_tokens=1)[0]
+    (step,) = generate_step(model, PROMPT, GREEDY, max_tokens=1, stop_ids=[token])
+    assert step.finish == "stop"
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_max_tokens_are_generated_and_no_more(model, count):
+    steps = list(generate_step(model, PROMPT, GREEDY, max_tokens=count))
+    assert [step.finish for step in steps] == [None] * (count - 1) + ["length"]
+
+
+@pytest.mark.parametrize("max_tokens", [None, CONTEXT])
+def test_generation_ends_where_the_context_does(model, max_tokens):
+    steps = list(generate_step(model, PROMPT, GREEDY, max_tokens=max_tokens))
+    assert len(PROMPT) + len(steps) == CONTEXT
+    assert [step.finish for step in steps] == [None] * (len(steps) - 1) + ["length"]
+
+
+@pytest.mark.parametrize("cached", [0, 30])
+def test_a_prompt_that_fills_the_context_is_refused_before_anything_is_computed(model, cached):
+    cache = model.make_cache()
+    if cached:
+        prefill(model, [1] * cached, cache)
+    with pytest.raises(ContextError, match="64 tokens leave no room to answer in a context of 64"):
+        next(generate_step(model, [1] * (CONTEXT - cached), cache=cache))
+    assert cache.offset == cached
+    (step,) = generate_step(model, [1] * (CONTEXT - cached - 1), cache=cache)
+    assert step.finish == "length" and cache.offset == CONTEXT
+
+
+def test_a_seed_decides_the_tokens(model):
+    first, again, other = (tokens_of(model, SamplingOptions(seed=seed), max_tokens=15) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5, 7, 10, 11, 12, 1000])
+def test_the_chunk_size_changes_no_token(model, chunk):
+    options = SamplingOptions(seed=9)
+    assert tokens_of(model, options, chunk=chunk, max_tokens=15) == tokens_of(model, options, max_tokens=15)
+
+
+@pytest.mark.parametrize(("chunk", "calls"), [(4, [4, 8, 11]), (11, [11]), (512, [11]), (1, list(range(1, 12)))])
+def test_progress_is_told_after_each_chunk(model, chunk, calls):
+    cache, told = model.make_cache(), []
+
+    def progress(done: int, total: int) -> None:
+        assert cache.offset == done
+        told.append((done, total))
+
+    logits = prefill(model, PROMPT, cache, chunk=chunk, progress=progress)
+    assert told == [(done, 11) for done in calls]
+    assert np.abs(np.array(logits - forward(model, PROMPT)[-1])).max() < TOLERANCE
+
+
+def test_what_progress_raises_ends_the_prefill_with_the_cache_where_it_was_told(model):
+    cache = model.make_cache()
+
+    def progress(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(generate_step(model, PROMPT, GREEDY, cache=cache, chunk=4, progress=progress))
+    assert cache.offset == 8
+    logits = prefill(model, PROMPT[8:], cache)
+    assert np.abs(np.array(logits - forward(model, PROMPT)[-1])).max() < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "said"),
+    [
+        ([], {}, "no token to start from"),
+        ([1, -1], {}, "token id -1 is outside the vocabulary of 53"),
+        ([0, 53], {}, "token id 53 is outside the vocabulary of 53"),
+        ([1], {"chunk": 0}, "chunk is 0"),
+        ([1], {"max_tokens": 0}, "max_tokens is 0"),
+        ([1], {"max_tokens": -1}, "max_tokens is -1"),
+    ],
+)
+def test_a_wrong_argument_is_refused_before_anything_is_computed(model, prompt, more, said):
+    cache = model.make_cache()
+    with pytest.raises(OptionError, match=said):
+        next(generate_step(model, prompt, cache=cache, **more))
+    assert cache.offset == 0
+
+
+def test_without_logprobs_the_tokens_are_the_same(model):
+    prompt = [1, 2, 3]
+    told, silent = (
+        list(generate_step(model, prompt, SamplingOptions(seed=5, logprobs=wanted), max_tokens=8))
+        for wanted in (True, False)
+    )
+    assert [step.token for step in told] == [step.token for step in silent]
+    assert all(isinstance(step.logprob, float) for step in told)
+    assert all(step.logprob is None for step in silent)
+
+
+class Plan:
+    """A constraint by place, which checks that it is asked and told in turns; every id where nothing is planned."""
+
+    def __init__(self, plan: dict[int, int | list[int]]) -> None:
+        self.plan, self.told, self.asked = plan, list[int](), 0
+
+    def allowed(self) -> np.ndarray | int | None:
+        assert self.asked == len(self.told)
+        self.asked += 1
+        planned = self.plan.get(len(self.told))
+        if isinstance(planned, list):
+            mask = np.zeros(LAST_ID + 1, bool)
+            mask[planned] = True
+            return mask
+        return planned
+
+    def accept(self, token: int) -> None:
+        self.told.append(token)
+
+
+SAMPLED = [GREEDY, SamplingOptions(seed=7, temperature=2), SamplingOptions(seed=8, repetition_penalty=1.3, top_p=0.9)]
+
+
+@pytest.mark.parametrize("options", SAMPLED)
+def test_a_constraint_that_allows_everything_changes_nothing(model, options):
+    everything = Plan({place: list(range(LAST_ID)) for place in (2, 3, 9)})
+    free = list(generate_step(model, PROMPT, options, max_tokens=15))
+    assert list(generate_step(model, PROMPT, options, max_tokens=15, constraint=everything)) == free
+    assert everything.told == [step.token for step in free]
+
+
+@pytest.mark.parametrize("options", SAMPLED)
+def test_only_allowed_ids_are_chosen_and_each_is_the_sampler_s_choice_among_them(model, options):
+    allowed = {place: list(range(place % 5, 53, 5)) for place in range(0, 20, 2)} | {5: [17]}
+    steps = list(generate_step(model, PROMPT, options, max_tokens=20, constraint=Plan(allowed)))
+    sampler, tokens = Sampler(options, len(PROMPT)), list(PROMPT)
+    for place, step in enumerate(steps):
+        mask = mx.array([not (place in allowed and id_ not in allowed[place]) for id_ in range(53)])
+        logits = sampler.logits(forward(model, tokens)[-1], tokens, mask)
+        assert step.token == sampler.sample(logits).item()
+        assert place not in allowed or step.token in allowed[place]
+        assert step.logprob == pytest.approx(log_softmax(logits)[step.token], abs=TOLERANCE)
+        tokens.append(step.token)
+
+
+@pytest.mark.parametrize("options", SAMPLED)
+def test_what_is_forced_comes_and_what_is_drawn_after_it_does_not_depend_on_that(model, options):
+    """If the model would have written it anyway, all is as without a constraint."""
+    free = tokens_of(model, options, max_tokens=15)
+    as_it_would = Plan({place: free[place] for place in (0, 4, 5, 6)})
+    assert tokens_of(model, options, max_tokens=15, constraint=as_it_would) == free
+    other = Plan({place: (free[place] + 1) % 53 for place in (0, 4, 5, 6)})
+    forced = tokens_of(model, options, max_tokens=15, constraint=other)
+    assert [forced[place] for place in (0, 4, 5, 6)] == [other.plan[place] for place in (0, 4, 5, 6)]
+
+
+def test_alternatives_are_among_what_is_allowed(model):
+    constraint = Plan({0: [3, 5, 8], 1: 4})
+    options = SamplingOptions(temperature=0, top_logprobs=6)
+    masked, forced = generate_step(model, PROMPT, options, max_tokens=2, constraint=constraint)
+    assert sorted(token for token, _ in masked.top_logprobs) == [3, 5, 8]
+    assert sum(np.exp(logprob) for _, logprob in masked.top_logprobs) == pytest.approx(1, abs=1e-5)
+    assert (forced.token, forced.logprob, forced.top_logprobs) == (4, 0.0, ())
+
+
+@pytest.mark.parametrize("taken", [1, 3, 6])
+def test_closing_early_leaves_the_cache_at_the_last_token_with_a_constraint_too(model, taken):
+    cache = model.make_cache()
+    steps = generate_step(model, PROMPT, GREEDY, cache=cache, constraint=Plan({2: 7, 3: [1, 2], 4: 9}))
+    tokens = [step.token for step in itertools.islice(steps, taken)]
+    steps.close()
+    assert cache.offset == len(PROMPT) + taken
+    logits = prefill(model, [40], cache)
+    assert np.abs(np.array(logits - forward(model, [*PROMPT, *tokens, 40])[-1])).max() < TOLERANCE

@@ -1,0 +1,274 @@
+"""Sampling: each option against its definition in NumPy, and draws against their distribution."""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_oss import SamplingOptions
+from mlx_oss.errors import OptionError
+from mlx_oss.generation.sampling import Sampler
+from mlx_oss.tokenizer import LAST_TEXT_ID, N_VOCAB
+
+
+def random_logits(seed: int, size: int = 200, ties: bool = False) -> np.ndarray:
+    values = np.random.default_rng(seed).normal(0, 2, size).astype(np.float32)
+    return np.round(values * 2) / 2 if ties else values
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    return powers / powers.sum()
+
+
+def kept(logits: np.ndarray, **options: float) -> np.ndarray:
+    """Which ids can be drawn."""
+    return np.isfinite(np.array(Sampler(SamplingOptions(**options)).filtered(mx.array(logits))))
+
+
+def draws(count: int, logits: np.ndarray, options: SamplingOptions) -> list[int]:
+    sampler = Sampler(options)
+    prepared = sampler.logits(mx.array(logits))
+    return [int(token) for token in mx.stack([sampler.sample(prepared) for _ in range(count)])]
+
+
+def most_likely(logits: np.ndarray) -> np.ndarray:
+    """Ids from the likeliest to the least likely; equals by id."""
+    return np.argsort(-logits, kind="stable")
+
+
+def nucleus(logits: np.ndarray, top_p: float) -> np.ndarray:
+    """arXiv 1904.09751: the shortest list of the most likely ids that adds up to top_p."""
+    keep, total = np.zeros(logits.shape, bool), 0.0
+    for token in most_likely(logits):
+        if total >= top_p:
+            break
+        keep[token] = True
+        total += softmax(logits)[token]
+    return keep
+
+
+@pytest.mark.parametrize("temperature", [0, 1e-6, 1e-45])
+def test_temperature_zero_or_almost_takes_the_likeliest_and_of_equals_the_lowest_id(temperature):
+    logits = random_logits(0)
+    assert draws(3, logits, SamplingOptions(temperature=temperature)) == [logits.argmax()] * 3
+    logits[[17, 90]] = 50.0
+    assert draws(1, logits, SamplingOptions(temperature=0)) == [17]
+
+
+@pytest.mark.parametrize("temperature", [0, 1, 100])
+def test_reserved_ids_are_never_sampled(temperature):
+    """However likely they are: the ids above `<|endofprompt|>` stand for nothing."""
+    logits = np.zeros(N_VOCAB, np.float32)
+    logits[LAST_TEXT_ID + 1 :] = 1e6
+    assert max(draws(20, logits, SamplingOptions(temperature=temperature, seed=0))) <= LAST_TEXT_ID
+    logits[LAST_TEXT_ID] = 1e5
+    assert draws(1, logits, SamplingOptions(temperature=temperature)) == [LAST_TEXT_ID]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("top_k", [1, 2, 17, 199, 200, 1000])
+def test_top_k_keeps_the_k_likeliest_and_what_equals_the_last_of_them(top_k, ties):
+    for seed in range(5):
+        logits = random_logits(seed, ties=ties)
+        least = np.sort(logits)[::-1][min(top_k, logits.size) - 1]
+        assert np.array_equal(kept(logits, top_k=top_k), logits >= least)
+        assert ties or kept(logits, top_k=top_k).sum() == min(top_k, logits.size)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.9, 0.99])
+def test_top_p_keeps_the_smallest_nucleus_and_of_equals_the_lower_ids(top_p, ties):
+    for seed in range(5):
+        logits = random_logits(seed, ties=ties)
+        keep = kept(logits, top_p=top_p)
+        assert np.array_equal(keep, nucleus(logits, top_p))
+        assert keep[logits.argmax()]
+
+
+@pytest.mark.parametrize("min_p", [0.001, 0.1, 0.7, 1.0])
+def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest(min_p):
+    for seed in range(5):
+        probs = softmax(random_logits(seed))
+        assert np.array_equal(kept(random_logits(seed), min_p=min_p), probs >= min_p * probs.max())
+
+
+@pytest.mark.parametrize("filters", [{"top_p": 0.6}, {"min_p": 0.3}, {"top_k": 9}])
+def test_filters_see_the_probabilities_at_the_temperature(filters):
+    logits = random_logits(1)
+    hot = kept(logits, temperature=2.5, **filters)
+    assert np.array_equal(hot, kept(logits / np.float32(2.5), **filters))
+    assert "top_k" in filters or hot.sum() > kept(logits, **filters).sum()
+
+
+def test_filters_apply_in_order_each_to_what_the_last_one_left():
+    """top_k, min_p, top_p: the nucleus is of the probabilities that remain."""
+    logits = random_logits(2)
+    first = np.where(kept(logits, top_k=30), logits, -np.inf)
+    second = np.where(kept(first, min_p=0.15), first, -np.inf)
+    third = nucleus(second, 0.7)
+    assert np.array_equal(kept(logits, top_k=30, min_p=0.15, top_p=0.7), third)
+    assert third.sum() < np.isfinite(second).sum() < 30
+    assert third.sum() != (nucleus(logits, 0.7) & np.isfinite(second)).sum()  # the order matters here
+
+
+def test_without_filters_every_id_is_kept():
+    assert kept(random_logits(3)).all()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_softmax_at_the_temperature(temperature):
+    """Pearson's chi-squared over six ids stays under what chance exceeds once in 100,000 (five degrees of freedom)."""
+    count, logits = 1000, np.array([0.0, 0.5, 1.0, -0.5, 0.75, 0.25], np.float32)
+    seen = np.bincount(draws(count, logits, SamplingOptions(temperature=temperature, seed=1)), minlength=6)
+    expected = count * softmax(logits / temperature)
+    assert ((seen - expected) ** 2 / expected).sum() < 30.9
+
+
+def test_successive_draws_are_independent():
+    """Pairs of draws, too, follow their distribution: 15 degrees of freedom."""
+    count, logits = 600, np.array([0.0, 0.5, 1.0, 0.2], np.float32)
+    drawn = np.array(draws(2 * count, logits, SamplingOptions(seed=2))).reshape(count, 2)
+    seen = np.bincount(drawn[:, 0] * 4 + drawn[:, 1], minlength=16)
+    expected = count * np.outer(softmax(logits), softmax(logits)).reshape(-1)
+    assert ((seen - expected) ** 2 / expected).sum() < 50.0
+
+
+def test_what_is_filtered_out_is_never_drawn():
+    logits = random_logits(4, size=20)
+    options = SamplingOptions(top_k=5, temperature=100.0, seed=3)
+    assert set(draws(300, logits, options)) == set(most_likely(logits)[:5].tolist())
+
+
+def test_a_seed_decides_the_draws_and_no_seed_draws_anew():
+    logits = random_logits(5)
+    assert draws(30, logits, SamplingOptions(seed=7)) == draws(30, logits, SamplingOptions(seed=7))
+    others = [draws(30, logits, SamplingOptions(seed=seed)) for seed in (7, 8, 2**64 - 1, None, None)]
+    assert len({tuple(drawn) for drawn in others}) == 5
+
+
+def test_draws_do_not_depend_on_mlxs_global_seed():
+    logits = random_logits(6)
+    mx.random.seed(1)
+    first = draws(20, logits, SamplingOptions(seed=7))
+    mx.random.seed(2)
+    assert draws(20, logits, SamplingOptions(seed=7)) == first
+    assert draws(20, logits, SamplingOptions()) != first
+
+
+def test_logit_bias_is_added_and_bans_and_forces():
+    logits = random_logits(7)
+    biased = Sampler(SamplingOptions(logit_bias={3: 2.5, 8: -1, 0: 0.0})).logits(mx.array(logits))
+    expected = logits.copy()
+    expected[3] += 2.5
+    expected[8] -= 1
+    assert np.array_equal(np.array(biased), expected)
+    best = int(logits.argmax())
+    assert best not in draws(200, logits, SamplingOptions(logit_bias={best: -100}, seed=0))
+    assert set(draws(50, logits, SamplingOptions(logit_bias={11: 100}, seed=0))) == {11}
+
+
+def test_a_bias_for_an_id_the_model_does_not_have_is_an_error():
+    sampler = Sampler(SamplingOptions(logit_bias={2: 1.0, 300: 1.0}))
+    with pytest.raises(OptionError, match=r"logit_bias\[300\].*of 200 ids"):
+        sampler.logits(mx.array(random_logits(0)))
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.3])
+def test_repetition_penalty_divides_positive_logits_and_multiplies_others_once_each(penalty):
+    """The formula of arXiv 1909.05858 as transformers applies it; repeated tokens count once."""
+    logits = random_logits(8)
+    logits[5] = 0.0
+    recent = [*range(40), 3, 3, 199]
+    sampler = Sampler(SamplingOptions(repetition_penalty=penalty))
+    expected = logits.copy()
+    for token in set(recent):
+        expected[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+    np.testing.assert_allclose(np.array(sampler.logits(mx.array(logits), recent)), expected, rtol=1e-6)
+
+
+def test_repetition_penalty_looks_back_as_far_as_its_window():
+    logits = random_logits(9)
+    sampler = Sampler(SamplingOptions(repetition_penalty=2.0, repetition_window=3))
+    changed = np.array(sampler.logits(mx.array(logits), [1, 2, 3, 4, 5])) != logits
+    assert np.flatnonzero(changed).tolist() == [3, 4, 5]
+    whole = Sampler(SamplingOptions(repetition_penalty=2.0)).logits(mx.array(logits), [1, 2])
+    assert np.flatnonzero(np.array(whole) != logits).tolist() == [1, 2]
+
+
+def test_repetition_penalty_passes_over_ids_that_cannot_be_sampled():
+    """A prompt may hold reserved ids; the logits end before them."""
+    logits = random_logits(10)
+    sampler = Sampler(SamplingOptions(repetition_penalty=2.0))
+    changed = np.array(sampler.logits(mx.array(logits), [4, 200, 10**6])) != logits
+    assert np.flatnonzero(changed).tolist() == [4]
+    assert np.array_equal(np.array(sampler.logits(mx.array(logits), [200])), logits)
+
+
+@pytest.mark.parametrize(("penalty", "window", "needed"), [(1.0, 64, False), (1.1, 0, False), (1.1, 1, True)])
+def test_recent_tokens_are_asked_for_only_when_they_matter(penalty, window, needed):
+    sampler = Sampler(SamplingOptions(repetition_penalty=penalty, repetition_window=window))
+    logits = random_logits(11)
+    assert sampler.needs_recent == needed
+    assert np.array_equal(np.array(sampler.logits(mx.array(logits), [1, 2])), logits) != needed
+
+
+def test_logits_are_left_alone_and_come_back_in_float32():
+    logits = mx.array(random_logits(12)).astype(mx.bfloat16)
+    before = np.array(logits.astype(mx.float32))
+    sampler = Sampler(SamplingOptions(logit_bias={1: 5.0}, repetition_penalty=2.0))
+    assert sampler.logits(logits, [1, 2, 3]).dtype == mx.float32
+    assert np.array_equal(np.array(logits.astype(mx.float32)), before)
+
+
+def test_the_defaults_are_openais():
+    assert SamplingOptions() == SamplingOptions(temperature=1.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("temperature", [-0.1, 101, math.nan, math.inf, True, "1", None]),
+        ("top_p", [0, -0.1, 1.1, math.nan, False, "0.9"]),
+        ("min_p", [-0.1, 1.1, math.nan, True]),
+        ("repetition_penalty", [0, -1, 101, math.nan, True]),
+        ("top_k", [-1, 1.0, True, LAST_TEXT_ID + 1, "5"]),
+        ("top_logprobs", [-1, 101, 2.0, True]),
+        ("repetition_window", [-1, 1.5, True]),
+        ("seed", [-1, 2**64, 1.0, True, "0"]),
+        ("logit_bias", [None, [1]]),
+        ("logit_bias", [{-1: 1.0}, {LAST_TEXT_ID + 1: 1.0}, {"a": 1.0}, {1.0: 1.0}, {True: 1.0}]),
+        ("logit_bias", [{1: math.nan}, {1: math.inf}, {1: 1e9}, {1: "x"}, {1: None}, {1: True}]),
+    ],
+)
+def test_an_option_out_of_range_is_named(name, values):
+    for value in values:
+        with pytest.raises(OptionError, match=f"^{name}"):
+            SamplingOptions(**{name: value})
+
+
+def test_the_ends_of_the_ranges_are_allowed():
+    SamplingOptions(temperature=100, top_p=1e-9, top_k=LAST_TEXT_ID, min_p=1, seed=2**64 - 1, top_logprobs=100)
+    SamplingOptions(repetition_penalty=0.01, repetition_window=0, logit_bias={0: -1000, LAST_TEXT_ID: 1000.0})
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 20, "min_p": 0.01}, {"top_p": 0.8, "temperature": 0.6}])
+def test_compiled_as_on_a_gpu_the_same_tokens_are_drawn(monkeypatch, options):
+    logits, options = random_logits(2), SamplingOptions(seed=3, **options)
+    plain = draws(30, logits, options)
+    compiled: list[object] = []
+    monkeypatch.setattr("mlx_oss.generation.sampling.compiled", lambda f: compiled.append(f) or mx.compile(f))
+    assert draws(30, logits, options) == plain and compiled
+
+
+def test_draws_at_another_position_are_independent_of_these():
+    logits = mx.zeros((50,))
+    here, there = (Sampler(SamplingOptions(seed=7), position) for position in (10, 11))
+    pairs = [(int(here.sample(logits)), int(there.sample(logits))) for _ in range(600)]
+    same = sum(a == b for a, b in pairs)
+    assert same < 600 / 50 * 3  # about 12 by chance
+    again = Sampler(SamplingOptions(seed=7), 10)
+    assert [int(again.sample(logits)) for _ in range(5)] == [a for a, _ in pairs[:5]]

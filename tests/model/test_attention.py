@@ -1,0 +1,104 @@
+"""Attention on the CPU backend: the same result however heads and queries are divided, and on however many cores."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_oss.backend import device
+from mlx_oss.model import attention as module
+from mlx_oss.model.attention import attention
+from mlx_oss.model.transformer import sliding_mask
+
+SCALE = 0.3
+SHAPES = [(1, 6, 2, 1, 9, 8), (1, 6, 2, 7, 7, 8), (1, 4, 4, 5, 12, 16), (2, 6, 3, 5, 11, 8), (3, 5, 1, 1, 4, 8)]
+
+
+def inputs(B: int, H: int, K: int, L: int, S: int, D: int) -> tuple[mx.array, ...]:
+    rng = np.random.default_rng(L)
+    shapes = (B, H, L, D), (B, K, S, D), (B, K, S, D), (H,)
+    return tuple(mx.array(rng.standard_normal(shape).astype(np.float32)) for shape in shapes)
+
+
+def reference(q: mx.array, k: mx.array, v: mx.array, sinks: mx.array, allowed: np.ndarray) -> np.ndarray:
+    """In float64; the sink is one more score whose value is nothing."""
+    q, k, v, sinks = (np.array(a, np.float64) for a in (q, k, v, sinks))
+    k, v = (np.repeat(a, q.shape[1] // a.shape[1], axis=1) for a in (k, v))
+    scores = np.where(allowed, SCALE * q @ k.swapaxes(-1, -2), -np.inf)
+    most = np.maximum(scores.max(-1, keepdims=True), sinks[:, None, None])
+    weights = np.exp(scores - most)
+    return weights @ v / (weights.sum(-1, keepdims=True) + np.exp(sinks[:, None, None] - most))
+
+
+def masks(L: int, S: int) -> list[tuple[mx.array | str | None, np.ndarray]]:
+    causal = np.tri(L, S, S - L, dtype=bool)
+    sliding = sliding_mask(S - L, L, 3)
+    made = [("causal", causal), (sliding, np.array(sliding))]
+    return [*made, (None, np.ones((L, S), bool))]
+
+
+@pytest.fixture(params=[1, 3])
+def cores(request, monkeypatch):
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    monkeypatch.setattr(device, "SHARED_FROM", 0)
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(request.param)), raising=False)
+    monkeypatch.setattr(device, "_cpu", type(device._cpu)())
+
+
+@pytest.mark.parametrize("scores", [1, 40, 100, 1 << 20])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_result_is_the_references_whatever_is_computed_at_a_time(shape, scores, cores, monkeypatch):
+    monkeypatch.setattr(module, "SCORES", scores)
+    q, k, v, sinks = inputs(*shape)
+    for mask, allowed in masks(*shape[3:5]):
+        out = attention(q, k, v, scale=SCALE, mask=mask, sinks=sinks)
+        assert np.abs(np.array(out) - reference(q, k, v, sinks, allowed)).max() < 1e-5
+
+
+@pytest.mark.parametrize("mask", ["causal", None])
+def test_memory_grows_neither_with_the_positions_nor_with_the_queries(mask, cores, monkeypatch):
+    """Beside what goes in and comes out, a few tiles for each core, however many there are."""
+    monkeypatch.setattr(module, "SCORES", 1 << 14)
+
+    def beside(L: int, S: int) -> int:
+        q, k, v, sinks = inputs(1, 6, 3, L, S, 8)
+        mx.eval(q, k, v, sinks)
+        mx.synchronize()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(attention(q, k, v, scale=SCALE, mask=mask, sinks=sinks))
+        return mx.get_peak_memory() - before - 4 * q.nbytes
+
+    tile = 4 << 14
+    assert all(beside(L, S) < 16 * tile for L, S in [(64, 4096), (64, 16384), (512, 4096)])
+
+
+def test_the_largest_scores_and_the_smallest_are_exact_enough(cores, monkeypatch):
+    """The largest score of a query is taken off first, also where a later tile has it, and the sink may be that."""
+    monkeypatch.setattr(module, "SCORES", 40)
+    q, k, v, sinks = inputs(1, 4, 2, 5, 12, 16)
+    for factor in (1e-3, 300.0, -300.0):
+        for sink in (-1e4, 0.0, 60.0):
+            out = np.array(attention(factor * q, k, v, scale=SCALE, mask="causal", sinks=sinks + sink))
+            assert np.isfinite(out).all()
+            causal = np.tri(5, 12, 7, dtype=bool)
+            assert np.abs(out - reference(factor * q, k, v, sinks + sink, causal)).max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_smaller_numbers_are_computed_with_in_float32(dtype, cores):
+    q, k, v, sinks = (array.astype(dtype) for array in inputs(1, 6, 2, 7, 40, 8))
+    out = attention(q, k, v, scale=SCALE, mask="causal", sinks=sinks)
+    assert out.dtype == dtype
+    q, k, v, sinks = (array.astype(mx.float32) for array in (q, k, v, sinks))
+    assert (out == attention(q, k, v, scale=SCALE, mask="causal", sinks=sinks).astype(dtype)).all()
+
+
+def test_on_a_gpu_it_is_mlxs_kernel(monkeypatch):
+    calls = []
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", lambda *a, **o: calls.append((a, o)))
+    q, k, v, sinks = inputs(*SHAPES[0])
+    attention(q, k, v, scale=SCALE, mask="causal", sinks=sinks)
+    assert calls == [((q, k, v), {"scale": SCALE, "mask": "causal", "sinks": sinks})]

@@ -1,0 +1,150 @@
+"""Against what others compute: transformers in float32 for the mathematics, mlx-lm for the folder format."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_oss import load_model
+from mlx_oss.convert import ConvertOptions, convert
+from mlx_oss.model.rope import inverse_frequencies
+from mlx_oss.model.transformer import Transformer
+from tests import reference
+from tests.reference import Tensors, read_release
+from tests.shapes import SHAPES
+from tests.synthetic import write_checkpoint
+from tests.test_loader import EVEN
+
+pytestmark = pytest.mark.parity
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+def hugging_face_model(folder: Path, tensors: Tensors):
+    """transformers' model in float32 on a checkpoint's dequantised tensors; its experts are stored transposed."""
+    raw = json.loads((folder / "config.json").read_text())
+    for key in ("quantization_config", "pad_token_id", "eos_token_id"):
+        raw.pop(key)
+    config = transformers.GptOssConfig(**raw, attn_implementation="eager")
+    model = transformers.GptOssForCausalLM(config).float().eval()
+    transposed = ("experts.gate_up_proj", "experts.down_proj")
+    state = {n: torch.tensor(a.swapaxes(1, 2) if n.endswith(transposed) else a) for n, a in tensors.items()}
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+def tokens_of(shape: str, count: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, SHAPES[shape]["vocab_size"], (1, count))
+
+
+def test_logits_equal_transformers_over_300_positions(shape, release, folder):
+    tokens = tokens_of(shape, 300)
+    with torch.no_grad():
+        expected = hugging_face_model(release(shape), read_release(release(shape)))(torch.tensor(tokens)).logits
+    for layout in ("hf", "original"):
+        ours = load_model(folder(shape, layout), dtype="float32")(mx.array(tokens))
+        assert np.abs(np.array(ours) - expected.numpy()).max() < 1e-4
+
+
+def test_logits_equal_transformers_at_position_100000(shape, release, folder, monkeypatch):
+    """Equal to what the rounding of the angle allows, measured on the float64 reference.
+
+    An angle a = position * frequency carries, in float32, a relative error of 2^-24 for the product and of at most
+    3 * 2^-24 for the frequency (whose reciprocal is stored, and its reciprocal taken): 2^-22 a in all, on either side.
+    The allowed difference is twice the largest of eight draws of how logits move when every angle is off by that much.
+    """
+    first, tokens = 100_000, tokens_of(shape, 40)
+    tensors = read_release(release(shape))
+    with torch.no_grad():
+        positions = torch.arange(first, first + tokens.shape[1])[None]
+        theirs = hugging_face_model(release(shape), tensors)(torch.tensor(tokens), position_ids=positions).logits
+    rope = mx.fast.rope
+    monkeypatch.setattr(mx.fast, "rope", lambda x, d, *, offset, **k: rope(x, d, offset=offset + first, **k))
+    model = load_model(folder(shape), dtype="float32")
+    ours = np.array(model(mx.array(tokens)))
+    exact = reference.logits(model.config, tensors, tokens[0], first)
+    rng = np.random.default_rng(11)
+    moved = [
+        reference.logits(
+            model.config, tensors, tokens[0], first, lambda a: a * (1 + 2**-22 * rng.choice((-1, 1), a.shape))
+        )
+        for _ in range(8)
+    ]
+    allowed = 2 * max(np.abs(logits - exact).max() for logits in moved)
+    assert np.abs(ours - exact).max() < allowed
+    assert np.abs(ours - theirs.numpy()).max() < 2 * allowed
+
+
+@pytest.fixture(scope="module")
+def mlx_lm():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("mlx_lm")
+        import mlx_lm.utils
+    return mlx_lm
+
+
+def opened_by_mlx_lm(mlx_lm, folder: Path, rope_of: Transformer | None = None):
+    """mlx-lm's model in float32; with the rotary frequencies of `rope_of`, because mlx-lm rounds YaRN's range."""
+    model, _ = mlx_lm.utils.load_model(folder)
+    model.set_dtype(mx.float32)
+    if rope_of is not None:
+        c = rope_of.config
+        freqs = mx.array((1 / inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)).astype("float32"))
+        for layer in model.layers:
+            layer.self_attn.rope._freqs = freqs
+    return model
+
+
+def test_our_folder_opens_in_mlx_lm_with_the_same_logits(mlx_lm, shape, folder):
+    """Over 150 positions, with our frequencies; with its own it is another model."""
+    path, tokens = folder(shape), mx.array(tokens_of(shape, 150))
+    ours = load_model(path, dtype="float32")
+    expected = ours(tokens)
+    theirs = opened_by_mlx_lm(mlx_lm, path, rope_of=ours)(tokens)
+    assert mx.abs(theirs - expected).max().item() < 1e-4
+    assert mx.abs(opened_by_mlx_lm(mlx_lm, path)(tokens) - expected).max().item() > 1e-4
+
+
+@pytest.mark.parametrize("profile", ["q8", "q4"])
+def test_a_folder_of_a_smaller_profile_opens_in_mlx_lm_with_the_same_logits(mlx_lm, tmp_path, profile):
+    convert(write_checkpoint(tmp_path / "release", EVEN), tmp_path / "ours", ConvertOptions(profile=profile))
+    tokens = mx.array(np.random.default_rng(9).integers(0, EVEN["vocab_size"], (1, 60)))
+    ours = load_model(tmp_path / "ours", dtype="float32")
+    theirs = opened_by_mlx_lm(mlx_lm, tmp_path / "ours", rope_of=ours)
+    assert mx.abs(theirs(tokens) - ours(tokens)).max().item() < 1e-4
+
+
+def test_our_folder_gives_mlx_lms_tokens_on_a_short_text(mlx_lm, shape, folder):
+    """With its own frequencies: what they differ by turns little in 20 positions."""
+    tokens = mx.array(tokens_of(shape, 20))
+    ours = load_model(folder(shape), dtype="float32")(tokens)
+    theirs = opened_by_mlx_lm(mlx_lm, folder(shape))(tokens)
+    assert mx.array_equal(mx.argmax(ours, axis=-1), mx.argmax(theirs, axis=-1))
+
+
+@pytest.mark.parametrize(("bits", "recipe"), [(8, None), (4, None), (4, "mixed_4_6")])
+def test_a_folder_quantized_by_mlx_lm_opens_here_with_the_same_logits(mlx_lm, tmp_path, bits, recipe):
+    """Converted by mlx-lm from the released layout, its rest in 8 or 4 bit, or v in more bits than q and k."""
+    release = write_checkpoint(tmp_path / "release", EVEN)
+    model, config = mlx_lm.utils.load_model(release)
+    recipes = importlib.import_module("mlx_lm.convert")  # the package has a function of the same name
+    predicate = recipe and recipes.mixed_quant_predicate_builder(recipe, model, 64)
+    model, config = mlx_lm.utils.quantize_model(model, config, 64, bits, quant_predicate=predicate)
+    entries = config["quantization"]
+    v, q = (entries[f"model.layers.1.self_attn.{name}_proj"]["bits"] for name in "vq")
+    assert v - q == (2 if recipe else 0)
+    mlx_lm.utils.save_model(tmp_path / "theirs", model)
+    mlx_lm.utils.save_config(config, tmp_path / "theirs" / "config.json")
+    ours = load_model(tmp_path / "theirs", dtype="float32")
+    tokens = mx.array(np.random.default_rng(9).integers(0, EVEN["vocab_size"], (1, 60)))
+    theirs = opened_by_mlx_lm(mlx_lm, tmp_path / "theirs", rope_of=ours)(tokens)
+    assert mx.abs(theirs - ours(tokens)).max().item() < 1e-4
+    plain = opened_by_mlx_lm(mlx_lm, release, rope_of=ours)(tokens)
+    assert mx.abs(plain - theirs).max().item() > 1e-4  # quantising did change the model

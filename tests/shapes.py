@@ -1,0 +1,74 @@
+"""The dimensions that small models are made in, and models whose routing is far from even."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+
+from tests.synthetic import TINY
+
+# Four shapes; in each, all dimensions that could be taken for one another differ.
+SHAPES = {
+    "tiny": TINY,
+    "one kv head": TINY
+    | {"num_hidden_layers": 4, "num_local_experts": 8, "num_experts_per_tok": 4, "vocab_size": 517, "hidden_size": 64}
+    | {
+        "intermediate_size": 128,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 24,
+        "sliding_window": 17,
+    },
+    "head size as released": TINY
+    | {"num_hidden_layers": 2, "num_local_experts": 6, "num_experts_per_tok": 2, "vocab_size": 389, "hidden_size": 160}
+    | {
+        "intermediate_size": 96,
+        "num_attention_heads": 10,
+        "num_key_value_heads": 5,
+        "head_dim": 64,
+        "sliding_window": 128,
+    },
+    "every expert": TINY
+    | {"num_hidden_layers": 3, "num_local_experts": 4, "num_experts_per_tok": 4, "vocab_size": 271, "hidden_size": 224}
+    | {
+        "intermediate_size": 32,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 7,
+        "head_dim": 16,
+        "sliding_window": 9,
+    },
+}
+
+# As many experts as the releases have.
+MANY = {
+    "32 experts": TINY | {"num_hidden_layers": 2, "num_local_experts": 32, "num_experts_per_tok": 4},
+    "128 experts": TINY
+    | {"num_hidden_layers": 2, "num_local_experts": 128, "num_experts_per_tok": 4, "hidden_size": 64}
+    | {"intermediate_size": 32, "vocab_size": 310},
+}
+ROUTINGS = ("random", "skewed")
+
+
+def dims(shape: str) -> dict[str, int]:
+    return (SHAPES | MANY)[shape]
+
+
+def skew(folder: Path) -> None:
+    """Every second layer sends nearly all tokens to the same experts, the others to two groups of them."""
+    file = folder / "model-00001-of-00001.safetensors"
+    tensors = mx.load(str(file))
+    assert isinstance(tensors, dict)
+    for name in [name for name in tensors if name.endswith("router.bias")]:
+        experts = tensors[name].shape[0]
+        step = 1 if ".0." in name else 2
+        tensors[name] = mx.where(mx.arange(experts) % step == 0, 8.0 - mx.arange(experts), 0).astype(mx.bfloat16)
+    mx.eval(tensors)
+    mx.save_safetensors(str(file), tensors)
+
+
+def weights_file(folder: Path) -> Path:
+    """The file that holds the experts."""
+    (name,) = set(json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values())
+    return folder / name
