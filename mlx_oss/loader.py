@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import mlx.core as mx
 
-from mlx_oss.backend.device import activation_dtype, keep_freed_memory, keep_resident, on_gpu
+from mlx_oss.backend.device import activation_dtype, on_gpu
+from mlx_oss.backend.host_memory import keep_freed_memory, keep_resident
 from mlx_oss.errors import OptionError
 from mlx_oss.memory.footprint import is_on_disk
 from mlx_oss.memory.plan import plan_folder

@@ -18,7 +18,7 @@ prefer_fast_blas()
 
 import mlx.core as mx  # noqa: E402
 
-from mlx_oss.backend import device  # noqa: E402
+from mlx_oss.backend import cores, cpu_linear, host_memory  # noqa: E402
 from mlx_oss.config import MXFP4  # noqa: E402
 from mlx_oss.model import linear  # noqa: E402
 from mlx_oss.model.attention import attention  # noqa: E402
@@ -64,11 +64,11 @@ def one_row() -> None:
     layer, x = linear.linear(HIDDEN, QKV, False, None), normal(1, HIDDEN)
     layer.weight = normal(QKV, HIDDEN).astype(mx.bfloat16)
     mx.eval(layer.weight)
-    heights, usual, costs = (32, 64, 128, 256, 512), linear.LEAST_ROWS, []
+    heights, usual, costs = (32, 64, 128, 256, 512), cpu_linear.LEAST_ROWS, []
     for height in heights:
-        linear.LEAST_ROWS = height
+        cpu_linear.LEAST_ROWS = height
         costs.append(cost(lambda: layer(x)))
-    linear.LEAST_ROWS = usual
+    cpu_linear.LEAST_ROWS = usual
     tell("one row, in blocks of " + ", ".join(map(str, heights)) + " rows of the matrix", *costs)
 
 
@@ -79,13 +79,13 @@ def packed() -> None:
     for rows in (1, 4, 8, 16, 64):
         x = normal(rows, HIDDEN)
         figures = [cost(lambda x=x: mx.quantized_matmul(x, weight, scales, None, transpose=True, **HOW), 3)]
-        usual, linear.UNPACK_FROM = linear.UNPACK_FROM, 1
-        product = linear._packed_product(MXFP4)
-        figures.append(cost(lambda x=x, p=product: linear._by_blocks(x, p, None, weight, scales), 3))
-        linear.UNPACK_FROM = usual
+        usual, cpu_linear.UNPACK_FROM = cpu_linear.UNPACK_FROM, 1
+        product = cpu_linear._packed_product(MXFP4)
+        figures.append(cost(lambda x=x, p=product: cpu_linear._by_blocks(x, p, None, weight, scales), 3))
+        cpu_linear.UNPACK_FROM = usual
         tell(f"an expert's gate and up of {rows}: packed, unpacked once", *figures)
     parts = [(weight[n : n + 160], scales[n : n + 160]) for n in range(0, GATE_UP, 160)]
-    ours = cost(lambda: [linear._mxfp4_halves(*part) for part in parts], 3)
+    ours = cost(lambda: [cpu_linear._mxfp4_even_and_odd(*part) for part in parts], 3)
     tell(
         "unpacking alone: whole words, mx.dequantize", ours, cost(lambda: [mx.dequantize(*p, **HOW) for p in parts], 3)
     )
@@ -103,12 +103,12 @@ def attended() -> None:
 
 
 def main() -> None:
-    device.SHARED_FROM = sys.maxsize
+    cores.SHARED_FROM = sys.maxsize
     layer, x = linear.linear(HIDDEN, QKV, False, None), normal(1, HIDDEN)
     layer.weight = normal(QKV, HIDDEN).astype(mx.bfloat16)
     mx.eval(layer.weight)
     tell("one row, freed memory given back as glibc does", cost(lambda: layer(x)))
-    device.keep_freed_memory()
+    host_memory.keep_freed_memory()
     one_row()
     dense()
     packed()

@@ -99,7 +99,7 @@ def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
     import mlx.core as mx
     import numpy as np
 
-    from mlx_oss.backend.device import peak_resident_bytes
+    from mlx_oss.backend.host_memory import peak_resident_bytes
     from mlx_oss.offload import reads
 
     facts: dict[str, Any] = {"load": time.perf_counter() - started, "slots": plan.slots, "chunk": plan.chunk}

@@ -35,7 +35,7 @@ def measure(folder: str, length: int) -> dict[str, float]:
     from mlx_oss.backend.blas import prefer_fast_blas
 
     prefer_fast_blas()
-    from mlx_oss.backend.device import peak_resident_bytes
+    from mlx_oss.backend.host_memory import peak_resident_bytes
     from mlx_oss.generation.generate import prefill
     from mlx_oss.loader import load_model
 

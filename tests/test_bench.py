@@ -15,7 +15,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_oss import bench
-from mlx_oss.backend import device
+from mlx_oss.backend import cores
 from mlx_oss.bench import Report, Result, Speed, chips, measure, worker
 from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
 from mlx_oss.cli import main
@@ -78,9 +78,9 @@ def test_weights_stored_in_another_dtype_add_no_kernel(folder, dtype):
 
 
 def test_sharing_out_among_cores_is_not_counted(folder, monkeypatch):
-    monkeypatch.setattr(device, "SHARED_FROM", 0)
+    monkeypatch.setattr(cores, "SHARED_FROM", 0)
     assert kernels_per_layer(load_model(folder("one kv head"))) <= 20
-    assert device.SHARED_FROM == 0
+    assert cores.SHARED_FROM == 0
 
 
 def test_a_further_operation_in_each_layer_is_counted(folder, monkeypatch):

@@ -23,7 +23,8 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
     version errors action
-    config backend
+    config
+    backend
     tokenizer weights model
     harmony memory offload
     events convert
@@ -35,9 +36,12 @@ ORDER = """
 """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 KNOW_MLX = set(
-    "backend.device model.attention model.kv_cache model.linear model.transformer weights.arrays weights.reading "
-    "offload.embedding offload.experts offload.install nano convert.affine loader generation.generate "
-    "generation.sampling chat.session_file bench.kernels bench.worker".split()
+    """
+    backend.cores backend.cpu_attention backend.cpu_linear backend.device backend.host_memory
+    model.attention model.kv_cache model.linear model.swiglu model.transformer
+    weights.arrays weights.reading offload.embedding offload.experts offload.install
+    nano convert.affine loader generation.generate generation.sampling chat.session_file bench.kernels bench.worker
+    """.split()
 )
 
 

@@ -46,7 +46,7 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
     imported = time.perf_counter()
     generate, facts = load(folder, options)
     done = time.perf_counter()
-    from mlx_oss.backend.device import peak_resident_bytes
+    from mlx_oss.backend.host_memory import peak_resident_bytes
 
     loading: dict[str, object] = {"imports": imported - started, "load": done - imported}
     loading["loaded"] = peak_resident_bytes()

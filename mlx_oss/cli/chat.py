@@ -119,7 +119,7 @@ def converse(session: ChatSession, show: Printer, tools: dict[str, Any] | None =
 
 def status(session: ChatSession) -> str:
     """The last turn in a line: speed, time to the first token, context and memory used."""
-    from mlx_oss.backend.device import memory_bytes
+    from mlx_oss.backend.host_memory import memory_bytes
 
     usage = session.usage
     parts = [f"{usage.tokens_per_second:.0f} tokens/s", f"first token {usage.prefill_seconds:.1f} s"]

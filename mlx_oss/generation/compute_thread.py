@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 from mlx_oss.action import Errand
-from mlx_oss.backend.device import settle
+from mlx_oss.backend.cores import settle
 
 T = TypeVar("T")
 

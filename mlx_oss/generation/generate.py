@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from mlx_oss.backend.device import side_stream
+from mlx_oss.backend.cores import side_stream
 from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.generation.sampling import Sampler, SamplingOptions
 from mlx_oss.model.kv_cache import Cache

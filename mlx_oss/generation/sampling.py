@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from mlx_oss.backend.device import compiled, side_stream
+from mlx_oss.backend.cores import side_stream
+from mlx_oss.backend.device import compiled
 from mlx_oss.errors import OptionError
 
 LAST_ID = 200018  # `<|endofprompt|>`; the ids above are reserved and stand for nothing (o200k_harmony)

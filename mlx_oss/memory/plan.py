@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mlx_oss.backend import device
+from mlx_oss.backend import device, host_memory
 from mlx_oss.errors import OptionError
 from mlx_oss.memory.estimates import kv_cache_bytes, parse_bytes, prefill_bytes, snapshot_bytes
 from mlx_oss.memory.footprint import Footprint
@@ -126,7 +126,7 @@ def plan_folder(
         raise OptionError(f"context is {context!r}, expected 1 to {most:,} tokens or None")
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise OptionError(f"chunk is {chunk!r}, expected at least 1 token or None")
-    limit, source = (parse_bytes(memory), "as asked for") if memory is not None else device.memory_limit()
+    limit, source = (parse_bytes(memory), "as asked for") if memory is not None else host_memory.memory_limit()
     chunks = CHUNKS if chunk is None else (chunk,)
     planner = _Planner(folder, device.activation_dtype(dtype).size, limit, source, chunks)
     if slots is None:

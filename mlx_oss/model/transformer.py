@@ -12,35 +12,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_oss.backend.device import over_cores
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
 from mlx_oss.model.attention import attention
 from mlx_oss.model.kv_cache import Cache, KVCache, RotatingKVCache
 from mlx_oss.model.linear import ExpertLinear, linear
 from mlx_oss.model.rope import inverse_frequencies
+from mlx_oss.model.swiglu import swiglu
 
 Specs = Mapping[str, QuantizationSpec]
 
 PREFILL_CHUNK = 512  # tokens: bounds the memory of a prefill, not its result
 # From this many (token, expert) pairs on it pays to sort them by expert, so that each expert's weights are read once.
 SORT_FROM = 64
-
-
-@partial(mx.compile, shapeless=True)
-def swiglu(
-    gate: mx.array, up: mx.array, gate_bias: mx.array, up_bias: mx.array, alpha: mx.array, limit: mx.array
-) -> mx.array:
-    """(..., F) each -> (..., F): gate sigmoid(alpha gate) (up + 1) with biases added and both clamped; the gate only
-    from above. One kernel.
-    """
-    gate = mx.minimum(gate + gate_bias, limit)
-    up = mx.clip(up + up_bias, -limit, limit)
-    return gate * mx.sigmoid(alpha * gate) * (up + 1)
 
 
 def sliding_mask(kept: int, L: int, window: int) -> mx.array:
@@ -87,7 +74,7 @@ class Experts(nn.Module):
         gate_up, down = (specs.get(f"{path}.{name}", MXFP4) for name in ("gate_up_proj", "down_proj"))
         self.gate_up_proj = ExpertLinear(c.num_local_experts, c.hidden_size, 2 * c.intermediate_size, gate_up)
         self.down_proj = ExpertLinear(c.num_local_experts, c.intermediate_size, c.hidden_size, down)
-        self.F, self.alpha, self.limit = c.intermediate_size, c.swiglu_alpha, c.swiglu_limit
+        self.alpha, self.limit = c.swiglu_alpha, c.swiglu_limit
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array, residual: mx.array) -> mx.array:
         """x and residual (B, L, C), experts and weights (B, L, T) -> residual + experts' outputs (B, L, C)."""
@@ -108,14 +95,8 @@ class Experts(nn.Module):
 
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C)."""
-        h, bias = self.gate_up_proj(x, experts, sorted_indices), self.gate_up_proj.bias[experts][:, None]
-        alpha, limit, F = mx.array(self.alpha, h.dtype), mx.array(self.limit, h.dtype), self.F
-        h = over_cores(
-            lambda h, bias: swiglu(h[..., :F], h[..., F:], bias[..., :F], bias[..., F:], alpha, limit),
-            h,
-            bias,
-            work=16 * h.nbytes,  # the exponential takes so much longer than reading
-        )
+        h = self.gate_up_proj(x, experts, sorted_indices)
+        h = swiglu(h, self.gate_up_proj.bias[experts][:, None], self.alpha, self.limit)
         return self.down_proj(h, experts, sorted_indices) + self.down_proj.bias[experts][:, None]
 
 

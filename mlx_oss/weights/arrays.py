@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_oss.backend.device import in_large_pages
+from mlx_oss.backend.host_memory import in_large_pages
 
 STORED = {"U32": mx.uint32, "U8": mx.uint8, "BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
 LARGE = 256 << 10  # bytes: smaller arrays are filled with zeros faster than they are made without

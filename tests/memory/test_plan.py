@@ -137,9 +137,9 @@ def test_a_model_that_fits_is_loaded_silently(routed, caplog):
 def test_memory_that_the_device_has_not_is_not_planned_with(routed, monkeypatch):
     path = routed("32 experts")
     memory = least(path).least_bytes
-    monkeypatch.setattr("mlx_oss.backend.device.memory_limit", lambda: (memory, "available"))
+    monkeypatch.setattr("mlx_oss.backend.host_memory.memory_limit", lambda: (memory, "available"))
     assert plan(path).slots == 4 and "(available)" in str(plan(path))
-    monkeypatch.setattr("mlx_oss.backend.device.memory_limit", lambda: (memory - 1, "available"))
+    monkeypatch.setattr("mlx_oss.backend.host_memory.memory_limit", lambda: (memory - 1, "available"))
     with pytest.raises(OptionError, match="needs at least"):
         load_model(path)
 

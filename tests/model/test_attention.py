@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_oss.backend import device
-from mlx_oss.model import attention as module
+from mlx_oss.backend import cores as cores_module
+from mlx_oss.backend import cpu_attention, device
 from mlx_oss.model.attention import attention
 from mlx_oss.model.transformer import sliding_mask
 
@@ -41,15 +41,15 @@ def masks(L: int, S: int) -> list[tuple[mx.array | str | None, np.ndarray]]:
 @pytest.fixture(params=[1, 3])
 def cores(request, monkeypatch):
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    monkeypatch.setattr(device, "SHARED_FROM", 0)
-    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(request.param)), raising=False)
-    monkeypatch.setattr(device, "_cpu", type(device._cpu)())
+    monkeypatch.setattr(cores_module, "SHARED_FROM", 0)
+    monkeypatch.setattr(cores_module.os, "sched_getaffinity", lambda _: set(range(request.param)), raising=False)
+    monkeypatch.setattr(cores_module, "_cpu", type(cores_module._cpu)())
 
 
 @pytest.mark.parametrize("scores", [1, 40, 100, 1 << 20])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_result_is_the_references_whatever_is_computed_at_a_time(shape, scores, cores, monkeypatch):
-    monkeypatch.setattr(module, "SCORES", scores)
+    monkeypatch.setattr(cpu_attention, "SCORES", scores)
     q, k, v, sinks = inputs(*shape)
     for mask, allowed in masks(*shape[3:5]):
         out = attention(q, k, v, scale=SCALE, mask=mask, sinks=sinks)
@@ -59,7 +59,7 @@ def test_the_result_is_the_references_whatever_is_computed_at_a_time(shape, scor
 @pytest.mark.parametrize("mask", ["causal", None])
 def test_memory_grows_neither_with_the_positions_nor_with_the_queries(mask, cores, monkeypatch):
     """Beside what goes in and comes out, a few tiles for each core, however many there are."""
-    monkeypatch.setattr(module, "SCORES", 1 << 14)
+    monkeypatch.setattr(cpu_attention, "SCORES", 1 << 14)
 
     def beside(L: int, S: int) -> int:
         q, k, v, sinks = inputs(1, 6, 3, L, S, 8)
@@ -76,7 +76,7 @@ def test_memory_grows_neither_with_the_positions_nor_with_the_queries(mask, core
 
 def test_the_largest_scores_and_the_smallest_are_exact_enough(cores, monkeypatch):
     """The largest score of a query is taken off first, also where a later tile has it, and the sink may be that."""
-    monkeypatch.setattr(module, "SCORES", 40)
+    monkeypatch.setattr(cpu_attention, "SCORES", 40)
     q, k, v, sinks = inputs(1, 4, 2, 5, 12, 16)
     for factor in (1e-3, 300.0, -300.0):
         for sink in (-1e4, 0.0, 60.0):

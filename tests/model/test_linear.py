@@ -7,9 +7,9 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_oss.backend import device
+from mlx_oss.backend import cores as cores_module
+from mlx_oss.backend import cpu_linear, device
 from mlx_oss.config import QuantizationSpec
-from mlx_oss.model import linear as layers
 from mlx_oss.model.linear import ExpertLinear, Linear, QuantizedLinear, linear
 
 INPUTS, OUTPUTS = 192, 77
@@ -24,9 +24,9 @@ ROWS = [1, 2, 3, 4, 5, 16, 33]
 @pytest.fixture(params=[1, 2, 3])
 def cores(request, monkeypatch):
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    monkeypatch.setattr(device, "SHARED_FROM", 0)
-    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(request.param)), raising=False)
-    monkeypatch.setattr(device, "_cpu", type(device._cpu)())
+    monkeypatch.setattr(cores_module, "SHARED_FROM", 0)
+    monkeypatch.setattr(cores_module.os, "sched_getaffinity", lambda _: set(range(request.param)), raising=False)
+    monkeypatch.setattr(cores_module, "_cpu", type(cores_module._cpu)())
     return request.param
 
 
@@ -37,9 +37,9 @@ def block(request, monkeypatch):
 
 
 def set_blocks(monkeypatch, small: int, large: int) -> None:
-    monkeypatch.setattr(layers, "SMALL_BLOCK", small)
-    monkeypatch.setattr(layers, "LEAST_ROWS", 1)
-    monkeypatch.setattr(layers, "LARGE_BLOCK", large)
+    monkeypatch.setattr(cpu_linear, "SMALL_BLOCK", small)
+    monkeypatch.setattr(cpu_linear, "LEAST_ROWS", 1)
+    monkeypatch.setattr(cpu_linear, "LARGE_BLOCK", large)
 
 
 def normal(*shape: int) -> mx.array:
@@ -111,7 +111,7 @@ def test_the_number_of_cores_changes_no_bit(make, rows, monkeypatch):
     set_blocks(monkeypatch, 20 * INPUTS, 20 * INPUTS)
     results = []
     for shared_from in (0, 1 << 60):
-        monkeypatch.setattr(device, "SHARED_FROM", shared_from)
+        monkeypatch.setattr(cores_module, "SHARED_FROM", shared_from)
         results.append(np.array(layer(x)))
     assert np.array_equal(*results)
 
@@ -121,7 +121,7 @@ def test_mxfp4_halves_are_what_mlx_unpacks_for_every_byte_and_scale():
     weight = mx.array(np.tile(codes, (32, 1))).view(mx.uint32)
     scales = mx.array(np.arange(weight.size // 4, dtype=np.uint32) % 254 + 1).astype(mx.uint8).reshape(-1, 8)
     expected = mx.dequantize(weight, scales, group_size=32, bits=4, mode="mxfp4", dtype=mx.float32)
-    even, odd = layers._mxfp4_halves(weight, scales)
+    even, odd = cpu_linear._mxfp4_even_and_odd(weight, scales)
     assert mx.array_equal(even, expected[:, 0::2]) and mx.array_equal(odd, expected[:, 1::2])
 
 
@@ -142,7 +142,7 @@ def test_sorted_rows_go_through_the_experts_they_name(counts, name, block, cores
 
 def test_on_a_gpu_a_layer_is_mlxs_own(monkeypatch):
     monkeypatch.setattr(device, "on_gpu", lambda: True)
-    monkeypatch.setattr(device, "over_cores", None)
+    monkeypatch.setattr(cores_module, "over_cores", None)
     x = normal(3, INPUTS)
     for layer, parent in ((stored(mx.float32), nn.Linear), (packed(SPECS["q8"]), nn.QuantizedLinear)):
         assert isinstance(layer, parent) and isinstance(layer, (Linear, QuantizedLinear))
@@ -150,8 +150,8 @@ def test_on_a_gpu_a_layer_is_mlxs_own(monkeypatch):
 
 
 def test_the_experts_of_a_call_are_one_queue_for_the_cores(cores, monkeypatch):
-    queues, real = [], device.over_cores
-    monkeypatch.setattr(device, "over_cores", lambda *a, **k: (queues.append(k["turns"]), real(*a, **k))[1])
+    queues, real = [], cores_module.over_cores
+    monkeypatch.setattr(cores_module, "over_cores", lambda *a, **k: (queues.append(k["tails"]), real(*a, **k))[1])
     layer = ExpertLinear(3, INPUTS, OUTPUTS, SPECS["mxfp4"])
     for _ in range(2):
         layer(normal(60, 1, INPUTS), mx.array(np.repeat(np.arange(3), 20).astype(np.uint32)), True)
@@ -161,8 +161,8 @@ def test_the_experts_of_a_call_are_one_queue_for_the_cores(cores, monkeypatch):
 @pytest.mark.parametrize("make", [lambda: stored(mx.bfloat16), lambda: packed(SPECS["mxfp4"])])
 def test_a_matrix_too_small_to_be_shared_out_for_one_row_is_for_many(make, monkeypatch):
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    works, real = [], device.over_cores
-    monkeypatch.setattr(device, "over_cores", lambda *a, **k: (works.append(k["work"]), real(*a, **k))[1])
+    works, real = [], cores_module.over_cores
+    monkeypatch.setattr(cores_module, "over_cores", lambda *a, **k: (works.append(k["work"]), real(*a, **k))[1])
     layer = make()
     for rows in (1, 16, 64):
         layer(normal(rows, INPUTS))
