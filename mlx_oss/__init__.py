@@ -17,7 +17,6 @@ from mlx_oss.version import __version__
 
 if TYPE_CHECKING:
     from mlx_oss.chat.session import ChatSession
-    from mlx_oss.chat.stream import collect
     from mlx_oss.config import ModelConfig
     from mlx_oss.constrain import Guards
     from mlx_oss.errors import MlxOssError
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
         ToolResult,
         TurnsDropped,
         Usage,
+        collect,
     )
     from mlx_oss.generation.generate import Step, generate_step, prefill
     from mlx_oss.generation.sampling import SamplingOptions
@@ -69,6 +69,7 @@ _HOME = {
         "ToolResult",
         "TurnsDropped",
         "Usage",
+        "collect",
     ),
     "generation.generate": ("Step", "generate_step", "prefill"),
     "harmony": ("Message", "ToolDescription"),
@@ -77,7 +78,6 @@ _HOME = {
     "memory.plan": ("Plan", "plan"),
     "generation.sampling": ("SamplingOptions",),
     "tokenizer": ("Tokenizer", "load_tokenizer"),
-    "chat.stream": ("collect",),
 }
 # What loads MLX, before which a fast BLAS is looked for.
 _COMPUTING = ("chat.session", "generation", "loader", "memory.plan", "model")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from mlx_oss.errors import OptionError
 from mlx_oss.harmony import Note
 
 FinishReason = Literal["stop", "tool_calls", "length", "cancelled", "repetition"]
@@ -238,3 +240,19 @@ class Reply:
     usage: Usage
     citations: tuple[Citation, ...] = ()
     parsed: Any = None
+
+
+def collect(events: Iterable[Event]) -> Reply:
+    """The reply that a turn's events add up to."""
+    text: dict[type, list[str]] = {ReasoningDelta: [], PreambleDelta: [], AnswerDelta: []}
+    calls: list[ToolCall] = []
+    for event in events:
+        if isinstance(event, (ReasoningDelta, PreambleDelta, AnswerDelta)):
+            text[type(event)].append(event.text)
+        elif isinstance(event, ToolCall):
+            calls.append(event)
+        elif isinstance(event, Finished):
+            answer, reasoning = "".join(text[AnswerDelta]), "".join(text[ReasoningDelta])
+            said = (answer, reasoning, tuple(calls))
+            return Reply(*said, event.reason, event.usage, event.citations, event.parsed)
+    raise OptionError("the events end without Finished: give all events of one turn")

@@ -18,8 +18,8 @@ from typing import Any
 
 from mlx_oss.chat import session_file
 from mlx_oss.chat.history import Conversation, Effort, Entry
-from mlx_oss.chat.stream import Floor, collect
 from mlx_oss.chat.tool_loop import ContextPolicy, Turns
+from mlx_oss.chat.turn_lock import TurnLock
 from mlx_oss.constrain import Bounds, Guards
 from mlx_oss.errors import OptionError
 from mlx_oss.events import (
@@ -28,6 +28,7 @@ from mlx_oss.events import (
     Stats,
     ToolCall,
     Usage,
+    collect,
 )
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.prompt_cache import PromptCache
@@ -103,7 +104,7 @@ class ChatSession(Turns):
         self._total = Stats()
         self._conversation, self._cache = Conversation(), PromptCache(model)
         self._results: list[Entry] = []  # of tools, given while the turn that calls them is running
-        self._floor, self._adding, self._answering = Floor(), Lock(), False
+        self._floor, self._adding, self._answering = TurnLock(), Lock(), False
         self._check()  # a wrong option is reported here, not at the first question
 
     @property
@@ -198,7 +199,7 @@ class ChatSession(Turns):
         with self._between_turns():
             forked = copy(self)
             forked._cache, forked._results, forked._run = self._cache.fork(), [], None
-            forked._floor, forked._adding = Floor(), Lock()
+            forked._floor, forked._adding = TurnLock(), Lock()
             return forked
 
     def save(self, path: str | Path) -> None:

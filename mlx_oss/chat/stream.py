@@ -6,19 +6,15 @@ Knows harmony's messages and the events; nothing of models, caches and conversat
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable, Sequence
 
-from mlx_oss.errors import OptionError, SessionError
 from mlx_oss.events import (
     AnswerDelta,
     Event,
-    Finished,
     PreambleDelta,
     ReasoningDelta,
     RepairedOutput,
-    Reply,
     ToolCall,
     Usage,
 )
@@ -93,41 +89,6 @@ def _call(parsed: ParsedMessage) -> ToolCall:
     return ToolCall(message.recipient, message.content, message.channel)
 
 
-class Floor:
-    """Whose turn it is: one turn, or change, of a session at a time, entered as a context and cancelled from anywhere.
-
-    Raises SessionError on who comes while it is taken, as waiting could last for minutes.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._cancel: threading.Event | None = None  # of the turn that has the floor; each has its own,
-        # so that who cancels a turn at the moment it ends does not hit the next
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            raise SessionError("the session is in the middle of a turn: finish its events, close them, or cancel it")
-        self._cancel = threading.Event()
-
-    def __exit__(self, *_: object) -> None:
-        self._cancel = None
-        self._lock.release()
-
-    @property
-    def taken(self) -> bool:
-        return self._lock.locked()
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether the turn that has the floor is to end."""
-        return (turn := self._cancel) is not None and turn.is_set()
-
-    def cancel(self) -> None:
-        """Does nothing where no turn runs."""
-        if (turn := self._cancel) is not None:
-            turn.set()
-
-
 class Clock:
     """Takes the times and counts of a round, from its making until `stop`.
 
@@ -154,19 +115,3 @@ class Clock:
         first = self._first or end
         counts = self.prompt_tokens, self._reused_tokens, self._generated
         return Usage(*counts, prefill_seconds=first - self._started, generate_seconds=end - first)
-
-
-def collect(events: Iterable[Event]) -> Reply:
-    """The reply that a turn's events add up to."""
-    text: dict[type, list[str]] = {ReasoningDelta: [], PreambleDelta: [], AnswerDelta: []}
-    calls: list[ToolCall] = []
-    for event in events:
-        if isinstance(event, (ReasoningDelta, PreambleDelta, AnswerDelta)):
-            text[type(event)].append(event.text)
-        elif isinstance(event, ToolCall):
-            calls.append(event)
-        elif isinstance(event, Finished):
-            answer, reasoning = "".join(text[AnswerDelta]), "".join(text[ReasoningDelta])
-            said = (answer, reasoning, tuple(calls))
-            return Reply(*said, event.reason, event.usage, event.citations, event.parsed)
-    raise OptionError("the events end without Finished: give all events of one turn")

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from mlx_oss.action import Errand
 from mlx_oss.chat.history import OPENING, Conversation, Effort, Entry, preamble
 from mlx_oss.chat.response import Round
-from mlx_oss.chat.stream import Floor
+from mlx_oss.chat.turn_lock import TurnLock
 from mlx_oss.constrain import Bounds, TurnConstraint, final_header
 from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.events import Event, Finished, Stats, ToolCall, ToolResult, TurnsDropped, Usage
@@ -58,7 +58,7 @@ class Turns:
     _results: list[Entry]  # of tools, given while the turn that calls them is running
     _answering: bool  # whether such a turn runs; the lock guards both
     _adding: Lock
-    _floor: Floor
+    _floor: TurnLock
     _total: Stats
 
     @property

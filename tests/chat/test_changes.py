@@ -18,7 +18,7 @@ from mlx_oss import (
     collect,
 )
 from mlx_oss.chat import response
-from mlx_oss.chat.stream import Floor
+from mlx_oss.chat.turn_lock import TurnLock
 from mlx_oss.errors import ContextError, OptionError, SessionError
 from mlx_oss.harmony import Message, render_message
 from mlx_oss.tokenizer import END
@@ -141,7 +141,7 @@ def test_forks_go_on_independently_from_a_shared_prefix(session, script):
 def test_a_tool_result_given_at_the_very_end_of_its_turn_is_not_lost(session, script):
     """By a thread that came too late for the turn and too early for the time after it."""
 
-    class Late(Floor):
+    class Late(TurnLock):
         def __exit__(self, *error: object) -> None:
             session.add_tool_result(ToolCall("functions.weather", "{}"), "rain")
             super().__exit__(*error)
