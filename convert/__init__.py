@@ -6,11 +6,11 @@
     options.py    what a caller may choose, and what is told while and after converting
     source.py     recognises a checkpoint by its content and reads its config
     configs.py    the spellings of config.json -> the one of MLX folders
-    metal.py      OpenAI's Metal file: where its tensors lie; metal_taken.py: what it did to them, undone
+    metal.py      OpenAI's Metal file: where its tensors lie; metal_transforms.py: what it did to them, undone
     profiles.py   which module outside the experts is quantised how
-    recipes.py    how the bytes of target tensors come out of source tensors, in one pass and small pieces
+    transforms.py    how the bytes of target tensors come out of source tensors, in one pass and small pieces
     quantized.py  recipes that quantise to MXFP4; affine.py: to MLX's affine format, and back
-    taken.py      source tensors by one name whatever the layout, each used exactly once
+    source_tensors.py      source tensors by one name whatever the layout, each used exactly once
     plan.py       every target tensor, and the jobs that write them
     shards.py     targets -> safetensors shards and their index
     partial.py    the hidden folder written into: lock, record of finished shards, publication

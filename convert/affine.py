@@ -15,8 +15,8 @@ import numpy as np
 from mlx_oss.config import QuantizationSpec
 from mlx_oss.weights.safetensors import TensorInfo
 
-from .quantized import Loss, float32
-from .recipes import PIECE, Piece, Rows
+from .quantized import RelativeError, float32
+from .transforms import PIECE, Rows, TensorTransform
 
 _MLX = Lock()  # recipes run in threads, MLX is not made for that
 
@@ -25,13 +25,13 @@ _MLX = Lock()  # recipes run in threads, MLX is not made for that
 class Affine:
     """Targets: weight uint32, scales and biases bfloat16."""
 
-    values: Piece | Dequantized
+    values: TensorTransform | Dequantized
     columns: int
     spec: QuantizationSpec
-    loss: Loss = field(init=False)
+    loss: RelativeError = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", Loss(self.values.source))
+        object.__setattr__(self, "loss", RelativeError(self.values.source))
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
         size, bits = self.spec.group_size, self.spec.bits

@@ -16,8 +16,8 @@ from mlx_oss.memory.estimates import WORKING_BYTES
 
 from .options import ConvertOptions, Kind, OnProgress, Progress, Report, size
 from .profiles import PROFILES
-from .recipes import ROUNDED
 from .run import convert
+from .transforms import ROUNDED
 from .verify import verify
 
 _DESCRIPTION = "Turn a released gpt-oss checkpoint into an MLX folder."

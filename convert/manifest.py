@@ -14,14 +14,16 @@ from typing import Any
 
 from mlx_oss.errors import CheckpointError
 
-from .partial import Written
 from .source import Source
+from .staging import WrittenTensor
 
 NAME = "conversion.json"
 FORMAT = 3
 
 
-def write(folder: Path, source: Source, shards: Mapping[str, Mapping[str, Written]], others: Iterable[str]) -> None:
+def write(
+    folder: Path, source: Source, shards: Mapping[str, Mapping[str, WrittenTensor]], others: Iterable[str]
+) -> None:
     """Into a folder that is complete but for the manifest; `shards` holds what is known of each one's tensors, `others`
     are the names of all other files.
     """

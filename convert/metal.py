@@ -3,7 +3,7 @@
 The format is what gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes: bfloat16 but for the experts'
 MXFP4. It leaves out the rows of embedding and unembedding that no token uses, the last 1,074 of the releases' 201,088;
 these become zeros, so that is where a folder made from it may differ from one made from another layout: all other bytes
-of the weight files are the same. What else the format did to the tensors is undone in `metal_taken`.
+of the weight files are the same. What else the format did to the tensors is undone in `metal_transforms`.
 """
 
 from __future__ import annotations

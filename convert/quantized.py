@@ -15,12 +15,12 @@ from mlx_oss.errors import CheckpointError
 from mlx_oss.weights import mxfp4
 from mlx_oss.weights.safetensors import TensorInfo
 
-from .recipes import read
+from .transforms import read
 
 _SLAB = 256  # output rows quantised at a time: they fit the processor's cache
 
 
-class Loss:
+class RelativeError:
     """The relative error of a quantised weight: |value - stored| / |value|, both as Euclidean norms; 0 if all are 0."""
 
     def __init__(self, source: TensorInfo):
@@ -50,7 +50,7 @@ class DenseExperts:
 
     def __init__(self, source: TensorInfo, halves: int):
         self.source = source
-        self.losses = tuple(Loss(source) for _ in range(halves))
+        self.losses = tuple(RelativeError(source) for _ in range(halves))
 
     @property
     def nbytes(self) -> int:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from functools import partial as bind
+from functools import partial
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError, ConversionError
@@ -20,12 +20,12 @@ from mlx_oss.memory.estimates import contexts_by_mac
 from mlx_oss.weights.safetensors import INDEX, weight_files
 
 from . import configs, manifest, profiles, shards
-from .crew import Crew
+from .jobs import kinds, plan_jobs
 from .options import ConvertOptions, Meter, OnProgress, Report, readable, size
-from .partial import Partial, hidden_names, put_back, write_json
-from .plan import kinds, plan
 from .shards import Shard
 from .source import Source, open_source
+from .staging import Staging, hidden_names, put_back, write_json
+from .thread_pool import ThreadPool
 from .verify import verify
 
 _MARGIN = 64 << 20  # bytes of disk beyond the weights: tokenizer files, headers, index
@@ -58,19 +58,19 @@ def _convert(
         put_back(dst)
     opened = open_source(src)
     specs = profiles.specs(opened.config, options)
-    units = plan(opened, specs)
+    units = plan_jobs(opened, specs)
     parts = shards.split(units, options.shard_bytes)
     _check_target(src, dst, options)
     config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.entry(specs))
-    partial = Partial(dst, _plan_id(opened, parts, config))
-    resumed = len(partial.finished)
-    _check_space(partial, sum(part.nbytes for part in parts if part.name not in partial.finished))
+    staging = Staging(dst, _plan_id(opened, parts, config))
+    resumed = len(staging.finished)
+    _check_space(staging, sum(part.nbytes for part in parts if part.name not in staging.finished))
     if not options.dry_run:
-        with partial:
+        with staging:
             _check_target(src, dst, options)  # again: another conversion may just have ended
-            _write(opened, parts, config, partial, options, progress)
-            _publish(src, partial, options)
-    known = {name: written for shard in partial.finished.values() for name, written in shard.items()}
+            _write(opened, parts, config, staging, options, progress)
+            _publish(src, staging, options)
+    known = {name: written for shard in staging.finished.values() for name, written in shard.items()}
     nbytes = sum(part.nbytes for part in parts)
     return Report(
         folder=dst,
@@ -120,12 +120,12 @@ def _lies_in(path: Path, folder: Path) -> bool:
     return folder.exists() and any(each.exists() and each.samefile(folder) for each in (path, *path.parents))
 
 
-def _check_space(partial: Partial, nbytes: int) -> None:
+def _check_space(staging: Staging, nbytes: int) -> None:
     """Leftovers of an earlier run that this one drops count as free."""
-    parent, needed = partial.target.parent, nbytes + _MARGIN
-    free = shutil.disk_usage(parent).free + partial.droppable
+    parent, needed = staging.target.parent, nbytes + _MARGIN
+    free = shutil.disk_usage(parent).free + staging.droppable
     if free < needed:
-        name = partial.target.name
+        name = staging.target.name
         raise ConversionError(
             f"{parent} has {size(free)} free, {name} needs {size(needed)}: free some, or give another disk"
         )
@@ -135,56 +135,56 @@ def _write(
     source: Source,
     parts: Sequence[Shard],
     config: dict[str, object],
-    partial: Partial,
+    staging: Staging,
     options: ConvertOptions,
     progress: OnProgress | None,
 ) -> None:
     try:
-        _write_shards(parts, partial, progress)
-        _write_companions(source, parts, config, partial)
+        _write_shards(parts, staging, progress)
+        _write_companions(source, parts, config, staging)
         if options.verify:
-            verify(partial.folder, source.folder, progress)
+            verify(staging.folder, source.folder, progress)
     except KeyboardInterrupt:
         raise
     except OSError as error:
-        partial.discard()
+        staging.discard()
         raise ConversionError(
-            f"{partial.target} cannot be written ({error.strerror}): nothing was left behind; free space or give "
+            f"{staging.target} cannot be written ({error.strerror}): nothing was left behind; free space or give "
             "another target"
         ) from None
     except BaseException:
-        partial.discard()
+        staging.discard()
         raise
 
 
-def _publish(src: Path, partial: Partial, options: ConvertOptions) -> None:
+def _publish(src: Path, staging: Staging, options: ConvertOptions) -> None:
     """What cannot take its place is not thrown away."""
-    kept = f"what was written stays in {partial.folder}, and the same command goes on from there"
+    kept = f"what was written stays in {staging.folder}, and the same command goes on from there"
     try:
-        _check_target(src, partial.target, options)
-        partial.publish()
+        _check_target(src, staging.target, options)
+        staging.publish()
     except ConversionError as error:
         raise ConversionError(f"{error}; {kept}") from None
     except OSError as error:
-        raise ConversionError(f"{partial.target} cannot be put in place ({error.strerror}): {kept}") from None
+        raise ConversionError(f"{staging.target} cannot be put in place ({error.strerror}): {kept}") from None
 
 
-def _write_shards(parts: Sequence[Shard], partial: Partial, progress: OnProgress | None) -> None:
+def _write_shards(parts: Sequence[Shard], staging: Staging, progress: OnProgress | None) -> None:
     meter = Meter(progress, sum(part.nbytes for part in parts), len(parts))
     for part in parts:
-        if part.name in partial.finished:
+        if part.name in staging.finished:
             meter.advance(part.nbytes)
             meter.finish_shard(part.name)
-    left = [part for part in parts if part.name not in partial.finished]
-    with Crew(meter.advance) as crew:
-        works = {part.name: bind(shards.write, part, partial.path(part.name)) for part in left}
-        for shard, known in crew.done(works):
-            partial.finish(shard, known)
+    left = [part for part in parts if part.name not in staging.finished]
+    with ThreadPool(meter.advance) as pool:
+        works = {part.name: partial(shards.write, part, staging.path(part.name)) for part in left}
+        for shard, known in pool.as_completed(works):
+            staging.finish(shard, known)
             meter.finish_shard(shard)
 
 
-def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, object], partial: Partial) -> None:
-    folder = partial.folder
+def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, object], staging: Staging) -> None:
+    folder = staging.folder
     for path in source.companions:
         try:
             read = path.read_bytes()
@@ -196,4 +196,4 @@ def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, 
         made["generation_config.json"] = configs.RELEASED_GENERATION
     for name, content in made.items():
         write_json(folder / name, content)
-    manifest.write(folder, source, partial.finished, {*made, *(path.name for path in source.companions)})
+    manifest.write(folder, source, staging.finished, {*made, *(path.name for path in source.companions)})

@@ -14,9 +14,9 @@ from pathlib import Path
 from mlx_oss.weights.safetensors import ITEMSIZE
 
 from .checksum import crc32
-from .crew import Advance
-from .partial import Written, flush
-from .plan import Job, Target
+from .jobs import Job, Target
+from .staging import WrittenTensor, flush
+from .thread_pool import Advance
 
 _ALIGN = 64  # bytes; the header is padded so that the data starts on a cache line
 
@@ -76,7 +76,7 @@ def header(shard: Shard) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def write(shard: Shard, path: Path, advance: Advance) -> dict[str, Written]:
+def write(shard: Shard, path: Path, advance: Advance) -> dict[str, WrittenTensor]:
     """Writes the shard, returns when it is on the disk, and gives what is known of each tensor then.
 
     One thread writes a file: writers of one file wait for each other in the system. Raises CheckpointError (the source)
@@ -88,7 +88,7 @@ def write(shard: Shard, path: Path, advance: Advance) -> dict[str, Written]:
         for job in shard.jobs:
             names, crcs = [target.name for target in job.targets], [0] * len(job.targets)
             ends = [len(head) + spans[name][0] for name in names]
-            for pieces in job.recipe.pieces():
+            for pieces in job.transform.pieces():
                 for n, piece in enumerate(pieces):
                     crcs[n] = crc32(piece.data, crcs[n])
                     _write_all(file.fileno(), piece.data, ends[n])
@@ -96,7 +96,7 @@ def write(shard: Shard, path: Path, advance: Advance) -> dict[str, Written]:
                 advance(sum(piece.nbytes for piece in pieces))
             assert ends == [len(head) + spans[name][1] for name in names], names
             for target, crc in zip(job.targets, crcs, strict=True):
-                known[target.name] = Written(crc, None if target.loss is None else float(target.loss))
+                known[target.name] = WrittenTensor(crc, None if target.loss is None else float(target.loss))
         flush(file.fileno())
     return known
 

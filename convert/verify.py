@@ -16,12 +16,12 @@ from mlx_oss.weights.safetensors import TensorInfo, read_folder
 
 from . import configs, manifest
 from .checksum import crc32
-from .crew import Advance, Crew
+from .jobs import Job, Target, plan_jobs
 from .options import Meter, OnProgress, Report, readable
-from .plan import Job, Target, plan
 from .profiles import Specs
-from .recipes import Rows, read
 from .source import MLX, Source, open_source
+from .thread_pool import Advance, ThreadPool
+from .transforms import Rows, read
 
 
 def verify(target: str | Path, source: str | Path | None = None, progress: OnProgress | None = None) -> Report:
@@ -57,9 +57,9 @@ def _verify(folder: Path, source: Path | None, progress: OnProgress | None) -> R
     for job in jobs:
         by_file.setdefault(stored[job.targets[0].name].file.name, []).append(job)
     meter = Meter(progress, sum(tensor.nbytes for tensor in stored.values()), len(by_file))
-    with Crew(meter.advance) as crew:
+    with ThreadPool(meter.advance) as pool:
         works = {file: partial(_check, jobs, stored, known, opened) for file, jobs in by_file.items()}
-        for file, _ in crew.done(works):
+        for file, _ in pool.as_completed(works):
             meter.finish_shard(file)
     return Report(folder, opened.layout if opened else MLX, len(stored), len(by_file), meter.total)
 
@@ -77,7 +77,7 @@ def _jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Source) -> lis
     if replace(config, quantization=None) != replace(source.config, quantization=None):
         raise CheckpointError(f"{folder / 'config.json'} describes another model than {source.folder}: convert again")
     _compare_files(folder, source)
-    jobs = [job for unit in plan(source, _specs(config, stored)) for job in unit]
+    jobs = [job for unit in plan_jobs(source, _specs(config, stored)) for job in unit]
     planned = {target.name: target for job in jobs for target in job.targets}
     for name in sorted(set(planned) | set(stored)):
         have, want = stored.get(name), planned.get(name)
@@ -124,7 +124,7 @@ def _check(
     for job in jobs:
         tensors = [stored[target.name] for target in job.targets]
         ends, crcs = [0] * len(tensors), [0] * len(tensors)
-        for pieces in job.recipe.pieces():
+        for pieces in job.transform.pieces():
             for n, (tensor, piece) in enumerate(zip(tensors, pieces, strict=True)):
                 if source is not None:
                     (have,) = read(tensor, ends[n], ends[n] + piece.nbytes, piece.nbytes)

@@ -5,23 +5,23 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 
-class Errand(ABC):
+class Action(ABC):
     """A generator that is computed elsewhere yields it, and goes on when whoever pulls the generator has done it."""
 
     @abstractmethod
-    def do(self) -> None:
+    def perform(self) -> None:
         """Does it, on the thread of the caller, and returns when it is done or given up."""
 
     @abstractmethod
-    async def ado(self) -> None:
+    async def aperform(self) -> None:
         """The same, in the event loop of the caller."""
 
 
-class Pause(Errand):
+class Pause(Action):
     """Nothing to do: who has long nothing to yield lets others have the thread meanwhile, and can be closed there."""
 
-    def do(self) -> None:
+    def perform(self) -> None:
         pass
 
-    async def ado(self) -> None:
+    async def aperform(self) -> None:
         pass

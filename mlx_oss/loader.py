@@ -20,9 +20,9 @@ from mlx_oss.memory.footprint import is_on_disk
 from mlx_oss.memory.plan import plan_folder
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload import install
-from mlx_oss.weights.folder import SUFFIXES, Folder, open_folder
+from mlx_oss.weights.folder import SUFFIXES, ModelFolder, open_folder
 from mlx_oss.weights.names import plain_tensors
-from mlx_oss.weights.reading import Files, Joined, open_files, read
+from mlx_oss.weights.reading import Concat, Files, open_files, read
 
 if TYPE_CHECKING:
     from mlx_oss.tokenizer import Tokenizer
@@ -95,22 +95,22 @@ def load_model(
     return model
 
 
-def _read(folder: Folder, targets: Sequence[str], files: Files, dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
+def _read(folder: ModelFolder, targets: Sequence[str], files: Files, dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
     """The model's tensors by name: modules that are made of several in the folder, joined; floats in `dtype`, but for
     matrices that the layer upcasts as it goes: those stay as they are stored.
     """
-    wanted: dict[tuple[str, str, str], Joined] = {}  # (module of the model, of the folder if it is apart, suffix)
+    wanted: dict[tuple[str, str, str], Concat] = {}  # (module of the model, of the folder if it is apart, suffix)
     for target in targets:
         members = folder.fusions[target]
         for suffix in SUFFIXES:
             tensors = {m: folder.tensors[f"{m}.{suffix}"] for m in members if f"{m}.{suffix}" in folder.tensors}
             if tensors and folder.is_alike(target):
-                wanted[target, "", suffix] = Joined(list(tensors.values()), suffix == "bias")
+                wanted[target, "", suffix] = Concat(list(tensors.values()), suffix == "bias")
             else:
-                wanted |= {(target, m, suffix): Joined([tensor], suffix == "bias") for m, tensor in tensors.items()}
+                wanted |= {(target, m, suffix): Concat([tensor], suffix == "bias") for m, tensor in tensors.items()}
     for name in plain_tensors(folder.config):
         target, _, suffix = name.removeprefix("model.").rpartition(".")
-        wanted[target, "", suffix] = Joined([folder.tensors[name]], bias=True)
+        wanted[target, "", suffix] = Concat([folder.tensors[name]], bias=True)
     apart: dict[str, dict[tuple[str, str], mx.array]] = {}
     for (target, member, suffix), array in read(wanted, files):
         if member:
@@ -124,7 +124,7 @@ def _read(folder: Folder, targets: Sequence[str], files: Files, dtype: mx.Dtype)
 
 
 def _joined(
-    folder: Folder, target: str, parts: Mapping[tuple[str, str], mx.array], dtype: mx.Dtype
+    folder: ModelFolder, target: str, parts: Mapping[tuple[str, str], mx.array], dtype: mx.Dtype
 ) -> Iterator[tuple[str, mx.array]]:
     """A module whose parts are not stored alike; where they are quantised in different ways, they are dequantised."""
     members = []

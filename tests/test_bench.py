@@ -16,7 +16,7 @@ import pytest
 
 from mlx_oss import bench
 from mlx_oss.backend import cores
-from mlx_oss.bench import Report, Result, Speed, chips, measure, worker
+from mlx_oss.bench import BenchReport, Result, Speed, chips, measure, worker
 from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
 from mlx_oss.cli import main
 from mlx_oss.errors import BenchmarkError, OptionError
@@ -37,9 +37,9 @@ def a_load_or_two(monkeypatch):
     monkeypatch.setattr(bench, "LOADS", 1)
 
 
-def report(*results: Result, **changed: object) -> Report:
+def report(*results: Result, **changed: object) -> BenchReport:
     facts = {"device": "Apple M4 Pro", "repeats": 3, "bytes_per_token": 27_300_000_000, "kernels_per_layer": 20.0}
-    return Report(**facts | {"bandwidth": 273, "reads": None, "results": results} | changed)
+    return BenchReport(**facts | {"bandwidth": 273, "reads": None, "results": results} | changed)
 
 
 @pytest.fixture

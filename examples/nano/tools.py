@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[list[str], list[str], dict[str, tuple[list[str], str, lis
     ),
     "time": (
         ["get_time", "current_time", "time_in", "get_current_time", "clock", "world_clock", "local_time", "what_time", "getTime", "time_lookup", "city_time", "tell_time"],
-        ["Get the time in a city.", "Current local time.", "World clock.", "Returns the time in a place.", "Tells the time somewhere.", "Gets the local time of a place.", "What time it is in a given city.", "The current time in a town.", "Clock for cities of the world."],
+        ["Get the time in a city.", "Current local time.", "World clock.", "Returns the time in a place.", "Tells the time somewhere.", "Gets the local time of a place.", "What time it is in a given city.", "The current time in a town.", "UsageTimer for cities of the world."],
         {"city": (["city", "location", "place", "timezone", "where", "town", "zone", "city_name"], "string", ["", "City name", "The city", "Where"])},
     ),
     "message": (

@@ -57,7 +57,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Reads:
+class OffloadFigures:
     """Experts on disk: how many of those needed were in memory, and for each token of prompts and answers the bytes
     read and the seconds waited for them.
     """
@@ -68,7 +68,7 @@ class Reads:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """Everything measured. `bytes_per_token` and `kernels_per_layer` are mlx-oss's, counted and not timed; `reads` is
     None where everything is in memory; `bandwidth` is that of the chip in GB/s, None if unknown.
     """
@@ -77,7 +77,7 @@ class Report:
     repeats: int
     bytes_per_token: int
     kernels_per_layer: float
-    reads: Reads | None
+    reads: OffloadFigures | None
     bandwidth: int | None
     results: tuple[Result, ...]
 
@@ -96,7 +96,7 @@ def measure(
     memory: str | None = None,
     compare: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
-) -> Report:
+) -> BenchReport:
     """Measures a converted model.
 
     lengths  of prompts, in tokens; tokens  of each answer; repeats  of everything, loading at least LOADS times
@@ -128,7 +128,7 @@ def measure(
     loads = by_turns("loading", 1 + max(repeats, LOADS), ())
     samples = by_turns("writing", repeats, lengths)
     ours = samples["mlx-oss"][0]
-    return Report(
+    return BenchReport(
         device=ours["device"],
         repeats=repeats,
         bytes_per_token=ours["bytes_per_token"],
@@ -139,12 +139,12 @@ def measure(
     )
 
 
-def _reads(samples: list[dict[str, float]], tokens: int) -> Reads | None:
+def _reads(samples: list[dict[str, float]], tokens: int) -> OffloadFigures | None:
     """Medians; None where nothing was read."""
     if not any(sample["nbytes"] for sample in samples):
         return None
     hit_rate, nbytes, seconds = (_median(samples, key) for key in ("hit_rate", "nbytes", "seconds"))
-    return Reads(hit_rate, nbytes / tokens, seconds / tokens)
+    return OffloadFigures(hit_rate, nbytes / tokens, seconds / tokens)
 
 
 def _run(asked: dict[str, Any]) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _ours() -> Load:
     from mlx_oss.generation.generate import generate_step
     from mlx_oss.generation.sampling import SamplingOptions
     from mlx_oss.loader import load_model
-    from mlx_oss.offload import reads
+    from mlx_oss.offload import offload_stats
 
     def load(folder: Path, options: Options) -> Engine:
         model = load_model(folder, **options)
@@ -99,7 +99,7 @@ def _ours() -> Load:
 
         def facts() -> dict[str, object]:
             return {
-                "reads": {"hit_rate": reads(model).hit_rate, **asdict(reads(model))},
+                "reads": {"hit_rate": offload_stats(model).hit_rate, **asdict(offload_stats(model))},
                 "device": device_name() + (f" with {Path(blas).name}" if blas else ""),
                 "bytes_per_token": bytes_per_token(model),
                 "kernels_per_layer": kernels_per_layer(model),

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 
-from mlx_oss.action import Errand, Pause
+from mlx_oss.action import Action, Pause
 from mlx_oss.chat.history import OPENING
-from mlx_oss.chat.stream import Clock, Listener, begun
+from mlx_oss.chat.stream import EventTranslator, UsageTimer, begun
 from mlx_oss.constrain import TurnConstraint
 from mlx_oss.events import Event, FinishReason, PrefillProgress, ReasoningStopped, ToolCall, Usage
 from mlx_oss.generation.generate import generate_step
@@ -19,10 +19,10 @@ from mlx_oss.generation.prompt_cache import PromptCache
 from mlx_oss.generation.sampling import SamplingOptions
 from mlx_oss.harmony import HarmonyParser, ParsedMessage
 from mlx_oss.model.transformer import Transformer
-from mlx_oss.offload import Reads, reads
+from mlx_oss.offload import OffloadStats, offload_stats
 
 
-class Round:
+class Response:
     """However it ends, by an error or by closing `run` too, `messages` and `usage` tell what was written until then,
     and `cache` can be used on.
 
@@ -39,24 +39,24 @@ class Round:
         prompt: list[int],
         cancelled: Callable[[], bool],
         header: Sequence[int] = (),
-        limits: TurnConstraint | None = None,
+        constraint: TurnConstraint | None = None,
     ) -> None:
         self._model, self._cache, self._cancelled = model, cache, cancelled
         end = len(prompt) - len(OPENING) - len(header)
-        self._listener, self._clock = Listener(), Clock(cache.rewind(prompt[:end]))
-        self._header, self._limits, self._opening = header, limits, prompt[end:]
+        self._translator, self._timer = EventTranslator(), UsageTimer(cache.rewind(prompt[:end]))
+        self._header, self._constraint, self._opening = header, constraint, prompt[end:]
         self._new = prompt[len(cache.ids) : end]  # the opening is read in any case, for its logits
         self._reason: FinishReason = "stop"
-        self._spent = Reads()
+        self._spent = OffloadStats()
 
     @property
     def messages(self) -> list[ParsedMessage]:
-        return self._listener.messages
+        return self._translator.messages
 
     @property
     def calls(self) -> list[ToolCall]:
         """The tools that the model called and waits for."""
-        return self._listener.calls
+        return self._translator.calls
 
     @property
     def answer(self) -> str:
@@ -67,7 +67,7 @@ class Round:
     @property
     def usage(self) -> Usage:
         return replace(
-            self._clock.usage(),
+            self._timer.usage(),
             experts_held=self._spent.hits,
             experts_read=self._spent.misses,
             read_bytes=self._spent.nbytes,
@@ -77,15 +77,15 @@ class Round:
     @property
     def reason(self) -> FinishReason:
         """Why it ended."""
-        return "tool_calls" if self._listener.calls else self._reason
+        return "tool_calls" if self._translator.calls else self._reason
 
     def run(
         self, options: SamplingOptions, max_tokens: int, stop_ids: Iterable[int], *, snapshot: bool
-    ) -> Generator[Event | Errand, None, None]:
+    ) -> Generator[Event | Action, None, None]:
         """Yields events as the model reads and writes, and pauses where it writes what makes none; `snapshot` makes
         where it begins to write a place that the cache can come back to.
         """
-        parser, rest, before = HarmonyParser(), list[Event](), reads(self._model)
+        parser, rest, before = HarmonyParser(), list[Event](), offload_stats(self._model)
         try:
             yield from self._read()
             if snapshot and not self._cancelled():
@@ -97,11 +97,11 @@ class Round:
             self._cache.forget()  # the layers may have stopped at different positions
             raise
         finally:
-            self._clock.stop()
-            self._spent = reads(self._model) - before
-            answered = self._listener.answered
+            self._timer.stop()
+            self._spent = offload_stats(self._model) - before
+            answered = self._translator.answered
             if not answered:  # else a message that began after the answer is none of the turn's
-                rest = self._listener.hear(begun(parser.finish()))
+                rest = self._translator.translate(begun(parser.finish()))
         if self._cancelled() and not answered:
             self._reason = "cancelled"
         yield from rest
@@ -110,9 +110,9 @@ class Round:
         """Feeds what is new of the prompt until it ends or the round is cancelled; whole chunks are kept."""
         if not self._new or self._cancelled():
             return
-        before = self._clock.prompt_tokens
+        before = self._timer.prompt_tokens
         for done in self._cache.read(self._new):
-            self._clock.prompt_tokens = before + done
+            self._timer.prompt_tokens = before + done
             if len(self._new) > self._model.chunk:
                 yield PrefillProgress(done, len(self._new))
             if self._cancelled():
@@ -120,14 +120,14 @@ class Round:
 
     def _write(
         self, parser: HarmonyParser, options: SamplingOptions, max_tokens: int, stop_ids: Iterable[int]
-    ) -> Generator[Event | Errand, None, None]:
+    ) -> Generator[Event | Action, None, None]:
         if self._cancelled():
             return
         recent = self._cache.ids[-options.repetition_window :]
         self._cache.ids += self._opening
-        self._clock.prompt_tokens += len(self._opening)
+        self._timer.prompt_tokens += len(self._opening)
         for token in self._header:
-            self._listener.hear(parser.feed(token))
+            self._translator.translate(parser.feed(token))
         told = False
         steps = generate_step(
             self._model,
@@ -137,20 +137,20 @@ class Round:
             recent=recent,
             max_tokens=max_tokens,
             stop_ids=stop_ids,
-            constraint=self._limits,
+            constraint=self._constraint,
         )
         for step in steps:
-            self._clock.tick()
+            self._timer.tick()
             self._cache.ids.append(step.token)
-            heard: list[Event | Errand] = [*self._listener.hear(parser.feed(step.token))]
+            heard: list[Event | Action] = [*self._translator.translate(parser.feed(step.token))]
             yield from heard or [Pause()]
-            if self._listener.answered or self._listener.calls:  # they need not end with a stop id
+            if self._translator.answered or self._translator.calls:  # they need not end with a stop id
                 return
-            if self._limits is not None and self._limits.reasoning_stopped and not told:
+            if self._constraint is not None and self._constraint.reasoning_stopped and not told:
                 told = True
-                yield ReasoningStopped(self._limits.reasoning_stopped)
-            if self._limits is not None and self._limits.stopped:
-                self._reason = self._limits.stopped
+                yield ReasoningStopped(self._constraint.reasoning_stopped)
+            if self._constraint is not None and self._constraint.stopped:
+                self._reason = self._constraint.stopped
                 return
             if step.finish == "length":
                 self._reason = "length"

@@ -18,9 +18,9 @@ from typing import Any
 
 from mlx_oss.chat import session_file
 from mlx_oss.chat.history import Conversation, Effort, Entry
-from mlx_oss.chat.tool_loop import ContextPolicy, Turns
+from mlx_oss.chat.tool_loop import ContextPolicy, ToolLoop
 from mlx_oss.chat.turn_lock import TurnLock
-from mlx_oss.constrain import Bounds, Guards
+from mlx_oss.constrain import Guards, OutputConstraints
 from mlx_oss.errors import OptionError
 from mlx_oss.events import (
     Event,
@@ -39,12 +39,12 @@ from mlx_oss.harmony import (
 )
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.tokenizer import Tokenizer
-from mlx_oss.tools.calls import AnyTool, Confirm, Run, Toolset, given_again
+from mlx_oss.tools.calls import AnyTool, Confirm, ToolInvocation, Toolset, rebind_tools
 
 _LIMITS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # saved as they are
 
 
-class ChatSession(Turns):
+class ChatSession(ToolLoop):
     """A conversation. All methods may be called from any thread, but one turn at a time; MLX itself runs on a thread of
     the library's own (see `worker`).
 
@@ -93,10 +93,10 @@ class ChatSession(Turns):
         self.instructions, self.reasoning_effort = instructions, reasoning_effort
         self._toolset = Toolset([*tools, *system_tools], confirm)
         self.tools, self.system_tools = self._toolset.functions, self._toolset.namespaces
-        self._run: Run | None = None  # of a tool, at this moment
+        self._invocation: ToolInvocation | None = None  # of a tool, at this moment
         self.max_rounds = max_rounds
         self.options, self.max_tokens = options or SamplingOptions(), max_tokens
-        self._bounds = Bounds(response_format, max_reasoning_tokens, guards)
+        self._bounds = OutputConstraints(response_format, max_reasoning_tokens, guards)
         self.current_date = current_date or datetime.date.today().isoformat()
         self.context_limit = model.context if context_limit is None else context_limit
         self.context_policy = context_policy
@@ -104,7 +104,7 @@ class ChatSession(Turns):
         self._total = Stats()
         self._conversation, self._cache = Conversation(), PromptCache(model)
         self._results: list[Entry] = []  # of tools, given while the turn that calls them is running
-        self._floor, self._adding, self._answering = TurnLock(), Lock(), False
+        self._turn_lock, self._adding, self._answering = TurnLock(), Lock(), False
         self._check()  # a wrong option is reported here, not at the first question
 
     @property
@@ -190,16 +190,16 @@ class ChatSession(Turns):
         with the reason "cancelled", and what was said is kept. A tool that is running is stopped, or not waited for.
         For any thread or task; nothing happens between turns.
         """
-        self._floor.cancel()
-        if (run := self._run) is not None:
+        self._turn_lock.cancel()
+        if (run := self._invocation) is not None:
             run.cancel()
 
     def fork(self) -> ChatSession:
         """A second session that continues this one independently; both keep what is cached so far."""
         with self._between_turns():
             forked = copy(self)
-            forked._cache, forked._results, forked._run = self._cache.fork(), [], None
-            forked._floor, forked._adding = TurnLock(), Lock()
+            forked._cache, forked._results, forked._invocation = self._cache.fork(), [], None
+            forked._turn_lock, forked._adding = TurnLock(), Lock()
             return forked
 
     def save(self, path: str | Path) -> None:
@@ -210,9 +210,9 @@ class ChatSession(Turns):
     @contextmanager
     def _between_turns(self) -> Iterator[None]:
         """The floor; a turn whose loop was left has it no longer."""
-        if self._floor.taken:
+        if self._turn_lock.is_held:
             compute_thread.finish_left()
-        with self._floor:
+        with self._turn_lock:
             yield
 
     def _saved(self) -> session_file.Saved:
@@ -250,7 +250,7 @@ class ChatSession(Turns):
         limit = min(saved.limits.get("context_limit", most), most)
         choices = saved.choices() | {"context_limit": limit, "confirm": confirm, "max_rounds": max_rounds}
         described = [*choices.pop("tools"), *choices.pop("system_tools")]
-        session = cls(model, tokenizer, tools=given_again(tools, described), **choices)
+        session = cls(model, tokenizer, tools=rebind_tools(tools, described), **choices)
         session._total = saved.stats
         session._conversation = Conversation(tuple(saved.entries))
         if not text_only:

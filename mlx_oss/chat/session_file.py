@@ -20,7 +20,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_oss.chat.history import Entry
-from mlx_oss.constrain import choices_of_saved
+from mlx_oss.constrain import kwargs_from_saved
 from mlx_oss.errors import HarmonyError, OptionError, SessionError
 from mlx_oss.events import Stats
 from mlx_oss.generation.sampling import LAST_ID, SamplingOptions
@@ -76,7 +76,7 @@ class Saved:
             "options": self.options,
             "current_date": system.conversation_start_date,
             **self.limits,
-            **choices_of_saved(self.limits),
+            **kwargs_from_saved(self.limits),
         }
 
 

@@ -25,7 +25,7 @@ from mlx_oss.tokenizer import MESSAGE
 _DELTAS: dict[str | None, type] = {"analysis": ReasoningDelta, "commentary": PreambleDelta}
 
 
-class Listener:
+class EventTranslator:
     """Turns what the parser says into what the session's caller hears, and remembers the messages.
 
     What a model says in another's role, as the user or a tool, is told as a repair: it is no part of what was said.
@@ -35,7 +35,7 @@ class Listener:
         self.messages: list[ParsedMessage] = []
         self._header = Header("assistant")
 
-    def hear(self, events: Iterable[ParserEvent]) -> list[Event]:
+    def translate(self, events: Iterable[ParserEvent]) -> list[Event]:
         return [heard for event in events for heard in self._translate(event)]
 
     def _translate(self, event: ParserEvent) -> list[Event]:
@@ -89,7 +89,7 @@ def _call(parsed: ParsedMessage) -> ToolCall:
     return ToolCall(message.recipient, message.content, message.channel)
 
 
-class Clock:
+class UsageTimer:
     """Takes the times and counts of a round, from its making until `stop`.
 
     prompt_tokens  that the model has read until now, the reused ones included

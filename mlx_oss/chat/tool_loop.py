@@ -13,11 +13,11 @@ from dataclasses import replace
 from threading import Lock
 from typing import Literal, get_args
 
-from mlx_oss.action import Errand
+from mlx_oss.action import Action
 from mlx_oss.chat.history import OPENING, Conversation, Effort, Entry, preamble
-from mlx_oss.chat.response import Round
+from mlx_oss.chat.response import Response
 from mlx_oss.chat.turn_lock import TurnLock
-from mlx_oss.constrain import Bounds, TurnConstraint, final_header
+from mlx_oss.constrain import OutputConstraints, TurnConstraint, final_header
 from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.events import Event, Finished, Stats, ToolCall, ToolResult, TurnsDropped, Usage
 from mlx_oss.generation.generate import room_for_answer
@@ -26,7 +26,7 @@ from mlx_oss.generation.sampling import SamplingOptions
 from mlx_oss.harmony import Message, ToolDescription, ToolNamespace, render_conversation
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.tokenizer import Tokenizer
-from mlx_oss.tools.calls import Run, Toolset
+from mlx_oss.tools.calls import ToolInvocation, Toolset
 
 ContextPolicy = Literal["refuse", "drop_oldest"]
 
@@ -34,7 +34,7 @@ _MARGIN = 64  # tokens around a tool's result, and a few to answer with
 _LONGEST_TOKEN = 128  # characters
 
 
-class Turns:
+class ToolLoop:
     """The state of a session and its turns; `ChatSession` makes it and says what each option means."""
 
     model: Transformer
@@ -51,14 +51,14 @@ class Turns:
     context_policy: ContextPolicy
     usage: Usage  # of the last turn
     _toolset: Toolset
-    _run: Run | None  # of a tool, at this moment
-    _bounds: Bounds
+    _invocation: ToolInvocation | None  # of a tool, at this moment
+    _bounds: OutputConstraints
     _conversation: Conversation
     _cache: PromptCache
     _results: list[Entry]  # of tools, given while the turn that calls them is running
     _answering: bool  # whether such a turn runs; the lock guards both
     _adding: Lock
-    _floor: TurnLock
+    _turn_lock: TurnLock
     _total: Stats
 
     @property
@@ -77,25 +77,25 @@ class Turns:
             raise OptionError(f"max_tokens is {self.max_tokens!r}, expected at least 1 or None")
         if type(self.max_rounds) is not int or self.max_rounds < 0:
             raise OptionError(f"max_rounds is {self.max_rounds!r}, expected at least 0")
-        self._prompt(), self._limits()
+        self._prompt(), self._constraint()
 
-    def _say(self, text: str, turn: int | None = None) -> Generator[Event | Errand, None, None]:
+    def _say(self, text: str, turn: int | None = None) -> Generator[Event | Action, None, None]:
         """The user says `text`, in place of `turn` and all after it, if one is given."""
         if not isinstance(text, str):
             raise OptionError(f"the user says text, not {type(text).__name__}")
-        with self._turns_floor():
+        with self._running_turn():
             kept = self._conversation if turn is None else self._conversation.before(turn)[0]
             finished = yield from self._asked(kept, Entry.of(Message("user", text)))
         yield finished  # the session is free again: who stops listening here may go on with it
 
-    def _say_again(self) -> Generator[Event | Errand, None, None]:
+    def _say_again(self) -> Generator[Event | Action, None, None]:
         """What the user said last."""
-        with self._turns_floor():
+        with self._running_turn():
             kept, said = self._conversation.before(-1)
             finished = yield from self._asked(kept, replace(said, retries=said.retries + 1))
         yield finished
 
-    def _asked(self, kept: Conversation, question: Entry) -> Generator[Event | Errand, None, Finished]:
+    def _asked(self, kept: Conversation, question: Entry) -> Generator[Event | Action, None, Finished]:
         """A turn that begins with the question, after what is kept of the conversation."""
         self._check()
         before, self._conversation = self._conversation, kept.plus([question])
@@ -105,8 +105,8 @@ class Turns:
             self._conversation = before
             raise
 
-    def _go_on(self) -> Generator[Event | Errand, None, None]:
-        with self._turns_floor():
+    def _go_on(self) -> Generator[Event | Action, None, None]:
+        with self._running_turn():
             self._check()
             for result in self._conversation.unseen_results:
                 yield ToolResult(result.name or "", str(result.content))
@@ -114,9 +114,9 @@ class Turns:
         yield finished
 
     @contextmanager
-    def _turns_floor(self) -> Iterator[None]:
+    def _running_turn(self) -> Iterator[None]:
         """A turn has the floor; tool results that come meanwhile are kept apart, lest they stand before their calls."""
-        with self._floor:
+        with self._turn_lock:
             with self._adding:
                 self._answering = True
             try:
@@ -126,7 +126,7 @@ class Turns:
                     self._answering = False
                     self._conversation, self._results = self._conversation.plus(self._results), []
 
-    def _turn(self, *, snapshot: bool) -> Generator[Event | Errand, None, Finished]:
+    def _turn(self, *, snapshot: bool) -> Generator[Event | Action, None, Finished]:
         """Rounds, until one calls no tool that is run here; returns the last event. `snapshot` where the next turn will
         step back to: before the first reasoning of this one.
         """
@@ -134,54 +134,56 @@ class Turns:
         try:
             for rounds in itertools.count():
                 try:
-                    round_ = yield from self._round(snapshot=snapshot and not rounds)
+                    response = yield from self._round(snapshot=snapshot and not rounds)
                 except ContextError:
                     if refused := not rounds:
                         raise
                     return Finished("length", self.usage)  # tools have run: what they did is not taken back
-                calls = [call for call in round_.calls if self._toolset.answers(call)]
+                calls = [call for call in response.calls if self._toolset.handles(call)]
                 if rounds > self.max_rounds or not calls:
                     break
                 yield from self._run_tools(calls, refused=rounds == self.max_rounds)
-                if calls != round_.calls:
+                if calls != response.calls:
                     break
-                if self._floor.cancelled:
+                if self._turn_lock.cancelled:
                     return Finished("cancelled", self.usage)
                 if self.max_tokens is not None and self.usage.generated_tokens >= self.max_tokens:
                     return Finished("length", self.usage)
         finally:
             if not refused:
                 self._total = self._total.after(self.usage)
-        citations, parsed = self._toolset.citations(round_.answer), self._bounds.parsed(round_.messages)
-        return Finished(round_.reason, self.usage, citations, parsed)
+        citations, parsed = self._toolset.citations(response.answer), self._bounds.parsed(response.messages)
+        return Finished(response.reason, self.usage, citations, parsed)
 
-    def _round(self, *, snapshot: bool) -> Generator[Event | Errand, None, Round]:
+    def _round(self, *, snapshot: bool) -> Generator[Event | Action, None, Response]:
         conversation, dropped = self._fitting()
         prompt = self._prompt(conversation)
         room = room_for_answer(self.context_limit, len(prompt))
         self._conversation = conversation
-        round_ = Round(self.model, self._cache, prompt, lambda: self._floor.cancelled, self._header(), self._limits())
+        response = Response(
+            self.model, self._cache, prompt, lambda: self._turn_lock.cancelled, self._header(), self._constraint()
+        )
         stopped: list[Entry] = []
         try:
             if dropped:
                 yield TurnsDropped(dropped)
             most = room if self.max_tokens is None else min(self.max_tokens - self.usage.generated_tokens, room)
-            yield from round_.run(self._options(), most, self.tokenizer.stop_ids, snapshot=snapshot)
+            yield from response.run(self._options(), most, self.tokenizer.stop_ids, snapshot=snapshot)
         except BaseException:  # the events were closed at a call: it is answered like one that is stopped
-            calls = filter(self._toolset.answers, round_.calls)
-            stopped = [Entry.answering(call, self._toolset.run(call).result.text) for call in calls]
+            calls = filter(self._toolset.handles, response.calls)
+            stopped = [Entry.answering(call, self._toolset.invoke(call).result.text) for call in calls]
             raise
         finally:
             with self._adding:
-                written = [*map(Entry.written, round_.messages), *stopped, *self._results]
+                written = [*map(Entry.written, response.messages), *stopped, *self._results]
                 self._conversation, self._results = conversation.plus(written), []
-            self.usage = self.usage.plus(round_.usage)
-        return round_
+            self.usage = self.usage.plus(response.usage)
+        return response
 
-    def _run_tools(self, calls: Sequence[ToolCall], *, refused: bool) -> Generator[Event | Errand, None, None]:
+    def _run_tools(self, calls: Sequence[ToolCall], *, refused: bool) -> Generator[Event | Action, None, None]:
         for call in calls:
-            self._run = run = self._toolset.run(call)
-            if self._floor.cancelled:
+            self._invocation = run = self._toolset.invoke(call)
+            if self._turn_lock.cancelled:
                 run.cancel()
             try:
                 if refused:
@@ -190,7 +192,7 @@ class Turns:
                     yield run
             finally:
                 run.cancel()
-                self._run = None
+                self._invocation = None
                 result = self._as_fits(run.result)
                 self._conversation = self._conversation.plus([Entry.answering(call, result.text)])
             yield result
@@ -227,7 +229,7 @@ class Turns:
         """What the opening has after `<|start|>assistant`."""
         return final_header() if self.reasoning_effort == "none" else []
 
-    def _limits(self) -> TurnConstraint | None:
+    def _constraint(self) -> TurnConstraint | None:
         """What the model may write next."""
         return self._bounds.turn(self.tools, self.system_tools, self._header(), self._conversation.reasoned)
 

@@ -28,7 +28,7 @@ class TurnLock:
         self._lock.release()
 
     @property
-    def taken(self) -> bool:
+    def is_held(self) -> bool:
         return self._lock.locked()
 
     @property

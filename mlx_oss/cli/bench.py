@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mlx_oss.cli.sanitize import wants_plain
 
 if TYPE_CHECKING:
-    from mlx_oss.bench import Report, Result
+    from mlx_oss.bench import BenchReport, Result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +69,7 @@ def _say(what: str) -> None:
     sys.stderr.write(f"\r\x1b[K{what}")
 
 
-def _show(report: Report) -> None:
+def _show(report: BenchReport) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -85,7 +85,7 @@ def converse(session: ChatSession, show: Printer, tools: dict[str, Any] | None =
     tools.
     """
     from mlx_oss.cli import prompt
-    from mlx_oss.cli.commands import COMMANDS, Conversation, dispatch
+    from mlx_oss.cli.commands import COMMANDS, ChatState, dispatch
 
     def reply(events: Iterable[Event]) -> None:
         with unechoed():
@@ -93,7 +93,7 @@ def converse(session: ChatSession, show: Printer, tools: dict[str, Any] | None =
         say(status(conversation.session))
 
     say = show.say
-    conversation = Conversation(session, show, say, reply, tools or {})
+    conversation = ChatState(session, show, say, reply, tools or {})
     read = prompt.reader(tuple(COMMANDS))
     say("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.")
     while not conversation.over:

@@ -11,7 +11,7 @@ from operator import itemgetter
 from rich.console import Console
 from rich.text import Text
 
-from mlx_oss.cli.sanitize import safe
+from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.harmony import MessageFinished, MessageStarted, ParsedMessage
 from mlx_oss.harmony.parse import HarmonyParser
 from mlx_oss.tokenizer import CALL, END, RETURN, SPECIAL_TOKENS, load_tokenizer
@@ -64,7 +64,7 @@ def write_message(parsed: ParsedMessage) -> None:
 
 def _write(text: str, style: str = "") -> None:
     if _console().is_terminal:
-        _console().print(Text(safe(text), style), end="")
+        _console().print(Text(sanitize(text), style), end="")
     else:
         sys.stdout.write(text)
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mlx_oss.cli.sanitize import safe
+from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.errors import SessionError
 from mlx_oss.harmony import ReasoningEffort
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Conversation:
+class ChatState:
     """A session in the terminal: what commands change. `answer` shows the events of a turn, `say` a remark; `tools` are
     the keyword arguments for what a session may call.
     """
@@ -35,39 +35,39 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    run: Callable[[Conversation, str], None]
+    run: Callable[[ChatState, str], None]
     arguments: str
     help: str
 
 
-def dispatch(conversation: Conversation, typed: str) -> None:
+def dispatch(conversation: ChatState, typed: str) -> None:
     """Runs a line that begins with a slash."""
     name, _, argument = typed[1:].partition(" ")
     command = COMMANDS.get(name)
     if command is None:
-        conversation.say(f"there is no /{safe(name)}: /help lists the commands, // sends a question with a slash")
+        conversation.say(f"there is no /{sanitize(name)}: /help lists the commands, // sends a question with a slash")
     else:
         command.run(conversation, argument.strip())
 
 
-def _help(conversation: Conversation, _: str) -> None:
+def _help(conversation: ChatState, _: str) -> None:
     typed = {f"/{name} {command.arguments}": command.help for name, command in COMMANDS.items()}
     lines = [f"  {line:{max(map(len, typed))}}  {help}" for line, help in typed.items()]
     keys = "Alt-Enter starts a new line, Ctrl-C stops an answer, Ctrl-D leaves,\n// begins a question with a slash."
     conversation.say("\n".join([*lines, keys]))
 
 
-def _reasoning(conversation: Conversation, argument: str) -> None:
+def _reasoning(conversation: ChatState, argument: str) -> None:
     session, efforts = conversation.session, ("none", *get_args(ReasoningEffort))
     if argument in efforts:
         session.reasoning_effort = argument  # type: ignore[assignment]
     elif argument in ("show", "hide"):
         conversation.show.hide_reasoning = argument == "hide"
     elif argument:
-        conversation.say(f"{safe(argument)} is not one of {', '.join(efforts)}, show, hide")
+        conversation.say(f"{sanitize(argument)} is not one of {', '.join(efforts)}, show, hide")
         return
     if argument == "show" and (folded := _last_reasoning(session)):
-        conversation.say(safe(folded))
+        conversation.say(sanitize(folded))
     shown = "hidden" if conversation.show.hide_reasoning else "shown"
     conversation.say(f"reasoning effort {session.reasoning_effort}, {shown}")
 
@@ -79,26 +79,26 @@ def _last_reasoning(session: ChatSession) -> str:
     return "\n".join(reversed(thoughts))
 
 
-def _system(conversation: Conversation, argument: str) -> None:
+def _system(conversation: ChatState, argument: str) -> None:
     if argument:
         conversation.session.instructions = argument
     said = conversation.session.instructions
-    conversation.say(f"instructions: {safe(said)}" if said else "there are no instructions")
+    conversation.say(f"instructions: {sanitize(said)}" if said else "there are no instructions")
 
 
-def _undo(conversation: Conversation, _: str) -> None:
+def _undo(conversation: ChatState, _: str) -> None:
     said = conversation.session.undo()
-    conversation.say("there is nothing to undo" if said is None else f"forgotten: {safe(said)}")
+    conversation.say("there is nothing to undo" if said is None else f"forgotten: {sanitize(said)}")
 
 
-def _retry(conversation: Conversation, _: str) -> None:
+def _retry(conversation: ChatState, _: str) -> None:
     if conversation.session.turns:
         conversation.answer(conversation.session.retry())
     else:
         conversation.say("there is nothing to retry")
 
 
-def _save(conversation: Conversation, argument: str) -> None:
+def _save(conversation: ChatState, argument: str) -> None:
     if not argument:
         conversation.say("give a file: /save FILE")
         return
@@ -109,10 +109,10 @@ def _save(conversation: Conversation, argument: str) -> None:
         try:
             session_file.read(path)
         except SessionError:
-            conversation.say(f"{safe(argument)} is there and no saved conversation: give another name")
+            conversation.say(f"{sanitize(argument)} is there and no saved conversation: give another name")
             return
     conversation.session.save(path)
-    conversation.say(f"saved to {safe(argument)}")
+    conversation.say(f"saved to {sanitize(argument)}")
 
 
 def _path(typed: str) -> Path:
@@ -120,7 +120,7 @@ def _path(typed: str) -> Path:
     return Path(os.path.expanduser(typed))
 
 
-def _load(conversation: Conversation, argument: str) -> None:
+def _load(conversation: ChatState, argument: str) -> None:
     if not argument:
         conversation.say("give a file: /load FILE")
         return
@@ -133,21 +133,21 @@ def _load(conversation: Conversation, argument: str) -> None:
     except SessionError as error:
         conversation.session = ChatSession.load(path, model, tokenizer, text_only=True, **conversation.tools)
         conversation.say(f"{str(error).partition(':')[0]}: the conversation is there and will be read anew")
-    conversation.say(f"loaded {safe(argument)}, turns: {conversation.session.turns}")
+    conversation.say(f"loaded {sanitize(argument)}, turns: {conversation.session.turns}")
 
 
-def _tools(conversation: Conversation, argument: str) -> None:
+def _tools(conversation: ChatState, argument: str) -> None:
     if argument in ("whole", "folded"):
         conversation.show.whole_calls = argument == "whole"
         conversation.say(f"calls and results are shown {argument}")
         return
     session = conversation.session
-    lines = [safe(f"  {tool.name}: {tool.description.partition(chr(10))[0]}") for tool in session.tools]
-    lines += [safe(f"  {namespace.name} (built in)") for namespace in session.system_tools]
+    lines = [sanitize(f"  {tool.name}: {tool.description.partition(chr(10))[0]}") for tool in session.tools]
+    lines += [sanitize(f"  {namespace.name} (built in)") for namespace in session.system_tools]
     conversation.say("\n".join(lines) or "the model has no tools here")
 
 
-def _stats(conversation: Conversation, _: str) -> None:
+def _stats(conversation: ChatState, _: str) -> None:
     s, session = conversation.session.stats, conversation.session
     conversation.say(
         f"answers {s.turns}, tokens: read {s.prefilled_tokens:,}, reused {s.reused_tokens:,}, "
@@ -162,12 +162,12 @@ def _stats(conversation: Conversation, _: str) -> None:
         )
 
 
-def _clear(conversation: Conversation, _: str) -> None:
+def _clear(conversation: ChatState, _: str) -> None:
     conversation.session.clear()
     conversation.say("the conversation is forgotten")
 
 
-def _exit(conversation: Conversation, _: str) -> None:
+def _exit(conversation: ChatState, _: str) -> None:
     conversation.over = True
 
 

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model_arguments, tool_arguments
-from mlx_oss.cli.sanitize import safe
+from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.errors import OptionError
 
 if TYPE_CHECKING:
@@ -69,20 +69,20 @@ def run(args: argparse.Namespace) -> int:
 def _answers(toolset: Toolset, written: list[int]) -> list[int]:
     """What the tools that were called answer, ready for the model to go on; nothing if none was that is run here."""
     from mlx_oss.chat.history import OPENING, Entry
-    from mlx_oss.chat.stream import Listener
+    from mlx_oss.chat.stream import EventTranslator
     from mlx_oss.harmony import HarmonyParser
 
-    parser, listener = HarmonyParser(), Listener()
+    parser, translator = HarmonyParser(), EventTranslator()
     for token in written:
-        listener.hear(parser.feed(token))
+        translator.translate(parser.feed(token))
     ids: list[int] = []
-    for call in filter(toolset.answers, listener.calls):
-        run = toolset.run(call)
-        run.do()
-        ids += Entry.answering(call, run.result.text).ids
+    for call in filter(toolset.handles, translator.calls):
+        invocation = toolset.invoke(call)
+        invocation.perform()
+        ids += Entry.answering(call, invocation.result.text).ids
     return ids + OPENING if ids else []
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(safe(text) if sys.stdout.isatty() else text)
+    sys.stdout.write(sanitize(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from mlx_oss import events
 from mlx_oss.cli.printers import remark
-from mlx_oss.cli.sanitize import safe
+from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.events import Event
 
 Line = list[Segment]
@@ -27,7 +27,7 @@ Line = list[Segment]
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable(["reference", "image"])
 
 
-class Drawn:
+class LiveMarkdown:
     """The printer for a terminal that can move its cursor."""
 
     def __init__(self, hide_reasoning: bool = False) -> None:
@@ -43,7 +43,7 @@ class Drawn:
             case events.ReasoningDelta() if self.hide_reasoning:
                 self._note("thinking ...")
             case events.AnswerDelta(text) | events.PreambleDelta(text) | events.ReasoningDelta(text):
-                self._grow(type(event), safe(text))
+                self._grow(type(event), sanitize(text))
             case events.PrefillProgress(done, total):
                 self._note(f"reading {done:,} of {total:,} tokens")
             case events.RepairedOutput() if not remark(event):

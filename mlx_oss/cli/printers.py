@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Protocol
 
 from mlx_oss import events
-from mlx_oss.cli.sanitize import safe, wants_plain
+from mlx_oss.cli.sanitize import sanitize, wants_plain
 from mlx_oss.events import Event
 from mlx_oss.harmony import Repair
 
@@ -36,30 +36,30 @@ class Printer(Protocol):
 def printer(*, as_json: bool = False, hide_reasoning: bool = False) -> Printer:
     """The printer for where the output goes: drawn only on a terminal that can, and that may have colours."""
     if as_json:
-        return Json()
+        return JsonPrinter()
     if wants_plain() or not (sys.stdout.isatty() and sys.stderr.isatty()):
-        return Plain(hide_reasoning)
-    from mlx_oss.cli.live_markdown import Drawn
+        return PlainPrinter(hide_reasoning)
+    from mlx_oss.cli.live_markdown import LiveMarkdown
 
-    return Drawn(hide_reasoning)
+    return LiveMarkdown(hide_reasoning)
 
 
-class Plain:
+class PlainPrinter:
     """The answer to stdout, as it is where that is no terminal; all else to stderr. No colours, no cursor movements."""
 
     def __init__(self, hide_reasoning: bool = False) -> None:
         self.hide_reasoning, self.whole_calls = hide_reasoning, False
         self._last: type | None = None
-        self._answer = safe if sys.stdout.isatty() else str
+        self._answer = sanitize if sys.stdout.isatty() else str
 
     def __call__(self, event: Event) -> None:
         match event:
             case events.AnswerDelta(text):
                 self._write(event, self._answer(text))
             case events.ReasoningDelta(text) if not self.hide_reasoning:
-                self._write(event, safe(text))
+                self._write(event, sanitize(text))
             case events.PreambleDelta(text):
-                self._write(event, safe(text))
+                self._write(event, sanitize(text))
             case events.ToolCall() | events.ToolResult() | events.TurnsDropped() | events.ReasoningStopped():
                 self._write(event, remark(event, self.whole_calls))
             case events.RepairedOutput() if remark(event):
@@ -87,7 +87,7 @@ class Plain:
         self._last = kind
 
 
-class Json:
+class JsonPrinter:
     """Every event as one line: its type in snake case and its fields."""
 
     hide_reasoning, whole_calls = False, True
@@ -124,9 +124,9 @@ def remark(event: Event, whole: bool = False) -> str:
     """What is told of an event that is no text; of what a tool is given and gives the beginning, unless `whole`."""
     match event:
         case events.ToolCall(recipient, arguments):
-            return safe(f"[calls {recipient}: {arguments if whole else _folded(arguments)}]")
+            return sanitize(f"[calls {recipient}: {arguments if whole else _folded(arguments)}]")
         case events.ToolResult(recipient, text):
-            return safe(f"[{recipient} gives: {text if whole else _folded(text)}]")
+            return sanitize(f"[{recipient} gives: {text if whole else _folded(text)}]")
         case events.TurnsDropped(count):
             return f"[the context is full: the {count} oldest turns are forgotten]"
         case events.ReasoningStopped("limit"):
@@ -135,7 +135,7 @@ def remark(event: Event, whole: bool = False) -> str:
             return "[the reasoning goes round in circles and is stopped]"
         case events.RepairedOutput(notes):  # nobody is told of the others
             said = [note.text for note in notes if note.repair is Repair.OTHER_ROLE]
-            return safe("\n".join(f"[in another's role: {text}]" for text in said if text.strip()))
+            return sanitize("\n".join(f"[in another's role: {text}]" for text in said if text.strip()))
     raise AssertionError(f"no remark for {event}")
 
 

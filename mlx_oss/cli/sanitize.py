@@ -13,7 +13,7 @@ _SHOWN |= {ord("\r"): "\N{SYMBOL FOR CARRIAGE RETURN}"}  # Python and others tak
 _UNSEEN = ("Cf", "Cs", "Zl", "Zp")  # categories of characters that have no shape, or change the order of others
 
 
-def safe(text: str) -> str:
+def sanitize(text: str) -> str:
     """The text with control characters replaced by a visible one, so that it cannot move the cursor, write the
     clipboard or rename the window.
     """
@@ -24,7 +24,7 @@ def plain(text: str) -> str:
     """The text for a user who is to judge it: safe, and nothing in it is unseen or changes the order of the rest."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in _UNSEEN else character
-        for character in safe(text)
+        for character in sanitize(text)
     )
 
 

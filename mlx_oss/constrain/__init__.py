@@ -5,18 +5,18 @@ Knows the harmony format and token ids; nothing of models and MLX. Grammars need
 
 from mlx_oss.constrain.grammar import Grammar
 from mlx_oss.constrain.headers import legal_headers
-from mlx_oss.constrain.outputs import Bounds, Guards, choices_of_saved
+from mlx_oss.constrain.outputs import Guards, OutputConstraints, kwargs_from_saved
 from mlx_oss.constrain.repetition import RepetitionGuard
 from mlx_oss.constrain.turn import Rules, TurnConstraint, final_header
 
 __all__ = [
-    "Bounds",
     "Grammar",
     "Guards",
+    "OutputConstraints",
     "RepetitionGuard",
     "Rules",
     "TurnConstraint",
-    "choices_of_saved",
     "final_header",
+    "kwargs_from_saved",
     "legal_headers",
 ]

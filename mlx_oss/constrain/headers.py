@@ -16,11 +16,11 @@ from mlx_oss.tokenizer import CHANNEL, CONSTRAIN, MESSAGE, N_RANKS, START, load_
 ROLE = "assistant"
 
 
-class Place:
-    """A place in a header, and what may follow: bytes (0 to 255) and control tokens (from 199998 on)."""
+class State:
+    """A state in a header, and what may follow: bytes (0 to 255) and control tokens (from 199998 on)."""
 
-    def __init__(self, ways: Mapping[int, Place]) -> None:
-        self.ways = ways
+    def __init__(self, transitions: Mapping[int, State]) -> None:
+        self.transitions = transitions
 
     @cached_property
     def allowed(self) -> tuple[int, ...]:
@@ -28,8 +28,8 @@ class Place:
         found = []
         open_ = [(self, b"")]
         while open_:
-            place, text = open_.pop()
-            for way, further in place.ways.items():
+            state, text = open_.pop()
+            for way, further in state.transitions.items():
                 if way < N_RANKS:
                     open_.append((further, text + bytes([way])))
                 elif not text:
@@ -38,16 +38,16 @@ class Place:
                 found.append(id_)
         return tuple(sorted(found))
 
-    def after(self, token: int) -> Place | None:
+    def after(self, token: int) -> State | None:
         """Where a token leads; None if it is not legal here."""
         if token >= N_RANKS:
-            return self.ways.get(token)
-        place: Place | None = self
+            return self.transitions.get(token)
+        state: State | None = self
         for byte in load_tokenizer().token_bytes(token):
-            if place is None:
+            if state is None:
                 return None
-            place = place.ways.get(byte)
-        return place
+            state = state.transitions.get(byte)
+        return state
 
 
 @lru_cache(maxsize=1 << 14)
@@ -59,29 +59,29 @@ def _id_of(text: bytes) -> int | None:
     return id_ if id_ < N_RANKS else None
 
 
-END_OF_HEADER = Place({})
+END_OF_HEADER = State({})
 
 
-def _path(*parts: str | int, to: Place) -> Place:
-    """The place from which these texts and control tokens, in order, lead to `to`."""
+def _path(*parts: str | int, to: State) -> State:
+    """The state from which these texts and control tokens, in order, lead to `to`."""
     for part in reversed(parts):
         for way in [part] if isinstance(part, int) else reversed(part.encode()):
-            to = Place({way: to})
+            to = State({way: to})
     return to
 
 
-def _either(*places: Place) -> Place:
-    """A place from which everything leads on that does from one of these."""
-    if len(places) == 1:
-        return places[0]
-    ways: dict[int, list[Place]] = {}
-    for place in places:
-        for way, further in place.ways.items():
-            ways.setdefault(way, []).append(further)
-    return Place({way: _either(*further) for way, further in ways.items()})
+def _either(*states: State) -> State:
+    """A state from which everything leads on that does from one of these."""
+    if len(states) == 1:
+        return states[0]
+    transitions: dict[int, list[State]] = {}
+    for state in states:
+        for way, further in state.transitions.items():
+            transitions.setdefault(way, []).append(further)
+    return State({way: _either(*further) for way, further in transitions.items()})
 
 
-def _content_types(*names: str) -> Place:
+def _content_types(*names: str) -> State:
     message = _path(MESSAGE, to=END_OF_HEADER)
     marks: list[tuple[str | int, ...]] = [(" ",), (" ", CONSTRAIN), (CONSTRAIN,)]
     return _either(message, *(_path(*mark, name, to=message) for name in names for mark in marks))

@@ -37,7 +37,7 @@ class Guards:
     stop_repetition: bool = True
 
 
-class Bounds:
+class OutputConstraints:
     """Of a session: see the arguments of `ChatSession`. Raises OptionError for what is none."""
 
     def __init__(
@@ -97,8 +97,8 @@ class Bounds:
         }
 
 
-def choices_of_saved(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `Bounds` that were saved."""
+def kwargs_from_saved(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of `OutputConstraints` that were saved."""
     return {
         "response_format": of_saved(saved.get("response_format")),
         "max_reasoning_tokens": saved.get("max_reasoning_tokens"),

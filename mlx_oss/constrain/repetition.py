@@ -19,7 +19,7 @@ class RepetitionGuard:
         self._periods = np.arange(1, LONGEST_PERIOD + 1)
         self._enough = (ROUNDS - 1) * self._periods
 
-    def see(self, token: int) -> int:
+    def observe(self, token: int) -> int:
         self._agree += 1
         self._agree *= self._recent == token
         self._recent[1:] = self._recent[:-1]

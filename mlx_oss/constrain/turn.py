@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from mlx_oss.constrain.grammar import Grammar, Matcher
-from mlx_oss.constrain.headers import Place, legal_headers
+from mlx_oss.constrain.headers import State, legal_headers
 from mlx_oss.constrain.repetition import RepetitionGuard
 from mlx_oss.harmony import HarmonyParser, MessageStarted, render_conversation
 from mlx_oss.tokenizer import CALL, CHANNEL, END, LAST_TEXT_ID, MESSAGE, RETURN, START, STOP_IDS, load_tokenizer
@@ -78,7 +78,7 @@ class TurnConstraint:
         self.stopped: Literal["repetition"] | None = None
         self._rules = rules
         self._parser = HarmonyParser()
-        self._place: Place | None = None
+        self._state: State | None = None
         self._forced: deque[int] = deque()
         self._matcher: Matcher | None = None
         self._guard = RepetitionGuard() if rules.stop_repetition else None
@@ -114,7 +114,7 @@ class TurnConstraint:
             self._continue(token)
         if self._reasons and not self._may_reason:
             self._close("limit")
-        circle = self._guard.see(token) if self._guard is not None else 0
+        circle = self._guard.observe(token) if self._guard is not None else 0
         if self._reasons and circle >= CIRCLE_IN_REASONING:
             self._close("repetition")
         elif circle >= CIRCLE_ELSEWHERE:
@@ -130,12 +130,12 @@ class TurnConstraint:
             self._headers_from("channel")
         elif token == START:
             self._headers_from("start")
-        elif self._place is not None:
-            self._place = self._place.after(token)
+        elif self._state is not None:
+            self._state = self._state.after(token)
 
-    def _headers_from(self, place: Literal["first", "start", "channel", "between"]) -> None:
+    def _headers_from(self, state: Literal["first", "start", "channel", "between"]) -> None:
         if self._rules.recipients is not None:
-            self._place = getattr(legal_headers(self._rules.recipients, self._may_reason), place)
+            self._state = getattr(legal_headers(self._rules.recipients, self._may_reason), state)
 
     def _begin(self) -> None:
         """A header is complete."""
@@ -164,9 +164,9 @@ class TurnConstraint:
             return self._forced[0]
         if self._parser.state == "content":
             return self._in_content()
-        if self._place is None or not self._place.ways:
+        if self._state is None or not self._state.transitions:
             return None
-        ids = self._place.allowed
+        ids = self._state.allowed
         if len(ids) == 1:
             return ids[0]
         mask = np.zeros(LAST_TEXT_ID + 1, bool)

@@ -16,7 +16,7 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
-from mlx_oss.action import Errand
+from mlx_oss.action import Action
 from mlx_oss.backend.cores import settle
 
 T = TypeVar("T")
@@ -81,15 +81,15 @@ def run(function: Callable[[], T]) -> T:
     return thread.submit(function).result()
 
 
-def pulled(generator: Generator[T | Errand, None, None]) -> Iterator[T]:
+def pulled(generator: Generator[T | Action, None, None]) -> Iterator[T]:
     """The generator's items, each computed on the computing thread when it is asked for. Errands are done on the way.
 
     Closing it, or an exception while it is waited for (Ctrl-C), closes the generator once its item is done.
     """
     try:
         while (item := run(lambda: next(generator, _END))) is not _END:
-            if isinstance(item, Errand):
-                item.do()
+            if isinstance(item, Action):
+                item.perform()
             else:
                 yield cast(T, item)
     finally:
@@ -100,13 +100,13 @@ def pulled(generator: Generator[T | Errand, None, None]) -> Iterator[T]:
 class PulledAsync(AsyncIterator[T]):
     """As `pulled`, for `async for`. A task that is cancelled, and a loop that is left, close the generator."""
 
-    def __init__(self, generator: Generator[T | Errand, None, None]) -> None:
+    def __init__(self, generator: Generator[T | Action, None, None]) -> None:
         self._generator = generator
 
     async def __anext__(self) -> T:
         try:
-            while isinstance(item := await self._next(), Errand):
-                await item.ado()
+            while isinstance(item := await self._next(), Action):
+                await item.aperform()
         except BaseException:
             await self.aclose()
             raise

@@ -131,16 +131,16 @@ def generate_step(
     options = options or SamplingOptions()
     room = room_for_answer(model.context, cache.offset + len(prompt_ids))
     sampler, stops = Sampler(options, cache.offset + len(prompt_ids)), frozenset(stop_ids)
-    chooser = _Chooser(sampler, [*recent, *prompt_ids], constraint)
+    picker = _TokenPicker(sampler, [*recent, *prompt_ids], constraint)
     limit = room if max_tokens is None else min(max_tokens, room)
-    pending = chooser.choose(prefill(model, prompt_ids, cache, chunk=chunk, progress=progress))
+    pending = picker.pick(prefill(model, prompt_ids, cache, chunk=chunk, progress=progress))
     for count in range(1, limit + 1):
         current = pending
         logits = model(current[0].reshape(1, 1), cache)[0, 0]
-        if chooser.waits:
+        if picker.is_sequential:
             mx.async_eval(logits)
-            chooser.tell(_number(current[0]))
-        pending = chooser.choose(logits)
+            picker.observe(_number(current[0]))
+        pending = picker.pick(logits)
         token = _number(current[0])
         finish = "stop" if token in stops else "length" if count == limit else None
         logprob = _number(current[1]) if options.logprobs else None
@@ -149,7 +149,7 @@ def generate_step(
             return
 
 
-class _Chooser:
+class _TokenPicker:
     """Chooses token after token, and starts computing each choice.
 
     waits  whether a choice depends on the token before it, which it must then be told first
@@ -157,15 +157,15 @@ class _Chooser:
 
     def __init__(self, sampler: Sampler, recent: list[int], constraint: Constraint | None) -> None:
         self._sampler, self._recent, self._constraint = sampler, recent, constraint
-        self.waits = sampler.needs_recent or constraint is not None
+        self.is_sequential = sampler.needs_recent or constraint is not None
 
-    def tell(self, token: int) -> None:
+    def observe(self, token: int) -> None:
         if self._sampler.needs_recent:
             self._recent.append(token)
         if self._constraint is not None:
             self._constraint.accept(token)
 
-    def choose(self, logits: mx.array) -> tuple[mx.array, ...]:
+    def pick(self, logits: mx.array) -> tuple[mx.array, ...]:
         """(token,) and, if asked for, its logprob, and ids and logprobs of the likeliest."""
         allowed = None if self._constraint is None else self._constraint.allowed()
         if isinstance(allowed, int):

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlx_oss.weights.folder import SUFFIXES, Folder
+from mlx_oss.weights.folder import SUFFIXES, ModelFolder
 from mlx_oss.weights.names import can_quantize, is_expert, modules, plain_tensors
 from mlx_oss.weights.reading import AHEAD
 from mlx_oss.weights.safetensors import ITEMSIZE
@@ -42,7 +42,7 @@ class Footprint:
     slot_bytes     of one slot in each layer
     """
 
-    def __init__(self, folder: Folder, itemsize: int, *, upcasts: bool) -> None:
+    def __init__(self, folder: ModelFolder, itemsize: int, *, upcasts: bool) -> None:
         self._folder, self._itemsize, self._upcasts = folder, itemsize, upcasts
         self.kinds = dict.fromkeys(("experts", "attention", "embedding", "unembedding", "other"), 0)
         for target in folder.fusions:

@@ -18,7 +18,7 @@ from mlx_oss.memory.estimates import kv_cache_bytes, parse_bytes, prefill_bytes,
 from mlx_oss.memory.footprint import Footprint
 from mlx_oss.model.kv_cache import MOST_SNAPSHOTS
 from mlx_oss.model.transformer import PREFILL_CHUNK
-from mlx_oss.weights.folder import Folder, open_folder
+from mlx_oss.weights.folder import ModelFolder, open_folder
 
 BASE_BYTES = 120_000_000  # Python, MLX, NumPy and the vocabulary
 VOCABULARY_BYTES = 80_000_000  # of these, which comes after the weights
@@ -112,7 +112,7 @@ def plan(
 
 
 def plan_folder(
-    folder: Folder,
+    folder: ModelFolder,
     *,
     context: int | None = None,
     memory: str | int | None = None,
@@ -140,7 +140,7 @@ def plan_folder(
 class _Planner:
     """The arithmetic for one folder and one limit. `chunks` may be chosen from, the largest first."""
 
-    def __init__(self, folder: Folder, itemsize: int, limit: int, source: str, chunks: Sequence[int]) -> None:
+    def __init__(self, folder: ModelFolder, itemsize: int, limit: int, source: str, chunks: Sequence[int]) -> None:
         self.folder, self.itemsize, self.limit, self.source, self.chunks = folder, itemsize, limit, source, chunks
         self.footprint = Footprint(folder, itemsize, upcasts=not device.on_gpu())
         c = folder.config

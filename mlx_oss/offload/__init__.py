@@ -12,7 +12,7 @@ MLX folder's own files. `install` puts such experts into a model, which does not
 
 from __future__ import annotations
 
-from mlx_oss.offload.install import install, reads
-from mlx_oss.offload.reader import Reads
+from mlx_oss.offload.install import install, offload_stats
+from mlx_oss.offload.reader import OffloadStats
 
-__all__ = ["Reads", "install", "reads"]
+__all__ = ["OffloadStats", "install", "offload_stats"]

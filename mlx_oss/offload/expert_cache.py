@@ -14,7 +14,7 @@ import numpy as np
 DECAY = 0.98
 
 
-class Slots:
+class ExpertCache:
     """Experts 0 .. experts - 1 share `slots` slots, numbered from 0."""
 
     def __init__(self, experts: int, slots: int, decay: float = DECAY) -> None:
@@ -27,7 +27,7 @@ class Slots:
     def __len__(self) -> int:
         return len(self._expert)
 
-    def note(self, counts: np.ndarray, tokens: int) -> None:
+    def record(self, counts: np.ndarray, tokens: int) -> None:
         """Of `tokens` tokens, counts[e] needed expert e."""
         old = self._decay**tokens
         self._heat = self._heat * old + counts * ((1 - old) / (1 - self._decay) / tokens)

@@ -17,12 +17,12 @@ import numpy as np
 
 from mlx_oss.config import ModelConfig
 from mlx_oss.model.transformer import Experts, Specs
-from mlx_oss.offload.expert_cache import Slots
-from mlx_oss.offload.reader import Origin, Reader, Reads
+from mlx_oss.offload.expert_cache import ExpertCache
+from mlx_oss.offload.reader import OffloadStats, Origin, Reader
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ExpertSource:
     """Where one tensor of all experts lies, `nbytes` for each, and where a slot takes them: from byte `offset` of its
     `stride` bytes in `target`.
     """
@@ -50,16 +50,16 @@ class OffloadedExperts(Experts):
 
     def __init__(self, config: ModelConfig, specs: Specs, path: str, slots: int, reader: Reader) -> None:
         super().__init__(replace(config, num_local_experts=slots), specs, path)
-        self._slots, self._reader = Slots(config.num_local_experts, slots), reader
-        self._sources: tuple[Source, ...] = ()
+        self._slots, self._reader = ExpertCache(config.num_local_experts, slots), reader
+        self._sources: tuple[ExpertSource, ...] = ()
         self._computing = deque[mx.array]()  # what an interruption may leave going on
 
     @property
-    def reads(self) -> Reads:
+    def reads(self) -> OffloadStats:
         """What reading has cost, in all layers that share the reader."""
         return self._reader.reads
 
-    def read_from(self, sources: Sequence[Source]) -> None:
+    def read_from(self, sources: Sequence[ExpertSource]) -> None:
         self._sources = tuple(sources)
 
     def outputs(self, x: mx.array, experts: mx.array, sort: bool) -> mx.array:
@@ -67,7 +67,7 @@ class OffloadedExperts(Experts):
         with self._reader.lock:
             self._settle()
             counts = np.bincount(ids, minlength=len(self._slots.of))
-            self._slots.note(counts, x.shape[0])
+            self._slots.record(counts, x.shape[0])
             groups = self._groups(np.flatnonzero(counts).tolist())
             reading = self._begin(groups[0], keep=groups[0])
             parts, order = [], []

@@ -13,10 +13,10 @@ from mlx.utils import tree_flatten
 
 from mlx_oss.model.transformer import ExpertLinear, Specs, Transformer
 from mlx_oss.offload.embedding import EmbeddingOnDisk
-from mlx_oss.offload.experts import OffloadedExperts, Source
-from mlx_oss.offload.reader import Memory, Origin, Reader, Reads
+from mlx_oss.offload.experts import ExpertSource, OffloadedExperts
+from mlx_oss.offload.reader import Memory, OffloadStats, Origin, Reader
 from mlx_oss.weights.arrays import STORED, allocated, bytes_of
-from mlx_oss.weights.folder import SUFFIXES, Folder
+from mlx_oss.weights.folder import SUFFIXES, ModelFolder
 from mlx_oss.weights.names import layer_prefix
 from mlx_oss.weights.reading import Files
 from mlx_oss.weights.safetensors import TensorInfo
@@ -26,7 +26,7 @@ _MEMBERS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",
 
 
 def install(
-    model: Transformer, slots: int, folder: Folder, files: Files, fused: Specs, dtype: mx.Dtype
+    model: Transformer, slots: int, folder: ModelFolder, files: Files, fused: Specs, dtype: mx.Dtype
 ) -> list[tuple[str, mx.array]]:
     """Gives every layer `slots` slots, whose experts are read from the folder. Returns the slots' parameters.
 
@@ -50,10 +50,10 @@ def install(
     return parameters
 
 
-def reads(model: Transformer) -> Reads:
+def offload_stats(model: Transformer) -> OffloadStats:
     """What weights on disk have cost since the model was loaded."""
     experts = model.layers[0].mlp.experts
-    return experts.reads if isinstance(experts, OffloadedExperts) else Reads()
+    return experts.reads if isinstance(experts, OffloadedExperts) else OffloadStats()
 
 
 def _sources(
@@ -63,7 +63,7 @@ def _sources(
     tensors: Mapping[str, TensorInfo],
     files: Files,
     dtype: mx.Dtype,
-) -> list[Source]:
+) -> list[ExpertSource]:
     """Makes the module's slots, and says where what belongs there lies: the modules at `paths`, by rows."""
     made = []
     for suffix in SUFFIXES:
@@ -85,7 +85,7 @@ def _sources(
                 kept = _read(info, files).astype(held)
                 mx.eval(kept)
                 origin, start = Memory(bytes_of(kept)), 0
-            made.append(Source(origin, start, nbytes, target, stride, offset))
+            made.append(ExpertSource(origin, start, nbytes, target, stride, offset))
             offset += nbytes
     return made
 

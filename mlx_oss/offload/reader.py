@@ -18,7 +18,7 @@ READERS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Reads:
+class OffloadStats:
     """What weights on disk cost: experts that were in memory when needed, those that had to be read, bytes read, and
     seconds in which the model waited for them. All 0 where everything is in memory.
     """
@@ -33,11 +33,11 @@ class Reads:
         needed = self.hits + self.misses
         return self.hits / needed if needed else 1.0
 
-    def __add__(self, other: Reads) -> Reads:
-        return Reads(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    def __add__(self, other: OffloadStats) -> OffloadStats:
+        return OffloadStats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
-    def __sub__(self, other: Reads) -> Reads:
-        return Reads(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+    def __sub__(self, other: OffloadStats) -> OffloadStats:
+        return OffloadStats(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
 
 class Origin(Protocol):
@@ -60,7 +60,7 @@ class Reader:
     """Several threads that read; they end with the reader. Who uses it holds its lock."""
 
     def __init__(self, readers: int = READERS) -> None:
-        self.reads, self.lock = Reads(), threading.Lock()
+        self.reads, self.lock = OffloadStats(), threading.Lock()
         self._threads = ThreadPoolExecutor(readers, thread_name_prefix="mlx-oss-read")
         self._started: list[Future[None]] = []
 
@@ -73,14 +73,14 @@ class Reader:
             futures.append(future)
             self._threads.submit(_read, future, origin, start, into)
             if isinstance(origin, OpenFile):
-                self.reads += Reads(nbytes=len(into))
+                self.reads += OffloadStats(nbytes=len(into))
         return futures
 
     def finish(self, futures: Sequence[Future[None]]) -> None:
         """Waits until all have ended. Raises the first one's error."""
         started = time.perf_counter()
         wait(futures)
-        self.reads += Reads(seconds=time.perf_counter() - started)
+        self.reads += OffloadStats(seconds=time.perf_counter() - started)
         for future in futures:
             future.result()
 
@@ -90,7 +90,7 @@ class Reader:
         self._started = []
 
     def count(self, hits: int, misses: int) -> None:
-        self.reads += Reads(hits, misses)
+        self.reads += OffloadStats(hits, misses)
 
 
 def _read(future: Future[None], origin: Origin, start: int, into: memoryview) -> None:

@@ -13,38 +13,38 @@ from pathlib import Path, PurePosixPath
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
-class Places:
+class AnchoredFolder:
     """`of` gives the place of a path. A context; places are good as long as it is open."""
 
     def __init__(self, root: Path) -> None:
         self._open: dict[tuple[str, ...], int] = {(): os.open(root, _FOLDER)}  # by the way there
 
-    def __enter__(self) -> Places:
+    def __enter__(self) -> AnchoredFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
         for folder in self._open.values():
             os.close(folder)
 
-    def of(self, path: str, undo: contextlib.ExitStack) -> Place:
+    def of(self, path: str, undo: contextlib.ExitStack) -> AnchoredPath:
         """Makes the folders on the way that are not there. Raises OSError, for a link on the way too."""
         *folders, name = PurePosixPath(path).parts
         for depth in range(len(folders)):
             above, way = self._open[tuple(folders[:depth])], tuple(folders[: depth + 1])
             if way not in self._open:
                 self._open[way] = _entered(above, folders[depth], undo)
-        return Place(self._open[tuple(folders)], name)
+        return AnchoredPath(self._open[tuple(folders)], name)
 
 
-class Place:
+class AnchoredPath:
     """A name in a folder that is open."""
 
     def __init__(self, folder: int, name: str) -> None:
         self._folder, self._name = folder, name
 
-    def beside(self) -> Place:
+    def beside(self) -> AnchoredPath:
         """A name in the same folder that nothing has."""
-        return Place(self._folder, f".{self._name[:100]}.{secrets.token_hex(8)}.patch")
+        return AnchoredPath(self._folder, f".{self._name[:100]}.{secrets.token_hex(8)}.patch")
 
     @property
     def mode(self) -> int | None:
@@ -67,7 +67,7 @@ class Place:
                 os.fchmod(file.fileno(), mode)
             file.write(content)
 
-    def rename(self, to: Place) -> None:
+    def rename(self, to: AnchoredPath) -> None:
         os.rename(self._name, to._name, src_dir_fd=self._folder, dst_dir_fd=to._folder)
 
     def unlink(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any
 
-from mlx_oss.action import Errand
+from mlx_oss.action import Action
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.events import Citation, ToolCall, ToolResult
 from mlx_oss.harmony import ToolDescription, ToolNamespace
@@ -53,7 +53,7 @@ class Toolset:
             elif not isinstance(tool, ToolDescription | ToolNamespace):
                 self._handled[said.name] = tool_from(tool)
 
-    def answers(self, call: ToolCall) -> bool:
+    def handles(self, call: ToolCall) -> bool:
         """Whether the call is run here: its tool is, or there is no such tool and that is to be told."""
         name = call.name
         known = [*(tool.name for tool in self.functions), *(space.name for space in self.namespaces)]
@@ -64,9 +64,9 @@ class Toolset:
         tools = [tool for tool in self._handled.values() if isinstance(tool, SystemTool)]
         return tuple(citation for tool in tools for citation in tool.citations(answer))
 
-    def run(self, call: ToolCall) -> Run:
+    def invoke(self, call: ToolCall) -> ToolInvocation:
         """The call as an errand."""
-        return Run(self._tool(call.name), call, self._confirm, tuple(self._handled))
+        return ToolInvocation(self._tool(call.name), call, self._confirm, tuple(self._handled))
 
     def _tool(self, name: str) -> Tool | SystemTool | None:
         tool = self._handled.get(name)
@@ -75,7 +75,7 @@ class Toolset:
         return tool
 
 
-def given_again(tools: Sequence[AnyTool], described: Sequence[ToolDescription | ToolNamespace]) -> list[AnyTool]:
+def rebind_tools(tools: Sequence[AnyTool], described: Sequence[ToolDescription | ToolNamespace]) -> list[AnyTool]:
     """The described tools, with those that are given in the places of their names; other given ones follow."""
     given = {_described(tool).name: tool for tool in tools}
     return [given.pop(old.name, old) for old in described] + list(given.values())
@@ -106,7 +106,7 @@ def _check_name(said: ToolDescription | ToolNamespace) -> None:
             raise OptionError(f"no message can be sent to {name!r}: name the tool in letters, digits, _ and -")
 
 
-class Run(Errand):
+class ToolInvocation(Action):
     """One call being run. `result` is there when it is done; until then, and if it never is, it says so. One that is
     given up before it begins is not asked for, and a yes that comes later does not begin it.
     """
@@ -126,7 +126,7 @@ class Run(Errand):
         """Instead of being done."""
         self.result = self._failed(reason)
 
-    def do(self) -> None:
+    def perform(self) -> None:
         verdict = self._asked()
         if isinstance(verdict, Awaitable):
             asked = _on_a_thread(lambda: asyncio.run(self._verdict(verdict)))
@@ -137,7 +137,7 @@ class Run(Errand):
                 self._text.exception()
             self._settle()
 
-    async def ado(self) -> None:
+    async def aperform(self) -> None:
         verdict = self._asked()
         if isinstance(verdict, Awaitable):
             verdict = await self._verdict(verdict)

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import ToolDescription
-from mlx_oss.tools.anchored_paths import Place, Places
+from mlx_oss.tools.anchored_paths import AnchoredFolder, AnchoredPath
 from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.hunks import Add, Delete, Operation, Update, changed, parse
 
@@ -137,10 +137,10 @@ def _read(path: Path, name: str) -> str:
 def _write(root: Path, changes: list[Change]) -> None:
     """Writes new contents beside their files, then puts them in place; on a failure everything is put back."""
     steps = [step for change in changes for step in _steps(change)]
-    moved_aside: list[Place] = []
+    moved_aside: list[AnchoredPath] = []
     with contextlib.ExitStack() as still_open:
         try:
-            places = still_open.enter_context(Places(root))
+            places = still_open.enter_context(AnchoredFolder(root))
             with contextlib.ExitStack() as undo:
                 new = [_beside(places, step, undo) for step in steps]
                 for step, unfinished in zip(steps, new, strict=True):
@@ -180,7 +180,7 @@ def _steps(change: Change) -> list[_Step]:
     return [source, _Step(change.moved_to, None, change.after, change.path)]
 
 
-def _beside(places: Places, step: _Step, undo: contextlib.ExitStack) -> Place | None:
+def _beside(places: AnchoredFolder, step: _Step, undo: contextlib.ExitStack) -> AnchoredPath | None:
     """A file with the new text next to where it is wanted, if it is."""
     if step.after is None:
         return None

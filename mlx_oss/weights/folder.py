@@ -30,7 +30,7 @@ SUFFIXES = ("weight", "scales", "biases", "bias")  # of a module's tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class ModelFolder:
     """An MLX folder that can be loaded.
 
     specs    by module path in the folder how it is stored; None: not quantised
@@ -60,7 +60,7 @@ class Folder:
         return len({stored(member) for member in self.fusions[target]}) == 1
 
 
-def open_folder(path: str | Path) -> Folder:
+def open_folder(path: str | Path) -> ModelFolder:
     """Raises ConfigError and CheckpointError, naming the file, key or tensor that is wrong."""
     folder = Path(os.path.expanduser(path))
     if not os.path.isdir(folder):  # unlike pathlib's, never an error
@@ -70,7 +70,7 @@ def open_folder(path: str | Path) -> Folder:
     config = ModelConfig.from_file(folder / "config.json")
     specs = _specs(config, folder, tensors)
     _check(config, folder, tensors, specs)
-    return Folder(folder, config, tensors, specs, dict(_fusions(config)))
+    return ModelFolder(folder, config, tensors, specs, dict(_fusions(config)))
 
 
 def _refuse_release(folder: Path, tensors: dict[str, TensorInfo]) -> None:

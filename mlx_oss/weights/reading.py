@@ -28,7 +28,7 @@ Files = Mapping[Path, OpenFile]
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class Concat:
     """Tensors of one dtype, one below the other: matrices (..., rows, columns) by rows, biases (..., rows) too."""
 
     tensors: Sequence[TensorInfo]
@@ -64,7 +64,7 @@ def open_files(tensors: Iterable[TensorInfo]) -> Files:
     return {path: OpenFile(path) for path in {tensor.file for tensor in tensors}}
 
 
-def read(wanted: Mapping[Key, Joined], files: Files) -> Iterator[tuple[Key, mx.array]]:
+def read(wanted: Mapping[Key, Concat], files: Files) -> Iterator[tuple[Key, mx.array]]:
     """What is wanted, as it is stored, the largest first. Raises CheckpointError for what cannot be read."""
     being_read: deque[tuple[Key, mx.array, list[Future[None]]]] = deque()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="mlx-oss-load") as threads:
@@ -82,7 +82,7 @@ def read(wanted: Mapping[Key, Joined], files: Files) -> Iterator[tuple[Key, mx.a
                 for tensor in joined.tensors:
                     files[tensor.file].expect(tensor.start, tensor.nbytes)
                 array = allocated(joined.shape, joined.dtype)
-                portions = _portions(_places(joined, bytes_of(array)))
+                portions = _portions(_requests(joined, bytes_of(array)))
                 being_read.append((key, array, [threads.submit(_fill, files, portion) for portion in portions]))
             while being_read:
                 yield finish()
@@ -90,10 +90,10 @@ def read(wanted: Mapping[Key, Joined], files: Files) -> Iterator[tuple[Key, mx.a
             threads.shutdown(cancel_futures=True)
 
 
-Place = tuple[Path, int, memoryview]  # where something lies: the file and its first byte; and where it goes
+ReadRequest = tuple[Path, int, memoryview]  # where something lies: the file and its first byte; and where it goes
 
 
-def _places(joined: Joined, target: memoryview) -> Iterator[Place]:
+def _requests(joined: Concat, target: memoryview) -> Iterator[ReadRequest]:
     """Where the array's bytes come from, at most a portion each."""
     stride, offset = joined.nbytes // joined.blocks, 0
     for tensor in joined.tensors:
@@ -105,9 +105,9 @@ def _places(joined: Joined, target: memoryview) -> Iterator[Place]:
         offset += nbytes
 
 
-def _portions(places: Iterable[Place]) -> Iterator[list[Place]]:
-    portion: list[Place] = []
-    for place in places:
+def _portions(requests: Iterable[ReadRequest]) -> Iterator[list[ReadRequest]]:
+    portion: list[ReadRequest] = []
+    for place in requests:
         portion.append(place)
         if sum(len(into) for _, _, into in portion) >= PORTION:
             yield portion
@@ -116,6 +116,6 @@ def _portions(places: Iterable[Place]) -> Iterator[list[Place]]:
         yield portion
 
 
-def _fill(files: Files, portion: Sequence[Place]) -> None:
+def _fill(files: Files, portion: Sequence[ReadRequest]) -> None:
     for file, start, into in portion:
         files[file].read(start, into)

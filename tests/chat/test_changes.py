@@ -147,7 +147,7 @@ def test_a_tool_result_given_at_the_very_end_of_its_turn_is_not_lost(session, sc
             super().__exit__(*error)
 
     script.says(CALL)
-    session._floor = Late()
+    session._turn_lock = Late()
     turn(session, script, "Weather?")
     assert [message.role for message in session.messages] == ["user", "assistant", "tool"]
 

@@ -36,9 +36,9 @@ from mlx_oss.cli import main
 from mlx_oss.cli.chat import answer, converse
 from mlx_oss.cli.commands import COMMANDS
 from mlx_oss.cli.interrupts import interruptible
-from mlx_oss.cli.live_markdown import Drawn
-from mlx_oss.cli.printers import Json, Plain, printer
-from mlx_oss.cli.sanitize import safe
+from mlx_oss.cli.live_markdown import LiveMarkdown
+from mlx_oss.cli.printers import JsonPrinter, PlainPrinter, printer
+from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.errors import ContextError, SessionError
 from mlx_oss.harmony import PYTHON, Note, Repair
 
@@ -99,7 +99,7 @@ def heard_interrupts() -> Iterator[None]:
 def show(*events: Any, **options: Any) -> bool:
     """Whether Ctrl-C stopped the answer."""
     session = FakeSession(*events)
-    return answer(session, session.send("?"), Plain(**options))
+    return answer(session, session.send("?"), PlainPrinter(**options))
 
 
 def test_the_answer_goes_to_stdout_and_the_rest_to_stderr_a_kind_a_line(capsys):
@@ -133,7 +133,7 @@ def test_an_answer_that_ends_with_its_own_line_break_is_shown_as_it_is(capsys):
 
 def test_ctrl_c_cancels_the_turn_and_shows_what_is_still_said(capsys):
     session = FakeSession(AnswerDelta("It"), interrupt, Finished("cancelled", Usage()))
-    assert answer(session, session.send("?"), Plain()) and session.cancelled >= 1
+    assert answer(session, session.send("?"), PlainPrinter()) and session.cancelled >= 1
     assert capsys.readouterr() == ("It\n", "more\n[stopped]\n")
 
 
@@ -154,13 +154,13 @@ def test_ctrl_c_means_again_afterwards_what_it_meant_before():
 
 @pytest.mark.parametrize("text", ["\x1b]0;title\x07", "a\x9b2J", "\x7f\r\b", "\x00\x1f"])
 def test_control_characters_of_the_model_never_reach_a_terminal(text, monkeypatch, capsys):
-    assert not set(safe(text)) & {chr(n) for n in (*range(32), *range(127, 160))}
-    assert safe("a\r\nb\rc") == "a\nb\N{SYMBOL FOR CARRIAGE RETURN}c"
-    assert safe("a\n\tb 漢 é \N{ZERO WIDTH JOINER}") == "a\n\tb 漢 é \N{ZERO WIDTH JOINER}"
+    assert not set(sanitize(text)) & {chr(n) for n in (*range(32), *range(127, 160))}
+    assert sanitize("a\r\nb\rc") == "a\nb\N{SYMBOL FOR CARRIAGE RETURN}c"
+    assert sanitize("a\n\tb 漢 é \N{ZERO WIDTH JOINER}") == "a\n\tb 漢 é \N{ZERO WIDTH JOINER}"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     show(ReasoningDelta(text), ToolCall("python", text), AnswerDelta(text), DONE)
     out, err = capsys.readouterr()
-    assert safe(out) == out and safe(err) == err
+    assert sanitize(out) == out and sanitize(err) == err
 
 
 def test_a_pipe_gets_the_answer_as_it_is(capsys):
@@ -171,13 +171,13 @@ def test_a_pipe_gets_the_answer_as_it_is(capsys):
 @pytest.mark.parametrize(
     ("variables", "terminals", "kind"),
     [
-        ({"TERM": "xterm"}, (True, True), Drawn),
-        ({"TERM": "xterm"}, (False, True), Plain),
-        ({"TERM": "xterm"}, (True, False), Plain),
-        ({"TERM": "xterm", "NO_COLOR": "1"}, (True, True), Plain),
-        ({"TERM": "xterm", "NO_COLOR": ""}, (True, True), Drawn),
-        ({"TERM": "dumb"}, (True, True), Plain),
-        ({}, (True, True), Plain),
+        ({"TERM": "xterm"}, (True, True), LiveMarkdown),
+        ({"TERM": "xterm"}, (False, True), PlainPrinter),
+        ({"TERM": "xterm"}, (True, False), PlainPrinter),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, (True, True), PlainPrinter),
+        ({"TERM": "xterm", "NO_COLOR": ""}, (True, True), LiveMarkdown),
+        ({"TERM": "dumb"}, (True, True), PlainPrinter),
+        ({}, (True, True), PlainPrinter),
     ],
 )
 def test_only_a_terminal_that_can_is_drawn_on(variables, terminals, kind, monkeypatch):
@@ -187,19 +187,19 @@ def test_only_a_terminal_that_can_is_drawn_on(variables, terminals, kind, monkey
         monkeypatch.setenv(name, value)
     for stream, terminal in zip((sys.stdout, sys.stderr), terminals, strict=True):
         monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal, raising=False)
-    assert type(printer()) is kind and type(printer(as_json=True)) is Json
+    assert type(printer()) is kind and type(printer(as_json=True)) is JsonPrinter
 
 
 def test_json_has_a_line_for_every_event(capsys):
     session = FakeSession(PrefillProgress(5, 9), ReasoningDelta("Hm"), ToolCall("functions.f", "{}"), DONE)
-    answer(session, session.send("?"), Json())
+    answer(session, session.send("?"), JsonPrinter())
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["type"] for line in told] == ["prefill_progress", "reasoning_delta", "tool_call", "finished"]
     assert told[0] == {"type": "prefill_progress", "done": 5, "total": 9}
     assert told[2]["arguments"] == "{}" and told[3]["usage"]["generated_tokens"] == 10
 
 
-@pytest.mark.parametrize("kind", [Plain, Drawn])
+@pytest.mark.parametrize("kind", [PlainPrinter, LiveMarkdown])
 def test_what_the_model_says_in_anothers_role_is_shown_as_a_remark(kind, capsys):
     repaired = RepairedOutput((Note(Repair.EXTRA_WORDS, "x"), Note(Repair.OTHER_ROLE, "And \x1b now?")))
     session = FakeSession(AnswerDelta("Yes."), RepairedOutput((Note(Repair.EXTRA_WORDS, "y"),)), repaired, DONE)
@@ -212,7 +212,7 @@ def test_what_the_model_says_in_anothers_role_is_shown_as_a_remark(kind, capsys)
 
 def test_json_tells_what_had_to_be_repaired(capsys):
     session = FakeSession(RepairedOutput((Note(Repair.MISSPELT_CHANNEL, "finl"),)), DONE)
-    answer(session, session.send("?"), Json())
+    answer(session, session.send("?"), JsonPrinter())
     told = json.loads(capsys.readouterr().out.splitlines()[0])
     assert told == {"type": "repaired_output", "notes": [{"repair": "misspelt_channel", "text": "finl"}]}
 
@@ -238,7 +238,7 @@ def say(typed, capsys) -> Callable[..., str]:
 
     def conversation(session: FakeSession, *lines: str) -> str:
         typed[:] = lines
-        converse(session, Plain())
+        converse(session, PlainPrinter())
         return capsys.readouterr().err
 
     return conversation
@@ -248,7 +248,7 @@ def test_a_conversation_goes_on_until_ctrl_d(typed, capsys):
     """Ctrl-C clears the line, and empty lines ask nothing."""
     typed += ["Hi", "  ", KeyboardInterrupt(), " And? ", EOFError()]
     session = FakeSession(AnswerDelta("Yes."), DONE)
-    converse(session, Plain())
+    converse(session, PlainPrinter())
     assert session.questions == ["Hi", "And?"]
     assert capsys.readouterr().out == "Yes.\nYes.\n"
 
@@ -383,7 +383,7 @@ def test_a_damaged_conversation_is_loaded_as_text(say, monkeypatch):
 
 def test_exit_leaves(typed):
     typed += ["/exit", "never read"]
-    converse(FakeSession(), Plain())
+    converse(FakeSession(), PlainPrinter())
     assert typed == ["never read"]
 
 

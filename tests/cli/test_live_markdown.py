@@ -13,7 +13,7 @@ import pyte
 import pytest
 
 from mlx_oss import AnswerDelta, Finished, PreambleDelta, PrefillProgress, ReasoningDelta, ToolCall, TurnsDropped, Usage
-from mlx_oss.cli.live_markdown import Drawn, finished_blocks
+from mlx_oss.cli.live_markdown import LiveMarkdown, finished_blocks
 
 WIDTH, HEIGHT = 40, 12
 DONE = Finished("stop", Usage())
@@ -84,12 +84,12 @@ def screen(monkeypatch) -> Screen:
 
 
 @pytest.fixture
-def drawing(screen, monkeypatch) -> Callable[..., Drawn]:
+def drawing(screen, monkeypatch) -> Callable[..., LiveMarkdown]:
     """drawing(hide_reasoning=...): a printer that draws on the screen."""
 
-    def draw(**options: Any) -> Drawn:
+    def draw(**options: Any) -> LiveMarkdown:
         monkeypatch.setattr(sys, "stdout", screen)
-        return Drawn(**options)
+        return LiveMarkdown(**options)
 
     return draw
 

@@ -201,7 +201,7 @@ def test_generate_shows_the_call_and_what_the_tool_answers(capsys):
 
 def test_a_loaded_conversation_gets_the_tools_again(mine, tmp_path, monkeypatch, capsys):
     from mlx_oss.cli.chat import converse
-    from mlx_oss.cli.printers import Json
+    from mlx_oss.cli.printers import JsonPrinter
     from tests.cli.test_chat import FakeSession
 
     given = {"tools": tool_arguments.functions_of(mine), "confirm": None}
@@ -216,7 +216,7 @@ def test_a_loaded_conversation_gets_the_tools_again(mine, tmp_path, monkeypatch,
     monkeypatch.setattr("mlx_oss.chat.session.ChatSession", Loadable)
     monkeypatch.setenv("NO_COLOR", "1")  # lines are read by `input`
     monkeypatch.setattr(sys, "stdin", io.StringIO("/load chat\n/tools whole\n"))
-    converse(FakeSession(), Json(), given)
+    converse(FakeSession(), JsonPrinter(), given)
     assert asked == [given]
 
 

@@ -31,22 +31,22 @@ def test_what_is_allowed_is_what_trying_every_id_finds(recipients, reasoning):
     texts = oracle.legal_headers(recipients, reasoning)
     begun, draw = oracle.beginnings(texts), random.Random(len(recipients))
     for _ in range(2):
-        place, written = LegalHeaders(recipients, reasoning).first, b""
+        state, written = LegalHeaders(recipients, reasoning).first, b""
         while written not in texts:
-            assert list(place.allowed) == oracle.what_may_follow(written, begun)
-            token = draw.choice(place.allowed)
-            place, written = place.after(token), written + oracle.symbols_of(token)
-            assert place is not None
-        assert place.allowed == ()
+            assert list(state.allowed) == oracle.what_may_follow(written, begun)
+            token = draw.choice(state.allowed)
+            state, written = state.after(token), written + oracle.symbols_of(token)
+            assert state is not None
+        assert state.allowed == ()
 
 
 @examples(20)
 @given(st.lists(function_names, max_size=30, unique=True), st.randoms(use_true_random=False))
 def test_any_walk_ends_in_a_legal_header_that_needs_no_repair(recipients, draw):
-    place, ids = LegalHeaders(tuple(recipients)).between, []
-    while place.ways:
-        ids.append(draw.choice(place.allowed))
-        place = place.after(ids[-1])
+    state, ids = LegalHeaders(tuple(recipients)).between, []
+    while state.transitions:
+        ids.append(draw.choice(state.allowed))
+        state = state.after(ids[-1])
     assert ids[0] == START
     written = b"".join(map(oracle.symbols_of, ids[1:]))
     role = oracle.symbols("assistant")
@@ -59,9 +59,9 @@ def test_any_walk_ends_in_a_legal_header_that_needs_no_repair(recipients, draw):
 
 
 def test_a_token_that_is_not_legal_leads_nowhere():
-    place = legal_headers(TOOLS).first
-    assert all(place.after(token) is None for token in (MESSAGE, START, *load_tokenizer().encode("final")))
-    assert place.after(CHANNEL).after(load_tokenizer().encode(" final")[0]) is None
+    state = legal_headers(TOOLS).first
+    assert all(state.after(token) is None for token in (MESSAGE, START, *load_tokenizer().encode("final")))
+    assert state.after(CHANNEL).after(load_tokenizer().encode(" final")[0]) is None
 
 
 def test_the_usual_spellings_are_legal():
@@ -76,11 +76,11 @@ def test_the_usual_spellings_are_legal():
         "<|channel|>analysis to=python code<|message|>",
         "<|channel|>analysis to=browser.search code<|message|>",
     ):
-        place = legal_headers(TOOLS).first
+        state = legal_headers(TOOLS).first
         for token in load_tokenizer().encode_with_specials(text):
-            assert token in place.allowed
-            place = place.after(token)
-        assert place.allowed == ()
+            assert token in state.allowed
+            state = state.after(token)
+        assert state.allowed == ()
 
 
 def headers_in(ids: list[int]) -> list[bytes]:

@@ -28,10 +28,10 @@ def circle(tokens: list[int]) -> int:
 def test_it_says_how_long_the_last_tokens_are_one_cycle(before, cycle, after):
     tokens = before + cycle * 9 + after
     guard = RepetitionGuard()
-    heard = [guard.see(token) for token in tokens]
+    heard = [guard.observe(token) for token in tokens]
     assert heard == [circle(tokens[:end]) for end in range(1, len(tokens) + 1)]
 
 
 def test_what_a_long_text_repeats_now_and_then_is_no_circle():
     guard = RepetitionGuard()
-    assert not any(guard.see(token) for round_ in range(50) for token in (*range(20), 100 + round_))
+    assert not any(guard.observe(token) for round_ in range(50) for token in (*range(20), 100 + round_))

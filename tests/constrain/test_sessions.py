@@ -199,7 +199,7 @@ def test_calls_follow_the_schema_of_their_tool(nano):
         "properties": {"location": {"type": "string", "enum": ["Oslo", "Rome"]}},
         "required": ["location"],
     }
-    session = asking(nano, tools=[ToolDescription("get_weather", "Gets the current weather of a place.", parameters)])
+    session = asking(nano, tools=[ToolDescription("get_weather", "Gets the current weather of a state.", parameters)])
     (call,) = session.ask("What is the weather in Lisbon?").tool_calls
     assert json.loads(call.arguments)["location"] in ("Oslo", "Rome")
 
@@ -213,7 +213,7 @@ def test_the_limit_of_reasoning_is_told_and_the_answer_comes(nano, limit, reason
 
 
 def test_the_rounds_of_a_turn_share_the_limit_and_the_next_turn_has_its_own(nano):
-    weather = ToolDescription("get_weather", "Gets the current weather of a place.", None)
+    weather = ToolDescription("get_weather", "Gets the current weather of a state.", None)
     session = asking(nano, tools=[weather], max_reasoning_tokens=16, guards=Guards(strict_arguments=False))
     reply = session.ask("What is the weather in Lisbon?")
     used = len(TOKENIZER.encode(reply.reasoning))
@@ -263,7 +263,7 @@ def test_without_reasoning_the_answer_is_opened_at_once_and_kept_so(nano):
 
 
 def test_a_model_that_keeps_to_the_format_writes_the_same_with_and_without_guards(nano):
-    weather = ToolDescription("get_weather", "Gets the current weather of a place.", {"type": "object"})
+    weather = ToolDescription("get_weather", "Gets the current weather of a state.", {"type": "object"})
     replies = [
         asking(nano, tools=[weather], guards=guards, options=SamplingOptions(seed=1), max_tokens=60).ask(
             "What is the weather in Lisbon?"

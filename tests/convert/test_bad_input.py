@@ -290,7 +290,7 @@ def test_read_only_target(source, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("convert.partial.Path.mkdir", refuse)
+    monkeypatch.setattr("convert.staging.Path.mkdir", refuse)
     refuses(source, "Read-only file system", error=ConversionError)
 
 

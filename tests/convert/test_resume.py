@@ -72,7 +72,7 @@ def dying(monkeypatch) -> Callable[[int], Callable[[], int]]:
 
     for name in names:
         monkeypatch.setattr(os, name, counted(name))
-    monkeypatch.setattr("convert.partial.Partial.discard", lambda self: None)  # a kill runs no handler
+    monkeypatch.setattr("convert.staging.Staging.discard", lambda self: None)  # a kill runs no handler
     return install
 
 
@@ -353,7 +353,7 @@ def test_a_file_system_without_locks_is_written_to_and_told_of(source, tmp_path,
     def refuse(*_: int) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
-    monkeypatch.setattr("convert.partial.fcntl.flock", refuse)
+    monkeypatch.setattr("convert.staging.fcntl.flock", refuse)
     with pytest.warns(UserWarning, match="cannot be locked"):
         convert(source, tmp_path / "dst", OPTIONS)
     assert verify(tmp_path / "dst", source)

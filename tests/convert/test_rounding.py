@@ -10,7 +10,7 @@ import pytest
 
 from convert import ConvertOptions, convert, verify
 from convert.command import main
-from convert.recipes import Rounded, read
+from convert.transforms import Rounded, read
 from mlx_oss.weights.safetensors import read_header
 from tests.synthetic import write_checkpoint
 from tests.test_loader import EVEN

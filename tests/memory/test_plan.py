@@ -19,7 +19,7 @@ from mlx_oss.errors import OptionError
 from mlx_oss.memory.estimates import parse_bytes
 from mlx_oss.memory.footprint import Footprint
 from mlx_oss.nano import nano_folder
-from mlx_oss.offload import reads
+from mlx_oss.offload import offload_stats
 from mlx_oss.weights.folder import open_folder
 from tests.test_loader import AFFINE_4, AFFINE_8, even, is_rest, quantized  # noqa: F401
 
@@ -213,10 +213,10 @@ def test_commands_with_little_memory_write_the_same(capsys):
 def test_a_session_tells_what_was_read():
     model, tokenizer = load_model(nano_folder(), slots=4), mlx_oss.load_tokenizer()
     session = mlx_oss.ChatSession(model, tokenizer, options=mlx_oss.SamplingOptions(temperature=0), max_tokens=5)
-    before = reads(model)
+    before = offload_stats(model)
     session.ask("Hi")
     session.ask("And you?")
-    spent, stats = reads(model) - before, session.stats
+    spent, stats = offload_stats(model) - before, session.stats
     assert (stats.experts_held, stats.experts_read, stats.read_bytes) == (spent.hits, spent.misses, spent.nbytes)
     assert 0 < stats.hit_rate < 1 and stats.read_seconds == pytest.approx(spent.seconds)
     assert stats.read_bytes_per_token == spent.nbytes / (stats.prefilled_tokens + stats.generated_tokens)

@@ -13,7 +13,7 @@ from mlx_oss import Transformer, load_model
 from mlx_oss.backend.device import on_gpu
 from mlx_oss.generation.generate import generate_step, prefill
 from mlx_oss.generation.sampling import SamplingOptions
-from mlx_oss.offload import Reads, reads
+from mlx_oss.offload import OffloadStats, offload_stats
 from mlx_oss.offload import experts as offloaded
 from tests.shapes import MANY, ROUTINGS, SHAPES, dims
 
@@ -55,7 +55,7 @@ def test_routing_is_as_the_tests_want_it(routed):
     for routing in ROUTINGS:
         model = load_model(routed("32 experts", routing), slots=32)
         model(mx.array([ids(model, 70)]))
-        needed[routing] = reads(model).misses / len(model.layers)
+        needed[routing] = offload_stats(model).misses / len(model.layers)
     assert needed["skewed"] < 12 < 22 < needed["random"]
 
 
@@ -91,22 +91,22 @@ def test_a_chunk_reads_each_expert_it_needs_at_most_once_a_layer(routed, slots, 
 def test_what_is_read_is_counted(routed, slots):
     folder = routed("32 experts")
     model = load_model(folder, slots=slots)
-    assert reads(model).nbytes == 0 and reads(model).hit_rate == 1
+    assert offload_stats(model).nbytes == 0 and offload_stats(model).hit_rate == 1
     for token in ids(model, 30):
         model(mx.array([[token]]))
-    made, c = reads(model), model.config
+    made, c = offload_stats(model), model.config
     values = 3 * c.hidden_size * c.intermediate_size
     assert made.hits + made.misses == 30 * c.num_hidden_layers * c.num_experts_per_tok
     assert made.nbytes == made.misses * (values // 2 + values // 32) + 30 * 2 * c.hidden_size
     assert 0 < made.hit_rate < 1 and made.seconds > 0
-    assert reads(load_model(folder)) == Reads()
+    assert offload_stats(load_model(folder)) == OffloadStats()
 
 
 def test_all_experts_in_slots_are_read_once(routed):
     model = load_model(routed("32 experts"), slots=32)
     for seed in range(4):
         model(mx.array([ids(model, 50, seed)]))
-    assert reads(model).misses <= 32 * len(model.layers)
+    assert offload_stats(model).misses <= 32 * len(model.layers)
 
 
 def test_calls_that_nobody_waits_for_do_not_disturb_one_another(routed):

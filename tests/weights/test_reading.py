@@ -13,7 +13,7 @@ import pytest
 from mlx_oss import load_model
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights import arrays, files, reading
-from mlx_oss.weights.reading import Joined, open_files, read
+from mlx_oss.weights.reading import Concat, open_files, read
 from mlx_oss.weights.safetensors import read_header
 
 SHAPES = {  # of the members, by what they are
@@ -51,7 +51,7 @@ def test_members_are_joined_by_rows_whatever_is_read_at_a_time(stored, monkeypat
     file, members = stored
     tensors = read_header(file)
     wanted = {
-        what: Joined([tensors[f"{what} {n}"] for n in range(len(stored_arrays))], "biases" in what)
+        what: Concat([tensors[f"{what} {n}"] for n in range(len(stored_arrays))], "biases" in what)
         for what, stored_arrays in members.items()
     }
     found = dict(read(wanted, open_files(tensors.values())))
@@ -84,7 +84,7 @@ def test_a_file_that_is_cut_short_behind_the_check_of_its_header_is_named(stored
     files = open_files(tensors.values())
     with file.open("r+b") as opened:
         opened.truncate(file.stat().st_size - 5)
-    wanted = {name: Joined([tensor], bias=False) for name, tensor in tensors.items()}
+    wanted = {name: Concat([tensor], bias=False) for name, tensor in tensors.items()}
     with pytest.raises(CheckpointError, match="is cut short"):
         list(read(wanted, files))
     assert not readers()

@@ -17,18 +17,18 @@ from mlx_oss.weights.names import Shape
 from mlx_oss.weights.safetensors import TensorInfo
 
 from .quantized import float32
-from .recipes import PIECE, Halves, Piece, Rows
-from .taken import Taken
+from .source_tensors import SourceTensors
+from .transforms import PIECE, Deinterleave, Rows, TensorTransform
 
 _SCALE_OFFSET = 14
 _BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
 _FACTORS = {"q_proj": 2.0, "k_proj": 4.0}
 
 
-class MetalTaken(Taken):
-    """As Taken, undoing what the Metal layout did to the tensors."""
+class MetalSourceTensors(SourceTensors):
+    """As SourceTensors, undoing what the Metal layout did to the tensors."""
 
-    def whole(self, name: str, dtype: str, shape: Shape) -> Piece:
+    def whole(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
         if ".mlp.experts." in name:
             return self._experts(name, dtype, shape, in_halves=False)
         if name in _BY_TOKEN:
@@ -41,21 +41,21 @@ class MetalTaken(Taken):
             return rows
         return Heads(rows, rows.nbytes // shape[0], self.source.config.head_dim, _FACTORS[projection])
 
-    def halves(self, name: str, dtype: str, shape: Shape) -> Piece:
+    def halves(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
         return self._experts(name, dtype, shape, in_halves=True)
 
-    def _experts(self, name: str, dtype: str, shape: Shape, in_halves: bool) -> Piece:
+    def _experts(self, name: str, dtype: str, shape: Shape, in_halves: bool) -> TensorTransform:
         """All experts of a tensor, one after the other."""
         stem, _, _ = self._locate(name, shape)
-        parts: list[Rows | Halves] = []
+        parts: list[Rows | Deinterleave] = []
         for expert in range(shape[0]):
             tensor = self._checked(f"{stem}.{expert}", dtype, (1, *shape[1:]))
             row_bytes = tensor.nbytes // shape[1]
             if in_halves:
-                parts.append(self._use(Halves(tensor, row_bytes)))
+                parts.append(self._use(Deinterleave(tensor, row_bytes)))
             else:
                 parts.append(self._use(Rows(tensor, row_bytes, 0, tensor.nbytes)))
-        return Experts(tuple(parts), _SCALE_OFFSET if name.endswith("_scales") else 0)
+        return StackedExperts(tuple(parts), _SCALE_OFFSET if name.endswith("_scales") else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +106,10 @@ class Heads:
 
 
 @dataclass(frozen=True, slots=True)
-class Experts:
-    """One tensor out of a piece for each expert, `offset` taken off every byte (of MXFP4 scales)."""
+class StackedExperts:
+    """One tensor out of a piece for each expert, `offset` subtracted from every byte (of MXFP4 scales)."""
 
-    parts: tuple[Rows | Halves, ...]
+    parts: tuple[Rows | Deinterleave, ...]
     offset: int
 
     @property

@@ -14,8 +14,8 @@ from mlx_oss.weights.names import Shape
 from mlx_oss.weights.safetensors import TensorInfo
 
 from .quantized import DenseExperts
-from .recipes import ROUNDED, Halves, Piece, Rounded, Rows
 from .source import METAL, OPENAI, Source
+from .transforms import ROUNDED, Deinterleave, Rounded, Rows, TensorTransform
 
 # Hugging Face's name -> OpenAI's, below `model.layers.N.` and `block.N.`; q, k and v are rows of one tensor there.
 _OPENAI_LAYER = {
@@ -45,17 +45,17 @@ _OPENAI_TOP = {
     "lm_head.weight": "unembedding.weight",
 }
 
-_Use = TypeVar("_Use", Rows, Halves, DenseExperts)
+_Use = TypeVar("_Use", Rows, Deinterleave, DenseExperts)
 
 
-class Taken:
+class SourceTensors:
     """Hands out recipes over a source's tensors and remembers how much of each was used."""
 
     def __init__(self, source: Source):
         self.source = source
         self._used: Counter[str] = Counter()
 
-    def whole(self, name: str, dtype: str, shape: Shape) -> Piece:
+    def whole(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
         """All of a tensor."""
         return self.rows(name, dtype, shape)
 
@@ -67,11 +67,11 @@ class Taken:
         row_bytes = tensor.nbytes // math.prod(full[:-1]) if len(full) > 1 else tensor.nbytes
         return self._use(Rows(tensor, row_bytes, before, before + tensor.nbytes // full[0] * shape[0]))
 
-    def halves(self, name: str, dtype: str, shape: Shape) -> Piece:
+    def halves(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
         """The even and the odd rows of a tensor (experts, rows, ...), in one pass."""
         found, _, _ = self._locate(name, shape)
         tensor = self._checked(found, dtype, shape)
-        return self._use(Halves(tensor, tensor.nbytes // math.prod(shape[:2])))
+        return self._use(Deinterleave(tensor, tensor.nbytes // math.prod(shape[:2])))
 
     def dense(self, name: str, shape: Shape, halves: int) -> DenseExperts:
         """A fine-tune's experts (experts, columns, rows), their rows dealt out to that many weights."""
@@ -84,9 +84,9 @@ class Taken:
             nbytes = _as_bfloat16(tensor).nbytes if tensor.dtype in ROUNDED else tensor.nbytes
             assert self._used[name] == nbytes, f"{name}: {self._used[name]=} of {nbytes}"
 
-    def _use(self, recipe: _Use) -> _Use:
-        self._used[recipe.source.name] += recipe.nbytes
-        return recipe
+    def _use(self, transform: _Use) -> _Use:
+        self._used[transform.source.name] += transform.nbytes
+        return transform
 
     def _locate(self, name: str, shape: Shape) -> tuple[str, int, Shape]:
         """(name in the source, first row there, shape there) of the tensor with this Hugging Face name and shape."""

@@ -34,7 +34,7 @@ class Rounded(TensorInfo):
         return 2 * math.prod(self.shape)
 
 
-class Recipe(Protocol):
+class Transform(Protocol):
     """Gives the bytes of one or more target tensors in order, in one pass over the source."""
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
@@ -45,8 +45,8 @@ class Recipe(Protocol):
         ...
 
 
-class Piece(Recipe, Protocol):
-    """A recipe over one source tensor, or part of it; its pieces are whole rows."""
+class TensorTransform(Transform, Protocol):
+    """A transform over one source tensor, or part of it; its pieces are whole rows."""
 
     @property
     def source(self) -> TensorInfo: ...
@@ -80,7 +80,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Halves:
+class Deinterleave:
     """Two targets: the even and the odd rows of a source tensor; a row is row_bytes long."""
 
     source: TensorInfo
@@ -104,7 +104,7 @@ class Halves:
 class Scales:
     """MXFP4 scales passed through and checked: a NaN among them is damage, no model has one."""
 
-    inner: Piece
+    inner: TensorTransform
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
         for pieces in self.inner.pieces():

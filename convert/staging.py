@@ -25,23 +25,23 @@ _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSU
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenTensor:
     """What is known of a written tensor: its CRC-32 and, if it was quantised, its relative error."""
 
     crc32: int
     error: float | None = None
 
 
-class Partial:
+class Staging:
     """Use as a context; `finished` holds what is known of each finished shard's tensors by shard name."""
 
     def __init__(self, target: Path, plan_id: str):
         self.target = target
         self.folder = _partial(target)
         self.plan_id = plan_id
-        self.finished: dict[str, dict[str, Written]] = self._read_record()
+        self.finished: dict[str, dict[str, WrittenTensor]] = self._read_record()
 
-    def __enter__(self) -> Partial:
+    def __enter__(self) -> Staging:
         try:
             self.folder.mkdir(exist_ok=True)
             self._lock = _locked(self.folder)
@@ -64,7 +64,7 @@ class Partial:
         """Where to write an unfinished shard."""
         return self.folder / f"{shard}.unfinished"
 
-    def finish(self, shard: str, tensors: Mapping[str, Written]) -> None:
+    def finish(self, shard: str, tensors: Mapping[str, WrittenTensor]) -> None:
         """The shard is completely on the disk: from now on it is not written again."""
         self.path(shard).rename(self.folder / shard)
         self.finished[shard] = dict(tensors)
@@ -111,14 +111,14 @@ class Partial:
         kept = {_RECORD, *self.finished} if self.finished else set()
         return [path for path in self.folder.iterdir() if path.name not in kept]
 
-    def _read_record(self) -> dict[str, dict[str, Written]]:
+    def _read_record(self) -> dict[str, dict[str, WrittenTensor]]:
         try:
             record = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
             if record["plan"] != self.plan_id:
                 return {}
             shards = record["shards"].items()
             return {
-                shard: {name: Written(**known) for name, known in tensors.items()}
+                shard: {name: WrittenTensor(**known) for name, known in tensors.items()}
                 for shard, tensors in shards
                 if (self.folder / shard).is_file()
             }
@@ -133,16 +133,16 @@ def put_back(target: Path) -> None:
 
     Raises ConversionError where the name is taken.
     """
-    replaced, partial, deleted = _replaced(target), _partial(target), _deleted(target)
+    replaced, staging, deleted = _replaced(target), _partial(target), _deleted(target)
     shutil.rmtree(deleted, ignore_errors=True)
     if target.is_dir():
         (target / _RECORD).unlink(missing_ok=True)  # it was killed just after it had its name
     if not replaced.is_dir():
         return
     try:
-        if partial.is_dir():
-            os.close(_locked(partial))
-        if target.exists() and not partial.is_dir():
+        if staging.is_dir():
+            os.close(_locked(staging))
+        if target.exists() and not staging.is_dir():
             _delete(replaced)
         elif target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise ConversionError(

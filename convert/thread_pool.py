@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 _MOST = 4  # threads: more of them read a disk no faster
 
 
-class Crew:
+class ThreadPool:
     """Use as a context: on leaving it, work that was not begun is dropped and what was begun stops at once."""
 
     def __init__(self, advance: Advance):
@@ -28,14 +28,14 @@ class Crew:
         self._stopped = Event()
         self._threads = ThreadPoolExecutor(min(_MOST, os.cpu_count() or 1))
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> ThreadPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._threads.shutdown(cancel_futures=True)
 
-    def done(self, works: Mapping[str, Callable[[Advance], Result]]) -> Iterator[tuple[str, Result]]:
+    def as_completed(self, works: Mapping[str, Callable[[Advance], Result]]) -> Iterator[tuple[str, Result]]:
         """Has the works done, each by a thread that is given a function to tell its progress, to be called often; gives
         their names and results in the order in which they end. Raises what any of them raises.
         """

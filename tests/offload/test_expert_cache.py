@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_oss.offload.expert_cache import Slots
+from mlx_oss.offload.expert_cache import ExpertCache
 
 
-def serve(slots: Slots, needed: list[int]) -> int:
+def serve(slots: ExpertCache, needed: list[int]) -> int:
     """One token that needs these experts; gives how many had to be read."""
     counts = np.zeros(len(slots.of), int)
     counts[needed] = 1
-    slots.note(counts, 1)
+    slots.record(counts, 1)
     missing = [expert for expert in needed if slots.of[expert] < 0]
     for slot, expert in zip(slots.free(len(missing), keep=needed), missing, strict=True):
         slots.fill(slot, expert)
@@ -23,7 +23,7 @@ def serve(slots: Slots, needed: list[int]) -> int:
 
 @given(st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=4, unique=True), max_size=60), st.integers(4, 12))
 def test_whatever_is_needed_has_a_slot_of_its_own(requests, count):
-    slots = Slots(12, count)
+    slots = ExpertCache(12, count)
     for needed in requests:
         serve(slots, needed)
         held = slots.held(range(12))
@@ -33,7 +33,7 @@ def test_whatever_is_needed_has_a_slot_of_its_own(requests, count):
 
 
 def test_what_is_kept_keeps_its_slot():
-    slots = Slots(8, 4)
+    slots = ExpertCache(8, 4)
     serve(slots, [0, 1, 2, 3])
     before = slots.of[[1, 3]].tolist()
     serve(slots, [1, 3, 6, 7])
@@ -41,7 +41,7 @@ def test_what_is_kept_keeps_its_slot():
 
 
 def test_an_expert_needed_often_outlasts_one_needed_once_and_later():
-    slots = Slots(8, 2)
+    slots = ExpertCache(8, 2)
     for _ in range(3):
         serve(slots, [0])
     serve(slots, [1])
@@ -50,7 +50,7 @@ def test_an_expert_needed_often_outlasts_one_needed_once_and_later():
 
 
 def test_an_expert_needed_often_long_ago_makes_room():
-    slots = Slots(8, 2)
+    slots = ExpertCache(8, 2)
     for _ in range(5):
         serve(slots, [0])
     for turn in range(400):
@@ -59,15 +59,15 @@ def test_an_expert_needed_often_long_ago_makes_room():
 
 
 def test_many_tokens_at_once_count_as_so_many_one_by_one():
-    together, apart = Slots(3, 1), Slots(3, 1)
-    together.note(np.array([50, 25, 0]), 50)
+    together, apart = ExpertCache(3, 1), ExpertCache(3, 1)
+    together.record(np.array([50, 25, 0]), 50)
     for token in range(50):
-        apart.note(np.array([1, token % 2, 0]), 1)
+        apart.record(np.array([1, token % 2, 0]), 1)
     assert together._heat == pytest.approx(apart._heat, rel=0.02)
 
 
 def test_a_slot_that_was_emptied_holds_nobody():
-    slots = Slots(4, 2)
+    slots = ExpertCache(4, 2)
     serve(slots, [0, 1])
     slots.free(1, keep=[1])
     assert slots.held(range(4)) == [1]

@@ -1,6 +1,6 @@
-"""What is written: every tensor of the MLX folder with the recipe for its bytes.
+"""What is written: every tensor of the MLX folder with the transform for its bytes.
 
-`mlx_oss.layout` says what the folder must hold, `taken` finds it in the source. Nothing is read but headers.
+`mlx_oss.layout` says what the folder must hold, `source_tensors` finds it in the source. Nothing is read but headers.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mlx_oss.weights.mxfp4 import BLOCK
 from mlx_oss.weights.names import Shape, is_expert, modules, plain_tensors, stored_tensors
 from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
 
-from .metal_taken import MetalTaken
+from .metal_transforms import MetalSourceTensors
 from .options import Kind
 from .profiles import Specs
-from .quantized import Loss
-from .recipes import Piece, Recipe, Scales
+from .quantized import RelativeError
 from .source import DENSE, METAL, MLX, Source
-from .taken import Taken
+from .source_tensors import SourceTensors
+from .transforms import Scales, TensorTransform, Transform
 
 if TYPE_CHECKING:
     from .affine import Dequantized
@@ -38,7 +38,7 @@ class Target:
     name: str
     dtype: str
     shape: Shape
-    loss: Loss | None = None
+    loss: RelativeError | None = None
 
     @property
     def nbytes(self) -> int:
@@ -47,29 +47,29 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Targets that are written in one pass over the source: the pieces of `recipe` are theirs, in this order."""
+    """Targets that are written in one pass over the source: the pieces of `transform` are theirs, in this order."""
 
     targets: tuple[Target, ...]
-    recipe: Recipe
+    transform: Transform
 
     @property
     def nbytes(self) -> int:
         return sum(target.nbytes for target in self.targets)
 
 
-def plan(source: Source, specs: Specs) -> list[list[Job]]:
+def plan_jobs(source: Source, specs: Specs) -> list[list[Job]]:
     """Every tensor of the MLX folder in the order of use, in units that stay together in a shard: a layer, or a tensor
     outside the layers. `specs` names the modules outside the experts that are to be quantised.
 
     Raises CheckpointError for a tensor that is missing, unknown, or of another shape or dtype than the config says.
     """
-    taken = MetalTaken(source) if source.layout == METAL else Taken(source)
+    inputs = MetalSourceTensors(source) if source.layout == METAL else SourceTensors(source)
     units: dict[str, list[Job]] = {}
-    for job in _jobs(taken, specs):
+    for job in _jobs(inputs, specs):
         name = job.targets[0].name
         unit = name.split(".")[2] if name.startswith("model.layers.") else name.rsplit(".", 1)[0]
         units.setdefault(unit, []).append(job)
-    taken.check_all_used()
+    inputs.check_all_used()
     return list(units.values())
 
 
@@ -82,32 +82,32 @@ def kinds(tensors: Iterable[Target | TensorInfo]) -> tuple[Kind, ...]:
     return tuple(Kind(*key, len(alike), sum(alike)) for key, alike in counted.items())
 
 
-def _jobs(taken: Taken, specs: Specs) -> Iterator[Job]:
-    experts = {MLX: _stored_experts, DENSE: _dense_experts}.get(taken.source.layout, _released_experts)
-    for path, shape, bias in modules(taken.source.config):
+def _jobs(inputs: SourceTensors, specs: Specs) -> Iterator[Job]:
+    experts = {MLX: _stored_experts, DENSE: _dense_experts}.get(inputs.source.layout, _released_experts)
+    for path, shape, bias in modules(inputs.source.config):
         if is_expert(path):
-            yield from experts(path, shape, taken)
+            yield from experts(path, shape, inputs)
             continue
-        yield from _module(path, shape, specs.get(path), taken)
+        yield from _module(path, shape, specs.get(path), inputs)
         if bias is not None:
-            yield _copy(f"{path}.bias", "BF16", bias, taken)
-    for name, shape in plain_tensors(taken.source.config).items():
-        yield _copy(name, "BF16", shape, taken)
+            yield _copy(f"{path}.bias", "BF16", bias, inputs)
+    for name, shape in plain_tensors(inputs.source.config).items():
+        yield _copy(name, "BF16", shape, inputs)
 
 
-def _copy(name: str, dtype: str, shape: Shape, taken: Taken) -> Job:
-    return _job([(name, dtype, shape)], taken.whole(name, dtype, shape))
+def _copy(name: str, dtype: str, shape: Shape, inputs: SourceTensors) -> Job:
+    return _job([(name, dtype, shape)], inputs.whole(name, dtype, shape))
 
 
-def _module(path: str, shape: Shape, spec: QuantizationSpec | None, taken: Taken) -> Iterator[Job]:
+def _module(path: str, shape: Shape, spec: QuantizationSpec | None, inputs: SourceTensors) -> Iterator[Job]:
     """A module's weight as `spec` has it, from whatever the source has; its bias is another matter."""
-    had = _stored_spec(path, taken.source)
+    had = _stored_spec(path, inputs.source)
     stored = stored_tensors(path, shape, None, spec)
     if spec == had:
         for name, each in stored.items():
-            yield _copy(name, "U32" if spec and name.endswith(".weight") else "BF16", each, taken)
+            yield _copy(name, "U32" if spec and name.endswith(".weight") else "BF16", each, inputs)
         return
-    values = _values(path, shape, had, taken)
+    values = _values(path, shape, had, inputs)
     if spec is None:
         yield _job([(f"{path}.weight", "BF16", shape)], values)
         return
@@ -118,14 +118,16 @@ def _module(path: str, shape: Shape, spec: QuantizationSpec | None, taken: Taken
     yield Job((Target(weight, "U32", packed, affine.loss), *(Target(n, "BF16", each) for n, each in others)), affine)
 
 
-def _values(path: str, shape: Shape, had: QuantizationSpec | None, taken: Taken) -> Piece | Dequantized:
+def _values(
+    path: str, shape: Shape, had: QuantizationSpec | None, inputs: SourceTensors
+) -> TensorTransform | Dequantized:
     if had is None:
-        return taken.whole(f"{path}.weight", "BF16", shape)
+        return inputs.whole(f"{path}.weight", "BF16", shape)
     from .affine import Dequantized
 
     stored = stored_tensors(path, shape, None, had)
     weight, scales, biases = (
-        taken.rows(name, "U32" if name.endswith(".weight") else "BF16", each) for name, each in stored.items()
+        inputs.rows(name, "U32" if name.endswith(".weight") else "BF16", each) for name, each in stored.items()
     )
     return Dequantized(weight, scales, biases, had)
 
@@ -140,42 +142,42 @@ def _stored_spec(path: str, source: Source) -> QuantizationSpec | None:
     return spec
 
 
-def _stored_experts(path: str, shape: Shape, taken: Taken) -> Iterator[Job]:
+def _stored_experts(path: str, shape: Shape, inputs: SourceTensors) -> Iterator[Job]:
     """One projection's weight, scales and bias out of an MLX folder."""
-    quantization = taken.source.config.quantization
+    quantization = inputs.source.config.quantization
     if quantization is None or quantization.for_module(path) != MXFP4:
-        raise CheckpointError(f"{taken.source.folder}: {path} is not stored in MXFP4: convert the release")
+        raise CheckpointError(f"{inputs.source.folder}: {path} is not stored in MXFP4: convert the release")
     weight, scales, bias = _expert_tensors(path, shape)
-    yield _copy(*weight, taken)
-    yield _job([scales], Scales(taken.whole(*scales)))
-    yield _copy(*bias, taken)
+    yield _copy(*weight, inputs)
+    yield _job([scales], Scales(inputs.whole(*scales)))
+    yield _copy(*bias, inputs)
 
 
-def _released_experts(path: str, shape: Shape, taken: Taken) -> Iterator[Job]:
+def _released_experts(path: str, shape: Shape, inputs: SourceTensors) -> Iterator[Job]:
     """down_proj, or gate_proj and up_proj together, out of MXFP4 blocks and scales."""
     paths, released, (experts, rows, columns) = _released(path, shape)
     if not paths:
         return
     weight, scales, bias = zip(*(_expert_tensors(each, shape) for each in paths), strict=True)
-    take = taken.whole if len(paths) == 1 else taken.halves
+    take = inputs.whole if len(paths) == 1 else inputs.halves
     blocks = columns // BLOCK
     yield _job(weight, take(f"{released}_blocks", "U8", (experts, rows, blocks, BLOCK // 2)))
     yield _job(scales, Scales(take(f"{released}_scales", "U8", (experts, rows, blocks))))
     yield _job(bias, take(f"{released}_bias", "BF16", (experts, rows)))
 
 
-def _dense_experts(path: str, shape: Shape, taken: Taken) -> Iterator[Job]:
+def _dense_experts(path: str, shape: Shape, inputs: SourceTensors) -> Iterator[Job]:
     """down_proj, or gate_proj and up_proj together, out of a fine-tune's bfloat16 values."""
     paths, released, (experts, rows, columns) = _released(path, shape)
     if not paths:
         return
     tensors = [_expert_tensors(each, shape) for each in paths]
-    dense = taken.dense(released, (experts, columns, rows), len(paths))
+    dense = inputs.dense(released, (experts, columns, rows), len(paths))
     targets: list[Target] = []
     for (weight, scales, _), loss in zip(tensors, dense.losses, strict=True):
         targets += Target(*weight, loss), Target(*scales)
     yield Job(tuple(targets), dense)
-    take = taken.whole if len(paths) == 1 else taken.halves
+    take = inputs.whole if len(paths) == 1 else inputs.halves
     yield _job([bias for _, _, bias in tensors], take(f"{released}_bias", "BF16", (experts, rows)))
 
 
@@ -199,5 +201,5 @@ def _expert_tensors(path: str, shape: Shape) -> tuple[_Tensor, _Tensor, _Tensor]
     return (weight, "U32", packed), (scales, "U8", groups), (bias, "BF16", rows)
 
 
-def _job(tensors: Iterable[_Tensor], recipe: Recipe) -> Job:
-    return Job(tuple(Target(*tensor) for tensor in tensors), recipe)
+def _job(tensors: Iterable[_Tensor], transform: Transform) -> Job:
+    return Job(tuple(Target(*tensor) for tensor in tensors), transform)
