@@ -23,8 +23,8 @@
 In a checkout this package is `convert`, installed it is `mlx_oss.convert`. The lossless path needs no MLX.
 """
 
-from .options import ConvertOptions, Progress, Report
-from .run import convert
-from .verify import verify
+from mlx_oss.convert.options import ConvertOptions, Progress, Report
+from mlx_oss.convert.run import convert
+from mlx_oss.convert.verify import verify
 
 __all__ = ["ConvertOptions", "Progress", "Report", "convert", "verify"]

@@ -1,6 +1,6 @@
 """`python -m convert SRC DST`: the same command as `mlx-oss convert`."""
 
-from .command import main
+from mlx_oss.convert.command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

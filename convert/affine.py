@@ -13,10 +13,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_oss.config import QuantizationSpec
+from mlx_oss.convert.quantized import RelativeError, float32
+from mlx_oss.convert.transforms import PIECE, Rows, TensorTransform
 from mlx_oss.weights.safetensors import TensorInfo
-
-from .quantized import RelativeError, float32
-from .transforms import PIECE, Rows, TensorTransform
 
 _MLX = Lock()  # recipes run in threads, MLX is not made for that
 

@@ -11,14 +11,13 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TextIO
 
+from mlx_oss.convert.options import ConvertOptions, Kind, OnProgress, Progress, Report, size
+from mlx_oss.convert.profiles import PROFILES
+from mlx_oss.convert.run import convert
+from mlx_oss.convert.transforms import ROUNDED
+from mlx_oss.convert.verify import verify
 from mlx_oss.errors import MlxOssError, OptionError
 from mlx_oss.memory.estimates import WORKING_BYTES
-
-from .options import ConvertOptions, Kind, OnProgress, Progress, Report, size
-from .profiles import PROFILES
-from .run import convert
-from .transforms import ROUNDED
-from .verify import verify
 
 _DESCRIPTION = "Turn a released gpt-oss checkpoint into an MLX folder."
 _RESUMABLE = "interrupted: the finished shards are kept, the same command goes on from there\n"

@@ -12,21 +12,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlx_oss.config import MXFP4, QuantizationSpec
+from mlx_oss.convert.metal_transforms import MetalSourceTensors
+from mlx_oss.convert.options import Kind
+from mlx_oss.convert.profiles import Specs
+from mlx_oss.convert.quantized import RelativeError
+from mlx_oss.convert.source import DENSE, METAL, MLX, Source
+from mlx_oss.convert.source_tensors import SourceTensors
+from mlx_oss.convert.transforms import Scales, TensorTransform, Transform
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.mxfp4 import BLOCK
 from mlx_oss.weights.names import Shape, is_expert, modules, plain_tensors, stored_tensors
 from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
 
-from .metal_transforms import MetalSourceTensors
-from .options import Kind
-from .profiles import Specs
-from .quantized import RelativeError
-from .source import DENSE, METAL, MLX, Source
-from .source_tensors import SourceTensors
-from .transforms import Scales, TensorTransform, Transform
-
 if TYPE_CHECKING:
-    from .affine import Dequantized
+    from mlx_oss.convert.affine import Dequantized
 
 _Tensor = tuple[str, str, Shape]  # name, dtype, shape
 
@@ -111,7 +110,7 @@ def _module(path: str, shape: Shape, spec: QuantizationSpec | None, inputs: Sour
     if spec is None:
         yield _job([(f"{path}.weight", "BF16", shape)], values)
         return
-    from .affine import Affine
+    from mlx_oss.convert.affine import Affine
 
     affine = Affine(values, shape[-1], spec)
     (weight, packed), *others = stored.items()
@@ -123,7 +122,7 @@ def _values(
 ) -> TensorTransform | Dequantized:
     if had is None:
         return inputs.whole(f"{path}.weight", "BF16", shape)
-    from .affine import Dequantized
+    from mlx_oss.convert.affine import Dequantized
 
     stored = stored_tensors(path, shape, None, had)
     weight, scales, biases = (

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_oss.convert.source import Source
+from mlx_oss.convert.staging import WrittenTensor
 from mlx_oss.errors import CheckpointError
-
-from .source import Source
-from .staging import WrittenTensor
 
 NAME = "conversion.json"
 FORMAT = 3

@@ -18,12 +18,11 @@ from uuid import UUID
 import numpy as np
 
 from mlx_oss.config import ModelConfig
+from mlx_oss.convert.configs import from_openai
 from mlx_oss.errors import CheckpointError, ConfigError
 from mlx_oss.weights.mxfp4 import BLOCK
 from mlx_oss.weights.names import Shape
 from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo, weight_files
-
-from .configs import from_openai
 
 FILE = "model.bin"
 _MAGIC = b"GPT-OSS v1.0\0\0\0\0"

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlx_oss.convert.quantized import float32
+from mlx_oss.convert.source_tensors import SourceTensors
+from mlx_oss.convert.transforms import PIECE, Deinterleave, Rows, TensorTransform
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.names import Shape
 from mlx_oss.weights.safetensors import TensorInfo
-
-from .quantized import float32
-from .source_tensors import SourceTensors
-from .transforms import PIECE, Deinterleave, Rows, TensorTransform
 
 _SCALE_OFFSET = 14
 _BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
 from mlx_oss.config import ModelConfig, QuantizationSpec
+from mlx_oss.convert.options import ConvertOptions
 from mlx_oss.errors import OptionError
 from mlx_oss.weights.names import Shape, can_quantize, is_expert, lossless_quantization, modules
-
-from .options import ConvertOptions
 
 PROFILES = {"bf16": None, "q8": QuantizationSpec(64, 8), "q4": QuantizationSpec(64, 4)}
 _ROUTER_BITS = 8  # the choice of experts is discrete: an error there is a wrong expert, not a small difference

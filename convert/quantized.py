@@ -11,11 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mlx_oss.convert.transforms import read
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights import mxfp4
 from mlx_oss.weights.safetensors import TensorInfo
-
-from .transforms import read
 
 _SLAB = 256  # output rows quantised at a time: they fit the processor's cache
 

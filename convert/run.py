@@ -15,18 +15,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from mlx_oss.convert import configs, manifest, profiles, shards
+from mlx_oss.convert.jobs import kinds, plan_jobs
+from mlx_oss.convert.options import ConvertOptions, Meter, OnProgress, Report, readable, size
+from mlx_oss.convert.shards import Shard
+from mlx_oss.convert.source import Source, open_source
+from mlx_oss.convert.staging import Staging, hidden_names, put_back, write_json
+from mlx_oss.convert.thread_pool import ThreadPool
+from mlx_oss.convert.verify import verify
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.memory.estimates import contexts_by_mac
 from mlx_oss.weights.safetensors import INDEX, weight_files
-
-from . import configs, manifest, profiles, shards
-from .jobs import kinds, plan_jobs
-from .options import ConvertOptions, Meter, OnProgress, Report, readable, size
-from .shards import Shard
-from .source import Source, open_source
-from .staging import Staging, hidden_names, put_back, write_json
-from .thread_pool import ThreadPool
-from .verify import verify
 
 _MARGIN = 64 << 20  # bytes of disk beyond the weights: tokenizer files, headers, index
 

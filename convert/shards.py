@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_oss.convert.checksum import crc32
+from mlx_oss.convert.jobs import Job, Target
+from mlx_oss.convert.staging import WrittenTensor, flush
+from mlx_oss.convert.thread_pool import Advance
 from mlx_oss.weights.safetensors import ITEMSIZE
-
-from .checksum import crc32
-from .jobs import Job, Target
-from .staging import WrittenTensor, flush
-from .thread_pool import Advance
 
 _ALIGN = 64  # bytes; the header is padded so that the data starts on a cache line
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mlx_oss.config import ModelConfig
+from mlx_oss.convert import configs, metal
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError
 from mlx_oss.tokenizer import check_tokenizer_json
 from mlx_oss.weights.safetensors import TensorInfo, read_folder, weight_files
-
-from . import configs, metal
 
 HUGGING_FACE, DENSE = "Hugging Face", "Hugging Face, experts not quantised"
 OPENAI, METAL, MLX = "OpenAI", "OpenAI Metal", "MLX"

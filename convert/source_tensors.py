@@ -9,13 +9,12 @@ import math
 from collections import Counter
 from typing import TypeVar
 
+from mlx_oss.convert.quantized import DenseExperts
+from mlx_oss.convert.source import METAL, OPENAI, Source
+from mlx_oss.convert.transforms import ROUNDED, Deinterleave, Rounded, Rows, TensorTransform
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.names import Shape
 from mlx_oss.weights.safetensors import TensorInfo
-
-from .quantized import DenseExperts
-from .source import METAL, OPENAI, Source
-from .transforms import ROUNDED, Deinterleave, Rounded, Rows, TensorTransform
 
 # Hugging Face's name -> OpenAI's, below `model.layers.N.` and `block.N.`; q, k and v are rows of one tensor there.
 _OPENAI_LAYER = {

@@ -11,17 +11,16 @@ from pathlib import Path
 import numpy as np
 
 from mlx_oss.config import ModelConfig
+from mlx_oss.convert import configs, manifest
+from mlx_oss.convert.checksum import crc32
+from mlx_oss.convert.jobs import Job, Target, plan_jobs
+from mlx_oss.convert.options import Meter, OnProgress, Report, readable
+from mlx_oss.convert.profiles import Specs
+from mlx_oss.convert.source import MLX, Source, open_source
+from mlx_oss.convert.thread_pool import Advance, ThreadPool
+from mlx_oss.convert.transforms import Rows, read
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
-
-from . import configs, manifest
-from .checksum import crc32
-from .jobs import Job, Target, plan_jobs
-from .options import Meter, OnProgress, Report, readable
-from .profiles import Specs
-from .source import MLX, Source, open_source
-from .thread_pool import Advance, ThreadPool
-from .transforms import Rows, read
 
 
 def verify(target: str | Path, source: str | Path | None = None, progress: OnProgress | None = None) -> Report:

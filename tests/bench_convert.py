@@ -52,7 +52,7 @@ def warm(folder: Path) -> None:
 def main() -> None:
     args = _arguments()
     program = (
-        "import sys; from convert import ConvertOptions, convert; "
+        "import sys; from mlx_oss.convert import ConvertOptions, convert; "
         f"convert(*sys.argv[1:], ConvertOptions({args.profile!r}, shard_bytes={args.shard_bytes}))"
     )
     base = measured([sys.executable, "-c", "import mlx.core"])[2]

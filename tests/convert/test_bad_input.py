@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from convert import ConvertOptions, convert
-from convert.command import main
 from mlx_oss.config import ModelConfig
+from mlx_oss.convert import ConvertOptions, convert
+from mlx_oss.convert.command import main
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError, TokenizerError
 from mlx_oss.weights.safetensors import INDEX, read_folder
 from tests.synthetic import hf_config, openai_config, tokenizer_json, write_checkpoint
@@ -290,13 +290,13 @@ def test_read_only_target(source, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr("convert.staging.Path.mkdir", refuse)
+    monkeypatch.setattr("mlx_oss.convert.staging.Path.mkdir", refuse)
     refuses(source, "Read-only file system", error=ConversionError)
 
 
 def test_too_little_space_is_seen_before_the_first_byte(source, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10_000}))
-    monkeypatch.setattr("convert.shards.write", lambda *_: pytest.fail("wrote"))
+    monkeypatch.setattr("mlx_oss.convert.shards.write", lambda *_: pytest.fail("wrote"))
     refuses(source, "10.00 kB free", error=ConversionError)
 
 

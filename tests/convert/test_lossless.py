@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import ConvertOptions, convert
 from mlx_oss.config import ModelConfig, QuantizationSpec
+from mlx_oss.convert import ConvertOptions, convert
 from mlx_oss.weights import mxfp4, names
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
 from tests.synthetic import TINY, tokenizer_json, write_checkpoint
@@ -128,7 +128,7 @@ def test_release_s_files_come_along(tmp_path):
 def test_lossless_conversion_does_without_mlx(tmp_path):
     write_checkpoint(tmp_path / "src")
     program = (
-        "import sys; from convert import convert; convert(*sys.argv[1:]); "
+        "import sys; from mlx_oss.convert import convert; convert(*sys.argv[1:]); "
         "sys.exit(any(name.split('.')[0] in ('mlx', 'torch', 'rich') for name in sys.modules))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "src"), str(tmp_path / "dst")]

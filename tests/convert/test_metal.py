@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from convert import convert, verify
 from mlx_oss.config import ModelConfig
+from mlx_oss.convert import convert, verify
 from mlx_oss.errors import MlxOssError
 from tests.convert.test_lossless import contents
 from tests.metal import UNUSED_ROWS

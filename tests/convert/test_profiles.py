@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import ConvertOptions, convert
 from mlx_oss.config import ModelConfig, QuantizationSpec
+from mlx_oss.convert import ConvertOptions, convert
 from mlx_oss.errors import CheckpointError, OptionError
 from mlx_oss.weights import mxfp4
 from tests.convert.test_lossless import array, contents

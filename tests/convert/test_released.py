@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from convert import ConvertOptions, convert
+from mlx_oss.convert import ConvertOptions, convert
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.safetensors import ITEMSIZE
 from tests.synthetic import RELEASED_20B, Draw, _hf_tensors, hf_config
@@ -42,7 +42,7 @@ def release(tmp_path, monkeypatch) -> Path:
         with (folder / file).open("wb") as sparse:
             sparse.write(len(header).to_bytes(8, "little") + header)
             sparse.truncate(8 + len(header) + position)
-    monkeypatch.setattr("convert.run.shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 40))
+    monkeypatch.setattr("mlx_oss.convert.run.shutil.disk_usage", lambda _: SimpleNamespace(free=1 << 40))
     return folder
 
 

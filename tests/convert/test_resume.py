@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from convert import ConvertOptions, convert, verify
-from convert.command import main
+from mlx_oss.convert import ConvertOptions, convert, verify
+from mlx_oss.convert.command import main
 from mlx_oss.errors import ConversionError
 from tests.synthetic import write_checkpoint
 
@@ -72,7 +72,7 @@ def dying(monkeypatch) -> Callable[[int], Callable[[], int]]:
 
     for name in names:
         monkeypatch.setattr(os, name, counted(name))
-    monkeypatch.setattr("convert.staging.Staging.discard", lambda self: None)  # a kill runs no handler
+    monkeypatch.setattr("mlx_oss.convert.staging.Staging.discard", lambda self: None)  # a kill runs no handler
     return install
 
 
@@ -162,7 +162,7 @@ def test_a_dry_run_moves_nothing_back(source, finished, tmp_path):
 
 def test_killed_process_leaves_no_target_and_can_be_resumed(source, finished, tmp_path):
     program = (
-        "import os, signal, sys; from convert import ConvertOptions, convert\n"
+        "import os, signal, sys; from mlx_oss.convert import ConvertOptions, convert\n"
         "def stop(now):\n if now.shards_done == 2 and now.done > now.total // 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"convert(sys.argv[1], sys.argv[2], ConvertOptions(shard_bytes={OPTIONS.shard_bytes}), stop)"
     )
@@ -226,7 +226,7 @@ def test_two_conversions_to_one_target_do_not_mix(source, tmp_path):
 
 def test_ctrl_c_leaves_what_the_same_command_goes_on_from_and_says_so(source, finished, tmp_path):
     program = (
-        "import functools, os, sys, time; from convert import command\n"
+        "import functools, os, sys, time; from mlx_oss.convert import command\n"
         f"command.ConvertOptions = functools.partial(command.ConvertOptions, shard_bytes={OPTIONS.shard_bytes})\n"
         "write = os.pwrite\n"
         "os.pwrite = lambda *args: (time.sleep(0.02), write(*args))[1]\n"
@@ -353,7 +353,7 @@ def test_a_file_system_without_locks_is_written_to_and_told_of(source, tmp_path,
     def refuse(*_: int) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
-    monkeypatch.setattr("convert.staging.fcntl.flock", refuse)
+    monkeypatch.setattr("mlx_oss.convert.staging.fcntl.flock", refuse)
     with pytest.warns(UserWarning, match="cannot be locked"):
         convert(source, tmp_path / "dst", OPTIONS)
     assert verify(tmp_path / "dst", source)

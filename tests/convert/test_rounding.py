@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from convert import ConvertOptions, convert, verify
-from convert.command import main
-from convert.transforms import Rounded, read
+from mlx_oss.convert import ConvertOptions, convert, verify
+from mlx_oss.convert.command import main
+from mlx_oss.convert.transforms import Rounded, read
 from mlx_oss.weights.safetensors import read_header
 from tests.synthetic import write_checkpoint
 from tests.test_loader import EVEN

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from convert import ConvertOptions, convert, verify
-from convert.command import main
 from mlx_oss.cli import main as mlx_oss
+from mlx_oss.convert import ConvertOptions, convert, verify
+from mlx_oss.convert.command import main
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.memory.estimates import MAC_SIZES
 from mlx_oss.weights.safetensors import read_folder
