@@ -83,11 +83,12 @@ class Asker:
 
 def _judged(tool: AnyTool) -> tuple[str, Callable[[str], str]] | None:
     """The name of a tool that runs code or changes files, and what it would make of a call's arguments."""
-    from mlx_oss.tools import PythonTool, Tool, patch, python
+    from mlx_oss.tools import PythonTool, Tool, python
+    from mlx_oss.tools.patch import apply
 
     if isinstance(tool, PythonTool):
         return tool.namespace.name, python.code_of
-    if isinstance(tool, Tool) and getattr(tool.handler, "__module__", None) == patch.__name__:
+    if isinstance(tool, Tool) and getattr(tool.handler, "__module__", None) == apply.__name__:
         return tool.name, _patch_of
     return None
 

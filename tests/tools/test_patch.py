@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mlx_oss.errors import OptionError, ToolError
-from mlx_oss.tools import anchored_paths, patch_tool
-from mlx_oss.tools import patch as patch_module
-from mlx_oss.tools.patch import apply_patch
+from mlx_oss.tools import patch_tool
+from mlx_oss.tools.patch import anchored_paths, apply_patch
+from mlx_oss.tools.patch import apply as patch_module
 
 APP = 'import os\n\n\ndef greet():\n    print("Hi")\n\n\ndef leave():\n    print("Hi")\n'
 

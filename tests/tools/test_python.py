@@ -19,6 +19,7 @@ import pytest
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import PYTHON
 from mlx_oss.tools import Limits, PythonTool, python, sandbox
+from mlx_oss.tools.sandbox import process
 
 HERE = sandbox.isolation_here()
 ISOLATED = HERE in sandbox.GUARANTEES
@@ -275,7 +276,7 @@ def test_cancel_stops_it_at_once_and_the_next_call_works(tool):
 
 
 def test_cancel_counts_while_the_interpreter_is_starting(tool, monkeypatch):
-    made = sandbox.Sandbox
+    made = process.Sandbox
 
     def cancelled_meanwhile(*args):
         tool.cancel()
@@ -394,12 +395,12 @@ def test_a_machine_without_isolation_refuses_unless_told_otherwise(monkeypatch):
 def test_an_isolation_that_cannot_be_had_is_told(monkeypatch):
     if sys.platform != "linux":
         pytest.skip("the jail is Linux's")
-    broken = sandbox._config
+    broken = process._config
 
     def config(*args):
         return broken(*args) | {"visible": ["/does/not/exist"], "namespaces": True}
 
-    monkeypatch.setattr(sandbox, "_config", config)
+    monkeypatch.setattr(process, "_config", config)
     with pytest.raises(ToolError, match="no isolation 'namespaces' here: "):
         sandbox.Sandbox("namespaces", LIMITS)
 
@@ -410,6 +411,6 @@ def test_every_isolation_says_what_holds(isolation):
 
 
 def test_the_profile_for_macos_names_the_folders():
-    text = sandbox.profile("/private/work", ["/opt/python"])
+    text = process.profile("/private/work", ["/opt/python"])
     assert '(subpath "/opt/python")' in text and '(allow file-write* (subpath "/private/work")' in text
     assert text.count("(") == text.count(")")

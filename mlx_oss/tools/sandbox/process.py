@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_oss.errors import ToolError
-from mlx_oss.tools import jail, seccomp
-from mlx_oss.tools.seatbelt import profile
+from mlx_oss.tools.sandbox import jail, seccomp
+from mlx_oss.tools.sandbox.seatbelt import profile
 
 Isolation = Literal["namespaces", "seatbelt", "limits"]
 Ending = Literal["done", "raised", "time", "memory", "processes", "stopped", "died"]

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import ToolDescription
-from mlx_oss.tools.anchored_paths import AnchoredFolder, AnchoredPath
 from mlx_oss.tools.functions import Tool
-from mlx_oss.tools.hunks import Add, Delete, Operation, Update, changed, parse
+from mlx_oss.tools.patch.anchored_paths import AnchoredFolder, AnchoredPath
+from mlx_oss.tools.patch.hunks import Add, Delete, Operation, Update, changed, parse
 
 _DESCRIPTION = """\
 Changes files: adds, updates, moves and deletes them, all or nothing. `input` is a patch:
@@ -77,7 +77,7 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
     """Applies a patch to the files below the folder; gives what it did. Raises ToolError, with nothing changed."""
     root, operations = Path(folder).resolve(), parse(text)
     with _patching.setdefault(root, threading.Lock()):
-        changes = [_plan(root, operation) for operation in operations]
+        changes = [_change_by(root, operation) for operation in operations]
         touched = [path for change in changes for path in (change.path, change.moved_to) if path is not None]
         if twice := {path for path in touched if touched.count(path) > 1}:
             raise ToolError(f"{min(twice)} occurs twice in the patch: put all its changes into one section")
@@ -86,7 +86,7 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
     return changes
 
 
-def _plan(root: Path, operation: Operation) -> Change:
+def _change_by(root: Path, operation: Operation) -> Change:
     path = _inside(root, operation.path)
     name = path.relative_to(root).as_posix()
     match operation:
