@@ -11,13 +11,13 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TextIO
 
-from mlx_oss.convert.options import ConvertOptions, Kind, OnProgress, Progress, Report, size
+from mlx_oss.convert.options import ConvertOptions, Kind, OnProgress, Progress, Report
 from mlx_oss.convert.profiles import PROFILES
 from mlx_oss.convert.run import convert
 from mlx_oss.convert.transforms import ROUNDED
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import MlxOssError, OptionError
-from mlx_oss.memory.estimates import WORKING_BYTES
+from mlx_oss.memory.estimates import WORKING_BYTES, format_bytes
 
 _DESCRIPTION = "Turn a released gpt-oss checkpoint into an MLX folder."
 _RESUMABLE = "interrupted: the finished shards are kept, the same command goes on from there\n"
@@ -93,7 +93,7 @@ def _overrides(entries: Sequence[str]) -> dict[str, str]:
 
 
 def _as_text(report: Report, done: str) -> str:
-    counts = f"{report.tensors} tensors, {size(report.nbytes)}, shards: {report.shards}"
+    counts = f"{report.tensors} tensors, {format_bytes(report.nbytes)}, shards: {report.shards}"
     lines = [f"{report.folder}: {done}, {counts}, from {report.layout}"]
     if rounded := sum(kind.count for kind in report.source_kinds if kind.dtype in ROUNDED):
         lines.append(f"rounded to bfloat16: {rounded} tensors")
@@ -115,8 +115,9 @@ def _fits(report: Report, in_detail: bool) -> str:
     if in_detail:
         lines += ["tensors to read:", *_table(report.source_kinds), "tensors to write:", *_table(report.kinds)]
     lines += [
-        "context that a Mac's memory leaves: arithmetic, not measured. Weights, bfloat16 keys and values, and",
-        f"{size(WORKING_BYTES)} for all else, in the part macOS gives the GPU (2/3 of the memory; 3/4 from 36 GB on):",
+        "context that fits by size of Mac: arithmetic, not measured. Counted are weights, bfloat16 keys and values,",
+        f"and {format_bytes(WORKING_BYTES)} for everything else, in the share of memory that macOS gives the GPU",
+        "(2/3, and 3/4 from 36 GB on):",
     ]
     for context, group in groupby(report.contexts.items(), key=lambda pair: pair[1]):
         macs = ", ".join(str(memory) for memory, _ in group)
@@ -129,7 +130,8 @@ def _table(kinds: Sequence[Kind]) -> list[str]:
     """A line a kind of tensor: name, dtype, count x shape, bytes of all."""
     names, shapes = max(len(kind.name) for kind in kinds), max(len(str(kind.shape)) for kind in kinds)
     return [
-        f"  {kind.name:{names}}  {kind.dtype:4}  {kind.count:5} x {kind.shape!s:{shapes}}  {size(kind.nbytes):>10}"
+        f"  {kind.name:{names}}  {kind.dtype:4}  {kind.count:5} x {kind.shape!s:{shapes}}  "
+        f"{format_bytes(kind.nbytes):>10}"
         for kind in kinds
     ]
 

@@ -22,7 +22,7 @@ from mlx_oss.convert.configs import from_openai
 from mlx_oss.errors import CheckpointError, ConfigError
 from mlx_oss.weights.mxfp4 import BLOCK
 from mlx_oss.weights.names import Shape
-from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo, weight_files
+from mlx_oss.weights.safetensors import ITEMSIZE, LFS_POINTER, TensorInfo, weight_files
 
 FILE = "model.bin"
 _MAGIC = b"GPT-OSS v1.0\0\0\0\0"
@@ -55,7 +55,7 @@ def read_metal(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     with path.open("rb") as file:
         head = file.read(_HEADER.size)
     if len(head) < _HEADER.size or not head.startswith(_MAGIC):
-        hint = "a Git LFS pointer: run `git lfs pull`" if head.startswith(b"version https://git-lfs") else "not one"
+        hint = "a Git LFS pointer: run `git lfs pull`" if head.startswith(LFS_POINTER) else "not one"
         raise CheckpointError(f"{path} should be OpenAI's Metal model and is {hint}")
     _, model, *values, layout, tokenizer, special, text, regex, tokens = _HEADER.unpack(head)
     if (model, layout, tokenizer) != (_MODEL, _LAYOUT, _TOKENIZER):

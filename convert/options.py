@@ -86,12 +86,6 @@ def readable() -> Iterator[None]:
         ) from None
 
 
-def size(nbytes: int) -> str:
-    """A number of bytes for people: "13.76 GB"."""
-    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if nbytes >= unit), (1e3, "kB"))
-    return f"{nbytes / unit:.2f} {name}"
-
-
 OnProgress = Callable[[Progress], None]
 
 

@@ -17,14 +17,14 @@ from pathlib import Path
 
 from mlx_oss.convert import configs, manifest, profiles, shards
 from mlx_oss.convert.jobs import kinds, plan_jobs
-from mlx_oss.convert.options import ConvertOptions, Meter, OnProgress, Report, readable, size
+from mlx_oss.convert.options import ConvertOptions, Meter, OnProgress, Report, readable
 from mlx_oss.convert.shards import Shard
 from mlx_oss.convert.source import Source, open_source
 from mlx_oss.convert.staging import Staging, hidden_names, put_back, write_json
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import CheckpointError, ConversionError
-from mlx_oss.memory.estimates import contexts_by_mac
+from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.weights.safetensors import INDEX, weight_files
 
 _MARGIN = 64 << 20  # bytes of disk beyond the weights: tokenizer files, headers, index
@@ -126,7 +126,8 @@ def _check_space(staging: Staging, nbytes: int) -> None:
     if free < needed:
         name = staging.target.name
         raise ConversionError(
-            f"{parent} has {size(free)} free, {name} needs {size(needed)}: free some, or give another disk"
+            f"{parent} has {format_bytes(free)} free, {name} needs {format_bytes(needed)}: free some space or choose "
+            "another disk"
         )
 
 

@@ -15,7 +15,7 @@ from mlx_oss.config import ModelConfig
 from mlx_oss.convert import configs, metal
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError
 from mlx_oss.tokenizer import check_tokenizer_json
-from mlx_oss.weights.safetensors import TensorInfo, read_folder, weight_files
+from mlx_oss.weights.safetensors import LFS_POINTER, TensorInfo, read_folder, weight_files
 
 HUGGING_FACE, DENSE = "Hugging Face", "Hugging Face, experts not quantised"
 OPENAI, METAL, MLX = "OpenAI", "OpenAI Metal", "MLX"
@@ -32,7 +32,6 @@ _COMPANIONS = (
     "USAGE_POLICY"
 ).split()
 _ADAPTER = "adapter_model.safetensors"  # of PEFT
-_LFS = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +118,10 @@ def _companions(folder: Path) -> tuple[Path, ...]:
     for path in found:
         try:
             with path.open("rb") as file:
-                head = file.read(len(_LFS))
+                head = file.read(len(LFS_POINTER))
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}): fetch it again") from None
-        if head == _LFS:
+        if head == LFS_POINTER:
             raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
         if path.name == "tokenizer.json":
             check_tokenizer_json(path)

@@ -35,6 +35,7 @@ ENDOFPROMPT = 200018
 
 N_RANKS = 199998  # ids below are byte-pair ranks, ids from here on are special
 N_VOCAB = 201088
+LONGEST_TOKEN = 128  # characters: so many spaces
 LAST_TEXT_ID = ENDOFPROMPT  # ids above only pad the embedding: no release ever trained them
 STOP_IDS = (RETURN, CALL, ENDOFTEXT)
 

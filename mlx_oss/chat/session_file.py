@@ -23,9 +23,10 @@ from mlx_oss.chat.history import Entry
 from mlx_oss.constrain import kwargs_from_saved
 from mlx_oss.errors import HarmonyError, OptionError, SessionError
 from mlx_oss.events import Stats
-from mlx_oss.generation.sampling import LAST_ID, SamplingOptions
+from mlx_oss.generation.sampling import SamplingOptions
 from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict
 from mlx_oss.model.transformer import Transformer
+from mlx_oss.tokenizer import LAST_TEXT_ID
 
 FORMAT = "mlx_oss session 1"
 T = TypeVar("T")
@@ -211,7 +212,7 @@ def _from_json(text: str) -> Saved:
     limits += [getattr(entry, count) for entry in saved.entries for count in _COUNTS]
     if (
         not {int} >= {*map(type, ids), *map(type, limits)}
-        or not 0 <= min(ids, default=0) <= max(ids, default=0) <= LAST_ID
+        or not 0 <= min(ids, default=0) <= max(ids, default=0) <= LAST_TEXT_ID
     ):
         raise ValueError
     return saved

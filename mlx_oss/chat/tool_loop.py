@@ -25,13 +25,12 @@ from mlx_oss.generation.prompt_cache import PromptCache
 from mlx_oss.generation.sampling import SamplingOptions
 from mlx_oss.harmony import Message, ToolDescription, ToolNamespace, render_conversation
 from mlx_oss.model.transformer import Transformer
-from mlx_oss.tokenizer import Tokenizer
+from mlx_oss.tokenizer import LONGEST_TOKEN, Tokenizer
 from mlx_oss.tools.calls import ToolInvocation, Toolset
 
 ContextPolicy = Literal["refuse", "drop_oldest"]
 
 _MARGIN = 64  # tokens around a tool's result, and a few to answer with
-_LONGEST_TOKEN = 128  # characters
 
 
 class ToolLoop:
@@ -202,7 +201,7 @@ class ToolLoop:
         alone = self.context_policy == "drop_oldest"
         kept = self._conversation.without_oldest(0)[0] if alone else self._conversation
         room = self.context_limit - len(self._prompt(kept)) - _MARGIN
-        if len(result.text) <= room * _LONGEST_TOKEN and len(self.tokenizer.encode(result.text)) <= room:
+        if len(result.text) <= room * LONGEST_TOKEN and len(self.tokenizer.encode(result.text)) <= room:
             return result
         error = f"the result is too long, {len(result.text):,} characters: ask for less of it"
         return ToolResult(result.recipient, f"Error: {error}", error)

@@ -43,7 +43,7 @@ def _show(plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mlx_oss.memory.plan import size
+    from mlx_oss.memory.estimates import format_bytes
 
     console = Console(highlight=False, markup=False)
     last = "at least" if plan.verdict == "too small" else "in memory"
@@ -51,12 +51,12 @@ def _show(plan: Plan) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for kind, nbytes in plan.weights.items():
-        table.add_row(kind, size(nbytes))
-    table.add_row("weights", size(sum(plan.weights.values())), size(plan.weight_bytes))
-    table.add_row(f"keys and values, {plan.context:,} tokens", "", size(plan.kv_bytes))
-    table.add_row(f"prefill, {plan.chunk} tokens at a time", "", size(plan.prefill_bytes))
-    table.add_row("Python, MLX, vocabulary", "", size(plan.base_bytes))
-    table.add_row("at most", size(plan.whole_bytes), size(plan.peak_bytes))
+        table.add_row(kind, format_bytes(nbytes))
+    table.add_row("weights", format_bytes(sum(plan.weights.values())), format_bytes(plan.weight_bytes))
+    table.add_row(f"keys and values, {plan.context:,} tokens", "", format_bytes(plan.kv_bytes))
+    table.add_row(f"prefill, {plan.chunk} tokens at a time", "", format_bytes(plan.prefill_bytes))
+    table.add_row("Python, MLX, vocabulary", "", format_bytes(plan.base_bytes))
+    table.add_row("at most", format_bytes(plan.whole_bytes), format_bytes(plan.peak_bytes))
     console.print(table)
     console.print(f"{plan}.", soft_wrap=True)
     if plan.profile:

@@ -15,8 +15,8 @@ import mlx.core as mx
 from mlx_oss.backend.cores import side_stream
 from mlx_oss.backend.device import compiled
 from mlx_oss.errors import OptionError
+from mlx_oss.tokenizer import LAST_TEXT_ID
 
-LAST_ID = 200018  # `<|endofprompt|>`; the ids above are reserved and stand for nothing (o200k_harmony)
 _APART = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: no position of a seed meets one of a seed near by
 COLD = 1e-5  # below this temperature the likeliest token always wins, and dividing by it would overflow
 
@@ -53,7 +53,7 @@ class SamplingOptions:
         _between("top_p", self.top_p, 0, 1)
         _between("min_p", self.min_p, 0, 1)
         _between("repetition_penalty", self.repetition_penalty, 0.01, 100)
-        for name, most in (("top_k", LAST_ID), ("top_logprobs", 100), ("repetition_window", 2**31)):
+        for name, most in (("top_k", LAST_TEXT_ID), ("top_logprobs", 100), ("repetition_window", 2**31)):
             value = getattr(self, name)
             if type(value) is not int or not 0 <= value <= most:
                 raise OptionError(f"{name} is {value!r}, expected a whole number from 0 to {most}")
@@ -64,8 +64,8 @@ class SamplingOptions:
         if not isinstance(self.logit_bias, Mapping):
             raise OptionError(f"logit_bias is {self.logit_bias!r}, expected biases by id, such as {{1234: -5}}")
         for token, bias in self.logit_bias.items():
-            if type(token) is not int or not 0 <= token <= LAST_ID:
-                raise OptionError(f"logit_bias has the key {token!r}, expected ids from 0 to {LAST_ID}")
+            if type(token) is not int or not 0 <= token <= LAST_TEXT_ID:
+                raise OptionError(f"logit_bias has the key {token!r}, expected ids from 0 to {LAST_TEXT_ID}")
             _between(f"logit_bias[{token}]", bias, -1000, 1000)
 
 
@@ -98,7 +98,7 @@ class Sampler:
         """(V,) of the model -> float32 (V',) of the ids that may be sampled, with bias and penalty applied; -inf where
         `allowed`, bool (V',), is False.
         """
-        logits = logits[: LAST_ID + 1].astype(mx.float32)
+        logits = logits[: LAST_TEXT_ID + 1].astype(mx.float32)
         known = logits.shape[0]
         if self._bias is not None:
             ids, biases = self._bias

@@ -70,6 +70,13 @@ def parse_bytes(size: str | int) -> int:
     return bytes_
 
 
+def format_bytes(nbytes: int, *, round_up: bool = False) -> str:
+    """A number of bytes for people, in units of 1000: "13.76 GB". `round_up` never says less than there is."""
+    unit, name = next(((unit, name) for unit, name in ((10**9, "GB"), (10**6, "MB")) if nbytes >= unit), (1000, "kB"))
+    hundredths = -(-100 * nbytes // unit) if round_up else round(100 * nbytes / unit)
+    return f"{hundredths / 100:.2f} {name}"
+
+
 def gpu_bytes(memory_bytes: int) -> int:
     """Of a Mac's memory what macOS recommends the GPU to use (`recommendedMaxWorkingSetSize`): two thirds, and three
     quarters from 36 GB on, as logs of llama.cpp show for 16, 32, 36, 64 and 96 GB. Recent systems allow more (84 % of

@@ -8,12 +8,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mlx_oss.weights.folder import SUFFIXES, ModelFolder
+from mlx_oss.weights.folder import FLOATS, SUFFIXES, ModelFolder
 from mlx_oss.weights.names import can_quantize, is_expert, modules, plain_tensors
 from mlx_oss.weights.reading import AHEAD
 from mlx_oss.weights.safetensors import ITEMSIZE
 
-_FLOATS = ("BF16", "F16", "F32")
 _EMBEDDING = "embed_tokens"
 
 
@@ -84,7 +83,7 @@ class Footprint:
             if (tensor := folder.tensors.get(name)) is None:
                 continue
             values, (member, _, suffix) = math.prod(tensor.shape), name.rpartition(".")
-            floats = tensor.dtype in _FLOATS
+            floats = tensor.dtype in FLOATS
             cast = values * self._itemsize if floats else tensor.nbytes
             if (own := folder.specs[member]) and spec is None and suffix != "bias":  # dequantised, to be joined
                 held = values * 32 // own.bits * self._itemsize if suffix == "weight" else 0
@@ -107,7 +106,7 @@ class Footprint:
             math.prod(tensor.shape) * self._itemsize
             for name, tensor in self._folder.tensors.items()
             if is_expert(name)
-            and tensor.dtype in _FLOATS
+            and tensor.dtype in FLOATS
             and (name.endswith(".bias") or ITEMSIZE[tensor.dtype] != self._itemsize or tensor.dtype == "F16")
         )
 

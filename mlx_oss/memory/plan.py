@@ -14,7 +14,7 @@ from typing import Literal
 
 from mlx_oss.backend import device, host_memory
 from mlx_oss.errors import OptionError
-from mlx_oss.memory.estimates import kv_cache_bytes, parse_bytes, prefill_bytes, snapshot_bytes
+from mlx_oss.memory.estimates import format_bytes, kv_cache_bytes, parse_bytes, prefill_bytes, snapshot_bytes
 from mlx_oss.memory.footprint import Footprint
 from mlx_oss.model.kv_cache import MOST_SNAPSHOTS
 from mlx_oss.model.transformer import PREFILL_CHUNK
@@ -67,28 +67,22 @@ class Plan:
 
     def __str__(self) -> str:
         """In a sentence."""
-        had, tokens = f"{size(self.memory)} ({self.source})", f"{self.context:,} tokens of context"
+        had, tokens = f"{format_bytes(self.memory)} ({self.source})", f"{self.context:,} tokens of context"
         if self.verdict == "too small":
-            return f"{self.folder} needs at least {size(self.least_bytes, up=True)} for {tokens}, and may take {had}"
+            least = format_bytes(self.least_bytes, round_up=True)
+            return f"{self.folder} needs at least {least} for {tokens}, but the limit is {had}"
         if self.slots is None:
-            return f"{self.folder} is in memory: {size(self.peak_bytes)} with {tokens}, of {had}"
+            return f"{self.folder} is in memory: {format_bytes(self.peak_bytes)} with {tokens}, of {had}"
         held = f"{self.slots} of the {self.experts} experts of each layer are in memory, the others are"
         if self.slots == self.experts:
             held = "all but the embedding comes to be in memory, experts are"
         said = (
-            f"{self.folder} needs {size(self.whole_bytes)} with everything in memory and may take {had}: {held} read "
-            f"from disk when they are needed; {size(self.peak_bytes)} with {tokens}"
+            f"{self.folder} needs {format_bytes(self.whole_bytes)} with everything in memory, but the limit is {had}: "
+            f"{held} read from disk when they are needed; {format_bytes(self.peak_bytes)} with {tokens}"
         )
         if self.chunk < PREFILL_CHUNK:
             said += f"; prompts are read {self.chunk} tokens at a time, which rounds otherwise than {PREFILL_CHUNK}"
         return said
-
-
-def size(nbytes: int, *, up: bool = False) -> str:
-    """Rounded, or rounded `up` where less would not do."""
-    unit = 10_000_000 if nbytes >= 1e9 else 1_000_000
-    nbytes = -(-nbytes // unit) * unit if up else nbytes
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def plan(

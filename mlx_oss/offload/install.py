@@ -11,7 +11,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_oss.model.transformer import ExpertLinear, Specs, Transformer
+from mlx_oss.model.linear import ExpertLinear
+from mlx_oss.model.transformer import Specs, Transformer
 from mlx_oss.offload.embedding import EmbeddingOnDisk
 from mlx_oss.offload.experts import ExpertSource, OffloadedExperts
 from mlx_oss.offload.reader import Memory, OffloadStats, Origin, Reader

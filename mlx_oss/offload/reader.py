@@ -11,10 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
 from typing import Protocol
 
-from mlx_oss.weights.files import OpenFile
-
-# In flight at a time. An SSD needs a few to be busy, and where the file is in the system's cache it is a copy.
-READERS = 4
+from mlx_oss.weights.files import READERS, OpenFile
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
 
+READERS = 4  # threads: an SSD needs a few reads at a time to be busy, and what is in the system's cache is copied
 _AT_MOST = 1 << 30  # bytes a read: macOS refuses more than 2 GiB
 
 

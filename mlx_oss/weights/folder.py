@@ -25,7 +25,7 @@ _FUSED = {
     "gate_proj": "gate_up_proj",
     "up_proj": "gate_up_proj",
 }
-_FLOATS = frozenset({"BF16", "F16", "F32"})
+FLOATS = frozenset({"BF16", "F16", "F32"})
 SUFFIXES = ("weight", "scales", "biases", "bias")  # of a module's tensors
 
 
@@ -134,7 +134,7 @@ def _dtypes(name: str, specs: dict[str, QuantizationSpec | None]) -> frozenset[s
         return frozenset({"U32"})
     if spec is not None and suffix == "scales" and spec.mode == MXFP4.mode:
         return frozenset({"U8"})
-    return _FLOATS
+    return FLOATS
 
 
 def _fusions(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -16,12 +16,11 @@ from typing import TypeVar
 import mlx.core as mx
 
 from mlx_oss.weights.arrays import STORED, allocated, bytes_of
-from mlx_oss.weights.files import OpenFile
+from mlx_oss.weights.files import READERS, OpenFile
 from mlx_oss.weights.safetensors import TensorInfo
 
 AHEAD = 1_500_000_000  # bytes that are being read, or have been and wait for what is done with them
 PORTION = 16 << 20  # bytes that one thread reads in a row
-_READERS = 4  # an SSD needs a few reads at a time to be busy; what is in the system's cache is copied, by every core
 
 Key = TypeVar("Key")
 Files = Mapping[Path, OpenFile]
@@ -67,7 +66,7 @@ def open_files(tensors: Iterable[TensorInfo]) -> Files:
 def read(wanted: Mapping[Key, Concat], files: Files) -> Iterator[tuple[Key, mx.array]]:
     """What is wanted, as it is stored, the largest first. Raises CheckpointError for what cannot be read."""
     being_read: deque[tuple[Key, mx.array, list[Future[None]]]] = deque()
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="mlx-oss-load") as threads:
+    with ThreadPoolExecutor(READERS, thread_name_prefix="mlx-oss-load") as threads:
 
         def finish() -> tuple[Key, mx.array]:
             key, array, portions = being_read.popleft()

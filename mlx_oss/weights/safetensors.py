@@ -17,7 +17,7 @@ from mlx_oss.errors import CheckpointError
 ITEMSIZE = {"U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
 ITEMSIZE |= {"BOOL": 1, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-_LFS = b"version https://git-lfs"
+LFS_POINTER = b"version https://git-lfs"
 _MAX_HEADER = 100_000_000  # the safetensors library's own limit, in bytes
 
 
@@ -47,7 +47,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(8)
-            if (head + file.read(len(_LFS) - 8)).startswith(_LFS):
+            if (head + file.read(len(LFS_POINTER) - 8)).startswith(LFS_POINTER):
                 raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
             length = int.from_bytes(head, "little")
             if len(head) < 8 or length > min(size - 8, _MAX_HEADER):

@@ -10,7 +10,8 @@ import pytest
 
 from mlx_oss import ModelConfig, SamplingOptions, Transformer, generate_step, prefill
 from mlx_oss.errors import ContextError, OptionError
-from mlx_oss.generation.sampling import LAST_ID, Sampler
+from mlx_oss.generation.sampling import Sampler
+from mlx_oss.tokenizer import LAST_TEXT_ID
 
 TOLERANCE = 1e-4
 CONTEXT = 64
@@ -240,7 +241,7 @@ class Plan:
         self.asked += 1
         planned = self.plan.get(len(self.told))
         if isinstance(planned, list):
-            mask = np.zeros(LAST_ID + 1, bool)
+            mask = np.zeros(LAST_TEXT_ID + 1, bool)
             mask[planned] = True
             return mask
         return planned
@@ -254,7 +255,7 @@ SAMPLED = [GREEDY, SamplingOptions(seed=7, temperature=2), SamplingOptions(seed=
 
 @pytest.mark.parametrize("options", SAMPLED)
 def test_a_constraint_that_allows_everything_changes_nothing(model, options):
-    everything = Plan({place: list(range(LAST_ID)) for place in (2, 3, 9)})
+    everything = Plan({place: list(range(LAST_TEXT_ID)) for place in (2, 3, 9)})
     free = list(generate_step(model, PROMPT, options, max_tokens=15))
     assert list(generate_step(model, PROMPT, options, max_tokens=15, constraint=everything)) == free
     assert everything.told == [step.token for step in free]

@@ -16,7 +16,7 @@ from mlx_oss import Plan, load_model, plan
 from mlx_oss.backend.device import on_gpu
 from mlx_oss.cli import main
 from mlx_oss.errors import OptionError
-from mlx_oss.memory.estimates import parse_bytes
+from mlx_oss.memory.estimates import format_bytes, parse_bytes
 from mlx_oss.memory.footprint import Footprint
 from mlx_oss.nano import nano_folder
 from mlx_oss.offload import offload_stats
@@ -88,7 +88,7 @@ def test_the_least_memory_is_enough_and_a_byte_less_is_refused_with_it_named(rou
     assert plan(path, memory=needed, context=64).verdict == "experts on disk"
     too_little = plan(path, memory=needed - 1, context=64)
     assert too_little.verdict == "too small" and too_little.least_bytes == needed
-    with pytest.raises(OptionError, match=rf"needs at least {-(-needed // 10**6)} MB.*smaller profile"):
+    with pytest.raises(OptionError, match=f"needs at least {format_bytes(needed, round_up=True)}.*smaller profile"):
         load_model(path, memory=needed - 1, context=64)
     model = load_model(path, memory=needed, context=64)
     assert model.plan.slots == 4 and mx.isfinite(model(mx.array([[1, 2, 3]]))).all()

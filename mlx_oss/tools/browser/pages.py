@@ -14,10 +14,9 @@ from functools import cached_property
 from urllib.parse import quote, unquote, urlsplit
 
 from mlx_oss.errors import ToolError
-from mlx_oss.tokenizer import load_tokenizer
+from mlx_oss.tokenizer import LONGEST_TOKEN, load_tokenizer
 
 _WIDTH = 80
-_LONGEST_TOKEN = 128  # characters
 _MOST_FOUND, _LINES_FOUND = 50, 4
 _LINK = re.compile(r"【\d+†([^†】]+)(?:†[^†】]+)?】")
 _LINK_BEGUN = re.compile(r"【\d*(?:†([^†】]*)(?:†[^†】]*)?)?$")
@@ -96,7 +95,7 @@ class Page:
         if len(text) <= tokens:  # a token has at least one character
             return len(self.lines)
         tokenizer = load_tokenizer()
-        ids = tokenizer.encode(text[: (tokens + 1) * _LONGEST_TOKEN])
+        ids = tokenizer.encode(text[: (tokens + 1) * LONGEST_TOKEN])
         return tokenizer.decode(ids[:tokens]).count("\n") + 1 if len(ids) > tokens else len(self.lines)
 
     def _numbered(self, first: int, end: int) -> str:
