@@ -1,29 +1,37 @@
-"""The converter: a released gpt-oss checkpoint becomes an MLX folder, bit for bit.
+"""Converts a released gpt-oss checkpoint into an MLX folder; every MXFP4 bit is kept.
 
     from mlx_oss.convert import convert
     convert("gpt-oss-20b", "gpt-oss-20b-mlx")
 
-    options.py    what a caller may choose, and what is told while and after converting
-    source.py     recognises a checkpoint by its content and reads its config
-    configs.py    the spellings of config.json -> the one of MLX folders
-    metal.py      OpenAI's Metal file: where its tensors lie; metal_transforms.py: what it did to them, undone
-    profiles.py   which module outside the experts is quantised how
-    transforms.py    how the bytes of target tensors come out of source tensors, in one pass and small pieces
-    quantized.py  recipes that quantise to MXFP4; affine.py: to MLX's affine format, and back
-    source_tensors.py      source tensors by one name whatever the layout, each used exactly once
-    plan.py       every target tensor, and the jobs that write them
-    shards.py     targets -> safetensors shards and their index
-    partial.py    the hidden folder written into: lock, record of finished shards, publication
-    crew.py       the threads that do the work; checksum.py: CRC-32
-    manifest.py   conversion.json: a checksum for each tensor
-    run.py        the conversion from start to end
-    verify.py     a folder against its manifest and its source
-    command.py    `mlx-oss convert` and `python -m convert`
+Modules, in the order in which the data passes through them:
 
-In a checkout this package is `convert`, installed it is `mlx_oss.convert`. The lossless path needs no MLX.
+    command.py           `mlx-oss convert` and `python -m convert`
+    run.py               convert(): the conversion from start to end
+    options.py           ConvertOptions
+    report.py            Progress and Report: what the caller learns during and after a conversion
+    source.py            recognises the layout of a checkpoint folder by its content and reads its config
+    configs.py           config.json: OpenAI's keys -> Hugging Face's keys -> the config.json of an MLX folder
+    metal.py             OpenAI's Metal file: its config, and where its tensors are in the file
+    source_tensors.py    finds and checks source tensors by one name in every layout; each is used exactly once
+    metal_transforms.py  the same for the Metal file, whose changes to the tensors it undoes
+    transforms.py        source bytes -> target bytes, in one pass and in small pieces
+    quantized.py         transform that quantises experts to MXFP4
+    affine.py            transforms to MLX's affine quantisation and back (needs MLX)
+    profiles.py          which modules outside the experts are quantised, and to how many bits
+    jobs.py              the plan: every target tensor and the transform that writes it
+    shards.py            jobs -> safetensors shards and their index
+    thread_pool.py       runs the writing of shards in a few threads
+    checksum.py          CRC-32
+    staging.py           the hidden folder that is written into: lock, record of finished shards, publication by rename
+    manifest.py          conversion.json: checksums of every tensor and file
+    verify.py            verify(): compares a folder with its manifest and its source
+
+The source code is in `convert/` of a checkout, to which `mlx_oss/convert` is a symbolic link; import it as
+`mlx_oss.convert`. A lossless conversion needs no MLX.
 """
 
-from mlx_oss.convert.options import ConvertOptions, Progress, Report
+from mlx_oss.convert.options import ConvertOptions
+from mlx_oss.convert.report import Progress, Report
 from mlx_oss.convert.run import convert
 from mlx_oss.convert.verify import verify
 

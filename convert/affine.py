@@ -1,6 +1,6 @@
-"""Recipes of MLX's affine quantisation: bfloat16 rows -> packed weight, scales, biases, and back. Needs MLX.
+"""Transforms for MLX's affine quantisation: bfloat16 rows -> packed weight, scales and biases, and back. Needs MLX.
 
-Computed on MLX's CPU device everywhere, so that every machine writes the same bytes. Knows nothing of names and models.
+Always computed on MLX's CPU device, so that every machine writes the same bytes. Knows nothing of names and models.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from mlx_oss.convert.quantized import RelativeError, float32
 from mlx_oss.convert.transforms import PIECE, Rows, TensorTransform
 from mlx_oss.weights.safetensors import TensorInfo
 
-_MLX = Lock()  # recipes run in threads, MLX is not made for that
+_MLX = Lock()  # transforms run in several threads, but MLX must only be called from one at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Targets: weight uint32, scales and biases bfloat16."""
+    """Quantises bfloat16 rows. Targets: weight (uint32), scales and biases (bfloat16); `loss` is the weight's error."""
 
     values: TensorTransform | Dequantized
     columns: int
@@ -46,7 +46,7 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class Dequantized:
-    """The bfloat16 values of an affine module."""
+    """Dequantises the weight, scales and biases of an affine module to bfloat16 rows."""
 
     weight: Rows
     scales: Rows

@@ -1,8 +1,8 @@
-"""CRC-32, the checksum of a tensor's bytes: ISA-L's where it is installed, for it is many times as fast as zlib's.
+"""CRC-32, the checksum of a tensor's bytes. Uses ISA-L if installed, which is many times as fast as zlib.
 
-It finds every change of up to 32 neighbouring bits for certain and all but one in 4 billion of any others. Nothing here
-is signed, so a longer checksum would be no safer against anybody, and sha256 took more time than all the rest of a
-conversion.
+CRC-32 detects every change confined to 32 neighbouring bits, and misses one in 4 billion other changes. A longer
+checksum would not protect against tampering either, because nothing here is signed; and sha256 took more time than the
+rest of a conversion.
 """
 
 try:

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TextIO
 
-from mlx_oss.convert.options import ConvertOptions, Kind, OnProgress, Progress, Report
+from mlx_oss.convert.options import ConvertOptions
 from mlx_oss.convert.profiles import PROFILES
+from mlx_oss.convert.report import Kind, OnProgress, Progress, Report
 from mlx_oss.convert.run import convert
 from mlx_oss.convert.transforms import ROUNDED
 from mlx_oss.convert.verify import verify
@@ -20,30 +21,42 @@ from mlx_oss.errors import MlxOssError, OptionError
 from mlx_oss.memory.estimates import WORKING_BYTES, format_bytes
 
 _DESCRIPTION = "Turn a released gpt-oss checkpoint into an MLX folder."
-_RESUMABLE = "interrupted: the finished shards are kept, the same command goes on from there\n"
+_RESUMABLE = "interrupted: the finished shards are kept, and the same command continues from there\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", metavar="SRC", help="a checkpoint: Hugging Face, original/, metal/ or MLX")
-    parser.add_argument("target", metavar="DST", help="the MLX folder to write")
+    """Adds the arguments of `convert` to a parser."""
+    parser.add_argument("source", metavar="SRC", help="folder of a checkpoint: Hugging Face, original/, metal/ or MLX")
+    parser.add_argument("target", metavar="DST", help="MLX folder to write")
     parser.add_argument(
-        "--profile", choices=tuple(PROFILES), default="bf16", help="storage of all but the experts (default bf16)"
+        "--profile",
+        choices=tuple(PROFILES),
+        default="bf16",
+        help="how to store everything except the experts (default: bf16)",
     )
     parser.add_argument(
         "--set",
         metavar="MODULE=PROFILE",
         action="append",
         default=[],
-        help="an exception to --profile, e.g. self_attn=q8, lm_head=bf16, 'layers.0.*=bf16'; may be repeated",
+        help="exception to --profile, such as self_attn=q8, lm_head=bf16 or 'layers.0.*=bf16'; may be repeated, the "
+        "last match wins",
     )
-    parser.add_argument("--force", action="store_true", help="replace DST where it is a model folder already")
+    parser.add_argument("--force", action="store_true", help="replace DST if it is already a model folder")
     parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
-    parser.add_argument("--verify", action="store_true", help="re-read both and compare them before DST gets its name")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.add_argument("--verify", action="store_true", help="compare the result with SRC before it is renamed to DST")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Converts as the parsed arguments say; gives the exit status. Raises MlxOssError."""
+    """Runs `convert` with parsed arguments and prints the report.
+
+    Returns:
+        The exit status: 0, or 130 if interrupted.
+
+    Raises:
+        MlxOssError: If `convert` raises it, or a `--set` is not MODULE=PROFILE.
+    """
     options = ConvertOptions(args.profile, _overrides(args.set), args.force, args.dry_run, args.verify)
     try:
         with _shown(sys.stderr) as progress:
@@ -52,15 +65,18 @@ def run(args: argparse.Namespace) -> int:
         if not args.dry_run:
             sys.stderr.write(_RESUMABLE)
         return 130
-    done = "would write" if args.dry_run else "written"
+    outcome = "would write" if args.dry_run else "written"
     if args.verify and not args.dry_run:
-        done = "written and verified"
-    sys.stdout.write(_as_json(report, done) if args.json else _as_text(report, done) + _fits(report, args.dry_run))
+        outcome = "written and verified"
+    if args.json:
+        sys.stdout.write(_as_json(report, outcome))
+    else:
+        sys.stdout.write(_as_text(report, outcome) + _contexts(report, args.dry_run))
     return 0
 
 
 def run_verify(folder: str, source: str | None, as_json: bool) -> int:
-    """Verifies an MLX folder and prints the outcome; gives the exit status. Raises MlxOssError."""
+    """Verifies an MLX folder, prints the report and returns the exit status. Raises MlxOssError if `verify` does."""
     with _shown(sys.stderr) as progress:
         report = verify(folder, source, progress)
     sys.stdout.write(_as_json(report, "verified") if as_json else _as_text(report, "verified"))
@@ -68,7 +84,7 @@ def run_verify(folder: str, source: str | None, as_json: bool) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m convert`: the exit status is 0, or 2 after one line about what is wrong, or 130 when interrupted."""
+    """Runs `python -m convert`. Exit status: 0, 2 after an error (printed in one line), or 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m convert", description=_DESCRIPTION)
     add_arguments(parser)
     args = parser.parse_args(argv)
@@ -84,21 +100,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _overrides(entries: Sequence[str]) -> dict[str, str]:
     pairs = [entry.split("=", 1) for entry in entries]
     if wrong := [entry for entry, pair in zip(entries, pairs, strict=True) if len(pair) != 2]:
-        raise OptionError(f"--set {wrong[0]}: give MODULE=PROFILE, e.g. self_attn=q8")
+        raise OptionError(f"--set {wrong[0]}: expected MODULE=PROFILE, such as self_attn=q8")
     overrides: dict[str, str] = {}
     for module, profile in pairs:
-        overrides.pop(module, None)  # the last one counts, its place too
+        overrides.pop(module, None)  # a repeated module moves to the end: the last match wins
         overrides[module] = profile
     return overrides
 
 
-def _as_text(report: Report, done: str) -> str:
+def _as_text(report: Report, outcome: str) -> str:
     counts = f"{report.tensors} tensors, {format_bytes(report.nbytes)}, shards: {report.shards}"
-    lines = [f"{report.folder}: {done}, {counts}, from {report.layout}"]
+    lines = [f"{report.folder}: {outcome}, {counts}, from {report.layout}"]
     if rounded := sum(kind.count for kind in report.source_kinds if kind.dtype in ROUNDED):
         lines.append(f"rounded to bfloat16: {rounded} tensors")
     if report.resumed_shards:
-        lines.append(f"resumed: {report.resumed_shards} shards were there already")
+        lines.append(f"resumed: {report.resumed_shards} shards were already finished")
     if report.errors:
         worst = max(report.errors, key=lambda name: report.errors[name])
         mean = sum(report.errors.values()) / len(report.errors)
@@ -109,25 +125,25 @@ def _as_text(report: Report, done: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _fits(report: Report, in_detail: bool) -> str:
-    """Which Macs hold the model; in detail also what it and its source consist of."""
+def _contexts(report: Report, in_detail: bool) -> str:
+    """How much context fits on which Mac; `in_detail` also lists the tensors of the source and the model."""
     lines = []
     if in_detail:
         lines += ["tensors to read:", *_table(report.source_kinds), "tensors to write:", *_table(report.kinds)]
     lines += [
-        "context that fits by size of Mac: arithmetic, not measured. Counted are weights, bfloat16 keys and values,",
-        f"and {format_bytes(WORKING_BYTES)} for everything else, in the share of memory that macOS gives the GPU",
-        "(2/3, and 3/4 from 36 GB on):",
+        "context that fits, by memory of the Mac (arithmetic, not measured): weights, bfloat16 KV cache, and",
+        f"{format_bytes(WORKING_BYTES)} for everything else, in the part of the memory that macOS lets the GPU use",
+        "(2/3, or 3/4 from 36 GB on):",
     ]
     for context, group in groupby(report.contexts.items(), key=lambda pair: pair[1]):
         macs = ", ".join(str(memory) for memory, _ in group)
-        held = f"{context:,} tokens" if context else "too small for all of it: see mlx-oss plan"
-        lines.append(f"  {macs} GB: {held}")
+        fits = f"{context:,} tokens" if context else "too small for the whole model: see mlx-oss plan"
+        lines.append(f"  {macs} GB: {fits}")
     return "\n".join(lines) + "\n"
 
 
 def _table(kinds: Sequence[Kind]) -> list[str]:
-    """A line a kind of tensor: name, dtype, count x shape, bytes of all."""
+    """One line per kind of tensor: name, dtype, count x shape, bytes of all."""
     names, shapes = max(len(kind.name) for kind in kinds), max(len(str(kind.shape)) for kind in kinds)
     return [
         f"  {kind.name:{names}}  {kind.dtype:4}  {kind.count:5} x {kind.shape!s:{shapes}}  "
@@ -136,20 +152,20 @@ def _table(kinds: Sequence[Kind]) -> list[str]:
     ]
 
 
-def _as_json(report: Report, done: str) -> str:
-    return json.dumps({"outcome": done, **asdict(report), "folder": str(report.folder)}) + "\n"
+def _as_json(report: Report, outcome: str) -> str:
+    return json.dumps({"outcome": outcome, **asdict(report), "folder": str(report.folder)}) + "\n"
 
 
 @contextmanager
 def _shown(stream: TextIO) -> Iterator[OnProgress]:
-    """Progress as a bar with rate and time left on a terminal, as a line a shard elsewhere."""
+    """Shows progress: on a terminal as a bar with rate and time left, elsewhere as one line per finished shard."""
     if not stream.isatty():
         finished = 0
 
         def line(now: Progress) -> None:
             nonlocal finished
             if now.shards_done > finished:
-                with suppress(OSError):  # who reads along may leave: that does not end a conversion
+                with suppress(OSError):  # a closed pipe must not end the conversion
                     stream.write(f"{now.shard}: {now.shards_done} of {now.shards}, {now.done / now.total:.0%}\n")
             finished = now.shards_done
 

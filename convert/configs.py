@@ -1,4 +1,4 @@
-"""The `config.json` of an MLX folder, from either spelling of a release. Pure functions over parsed JSON."""
+"""The `config.json` of an MLX folder, made from OpenAI's or Hugging Face's. Pure functions over parsed JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_oss.errors import ConfigError
 
-# OpenAI's keys that Hugging Face spells differently; the rest of _OPENAI_SAME is common to both.
+# OpenAI's keys that have another name in Hugging Face's config; those in _OPENAI_SAME have the same name in both.
 _OPENAI_RENAMED = {"num_experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"}
 _OPENAI_SAME = (
     "num_hidden_layers vocab_size hidden_size intermediate_size head_dim num_attention_heads num_key_value_heads "
@@ -19,7 +19,7 @@ _OPENAI_ROPE = {
     "rope_ntk_beta": "beta_fast",
     "rope_ntk_alpha": "beta_slow",
 }
-# What the releases say in Hugging Face's spelling and OpenAI's leaves to its code (gpt_oss/torch/model.py).
+# What Hugging Face's config of the releases states and OpenAI's leaves to its code (gpt_oss/torch/model.py).
 _RELEASED = {
     "architectures": ["GptOssForCausalLM"],
     "attention_bias": True,
@@ -40,20 +40,26 @@ RELEASED_GENERATION = {
 
 
 def is_openai(raw: Mapping[str, Any]) -> bool:
-    """Whether a config is in OpenAI's spelling: it counts `num_experts` and names no `model_type`."""
+    """Whether a config uses OpenAI's keys: it has `num_experts` and no `model_type`."""
     return "num_experts" in raw and "model_type" not in raw
 
 
 def from_openai(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """OpenAI's `original/config.json` in Hugging Face's spelling, with the constants of the releases.
+    """OpenAI's `original/config.json` with Hugging Face's keys, completed with the constants of the releases.
 
-    Raises ConfigError for a missing key and for an unknown one, which could change the mathematics.
+    Raises:
+        ConfigError: If a key is missing or a rope setting is not a number between 0 and 1e9. Also if a key is unknown,
+            because ignoring it could change the mathematics.
     """
-    known = {*_OPENAI_SAME, *_OPENAI_RENAMED, *_OPENAI_ROPE}
-    if missing := sorted(known - set(raw)):
-        raise ConfigError(f"config.json: {missing[0]} is missing: it is not a complete gpt-oss config")
-    if unknown := sorted(set(raw) - known - {"swiglu_limit"}):
-        raise ConfigError(f"config.json: unknown key {unknown[0]}: it may change the mathematics, so it is not ignored")
+    required = {*_OPENAI_SAME, *_OPENAI_RENAMED, *_OPENAI_ROPE}
+    if missing := sorted(required - set(raw)):
+        raise ConfigError(
+            f"config.json: {missing[0]} is missing, so the gpt-oss config is incomplete: download it again"
+        )
+    if unknown := sorted(set(raw) - required - {"swiglu_limit"}):
+        raise ConfigError(
+            f"config.json: unknown key {unknown[0]}: it is not ignored, because it may change the mathematics"
+        )
     config: dict[str, Any] = _RELEASED | {key: raw[key] for key in _OPENAI_SAME}
     config |= {ours: raw[theirs] for theirs, ours in _OPENAI_RENAMED.items()}
     config["swiglu_limit"] = raw.get("swiglu_limit", _RELEASED["swiglu_limit"])
@@ -68,10 +74,16 @@ def from_openai(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def for_mlx(raw: Mapping[str, Any], layer_types: Sequence[str], quantization: Mapping[str, Any]) -> dict[str, Any]:
-    """A checked Hugging Face config as an MLX folder carries it.
+    """The config.json of an MLX folder.
 
-    `quantization` replaces the release's `quantization_config`, which describes the release's own layout; transformers
-    5's `rope_parameters` is respelt as transformers 4's two keys, which every reader of MLX folders knows.
+    `quantization` replaces the release's `quantization_config`, which describes the release's own layout.
+    `rope_parameters`, as transformers 5 writes it, becomes the two keys of transformers 4 (`rope_theta` and
+    `rope_scaling`), which every reader of MLX folders knows.
+
+    Args:
+        raw: A checked config with Hugging Face's keys.
+        layer_types: The attention type of each layer.
+        quantization: The `quantization` entry to write.
     """
     config = {key: value for key, value in raw.items() if key not in ("quantization_config", "rope_parameters")}
     config["layer_types"] = list(layer_types)

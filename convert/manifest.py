@@ -1,7 +1,7 @@
-"""`conversion.json`: what an MLX folder was converted from, and checksums that cover every byte of it.
+"""The manifest `conversion.json`: what an MLX folder was converted from, and checksums that cover every byte of it.
 
-The CRC-32 of each tensor, and sha256 of the header of each weight file, of each other file, and of the manifest itself.
-The same conversion writes the same manifest: no times, no paths.
+It holds the CRC-32 of each tensor, and the sha256 of the header of each weight file, of each other file, and of the
+manifest itself. It contains no times and no paths, so the same conversion always writes the same manifest.
 """
 
 from __future__ import annotations
@@ -21,40 +21,48 @@ FORMAT = 3
 
 
 def write(
-    folder: Path, source: Source, shards: Mapping[str, Mapping[str, WrittenTensor]], others: Iterable[str]
+    folder: Path, source: Source, shards: Mapping[str, Mapping[str, WrittenTensor]], other_files: Iterable[str]
 ) -> None:
-    """Into a folder that is complete but for the manifest; `shards` holds what is known of each one's tensors, `others`
-    are the names of all other files.
+    """Writes the manifest into a folder that is otherwise complete.
+
+    Args:
+        folder: The MLX folder.
+        source: The checkpoint it was made from.
+        shards: The tensors of each shard, by shard name.
+        other_files: Names of all other files in the folder.
     """
     sizes = {tensor.file.name: tensor.file.stat().st_size for tensor in source.tensors.values()}
-    known = {name: written for shard in shards.values() for name, written in shard.items()}
+    tensors = {name: written for shard in shards.values() for name, written in shard.items()}
     (folder / NAME).write_bytes(
         _sealed(
             {
                 "format": FORMAT,
                 "source": {"layout": source.layout, "files": dict(sorted(sizes.items()))},
-                "relative_errors": {n: known[n].error for n in sorted(known) if known[n].error is not None},
-                "files": {name: _sha256((folder / name).read_bytes()) for name in sorted(others)},
+                "relative_errors": {n: tensors[n].error for n in sorted(tensors) if tensors[n].error is not None},
+                "files": {name: _sha256((folder / name).read_bytes()) for name in sorted(other_files)},
                 "headers": {name: _sha256(_header(folder / name)) for name in sorted(shards)},
-                "crc32": {name: f"{known[name].crc32:08x}" for name in sorted(known)},
+                "crc32": {name: f"{tensors[name].crc32:08x}" for name in sorted(tensors)},
             }
         )
     )
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The parsed manifest; None where the folder has none (others write MLX folders too).
+    """The parsed manifest; None if the folder has none (other programs write MLX folders too).
 
-    Raises CheckpointError for one that is not byte for byte as it was written, or of another format.
+    Raises:
+        CheckpointError: If the manifest is not byte for byte as it was written, or has another format.
     """
     path = folder / NAME
     if not path.exists():
         return None
     try:
         written = path.read_bytes()
-        parsed = json.loads(written)
+        parsed: dict[str, Any] = json.loads(written)
         if parsed["format"] != FORMAT:
-            raise CheckpointError(f"{path} is of format {parsed['format']!r}, {FORMAT} is known: convert again")
+            raise CheckpointError(
+                f"{path} has format {parsed['format']!r}, but this version reads format {FORMAT}: convert again"
+            )
         if _sealed({key: value for key, value in parsed.items() if key != "seal"}) != written:
             raise ValueError
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -63,27 +71,29 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """All but the tensors' bytes is as it was written. Raises CheckpointError naming the first file that is not."""
+    """Checks all bytes of the folder except those of tensors. Raises CheckpointError naming the first file that
+    differs.
+    """
     for kind, content in (("headers", _header), ("files", Path.read_bytes)):
         for name, checksum in manifest[kind].items():
             path = folder / name
             try:
-                found = _sha256(content(path))
+                actual = _sha256(content(path))
             except OSError:
                 raise CheckpointError(f"{path} is missing or cannot be read: convert again") from None
-            if found != checksum:
+            if actual != checksum:
                 what = f"the header of {path}" if kind == "headers" else str(path)
-                raise CheckpointError(f"{what} is not as {NAME} says: convert again")
+                raise CheckpointError(f"{what} does not match {NAME}: convert again")
 
 
 def _sealed(content: Mapping[str, Any]) -> bytes:
-    """The manifest's bytes: the content and, last, the checksum of its text."""
+    """The bytes of the manifest: the content and, as its last entry, the checksum of its text."""
     seal = _sha256(json.dumps(content, indent=2).encode())
     return (json.dumps({**content, "seal": seal}, indent=2) + "\n").encode()
 
 
 def _header(path: Path) -> bytes:
-    """A safetensors file up to its data."""
+    """The bytes of a safetensors file before the data."""
     with path.open("rb") as file:
         length = file.read(8)
         return length + file.read(min(int.from_bytes(length, "little"), path.stat().st_size))

@@ -1,9 +1,11 @@
-"""OpenAI's `metal/model.bin`: its config and where its tensors lie; the order of the file is its only directory.
+"""Reads OpenAI's `metal/model.bin`: its config, and where its tensors are. The file has no table of its tensors; they
+follow one another in a fixed order.
 
-The format is what gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes: bfloat16 but for the experts'
-MXFP4. It leaves out the rows of embedding and unembedding that no token uses, the last 1,074 of the releases' 201,088;
-these become zeros, so that is where a folder made from it may differ from one made from another layout: all other bytes
-of the weight files are the same. What else the format did to the tensors is undone in `metal_transforms`.
+The format is the one that gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes: MXFP4 experts, and
+bfloat16 for everything else. It leaves out the rows of embedding and unembedding that no token uses, the last 1,074 of
+the releases' 201,088. The converter fills them with zeros. There alone a folder made from this file may differ from one
+made from another layout: all other bytes of the weight files are the same. The other changes that the format makes to
+the tensors are undone in `metal_transforms`.
 """
 
 from __future__ import annotations
@@ -38,45 +40,49 @@ _FIELDS = (
     "context blocks experts active hidden inner swiglu_limit head_dim heads kv_heads window theta interpolation "
     "yarn_offset yarn_scale yarn_multiplier epsilon"
 ).split()
-_TOKENS, VOCABULARY = 200_014, 201_088  # rows of the releases' embedding: here, and in every other layout
-_HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layout; tokenizer and its four sizes
+_TOKENS, VOCABULARY = 200_014, 201_088  # rows of the releases' embedding: in this file, and in every other layout
+_HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layout, tokenizer, four sizes of it
 
 
 def is_metal(folder: Path) -> bool:
+    """Whether the folder has a `model.bin` and no safetensors files."""
     return (folder / FILE).is_file() and not weight_files(folder)
 
 
 def read_metal(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
-    """(config in Hugging Face's spelling, tensors by OpenAI's names; those of expert n end in `.n`).
+    """Returns (config with Hugging Face's keys, tensors by OpenAI's names); names of tensors of expert n end in `.n`.
 
-    Raises CheckpointError for a file of another kind or another length than its header says.
+    Raises:
+        CheckpointError: If the file is not a Metal model, has a damaged header, or has another length than the header
+            describes.
     """
     path = folder / FILE
     with path.open("rb") as file:
         head = file.read(_HEADER.size)
     if len(head) < _HEADER.size or not head.startswith(_MAGIC):
-        hint = "a Git LFS pointer: run `git lfs pull`" if head.startswith(LFS_POINTER) else "not one"
-        raise CheckpointError(f"{path} should be OpenAI's Metal model and is {hint}")
+        if head.startswith(LFS_POINTER):
+            raise CheckpointError(f"{path} is a Git LFS pointer, not the model: run `git lfs pull` in its folder")
+        raise CheckpointError(f"{path} is not OpenAI's Metal model: download it again")
     _, model, *values, layout, tokenizer, special, text, regex, tokens = _HEADER.unpack(head)
     if (model, layout, tokenizer) != (_MODEL, _LAYOUT, _TOKENIZER):
-        raise CheckpointError(f"{path} is of a version not known here: convert original/ instead")
+        raise CheckpointError(f"{path} has an unknown format version: convert original/ instead")
     fields = dict(zip(_FIELDS, values, strict=True))
     try:
         config = _config(fields, vocab=special + text)
-        ModelConfig.from_dict(config)  # before its numbers are used
+        ModelConfig.from_dict(config)  # checks the numbers before they are used
     except (ArithmeticError, ValueError):
-        raise CheckpointError(f"{path} has a damaged header: fetch it again") from None
+        raise CheckpointError(f"{path} has a damaged header: download it again") from None
     except ConfigError as error:
-        raise CheckpointError(f"{path} has a damaged header ({error}): fetch it again") from None
+        raise CheckpointError(f"{path} has a damaged header ({error}): download it again") from None
     start = _up(_HEADER.size + 16 * special + regex + tokens, 16384)
     size = path.stat().st_size
-    found, end = _tensors(path, config, start, size)
+    tensors, end = _tensors(path, config, start, size)
     if config["vocab_size"] == _TOKENS:
         config["vocab_size"] = VOCABULARY
     if size != end:
         more = " or more" if end > size else ""
-        raise CheckpointError(f"{path} has {size:,} bytes, its header asks for {end:,}{more}: fetch it again")
-    return config, found
+        raise CheckpointError(f"{path} has {size:,} bytes, but its header describes {end:,}{more}: download it again")
+    return config, tensors
 
 
 def _config(fields: Mapping[str, Any], vocab: int) -> dict[str, Any]:
@@ -86,7 +92,7 @@ def _config(fields: Mapping[str, Any], vocab: int) -> dict[str, Any]:
     low = -f["yarn_offset"] / f["yarn_scale"]
 
     def rotations(frequency: float) -> float:
-        """The YaRN beta whose boundary this frequency is; the header stores the boundary."""
+        """The YaRN beta, a number of rotations, of a boundary. The header stores boundaries, as frequency indices."""
         wavelength = 2 * math.pi * math.exp(frequency * math.log(f["theta"]) / (f["head_dim"] / 2))
         return float(f"{initial / wavelength:.4g}")
 
@@ -116,21 +122,22 @@ def _up(position: int, multiple: int) -> int:
 
 
 def _tensors(path: Path, config: Mapping[str, Any], position: int, size: int) -> tuple[dict[str, TensorInfo], int]:
-    """Every tensor, found by walking the file in the order it was written in, and where the last one ends; or the first
-    that ends behind `size`.
+    """Returns (tensors by name, end of the last one), walking through the file in the order it was written in.
+
+    Stops at the first tensor that ends after `size`, so a damaged header cannot make the walk endless.
     """
-    found = {}
+    tensors = {}
     for alignment, name, dtype, shape in _order(config):
         start = _up(position, alignment)
         position = start + math.prod(shape) * ITEMSIZE[dtype]
-        found[name] = TensorInfo(name, path, dtype, shape, start, position)
+        tensors[name] = TensorInfo(name, path, dtype, shape, start, position)
         if position > size:
             break
-    return found, position
+    return tensors, position
 
 
 def _order(c: Mapping[str, Any]) -> Iterator[tuple[int, str, str, Shape]]:
-    """(alignment in bytes, name, dtype, shape) in the order of the file."""
+    """Yields (alignment in bytes, name, dtype, shape) of every tensor in the order of the file."""
     hidden, inner, experts = c["hidden_size"], c["intermediate_size"], c["num_local_experts"]
     heads = c["num_attention_heads"] * c["head_dim"]
     qkv = heads + 2 * c["num_key_value_heads"] * c["head_dim"]

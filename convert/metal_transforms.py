@@ -1,8 +1,9 @@
-"""Tensors of OpenAI's Metal layout, with what that layout did to them undone, exactly.
+"""Reads tensors of OpenAI's Metal layout and exactly undoes what that layout changed.
 
-gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss turns the rows of q and k so that rotated pairs are
-neighbours, scales q by 1/2 and k by 1/4, adds 14 to every MXFP4 scale, stores experts one by one, and leaves out the
-unused end of the vocabulary, for which zeros are put.
+gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss makes these changes: it interleaves the two halves of each
+head in q and k, so that rows that are rotated together are neighbours; scales q by 1/2 and k by 1/4; adds 14 to every
+MXFP4 scale; stores each expert as a tensor of its own; and leaves out the unused end of the vocabulary, which becomes
+zeros here.
 """
 
 from __future__ import annotations
@@ -20,37 +21,37 @@ from mlx_oss.weights.names import Shape
 from mlx_oss.weights.safetensors import TensorInfo
 
 _SCALE_OFFSET = 14
-_BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
+_ROW_PER_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
 _FACTORS = {"q_proj": 2.0, "k_proj": 4.0}
 
 
 class MetalSourceTensors(SourceTensors):
-    """As SourceTensors, undoing what the Metal layout did to the tensors."""
+    """Like SourceTensors; its transforms also undo the changes of the Metal layout."""
 
     def whole(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
         if ".mlp.experts." in name:
-            return self._experts(name, dtype, shape, in_halves=False)
-        if name in _BY_TOKEN:
-            found, _, _ = self._locate(name, shape)
-            stored = self.source.tensors[found].shape[0]
-            return Extended(self.rows(name, dtype, (stored, *shape[1:])), shape[0] - stored)
+            return self._experts(name, dtype, shape, deinterleaved=False)
+        if name in _ROW_PER_TOKEN:
+            source_name, _, _ = self._locate(name, shape)
+            stored_rows = self.source.tensors[source_name].shape[0]
+            return ZeroPaddedRows(self.rows(name, dtype, (stored_rows, *shape[1:])), shape[0] - stored_rows)
         rows = self.rows(name, dtype, shape)
         projection = name.split(".")[-2]
         if projection not in _FACTORS:
             return rows
-        return Heads(rows, rows.nbytes // shape[0], self.source.config.head_dim, _FACTORS[projection])
+        return DeinterleavedHeads(rows, rows.nbytes // shape[0], self.source.config.head_dim, _FACTORS[projection])
 
-    def halves(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
-        return self._experts(name, dtype, shape, in_halves=True)
+    def deinterleaved(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
+        return self._experts(name, dtype, shape, deinterleaved=True)
 
-    def _experts(self, name: str, dtype: str, shape: Shape, in_halves: bool) -> TensorTransform:
-        """All experts of a tensor, one after the other."""
+    def _experts(self, name: str, dtype: str, shape: Shape, deinterleaved: bool) -> TensorTransform:
+        """Reads the tensors of all experts as one, in order; if `deinterleaved`, split into even and odd rows."""
         stem, _, _ = self._locate(name, shape)
         parts: list[Rows | Deinterleave] = []
         for expert in range(shape[0]):
             tensor = self._checked(f"{stem}.{expert}", dtype, (1, *shape[1:]))
             row_bytes = tensor.nbytes // shape[1]
-            if in_halves:
+            if deinterleaved:
                 parts.append(self._use(Deinterleave(tensor, row_bytes)))
             else:
                 parts.append(self._use(Rows(tensor, row_bytes, 0, tensor.nbytes)))
@@ -58,11 +59,11 @@ class MetalSourceTensors(SourceTensors):
 
 
 @dataclass(frozen=True, slots=True)
-class Extended:
-    """Rows, and after them as many of zeros as said."""
+class ZeroPaddedRows:
+    """Copies rows and adds `zero_rows` rows of zeros at the end."""
 
     rows: Rows
-    zeros: int
+    zero_rows: int
 
     @property
     def source(self) -> TensorInfo:
@@ -74,14 +75,16 @@ class Extended:
 
     def pieces(self) -> Iterator[tuple[np.ndarray]]:
         yield from self.rows.pieces()
-        most = max(PIECE // self.rows.row_bytes, 1)
-        for done in range(0, self.zeros, most):
-            yield (np.zeros(min(most, self.zeros - done) * self.rows.row_bytes, np.uint8),)
+        step = max(PIECE // self.rows.row_bytes, 1)
+        for done in range(0, self.zero_rows, step):
+            yield (np.zeros(min(step, self.zero_rows - done) * self.rows.row_bytes, np.uint8),)
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
-    """Rows of q or k as released: the halves of a head one after the other again, times a power of two."""
+class DeinterleavedHeads:
+    """Rows of q or k as released: puts the first half of each head before the second again, and multiplies by `factor`,
+    a power of two.
+    """
 
     rows: Rows
     row_bytes: int
@@ -106,7 +109,7 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class StackedExperts:
-    """One tensor out of a piece for each expert, `offset` subtracted from every byte (of MXFP4 scales)."""
+    """Joins the tensors of single experts into one and subtracts `offset` from every byte (0 except for scales)."""
 
     parts: tuple[Rows | Deinterleave, ...]
     offset: int
@@ -124,5 +127,8 @@ class StackedExperts:
             for pieces in part.pieces():
                 if self.offset and min(piece.min(initial=0xFF) for piece in pieces) < self.offset:
                     tensor = part.source
-                    raise CheckpointError(f"{tensor.file}: {tensor.name} holds an impossible scale: fetch it again")
+                    raise CheckpointError(
+                        f"{tensor.file}: tensor {tensor.name} holds an impossible scale, below {self.offset}: download "
+                        "it again"
+                    )
                 yield tuple(piece - np.uint8(self.offset) for piece in pieces) if self.offset else pieces

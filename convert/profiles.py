@@ -1,4 +1,4 @@
-"""Which module is quantised how: profiles and their exceptions, over the module paths of `mlx_oss.layout`."""
+"""Which modules are quantised, and how: profiles and overrides, applied to the paths of `mlx_oss.weights.names`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from mlx_oss.errors import OptionError
 from mlx_oss.weights.names import Shape, can_quantize, is_expert, lossless_quantization, modules
 
 PROFILES = {"bf16": None, "q8": QuantizationSpec(64, 8), "q4": QuantizationSpec(64, 4)}
-_ROUTER_BITS = 8  # the choice of experts is discrete: an error there is a wrong expert, not a small difference
+_ROUTER_BITS = 8  # choosing experts is discrete: a rounding error can select a wrong expert
 
-Specs = Mapping[str, QuantizationSpec]
+Specs = Mapping[str, QuantizationSpec]  # by module path
 
 
 def specs(config: ModelConfig, options: ConvertOptions) -> Specs:
-    """The quantisation of each module outside the experts that has one.
+    """The quantisation of each module outside the experts that is to be quantised.
 
-    Raises OptionError for an unknown profile, an override that fits nothing, and a module that cannot be quantised.
+    Raises:
+        OptionError: If a profile is unknown, an override matches no module, or a module cannot be quantised.
     """
     default = _profile(options.profile)
     overrides = {pattern: _profile(name) for pattern, name in options.overrides.items()}
@@ -39,13 +40,13 @@ def specs(config: ModelConfig, options: ConvertOptions) -> Specs:
             chosen[path] = _checked(path, shape, spec)
     if unused:
         raise OptionError(
-            f"--set {min(unused)}: it fits no module that can be quantised: name one as in self_attn, lm_head or "
+            f"--set {min(unused)}: no module that can be quantised matches: give a name such as self_attn, lm_head or "
             "layers.0.self_attn.q_proj; experts stay MXFP4"
         )
     return chosen
 
 
-def entry(chosen: Specs) -> dict[str, object]:
+def quantization_entry(chosen: Specs) -> dict[str, object]:
     """The `quantization` entry of config.json."""
     modules = {
         path: {"group_size": spec.group_size, "bits": spec.bits, "mode": spec.mode} for path, spec in chosen.items()
@@ -55,13 +56,16 @@ def entry(chosen: Specs) -> dict[str, object]:
 
 def _profile(name: str) -> QuantizationSpec | None:
     if name not in PROFILES:
-        raise OptionError(f"profile {name!r} is unknown: give one of {', '.join(PROFILES)}")
+        raise OptionError(f"profile {name!r} is unknown: choose one of {', '.join(PROFILES)}")
     return PROFILES[name]
 
 
 def _checked(path: str, shape: Shape, spec: QuantizationSpec) -> QuantizationSpec:
     if path.endswith(".router") and spec.bits < _ROUTER_BITS:
-        raise OptionError(f"{path} is not stored in fewer than {_ROUTER_BITS} bits: give q8 or bf16")
+        raise OptionError(f"{path} cannot be stored in fewer than {_ROUTER_BITS} bits: choose q8 or bf16 for it")
     if shape[-1] % spec.group_size:
-        raise OptionError(f"{path} has {shape[-1]} columns, no multiple of the group of {spec.group_size}: give bf16")
+        raise OptionError(
+            f"{path} has {shape[-1]} columns, which is not a multiple of the group size {spec.group_size}: choose bf16 "
+            "for it"
+        )
     return spec

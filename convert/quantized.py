@@ -1,7 +1,7 @@
-"""Recipes that quantise: one pass over the source gives packed weights and their scales, and measures what was lost.
+"""Transforms that quantise: one pass over the source produces packed weights and scales, and measures the error.
 
-Here what affine and MXFP4 quantisation share, and the MXFP4 quantisation of fine-tuned experts (NumPy); `affine` has
-the rest, which needs MLX. Knows nothing of names and models.
+This file has the MXFP4 quantisation of fine-tuned experts, in NumPy, and what it shares with `affine`, which needs MLX.
+Knows nothing of names and models.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from mlx_oss.errors import CheckpointError
 from mlx_oss.weights import mxfp4
 from mlx_oss.weights.safetensors import TensorInfo
 
-_SLAB = 256  # output rows quantised at a time: they fit the processor's cache
+_SLAB = 256  # output rows quantised at a time: small enough for the CPU's cache
 
 
 class RelativeError:
-    """The relative error of a quantised weight: |value - stored| / |value|, both as Euclidean norms; 0 if all are 0."""
+    """The relative error of a quantised weight: |values - stored| / |values| in Euclidean norms; 0 if all values are 0.
+
+    `add` adds values to the sums, `float()` returns the result so far.
+    """
 
     def __init__(self, source: TensorInfo):
         self.source = source
@@ -30,26 +33,27 @@ class RelativeError:
         return math.sqrt(self._lost / self._power) if self._power else 0.0
 
     def add(self, values: np.ndarray, stored: np.ndarray) -> None:
-        """Counts float32 values and what they are stored as. Raises CheckpointError for NaN and infinity."""
+        """Adds float32 values and the values they are stored as. Raises CheckpointError for NaN and infinity."""
         difference = (values - stored).reshape(-1)
         power = float(np.vdot(values, values))
         if not math.isfinite(power):
             raise CheckpointError(
-                f"{self.source.file}: tensor {self.source.name} holds NaN or infinity: fetch it again"
+                f"{self.source.file}: tensor {self.source.name} holds NaN or infinity: download it again"
             )
         self._power += power
         self._lost += float(np.vdot(difference, difference))
 
 
 class DenseExperts:
-    """bfloat16 (E, columns, halves * rows) -> MXFP4 of the transpose, its rows dealt out to `halves` weights by turns.
+    """Quantises bfloat16 experts (E, columns, num_weights * rows) to MXFP4.
 
-    Quantised by the rules of OCP MX v1.0 (see `mxfp4.quantize`). Targets: blocks and scales, of each weight.
+    The matrices are transposed; then row r belongs to weight r % num_weights (gate and up of gate_up). Targets: blocks
+    and scales of the first weight, then of the second. The rules are those of OCP MX v1.0 (see `mxfp4.quantize`).
     """
 
-    def __init__(self, source: TensorInfo, halves: int):
+    def __init__(self, source: TensorInfo, num_weights: int):
         self.source = source
-        self.losses = tuple(RelativeError(source) for _ in range(halves))
+        self.losses = tuple(RelativeError(source) for _ in range(num_weights))
 
     @property
     def nbytes(self) -> int:
@@ -57,14 +61,14 @@ class DenseExperts:
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
         experts, columns, rows = self.source.shape
-        halves = len(self.losses)
-        slab = _SLAB * halves
+        num_weights = len(self.losses)
+        slab = _SLAB * num_weights
         for expert in read(self.source, 0, self.source.nbytes, self.source.nbytes // experts):
             matrix = expert.view("<u2").reshape(columns, rows)
             for start in range(0, rows, slab):
                 parts: list[np.ndarray] = []
                 for first, loss in enumerate(self.losses, start):
-                    values = float32(np.ascontiguousarray(matrix[:, first : start + slab : halves].T))
+                    values = float32(np.ascontiguousarray(matrix[:, first : start + slab : num_weights].T))
                     with np.errstate(invalid="ignore"):  # NaN and infinity are reported by `loss`
                         blocks, scales = mxfp4.quantize(values)
                         loss.add(values, mxfp4.dequantize(blocks, scales))
@@ -73,5 +77,5 @@ class DenseExperts:
 
 
 def float32(bits: np.ndarray) -> np.ndarray:
-    """bfloat16 as uint16 -> the same values."""
+    """bfloat16 bits as uint16 -> the same values as float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)

@@ -1,8 +1,9 @@
-"""The conversion from start to end: check, write into a hidden folder beside the target, publish it by renaming.
+"""Runs a conversion from start to end: checks, writes into a hidden folder beside the target, renames it to the target.
 
-Nothing is written before source, plan, target and free space are checked; an error on the way leaves nothing behind.
-Only an interruption (SIGINT, a kill, a power cut), or a name that was taken meanwhile, leaves the finished shards, and
-the same call then goes on from them.
+Nothing is written before source, plan, target and free space have been checked. An error while writing leaves nothing
+behind. The finished shards are kept only after an interruption (SIGINT, a kill, a power cut), or if the finished folder
+cannot be renamed, for example because something else got the target's name meanwhile. The same call then continues from
+them.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ from functools import partial
 from pathlib import Path
 
 from mlx_oss.convert import configs, manifest, profiles, shards
-from mlx_oss.convert.jobs import kinds, plan_jobs
-from mlx_oss.convert.options import ConvertOptions, Meter, OnProgress, Report, readable
+from mlx_oss.convert.jobs import group_kinds, plan_jobs
+from mlx_oss.convert.options import ConvertOptions
+from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_named
 from mlx_oss.convert.shards import Shard
 from mlx_oss.convert.source import Source, open_source
-from mlx_oss.convert.staging import Staging, hidden_names, put_back, write_json
+from mlx_oss.convert.staging import Staging, hidden_names, restore_replaced, write_json
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.weights.safetensors import INDEX, weight_files
 
-_MARGIN = 64 << 20  # bytes of disk beyond the weights: tokenizer files, headers, index
+_MARGIN = 64 << 20  # bytes of disk needed besides the weights: tokenizer files, headers, index
 
 
 def convert(
@@ -36,13 +38,38 @@ def convert(
     options: ConvertOptions | None = None,
     progress: OnProgress | None = None,
 ) -> Report:
-    """Converts the checkpoint in folder `source` into the new MLX folder `target`, or resumes doing so.
+    """Converts a checkpoint into an MLX folder, or resumes an interrupted conversion.
 
-    Raises ConfigError, CheckpointError, ConversionError or OptionError, and leaves nothing behind then. After
-    KeyboardInterrupt the finished shards stay in a hidden folder beside the target; so they do where the target's name
-    was taken meanwhile.
+    The folder is written under a hidden name beside the target and renamed when it is complete, so a folder named
+    `target` is always complete. If the conversion is interrupted (KeyboardInterrupt, a kill, a power cut), or if the
+    target's name is taken meanwhile, the finished shards stay in the hidden folder, and the same call continues from
+    them. After any other error nothing is left behind.
+
+    Issues a UserWarning if the file system cannot lock the hidden folder, or if it moves back a folder that a killed
+    conversion was replacing.
+
+    Args:
+        source: Folder of the checkpoint: Hugging Face's layout, OpenAI's `original/` or `metal/`, or an MLX folder.
+        target: Folder to create. It must not exist or must be empty, unless `options.force` is set.
+        options: The profile and what else can be chosen; None means `ConvertOptions()`.
+        progress: Called in this thread after each step. With `options.verify`, progress starts again from 0 when the
+            verification begins. An exception that it raises ends the conversion.
+
+    Returns:
+        What was done or, with `options.dry_run`, what would be done.
+
+    Raises:
+        ConfigError: If the source's config.json is damaged, not a gpt-oss config, or of weights in another
+            quantisation.
+        CheckpointError: If a file or tensor of the source is missing, damaged, unknown, or of the wrong shape or dtype,
+            or if the verification finds a difference.
+        ConversionError: If the source is not a model's folder or of a format that is not supported; if the target
+            exists, overlaps the source, cannot be written or is being written by another conversion; or if the disk has
+            too little space.
+        OptionError: If a profile is unknown, an override matches no module, or a module cannot be quantised as wanted.
+        TokenizerError: If the source's tokenizer.json disagrees with the bundled vocabulary.
     """
-    with readable():
+    with os_errors_named():
         return _convert(source, target, options, progress)
 
 
@@ -52,24 +79,24 @@ def _convert(
     options = options or ConvertOptions()
     src, dst = Path(source), Path(os.path.abspath(target))
     if src.parent.resolve() == dst.parent.resolve() and src.name in hidden_names(dst):
-        raise ConversionError(f"{src} is what converting to {dst} works in: give another target")
+        raise ConversionError(f"{src} is the hidden folder of the conversion to {dst}: choose another target")
     if not options.dry_run:
-        put_back(dst)
+        restore_replaced(dst)
     opened = open_source(src)
     specs = profiles.specs(opened.config, options)
     units = plan_jobs(opened, specs)
     parts = shards.split(units, options.shard_bytes)
     _check_target(src, dst, options)
-    config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.entry(specs))
+    config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.quantization_entry(specs))
     staging = Staging(dst, _plan_id(opened, parts, config))
     resumed = len(staging.finished)
     _check_space(staging, sum(part.nbytes for part in parts if part.name not in staging.finished))
     if not options.dry_run:
         with staging:
-            _check_target(src, dst, options)  # again: another conversion may just have ended
+            _check_target(src, dst, options)  # again: another conversion may have finished since
             _write(opened, parts, config, staging, options, progress)
             _publish(src, staging, options)
-    known = {name: written for shard in staging.finished.values() for name, written in shard.items()}
+    written_tensors = {name: written for shard in staging.finished.values() for name, written in shard.items()}
     nbytes = sum(part.nbytes for part in parts)
     return Report(
         folder=dst,
@@ -78,15 +105,18 @@ def _convert(
         shards=len(parts),
         nbytes=nbytes,
         resumed_shards=resumed,
-        errors={name: written.error for name, written in known.items() if written.error is not None},
-        source_kinds=kinds(opened.tensors.values()),
-        kinds=kinds(target for unit in units for job in unit for target in job.targets),
+        errors={name: written.error for name, written in written_tensors.items() if written.error is not None},
+        source_kinds=group_kinds(opened.tensors.values()),
+        kinds=group_kinds(target for unit in units for job in unit for target in job.targets),
         contexts=contexts_by_mac(opened.config, nbytes),
     )
 
 
 def _plan_id(source: Source, parts: Sequence[Shard], config: dict[str, object]) -> str:
-    """Changes with everything the written bytes depend on; a source file is known by its size and time of change."""
+    """A hash that changes with everything the written bytes depend on.
+
+    Source files are identified by path, size and time of modification.
+    """
     files = sorted({tensor.file for tensor in source.tensors.values()})
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     headers = [(part.name, shards.header(part)[8:].decode()) for part in parts]
@@ -95,39 +125,39 @@ def _plan_id(source: Source, parts: Sequence[Shard], config: dict[str, object]) 
 
 
 def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
-    here, there = src.resolve(), dst.resolve()
-    if _lies_in(here, there) or _lies_in(there, here):
-        raise ConversionError(f"{dst} and {src} lie inside one another: give a target outside the source")
-    if not there.parent.is_dir():
-        raise ConversionError(f"{there.parent} is not a folder: create it first")
-    if not os.access(there.parent, os.W_OK):
-        raise ConversionError(f"{there.parent} is not writable: give a target elsewhere")
+    real_src, real_dst = src.resolve(), dst.resolve()
+    if _lies_in(real_src, real_dst) or _lies_in(real_dst, real_src):
+        raise ConversionError(f"{dst} and {src} overlap: choose a target outside the source")
+    if not real_dst.parent.is_dir():
+        raise ConversionError(f"{real_dst.parent} is not a folder: create it first")
+    if not os.access(real_dst.parent, os.W_OK):
+        raise ConversionError(f"{real_dst.parent} is not writable: choose a target elsewhere")
     if os.path.ismount(dst):
-        raise ConversionError(f"{dst} is where a disk is mounted: give a folder inside it, as {dst / 'model'}")
+        raise ConversionError(f"{dst} is a mount point: choose a folder inside it, such as {dst / 'model'}")
     if dst.is_symlink():
-        raise ConversionError(f"{dst} is a link: give the folder it leads to, {there}")
+        raise ConversionError(f"{dst} is a symbolic link: give the folder that it points to, {real_dst}")
     if not dst.exists() or (dst.is_dir() and not any(dst.iterdir())):
         return
     if not options.force:
-        raise ConversionError(f"{dst} exists: give another target, or --force to replace it")
+        raise ConversionError(f"{dst} already exists: choose another target, or use --force to replace it")
     if not ((dst / "config.json").is_file() and weight_files(dst)):
-        raise ConversionError(f"{dst} is no model folder, --force does not replace it: give another target")
+        raise ConversionError(f"{dst} is not a model folder, so --force does not replace it: choose another target")
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
-    """Whether it is the folder or below it, however the two are spelt."""
+    """Whether `path` is `folder` or inside it; compares the files themselves, so spelling does not matter."""
     return folder.exists() and any(each.exists() and each.samefile(folder) for each in (path, *path.parents))
 
 
 def _check_space(staging: Staging, nbytes: int) -> None:
-    """Leftovers of an earlier run that this one drops count as free."""
+    """Raises ConversionError if the disk is too full. What this run will delete of an earlier one counts as free."""
     parent, needed = staging.target.parent, nbytes + _MARGIN
-    free = shutil.disk_usage(parent).free + staging.droppable
+    free = shutil.disk_usage(parent).free + staging.reclaimable_bytes
     if free < needed:
         name = staging.target.name
         raise ConversionError(
-            f"{parent} has {format_bytes(free)} free, {name} needs {format_bytes(needed)}: free some space or choose "
-            "another disk"
+            f"{parent} has {format_bytes(free)} free, but {name} needs {format_bytes(needed)}: free some space or "
+            "choose another disk"
         )
 
 
@@ -149,8 +179,8 @@ def _write(
     except OSError as error:
         staging.discard()
         raise ConversionError(
-            f"{staging.target} cannot be written ({error.strerror}): nothing was left behind; free space or give "
-            "another target"
+            f"{staging.target} cannot be written ({error.strerror}): nothing was left behind; free some space or "
+            "choose another target"
         ) from None
     except BaseException:
         staging.discard()
@@ -158,8 +188,8 @@ def _write(
 
 
 def _publish(src: Path, staging: Staging, options: ConvertOptions) -> None:
-    """What cannot take its place is not thrown away."""
-    kept = f"what was written stays in {staging.folder}, and the same command goes on from there"
+    """Renames the hidden folder to the target. If that fails, the hidden folder is kept."""
+    kept = f"the finished shards are kept in {staging.folder}, and the same command continues from there"
     try:
         _check_target(src, staging.target, options)
         staging.publish()
@@ -170,16 +200,16 @@ def _publish(src: Path, staging: Staging, options: ConvertOptions) -> None:
 
 
 def _write_shards(parts: Sequence[Shard], staging: Staging, progress: OnProgress | None) -> None:
-    meter = Meter(progress, sum(part.nbytes for part in parts), len(parts))
+    meter = ProgressMeter(progress, sum(part.nbytes for part in parts), len(parts))
     for part in parts:
         if part.name in staging.finished:
             meter.advance(part.nbytes)
             meter.finish_shard(part.name)
-    left = [part for part in parts if part.name not in staging.finished]
+    remaining = [part for part in parts if part.name not in staging.finished]
     with ThreadPool(meter.advance) as pool:
-        works = {part.name: partial(shards.write, part, staging.path(part.name)) for part in left}
-        for shard, known in pool.as_completed(works):
-            staging.finish(shard, known)
+        writes = {part.name: partial(shards.write, part, staging.path(part.name)) for part in remaining}
+        for shard, tensors in pool.as_completed(writes):
+            staging.finish(shard, tensors)
             meter.finish_shard(shard)
 
 
@@ -187,13 +217,13 @@ def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, 
     folder = staging.folder
     for path in source.companions:
         try:
-            read = path.read_bytes()
+            content = path.read_bytes()
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read ({error.strerror}): fetch it again") from None
-        (folder / path.name).write_bytes(read)
-    made: dict[str, object] = {"config.json": config, INDEX: shards.index(parts)}
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
+        (folder / path.name).write_bytes(content)
+    json_files: dict[str, object] = {"config.json": config, INDEX: shards.index(parts)}
     if source.lacks_companions:
-        made["generation_config.json"] = configs.RELEASED_GENERATION
-    for name, content in made.items():
-        write_json(folder / name, content)
-    manifest.write(folder, source, staging.finished, {*made, *(path.name for path in source.companions)})
+        json_files["generation_config.json"] = configs.RELEASED_GENERATION
+    for name, value in json_files.items():
+        write_json(folder / name, value)
+    manifest.write(folder, source, staging.finished, {*json_files, *(path.name for path in source.companions)})

@@ -1,4 +1,4 @@
-"""Targets -> safetensors shards: which tensor goes where, and the bytes of one shard file.
+"""Writes safetensors shards: which tensor goes into which shard, and the bytes of each file.
 
 The format is documented in huggingface/safetensors. Knows nothing of models.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from mlx_oss.convert.checksum import crc32
 from mlx_oss.convert.jobs import Job, Target
 from mlx_oss.convert.staging import WrittenTensor, flush
-from mlx_oss.convert.thread_pool import Advance
+from mlx_oss.convert.thread_pool import ReportBytes
 from mlx_oss.weights.safetensors import ITEMSIZE
 
 _ALIGN = 64  # bytes; the header is padded so that the data starts on a cache line
@@ -29,13 +29,13 @@ class Shard:
 
     @property
     def targets(self) -> list[Target]:
-        """In the order of their bytes: wider dtypes first, so that each is aligned to its items whatever the shapes."""
+        """The tensors in the order of the file. Wider dtypes come first, so that each is aligned to its item size."""
         targets = (target for job in self.jobs for target in job.targets)
         return sorted(targets, key=lambda target: -ITEMSIZE[target.dtype])
 
     @property
     def spans(self) -> dict[str, tuple[int, int]]:
-        """By name, where each target's bytes start and end behind the header."""
+        """The byte range [start, end) of each target by name, counted from the end of the header."""
         spans, end = {}, 0
         for target in self.targets:
             start, end = end, end + target.nbytes
@@ -48,7 +48,7 @@ class Shard:
 
 
 def split(units: Sequence[Sequence[Job]], shard_bytes: int) -> list[Shard]:
-    """Fills shards up to shard_bytes with whole units (a layer, an embedding), in order."""
+    """Puts units (a layer, an embedding) into shards in order, up to `shard_bytes` each. A unit is never split."""
     groups: list[list[Job]] = []
     room = -1
     for unit in units:
@@ -65,7 +65,7 @@ def split(units: Sequence[Sequence[Job]], shard_bytes: int) -> list[Shard]:
 
 
 def header(shard: Shard) -> bytes:
-    """The shard's safetensors header with its length in front."""
+    """The shard's safetensors header, with its length before it."""
     entries: dict[str, object] = {"__metadata__": {"format": "mlx"}}
     spans = shard.spans
     for target in shard.targets:
@@ -75,13 +75,24 @@ def header(shard: Shard) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def write(shard: Shard, path: Path, advance: Advance) -> dict[str, WrittenTensor]:
-    """Writes the shard, returns when it is on the disk, and gives what is known of each tensor then.
+def write(shard: Shard, path: Path, report_bytes: ReportBytes) -> dict[str, WrittenTensor]:
+    """Writes one shard and returns after it is flushed to the disk.
 
-    One thread writes a file: writers of one file wait for each other in the system. Raises CheckpointError (the source)
-    or OSError (the target).
+    A file is written by one thread only: several writers of a file wait for each other in the operating system.
+
+    Args:
+        shard: What to write.
+        path: The file to write.
+        report_bytes: Called with the number of bytes written after each step.
+
+    Returns:
+        Checksum and relative error of each tensor, by name.
+
+    Raises:
+        CheckpointError: If the source cannot be read or is damaged.
+        OSError: If the file cannot be written.
     """
-    head, spans, known = header(shard), shard.spans, {}
+    head, spans, written = header(shard), shard.spans, {}
     with path.open("wb", buffering=0) as file:
         _write_all(file.fileno(), memoryview(head), 0)
         for job in shard.jobs:
@@ -92,20 +103,20 @@ def write(shard: Shard, path: Path, advance: Advance) -> dict[str, WrittenTensor
                     crcs[n] = crc32(piece.data, crcs[n])
                     _write_all(file.fileno(), piece.data, ends[n])
                     ends[n] += piece.nbytes
-                advance(sum(piece.nbytes for piece in pieces))
+                report_bytes(sum(piece.nbytes for piece in pieces))
             assert ends == [len(head) + spans[name][1] for name in names], names
             for target, crc in zip(job.targets, crcs, strict=True):
-                known[target.name] = WrittenTensor(crc, None if target.loss is None else float(target.loss))
+                written[target.name] = WrittenTensor(crc, None if target.loss is None else float(target.loss))
         flush(file.fileno())
-    return known
+    return written
 
 
 def index(shards: Sequence[Shard]) -> dict[str, object]:
-    """The parsed `model.safetensors.index.json` of a folder."""
-    where = {target.name: shard.name for shard in shards for target in shard.targets}
+    """The content of `model.safetensors.index.json`."""
+    shard_names = {target.name: shard.name for shard in shards for target in shard.targets}
     return {
         "metadata": {"total_size": sum(shard.nbytes for shard in shards)},
-        "weight_map": dict(sorted(where.items())),
+        "weight_map": dict(sorted(shard_names.items())),
     }
 
 

@@ -1,6 +1,7 @@
-"""A checkpoint folder, recognised by its content: its layout, its config, its tensors, the files beside them.
+"""Opens a checkpoint folder: recognises its layout by its content, reads its config, its tensors' headers and the names
+of the other files to copy.
 
-Knows the layouts' marks, nothing of how they are converted.
+Knows how to tell the layouts apart, nothing of how they are converted.
 """
 
 from __future__ import annotations
@@ -19,24 +20,33 @@ from mlx_oss.weights.safetensors import LFS_POINTER, TensorInfo, read_folder, we
 
 HUGGING_FACE, DENSE = "Hugging Face", "Hugging Face, experts not quantised"
 OPENAI, METAL, MLX = "OpenAI", "OpenAI Metal", "MLX"
-# The tensor whose presence tells the layout.
-_MARKS = {
+# A tensor that only one layout has.
+_MARKER_TENSORS = {
     "model.layers.0.mlp.experts.gate_up_proj_blocks": HUGGING_FACE,
     "model.layers.0.mlp.experts.gate_up_proj": DENSE,
     "block.0.mlp.mlp1_weight.blocks": OPENAI,
     "model.layers.0.mlp.experts.gate_proj.weight": MLX,
 }
-# Files of a release that an MLX folder carries along.
+# Files of a release that are copied into the MLX folder.
 _COMPANIONS = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json chat_template.jinja generation_config.json LICENSE "
     "USAGE_POLICY"
 ).split()
-_ADAPTER = "adapter_model.safetensors"  # of PEFT
+_ADAPTER = "adapter_model.safetensors"  # the name PEFT saves a LoRA adapter under
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """raw_config is in Hugging Face's spelling whatever the file's own is; companions are the files to carry along."""
+    """A checkpoint.
+
+    Attributes:
+        folder: Its folder.
+        layout: One of the layout names above.
+        config: Its checked config.
+        raw_config: The parsed config, with Hugging Face's keys in every layout.
+        tensors: All tensors by their names in the files.
+        companions: Paths of the other files to copy into the MLX folder.
+    """
 
     folder: Path
     layout: str
@@ -47,48 +57,63 @@ class Source:
 
     @property
     def lacks_companions(self) -> bool:
-        """OpenAI's layouts have no file of generation settings."""
+        """True for OpenAI's layouts, which have no generation_config.json."""
         return self.layout in (OPENAI, METAL)
 
 
 def open_source(folder: Path) -> Source:
-    """Raises ConversionError, ConfigError or CheckpointError for anything but one whole gpt-oss checkpoint."""
+    """Reads everything of a checkpoint except the tensors' data.
+
+    Raises:
+        ConversionError: If `folder` is not the folder of a model, or holds a format that is not supported.
+        ConfigError: If config.json is damaged or not a gpt-oss config, or the weights are quantised in another format.
+        CheckpointError: If a file is missing or damaged, or the tensors match no layout.
+        TokenizerError: If tokenizer.json disagrees with the bundled vocabulary.
+    """
     if not folder.is_dir():
         state = "is not a folder" if folder.exists() else "does not exist"
-        hint = "; GGUF files are not read" if folder.suffix == ".gguf" else ""
+        hint = "; GGUF files are not supported" if folder.suffix == ".gguf" else ""
         raise ConversionError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
     if metal.is_metal(folder):
-        raw, found = metal.read_metal(folder)
-        return Source(folder, METAL, ModelConfig.from_dict(raw), raw, found, ())
+        raw, tensors = metal.read_metal(folder)
+        return Source(folder, METAL, ModelConfig.from_dict(raw), raw, tensors, ())
     if (folder / "adapter_config.json").is_file() and {*weight_files(folder)} <= {_ADAPTER}:
         raise ConversionError(
-            f"{folder} holds a LoRA adapter: merge it into its model first (PEFT: merge_and_unload, save_pretrained)"
+            f"{folder} holds a LoRA adapter, not a model: merge it into its model first (with PEFT: merge_and_unload, "
+            "then save_pretrained)"
         )
     if not weight_files(folder):
         _refuse_without_weights(folder)
     raw, config = _read_config(folder / "config.json")
     tensors = read_folder(folder)
-    layouts = {layout for mark, layout in _MARKS.items() if mark in tensors}
+    layouts = {layout for marker, layout in _MARKER_TENSORS.items() if marker in tensors}
     if len(layouts) != 1:
         raise CheckpointError(
-            f"{folder} holds a gpt-oss config but its tensors are in no layout known here "
-            f"({_spell(layouts)}): give a released checkpoint"
+            f"{folder} has a gpt-oss config, but its tensors do not match exactly one known layout "
+            f"({_markers_found(layouts)}): use a released checkpoint"
         )
     return Source(folder, layouts.pop(), config, raw, tensors, _companions(folder))
 
 
 def _refuse_without_weights(folder: Path) -> None:
-    """Where it can be told what is wrong; otherwise `read_folder` will."""
+    """Raises ConversionError if the reason is recognised; if not, `read_folder` raises later."""
     if weight_files(folder / "original"):
         raise ConversionError(f"{folder} holds no *.safetensors file, but original/ does: give {folder / 'original'}")
     if any(folder.glob("*.bin")):
-        raise ConversionError(f"{folder} holds PyTorch's *.bin files: save the model as safetensors")
+        raise ConversionError(
+            f"{folder} holds PyTorch *.bin files, which are not supported: save the model as safetensors"
+        )
     if any(folder.glob("*.gguf")):
-        raise ConversionError(f"{folder} holds GGUF files, which are not read: give the model as Hugging Face has it")
+        raise ConversionError(
+            f"{folder} holds GGUF files, which are not supported: use the model in Hugging Face's format "
+            "(config.json and *.safetensors)"
+        )
 
 
-def _spell(layouts: set[str]) -> str:
-    return f"marks of {' and '.join(sorted(layouts))}" if layouts else f"none of {', '.join(_MARKS)}"
+def _markers_found(layouts: set[str]) -> str:
+    if layouts:
+        return f"there are tensors of {' and '.join(sorted(layouts))}"
+    return f"there is none of {', '.join(_MARKER_TENSORS)}"
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
@@ -97,14 +122,14 @@ def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON ({error}): fetch it again") from None
+        raise ConfigError(f"{path} cannot be read as JSON ({error}): download it again") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds no JSON object: fetch it again")
-    stored = raw.get("quantization_config")
-    method = stored.get("quant_method", "mxfp4") if isinstance(stored, dict) else "mxfp4"
+        raise ConfigError(f"{path} is not a JSON object: download it again")
+    quantization = raw.get("quantization_config")
+    method = quantization.get("quant_method", "mxfp4") if isinstance(quantization, dict) else "mxfp4"
     if method != "mxfp4":
         raise ConfigError(
-            f"{path}: the weights are quantised by {method!r}, which is not read: save the model in bfloat16"
+            f"{path}: the weights are quantised with {method!r}, which is not supported: save the model in bfloat16"
         )
     try:
         raw = configs.from_openai(raw) if configs.is_openai(raw) else raw
@@ -114,15 +139,15 @@ def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
 
 
 def _companions(folder: Path) -> tuple[Path, ...]:
-    found = tuple(path for name in _COMPANIONS if (path := folder / name).is_file())
-    for path in found:
+    companions = tuple(path for name in _COMPANIONS if (path := folder / name).is_file())
+    for path in companions:
         try:
             with path.open("rb") as file:
                 head = file.read(len(LFS_POINTER))
         except OSError as error:
-            raise CheckpointError(f"{path} cannot be read ({error.strerror}): fetch it again") from None
+            raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
         if head == LFS_POINTER:
             raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
         if path.name == "tokenizer.json":
             check_tokenizer_json(path)
-    return found
+    return companions

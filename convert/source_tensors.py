@@ -1,6 +1,6 @@
-"""Source tensors by their Hugging Face name whatever the layout, checked, and each used exactly once.
+"""Finds and checks the tensors of a source by their Hugging Face names, whatever the layout; each is used exactly once.
 
-The tables of names are here; what is made of the tensors is `plan`'s business.
+Knows the names of both OpenAI layouts. Which target tensors are made from the source tensors is decided in `jobs`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.names import Shape
 from mlx_oss.weights.safetensors import TensorInfo
 
-# Hugging Face's name -> OpenAI's, below `model.layers.N.` and `block.N.`; q, k and v are rows of one tensor there.
+# Hugging Face's name below `model.layers.N.` -> OpenAI's below `block.N.`, where q, k and v are rows of one tensor.
 _OPENAI_LAYER = {
     "input_layernorm.weight": "attn.norm.scale",
     "self_attn.q_proj.weight": "attn.qkv.weight",
@@ -48,38 +48,45 @@ _Use = TypeVar("_Use", Rows, Deinterleave, DenseExperts)
 
 
 class SourceTensors:
-    """Hands out recipes over a source's tensors and remembers how much of each was used."""
+    """Makes transforms that read the source's tensors, and counts how many bytes of each tensor they use.
+
+    Names and shapes in the methods are those of Hugging Face's layout. Each method raises CheckpointError if the tensor
+    is missing or has another shape or dtype.
+    """
 
     def __init__(self, source: Source):
         self.source = source
         self._used: Counter[str] = Counter()
 
     def whole(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
-        """All of a tensor."""
+        """Reads all of a tensor."""
         return self.rows(name, dtype, shape)
 
     def rows(self, name: str, dtype: str, shape: Shape) -> Rows:
-        """All of a tensor as it lies in the file; where the layout joins it with others, its rows among theirs."""
-        found, start, full = self._locate(name, shape)
-        tensor = self._checked(found, dtype, full)
-        before = start * (tensor.nbytes // full[0])
+        """Reads all of a tensor as stored; if the layout joins q, k and v in one tensor, only the rows of this one."""
+        source_name, first_row, full = self._locate(name, shape)
+        tensor = self._checked(source_name, dtype, full)
+        start = first_row * (tensor.nbytes // full[0])
         row_bytes = tensor.nbytes // math.prod(full[:-1]) if len(full) > 1 else tensor.nbytes
-        return self._use(Rows(tensor, row_bytes, before, before + tensor.nbytes // full[0] * shape[0]))
+        return self._use(Rows(tensor, row_bytes, start, start + tensor.nbytes // full[0] * shape[0]))
 
-    def halves(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
-        """The even and the odd rows of a tensor (experts, rows, ...), in one pass."""
-        found, _, _ = self._locate(name, shape)
-        tensor = self._checked(found, dtype, shape)
+    def deinterleaved(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
+        """Reads a tensor (experts, rows, ...) in one pass and splits it into its even and its odd rows."""
+        source_name, _, _ = self._locate(name, shape)
+        tensor = self._checked(source_name, dtype, shape)
         return self._use(Deinterleave(tensor, tensor.nbytes // math.prod(shape[:2])))
 
-    def dense(self, name: str, shape: Shape, halves: int) -> DenseExperts:
-        """A fine-tune's experts (experts, columns, rows), their rows dealt out to that many weights."""
-        return self._use(DenseExperts(self._checked(name, "BF16", shape), halves))
+    def dense(self, name: str, shape: Shape, num_weights: int) -> DenseExperts:
+        """Reads a fine-tune's experts (experts, columns, rows), whose rows belong to `num_weights` weights in turn."""
+        return self._use(DenseExperts(self._checked(name, "BF16", shape), num_weights))
 
     def check_all_used(self) -> None:
+        """Raises CheckpointError for a tensor that no transform uses."""
         for name, tensor in self.source.tensors.items():
             if name not in self._used:
-                raise CheckpointError(f"{tensor.file}: tensor {name} is unknown: no plain gpt-oss model has it")
+                raise CheckpointError(
+                    f"{tensor.file}: tensor {name} is unknown: use a plain gpt-oss model, which has none of that name"
+                )
             nbytes = _as_bfloat16(tensor).nbytes if tensor.dtype in ROUNDED else tensor.nbytes
             assert self._used[name] == nbytes, f"{name}: {self._used[name]=} of {nbytes}"
 
@@ -88,34 +95,34 @@ class SourceTensors:
         return transform
 
     def _locate(self, name: str, shape: Shape) -> tuple[str, int, Shape]:
-        """(name in the source, first row there, shape there) of the tensor with this Hugging Face name and shape."""
+        """(name in the source, first row in that tensor, shape of that tensor) for a Hugging Face name and shape."""
         if self.source.layout not in (OPENAI, METAL):
             return name, 0, shape
         if name in _OPENAI_TOP:
             return _OPENAI_TOP[name], 0, shape
         _, _, layer, rest = name.split(".", 3)
-        found = f"block.{layer}.{_OPENAI_LAYER[rest]}"
-        if ".qkv." not in found:
-            return found, 0, shape
+        source_name = f"block.{layer}.{_OPENAI_LAYER[rest]}"
+        if ".qkv." not in source_name:
+            return source_name, 0, shape
         rows = [heads * self.source.config.head_dim for heads in self.source.config.qkv_heads]
-        before = "qkv".index(rest.removeprefix("self_attn.")[0])
-        return found, sum(rows[:before]), (sum(rows), *shape[1:])
+        position = "qkv".index(rest.removeprefix("self_attn.")[0])
+        return source_name, sum(rows[:position]), (sum(rows), *shape[1:])
 
     def _checked(self, name: str, dtype: str, shape: Shape) -> TensorInfo:
         tensor = self.source.tensors.get(name)
         if tensor is None:
-            raise CheckpointError(f"{self.source.folder}: tensor {name} is missing: fetch the checkpoint again")
+            raise CheckpointError(f"{self.source.folder}: tensor {name} is missing: download the checkpoint again")
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{tensor.file}: tensor {name} has shape {tensor.shape}, config.json asks for {shape}: "
-                "are both of one model?"
+                f"{tensor.file}: tensor {name} has shape {tensor.shape}, but config.json requires {shape}: check that "
+                "both files belong to the same model"
             )
         if dtype == "BF16" and tensor.dtype in ROUNDED:
             return _as_bfloat16(tensor)
         if tensor.dtype != dtype:
             raise CheckpointError(
-                f"{tensor.file}: tensor {name} is {tensor.dtype}, expected {dtype}: give a checkpoint as released or a "
-                "fine-tune in bfloat16, float16 or float32"
+                f"{tensor.file}: tensor {name} has dtype {tensor.dtype}, expected {dtype}: use a released checkpoint "
+                "or a fine-tune in bfloat16, float16 or float32"
             )
         return tensor
 

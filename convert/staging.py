@@ -1,7 +1,15 @@
-"""The hidden folder a conversion writes into, beside its target: locked, resumable, published by renaming.
+"""The hidden folder beside the target that a conversion writes into. It is locked, can be resumed, and is published by
+renaming it to the target.
 
-A shard counts as finished once it is on the disk under its name and in the record; the record belongs to one plan, so
-another source, target or choice of options starts anew. Knows nothing of what is written.
+Folders that are used for a target NAME, all beside it:
+
+    .NAME.partial    being written: finished shards, unfinished ones, and the record of the finished (.conversion.json)
+    .NAME.replaced   the old folder of that name, while the new one takes its place
+    .NAME.deleted    the old folder, being deleted
+
+A shard counts as finished when it is on the disk under its final name and listed in the record. The record belongs to
+one plan: with another source, target or other options, the conversion starts from the beginning. Knows nothing of what
+is written.
 """
 
 from __future__ import annotations
@@ -26,14 +34,21 @@ _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSU
 
 @dataclass(frozen=True, slots=True)
 class WrittenTensor:
-    """What is known of a written tensor: its CRC-32 and, if it was quantised, its relative error."""
+    """The CRC-32 of a written tensor and, if it was quantised, its relative error."""
 
     crc32: int
     error: float | None = None
 
 
 class Staging:
-    """Use as a context; `finished` holds what is known of each finished shard's tensors by shard name."""
+    """The hidden folder of a conversion. Entering the context creates and locks it, and deletes what cannot be resumed.
+
+    Attributes:
+        target: The folder to publish it as.
+        folder: The hidden folder.
+        plan_id: Changes with everything that the written bytes depend on.
+        finished: The tensors of each finished shard, by shard name.
+    """
 
     def __init__(self, target: Path, plan_id: str):
         self.target = target
@@ -52,20 +67,24 @@ class Staging:
                 os.close(self._lock)
                 raise
         except BlockingIOError:
-            raise ConversionError(f"{self.target} is being written by another conversion: wait for it") from None
+            raise ConversionError(
+                f"{self.target} is being written by another conversion: wait for it to finish"
+            ) from None
         except OSError as error:
-            raise ConversionError(f"{self.folder} cannot be written ({error.strerror}): give another target") from None
+            raise ConversionError(
+                f"{self.folder} cannot be written ({error.strerror}): choose another target"
+            ) from None
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._lock)
 
     def path(self, shard: str) -> Path:
-        """Where to write an unfinished shard."""
+        """Path to write a shard to until it is finished."""
         return self.folder / f"{shard}.unfinished"
 
     def finish(self, shard: str, tensors: Mapping[str, WrittenTensor]) -> None:
-        """The shard is completely on the disk: from now on it is not written again."""
+        """Records that a shard is completely on the disk. From now on it is not written again."""
         self.path(shard).rename(self.folder / shard)
         self.finished[shard] = dict(tensors)
         shards = {name: {key: asdict(value) for key, value in each.items()} for name, each in self.finished.items()}
@@ -76,17 +95,21 @@ class Staging:
         sync(self.folder)
 
     @property
-    def droppable(self) -> int:
-        """Bytes on the disk that entering the context sets free: shards that were not finished, or of another plan."""
+    def reclaimable_bytes(self) -> int:
+        """Bytes on the disk that entering the context frees: unfinished shards, and everything of another plan."""
         try:
             return sum(path.stat().st_blocks * 512 for path in self._unfinished())
-        except OSError:  # there is none, or another conversion is at work on it
+        except OSError:  # the folder does not exist, or another conversion is changing it
             return 0
 
     def publish(self) -> None:
-        """Renames the folder to its name; what was there before goes only once the new one is in place. A kill in
-        between leaves the old one under another name, see `put_back`. Raises OSError where that cannot be; the target
-        is as it was then.
+        """Renames the hidden folder to the target.
+
+        A folder that the target replaces is moved aside first, and deleted only after the new one is in place. If the
+        process is killed in between, the old folder stays under its other name, and `restore_replaced` repairs that.
+
+        Raises:
+            OSError: If a folder cannot be renamed. The target is then as it was before.
         """
         for path in (*self.folder.iterdir(), self.folder):
             sync(path)
@@ -105,6 +128,7 @@ class Staging:
             _delete(replaced)
 
     def discard(self) -> None:
+        """Deletes the hidden folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _unfinished(self) -> list[Path]:
@@ -118,7 +142,7 @@ class Staging:
                 return {}
             shards = record["shards"].items()
             return {
-                shard: {name: WrittenTensor(**known) for name, known in tensors.items()}
+                shard: {name: WrittenTensor(**fields) for name, fields in tensors.items()}
                 for shard, tensors in shards
                 if (self.folder / shard).is_file()
             }
@@ -126,17 +150,20 @@ class Staging:
             return {}
 
 
-def put_back(target: Path) -> None:
-    """Repairs what a kill during `publish` may have left: an old folder that was moved aside before the new one had
-    its place goes back, with a warning; one that is replaced already is deleted. While the new one is unpublished, its
-    hidden folder is there, so neither goes for something else that has taken the name since.
+def restore_replaced(target: Path) -> None:
+    """Repairs what a kill during `Staging.publish` may have left behind.
 
-    Raises ConversionError where the name is taken.
+    If the old folder was moved aside and the new one did not get its place, the old one is moved back, with a warning.
+    If the new one is in place, the old one is deleted. The hidden folder of the new one, which exists only in the first
+    case, tells the two apart, even if something else was created under the target's name since.
+
+    Raises:
+        ConversionError: If the old folder should be moved back, but the target's name is taken or renaming fails.
     """
     replaced, staging, deleted = _replaced(target), _partial(target), _deleted(target)
     shutil.rmtree(deleted, ignore_errors=True)
     if target.is_dir():
-        (target / _RECORD).unlink(missing_ok=True)  # it was killed just after it had its name
+        (target / _RECORD).unlink(missing_ok=True)  # killed just after the folder was renamed
     if not replaced.is_dir():
         return
     try:
@@ -146,27 +173,34 @@ def put_back(target: Path) -> None:
             _delete(replaced)
         elif target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise ConversionError(
-                f"{target} is taken, and {replaced} holds what a killed conversion was replacing: move one of them"
+                f"{target} exists, and {replaced} holds the folder that a killed conversion was replacing: move one "
+                "of them"
             )
         else:
             replaced.rename(target)
-            warnings.warn(f"{target} is put back: a conversion was killed while it replaced the folder", stacklevel=3)
-    except BlockingIOError:  # it is being replaced just now
+            warnings.warn(f"{target} is restored: a conversion was killed while it replaced the folder", stacklevel=3)
+    except BlockingIOError:  # another conversion is replacing it right now
         return
     except OSError as error:
-        raise ConversionError(f"{replaced} cannot be moved back to {target} ({error.strerror}): move it") from None
+        raise ConversionError(
+            f"{replaced} cannot be moved back to {target} ({error.strerror}): move it yourself"
+        ) from None
 
 
 def _locked(folder: Path) -> int:
-    """A descriptor that locks the folder until it is closed; some file systems of networks have no locks for folders,
-    which is told. Raises BlockingIOError if another process has it.
+    """Locks a folder and returns the file descriptor that holds the lock until it is closed.
+
+    Some network file systems cannot lock folders; then a warning is issued and the descriptor holds no lock. Raises
+    BlockingIOError if another process holds the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            warnings.warn(f"{folder} cannot be locked: let no second conversion write there meanwhile", stacklevel=3)
+            warnings.warn(
+                f"{folder} cannot be locked: do not start a second conversion to this target meanwhile", stacklevel=3
+            )
             return descriptor
         os.close(descriptor)
         raise
@@ -174,7 +208,7 @@ def _locked(folder: Path) -> int:
 
 
 def hidden_names(target: Path) -> tuple[str, ...]:
-    """The names beside a target that its conversion uses."""
+    """Names of the hidden folders that a conversion to `target` uses beside it."""
     return tuple(path(target).name for path in (_partial, _replaced, _deleted))
 
 
@@ -191,7 +225,7 @@ def _deleted(target: Path) -> Path:
 
 
 def _delete(replaced: Path) -> None:
-    """Under another name first, so that what a kill leaves of it is not taken for a whole folder."""
+    """Renames a folder, then deletes it: a part of it that is left after a kill is not mistaken for a whole folder."""
     deleted = replaced.with_suffix(".deleted")
     replaced.rename(deleted)
     shutil.rmtree(deleted, ignore_errors=True)
@@ -211,8 +245,8 @@ def sync(path: Path) -> None:
 
 
 def flush(descriptor: int) -> None:
-    """Returns when what was written is on the disk; macOS's fsync leaves it in the disk's own cache (its fsync(2))."""
-    with contextlib.suppress(OSError):  # a file system that does not know it
+    """Waits until written data is on the disk. On macOS fsync alone leaves it in the drive's cache (see fsync(2))."""
+    with contextlib.suppress(OSError):  # a file system without F_FULLFSYNC
         if hasattr(fcntl, "F_FULLFSYNC"):
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
             return

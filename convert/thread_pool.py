@@ -1,7 +1,7 @@
-"""Work shared out among a few threads; progress and errors come out in the thread that waits.
+"""Runs tasks in a few threads; their progress and errors arrive in the thread that waits for them.
 
-Reading, writing, checksums and NumPy's copies do not hold the interpreter, so threads are enough. Knows nothing of what
-the work is.
+Reading, writing, checksums and NumPy's copies release the interpreter lock, so threads are enough. Knows nothing of
+what the tasks do.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
-Advance = Callable[[int], None]
+ReportBytes = Callable[[int], None]  # called with the number of bytes done since the last call
 Result = TypeVar("Result")
 
-_MOST = 4  # threads: more of them read a disk no faster
+_MAX_THREADS = 4  # more do not read a disk faster
 
 
 class ThreadPool:
-    """Use as a context: on leaving it, work that was not begun is dropped and what was begun stops at once."""
+    """A context manager. On exit, tasks that have not started are dropped; running ones stop at their next report."""
 
-    def __init__(self, advance: Advance):
-        self._advance = advance
-        self._told: SimpleQueue[int | Future] = SimpleQueue()
+    def __init__(self, on_bytes: ReportBytes):
+        self._on_bytes = on_bytes
+        self._events: SimpleQueue[int | Future[Any]] = SimpleQueue()
         self._stopped = Event()
-        self._threads = ThreadPoolExecutor(min(_MOST, os.cpu_count() or 1))
+        self._threads = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
 
     def __enter__(self) -> ThreadPool:
         return self
@@ -35,25 +35,28 @@ class ThreadPool:
         self._stopped.set()
         self._threads.shutdown(cancel_futures=True)
 
-    def as_completed(self, works: Mapping[str, Callable[[Advance], Result]]) -> Iterator[tuple[str, Result]]:
-        """Has the works done, each by a thread that is given a function to tell its progress, to be called often; gives
-        their names and results in the order in which they end. Raises what any of them raises.
-        """
-        names = {self._threads.submit(work, self._tell): name for name, work in works.items()}
-        for future in names:
-            future.add_done_callback(self._told.put)
-        while names:
-            told = self._told.get()
-            if isinstance(told, Future):
-                yield names.pop(told), told.result()
-            else:
-                self._advance(told)
+    def as_completed(self, tasks: Mapping[str, Callable[[ReportBytes], Result]]) -> Iterator[tuple[str, Result]]:
+        """Runs tasks concurrently; yields (name, result) as each completes.
 
-    def _tell(self, count: int) -> None:
+        Each task gets a function to report its progress with, which it should call often. The pool's `on_bytes` is
+        called with these reports, in the thread that iterates. An exception in a task is raised here.
+        """
+        names = {self._threads.submit(task, self._report_bytes): name for name, task in tasks.items()}
+        for future in names:
+            future.add_done_callback(self._events.put)
+        while names:
+            event = self._events.get()
+            if isinstance(event, Future):
+                yield names.pop(event), event.result()
+            else:
+                self._on_bytes(event)
+
+    def _report_bytes(self, count: int) -> None:
+        """Called by tasks, in their threads."""
         if self._stopped.is_set():
             raise _Stopped
-        self._told.put(count)
+        self._events.put(count)
 
 
 class _Stopped(Exception):
-    """Ends work that nobody waits for any more."""
+    """Ends a task after the pool was left."""

@@ -1,7 +1,9 @@
-"""How the bytes of target tensors come out of source tensors: in one pass, in pieces of about a MiB, whatever the size.
+"""Transforms: produce the bytes of target tensors from source tensors, in one pass and in pieces of about a MiB,
+however large the tensors are.
 
-Here the recipes that move values without reading them as numbers, so that bfloat16 needs no number type; only what a
-fine-tune holds in another float type is rounded as it is read. Knows nothing of names and models.
+The transforms in this file move bytes without interpreting them as numbers, so no bfloat16 type is needed. The one
+exception: float32 and float16 values of fine-tunes are rounded to bfloat16 while they are read. Knows nothing of names
+and models.
 """
 
 from __future__ import annotations
@@ -17,14 +19,18 @@ from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.mxfp4 import SCALE_NAN
 from mlx_oss.weights.safetensors import TensorInfo
 
-PIECE = 1 << 20  # bytes read at a time: what is done to them happens in the processor's cache
-ROUNDED = {"F32": "<f4", "F16": "<f2"}  # dtypes that become bfloat16, as safetensors and NumPy call them
+PIECE = 1 << 20  # bytes read at a time: small enough to be processed in the CPU's cache
+ROUNDED = {"F32": "<f4", "F16": "<f2"}  # dtypes that become bfloat16: safetensors' name -> NumPy's
 
 
 @dataclass(frozen=True, slots=True)
 class Rounded(TensorInfo):
-    """A tensor of the dtype `stored` as the bfloat16 one that it is rounded to, to nearest even; places in it, but for
-    `start` and `end`, are those of bfloat16 bytes.
+    """A float32 or float16 tensor, seen as the bfloat16 tensor it is rounded to (nearest, ties to even).
+
+    `nbytes`, and offsets into the tensor elsewhere, count bfloat16 bytes; `start` and `end` count bytes of the file.
+
+    Attributes:
+        stored: The dtype in the file, "F32" or "F16".
     """
 
     stored: str
@@ -35,31 +41,32 @@ class Rounded(TensorInfo):
 
 
 class Transform(Protocol):
-    """Gives the bytes of one or more target tensors in order, in one pass over the source."""
+    """Produces the bytes of one or more target tensors, from first to last, in one pass over the source."""
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
-        """The next bytes of each target: C-contiguous uint8 vectors, valid until the next ones are asked for.
+        """Yields the next bytes of each target: C-contiguous uint8 vectors, valid until the next iteration.
 
-        Raises CheckpointError where the source cannot be read or is damaged.
+        Raises:
+            CheckpointError: If the source cannot be read or is damaged.
         """
         ...
 
 
 class TensorTransform(Transform, Protocol):
-    """A transform over one source tensor, or part of it; its pieces are whole rows."""
+    """A transform that reads one source tensor or a part of it; its pieces are whole rows."""
 
     @property
     def source(self) -> TensorInfo: ...
 
     @property
     def nbytes(self) -> int:
-        """Of the source that it uses."""
+        """How many bytes of the source it reads."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The bytes [start, stop) of a source tensor as they are; pieces are whole rows of row_bytes."""
+    """Copies the bytes [start, stop) of a source tensor; pieces are whole rows of row_bytes."""
 
     source: TensorInfo
     row_bytes: int
@@ -74,14 +81,14 @@ class Rows:
         return self.runs(max(PIECE // self.row_bytes, 1))
 
     def runs(self, rows: int) -> Iterator[tuple[np.ndarray]]:
-        """As `pieces`, of that many rows each."""
+        """Like `pieces`, with `rows` rows in each piece."""
         for piece in read(self.source, self.start, self.stop, rows * self.row_bytes):
             yield (piece,)
 
 
 @dataclass(frozen=True, slots=True)
 class Deinterleave:
-    """Two targets: the even and the odd rows of a source tensor; a row is row_bytes long."""
+    """Splits a source tensor into two targets, its even and its odd rows; a row is row_bytes long."""
 
     source: TensorInfo
     row_bytes: int
@@ -101,8 +108,8 @@ class Deinterleave:
 
 
 @dataclass(frozen=True, slots=True)
-class Scales:
-    """MXFP4 scales passed through and checked: a NaN among them is damage, no model has one."""
+class CheckedScales:
+    """Passes MXFP4 scales through unchanged. Raises CheckpointError for a NaN: no model has one, so it means damage."""
 
     inner: TensorTransform
 
@@ -110,36 +117,42 @@ class Scales:
         for pieces in self.inner.pieces():
             if any(piece.max(initial=0) == SCALE_NAN for piece in pieces):
                 source = self.inner.source
-                raise CheckpointError(f"{source.file}: tensor {source.name} holds a NaN scale (0xFF): fetch it again")
+                raise CheckpointError(
+                    f"{source.file}: tensor {source.name} holds a NaN scale (0xFF): download it again"
+                )
             yield pieces
 
 
 def read(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
-    """The bytes [start, stop) of a tensor in pieces of `size`, each valid until the next is asked for."""
+    """Yields the bytes [start, stop) of a tensor in pieces of `size`, each valid until the next iteration.
+
+    Raises:
+        CheckpointError: If the file cannot be read or has shrunk, or if a value that is rounded is NaN or infinity.
+    """
     if not isinstance(source, Rounded):
-        yield from _stored(source, start, stop, size)
+        yield from _read_stored(source, start, stop, size)
         return
     buffer = np.empty(min(size, stop - start), np.uint8)
-    wide = np.dtype(ROUNDED[source.stored]).itemsize // 2
+    factor = np.dtype(ROUNDED[source.stored]).itemsize // 2  # bytes in the file per bfloat16 byte
     for position in range(start, stop, size):
         piece, end = buffer[: min(size, stop - position)], 0
-        for stored in _stored(source, wide * position, wide * (position + piece.nbytes), wide * PIECE):
-            rounded = _bfloat16(stored.view(ROUNDED[source.stored]), source).view(np.uint8)
+        for stored in _read_stored(source, factor * position, factor * (position + piece.nbytes), factor * PIECE):
+            rounded = _round_to_bfloat16(stored.view(ROUNDED[source.stored]), source).view(np.uint8)
             piece[end : end + rounded.nbytes] = rounded
             end += rounded.nbytes
         yield piece
 
 
-def _bfloat16(values: np.ndarray, source: TensorInfo) -> np.ndarray:
-    """Their bits as uint16. Raises CheckpointError for NaN, infinity, and what becomes it."""
+def _round_to_bfloat16(values: np.ndarray, source: TensorInfo) -> np.ndarray:
+    """bfloat16 bits as uint16. Raises CheckpointError for NaN, infinity, and values that round to infinity."""
     bits = values.astype(np.float32).view(np.uint32)
     rounded = bits + (0x7FFF + ((bits >> 16) & 1))
     if any(((each & 0x7F800000) == 0x7F800000).any() for each in (bits, rounded)):
-        raise CheckpointError(f"{source.file}: tensor {source.name} holds NaN or infinity: fetch it again")
+        raise CheckpointError(f"{source.file}: tensor {source.name} holds NaN or infinity: download it again")
     return (rounded >> 16).astype("<u2")
 
 
-def _stored(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
+def _read_stored(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
     buffer = np.empty(min(size, stop - start), np.uint8)
     try:
         with source.file.open("rb", buffering=0) as file:
@@ -149,7 +162,7 @@ def _stored(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np
                 _fill(piece, file, source)
                 yield piece
     except OSError as error:
-        raise CheckpointError(f"{source.file} cannot be read ({error.strerror}): fetch it again") from None
+        raise CheckpointError(f"{source.file} cannot be read ({error.strerror}): download it again") from None
 
 
 def _fill(piece: np.ndarray, file: BinaryIO, source: TensorInfo) -> None:
@@ -157,5 +170,5 @@ def _fill(piece: np.ndarray, file: BinaryIO, source: TensorInfo) -> None:
     while view:
         count = file.readinto(view)  # type: ignore[attr-defined]
         if not count:
-            raise CheckpointError(f"{source.file} shrank while tensor {source.name} was read: fetch it again")
+            raise CheckpointError(f"{source.file} shrank while tensor {source.name} was read: download it again")
         view = view[count:]

@@ -1,11 +1,12 @@
-"""How fast the converter is beside `cp`, and how much memory it takes: both by turns, on a checkpoint in 120b's shape.
+"""Measures the speed of the converter against `cp`, and its memory, on a checkpoint with layers like those of 120b.
 
     python -m tests.bench_convert [--layers 4 --experts 128 --vocab 201088] [--layout hf] [--profile bf16] [--work DIR]
 
-Rows are as long as the released ones. Needs twice the checkpoint's size on the disk. Each figure is the median over the
-rounds of a whole process, Python's start included; `warm` is with the source in the page cache, `cold` with it dropped
-from there (Linux). `cp` leaves its copy in the page cache, a conversion ends with everything on the disk, as `cp+sync`
-does. Memory is the largest resident set, less that of an interpreter with MLX loaded.
+The converter and `cp` run in turns, in several rounds. Rows are as long as the released ones. Needs twice the size of
+the checkpoint on the disk. Each figure is the median over the rounds and covers a whole process, including the start of
+Python. `warm` means with the source in the page cache, `cold` with the source dropped from it (Linux). `cp` leaves its
+copy in the page cache; a conversion ends when everything is on the disk, as `cp+sync` does. Memory is the largest
+resident set minus that of an interpreter with MLX loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from tests.synthetic import LAYOUTS, RELEASED_20B
 
-Run = tuple[float, float, int]  # seconds, processor seconds, largest resident set in bytes
+Run = tuple[float, float, int]  # seconds, CPU seconds, largest resident set in bytes
 
 
 def measured(command: Sequence[str]) -> Run:
@@ -79,7 +80,7 @@ def main() -> None:
 
 
 def _write(folder: Path, shape: dict[str, int], layout: str) -> None:
-    """In a process of its own: Linux counts the resident set of the one that starts another as the other's, too."""
+    """Runs in its own process, because Linux counts a parent's resident set for the children it starts, too."""
     program = (
         "from pathlib import Path; from tests.synthetic import write_checkpoint; "
         f"write_checkpoint(Path({str(folder)!r}), {shape}, layout={layout!r})"
@@ -108,7 +109,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--profile", default="bf16")
     parser.add_argument("--shard-bytes", type=int, default=4_500_000_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--work", help="a folder on the disk to measure")
+    parser.add_argument("--work", help="folder on the disk to measure")
     return parser.parse_args()
 
 

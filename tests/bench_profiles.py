@@ -1,9 +1,10 @@
-"""What the profiles for the weights beside the experts cost in exactness, on random weights: the README's table.
+"""Measures how much the profiles for weights outside the experts change the logits of random weights, for the README.
 
     python -m tests.bench_profiles
 
-Logits and next-token distribution of each profile against the lossless folder. Random weights have no structure that
-rounding could respect or hurt, so this shows the size of the rounding and nothing of a real model's quality.
+Compares the logits and next-token distribution of each profile with those of the lossless folder. Random weights have
+no structure that rounding could preserve or damage, so this shows the size of the rounding error and says nothing about
+the quality of a real model.
 """
 
 from __future__ import annotations

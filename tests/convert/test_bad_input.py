@@ -1,4 +1,4 @@
-"""What cannot be converted is refused in one sentence that names the file, and nothing is left behind."""
+"""Whatever cannot be converted is refused with one sentence that names the file, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def refuses(source: Path, *words: str, error: type[MlxOssError], target: Path | None = None, **options) -> None:
-    """Converting fails with this error and these words, in one line, and the target's folder stays as it was."""
+    """Converting fails with this error and these words in one line, and the target's parent folder does not change."""
     target = target or source.parent.parent / "dst"
     before = sorted(target.parent.rglob("*"))
     with pytest.raises(error) as caught:
@@ -56,7 +56,7 @@ def refuses(source: Path, *words: str, error: type[MlxOssError], target: Path | 
 
 
 def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
-    """Changes the header of SHARD; the data stays."""
+    """Changes the header of SHARD, not its data, and updates the index."""
     path = folder / SHARD
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -143,13 +143,13 @@ def test_wrong_dtype(source):
 
 
 def test_an_index_left_over_beside_a_model_in_one_file(source):
-    """As transformers leaves one when it saves into the folder of a model in shards."""
+    """transformers leaves such an index when it saves one file into the folder of a sharded model."""
     (source / "model.safetensors").write_bytes((source / SHARD).read_bytes())
     refuses(source, "model.safetensors", INDEX, "remove the one", error=CheckpointError)
 
 
 def test_a_lora_adapter(source):
-    """Alone; what one leaves beside a model that it was merged into does no harm."""
+    """A folder with an adapter alone is refused; an adapter_config.json left beside a merged model does no harm."""
     (source / "adapter_config.json").write_text("{}")
     convert(source, source.parent / "whole")
     adapter = source.parent.parent / "adapter"
@@ -184,7 +184,7 @@ def test_a_tokenizer_with_tokens_of_its_own(source):
     data = tokenizer_json()
     data["added_tokens"].append({"id": 201_088, "content": "<tool>"})
     (source / "tokenizer.json").write_text(json.dumps(data))
-    refuses(source, "tokenizer.json", "<tool>", "tokens of their own", error=TokenizerError)
+    refuses(source, "tokenizer.json", "<tool>", "additional tokens", error=TokenizerError)
 
 
 @pytest.mark.parametrize("stored", [mx.float32, mx.float16])
@@ -254,14 +254,14 @@ def test_repository_without_its_root_weights_points_to_original(source):
 
 
 def test_target_and_source_inside_one_another(source):
-    refuses(source, "inside one another", error=ConversionError, target=source / "dst")
-    refuses(source, "inside one another", error=ConversionError, target=source)
-    refuses(source, "inside one another", error=ConversionError, target=source.parent, force=True)
+    refuses(source, "overlap", error=ConversionError, target=source / "dst")
+    refuses(source, "overlap", error=ConversionError, target=source)
+    refuses(source, "overlap", error=ConversionError, target=source.parent, force=True)
 
 
 def test_existing_target_needs_force(source, tmp_path):
     convert(source, tmp_path / "dst")
-    refuses(source, "dst exists", "--force", error=ConversionError)
+    refuses(source, "dst already exists", "--force", error=ConversionError)
     other = write_checkpoint(tmp_path / "other", SMALL, seed=5)
     convert(other, tmp_path / "dst", ConvertOptions(force=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "in", "other"]
@@ -273,13 +273,13 @@ def test_existing_target_needs_force(source, tmp_path):
 def test_force_spares_what_is_no_model_folder(source, tmp_path):
     (tmp_path / "dst").mkdir()
     (tmp_path / "dst" / "thesis.txt").write_text("years of work")
-    refuses(source, "no model folder", error=ConversionError, force=True)
+    refuses(source, "not a model folder", error=ConversionError, force=True)
 
 
 def test_target_that_is_a_link(source, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "dst").symlink_to(tmp_path / "elsewhere")
-    refuses(source, "is a link", error=ConversionError)
+    refuses(source, "is a symbolic link", error=ConversionError)
 
 
 def test_target_without_a_parent(source, tmp_path):
@@ -315,7 +315,7 @@ def test_disk_full_in_the_middle(source, monkeypatch):
 
 
 def test_a_file_may_not_grow_beyond_a_limit(source):
-    """The system's own refusal in the middle of a shard, unlike the one above."""
+    """Unlike in the test above, the operating system itself refuses to write in the middle of a shard."""
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, usual[1]))
     try:
@@ -326,7 +326,7 @@ def test_a_file_may_not_grow_beyond_a_limit(source):
 
 def test_something_else_under_the_hidden_name(source, tmp_path):
     (tmp_path / ".dst.partial" / "mine").mkdir(parents=True)
-    refuses(source, ".dst.partial", "give another target", error=ConversionError)
+    refuses(source, ".dst.partial", "choose another target", error=ConversionError)
 
 
 def test_config_nested_beyond_reason(source):
@@ -384,11 +384,11 @@ def test_a_target_name_that_is_too_long_is_a_sentence(source, tmp_path):
 
 def test_a_mount_point_is_no_target(source, monkeypatch):
     monkeypatch.setattr("os.path.ismount", lambda path: str(path).endswith("dst"))
-    refuses(source, "mounted", error=ConversionError)
+    refuses(source, "mount point", error=ConversionError)
 
 
 def test_the_source_under_another_spelling_is_no_target(source, tmp_path):
-    """As on a file system that takes upper and lower case for the same."""
+    """As on a file system that does not distinguish upper and lower case."""
     (tmp_path / "SRC").mkdir()
     alias = tmp_path / "SRC"
     same = os.path.samefile
@@ -399,12 +399,12 @@ def test_the_source_under_another_spelling_is_no_target(source, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, "samefile", lambda self, other: samefile(self, other))
-        refuses(source, "inside one another", error=ConversionError, target=alias, force=True)
+        refuses(source, "overlap", error=ConversionError, target=alias, force=True)
 
 
 def test_the_folder_that_a_conversion_works_in_is_no_source(source):
     hidden = source.rename(source.parent / ".dst.partial")
-    refuses(hidden, "works in", error=ConversionError, target=source.parent / "dst")
+    refuses(hidden, "hidden folder of the conversion", error=ConversionError, target=source.parent / "dst")
 
 
 def test_an_endlessly_nested_tokenizer_is_refused(source):

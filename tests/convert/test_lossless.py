@@ -1,4 +1,4 @@
-"""Released layouts become the same MLX folder, every bit where it belongs."""
+"""All released layouts become the same MLX folder, with every bit in its place."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def array(tensor: tuple[str, tuple[int, ...], bytes]) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
-    """(source, target) of the same model by names."""
+    """(source, target) of the same model, by name of the source's layout."""
     root = tmp_path_factory.mktemp("lossless")
     made = {}
     for name in RELEASED:

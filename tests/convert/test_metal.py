@@ -1,4 +1,4 @@
-"""OpenAI's Metal file gives the same folder as the other layouts do, but for the vocabulary's unused end."""
+"""OpenAI's Metal file converts to the same folder as the other layouts, except for the unused end of the vocabulary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.convert.test_lossless import contents
 from tests.metal import UNUSED_ROWS
 from tests.synthetic import TINY, write_checkpoint
 
-# The released vocabulary, so that the file leaves out what it does of the releases.
+# With the released vocabulary size, the file leaves out the same rows as the release does.
 WHOLE = TINY | {"vocab_size": 201_088, "hidden_size": 32, "num_hidden_layers": 2}
 BY_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -76,16 +76,16 @@ def test_damaged_file_is_refused(source, tmp_path):
 def test_a_header_that_asks_for_more_than_there_is_is_refused_before_its_tensors_are_counted(source, tmp_path):
     path = source / "model.bin"
     data = bytearray(path.read_bytes())
-    data[40:44] = (2**31 - 1).to_bytes(4, "little")  # experts: a list of their tensors would fill the memory
+    data[40:44] = (2**31 - 1).to_bytes(4, "little")  # number of experts: listing all tensors would fill the memory
     path.write_bytes(data)
-    with pytest.raises(MlxOssError, match=r"model\.bin has .* its header asks for .* or more"):
+    with pytest.raises(MlxOssError, match=r"model\.bin has .* its header describes .* or more"):
         convert(source, tmp_path / "dst")
 
 
 def test_scale_below_the_offset_is_refused(source, tmp_path):
     path = source / "model.bin"
     data = bytearray(path.read_bytes())
-    data[-2 * TINY["hidden_size"] - 1] = 13  # the last expert's last scale stands before its bias
+    data[-2 * TINY["hidden_size"] - 1] = 13  # the last scale of the last expert; its bias follows
     path.write_bytes(data)
     with pytest.raises(MlxOssError, match="scale"):
         convert(source, tmp_path / "dst")

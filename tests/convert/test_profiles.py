@@ -1,4 +1,4 @@
-"""Fine-tunes in bfloat16, quantised non-expert modules, and MLX folders as input."""
+"""Fine-tunes in bfloat16, quantised modules outside the experts, and MLX folders as input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.synthetic import TINY, write_checkpoint
 
 mx = pytest.importorskip("mlx.core")
 
-# Every input dimension is a multiple of 64, the group of affine quantisation.
+# Every input dimension is a multiple of 64, the group size of affine quantisation.
 DIMS = TINY | {"hidden_size": 192, "head_dim": 64, "num_hidden_layers": 2}
 Q8, Q4 = QuantizationSpec(64, 8), QuantizationSpec(64, 4)
 
@@ -74,23 +74,23 @@ def test_fine_tune_is_quantised_by_the_ocp_rules_and_its_error_told(tmp_path):
 @pytest.mark.parametrize(("profile", "wanted"), [("q8", Q8), ("q4", Q4)])
 def test_profile_covers_all_but_experts_norms_and_the_router(source, lossless, tmp_path, profile, wanted):
     config = made(source, tmp_path / "dst", profile)
-    had, now = contents(lossless), contents(tmp_path / "dst")
+    lossless_tensors, tensors = contents(lossless), contents(tmp_path / "dst")
     for path in ("model.embed_tokens", "lm_head", "model.layers.1.self_attn.o_proj", "model.layers.0.mlp.router"):
         assert spec(config, tmp_path / "dst", path) == (Q8 if path.endswith("router") else wanted)
-    for name in had:
+    for name in lossless_tensors:
         if ".experts." in name or "norm" in name or name.endswith((".bias", "sinks")):
-            assert now[name] == had[name]
+            assert tensors[name] == lossless_tensors[name]
 
 
 def test_affine_parts_are_mlx_s_own(source, lossless, tmp_path):
     made(source, tmp_path / "dst", "q4")
-    had, now = contents(lossless), contents(tmp_path / "dst")
+    lossless_tensors, tensors = contents(lossless), contents(tmp_path / "dst")
     for path in ("lm_head", "model.layers.1.self_attn.k_proj"):
-        values = mx.array(array(had[f"{path}.weight"])).astype(mx.bfloat16)
+        values = mx.array(array(lossless_tensors[f"{path}.weight"])).astype(mx.bfloat16)
         parts = mx.quantize(values, 64, 4, stream=mx.cpu)
         for part, wanted in zip(("weight", "scales", "biases"), parts, strict=True):
             raw = wanted if part == "weight" else wanted.view(mx.uint16)
-            assert now[f"{path}.{part}"][2] == np.array(raw).tobytes()
+            assert tensors[f"{path}.{part}"][2] == np.array(raw).tobytes()
 
 
 def test_more_bits_lose_less_and_the_report_says_how_much(source, tmp_path):
@@ -148,12 +148,13 @@ def test_mlx_folder_changes_its_profile_as_the_release_would(source, lossless, t
 def test_affine_folder_is_dequantised_for_another_profile(source, lossless, tmp_path):
     made(source, tmp_path / "q8", "q8")
     made(tmp_path / "q8", tmp_path / "back", "bf16")
-    had, now, packed = contents(lossless), contents(tmp_path / "back"), contents(tmp_path / "q8")
-    assert {name: tensor[:2] for name, tensor in now.items()} == {name: tensor[:2] for name, tensor in had.items()}
+    original, restored, packed = (contents(folder) for folder in (lossless, tmp_path / "back", tmp_path / "q8"))
+    shapes = [{name: tensor[:2] for name, tensor in tensors.items()} for tensors in (original, restored)]
+    assert shapes[0] == shapes[1]
     weight = mx.array(array(packed["lm_head.weight"]))
     scales, biases = (mx.array(array(packed[f"lm_head.{part}"])).astype(mx.bfloat16) for part in ("scales", "biases"))
     wanted = mx.dequantize(weight, scales, biases, 64, 8, stream=mx.cpu).astype(mx.float32)
-    np.testing.assert_array_equal(array(now["lm_head.weight"]), np.array(wanted))
+    np.testing.assert_array_equal(array(restored["lm_head.weight"]), np.array(wanted))
     made(tmp_path / "q8", tmp_path / "q4", "q4")
     made(tmp_path / "back", tmp_path / "q4 in two steps", "q4")
     assert contents(tmp_path / "q4")["lm_head.weight"] == contents(tmp_path / "q4 in two steps")["lm_head.weight"]

@@ -1,7 +1,7 @@
-"""The tensor list of OpenAI's 20b release, as its index has it, is converted completely: no tensor more, none less.
+"""All tensors that the index of OpenAI's 20b release lists are converted, no more and no fewer.
 
 `gpt-oss-20b.index.json` is `model.safetensors.index.json` of huggingface.co/openai/gpt-oss-20b. The weight files here
-are sparse: they have the released headers' names, dtypes and shapes, and no data.
+are sparse: their headers have the released names, dtypes and shapes, but there is no data.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ DRY = ConvertOptions(dry_run=True)
 
 @pytest.fixture
 def release(tmp_path, monkeypatch) -> Path:
-    """The release's folder, without its 13.8 GB."""
+    """The folder of the release, without its 13.8 GB of data."""
     folder = tmp_path / "release"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(hf_config(RELEASED_20B)))
     (folder / "model.safetensors.index.json").write_text(json.dumps(INDEX))
-    known = {name: (dtype, shape) for name, (dtype, shape, _) in _hf_tensors(RELEASED_20B, Draw(0, 0.05))}
+    dtypes_and_shapes = {name: (dtype, shape) for name, (dtype, shape, _) in _hf_tensors(RELEASED_20B, Draw(0, 0.05))}
     for file in set(INDEX["weight_map"].values()):
         entries, position = {}, 0
         for name, where in INDEX["weight_map"].items():
             if where == file:
-                dtype, shape = known[name]
+                dtype, shape = dtypes_and_shapes[name]
                 end = position + math.prod(shape) * ITEMSIZE[dtype]
                 entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [position, end]}
                 position = end

@@ -1,4 +1,4 @@
-"""A conversion killed at any moment goes on to the same bytes, and replaces a folder completely or not at all."""
+"""A conversion killed at any moment resumes to the same bytes, and replaces a folder completely or not at all."""
 
 from __future__ import annotations
 
@@ -43,13 +43,14 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing of the converter's runs after it."""
+    """Simulates a kill: no handler of the converter runs after it."""
 
 
 @pytest.fixture
 def dying(monkeypatch) -> Callable[[int], Callable[[], int]]:
-    """dying(limit): from now on the process is as if killed at that many system calls that change the disk; what it
-    gives tells how many there were.
+    """dying(limit) simulates a kill after `limit` system calls that change the disk, counted from now.
+
+    It returns a function that returns the number of such calls so far.
     """
     names = ("pwrite", "fsync", "rename", "unlink", "mkdir", "rmdir")
     real = {name: getattr(os, name) for name in names}
@@ -77,7 +78,7 @@ def dying(monkeypatch) -> Callable[[int], Callable[[], int]]:
 
 
 def test_killed_anywhere_it_resumes_to_the_same_bytes(source, finished, tmp_path, dying):
-    """Thirty moments drawn at random, some in one conversion."""
+    """Thirty random moments; every second kill can hit a conversion that was killed before."""
     count = dying(NEVER)
     convert(source, tmp_path / "whole", OPTIONS)
     whole, draw, resumed = count(), random.Random(1), 0
@@ -89,7 +90,7 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(source, finished, tmp_path
         except Killed:
             assert not target.exists()
         except ConversionError as error:
-            assert "exists" in str(error)  # a run before it got through
+            assert "exists" in str(error)  # an earlier run finished it
         if run % 2 and not target.exists():
             dying(NEVER)
             resumed += convert(source, target, OPTIONS).resumed_shards > 0
@@ -99,9 +100,9 @@ def test_killed_anywhere_it_resumes_to_the_same_bytes(source, finished, tmp_path
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-@pytest.mark.filterwarnings("ignore:.* is put back")
+@pytest.mark.filterwarnings("ignore:.* is restored")
 def test_killed_while_it_replaces_a_folder_one_of_the_two_is_there_whole(source, finished, tmp_path, dying):
-    """The last moments of a conversion, one by one: publication is among them."""
+    """Kills at each of the last 40 system calls; publication is among them."""
     other = write_checkpoint(tmp_path / "other", seed=10, layout="hf_sharded")
     convert(other, tmp_path / "old", OPTIONS)
     old, target, force = files(tmp_path / "old"), tmp_path / "dst", replace(OPTIONS, force=True)
@@ -118,7 +119,7 @@ def test_killed_while_it_replaces_a_folder_one_of_the_two_is_there_whole(source,
             convert(source, target, force)
         dying(NEVER)
         aside += not target.exists()
-        with pytest.raises(ConversionError, match="--force"):  # and puts it back
+        with pytest.raises(ConversionError, match="--force"):  # and restores it
             convert(source, target, OPTIONS)
         assert files(target) in (old, files(finished))
         convert(source, target, force)
@@ -129,7 +130,7 @@ def test_killed_while_it_replaces_a_folder_one_of_the_two_is_there_whole(source,
 
 def test_what_a_kill_moved_aside_is_put_back_with_a_warning(source, finished, tmp_path):
     shutil.copytree(finished, tmp_path / ".dst.replaced")
-    with pytest.warns(UserWarning, match="dst is put back"), pytest.raises(ConversionError, match="exists"):
+    with pytest.warns(UserWarning, match="dst is restored"), pytest.raises(ConversionError, match="exists"):
         convert(source, tmp_path / "dst", OPTIONS)
     assert files(tmp_path / "dst") == files(finished)
 
@@ -138,7 +139,7 @@ def test_an_empty_folder_made_since_the_kill_does_not_cost_the_old_one(source, f
     shutil.copytree(finished, tmp_path / ".dst.replaced")
     (tmp_path / ".dst.partial").mkdir()
     (tmp_path / "dst").mkdir()
-    with pytest.warns(UserWarning, match="dst is put back"), pytest.raises(ConversionError, match="exists"):
+    with pytest.warns(UserWarning, match="dst is restored"), pytest.raises(ConversionError, match="exists"):
         convert(source, tmp_path / "dst", OPTIONS)
     assert files(tmp_path / "dst") == files(finished)
 
@@ -238,10 +239,12 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from_and_says_so(source, fi
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate()
+        _, stderr = process.communicate()
     assert process.returncode == 130
-    assert said.splitlines()[-1].startswith("interrupted: the finished shards are kept, the same command goes on")
-    assert "Traceback" not in said
+    assert stderr.splitlines()[-1].startswith(
+        "interrupted: the finished shards are kept, and the same command continues"
+    )
+    assert "Traceback" not in stderr
     assert [path.name for path in tmp_path.iterdir()] == [".dst.partial"]
     assert convert(source, tmp_path / "dst", OPTIONS).resumed_shards > 0
     assert files(tmp_path / "dst") == files(finished)
@@ -271,7 +274,7 @@ def test_progress_comes_in_the_callers_thread_and_nothing_is_printed(source, tmp
 
 @pytest.mark.parametrize("what", ["folder", "file"])
 def test_what_takes_the_name_meanwhile_is_kept_and_the_conversion_too(source, finished, tmp_path, what):
-    """Each of the two is there in the end, and the command goes on once the name is free."""
+    """Both are kept, and the command continues when the name is free again."""
     target = tmp_path / "dst"
 
     def take(_: object) -> None:
@@ -280,7 +283,7 @@ def test_what_takes_the_name_meanwhile_is_kept_and_the_conversion_too(source, fi
             if what == "folder":
                 (target / "mine").write_text("kept")
 
-    with pytest.raises(ConversionError, match=r"exists.*stays in .*\.dst\.partial.*same command goes on"):
+    with pytest.raises(ConversionError, match=r"exists.*kept in .*\.dst\.partial.*same command continues"):
         convert(source, target, OPTIONS, take)
     assert (target / "mine" if what == "folder" else target).read_text() == "kept"
     target.rename(tmp_path / "away")
@@ -298,7 +301,7 @@ def test_a_folder_that_cannot_get_its_name_is_kept_and_so_is_the_old_one(source,
         return rename(path, to)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(ConversionError, match=r"cannot be put in place.*same command goes on"):
+    with pytest.raises(ConversionError, match=r"cannot be put in place.*same command continues"):
         convert(source, target, replace(OPTIONS, force=True))
     assert files(target) == files(finished)
     monkeypatch.setattr(Path, "rename", rename)
@@ -348,7 +351,7 @@ def test_another_attempt_in_the_same_process_can_have_the_lock_after_one_that_fa
 
 
 def test_a_file_system_without_locks_is_written_to_and_told_of(source, tmp_path, monkeypatch):
-    """flock of a folder on NFS: it wants a file that is open for writing."""
+    """On NFS, flock fails for a folder: it requires a file that is open for writing."""
 
     def refuse(*_: int) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")

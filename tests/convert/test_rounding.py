@@ -1,4 +1,4 @@
-"""Fine-tunes in float32 and float16: as if they had been saved in bfloat16, rounded as MLX rounds."""
+"""Fine-tunes in float32 and float16 convert as if they had been saved in bfloat16, rounded as MLX rounds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.test_loader import EVEN
 
 
 def saved_in(dtype: mx.Dtype, folder: Path, which: str, layout: str) -> tuple[Path, Path]:
-    """Two checkpoints: the tensors whose names end in `which` in the dtype, and rounded to bfloat16."""
+    """Two checkpoints: one has the tensors whose names end in `which` in `dtype`, the other has them in bfloat16."""
     noise = np.random.default_rng(3)
     wide = mx.load(str(write_checkpoint(folder / "release", EVEN, layout=layout) / "model.safetensors"))
     for name, tensor in wide.items():
@@ -48,10 +48,10 @@ def test_other_floats_give_the_bytes_of_their_bfloat16(tmp_path, dtype, which, l
 
 def test_how_many_tensors_were_rounded_is_told(tmp_path, capsys):
     wide, narrow = saved_in(mx.float32, tmp_path, "norm.weight", "hf")
-    for source, said in ((wide, f"rounded to bfloat16: {2 * EVEN['num_hidden_layers'] + 1} tensors"), (narrow, "")):
+    for source, line in ((wide, f"rounded to bfloat16: {2 * EVEN['num_hidden_layers'] + 1} tensors"), (narrow, "")):
         assert main([str(source), str(tmp_path / f"mlx-{source.name}")]) == 0
         shown = capsys.readouterr().out
-        assert said in shown and ("rounded" in shown) == bool(said)
+        assert line in shown and ("rounded" in shown) == bool(line)
 
 
 @pytest.mark.parametrize("size", [2, 6, 700, 1 << 22])

@@ -1,4 +1,4 @@
-"""Verification passes what the converter wrote, and finds and names every changed byte of it."""
+"""Verification accepts what the converter wrote, and finds and names every changed byte."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(source) -> Path:
-    """Not to be changed; `copy` may be."""
+    """Must not be changed; use `copy` for that."""
     convert(source, source.parent / "dst", OPTIONS)
     return source.parent / "dst"
 
@@ -56,9 +56,9 @@ def test_verify_passes_what_convert_wrote(source, finished):
 
 
 def test_the_manifest_holds_the_crc_32_of_each_tensor(finished):
-    known = json.loads((finished / "conversion.json").read_text())["crc32"]
+    checksums = json.loads((finished / "conversion.json").read_text())["crc32"]
     tensors = read_folder(finished).values()
-    assert known == {t.name: f"{zlib.crc32(t.file.read_bytes()[t.start : t.end]):08x}" for t in tensors}
+    assert checksums == {t.name: f"{zlib.crc32(t.file.read_bytes()[t.start : t.end]):08x}" for t in tensors}
 
 
 def test_a_flipped_bit_in_any_file_is_found_and_the_file_named(copy):
@@ -150,7 +150,7 @@ def test_a_folder_without_manifest_needs_a_source(source, copy):
 def test_a_manifest_of_another_format_is_told(copy):
     path = copy / "conversion.json"
     path.write_text(path.read_text().replace('"format": 3', '"format": 1'))
-    with pytest.raises(CheckpointError, match="format 1, 3 is known"):
+    with pytest.raises(CheckpointError, match=r"format 1, .* reads format 3"):
         verify(copy)
 
 
@@ -172,8 +172,8 @@ def test_the_command_tells_damage_in_one_line(copy, capsys):
     shard = max(copy.glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"\x99")
     assert mlx_oss(["verify", str(copy)]) == 2
-    said = capsys.readouterr()
-    assert said.out == "" and len([line for line in said.err.splitlines() if line.startswith("error: ")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and len([line for line in captured.err.splitlines() if line.startswith("error: ")]) == 1
 
 
 def test_the_converter_reports_as_json(source, tmp_path, capsys):
@@ -189,14 +189,12 @@ def test_the_converter_verifies_what_it_wrote_when_asked_to(source, tmp_path, ca
 
     def with_a_flaw(descriptor, data, position):
         data = bytes(data)
-        return write(descriptor, data[:-1] + bytes([data[-1] ^ (position > 0)]), position)  # the header is spared
+        return write(descriptor, data[:-1] + bytes([data[-1] ^ (position > 0)]), position)  # not in the header
 
     monkeypatch.setattr(os, "pwrite", with_a_flaw)
     assert main([str(source), str(tmp_path / "flawed"), "--verify"]) == 2
     assert "tensor model." in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "dst"
-    ]  # nothing has the name of a folder that is damaged
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst"]  # the damaged folder did not get its name
 
 
 def test_a_dry_run_counts_every_kind_of_tensor(source, finished, tmp_path):
@@ -243,6 +241,6 @@ def test_a_dry_run_shows_tensors_and_macs(source, tmp_path, capsys):
 
 def test_a_dry_run_as_json_has_tensors_and_macs(source, tmp_path, capsys):
     assert main([str(source), str(tmp_path / "dst"), "--dry-run", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["outcome"] == "would write" and {kind["dtype"] for kind in told["kinds"]} == {"BF16", "U32", "U8"}
-    assert [int(size) for size in told["contexts"]] == list(MAC_SIZES)
+    report = json.loads(capsys.readouterr().out)
+    assert report["outcome"] == "would write" and {kind["dtype"] for kind in report["kinds"]} == {"BF16", "U32", "U8"}
+    assert [int(size) for size in report["contexts"]] == list(MAC_SIZES)
