@@ -1,4 +1,7 @@
-"""Errands: what a generator on the computing thread wants done elsewhere. Knows nothing of what they are."""
+"""Actions: work that a generator on the computing thread hands to its caller's thread or event loop.
+
+Knows nothing of what the work is.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,23 @@ from abc import ABC, abstractmethod
 
 
 class Action(ABC):
-    """A generator that is computed elsewhere yields it, and goes on when whoever pulls the generator has done it."""
+    """Work that a generator on the computing thread yields to its caller. The generator continues when it is done."""
 
     @abstractmethod
     def perform(self) -> None:
-        """Does it, on the thread of the caller, and returns when it is done or given up."""
+        """Does the work on the caller's thread. Returns when it is done or cancelled."""
 
     @abstractmethod
     async def aperform(self) -> None:
-        """The same, in the event loop of the caller."""
+        """Does the work in the caller's event loop. Returns when it is done or cancelled."""
 
 
 class Pause(Action):
-    """Nothing to do: who has long nothing to yield lets others have the thread meanwhile, and can be closed there."""
+    """An action that does nothing.
+
+    A generator that has nothing to yield for a long time yields this. Other sessions can then use the computing thread
+    in between, and the generator can be closed at that point.
+    """
 
     def perform(self) -> None:
         pass

@@ -1,9 +1,9 @@
-"""What the CPU backend's products and attention cost, in the shapes of 20b: figures of the README's "Where the time
-goes".
+"""Measures matrix products and attention of the CPU backend in the shapes of 20b.
 
     python -m tests.bench_matrices
 
-Milliseconds of processor time (the least of some runs), so that other processes disturb little; on one core.
+The README quotes these figures in "Where the time goes". They are milliseconds of processor time on one core, the
+minimum of several runs, so that other processes have little effect.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ HOW = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
 
 
 def cost(make: Callable[[], mx.array], runs: int = 7) -> float:
+    """Milliseconds of processor time that computing the array takes, the minimum of several runs."""
     mx.eval(make())
     spent = []
     for _ in range(runs):
@@ -73,7 +74,7 @@ def one_row() -> None:
 
 
 def packed() -> None:
-    """An expert's gate and up."""
+    """Products with the gate and up matrices of one expert."""
     weight, scales = mx.quantize(normal(GATE_UP, HIDDEN), **HOW)
     mx.eval(weight, scales)
     for rows in (1, 4, 8, 16, 64):

@@ -1,10 +1,10 @@
-"""What the planner says a model takes, beside what the operating system measures; and what experts on disk cost.
+"""Compares the memory that the planner predicts with what the operating system measures; measures offload speed.
 
     python -m tests.bench_memory FOLDER [--memory 6GiB] [--prompt 256] [--tokens 64] [--compare]
 
-Each measurement is a process of its own. --compare times the same prompt with everything in memory, too, and compares
-the tokens and the last logits: both processes are there at the same time and take turns, a token each, so that what
-else the machine does falls on both alike. --cold drops the folder's files from the page cache first.
+Each measurement runs in its own process. --compare also runs the same prompt with everything in memory, and compares
+speed, tokens and the last logits. Both processes run at the same time and take turns, one token each, so that other
+load on the machine affects both equally. --cold first drops the files of the folder from the page cache.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ from typing import Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, help="converted model; without it nano")
+    parser.add_argument("folder", nargs="?", type=Path, help="folder of a converted model (default: nano)")
     parser.add_argument("--memory")
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--cold", action="store_true")
-    parser.add_argument("--leak", action="store_true", help="10,000 tokens of nano at the smallest budget instead")
+    parser.add_argument(
+        "--leak",
+        action="store_true",
+        help="instead, generate 10,000 tokens with the smallest budget and print what accumulates",
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.folder is None:
@@ -55,7 +59,7 @@ def main() -> None:
 
 
 def measure(folder: Path, memories: list[str | None], prompt: int, tokens: int) -> list[dict[str, Any]]:
-    """Of each budget what one process says in the end; they take turns."""
+    """The final result of each budget. One process for each budget; they take turns."""
     workers = [start(folder, memory, prompt, tokens) for memory in memories]
     for worker in workers:
         answer(worker)  # loaded
@@ -86,7 +90,7 @@ def answer(worker: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
-    """Loads; then each line of stdin is answered by one step: the prefill, and a token each time."""
+    """Loads the model, then runs one step for each line of stdin: the prefill, then single tokens. Prints facts."""
     from mlx_oss.backend.blas import prefer_fast_blas
 
     prefer_fast_blas()  # before MLX, as the commands do
@@ -127,7 +131,7 @@ def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
 
 
 def leak(folder: Path, tokens: int = 10_000) -> None:
-    """After each 1,000 tokens: resident MB, threads of the process, open files, objects."""
+    """Prints resident MB, threads of the process, open files and objects after every 1,000 tokens."""
     import gc
 
     import mlx_oss
@@ -165,7 +169,7 @@ def tell(facts: dict[str, Any]) -> None:
 
 
 def drop_from_page_cache(folder: Path) -> None:
-    """On Linux."""
+    """Needs Linux."""
     for file in folder.glob("*.safetensors"):
         descriptor = os.open(file, os.O_RDONLY)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

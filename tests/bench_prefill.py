@@ -1,8 +1,9 @@
-"""How prefill time and memory grow with the length of a prompt, at a fixed chunk: the README's table.
+"""Measures how the time and memory of a prefill grow with the length of the prompt, for the table in the README.
 
     python -m tests.bench_prefill [FOLDER]
 
-Each length is a process of its own, so that its peak is its own. Without a folder a random model of eight layers.
+The chunk size is fixed. Each length runs in its own process, so that its peak memory can be measured. Without FOLDER it
+uses a random model with eight layers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SHAPE = {
 
 
 def measure(folder: str, length: int) -> dict[str, float]:
-    """Seconds of the clock and of all cores, and bytes beside the loaded model: the caches', and the peak."""
+    """Wall-clock seconds, processor seconds of all cores, bytes of the cache, peak bytes beyond the loaded model."""
     from mlx_oss.backend.blas import prefer_fast_blas
 
     prefer_fast_blas()

@@ -1,4 +1,7 @@
-"""The cores of MLX's CPU backend: work shared out among its streams. On a GPU nothing here changes anything."""
+"""Divides work among the cores of MLX's CPU backend, with one stream for each core.
+
+On a GPU nothing here changes what is computed or where.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ import mlx.core as mx
 
 from mlx_oss.backend import device
 
-SHARED_FROM = 1 << 20  # bytes of weights: about a millisecond of one core, some twenty times what sharing costs
+# Bytes of weights. Reading them takes one core about a millisecond, some twenty times what dividing the work costs.
+SHARED_FROM = 1 << 20
 
 
 def over_cores(
@@ -24,14 +28,25 @@ def over_cores(
     into: int = 0,
     tails: dict[int, mx.array] | None = None,
 ) -> mx.array:
-    """function(*rows), which treats each row alone, with the rows shared out among the CPU backend's cores: MLX
-    computes an operation on one core, but the operations of different streams at the same time.
+    """function(*rows), computed block by block with the blocks divided among the cores of the CPU backend.
 
-    `work` is the bytes that the function reads; below SHARED_FROM, and on a GPU, sharing costs more than it brings.
-    `block` is how many rows it gets at a time at most; None: as many as make one share for each core. Rows are those
-    along `axis` of the arrays, and along axis `into` of the result. A core takes one block after another, so that of
-    each it finds in its cache what it has made; `tails` is what each core has been given last, for several calls to be
-    one queue: MLX by itself would start many blocks at once, and those of one core before those of another.
+    MLX computes one operation on one core, but operations of different streams at the same time. So each core has a
+    stream, and blocks go to the streams in turn. A block starts when the previous block of its core is done, so that
+    its intermediate results stay in that core's cache. MLX alone would start many blocks at once, and all blocks of one
+    core before those of the next. On a GPU the function is called once, with all rows.
+
+    Args:
+        function: Must treat each row independently of the others.
+        rows: Arrays with the same number of rows along `axis`.
+        work: Bytes that the function reads. Below SHARED_FROM one core computes all blocks, because dividing the work
+            would cost more than it gains.
+        block: Maximum number of rows in a block. None makes one block for each core.
+        axis: Axis of the rows in the arrays.
+        into: Axis of the rows in the result.
+        tails: The last result of each core, by core; updated in place. Calls that share it form one queue.
+
+    Returns:
+        The results of all blocks, joined along axis `into`.
     """
     count = rows[0].shape[axis]
     if device.on_gpu():
@@ -54,25 +69,26 @@ def over_cores(
 
 
 def side_stream() -> mx.Stream | None:
-    """Where to put work that the next token does not wait for: a second core of the CPU backend; None (the default
-    stream) on a GPU, which has nothing to gain from it.
+    """The stream for work that can run beside the main one: that of a second core of the CPU backend.
+
+    None, which is the default stream, on a GPU (which would gain nothing) and on a machine with one core.
     """
     return None if device.on_gpu() or len(_cpu.streams) < 2 else _cpu.streams[1]
 
 
 def settle() -> None:
-    """Waits for everything that this thread has given MLX to compute."""
+    """Waits until MLX has computed everything that this thread has submitted."""
     mx.synchronize()
     for stream in vars(_cpu).get("streams", ()):
         mx.synchronize(stream)
 
 
 class _Cpu(threading.local):
-    """Streams belong to the thread that made them, so each thread has its own."""
+    """The streams of a thread. A stream belongs to the thread that created it, so each thread has its own."""
 
     @cached_property
     def streams(self) -> tuple[mx.Stream, ...]:
-        """One for each core that this process may use, the thread's default one first."""
+        """One stream for each core that this process may use; the first is the thread's default stream."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return (mx.default_stream(mx.cpu), *(mx.new_stream(mx.cpu) for _ in range(cores - 1)))
 

@@ -1,8 +1,8 @@
-"""Products on MLX's CPU backend, whose weights stay as they are stored.
+"""Matrix products on MLX's CPU backend, with weights kept as they are stored.
 
-It is fast in float32 only, so a matrix becomes float32 (exactly) block by block inside the product, each block while it
-is in the cache: memory holds the stored bytes alone, and the blocks are shared out among the cores. Knows nothing of
-layers.
+The CPU backend is fast in float32 only. So each product converts its matrix to float32 (exactly) block by block, and
+uses a block while it is in the cache. Memory holds only the stored bytes, and the blocks are divided among the cores.
+Knows nothing of layers.
 """
 
 from __future__ import annotations
@@ -16,27 +16,29 @@ import numpy as np
 from mlx_oss.backend import cores
 from mlx_oss.config import MXFP4, QuantizationSpec
 
-# Values of a block. For a row or a few, reading the block is the work, so it has to stay in a core's own cache, but it
-# has LEAST_ROWS rows of the matrix, as the BLAS is slow with less; for many rows the product is the work, and the BLAS
-# wants it large.
+# SMALL_BLOCK and LARGE_BLOCK are numbers of matrix values in a block. With few input rows, most time goes into reading
+# the matrix, so a block must fit into a core's own cache. But it has at least LEAST_ROWS rows of the matrix, because
+# the BLAS is slow with fewer. From LARGE_FROM input rows on, most time goes into the product, and the BLAS computes
+# large blocks fastest.
 SMALL_BLOCK, LEAST_ROWS, LARGE_BLOCK, LARGE_FROM = 1 << 17, 128, 1 << 20, 16
-# From this many rows on it pays to unpack a quantised block once instead of once a row.
+# From this many input rows on, unpacking a quantised block once is faster than unpacking it for every row.
 UNPACK_FROM = 10
 
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
-    """x (..., inputs), weight (outputs, inputs) -> (..., outputs) in the dtype of x; the weight may be of another."""
+    """x (..., inputs), weight (outputs, inputs) of any float dtype -> (..., outputs) in the dtype of x."""
     return _by_blocks(x, lambda xt, weight: weight.astype(xt.dtype) @ xt, bias, weight)
 
 
 def quantized_linear(x: mx.array, spec: QuantizationSpec, bias: mx.array | None, *stored: mx.array) -> mx.array:
-    """As `linear`, with what is `stored` of a packed weight: the words, scales and, if affine, biases."""
+    """Like `linear`, for a quantised weight: `stored` holds its packed words, its scales and, if affine, its biases."""
     return _by_blocks(x, _packed_product(spec), bias, *stored)
 
 
 def expert_linear(x: mx.array, experts: mx.array, spec: QuantizationSpec, *stored: mx.array) -> mx.array:
-    """x (N, 1, inputs), experts (N,) in order -> (N, 1, outputs): the rows of each as one product. Waits for the
-    router.
+    """x (N, 1, inputs), experts (N,) sorted -> (N, 1, outputs), with one product for all rows of an expert.
+
+    `stored` holds the packed arrays of all experts. Waits until `experts` is computed, that is, for the router.
     """
     product, counts, start = _packed_product(spec), np.bincount(np.array(experts)), 0
     outputs: list[mx.array] = []
@@ -50,14 +52,15 @@ def expert_linear(x: mx.array, experts: mx.array, spec: QuantizationSpec, *store
 
 
 def by_rows_of(matrices: Callable[..., mx.array], count: int, *stored: mx.array) -> mx.array:
-    """matrices(*stored), of which `count` are used, with the rows of the matrices shared among the cores: so all cores
-    have work, however few experts are used.
+    """matrices(*stored), with the rows of every expert's matrix divided among the cores.
+
+    All cores have work even if few experts are used. `count` is how many of the stacked matrices are read.
     """
     return cores.over_cores(matrices, *stored, work=count * stored[0][0].nbytes, axis=1, into=2)
 
 
 def _packed_product(spec: QuantizationSpec) -> Callable[..., mx.array]:
-    """product(x transposed (inputs, n), packed rows) -> (rows, n)."""
+    """Returns product(x transposed (inputs, n), packed arrays of some matrix rows) -> (rows, n)."""
     how: dict[str, Any] = {"group_size": spec.group_size, "bits": spec.bits, "mode": spec.mode}
 
     def product(xt: mx.array, weight: mx.array, scales: mx.array, biases: mx.array | None = None) -> mx.array:
@@ -72,11 +75,11 @@ def _packed_product(spec: QuantizationSpec) -> Callable[..., mx.array]:
 
 
 def _mxfp4_even_and_odd(weight: mx.array, scales: mx.array) -> tuple[mx.array, mx.array]:
-    """MXFP4 (rows, inputs / 8) uint32 with scales -> float32 values of the even columns, and of the odd ones: exactly
-    what mx.dequantize gives, in less than half of its time on the CPU backend, as whole words are taken at a time.
+    """MXFP4 (rows, inputs / 8) uint32 with scales -> float32 values of the even columns, and of the odd columns.
 
-    A code's low three bits 0..7 mean 0, 1, 2, 3, 4, 6, 8, 12 halves, the larger of m, 2m - 4 and 4m - 16; bit 3 is the
-    sign. A scale is the exponent of a float32.
+    The values are exactly those of mx.dequantize, in less than half of its time on the CPU backend, because whole words
+    are unpacked at a time. The low three bits m = 0..7 of a code stand for 0, 1, 2, 3, 4, 6, 8, 12 halves: the largest
+    of m, 2m - 4 and 4m - 16. Bit 3 is the sign. A scale is the exponent of a float32.
     """
     scale = (scales.astype(mx.uint32) << 23).view(mx.float32)[..., None] * 0.5
 
@@ -98,16 +101,19 @@ def _by_blocks(
     *stored: mx.array,
     tails: dict[int, mx.array] | None = None,
 ) -> mx.array:
-    """x (..., inputs) -> (..., outputs), where product(x transposed (inputs, n), rows of the stored arrays) gives those
-    rows of the result, transposed too: so blocks are joined by rows, and the reference BLAS is at its fastest.
+    """x (..., inputs) -> (..., outputs), with the product computed for blocks of rows of the stored arrays.
+
+    product(x transposed (inputs, n), rows of the stored arrays) returns those rows of the transposed result. In this
+    orientation blocks are joined by rows, and the reference BLAS is fastest.
     """
     outputs, (*shape, inputs) = stored[0].shape[0], x.shape
     rows = x.reshape(-1, inputs)
     xt = rows.T if rows.shape[0] == 1 else mx.contiguous(rows.T)
     few, packed = rows.shape[0] < LARGE_FROM, len(stored) > 1
     block = max(LEAST_ROWS, SMALL_BLOCK // inputs) if few and not packed else max(1, LARGE_BLOCK // inputs)
-    if packed and rows.shape[0] < UNPACK_FROM:  # nothing is unpacked that would have to stay in the cache
+    if packed and rows.shape[0] < UNPACK_FROM:  # nothing is unpacked, so nothing has to fit into the cache
         block = stored[0].shape[0]
-    work = sum(array.nbytes for array in stored) * (16 + rows.shape[0]) // 16  # 16 rows take as long as reading
+    # Multiplying with 16 rows takes as long as reading the matrix.
+    work = sum(array.nbytes for array in stored) * (16 + rows.shape[0]) // 16
     y = cores.over_cores(lambda *part: product(xt, *part), *stored, work=work, block=block, tails=tails).T
     return (y if bias is None else y + bias).reshape(*shape, outputs)

@@ -1,4 +1,4 @@
-"""What computes here: a GPU, or MLX's CPU backend, and what follows from that for dtypes and compilation."""
+"""Whether a GPU or MLX's CPU backend computes, and what follows for dtypes and compilation."""
 
 from __future__ import annotations
 
@@ -14,20 +14,29 @@ R = TypeVar("R")
 
 
 def on_gpu() -> bool:
+    """True if MLX computes on a GPU (Metal or CUDA) by default."""
     return mx.default_device() == mx.Device(mx.gpu)
 
 
 def on_metal() -> bool:
+    """True if MLX computes on the GPU of a Mac."""
     return on_gpu() and mx.metal.is_available()
 
 
 def device_name() -> str:
-    """Of the chip that computes, as MLX reports it ("Apple M4 Pro"); "CPU backend" off a GPU."""
+    """Name of the GPU as MLX reports it ("Apple M4 Pro"), or "CPU backend" if no GPU computes."""
     return str(mx.device_info().get("device_name", "GPU")) if on_gpu() else "CPU backend"
 
 
 def activation_dtype(dtype: str) -> mx.Dtype:
-    """Of "auto", "float32" or "bfloat16": auto is the one that the device is faster in. Raises OptionError."""
+    """The MLX dtype for the name of one.
+
+    Args:
+        dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU and float32 on the CPU backend, where each is faster.
+
+    Raises:
+        OptionError: If the name is none of these.
+    """
     known = {"float32": mx.float32, "bfloat16": mx.bfloat16}
     if dtype == "auto":
         dtype = "bfloat16" if on_gpu() else "float32"
@@ -38,7 +47,8 @@ def activation_dtype(dtype: str) -> mx.Dtype:
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function with its kernels fused on a GPU; as it is on the CPU backend, where compiling a new function takes
-    a second of a C++ compiler and sampling gains nothing from it.
+    """The function with its kernels fused (mx.compile) on a GPU, and unchanged on the CPU backend.
+
+    There mx.compile runs a C++ compiler for about a second for each new function, and sampling gains nothing from it.
     """
     return mx.compile(function) if on_gpu() else function

@@ -1,4 +1,4 @@
-"""The memory of the host: what a model may take of it, what stays wired, and what is kept of what is freed."""
+"""The host's memory: how much a model may use, which part stays wired, and how freed memory is reused."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ import mlx.core as mx
 
 from mlx_oss.backend import device
 
-FREED = 64 << 20  # bytes
-_USABLE = 0.95  # of what Metal recommends: above that MLX gives back all that is freed, and every operation takes anew
+FREED = 64 << 20  # bytes of freed memory to keep for reuse
+# Fraction of the limit that Metal recommends. Beyond it MLX returns all freed memory to the system, and every operation
+# has to allocate again.
+_USABLE = 0.95
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def memory_limit() -> tuple[int, str]:
-    """Bytes that a process may take without the system having to swap or end it, and where that number is from: what
-    Metal recommends, or what is available now.
+    """Bytes that this process can use before the system swaps or kills it, and where that number comes from.
+
+    Returns:
+        (bytes, "recommended by Metal") where Metal computes, else (bytes, "available") for what is available now.
     """
     if device.on_metal():
         return int(_USABLE * int(mx.device_info()["max_recommended_working_set_size"])), "recommended by Metal"
@@ -30,16 +34,16 @@ def memory_limit() -> tuple[int, str]:
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         sizes.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    with contextlib.suppress(OSError, ValueError):  # of a container; "max" without a limit
+    with contextlib.suppress(OSError, ValueError):  # limit of a container; the file says "max" if there is none
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(sizes), "available"
 
 
 def keep_resident() -> int | None:
-    """Lets the model's weights stay wired up to what the system recommends, so that they are not paged out between
-    tokens.
+    """Wires the model's weights, up to the limit that Metal recommends, so that they are not paged out between tokens.
 
-    Returns the limit in bytes, or None where Metal does not compute (or before macOS 15, which has no such limit).
+    Returns:
+        The limit in bytes, or None if Metal does not compute or macOS is older than 15, which has no such limit.
     """
     if not device.on_metal():
         return None
@@ -52,21 +56,27 @@ def keep_resident() -> int | None:
 
 
 def keep_freed_memory(spare: int = 0) -> bool:
-    """How much of what is freed is kept to be used again. Returns whether somebody could be told.
+    """Sets how much freed memory the allocator keeps for reuse.
 
-    On a GPU MLX would keep nearly all that the system recommends, whatever a model may take: FREED bytes are kept, or
-    the `spare` ones. The C library of a CPU backend would give each larger array back to the system, and getting it
-    again page by page takes longer than most operations: up to FREED bytes at a time, and arrays up to the 32 MB that
-    glibc allows, are kept.
+    On a GPU, MLX would keep nearly as much as the system recommends, whatever the model's memory limit. It is set to
+    keep `spare` bytes, but at least FREED. On the CPU backend, the C library would return each larger array to the
+    system, and getting it back page by page takes longer than most operations. It is set to keep up to FREED bytes at a
+    time, and arrays of up to 32 MB, which is the most that glibc allows.
+
+    Args:
+        spare: Bytes that the model's memory limit leaves unused; only a GPU uses it.
+
+    Returns:
+        True if the allocator accepted the limits.
     """
     if device.on_gpu():
         mx.set_cache_limit(max(spare, FREED))
         return True
-    return _tell_c_library()
+    return _set_malloc_thresholds()
 
 
 @lru_cache(maxsize=1)
-def _tell_c_library() -> bool:
+def _set_malloc_thresholds() -> bool:
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -75,8 +85,12 @@ def _tell_c_library() -> bool:
 
 
 def in_large_pages(memory: memoryview) -> bool:
-    """Asks for pages of 2 MB instead of 4 KB, wherever they fit, for memory that nobody has touched yet: the system has
-    to provide far fewer. Returns whether that was granted, which only Linux can; a Mac's are 16 KB.
+    """Requests huge pages (2 MB instead of 4 KB, wherever they fit) for memory that has not been touched yet.
+
+    The system then has far fewer pages to provide.
+
+    Returns:
+        True if the request was accepted. Only Linux can; the pages of a Mac are 16 KB.
     """
     if sys.platform != "linux":
         return False
@@ -86,17 +100,22 @@ def in_large_pages(memory: memoryview) -> bool:
     madvise = getattr(ctypes.CDLL(None), "madvise", None)
     if madvise is None or end <= start:
         return False
-    return madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_HUGEPAGE) == 0
+    status: int = madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_HUGEPAGE)
+    return status == 0
 
 
 def memory_bytes() -> int:
-    """What MLX holds on a GPU, kept ones included; on the CPU backend the most that the process has had resident."""
+    """Bytes of memory in use.
+
+    On a GPU these are MLX's buffers, including freed ones that it keeps for reuse. On the CPU backend it is the peak
+    resident memory of the process.
+    """
     if device.on_gpu():
         return mx.get_active_memory() + mx.get_cache_memory()
     return peak_resident_bytes()
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that the process has had resident, by the operating system."""
+    """Peak resident memory of the process in bytes, as the operating system reports it."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,8 +1,9 @@
-"""The one thread that computes: everything MLX of all sessions runs on it, in turns of one event each.
+"""The computing thread: one thread that runs all MLX computations of all sessions.
 
-MLX's streams belong to the thread that made them, so arrays half computed by one thread cannot be finished by another.
-With one thread for all, a session may be used from any thread or task, and sessions side by side take turns. A reader
-who is slow holds nothing up but his own session. Knows nothing of sessions.
+An MLX stream belongs to the thread that created it, so one thread cannot finish arrays that another thread has begun.
+With one thread for all computations, a session can be used from any thread or task. Sessions that run at the same time
+take turns of one event each. A caller that reads its events slowly delays only its own session. Knows nothing of
+sessions.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ _END = object()
 
 
 class _Thread(threading.Thread):
-    """Computes what it is given, in order. A daemon, as MLX aborts a process that ends while a thread with streams
-    does: this one never ends, and what it computes when the process wants to end is waited for.
+    """Runs submitted functions in order.
+
+    MLX aborts the process if a thread with streams ends while the process exits. So this is a daemon thread that never
+    ends, and `end` makes the exit wait for what it computes.
     """
 
     def __init__(self) -> None:
@@ -36,7 +39,7 @@ class _Thread(threading.Thread):
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         if self._ended:
-            raise RuntimeError("the program is ending")
+            raise RuntimeError("the program is exiting: nothing more can be computed")
         future: Future[T] = Future()
         self._tasks.put((future, function))
         return future
@@ -48,12 +51,12 @@ class _Thread(threading.Thread):
                 continue
             try:
                 future.set_result(function())
-            except BaseException as error:  # whatever it is, it belongs to who asked
+            except BaseException as error:  # any error belongs to the caller that waits for the future
                 future.set_exception(error)
-            del future, function  # nothing is held while there is nothing to do
+            del future, function  # keeps no references while waiting for the next function
 
     def end(self) -> None:
-        """Waits for what was submitted and for MLX; nothing can be submitted from now on."""
+        """Waits for submitted functions and for MLX. Nothing can be submitted afterwards."""
         settled = self.submit(settle)
         self._ended = True
         settled.result()
@@ -61,10 +64,11 @@ class _Thread(threading.Thread):
 
 _lock = threading.Lock()
 _started: list[_Thread] = []
-_closing: list[Future[None]] = []  # what loops that were left have not closed yet
+_closing: list[Future[None]] = []  # generators of abandoned loops that are not closed yet
 
 
 def _thread() -> _Thread:
+    """The computing thread, started when it is first needed."""
     with _lock:
         if not _started:
             _started.append(_Thread())
@@ -74,17 +78,22 @@ def _thread() -> _Thread:
 
 
 def run(function: Callable[[], T]) -> T:
-    """What the function returns or raises, run on the computing thread."""
+    """Runs the function on the computing thread; returns its result or raises its exception.
+
+    Raises:
+        RuntimeError: If the program is exiting.
+    """
     thread = _thread()
     if threading.current_thread() is thread:
         return function()
     return thread.submit(function).result()
 
 
-def pulled(generator: Generator[T | Action, None, None]) -> Iterator[T]:
-    """The generator's items, each computed on the computing thread when it is asked for. Errands are done on the way.
+def iterate(generator: Generator[T | Action, None, None]) -> Iterator[T]:
+    """Yields the generator's items, each computed on the computing thread when the caller requests it.
 
-    Closing it, or an exception while it is waited for (Ctrl-C), closes the generator once its item is done.
+    Actions are performed on the caller's thread and not yielded. Closing the iterator, or an exception while it waits
+    for an item (Ctrl-C), closes the generator as soon as that item is done.
     """
     try:
         while (item := run(lambda: next(generator, _END))) is not _END:
@@ -93,12 +102,16 @@ def pulled(generator: Generator[T | Action, None, None]) -> Iterator[T]:
             else:
                 yield cast(T, item)
     finally:
-        with contextlib.suppress(RuntimeError):  # the interpreter is ending: there is no thread any more
+        with contextlib.suppress(RuntimeError):  # the program is exiting, and nothing can be submitted any more
             run(generator.close)
 
 
-class PulledAsync(AsyncIterator[T]):
-    """As `pulled`, for `async for`. A task that is cancelled, and a loop that is left, close the generator."""
+class AsyncIterate(AsyncIterator[T]):
+    """Like `iterate`, for `async for`.
+
+    Actions are performed in the caller's event loop. The generator is closed if the task is cancelled, or if the loop
+    is abandoned (left before its end, so that this object is garbage-collected).
+    """
 
     def __init__(self, generator: Generator[T | Action, None, None]) -> None:
         self._generator = generator
@@ -115,11 +128,12 @@ class PulledAsync(AsyncIterator[T]):
         return cast(T, item)
 
     async def _next(self) -> object:
-        generator = self._generator  # alone, as who holds `self` keeps a loop that is left from closing it
+        # The lambda must not refer to `self`: that would keep the object of an abandoned loop from being collected.
+        generator = self._generator
         return await asyncio.wrap_future(_thread().submit(lambda: next(generator, _END)))
 
     async def aclose(self) -> None:
-        """Closes the generator once its item is done, and waits for that even if cancelled meanwhile."""
+        """Closes the generator when its current item is done. Waits for that even if cancelled meanwhile."""
         closed = asyncio.ensure_future(asyncio.wrap_future(_thread().submit(self._generator.close)))
         cancelled: asyncio.CancelledError | None = None
         while not closed.done():
@@ -131,14 +145,17 @@ class PulledAsync(AsyncIterator[T]):
             raise cancelled
 
     def __del__(self) -> None:
-        if _started:  # else it never began; and no lock is waited for where garbage is collected
+        if _started:  # otherwise it never ran. `_thread` takes a lock, and a finaliser must not wait for one
             with contextlib.suppress(RuntimeError):
-                closing = _started[0].submit(self._generator.close)  # before all that the same caller asks for next
+                closing = _started[0].submit(self._generator.close)  # ahead of anything that this caller submits next
                 _closing.append(closing)
                 closing.add_done_callback(_closing.remove)
 
 
-def finish_left() -> None:
-    """Waits until the loops that were left are closed, which the computing thread may not have come to."""
+def wait_for_abandoned() -> None:
+    """Waits until the generators of abandoned async loops are closed.
+
+    Returns at once on the computing thread, which would wait for itself.
+    """
     if not _started or threading.current_thread() is not _started[0]:
         wait(list(_closing))

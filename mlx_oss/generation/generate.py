@@ -1,6 +1,6 @@
-"""Ids in, ids out: prefill a prompt in chunks, then one token a step, always one step ahead of the caller.
+"""Token ids in, token ids out: prefills a prompt in chunks, then decodes one token per step.
 
-Knows nothing of text or harmony; `chat` does.
+Decoding is always one step ahead of the caller. Knows nothing of text or harmony; `chat` does.
 """
 
 from __future__ import annotations
@@ -24,10 +24,13 @@ from mlx_oss.model.transformer import Transformer
 class Step:
     """One generated token.
 
-    token         its id
-    logprob       its log-probability in nats at temperature 1, after bias and penalty, among ids that may be sampled
-    top_logprobs  the likeliest ids and theirs, best first, as many as the options ask for
-    finish        "stop" on a stop id, "length" on the last one allowed, None before
+    Attributes:
+        token: Its id.
+        logprob: Its log-probability in nats at temperature 1, after logit bias and repetition penalty, among the ids
+            that can be sampled. None if `SamplingOptions.logprobs` is False.
+        top_logprobs: The most likely ids and their log-probabilities, most likely first: `SamplingOptions.top_logprobs`
+            of them, fewer if a constraint allows fewer, and none for a token that a constraint determines.
+        finish: "stop" if the token is a stop id, "length" if it is the last token allowed, None otherwise.
     """
 
     token: int
@@ -37,15 +40,18 @@ class Step:
 
 
 class Constraint(Protocol):
-    """Decides, token by token, what may come next: see `generate_step`."""
+    """Decides token by token which ids can come next; see `generate_step`."""
 
     def allowed(self) -> np.ndarray | int | None:
-        """What may come next: None, every id; an id, that one; bool (V',) of the ids that may be sampled, those that
-        are True, which is at least one.
+        """Which ids can come next.
+
+        Returns:
+            None for every id; an id for exactly that one; or bool (V',), at least one of them True, which says for each
+            of the V' ids that can be sampled whether it can come next.
         """
 
     def accept(self, token: int) -> None:
-        """The token that comes next; called for each one, in order."""
+        """Records the token that was chosen. Called for each token, in order."""
 
 
 def prefill(
@@ -56,17 +62,30 @@ def prefill(
     chunk: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> mx.array:
-    """Feeds tokens to the model, `chunk` at a time, and returns the logits (V,) that follow the last one.
+    """Feeds tokens to the model in chunks.
 
-    chunk                  None: as many as the model's memory is planned for
-    progress(done, total)  is called after every chunk; what it raises ends the prefill, with the cache at `done`
+    Args:
+        model: The model.
+        tokens: Token ids, at least one.
+        cache: The tokens before these; it is extended chunk by chunk.
+        chunk: Number of tokens in a chunk. None means `model.chunk`.
+        progress: progress(done, total) is called after every chunk. An exception that it raises ends the prefill and
+            leaves the cache extended by `done` tokens.
+
+    Returns:
+        The logits (V,) of the token that follows the last one.
+
+    Raises:
+        OptionError: If there are no tokens, a token is not in the vocabulary, or `chunk` is less than 1.
+        CheckpointError: If weights are on disk and cannot be read.
     """
     chunks = prefill_chunks(model, tokens, cache, chunk=chunk)
     while True:
         try:
             done = next(chunks)
         except StopIteration as end:
-            return end.value
+            logits: mx.array = end.value
+            return logits
         if progress is not None:
             progress(done, len(tokens))
 
@@ -74,15 +93,26 @@ def prefill(
 def prefill_chunks(
     model: Transformer, tokens: Sequence[int], cache: Cache, *, chunk: int | None = None
 ) -> Generator[int, None, mx.array]:
-    """As `prefill`, step by step: yields how many tokens are done after every chunk, returns the logits."""
+    """Like `prefill`, as a generator.
+
+    Yields:
+        The number of tokens done so far, after every chunk.
+
+    Returns:
+        The logits (V,) of the token that follows the last one.
+
+    Raises:
+        OptionError: If there are no tokens, a token is not in the vocabulary, or `chunk` is less than 1.
+        CheckpointError: If weights are on disk and cannot be read.
+    """
     if not tokens:
-        raise OptionError("there is no token to start from: a prompt holds at least one")
+        raise OptionError("the prompt is empty: it needs at least one token")
     chunk = model.chunk if chunk is None else chunk
     if chunk < 1:
         raise OptionError(f"chunk is {chunk}, expected at least 1 token")
     vocab = model.config.vocab_size
     if bad := next((t for t in tokens if not 0 <= t < vocab), None):
-        raise OptionError(f"token id {bad} is outside the vocabulary of {vocab}")
+        raise OptionError(f"token id {bad} is outside the vocabulary of {vocab}: expected 0 to {vocab - 1}")
     cache.reserve(len(tokens))
     for start in range(0, len(tokens), chunk):
         part = mx.array([list(tokens[start : start + chunk])])
@@ -93,7 +123,7 @@ def prefill_chunks(
 
 
 def room_for_answer(context: int, used: int) -> int:
-    """Tokens that a context leaves after `used`; raises ContextError if that is none."""
+    """Number of tokens that fit into the context after `used` tokens. Raises ContextError if there is no room."""
     if used >= context:
         raise ContextError(
             f"{used:,} tokens leave no room to answer in a context of {context:,}: shorten the conversation"
@@ -114,16 +144,34 @@ def generate_step(
     chunk: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Generator[Step, None, None]:
-    """Yields a Step for each generated token, up to and including a stop id.
+    """Generates tokens after a prompt, one step at a time, up to and including a stop id.
 
-    prompt_ids  what follows the positions already in `cache`; ids, at least one
-    recent      the last ids in `cache`, for the repetition penalty
-    max_tokens  how many to generate at most; None: what the context (`model.context`) leaves
-    constraint  asked before each choice and told of each token, while the model computes what follows that token; one
-                that allows every id changes no token and costs no time
+    While the caller handles a token, the next one is already being computed. So `cache` holds every yielded token, also
+    if the generator is closed early. Arguments are checked, and computation starts, when the first step is requested.
 
-    While the caller looks at a token the next one is being computed, so `cache` then holds every yielded token; closing
-    the generator at any point leaves it so. Raises ContextError if the prompt does not fit the context.
+    Args:
+        model: The model.
+        prompt_ids: Token ids that follow those already in `cache`; at least one.
+        options: How tokens are chosen. None means `SamplingOptions()`.
+        cache: The tokens before the prompt; it is extended. None means that there are none.
+        recent: The last ids in `cache`, for the repetition penalty.
+        max_tokens: Maximum number of tokens to generate. None means as many as `model.context` has room for, which is
+            the limit in any case.
+        stop_ids: Ids that end the generation.
+        constraint: Restricts the choice of each token. For each token, `accept` and then `allowed` are called while the
+            model computes what follows that token. A constraint that allows every id changes no token and costs no
+            time.
+        chunk: Number of prompt tokens in a chunk of the prefill. None means `model.chunk`.
+        progress: progress(done, total) is called after every chunk of the prefill; see `prefill`.
+
+    Yields:
+        A `Step` for each generated token.
+
+    Raises:
+        OptionError: If the prompt is empty, a token is not in the vocabulary, `max_tokens` or `chunk` is less than 1,
+            or `options.logit_bias` has an id that the model does not have.
+        ContextError: If the context has no room for a token after the prompt.
+        CheckpointError: If weights are on disk and cannot be read.
     """
     if max_tokens is not None and max_tokens < 1:
         raise OptionError(f"max_tokens is {max_tokens}, expected at least 1 or None")
@@ -150,9 +198,11 @@ def generate_step(
 
 
 class _TokenPicker:
-    """Chooses token after token, and starts computing each choice.
+    """Chooses one token after another, and starts computing each choice.
 
-    waits  whether a choice depends on the token before it, which it must then be told first
+    Attributes:
+        is_sequential: True if a choice depends on the token before it. Then `observe` must be called with that token
+            before the next `pick`.
     """
 
     def __init__(self, sampler: Sampler, recent: list[int], constraint: Constraint | None) -> None:
@@ -160,19 +210,20 @@ class _TokenPicker:
         self.is_sequential = sampler.needs_recent or constraint is not None
 
     def observe(self, token: int) -> None:
+        """Records a chosen token, for the repetition penalty and the constraint."""
         if self._sampler.needs_recent:
             self._recent.append(token)
         if self._constraint is not None:
             self._constraint.accept(token)
 
     def pick(self, logits: mx.array) -> tuple[mx.array, ...]:
-        """(token,) and, if asked for, its logprob, and ids and logprobs of the likeliest."""
+        """(token,) and, if the options request them, its logprob, and the most likely ids and their logprobs."""
         allowed = None if self._constraint is None else self._constraint.allowed()
         if isinstance(allowed, int):
             self._sampler.skip()
             chosen: tuple[mx.array, ...] = (mx.array(allowed),)
             if self._sampler.options.logprobs:
-                chosen += (mx.array(0.0),)  # among ids that may be sampled
+                chosen += (mx.array(0.0),)  # it is the only id that can be sampled
         else:
             mask = None if allowed is None else mx.array(allowed)
             chosen = self._sampled(self._sampler.logits(logits, self._recent, mask))
@@ -194,7 +245,7 @@ class _TokenPicker:
 
 
 def _number(array: mx.array) -> Any:
-    """A scalar's value, an int or a float by its dtype; waits until it is computed."""
+    """Value of a scalar, an int or a float depending on its dtype. Waits until it is computed."""
     return array.item()
 
 

@@ -1,4 +1,4 @@
-"""A cache together with the ids whose keys and values it holds, so that a prompt is read only from where it is new.
+"""A KV cache together with the ids that it holds, so that only the new part of a prompt is prefilled.
 
 Knows nothing of what the ids mean.
 """
@@ -14,32 +14,44 @@ from mlx_oss.model.transformer import Transformer
 
 
 class PromptCache:
-    """The caches of a model, `kv`, and what they have read, `ids`: as many as the position they stand at."""
+    """The KV cache of a model, and the token ids that it holds.
+
+    Attributes:
+        kv: The KV cache.
+        ids: The ids whose keys and values `kv` holds; there are `kv.offset` of them.
+    """
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
         self.forget()
 
     def forget(self) -> None:
-        """Starts anew, e.g. after an error, when the layers may have stopped at different positions."""
+        """Starts with an empty cache, e.g. after an error that may have left the layers at different positions."""
         self.kv: Cache = self._model.make_cache()
         self.ids: list[int] = []
 
     def fork(self) -> PromptCache:
-        """Another one that has read the same; they share the memory until one of them reads on."""
+        """A second cache that holds the same ids. Both share memory until one of them is extended."""
         forked = PromptCache(self._model)
         forked.kv, forked.ids = self.kv.fork(), list(self.ids)
         return forked
 
     def rewind(self, prompt: Sequence[int]) -> int:
-        """Steps back to what was read of this prompt, or as near before as is possible; gives how many ids that is."""
+        """Rewinds to the longest common prefix of `ids` and the prompt, or to the nearest earlier position possible.
+
+        Returns:
+            The number of ids that are kept.
+        """
         pairs = takewhile(lambda pair: pair[0] == pair[1], zip(self.ids, prompt, strict=False))
         reached = self.kv.rewind(sum(1 for _ in pairs))
         del self.ids[reached:]
         return reached
 
     def read(self, tokens: Sequence[int]) -> Iterator[int]:
-        """Reads on in chunks; after each one, which is kept, yields how many of the tokens are read."""
+        """Prefills the tokens in chunks, and yields the number of tokens done after each chunk.
+
+        Chunks that are done are kept if the generator is closed early.
+        """
         start = len(self.ids)
         for done in prefill_chunks(self._model, tokens, self.kv):
             self.ids[start:] = tokens[:done]

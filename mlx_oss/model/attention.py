@@ -1,7 +1,7 @@
-"""Attention, grouped and with sinks, on every backend.
+"""Grouped-query attention with sinks, on every backend.
 
-A GPU has a kernel for it that holds no scores. On MLX's CPU backend `backend.cpu_attention` computes the same. Knows
-nothing of the model.
+A GPU uses MLX's kernel, which does not store the scores. On MLX's CPU backend, `backend.cpu_attention` computes the
+same. Knows nothing of the model.
 """
 
 from __future__ import annotations
@@ -14,9 +14,15 @@ from mlx_oss.backend import cpu_attention, device
 def attention(
     q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: mx.array | str | None, sinks: mx.array
 ) -> mx.array:
-    """q (B, H, L, D), k and v (B, K, S, D), sinks (H,) -> (B, H, L, D); the queries are the last L of the S positions.
+    """q (B, H, L, D), k and v (B, K, S, D), sinks (H,) -> (B, H, L, D).
 
-    mask  "causal", bool (L, S), or None: every query sees every key
+    Args:
+        q: Queries of the last L of the S positions.
+        k: Keys.
+        v: Values.
+        scale: Factor of the scores.
+        mask: "causal", or bool (L, S) with True where a query sees a key. None means that every query sees every key.
+        sinks: One learned logit for each head: the softmax includes it, but it has no value.
     """
     if device.on_gpu():
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask, sinks=sinks)

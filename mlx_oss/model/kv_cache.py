@@ -1,8 +1,9 @@
-"""Keys and values of the tokens seen so far, one cache a layer, and the snapshots that let a conversation step back.
+"""The KV cache: keys and values of the tokens seen so far, and snapshots that let a conversation rewind.
 
-Full layers keep every position. Sliding layers keep a ring of the last `window` positions, so old ones are gone for
-good: a snapshot of the rings (3 MiB for 20b) taken at a position is the way back to it. MLX arrays never change under a
-holder, so a snapshot is a reference, and costs memory only once the ring moves on. Knows nothing of attention or text.
+Each layer has a cache of its own. Full layers keep every position. Sliding layers keep a ring of the last `window`
+positions and lose older ones. So the only way back to an older position is a snapshot of the rings (3 MiB for 20b) that
+was taken there. An MLX array never changes while something else refers to it. A snapshot is therefore just a reference,
+and costs memory only once the ring has changed. Knows nothing of attention or text.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ import mlx.core as mx
 
 from mlx_oss.errors import OptionError
 
-MOST_SNAPSHOTS = 16  # of a cache, the latest; 48 MiB for 20b
+MOST_SNAPSHOTS = 16  # kept by a cache, the latest ones; 48 MiB for 20b
 
 
 def _written(buffer: mx.array, new: mx.array, start: int) -> mx.array:
-    """`buffer` with `new` at position `start`: in place when nobody else holds it, a copy when a snapshot does."""
-    buffer = copy(buffer)  # a second handle, so that the assignment cannot reach the snapshot's
+    """`buffer` with `new` at position `start`: written in place, or into a copy if a snapshot holds the buffer."""
+    buffer = copy(buffer)  # a second handle, so that the assignment does not change the snapshot's
     buffer[:, :, start : start + new.shape[2]] = new
     return buffer
 
 
 class KVCache:
-    """Every position of a full-attention layer, in a buffer that grows by STEP positions at a time, or at once to what
-    is reserved.
+    """Cache of a full-attention layer: keeps every position, in buffers that grow by STEP positions at a time.
+
+    Attributes:
+        reserved: Number of positions that the buffers have room for after they next grow; see `Cache.reserve`.
+        keys: (B, K, room, D), of which the first `offset` positions are used; None before the first `update`.
+        values: Like `keys`.
+        offset: Number of positions held.
     """
 
     STEP = 256
@@ -39,7 +45,7 @@ class KVCache:
         self.offset = 0
 
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Appends (B, K, L, D) and returns all S positions: (B, K, S, D) each."""
+        """Appends keys and values (B, K, L, D); returns those of all S positions, (B, K, S, D) each."""
         start, self.offset = self.offset, self.offset + keys.shape[2]
         self.keys = self._write(self.keys, keys, start)
         self.values = self._write(self.values, values, start)
@@ -54,16 +60,24 @@ class KVCache:
         return _written(buffer, new, start)
 
     def trim_to(self, position: int) -> None:
+        """Drops the positions from `position` on."""
         self.offset = position
 
     @property
     def arrays(self) -> list[mx.array]:
+        """The buffers of keys and values, if there are any yet."""
         return [a for a in (self.keys, self.values) if a is not None]
 
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """A rotating cache's state at one position: what a snapshot refers to."""
+    """State of a `RotatingKVCache` at one position. A snapshot holds one for each sliding layer.
+
+    Attributes:
+        keys: (B, K, window, D) in ring order, or None if no position has been seen.
+        values: Like `keys`.
+        offset: Number of positions seen.
+    """
 
     keys: mx.array | None
     values: mx.array | None
@@ -71,10 +85,10 @@ class Ring:
 
 
 class RotatingKVCache:
-    """The last `window` positions of a sliding layer, as a ring; position p lies in slot p % window.
+    """Cache of a sliding-window layer: a ring of the last `window` positions, with position p in slot p % window.
 
-    A chunk of L new tokens is attended to together with the window - 1 positions before it, in order; between calls no
-    more than `window` positions are kept.
+    During `update`, the attention of L new tokens also needs the window - 1 positions before them, in order. Between
+    calls only `window` positions are kept.
     """
 
     def __init__(self, window: int) -> None:
@@ -83,13 +97,15 @@ class RotatingKVCache:
 
     @property
     def offset(self) -> int:
+        """Number of positions seen."""
         return self.state.offset
 
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Appends (B, K, L, D) and returns the positions that the new ones may see.
+        """Appends keys and values (B, K, L, D); returns those of the positions that the new ones can see.
 
-        One token: the ring, in any order (keys are rotated already, and all of them are visible). More: the last
-        min(offset, window - 1) positions and the new ones, in order.
+        For one token this is the ring, in ring order: keys are already rotated and all of them are visible, so the
+        order does not matter. For several tokens it is the last min(offset, window - 1) positions and the new ones, in
+        order.
         """
         if keys.shape[2] == 1:
             return self._step(keys, values)
@@ -112,7 +128,7 @@ class RotatingKVCache:
         return (keys, values) if size == self.window else (keys[:, :, :size], values[:, :, :size])
 
     def _append(self, ring: mx.array | None, new: mx.array, keep: int) -> mx.array:
-        """The last `keep` positions of the ring, in order, followed by the new ones."""
+        """The last `keep` positions of the ring in order, followed by the new ones."""
         if ring is None or keep == 0:
             return new
         start, end = (self.offset - keep) % self.window, self.offset % self.window
@@ -120,7 +136,7 @@ class RotatingKVCache:
         return mx.concatenate([*parts, new], axis=2)
 
     def _to_ring(self, ordered: mx.array, offset: int) -> mx.array:
-        """The last positions before `offset`, each in its slot; slots not yet used are zero."""
+        """The ring of the last positions before `offset`, each in its slot; unused slots are zero."""
         B, K, S, D = ordered.shape
         if offset < self.window:
             return mx.concatenate([ordered, mx.zeros((B, K, self.window - S, D), ordered.dtype)], axis=2)
@@ -129,21 +145,26 @@ class RotatingKVCache:
         return mx.concatenate([last[:, :, self.window - slot :], last[:, :, : self.window - slot]], axis=2)
 
     def can_trim_to(self, position: int) -> bool:
-        """True while nothing the position sees has been overwritten."""
+        """True if no position that a token at `position` sees has been overwritten."""
         return position == self.offset or self.offset <= self.window
 
     def trim_to(self, position: int) -> None:
+        """Drops the positions from `position` on; only where `can_trim_to` is True."""
         self.state = Ring(self.state.keys, self.state.values, position)
 
     @property
     def arrays(self) -> list[mx.array]:
+        """The rings of keys and values, if there are any yet."""
         return [a for a in (self.state.keys, self.state.values) if a is not None]
 
 
 class Cache:
-    """The caches of all layers, which always stand at the same position, and snapshots to step back to.
+    """The KV cache of a whole model: one cache for each layer, all at the same position, and snapshots to rewind to.
 
-    Make one with `model.make_cache()`. All sequences of a batch share it and are equally long.
+    Create one with `model.make_cache()`. The sequences of a batch share it and are equally long.
+
+    Attributes:
+        layers: The caches of the layers, a `KVCache` for a full layer and a `RotatingKVCache` for a sliding one.
     """
 
     def __init__(self, layers: Sequence[KVCache | RotatingKVCache]) -> None:
@@ -152,46 +173,48 @@ class Cache:
 
     @property
     def offset(self) -> int:
-        """Tokens seen."""
+        """Number of tokens seen: the position of the next token."""
         return self.layers[0].offset
 
     @property
     def arrays(self) -> list[mx.array]:
-        """Everything to evaluate after a chunk of prefill."""
+        """All buffers, to be evaluated after each chunk of a prefill."""
         return [array for layer in self.layers for array in layer.arrays]
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, snapshots not counted: they share the rings until those move on."""
+        """Bytes held by the layers. Snapshots share these until the rings change; see `snapshot_bytes`."""
         return sum(array.nbytes for array in self.arrays)
 
     @property
     def snapshot_bytes(self) -> int:
-        """Bytes that snapshots hold beside the caches: rings that have moved on since."""
-        held = {id(array) for array in self.arrays}
-        snapshots = list(self._snapshots.values())  # at once, as another thread may ask while one computes
+        """Bytes held only by snapshots: rings that have changed since. Any thread can read this at any time."""
+        current = {id(array) for array in self.arrays}
+        snapshots = list(self._snapshots.values())  # a copy, because the computing thread may change the dict meanwhile
         states = [state for snapshot in snapshots for state in snapshot]
-        beside = {id(a): a.nbytes for state in states for a in (state.keys, state.values) if a is not None}
-        return sum(nbytes for key, nbytes in beside.items() if key not in held)
+        sizes = {id(a): a.nbytes for state in states for a in (state.keys, state.values) if a is not None}
+        return sum(nbytes for key, nbytes in sizes.items() if key not in current)
 
     def reserve(self, tokens: int) -> None:
-        """Says that so many will follow the present position: the full layers' buffers then grow to that at once, where
-        every chunk of a long prompt would copy all that came before it.
+        """Announces that `tokens` more tokens follow, so that the buffers of full layers grow to that size at once.
+
+        Otherwise every chunk of a long prompt would copy everything before it.
         """
         for layer in self.layers:
             if isinstance(layer, KVCache):
                 layer.reserved = self.offset + tokens
 
     def fork(self) -> Cache:
-        """Another cache at this position with these snapshots. Shares all arrays: the first of the two that moves on
-        copies the full layers' buffers.
+        """A second cache at the same position, with the same snapshots.
+
+        Both share all arrays. The first of the two that is extended copies the buffers of the full layers.
         """
         forked = Cache([copy(layer) for layer in self.layers])
         forked._snapshots = dict(self._snapshots)
         return forked
 
     def tensors(self) -> dict[str, mx.array]:
-        """What is held, by name, for a file; `restore` takes it back."""
+        """All keys and values, snapshots included, by name, for saving to a file. `restore` is the reverse."""
         named: dict[str, mx.array] = {}
         for number, layer in enumerate(self.layers):
             for part, array in zip(("keys", "values"), layer.arrays, strict=False):
@@ -204,7 +227,15 @@ class Cache:
         return named
 
     def restore(self, named: Mapping[str, mx.array], offset: int) -> None:
-        """The state that `tensors` named, at the position it was taken at. Raises KeyError if it is of other layers."""
+        """Restores a state that `tensors` returned.
+
+        Args:
+            named: What `tensors` returned.
+            offset: The position of the cache at that time.
+
+        Raises:
+            KeyError: If the snapshots are of a model with other layers.
+        """
         for number, layer in enumerate(self.layers):
             keys, values = (named.get(f"layers.{number}.{part}") for part in ("keys", "values"))
             if isinstance(layer, RotatingKVCache):
@@ -217,16 +248,27 @@ class Cache:
             self._snapshots[position] = [Ring(named[f"{p}.keys"], named[f"{p}.values"], position) for p in prefixes]
 
     def snapshot(self) -> None:
-        """Makes the present position one that `rewind` can come back to; the oldest of MOST_SNAPSHOTS is given up."""
+        """Lets `rewind` return to the current position. Keeps the latest MOST_SNAPSHOTS and drops the earliest."""
         self._snapshots[self.offset] = [layer.state for layer in self._rings]
         if len(self._snapshots) > MOST_SNAPSHOTS:
             del self._snapshots[min(self._snapshots)]
 
     def rewind(self, position: int) -> int:
-        """Steps back to `position`, or as near before it as is possible, and returns where it stands now.
+        """Rewinds to `position`, or to the nearest earlier position that is possible.
 
-        The caller feeds the tokens from there on again. Exact while no ring has wrapped and at snapshots; otherwise the
-        nearest snapshot before, or the beginning.
+        Any position can be reached until a ring has wrapped. After that only the current position, the snapshots and
+        the beginning can be reached exactly; any other position rewinds to the last snapshot before it, or else to the
+        beginning. Snapshots after the returned position are dropped. The caller must feed the tokens from there on
+        again.
+
+        Args:
+            position: Number of tokens to keep.
+
+        Returns:
+            The position reached, at most `position`.
+
+        Raises:
+            OptionError: If `position` is negative or greater than `offset`.
         """
         if not 0 <= position <= self.offset:
             raise OptionError(f"cannot rewind to position {position}: the cache holds positions 0 to {self.offset}")

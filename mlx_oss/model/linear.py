@@ -1,7 +1,7 @@
-"""Linear layers whose weights stay as they are stored, on every backend.
+"""Linear layers that keep their weights as they are stored, on every backend.
 
-A GPU multiplies stored bfloat16 and packed integers itself: there these are MLX's own layers. `backend.cpu_linear` has
-the products of MLX's CPU backend. Knows nothing of the model.
+A GPU multiplies stored bfloat16 and packed integers directly, so there these are MLX's own layers. On MLX's CPU
+backend, `backend.cpu_linear` computes the products. Knows nothing of the model.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from mlx_oss.config import QuantizationSpec
 
 
 def linear(inputs: int, outputs: int, bias: bool, spec: QuantizationSpec | None) -> nn.Module:
-    """A layer of random weights, quantised as `spec` says; None: not."""
+    """A linear layer with random weights, quantised as `spec` says; None means not quantised."""
     if spec is None:
         return Linear(inputs, outputs, bias)
     return QuantizedLinear(inputs, outputs, bias, group_size=spec.group_size, bits=spec.bits, mode=spec.mode)
 
 
 class Linear(nn.Linear):
-    """x (..., inputs) -> (..., outputs) in the dtype of x; the weight may be stored in another."""
+    """x (..., inputs) -> (..., outputs) in the dtype of x; the weight may have another dtype."""
 
     def __call__(self, x: mx.array) -> mx.array:
         if device.on_gpu():
@@ -33,17 +33,21 @@ class Linear(nn.Linear):
 
 
 class QuantizedLinear(nn.QuantizedLinear):
-    """As `Linear`, with packed weights."""
+    """Like `Linear`, with quantised weights."""
 
     def __call__(self, x: mx.array) -> mx.array:
         if device.on_gpu():
-            return super().__call__(x)
+            y: mx.array = super().__call__(x)
+            return y
         spec = QuantizationSpec(self.group_size, self.bits, self.mode)
         return cpu_linear.quantized_linear(x, spec, self.get("bias"), *_stored(self))
 
 
 class ExpertLinear(nn.Module):
-    """One packed matrix and bias for each expert; a row of the input goes through the expert it names."""
+    """One quantised matrix and bias for each expert; each row of the input is multiplied with a chosen expert's matrix.
+
+    The bias is a parameter, but callers add it: `swiglu` can do that in its own kernel.
+    """
 
     def __init__(self, experts: int, inputs: int, outputs: int, spec: QuantizationSpec) -> None:
         super().__init__()
@@ -56,13 +60,14 @@ class ExpertLinear(nn.Module):
         self.bias = mx.zeros((experts, outputs))
 
     def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
-        """x (n, 1, inputs), experts (N,) -> (N, 1, outputs) without the bias; each row serves N / n experts in turn.
+        """x (n, 1, inputs), experts (N,) -> (N, 1, outputs), without the bias.
 
-        `sorted_indices` says that the experts come in order, which pays where each has many rows.
+        Each row of x is multiplied with N / n consecutive entries of `experts`. `sorted_indices` states that `experts`
+        is sorted, which makes the product faster if experts have many rows each.
         """
         if sorted_indices and not device.on_gpu():
             return cpu_linear.expert_linear(x, experts, self.spec, *_stored(self))
-        # Only without `rows` does MLX take its kernel for sorted experts.
+        # MLX uses its kernel for sorted experts only if `rows` is None.
         rows = None if sorted_indices else _token_of_pair(experts.size, experts.size // x.shape[0])
         gathered = partial(self._gathered, x, rows, experts)
         if device.on_gpu():
@@ -95,9 +100,10 @@ class ExpertLinear(nn.Module):
 
 @lru_cache(maxsize=64)
 def _token_of_pair(pairs: int, each: int) -> mx.array:
-    """(pairs,) uint32: 0 for the first `each`, 1 for the next, ...; kept, as making it is a kernel."""
+    """(pairs,) uint32: `each` times 0, then `each` times 1, ... Cached, because creating it launches a kernel."""
     return mx.array(np.arange(pairs, dtype=np.uint32) // each)
 
 
 def _stored(layer: nn.Module) -> list[mx.array]:
+    """The packed words, the scales and, if affine, the biases."""
     return [layer[name] for name in ("weight", "scales", "biases") if layer.get(name) is not None]

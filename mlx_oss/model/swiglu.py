@@ -1,4 +1,4 @@
-"""The experts' activation: SwiGLU with clamped inputs, as OpenAI's `swiglu` in gpt_oss/torch/model.py."""
+"""Activation of the experts: SwiGLU with clamped inputs, as in OpenAI's `swiglu` in gpt_oss/torch/model.py."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mlx_oss.backend import cores
 
 
 def swiglu(h: mx.array, bias: mx.array, alpha: float, limit: float) -> mx.array:
-    """h and bias (N, 1, 2 F), gate before up, -> (N, 1, F)."""
+    """h and bias (N, 1, 2 F), first the gate, then up -> (N, 1, F)."""
     F = h.shape[-1] // 2
     slope, bound = mx.array(alpha, h.dtype), mx.array(limit, h.dtype)
     return cores.over_cores(
         lambda h, bias: _activated(h[..., :F], h[..., F:], bias[..., :F], bias[..., F:], slope, bound),
         h,
         bias,
-        work=16 * h.nbytes,  # the exponential takes so much longer than reading
+        work=16 * h.nbytes,  # computing the sigmoid takes 16 times as long as reading h
     )
 
 
@@ -25,8 +25,9 @@ def swiglu(h: mx.array, bias: mx.array, alpha: float, limit: float) -> mx.array:
 def _activated(
     gate: mx.array, up: mx.array, gate_bias: mx.array, up_bias: mx.array, alpha: mx.array, limit: mx.array
 ) -> mx.array:
-    """(..., F) each -> (..., F): gate sigmoid(alpha gate) (up + 1) with biases added and both clamped; the gate only
-    from above. One kernel.
+    """(..., F) each -> (..., F): gate * sigmoid(alpha * gate) * (up + 1), in one kernel.
+
+    First the biases are added and both inputs clamped, the gate only from above.
     """
     gate = mx.minimum(gate + gate_bias, limit)
     up = mx.clip(up + up_bias, -limit, limit)

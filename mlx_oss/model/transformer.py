@@ -1,11 +1,14 @@
 """The gpt-oss transformer on MLX.
 
-The reference is `gpt_oss/torch/model.py` in openai/gpt-oss. Knows nothing of files, text or sampling: token ids in,
-logits out. Where the reference has separate projections for q, k, v and for gate, up, one fused matrix stands here;
-`load` fuses.
+The reference is `gpt_oss/torch/model.py` in openai/gpt-oss. The matrices of q, k and v, and those of gate and up, are
+fused into one each; `load` fuses those of a folder. Knows nothing of files, text or sampling: token ids in, logits out.
 
-Dimensions: B batch, L new tokens, S cached + new tokens, H query heads, K kv heads, D head size, C hidden, F expert
-hidden, E experts, T experts per token, V vocabulary.
+Dimensions in the shapes of this package:
+
+    B  batch                H  query heads          F  hidden size of an expert
+    L  new tokens           K  kv heads             E  experts
+    S  cached + new tokens  D  head size            T  experts per token
+    V  vocabulary           C  hidden size          N  (token, expert) pairs
 """
 
 from __future__ import annotations
@@ -25,20 +28,23 @@ from mlx_oss.model.swiglu import swiglu
 
 Specs = Mapping[str, QuantizationSpec]
 
-PREFILL_CHUNK = 512  # tokens: bounds the memory of a prefill, not its result
-# From this many (token, expert) pairs on it pays to sort them by expert, so that each expert's weights are read once.
+PREFILL_CHUNK = 512  # tokens; limits the memory of a prefill, and changes its result only by rounding
+# From this many (token, expert) pairs on, sorting them by expert is faster: each expert's weights are read only once.
 SORT_FROM = 64
 
 
 def sliding_mask(kept: int, L: int, window: int) -> mx.array:
-    """Bool (L, kept + L): a query sees itself and window - 1 positions before it; `kept` precede the first query."""
+    """Bool (L, kept + L), True where a query sees a key: at its own position and the window - 1 positions before it.
+
+    The keys are those of `kept` positions before the first query, followed by those of the L queries.
+    """
     query = mx.arange(kept, kept + L)[:, None]
     key = mx.arange(kept + L)
     return (key <= query) & (key > query - window)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with biases, rotary positions and one learned sink logit a head."""
+    """Grouped-query attention with biases, rotary positions and one learned sink logit for each head."""
 
     def __init__(self, config: ModelConfig, freqs: mx.array, specs: Specs, path: str) -> None:
         super().__init__()
@@ -47,7 +53,7 @@ class Attention(nn.Module):
         self.qkv_proj = linear(c.hidden_size, (self.H + 2 * self.K) * self.D, True, specs.get(f"{path}.qkv_proj"))
         self.o_proj = linear(self.H * self.D, c.hidden_size, True, specs.get(f"{path}.o_proj"))
         self.sinks = mx.zeros((self.H,))
-        # YaRN multiplies cos and sin, hence q and k both, by the concentration: its square belongs to the scores.
+        # YaRN multiplies cos and sin by the concentration, and so both q and k. The scores get its square.
         concentration = c.rope_scaling.concentration if c.rope_scaling else 1.0
         self.scale = concentration**2 / math.sqrt(c.head_dim)
         self._freqs = freqs
@@ -62,11 +68,12 @@ class Attention(nn.Module):
         )
         k, v = cache.update(qk[:, H:], qkv[:, H + K :])
         out = attention(qk[:, :H], k, v, scale=self.scale, mask=mask, sinks=self.sinks)
-        return self.o_proj(out.swapaxes(1, 2).reshape(B, L, H * D))
+        y: mx.array = self.o_proj(out.swapaxes(1, 2).reshape(B, L, H * D))
+        return y
 
 
 class Experts(nn.Module):
-    """The SwiGLU experts: the T that the router picked for a token, weighted and summed."""
+    """The SwiGLU experts: computes the T experts of each token, and returns the weighted sum of their outputs."""
 
     def __init__(self, config: ModelConfig, specs: Specs, path: str) -> None:
         super().__init__()
@@ -77,15 +84,19 @@ class Experts(nn.Module):
         self.alpha, self.limit = c.swiglu_alpha, c.swiglu_limit
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array, residual: mx.array) -> mx.array:
-        """x and residual (B, L, C), experts and weights (B, L, T) -> residual + experts' outputs (B, L, C)."""
+        """x and residual (B, L, C), experts and weights (B, L, T) -> residual + weighted outputs (B, L, C)."""
         B, L, T = experts.shape
         y = self.outputs(x.reshape(B * L, 1, -1), experts.flatten(), B * L * T >= SORT_FROM)
+        # The weighted sum is a product (1, T) @ (T, C) for each token. mx.addmm adds the residual in the same kernel; a
+        # separate addition would launch one more kernel in each layer of each step.
         out = mx.addmm(residual.reshape(B * L, 1, -1), weights.reshape(B * L, 1, T), y.reshape(B * L, T, -1))
         return out.reshape(B, L, -1)
 
     def outputs(self, x: mx.array, experts: mx.array, sort: bool) -> mx.array:
-        """x (n, 1, C), experts (N,) -> (N, 1, C): what each expert makes of its row; each row serves N / n experts in
-        turn. `sort` computes an expert's rows together; it changes no result.
+        """x (n, 1, C), experts (N,) -> (N, 1, C): the output of each expert for its row of x.
+
+        Each row is the input of N / n consecutive experts. `sort` computes all rows of an expert together; the result
+        is the same.
         """
         if not sort:
             return self._forward(x, experts, sorted_indices=False)
@@ -94,14 +105,14 @@ class Experts(nn.Module):
         return self._forward(x[rows], experts[order], sorted_indices=True)[mx.argsort(order)]
 
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
-        """x (n, 1, C), experts (N,) -> (N, 1, C)."""
+        """x (n, 1, C), experts (N,) -> (N, 1, C); `sorted_indices` states that `experts` is sorted."""
         h = self.gate_up_proj(x, experts, sorted_indices)
         h = swiglu(h, self.gate_up_proj.bias[experts][:, None], self.alpha, self.limit)
         return self.down_proj(h, experts, sorted_indices) + self.down_proj.bias[experts][:, None]
 
 
 class MoE(nn.Module):
-    """Mixture of experts: a linear router picks T experts a token, softmax over the T logits weights them."""
+    """Mixture of experts: a linear router picks T experts for each token; the softmax of their logits weights them."""
 
     def __init__(self, config: ModelConfig, specs: Specs, path: str) -> None:
         super().__init__()
@@ -110,7 +121,7 @@ class MoE(nn.Module):
         self.experts = Experts(config, specs, f"{path}.experts")
 
     def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
-        """x and residual (B, L, C) -> (B, L, C): residual plus what the experts make of x."""
+        """x and residual (B, L, C) -> residual + weighted outputs of the experts for x (B, L, C)."""
         logits = self.router(x)
         experts = mx.argpartition(logits, kth=-self.T, axis=-1)[..., -self.T :]
         weights = mx.softmax(mx.take_along_axis(logits, experts, axis=-1), axis=-1, precise=True)
@@ -118,7 +129,7 @@ class MoE(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and mixture of experts, each normalised before and added to the residual stream."""
+    """Attention, then the mixture of experts: each normalises its input and adds its output to the residual stream."""
 
     def __init__(self, config: ModelConfig, freqs: mx.array, specs: Specs, path: str) -> None:
         super().__init__()
@@ -128,18 +139,26 @@ class Block(nn.Module):
         self.mlp = MoE(config, specs, f"{path}.mlp")
 
     def __call__(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | RotatingKVCache) -> mx.array:
+        """x (B, L, C) -> (B, L, C); `mask` as in `attention`; `cache` is the layer's own and is extended by L."""
         x = x + self.self_attn(self.input_layernorm(x), mask, cache)
         return self.mlp(self.post_attention_layernorm(x), x)
 
 
 class Transformer(nn.Module):
-    """The whole model. `specs` says how modules are quantised, by path ("layers.0.self_attn.qkv_proj"); experts always
-    are.
+    """The whole gpt-oss model: token ids (B, L) in, logits (B, L, V) out.
 
-    Fresh instances hold random weights that are never computed unless used: `load` puts the real ones in.
+    A new instance has random weights, which are computed only if it is used. `load` returns one with the weights of a
+    folder, and with the attribute `plan`, which says how much memory the model uses.
 
-    context  how many tokens a conversation may have: what the model was made for, or less where memory is short
-    chunk    how many tokens of a prompt are read at a time
+    Args:
+        config: Sizes and settings of the model.
+        specs: How modules are quantised, by path ("layers.0.self_attn.qkv_proj"). Modules not listed are not
+            quantised, except experts, which are MXFP4 by default.
+
+    Attributes:
+        config: Sizes and settings of the model.
+        context: Maximum number of tokens in a conversation: what the model was made for, or what `load` has planned.
+        chunk: Number of tokens of a prompt that are computed at a time.
     """
 
     def __init__(self, config: ModelConfig, specs: Specs | None = None) -> None:
@@ -148,7 +167,7 @@ class Transformer(nn.Module):
         self.config = config
         self.context, self.chunk = c.max_position_embeddings, PREFILL_CHUNK
         inverse = inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
-        freqs = mx.array((1 / inverse).astype("float32"))  # mx.fast.rope takes the reciprocal again
+        freqs = mx.array((1 / inverse).astype("float32"))  # mx.fast.rope expects the reciprocal
         self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
         if spec := specs.get("embed_tokens"):
             self.embed_tokens = self.embed_tokens.to_quantized(spec.group_size, spec.bits, mode=spec.mode)
@@ -158,26 +177,41 @@ class Transformer(nn.Module):
 
     @property
     def dtype(self) -> mx.Dtype:
-        """Of the activations."""
+        """The dtype of the activations."""
         return self.norm.weight.dtype
 
     def make_cache(self) -> Cache:
-        """An empty cache for one sequence, or for a batch of equally long ones."""
+        """Returns an empty cache for one sequence, or for a batch of equally long sequences."""
         c = self.config
         return Cache(
             [RotatingKVCache(c.sliding_window) if c.is_sliding(n) else KVCache() for n in range(len(self.layers))]
         )
 
     def __call__(self, tokens: mx.array, cache: Cache | None = None) -> mx.array:
-        """tokens (B, L) int -> logits (B, L, V) of the token after each; `cache` holds what came before and is
-        extended.
+        """tokens (B, L) int -> logits (B, L, V) of the token that follows each of them.
+
+        Args:
+            tokens: Token ids below V.
+            cache: The tokens before these; it is extended. None means that there are none. If an error or Ctrl-C
+                interrupts the call, the cache is rewound as `hidden` describes.
+
+        Raises:
+            CheckpointError: If weights are on disk and cannot be read.
         """
         return self.logits(self.hidden(tokens, cache))
 
     def hidden(self, tokens: mx.array, cache: Cache | None = None) -> mx.array:
-        """tokens (B, L) int -> final hidden states (B, L, C), normalised; `logits` turns those wanted into logits.
+        """tokens (B, L) int -> final hidden states (B, L, C), normalised. `logits` turns any of them into logits.
 
-        What interrupts it steps the cache back to where it was, or before that (see `Cache.rewind`).
+        If an error or Ctrl-C interrupts the call, the cache is rewound to where it was, or to the nearest earlier
+        position that is possible (see `Cache.rewind`).
+
+        Args:
+            tokens: Token ids below V.
+            cache: The tokens before these; it is extended. None means that there are none.
+
+        Raises:
+            CheckpointError: If weights are on disk and cannot be read.
         """
         cache = self.make_cache() if cache is None else cache
         start, L, window = cache.offset, tokens.shape[1], self.config.sliding_window
@@ -189,11 +223,13 @@ class Transformer(nn.Module):
             x = self.embed_tokens(tokens).astype(self.dtype)
             for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, sliding if isinstance(layer_cache, RotatingKVCache) else full, layer_cache)
-        except BaseException:  # weights on disk cannot be read, Ctrl-C: the layers stand at different positions
+        except BaseException:  # unreadable weights on disk, or Ctrl-C: the layers are now at different positions
             cache.rewind(min(start, cache.offset))
             raise
-        return self.norm(x)
+        normed: mx.array = self.norm(x)
+        return normed
 
     def logits(self, hidden: mx.array) -> mx.array:
-        """(..., C) -> (..., V)."""
-        return self.lm_head(hidden)
+        """Final hidden states (..., C) -> logits (..., V)."""
+        logits: mx.array = self.lm_head(hidden)
+        return logits

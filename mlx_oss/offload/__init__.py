@@ -1,13 +1,14 @@
-"""Experts on disk: for machines smaller than the model.
+"""Offload: keeps experts and the embedding on disk, for machines with less memory than the model needs.
 
-A layer holds as many experts as the memory allows, in slots; those a token needs and no slot holds are read from the
-MLX folder's own files. `install` puts such experts into a model, which does not know: it computes the same bits.
+Each layer has as many slots for experts as the memory allows. If a token needs an expert that has no slot, it is read
+from the weight files of the model's folder. `install` puts such experts into a model. The rest of the model does not
+change, and computes the same bits.
 
-    install.py    the way into a model that is being loaded
-    slots.py      which expert has which slot, who makes room
-    reader.py     reading parts of files into memory, several at a time
-    experts.py    the model's `Experts` on slots
-    embedding.py  an embedding of which only rows are read
+    install.py       puts offloaded experts and the embedding into a model that is being loaded
+    experts.py       the model's `Experts`, with slots
+    expert_cache.py  which expert has which slot, and which one makes room
+    embedding.py     an embedding that reads only the rows it needs
+    reader.py        reads parts of files into memory, several at a time
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An embedding that stays on disk: the rows of the tokens that come are read."""
+"""An embedding that stays on disk: each call reads the rows of its tokens."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from mlx_oss.weights.safetensors import TensorInfo
 
 
 class EmbeddingOnDisk:
-    """tokens (...) int -> (..., C), with the values that `nn.Embedding` and `nn.QuantizedEmbedding` give.
+    """tokens (...) int -> (..., C), with the same values as `nn.Embedding` and `nn.QuantizedEmbedding`.
 
-    tensors  what is stored, by suffix: `weight`, or `weight`, `scales` and perhaps `biases` as `spec` says
-    dtype    of the result where it is quantised, as then scales are held in it; else it is as stored
+    Args:
+        tensors: The stored tensors by suffix: `weight`; if quantised also `scales` and, if affine, `biases`.
+        files: Open files by path.
+        spec: How the embedding is quantised. None means not at all.
+        dtype: Dtype of the scales, and so of the result, if it is quantised. Otherwise the result has the stored dtype.
+        reader: Reads the rows.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class EmbeddingOnDisk:
         self._tensors, self._files, self._spec, self._dtype, self._reader = tensors, files, spec, dtype, reader
 
     def __call__(self, tokens: mx.array) -> mx.array:
+        """Waits until `tokens` is computed and its rows are read. Raises CheckpointError if they cannot be read."""
         ids, place = np.unique(np.array(tokens), return_inverse=True)
         with self._reader.lock:
             rows = {
@@ -49,6 +54,7 @@ class EmbeddingOnDisk:
         return stored.astype(self._dtype) if mx.issubdtype(stored.dtype, mx.floating) else stored
 
     def _rows(self, tensor: TensorInfo, file: OpenFile, ids: np.ndarray) -> mx.array:
+        """The rows `ids` of a tensor, as stored."""
         stored = allocated((len(ids), *tensor.shape[1:]), STORED[tensor.dtype])
         into, nbytes = bytes_of(stored), tensor.nbytes // tensor.shape[0]
         parts = ((file, tensor.start + int(row) * nbytes, into[n * nbytes :][:nbytes]) for n, row in enumerate(ids))

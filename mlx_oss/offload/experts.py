@@ -1,7 +1,7 @@
-"""The model's experts with only some of a layer's in memory, in slots; the others are read when a token needs them.
+"""The model's experts with only some of each layer in memory, in slots. Others are read when a token needs them.
 
-The arithmetic is that of `model.Experts`, on slots in place of experts, so that the number of slots changes no bit.
-What has to be read is read while what is there is computed.
+The arithmetic is that of the model's `Experts`, with slots in place of experts, so the number of slots changes no bit
+of the result. Missing experts are read while those in memory are computed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,15 @@ from mlx_oss.offload.reader import OffloadStats, Origin, Reader
 
 @dataclass(frozen=True, slots=True)
 class ExpertSource:
-    """Where one tensor of all experts lies, `nbytes` for each, and where a slot takes them: from byte `offset` of its
-    `stride` bytes in `target`.
+    """Where a tensor of all experts of a layer is stored, and where its bytes belong in a slot.
+
+    Attributes:
+        origin: What to read from.
+        start: Byte where the tensor of expert 0 starts in `origin`.
+        nbytes: Bytes of one expert.
+        target: Memory of all slots.
+        stride: Bytes of one slot in `target`.
+        offset: Byte within a slot where the tensor starts.
     """
 
     origin: Origin
@@ -35,34 +42,36 @@ class ExpertSource:
     offset: int
 
     def part(self, expert: int, slot: int) -> tuple[Origin, int, memoryview]:
-        """What to read, from which byte on, into what."""
+        """(origin, byte to start from, memory to fill) that reads the expert into the slot."""
         first = slot * self.stride + self.offset
         return self.origin, self.start + expert * self.nbytes, self.target[first : first + self.nbytes]
 
 
 class OffloadedExperts(Experts):
-    """Experts of which `slots` are in memory; its parameters have one row a slot. `read_from`, which comes before the
-    first call, tells where the experts' rows are.
+    """Experts of which `slots` are in memory. The parameters have one row for each slot.
 
-    One call computes at a time, in whichever thread, and what it reads from slots is computed when it returns: then
-    they may be overwritten. Raises CheckpointError for what cannot be read; the next call tries again.
+    Call `read_from` before the first call. Only one call computes at a time, in any thread. When a call returns,
+    everything that it needs from the slots is computed, so the next call can overwrite them. A call raises
+    CheckpointError if an expert cannot be read; the next call tries again.
     """
 
     def __init__(self, config: ModelConfig, specs: Specs, path: str, slots: int, reader: Reader) -> None:
         super().__init__(replace(config, num_local_experts=slots), specs, path)
         self._slots, self._reader = ExpertCache(config.num_local_experts, slots), reader
         self._sources: tuple[ExpertSource, ...] = ()
-        self._computing = deque[mx.array]()  # what an interruption may leave going on
+        self._computing = deque[mx.array]()  # not yet evaluated; an interrupted call leaves it behind
 
     @property
     def reads(self) -> OffloadStats:
-        """What reading has cost, in all layers that share the reader."""
+        """What reads have cost so far, in all layers that share the reader."""
         return self._reader.reads
 
     def read_from(self, sources: Sequence[ExpertSource]) -> None:
+        """Sets where the experts are stored: one source for each tensor of an expert."""
         self._sources = tuple(sources)
 
     def outputs(self, x: mx.array, experts: mx.array, sort: bool) -> mx.array:
+        """Like `Experts.outputs`, group by group: reads the experts of the next group while one is computed."""
         ids = np.array(experts)
         with self._reader.lock:
             self._settle()
@@ -74,7 +83,7 @@ class OffloadedExperts(Experts):
             for number, group in enumerate(groups):
                 self._end(reading)
                 pairs = np.flatnonzero(np.isin(ids, group)).astype(np.uint32)
-                parts.append(self._some(x, ids, pairs, sort))
+                parts.append(self._outputs_of(x, ids, pairs, sort))
                 self._computing.append(parts[-1])
                 order.append(pairs)
                 if number + 1 < len(groups):
@@ -88,8 +97,11 @@ class OffloadedExperts(Experts):
         return mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)).astype(np.uint32))]
 
     def _groups(self, needed: list[int]) -> list[list[int]]:
-        """The experts in the order they are computed in: those that are there, then those to be read, the likeliest to
-        be needed again last, as they will be there at the end. Two groups have room at the same time.
+        """The needed experts in groups, in the order in which they are computed.
+
+        First those in memory, then those to be read. If there are more than slots, a group has at most half as many
+        experts as there are slots, so that two groups fit at the same time. Then the experts most likely to be needed
+        again are the last of each kind, because the last ones stay in memory.
         """
         held = self._slots.held(needed)
         missing = [expert for expert in needed if expert not in held]
@@ -99,14 +111,14 @@ class OffloadedExperts(Experts):
         queue = self._slots.by_heat(held) + self._slots.by_heat(missing)
         return [queue[start : start + each] for start in range(0, len(queue), each)]
 
-    def _some(self, x: mx.array, ids: np.ndarray, pairs: np.ndarray, sort: bool) -> mx.array:
-        """What the experts of some pairs, whose slots are filled, make of their rows."""
+    def _outputs_of(self, x: mx.array, ids: np.ndarray, pairs: np.ndarray, sort: bool) -> mx.array:
+        """Outputs of some (token, expert) pairs, `pairs` of `ids`, whose experts all have slots."""
         slots = mx.array(self._slots.of[ids[pairs]].astype(np.uint32))
         rows = x if len(pairs) == len(ids) else x[mx.array(pairs // (len(ids) // x.shape[0]))]
         return super().outputs(rows, slots, sort)
 
     def _begin(self, group: Sequence[int], keep: Collection[int]) -> Reading:
-        """Begins to read those of the group that have no slot, in place of others that are not to `keep`."""
+        """Starts reading the experts of the group that have no slot, into slots of experts that are not in `keep`."""
         missing = [expert for expert in group if self._slots.of[expert] < 0]
         self._reader.count(hits=len(group) - len(missing), misses=len(missing))
         filled = list(zip(self._slots.free(len(missing), keep), missing, strict=True))
@@ -114,18 +126,20 @@ class OffloadedExperts(Experts):
         return filled, self._reader.start(parts)
 
     def _end(self, reading: Reading) -> None:
+        """Waits for a reading, and assigns the slots that it filled."""
         filled, futures = reading
         self._reader.finish(futures)
         for slot, expert in filled:
             self._slots.fill(slot, expert)
 
     def _settle(self) -> None:
-        """Waits for what an interrupted call has left going on, too: slots are read and written by nobody then."""
+        """Waits for reads and computations that an interrupted call left behind, so that nothing uses the slots."""
         self._reader.settle()
         while self._computing:
-            with suppress(RuntimeError):  # it failed, or was not begun in the thread that was to compute it
+            # The computation failed, or it was never started and its stream belongs to another thread.
+            with suppress(RuntimeError):
                 mx.eval(self._computing.pop())
 
 
-# (slot, expert) to be filled, and what fills them.
+# The (slot, expert) pairs to fill, and the reads that fill them.
 Reading = tuple[list[tuple[int, int]], Sequence[Future[None]]]

@@ -1,6 +1,6 @@
-"""Puts experts on slots, and an embedding on disk, into a model that is being loaded.
+"""Puts offloaded experts and an offloaded embedding into a model that is being loaded.
 
-Knows the folder's tensors and how the model fuses gate and up; the loader brings everything else into the model.
+Knows the tensors of the folder, and how the model fuses gate and up. The loader loads all other weights.
 """
 
 from __future__ import annotations
@@ -29,9 +29,21 @@ _MEMBERS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",
 def install(
     model: Transformer, slots: int, folder: ModelFolder, files: Files, fused: Specs, dtype: mx.Dtype
 ) -> list[tuple[str, mx.array]]:
-    """Gives every layer `slots` slots, whose experts are read from the folder. Returns the slots' parameters.
+    """Replaces the experts of every layer by offloaded ones with `slots` slots, and the embedding by one on disk.
 
-    files   the folder's, open; fused  how the model's modules are quantised; dtype  of its activations
+    Args:
+        model: The model to change.
+        slots: Number of experts of each layer that are in memory.
+        folder: The folder that the model is loaded from.
+        files: The open weight files of the folder.
+        fused: How the model's modules are quantised, by path.
+        dtype: Dtype of the activations.
+
+    Returns:
+        The parameters of the slots, with their paths in the model.
+
+    Raises:
+        CheckpointError: If a tensor that stays in memory cannot be read.
     """
     tensors = folder.tensors
     reader = Reader()
@@ -52,7 +64,7 @@ def install(
 
 
 def offload_stats(model: Transformer) -> OffloadStats:
-    """What weights on disk have cost since the model was loaded."""
+    """What reading weights from disk has cost since the model was loaded."""
     experts = model.layers[0].mlp.experts
     return experts.reads if isinstance(experts, OffloadedExperts) else OffloadStats()
 
@@ -65,7 +77,10 @@ def _sources(
     files: Files,
     dtype: mx.Dtype,
 ) -> list[ExpertSource]:
-    """Makes the module's slots, and says where what belongs there lies: the modules at `paths`, by rows."""
+    """Allocates the slots of a module, and returns where their contents are stored.
+
+    A slot holds the rows of the modules at `paths`, one after the other.
+    """
     made = []
     for suffix in SUFFIXES:
         names = [f"{path}.{suffix}" for path in paths if f"{path}.{suffix}" in tensors]
@@ -82,7 +97,7 @@ def _sources(
             nbytes = stride * rows // array.shape[1]
             origin: Origin = files[info.file]
             start = info.start
-            if suffix == "bias" or STORED[info.dtype] != held:  # small, or not as it is computed with
+            if suffix == "bias" or STORED[info.dtype] != held:  # small, or stored in another dtype: kept in memory
                 kept = _read(info, files).astype(held)
                 mx.eval(kept)
                 origin, start = Memory(bytes_of(kept)), 0
@@ -92,7 +107,7 @@ def _sources(
 
 
 def _read(info: TensorInfo, files: Files) -> mx.array:
-    """All of a tensor, as it is stored."""
+    """Reads a whole tensor, as it is stored."""
     array = allocated(info.shape, STORED[info.dtype])
     files[info.file].read(info.start, bytes_of(array))
     return array

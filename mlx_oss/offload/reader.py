@@ -1,5 +1,6 @@
-"""Reads parts of files straight into memory, several at a time, and counts what that costs. Knows nothing of experts
-and MLX.
+"""Reads parts of files directly into memory, several at a time, and counts what that costs.
+
+Knows nothing of experts and MLX.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from mlx_oss.weights.files import READERS, OpenFile
 
 @dataclass(frozen=True, slots=True)
 class OffloadStats:
-    """What weights on disk cost: experts that were in memory when needed, those that had to be read, bytes read, and
-    seconds in which the model waited for them. All 0 where everything is in memory.
+    """What reading weights from disk cost. All values are 0 if the whole model is in memory.
+
+    Attributes:
+        hits: Needed experts that were in memory.
+        misses: Needed experts that had to be read.
+        nbytes: Bytes read from disk.
+        seconds: Time that the model waited for reads.
     """
 
     hits: int = 0
@@ -27,6 +33,7 @@ class OffloadStats:
 
     @property
     def hit_rate(self) -> float:
+        """Fraction of the needed experts that were in memory; 1 if none was needed."""
         needed = self.hits + self.misses
         return self.hits / needed if needed else 1.0
 
@@ -38,13 +45,14 @@ class OffloadStats:
 
 
 class Origin(Protocol):
-    """What can be read from."""
+    """Something that bytes can be read from."""
 
-    def read(self, start: int, into: memoryview) -> None: ...
+    def read(self, start: int, into: memoryview) -> None:
+        """Fills `into` with the bytes from `start` on."""
 
 
 class Memory:
-    """Bytes that are in memory already, to be copied."""
+    """An origin whose bytes are already in memory, and are copied."""
 
     def __init__(self, content: memoryview) -> None:
         self._content = content
@@ -54,7 +62,12 @@ class Memory:
 
 
 class Reader:
-    """Several threads that read; they end with the reader. Who uses it holds its lock."""
+    """Reads with several threads, which end with the reader. Hold `lock` while using it.
+
+    Attributes:
+        lock: Only one call of a layer may use the reader at a time.
+        reads: What reads have cost so far.
+    """
 
     def __init__(self, readers: int = READERS) -> None:
         self.reads, self.lock = OffloadStats(), threading.Lock()
@@ -62,11 +75,12 @@ class Reader:
         self._started: list[Future[None]] = []
 
     def start(self, parts: Iterable[tuple[Origin, int, memoryview]]) -> Sequence[Future[None]]:
-        """Begins to read: of each origin, from a byte on, as much as fills the memory. `finish` waits."""
+        """Starts a read for each (origin, first byte, memory to fill). Pass the result to `finish` to wait."""
         futures = []
         for origin, start, into in parts:
             future = Future[None]()
-            self._started.append(future)  # before it can begin: an interruption in between must not lose it
+            # Before the read can start, so that `settle` knows of it if Ctrl-C comes in between.
+            self._started.append(future)
             futures.append(future)
             self._threads.submit(_read, future, origin, start, into)
             if isinstance(origin, OpenFile):
@@ -74,7 +88,7 @@ class Reader:
         return futures
 
     def finish(self, futures: Sequence[Future[None]]) -> None:
-        """Waits until all have ended. Raises the first one's error."""
+        """Waits for all reads. Raises the error of the first that failed, e.g. CheckpointError."""
         started = time.perf_counter()
         wait(futures)
         self.reads += OffloadStats(seconds=time.perf_counter() - started)
@@ -82,16 +96,17 @@ class Reader:
             future.result()
 
     def settle(self) -> None:
-        """Waits for everything that was begun, whether or not somebody waited for it, and drops what was not."""
+        """Cancels all reads that have not started and waits for all others, whether or not `finish` was called."""
         wait([future for future in self._started if not future.cancel()])
         self._started = []
 
     def count(self, hits: int, misses: int) -> None:
+        """Adds to `reads` how many needed experts were in memory, and how many were not."""
         self.reads += OffloadStats(hits, misses)
 
 
 def _read(future: Future[None], origin: Origin, start: int, into: memoryview) -> None:
-    """Into the future, unless it was cancelled before this thread came to it."""
+    """Reads, and sets the result of the future, unless it was cancelled before the read started."""
     if not future.set_running_or_notify_cancel():
         return
     try:

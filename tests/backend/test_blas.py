@@ -1,4 +1,4 @@
-"""A fast BLAS is found where there is one, in time, and never asked for where it cannot help."""
+"""A fast BLAS is loaded before MLX if there is one, and not looked for where it cannot help."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ HAS_GEMM = SimpleNamespace(cblas_sgemm=None)
 
 @pytest.fixture
 def libraries(monkeypatch):
-    """libraries({name: library}): what the system has, on Linux, before MLX is loaded; gives what was asked for."""
+    """libraries({name: library}) makes these the libraries of a Linux system, with MLX not loaded yet.
+
+    Returns a list to which each attempt to load a library adds its (name, mode).
+    """
     prefer_fast_blas.cache_clear()
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.delitem(sys.modules, "mlx.core", raising=False)
@@ -60,14 +63,14 @@ def test_a_system_without_one_is_fine(libraries):
     assert prefer_fast_blas() is None
 
 
-@pytest.mark.parametrize(("environment", "told"), [({}, [1]), ({"OPENBLAS_NUM_THREADS": "4"}, [])])
-def test_it_computes_on_one_core_unless_the_environment_says_otherwise(libraries, monkeypatch, environment, told):
+@pytest.mark.parametrize(("environment", "expected"), [({}, [1]), ({"OPENBLAS_NUM_THREADS": "4"}, [])])
+def test_it_computes_on_one_core_unless_the_environment_says_otherwise(libraries, monkeypatch, environment, expected):
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     threads: list[int] = []
     libraries({"libopenblas.so.0": SimpleNamespace(cblas_sgemm=None, openblas_set_num_threads=threads.append)})
-    assert prefer_fast_blas() and threads == told
+    assert prefer_fast_blas() and threads == expected
 
 
 @pytest.mark.parametrize("elsewhere", [("platform", "darwin"), ("modules", {**sys.modules, "mlx.core": object()})])

@@ -1,4 +1,4 @@
-"""Work shared among cores gives the same result, in every thread; on a GPU it is left alone."""
+"""Work divided among cores gives the same result in every thread, and is not divided on a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_oss.loader import load_model
 
 @pytest.fixture
 def three_cores(monkeypatch):
-    """A CPU backend of three streams that shares out whatever it is given."""
+    """A CPU backend with three streams that divides all work, however little."""
     monkeypatch.setattr(device, "on_gpu", lambda: False)
     monkeypatch.setattr(cores, "SHARED_FROM", 0)
     monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
@@ -56,7 +56,7 @@ def test_little_work_is_done_in_blocks_too_but_on_one_core(three_cores, monkeypa
 
 
 def test_each_block_waits_for_the_one_before_on_its_core_over_several_calls(three_cores, monkeypatch):
-    """Or MLX would start them all, and what they compute in between would fall out of the caches."""
+    """Otherwise MLX would start all blocks at once, and their intermediate results would not stay in the caches."""
     real, before = mx.depends, []
     monkeypatch.setattr(mx, "depends", lambda share, last: (before.append(last), real(share, last))[1])
     results: list[mx.array] = []
@@ -75,7 +75,7 @@ def test_each_block_waits_for_the_one_before_on_its_core_over_several_calls(thre
     assert {id(last) for last in before} == waits and len(before) == 2 * 7 - 3
 
 
-def test_little_work_and_a_gpus_stay_on_one_stream(three_cores, monkeypatch):
+def test_little_work_and_work_on_a_gpu_stay_on_one_stream(three_cores, monkeypatch):
     def calls(work: int) -> int:
         seen = []
         over_cores(lambda a: (seen.append(1), a)[1], mx.zeros((8, 2)), work=work)

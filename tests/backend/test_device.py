@@ -1,4 +1,4 @@
-"""What is known of the device that computes."""
+"""What `backend.device` reports on a GPU and on the CPU backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of the host's memory, wired, and asked for in large pages, on each kind of system."""
+"""How much memory is kept, wired and requested in huge pages, on each kind of system."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mlx_oss.backend.host_memory import in_large_pages, keep_freed_memory, keep_
 
 
 def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
-    told = {}
-    library = SimpleNamespace(mallopt=lambda what, value: told.setdefault(what, value))
+    settings = {}
+    library = SimpleNamespace(mallopt=lambda name, value: settings.setdefault(name, value))
     monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda _: library)
     monkeypatch.setattr(device, "on_gpu", lambda: False)
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(host_memory, "_tell_c_library", host_memory._tell_c_library.__wrapped__)
-    assert keep_freed_memory() and told == {-3: 32 << 20, -1: 64 << 20}
+    monkeypatch.setattr(host_memory, "_set_malloc_thresholds", host_memory._set_malloc_thresholds.__wrapped__)
+    assert keep_freed_memory() and settings == {-3: 32 << 20, -1: 64 << 20}
     monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda _: SimpleNamespace())
     assert not keep_freed_memory()
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -59,36 +59,36 @@ def test_with_metal_weights_stay_wired_where_the_system_can(monkeypatch, error):
 
 
 def test_a_mac_that_computes_on_the_cpu_has_neither_limit_of_metal(monkeypatch):
-    """There `mx.device_info` describes the CPU."""
+    """On such a Mac `mx.device_info` describes the CPU."""
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     monkeypatch.setattr(device, "on_gpu", lambda: False)
     monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "Apple M4"})
     assert keep_resident() is None and host_memory.memory_limit()[1] == "available"
 
 
-def test_large_pages_are_asked_for_within_the_memory_and_change_nothing_in_it(monkeypatch):
+def test_huge_pages_are_requested_within_the_memory_and_change_nothing_in_it(monkeypatch):
     memory = memoryview(bytearray(range(256)) * (1 << 14))
-    asked: list[tuple[int, int]] = []
-    libc = SimpleNamespace(madvise=lambda start, nbytes, _: asked.append((start.value, nbytes.value)) or 0)
+    requests: list[tuple[int, int]] = []
+    libc = SimpleNamespace(madvise=lambda start, nbytes, _: requests.append((start.value, nbytes.value)) or 0)
     monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda _: libc)
     monkeypatch.setattr(host_memory.sys, "platform", "linux")
     assert in_large_pages(memory)
-    [(start, nbytes)] = asked
+    [(start, nbytes)] = requests
     first = host_memory.ctypes.addressof(host_memory.ctypes.c_char.from_buffer(memory))
     assert first <= start < first + mmap.PAGESIZE and start % mmap.PAGESIZE == nbytes % mmap.PAGESIZE == 0
     assert first + len(memory) - mmap.PAGESIZE < start + nbytes <= first + len(memory)
     assert not in_large_pages(memory[: mmap.PAGESIZE // 2])
-    libc.madvise = lambda *_: -1  # a kernel without
+    libc.madvise = lambda *_: -1  # a kernel without huge pages
     assert not in_large_pages(memory)
     monkeypatch.setattr(host_memory.sys, "platform", "darwin")
     assert not in_large_pages(memory)
-    assert bytes(memory[:256]) == bytes(range(256)) and len(asked) == 1
+    assert bytes(memory[:256]) == bytes(range(256)) and len(requests) == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has them")
-def test_the_system_takes_the_question_for_large_pages(monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has huge pages to request")
+def test_the_system_understands_the_request_for_huge_pages(monkeypatch):
     real, answers = host_memory.ctypes.CDLL(None).madvise, []
-    libc = SimpleNamespace(madvise=lambda *asked: answers.append(real(*asked)) or answers[-1])
+    libc = SimpleNamespace(madvise=lambda *arguments: answers.append(real(*arguments)) or answers[-1])
     monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda _: libc)
     with mmap.mmap(-1, 8 << 20) as memory, memoryview(memory) as view:
         granted = in_large_pages(view)

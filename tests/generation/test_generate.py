@@ -1,4 +1,4 @@
-"""Generation against the plain definition: a whole forward pass and a sampler for every token."""
+"""Generation equals its definition: a whole forward pass and a sampler for every token."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GREEDY = SamplingOptions(temperature=0)
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    """Random weights; a window shorter than the prompt, a context of 64."""
+    """A model with random weights, a window shorter than the prompt, and a context of 64 tokens."""
     mx.random.seed(4)
     return Transformer(
         ModelConfig(
@@ -41,7 +41,7 @@ def model() -> Transformer:
 
 
 def forward(model: Transformer, tokens: list[int]) -> mx.array:
-    """Logits (L, V) of a whole pass without a cache."""
+    """Logits (L, V) of a forward pass over all tokens, without a cache."""
     return model(mx.array([tokens]))[0]
 
 
@@ -65,7 +65,7 @@ def log_softmax(logits: mx.array) -> np.ndarray:
     ],
 )
 def test_each_token_is_what_the_sampler_picks_from_a_whole_forward_pass(model, options):
-    """And its log-probability, and those of the alternatives, are of those logits at temperature 1."""
+    """Its log-probability and those of the alternatives are those of the same logits at temperature 1."""
     sampler, tokens = Sampler(options, len(PROMPT)), list(PROMPT)
     for step in generate_step(model, PROMPT, options, max_tokens=25):
         logits = sampler.logits(forward(model, tokens)[-1], tokens)
@@ -107,7 +107,7 @@ def test_closing_early_leaves_a_cache_to_go_on_from(model, taken):
     steps = generate_step(model, PROMPT, SamplingOptions(seed=5), cache=cache)
     tokens = [step.token for step in itertools.islice(steps, taken)]
     steps.close()
-    seen = PROMPT + tokens if taken else []  # nothing is computed before the first token is asked for
+    seen = PROMPT + tokens if taken else []  # nothing is computed before the first token is requested
     assert cache.offset == len(seen)
     more = [40, 41, 42]
     assert np.abs(np.array(prefill(model, more, cache) - forward(model, seen + more)[-1])).max() < TOLERANCE
@@ -175,19 +175,19 @@ def test_the_chunk_size_changes_no_token(model, chunk):
 
 
 @pytest.mark.parametrize(("chunk", "calls"), [(4, [4, 8, 11]), (11, [11]), (512, [11]), (1, list(range(1, 12)))])
-def test_progress_is_told_after_each_chunk(model, chunk, calls):
-    cache, told = model.make_cache(), []
+def test_progress_is_called_after_each_chunk(model, chunk, calls):
+    cache, reported = model.make_cache(), []
 
     def progress(done: int, total: int) -> None:
         assert cache.offset == done
-        told.append((done, total))
+        reported.append((done, total))
 
     logits = prefill(model, PROMPT, cache, chunk=chunk, progress=progress)
-    assert told == [(done, 11) for done in calls]
+    assert reported == [(done, 11) for done in calls]
     assert np.abs(np.array(logits - forward(model, PROMPT)[-1])).max() < TOLERANCE
 
 
-def test_what_progress_raises_ends_the_prefill_with_the_cache_where_it_was_told(model):
+def test_an_exception_in_progress_ends_the_prefill_and_the_cache_keeps_what_was_reported(model):
     cache = model.make_cache()
 
     def progress(done: int, total: int) -> None:
@@ -202,9 +202,9 @@ def test_what_progress_raises_ends_the_prefill_with_the_cache_where_it_was_told(
 
 
 @pytest.mark.parametrize(
-    ("prompt", "more", "said"),
+    ("prompt", "more", "message"),
     [
-        ([], {}, "no token to start from"),
+        ([], {}, "the prompt is empty"),
         ([1, -1], {}, "token id -1 is outside the vocabulary of 53"),
         ([0, 53], {}, "token id 53 is outside the vocabulary of 53"),
         ([1], {"chunk": 0}, "chunk is 0"),
@@ -212,34 +212,37 @@ def test_what_progress_raises_ends_the_prefill_with_the_cache_where_it_was_told(
         ([1], {"max_tokens": -1}, "max_tokens is -1"),
     ],
 )
-def test_a_wrong_argument_is_refused_before_anything_is_computed(model, prompt, more, said):
+def test_a_wrong_argument_is_refused_before_anything_is_computed(model, prompt, more, message):
     cache = model.make_cache()
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(OptionError, match=message):
         next(generate_step(model, prompt, cache=cache, **more))
     assert cache.offset == 0
 
 
 def test_without_logprobs_the_tokens_are_the_same(model):
     prompt = [1, 2, 3]
-    told, silent = (
+    with_logprobs, without = (
         list(generate_step(model, prompt, SamplingOptions(seed=5, logprobs=wanted), max_tokens=8))
         for wanted in (True, False)
     )
-    assert [step.token for step in told] == [step.token for step in silent]
-    assert all(isinstance(step.logprob, float) for step in told)
-    assert all(step.logprob is None for step in silent)
+    assert [step.token for step in with_logprobs] == [step.token for step in without]
+    assert all(isinstance(step.logprob, float) for step in with_logprobs)
+    assert all(step.logprob is None for step in without)
 
 
 class Plan:
-    """A constraint by place, which checks that it is asked and told in turns; every id where nothing is planned."""
+    """A constraint that allows ids by place, or every id where nothing is planned.
+
+    It checks that `allowed` and `accept` are called alternately.
+    """
 
     def __init__(self, plan: dict[int, int | list[int]]) -> None:
-        self.plan, self.told, self.asked = plan, list[int](), 0
+        self.plan, self.accepted, self.calls = plan, list[int](), 0
 
     def allowed(self) -> np.ndarray | int | None:
-        assert self.asked == len(self.told)
-        self.asked += 1
-        planned = self.plan.get(len(self.told))
+        assert self.calls == len(self.accepted)
+        self.calls += 1
+        planned = self.plan.get(len(self.accepted))
         if isinstance(planned, list):
             mask = np.zeros(LAST_TEXT_ID + 1, bool)
             mask[planned] = True
@@ -247,7 +250,7 @@ class Plan:
         return planned
 
     def accept(self, token: int) -> None:
-        self.told.append(token)
+        self.accepted.append(token)
 
 
 SAMPLED = [GREEDY, SamplingOptions(seed=7, temperature=2), SamplingOptions(seed=8, repetition_penalty=1.3, top_p=0.9)]
@@ -258,11 +261,11 @@ def test_a_constraint_that_allows_everything_changes_nothing(model, options):
     everything = Plan({place: list(range(LAST_TEXT_ID)) for place in (2, 3, 9)})
     free = list(generate_step(model, PROMPT, options, max_tokens=15))
     assert list(generate_step(model, PROMPT, options, max_tokens=15, constraint=everything)) == free
-    assert everything.told == [step.token for step in free]
+    assert everything.accepted == [step.token for step in free]
 
 
 @pytest.mark.parametrize("options", SAMPLED)
-def test_only_allowed_ids_are_chosen_and_each_is_the_sampler_s_choice_among_them(model, options):
+def test_only_allowed_ids_are_chosen_and_each_is_the_choice_of_the_sampler_among_them(model, options):
     allowed = {place: list(range(place % 5, 53, 5)) for place in range(0, 20, 2)} | {5: [17]}
     steps = list(generate_step(model, PROMPT, options, max_tokens=20, constraint=Plan(allowed)))
     sampler, tokens = Sampler(options, len(PROMPT)), list(PROMPT)
@@ -276,8 +279,8 @@ def test_only_allowed_ids_are_chosen_and_each_is_the_sampler_s_choice_among_them
 
 
 @pytest.mark.parametrize("options", SAMPLED)
-def test_what_is_forced_comes_and_what_is_drawn_after_it_does_not_depend_on_that(model, options):
-    """If the model would have written it anyway, all is as without a constraint."""
+def test_a_forced_token_is_generated_and_does_not_change_the_randomness_of_later_draws(model, options):
+    """If the model would have generated the forced tokens anyway, all tokens are the same as without a constraint."""
     free = tokens_of(model, options, max_tokens=15)
     as_it_would = Plan({place: free[place] for place in (0, 4, 5, 6)})
     assert tokens_of(model, options, max_tokens=15, constraint=as_it_would) == free
@@ -286,7 +289,7 @@ def test_what_is_forced_comes_and_what_is_drawn_after_it_does_not_depend_on_that
     assert [forced[place] for place in (0, 4, 5, 6)] == [other.plan[place] for place in (0, 4, 5, 6)]
 
 
-def test_alternatives_are_among_what_is_allowed(model):
+def test_alternatives_are_among_the_allowed_ids(model):
     constraint = Plan({0: [3, 5, 8], 1: 4})
     options = SamplingOptions(temperature=0, top_logprobs=6)
     masked, forced = generate_step(model, PROMPT, options, max_tokens=2, constraint=constraint)

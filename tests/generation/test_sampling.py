@@ -1,4 +1,4 @@
-"""Sampling: each option against its definition in NumPy, and draws against their distribution."""
+"""Sampling: each option equals its definition in NumPy, and draws follow their distribution."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def draws(count: int, logits: np.ndarray, options: SamplingOptions) -> list[int]
 
 
 def most_likely(logits: np.ndarray) -> np.ndarray:
-    """Ids from the likeliest to the least likely; equals by id."""
+    """Ids from the most to the least likely; equally likely ones by id."""
     return np.argsort(-logits, kind="stable")
 
 
@@ -61,7 +61,7 @@ def test_temperature_zero_or_almost_takes_the_likeliest_and_of_equals_the_lowest
 
 @pytest.mark.parametrize("temperature", [0, 1, 100])
 def test_reserved_ids_are_never_sampled(temperature):
-    """However likely they are: the ids above `<|endofprompt|>` stand for nothing."""
+    """However likely they are: the ids above `<|endofprompt|>` have no meaning."""
     logits = np.zeros(N_VOCAB, np.float32)
     logits[LAST_TEXT_ID + 1 :] = 1e6
     assert max(draws(20, logits, SamplingOptions(temperature=temperature, seed=0))) <= LAST_TEXT_ID
@@ -104,8 +104,8 @@ def test_filters_see_the_probabilities_at_the_temperature(filters):
     assert "top_k" in filters or hot.sum() > kept(logits, **filters).sum()
 
 
-def test_filters_apply_in_order_each_to_what_the_last_one_left():
-    """top_k, min_p, top_p: the nucleus is of the probabilities that remain."""
+def test_filters_apply_in_order_each_to_what_the_previous_one_kept():
+    """The order is top_k, min_p, top_p: the nucleus is one of the probabilities that remain."""
     logits = random_logits(2)
     first = np.where(kept(logits, top_k=30), logits, -np.inf)
     second = np.where(kept(first, min_p=0.15), first, -np.inf)
@@ -121,7 +121,7 @@ def test_without_filters_every_id_is_kept():
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_softmax_at_the_temperature(temperature):
-    """Pearson's chi-squared over six ids stays under what chance exceeds once in 100,000 (five degrees of freedom)."""
+    """Pearson's chi-squared over six ids (5 degrees of freedom) is below what chance exceeds once in 100,000."""
     count, logits = 1000, np.array([0.0, 0.5, 1.0, -0.5, 0.75, 0.25], np.float32)
     seen = np.bincount(draws(count, logits, SamplingOptions(temperature=temperature, seed=1)), minlength=6)
     expected = count * softmax(logits / temperature)
@@ -129,7 +129,7 @@ def test_draws_follow_the_softmax_at_the_temperature(temperature):
 
 
 def test_successive_draws_are_independent():
-    """Pairs of draws, too, follow their distribution: 15 degrees of freedom."""
+    """Pairs of draws follow their joint distribution, too (15 degrees of freedom)."""
     count, logits = 600, np.array([0.0, 0.5, 1.0, 0.2], np.float32)
     drawn = np.array(draws(2 * count, logits, SamplingOptions(seed=2))).reshape(count, 2)
     seen = np.bincount(drawn[:, 0] * 4 + drawn[:, 1], minlength=16)
@@ -199,8 +199,8 @@ def test_repetition_penalty_looks_back_as_far_as_its_window():
     assert np.flatnonzero(np.array(whole) != logits).tolist() == [1, 2]
 
 
-def test_repetition_penalty_passes_over_ids_that_cannot_be_sampled():
-    """A prompt may hold reserved ids; the logits end before them."""
+def test_repetition_penalty_ignores_ids_that_cannot_be_sampled():
+    """A prompt can contain reserved ids; the logits end before them."""
     logits = random_logits(10)
     sampler = Sampler(SamplingOptions(repetition_penalty=2.0))
     changed = np.array(sampler.logits(mx.array(logits), [4, 200, 10**6])) != logits
@@ -209,7 +209,7 @@ def test_repetition_penalty_passes_over_ids_that_cannot_be_sampled():
 
 
 @pytest.mark.parametrize(("penalty", "window", "needed"), [(1.0, 64, False), (1.1, 0, False), (1.1, 1, True)])
-def test_recent_tokens_are_asked_for_only_when_they_matter(penalty, window, needed):
+def test_recent_tokens_are_needed_only_when_they_matter(penalty, window, needed):
     sampler = Sampler(SamplingOptions(repetition_penalty=penalty, repetition_window=window))
     logits = random_logits(11)
     assert sampler.needs_recent == needed
@@ -264,10 +264,10 @@ def test_compiled_as_on_a_gpu_the_same_tokens_are_drawn(monkeypatch, options):
     assert draws(30, logits, options) == plain and compiled
 
 
-def test_draws_at_another_position_are_independent_of_these():
+def test_draws_at_different_positions_are_independent():
     logits = mx.zeros((50,))
-    here, there = (Sampler(SamplingOptions(seed=7), position) for position in (10, 11))
-    pairs = [(int(here.sample(logits)), int(there.sample(logits))) for _ in range(600)]
+    first, second = (Sampler(SamplingOptions(seed=7), position) for position in (10, 11))
+    pairs = [(int(first.sample(logits)), int(second.sample(logits))) for _ in range(600)]
     same = sum(a == b for a, b in pairs)
     assert same < 600 / 50 * 3  # about 12 by chance
     again = Sampler(SamplingOptions(seed=7), 10)

@@ -1,4 +1,4 @@
-"""Attention on the CPU backend: the same result however heads and queries are divided, and on however many cores."""
+"""Attention on the CPU backend: the same result for every tile size and every number of cores."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def inputs(B: int, H: int, K: int, L: int, S: int, D: int) -> tuple[mx.array, ..
 
 
 def reference(q: mx.array, k: mx.array, v: mx.array, sinks: mx.array, allowed: np.ndarray) -> np.ndarray:
-    """In float64; the sink is one more score whose value is nothing."""
+    """In float64; the sink is one more score, with the value zero."""
     q, k, v, sinks = (np.array(a, np.float64) for a in (q, k, v, sinks))
     k, v = (np.repeat(a, q.shape[1] // a.shape[1], axis=1) for a in (k, v))
     scores = np.where(allowed, SCALE * q @ k.swapaxes(-1, -2), -np.inf)
-    most = np.maximum(scores.max(-1, keepdims=True), sinks[:, None, None])
-    weights = np.exp(scores - most)
-    return weights @ v / (weights.sum(-1, keepdims=True) + np.exp(sinks[:, None, None] - most))
+    largest = np.maximum(scores.max(-1, keepdims=True), sinks[:, None, None])
+    weights = np.exp(scores - largest)
+    return weights @ v / (weights.sum(-1, keepdims=True) + np.exp(sinks[:, None, None] - largest))
 
 
 def masks(L: int, S: int) -> list[tuple[mx.array | str | None, np.ndarray]]:
@@ -58,10 +58,10 @@ def test_the_result_is_the_references_whatever_is_computed_at_a_time(shape, scor
 
 @pytest.mark.parametrize("mask", ["causal", None])
 def test_memory_grows_neither_with_the_positions_nor_with_the_queries(mask, cores, monkeypatch):
-    """Beside what goes in and comes out, a few tiles for each core, however many there are."""
+    """Beyond inputs and outputs there are only a few tiles for each core, however many tiles there are in all."""
     monkeypatch.setattr(cpu_attention, "SCORES", 1 << 14)
 
-    def beside(L: int, S: int) -> int:
+    def extra_bytes(L: int, S: int) -> int:
         q, k, v, sinks = inputs(1, 6, 3, L, S, 8)
         mx.eval(q, k, v, sinks)
         mx.synchronize()
@@ -71,11 +71,11 @@ def test_memory_grows_neither_with_the_positions_nor_with_the_queries(mask, core
         return mx.get_peak_memory() - before - 4 * q.nbytes
 
     tile = 4 << 14
-    assert all(beside(L, S) < 16 * tile for L, S in [(64, 4096), (64, 16384), (512, 4096)])
+    assert all(extra_bytes(L, S) < 16 * tile for L, S in [(64, 4096), (64, 16384), (512, 4096)])
 
 
 def test_the_largest_scores_and_the_smallest_are_exact_enough(cores, monkeypatch):
-    """The largest score of a query is taken off first, also where a later tile has it, and the sink may be that."""
+    """The largest score of a query is subtracted first, also if it is in a later tile or is the sink."""
     monkeypatch.setattr(cpu_attention, "SCORES", 40)
     q, k, v, sinks = inputs(1, 4, 2, 5, 12, 16)
     for factor in (1e-3, 300.0, -300.0):

@@ -1,4 +1,4 @@
-"""Caches: what they hold, how much of it, and that stepping back and going on is like never having gone there."""
+"""Caches: what they hold, how much memory they take, and that rewinding leaves no trace of what is dropped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINDOW = 7
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    """Random weights, drawn once; small enough for hundreds of forward passes."""
+    """A model with random weights, small enough for hundreds of forward passes."""
     mx.random.seed(1)
     return Transformer(tiny_config())
 
@@ -42,19 +42,19 @@ def tiny_config(*layer_types: str) -> ModelConfig:
 
 
 def positions(first: int, count: int) -> mx.array:
-    """Keys (2, 3, count, 4) that carry their position as value."""
+    """Keys (2, 3, count, 4) in which every number is the position."""
     return mx.broadcast_to(mx.arange(first, first + count, dtype=mx.float32)[:, None], (2, 3, count, 4))
 
 
 def held(keys: mx.array) -> list[int]:
-    """The positions that an array of `positions` holds; the same in each batch, head and dimension."""
+    """The positions in an array made of `positions`, which must be the same in each batch, head and dimension."""
     array = np.array(keys)
     assert (array == array[:1, :1, :, :1]).all()
     return array[0, 0, :, 0].astype(int).tolist()
 
 
 def feed(cache: KVCache | RotatingKVCache, count: int) -> list[int]:
-    """Appends the next `count` positions, values negative; returns the positions that come back."""
+    """Appends the next `count` positions, with negative values; returns the positions that `update` returns."""
     new = positions(cache.offset, count)
     keys, values = cache.update(new, -new - 1)
     assert held(-values - 1) == held(keys)
@@ -80,8 +80,8 @@ def test_a_full_layer_grows_in_steps_and_wastes_less_than_one():
             assert 0 <= buffer.shape[2] - cache.offset < KVCache.STEP
 
 
-def test_a_long_prompt_is_given_its_buffers_once(model, monkeypatch):
-    """Each chunk would copy all that came before it."""
+def test_buffers_for_a_long_prompt_are_allocated_once(model, monkeypatch):
+    """Otherwise each chunk would copy everything before it."""
     made: list[int] = []
     real = mx.zeros
     monkeypatch.setattr(mx, "zeros", lambda shape, *rest: made.append(shape[2]) or real(shape, *rest))
@@ -89,7 +89,8 @@ def test_a_long_prompt_is_given_its_buffers_once(model, monkeypatch):
     last_logits(model, [1] * 5, cache)
     prefill(model, [1] * 1000, cache, chunk=90)
     full = sum(isinstance(layer, KVCache) for layer in cache.layers)
-    assert len([length for length in made if length > WINDOW]) == 2 * full * 2  # for the first tokens, and the prompt
+    # Keys and values of each full layer: once for the first tokens, and once for the prompt.
+    assert len([length for length in made if length > WINDOW]) == 2 * full * 2
     assert {layer.keys.shape[2] for layer in cache.layers if isinstance(layer, KVCache)} == {1024}
 
 
@@ -105,7 +106,7 @@ def test_a_trimmed_full_layer_writes_over_what_came_after():
     "sizes", [[1] * 30, [30], [3, 4, 1, 1, 20], [7, 1, 7, 2], [6, 2, 1], [2, 5, 3, 1, 1], [8, 6, 8]]
 )
 def test_a_ring_gives_each_query_the_window_before_it(sizes):
-    """A chunk comes back in order behind window - 1 positions before it; a single token with those, in any order."""
+    """A chunk comes back in order, after the window - 1 positions before it; a single token with them, in any order."""
     cache = RotatingKVCache(WINDOW)
     for size in sizes:
         first = cache.offset
@@ -116,7 +117,7 @@ def test_a_ring_gives_each_query_the_window_before_it(sizes):
 
 @pytest.mark.parametrize("window", [1, 2, WINDOW])
 def test_a_ring_holds_a_windows_positions_and_no_more(window):
-    """Between calls; within one, the window - 1 positions before the chunk, and the chunk."""
+    """This holds between calls. `update` returns up to window - 1 positions more than the chunk has."""
     cache = RotatingKVCache(window)
     for size in (1, 2, 1, 1, 5, 40, 1, 1, 1, 6):
         keys, _ = cache.update(positions(cache.offset, size), positions(cache.offset, size))
@@ -138,7 +139,7 @@ def test_memory_of_a_long_sequence_is_that_of_its_full_layers_and_one_window_a_s
 
 
 def test_a_snapshot_does_not_change_when_the_sequence_goes_on(model):
-    """The ring is written in place, but never the one a snapshot holds."""
+    """The ring is written in place, but never the one that a snapshot holds."""
     cache = model.make_cache()
     tokens = list(range(20))
     last_logits(model, tokens, cache)
@@ -154,7 +155,7 @@ def test_a_snapshot_does_not_change_when_the_sequence_goes_on(model):
     assert np.abs(last_logits(model, [5], cache) - expected).max() < TOLERANCE
 
 
-def test_a_snapshot_can_be_come_back_to_again_and_again(model):
+def test_a_snapshot_can_be_returned_to_repeatedly(model):
     cache, tokens = model.make_cache(), list(range(30, 50))
     last_logits(model, tokens, cache)
     cache.snapshot()
@@ -170,10 +171,10 @@ def test_rewind_goes_to_the_nearest_snapshot_before_and_else_to_the_beginning(mo
         last_logits(model, [1] * length, cache)
         cache.snapshot()
     last_logits(model, [1], cache)
-    assert cache.rewind(41) == 41  # where it stands
+    assert cache.rewind(41) == 41  # the current position
     assert cache.rewind(39) == 30
     last_logits(model, [2] * 20, cache)
-    assert cache.rewind(45) == 30  # the snapshot at 40 was of another continuation
+    assert cache.rewind(45) == 30  # the snapshot at 40 belonged to another continuation and was dropped
     assert cache.rewind(29) == 20
     assert cache.rewind(19) == 0 and cache.offset == 0
     assert cache.rewind(0) == 0
@@ -185,7 +186,7 @@ def test_no_more_than_the_latest_snapshots_are_kept(model):
     for _ in range(MOST_SNAPSHOTS + 2):
         cache.snapshot()
         last_logits(model, [1], cache)
-    assert cache.rewind(22) == 22  # the third of them
+    assert cache.rewind(22) == 22  # the earliest of those kept, which is the third of all
     assert cache.rewind(21) == 0
 
 
@@ -238,7 +239,7 @@ ACTIONS = st.lists(
 @settings(max_examples=60, deadline=None, database=None)
 @given(ACTIONS, st.integers(0, 2**32))
 def test_any_way_of_feeding_and_stepping_back_gives_the_logits_of_a_fresh_model(model, actions, seed):
-    """After every feed, the last logits are those of all tokens fed at once; `rewind` reaches what it promises."""
+    """After every feed, the last logits equal those of all tokens fed at once; `rewind` goes where it promises."""
     rng = np.random.default_rng(seed)
     cache, tokens, snapshots = model.make_cache(), [], set()
     for action, amount in actions:

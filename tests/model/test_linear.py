@@ -1,4 +1,4 @@
-"""Linear layers on the CPU backend: stored weights, float32 results, whatever the blocks, the rows and the cores."""
+"""Linear layers on the CPU backend: stored weights give float32 results for any blocks, rows and cores."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def cores(request, monkeypatch):
 
 @pytest.fixture(params=[1, 20 * INPUTS, 1 << 20])
 def block(request, monkeypatch):
-    """Blocks of one row, of some, of all."""
+    """Blocks of one row, of several rows, and of all rows."""
     set_blocks(monkeypatch, request.param, 2 * request.param)
 
 

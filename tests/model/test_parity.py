@@ -1,4 +1,4 @@
-"""Against what others compute: transformers in float32 for the mathematics, mlx-lm for the folder format."""
+"""Parity with other libraries: transformers in float32 for the mathematics, mlx-lm for the folder format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ transformers = pytest.importorskip("transformers")
 
 
 def hugging_face_model(folder: Path, tensors: Tensors):
-    """transformers' model in float32 on a checkpoint's dequantised tensors; its experts are stored transposed."""
+    """transformers' model in float32 with the dequantised tensors of a checkpoint; it stores experts transposed."""
     raw = json.loads((folder / "config.json").read_text())
     for key in ("quantization_config", "pad_token_id", "eos_token_id"):
         raw.pop(key)
@@ -53,11 +53,12 @@ def test_logits_equal_transformers_over_300_positions(shape, release, folder):
 
 
 def test_logits_equal_transformers_at_position_100000(shape, release, folder, monkeypatch):
-    """Equal to what the rounding of the angle allows, measured on the float64 reference.
+    """Equal within the error that rounding the angle causes, measured with the float64 reference.
 
-    An angle a = position * frequency carries, in float32, a relative error of 2^-24 for the product and of at most
-    3 * 2^-24 for the frequency (whose reciprocal is stored, and its reciprocal taken): 2^-22 a in all, on either side.
-    The allowed difference is twice the largest of eight draws of how logits move when every angle is off by that much.
+    In float32 an angle a = position * frequency has a relative error of 2^-24 from the product, and of at most
+    3 * 2^-24 from the frequency (its reciprocal is stored, and the reciprocal of that is taken): 2^-22 a in all, in
+    both libraries. The allowed difference is twice the largest change of the logits in eight trials in which every
+    angle is off by that much.
     """
     first, tokens = 100_000, tokens_of(shape, 40)
     tensors = read_release(release(shape))
@@ -91,7 +92,7 @@ def mlx_lm():
 
 
 def opened_by_mlx_lm(mlx_lm, folder: Path, rope_of: Transformer | None = None):
-    """mlx-lm's model in float32; with the rotary frequencies of `rope_of`, because mlx-lm rounds YaRN's range."""
+    """mlx-lm's model in float32; given `rope_of`, with its rotary frequencies, because mlx-lm rounds YaRN's range."""
     model, _ = mlx_lm.utils.load_model(folder)
     model.set_dtype(mx.float32)
     if rope_of is not None:
@@ -103,7 +104,7 @@ def opened_by_mlx_lm(mlx_lm, folder: Path, rope_of: Transformer | None = None):
 
 
 def test_our_folder_opens_in_mlx_lm_with_the_same_logits(mlx_lm, shape, folder):
-    """Over 150 positions, with our frequencies; with its own it is another model."""
+    """Over 150 positions, and with our frequencies: with those of mlx-lm the logits differ."""
     path, tokens = folder(shape), mx.array(tokens_of(shape, 150))
     ours = load_model(path, dtype="float32")
     expected = ours(tokens)
@@ -122,7 +123,7 @@ def test_a_folder_of_a_smaller_profile_opens_in_mlx_lm_with_the_same_logits(mlx_
 
 
 def test_our_folder_gives_mlx_lms_tokens_on_a_short_text(mlx_lm, shape, folder):
-    """With its own frequencies: what they differ by turns little in 20 positions."""
+    """With mlx-lm's own frequencies: within 20 positions their difference has little effect."""
     tokens = mx.array(tokens_of(shape, 20))
     ours = load_model(folder(shape), dtype="float32")(tokens)
     theirs = opened_by_mlx_lm(mlx_lm, folder(shape))(tokens)
@@ -131,7 +132,7 @@ def test_our_folder_gives_mlx_lms_tokens_on_a_short_text(mlx_lm, shape, folder):
 
 @pytest.mark.parametrize(("bits", "recipe"), [(8, None), (4, None), (4, "mixed_4_6")])
 def test_a_folder_quantized_by_mlx_lm_opens_here_with_the_same_logits(mlx_lm, tmp_path, bits, recipe):
-    """Converted by mlx-lm from the released layout, its rest in 8 or 4 bit, or v in more bits than q and k."""
+    """Converted by mlx-lm from the released layout, its other weights in 8 or 4 bits, or v in more than q and k."""
     release = write_checkpoint(tmp_path / "release", EVEN)
     model, config = mlx_lm.utils.load_model(release)
     recipes = importlib.import_module("mlx_lm.convert")  # the package has a function of the same name

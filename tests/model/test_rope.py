@@ -1,4 +1,4 @@
-"""YaRN frequencies: the reference's numbers, pinned."""
+"""YaRN frequencies equal those of the reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlx_oss.config import YarnScaling
 from mlx_oss.model.rope import correction_range, inverse_frequencies
 
 RELEASED = YarnScaling(32.0, 4096, 32.0, 1.0, truncate=False)
-# Index -> radians a position, computed by gpt_oss/torch/model.py for the released settings.
+# Index -> radians per position, computed by gpt_oss/torch/model.py for the released settings.
 REFERENCE = {9: 0.0317057, 12: 0.00679496, 15: 0.00105260, 17: 0.000129319}
 
 
@@ -21,7 +21,7 @@ def test_frequencies_are_the_references_numbers():
 
 
 def test_frequencies_equal_the_references_float32_formula():
-    """The reference computes in float32: equal to a few roundings of it."""
+    """The reference computes in float32, so they are equal within a few roundings."""
     base = np.float32(150000) ** (np.arange(0, 64, 2, dtype=np.float32) / np.float32(64))
     low, high = (32 * math.log(4096 / (turns * 2 * math.pi)) / math.log(150000) for turns in (32, 1))
     keep = 1 - np.clip((np.arange(32, dtype=np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)

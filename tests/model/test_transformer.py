@@ -1,4 +1,4 @@
-"""The model against the NumPy reference, and its invariants: however tokens are fed, the logits are the same."""
+"""The model equals the NumPy reference, and the logits are the same however tokens are fed."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_sliding_mask_is_the_one_drawn_by_hand():
     assert sliding_mask(kept=2, L=3, window=3).tolist() == rows
 
 
-def test_fresh_model_needs_no_weights(model):
-    """A config alone makes a model that runs: random weights, for measuring."""
+def test_a_new_model_needs_no_weights(model):
+    """A config is enough for a model that runs, with random weights, e.g. for benchmarks."""
     config = ModelConfig(**SHAPES["tiny"])
     assert Transformer(config)(mx.array([[1, 2, 3]])).shape == (1, 3, config.vocab_size)

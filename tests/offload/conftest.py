@@ -1,4 +1,4 @@
-"""A folder whose experts stay on disk, to be damaged."""
+"""A copy of a model folder that a test can damage."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ import pytest
 
 @pytest.fixture
 def copied(routed, tmp_path) -> Path:
-    """A folder of its own, to be damaged."""
+    """A copy of the folder with 32 experts, which a test can damage."""
     return Path(shutil.copytree(routed("32 experts"), tmp_path / "model"))

@@ -1,4 +1,4 @@
-"""Experts on disk give the resident model's bits: every budget, every routing, prefill and decode."""
+"""Experts on disk give the same bits as the resident model: every budget, every routing, prefill and decode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlx_oss.offload import OffloadStats, offload_stats
 from mlx_oss.offload import experts as offloaded
 from tests.shapes import MANY, ROUTINGS, SHAPES, dims
 
-pytestmark = pytest.mark.skipif(on_gpu(), reason="kernels of Metal differ by the number of rows they are given")
+pytestmark = pytest.mark.skipif(on_gpu(), reason="Metal uses different kernels for different numbers of rows")
 
 
 def ids(model: Transformer, length: int, seed: int = 3) -> list[int]:
@@ -25,7 +25,7 @@ def ids(model: Transformer, length: int, seed: int = 3) -> list[int]:
 
 
 def run(model: Transformer) -> list[np.ndarray]:
-    """Logits after prompts in chunks of several sizes, sorted and unsorted, and after each of some tokens."""
+    """Logits after prompts in chunks of several sizes, sorted and unsorted, after single tokens, and of a batch."""
     cache, made = model.make_cache(), []
     for length, chunk in ((70, 33), (5, 5), (1, 1)):
         made.append(np.array(prefill(model, ids(model, length), cache, chunk=chunk).astype(mx.float32)))
@@ -34,9 +34,9 @@ def run(model: Transformer) -> list[np.ndarray]:
 
 
 def budgets(shape: str) -> list[int]:
-    """From the fewest slots to one for each expert; of many, some."""
-    least, most = max(dims(shape)["num_experts_per_tok"], 2), dims(shape)["num_local_experts"]
-    return sorted({*range(least, min(most, 8) + 1), least + 5, most - 1, most} & set(range(least, most + 1)))
+    """Numbers of slots from the minimum to one for each expert; a selection if there are many experts."""
+    fewest, most = max(dims(shape)["num_experts_per_tok"], 2), dims(shape)["num_local_experts"]
+    return sorted({*range(fewest, min(most, 8) + 1), fewest + 5, most - 1, most} & set(range(fewest, most + 1)))
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
@@ -49,7 +49,7 @@ def test_logits_are_the_resident_models_bit_for_bit(routed, shape, routing):
         assert all(np.array_equal(a, b) for a, b in zip(made, wanted, strict=True)), slots
 
 
-def test_routing_is_as_the_tests_want_it(routed):
+def test_routings_are_skewed_and_random_as_the_other_tests_expect(routed):
     """Skewed routing needs few experts, random routing nearly all."""
     needed = {}
     for routing in ROUTINGS:
@@ -109,8 +109,8 @@ def test_all_experts_in_slots_are_read_once(routed):
     assert offload_stats(model).misses <= 32 * len(model.layers)
 
 
-def test_calls_that_nobody_waits_for_do_not_disturb_one_another(routed):
-    """MLX computes late: what a call reads from slots must be done before the next one overwrites them."""
+def test_calls_whose_results_are_not_computed_yet_do_not_disturb_one_another(routed):
+    """MLX is lazy: a call must have used its slots before the next one overwrites them."""
     resident, model = (load_model(routed("32 experts"), slots=count) for count in (None, 4))
     prompts = [mx.array([ids(model, 3, seed)]) for seed in range(6)]
     waiting = [model(prompt) for prompt in prompts]
@@ -119,7 +119,7 @@ def test_calls_that_nobody_waits_for_do_not_disturb_one_another(routed):
 
 
 def stored(folder: Path, target: Path, change: Callable[[dict, dict], None]) -> Path:
-    """A copy whose config and tensors are changed."""
+    """A copy of the folder, with config and tensors changed by `change`."""
     import json
 
     target.mkdir()
@@ -134,7 +134,7 @@ def stored(folder: Path, target: Path, change: Callable[[dict, dict], None]) -> 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", ["as converted", "affine experts", "quantised embedding", "float16", "float32"])
-def test_folders_stored_otherwise_give_the_same_bits(routed, tmp_path, kind, dtype):
+def test_folders_in_other_formats_give_the_same_bits(routed, tmp_path, kind, dtype):
     affine = {"group_size": 32, "bits": 4, "mode": "affine"}
 
     def change(config, tensors):

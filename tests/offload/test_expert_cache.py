@@ -1,4 +1,4 @@
-"""Who has a slot and who makes room: whatever is asked, the two sides of the table agree."""
+"""Which experts have a slot and which make room: for any requests, slots and experts match one to one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlx_oss.offload.expert_cache import ExpertCache
 
 
 def serve(slots: ExpertCache, needed: list[int]) -> int:
-    """One token that needs these experts; gives how many had to be read."""
+    """Serves one token that needs these experts; returns how many had no slot."""
     counts = np.zeros(len(slots.of), int)
     counts[needed] = 1
     slots.record(counts, 1)
@@ -58,7 +58,7 @@ def test_an_expert_needed_often_long_ago_makes_room():
     assert slots.held(range(8)) == [1, 2]
 
 
-def test_many_tokens_at_once_count_as_so_many_one_by_one():
+def test_many_tokens_at_once_count_like_the_same_tokens_one_by_one():
     together, apart = ExpertCache(3, 1), ExpertCache(3, 1)
     together.record(np.array([50, 25, 0]), 50)
     for token in range(50):
@@ -66,7 +66,7 @@ def test_many_tokens_at_once_count_as_so_many_one_by_one():
     assert together._heat == pytest.approx(apart._heat, rel=0.02)
 
 
-def test_a_slot_that_was_emptied_holds_nobody():
+def test_a_slot_that_was_emptied_holds_no_expert():
     slots = ExpertCache(4, 2)
     serve(slots, [0, 1])
     slots.free(1, keep=[1])

@@ -1,4 +1,4 @@
-"""What can go wrong while weights are read: a sentence, a session that keeps its text, and nothing left behind."""
+"""Errors while weights are read: a clear message, a session that keeps its text, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ PROMPT = list(range(20, 32))
 
 @pytest.fixture
 def nano(tmp_path) -> Path:
-    """A nano of its own, to be damaged."""
+    """A copy of the nano model, which a test can damage."""
     return Path(shutil.copytree(nano_folder(), tmp_path / "nano"))
 
 
 @pytest.fixture
 def failing_disk(monkeypatch):
-    """break_() makes every read fail, mend() stops that."""
+    """break_() makes every read fail; mend() makes reads work again."""
     read = files._pread
 
     def fail(*_: object) -> int:
@@ -54,14 +54,14 @@ def failing_disk(monkeypatch):
 
 
 def broken_turn(session: ChatSession, damage) -> tuple[str, str]:
-    """A turn in which `damage` happens once some text is there: that text, and what the error says."""
-    said = ""
+    """Calls `damage` during a turn, after its first text. Returns the text of the turn and the error message."""
+    text = ""
     with pytest.raises(CheckpointError) as caught:
         for event in session.send("What can you do?"):
-            said += getattr(event, "text", "")
-            if len(said) > 20:
+            text += getattr(event, "text", "")
+            if len(text) > 20:
                 damage()
-    return said, str(caught.value)
+    return text, str(caught.value)
 
 
 def test_a_file_cut_short_in_the_middle_of_an_answer_is_named_and_the_session_goes_on(nano):
@@ -69,11 +69,11 @@ def test_a_file_cut_short_in_the_middle_of_an_answer_is_named_and_the_session_go
     session = ChatSession(model, tokenizer, options=GREEDY)
     file = weights_file(nano)
     content = file.read_bytes()
-    said, message = broken_turn(session, lambda: os.truncate(file, 0))
+    text, message = broken_turn(session, lambda: os.truncate(file, 0))
     assert str(file) in message and "is cut short" in message and "load the model again" in message
     kept = "".join(str(m.content) for m in session.messages if m.role == "assistant")
-    assert said and kept.startswith(said[:20]) and session.messages[0].content == "What can you do?"
-    with pytest.raises(CheckpointError):  # and again, as long as it is so
+    assert text and kept.startswith(text[:20]) and session.messages[0].content == "What can you do?"
+    with pytest.raises(CheckpointError):  # it fails again, as long as the file is damaged
         session.ask("Hello!")
     session.undo()
     with file.open("r+b") as mended:
@@ -85,7 +85,7 @@ def test_a_file_cut_short_in_the_middle_of_an_answer_is_named_and_the_session_go
     ]
 
 
-def test_a_read_that_fails_is_told_with_its_reason_and_the_next_turn_is_right(nano, failing_disk):
+def test_a_failed_read_is_reported_with_its_reason_and_the_next_turn_is_right(nano, failing_disk):
     model, tokenizer = load_model(nano, slots=4), load_tokenizer()
     session = ChatSession(model, tokenizer, options=GREEDY)
     _, message = broken_turn(session, failing_disk.break_)
@@ -105,7 +105,7 @@ def test_a_file_that_is_removed_does_no_harm_while_the_model_is_there(nano):
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 5, 9, 30])
-def test_a_cache_stands_at_one_position_after_a_failed_read_and_goes_on_from_there(routed, after, failing_disk):
+def test_a_cache_is_at_one_position_after_a_failed_read_and_can_continue_from_there(routed, after, failing_disk):
     folder = routed("32 experts")
     model, resident = load_model(folder, slots=4), load_model(folder)
     cache, seen = model.make_cache(), list(PROMPT)
@@ -181,8 +181,8 @@ def test_threads_and_files_end_with_the_model(routed):
         os.fstat(descriptor)
 
 
-def left(model: Transformer) -> tuple[int, int, int]:
-    """Threads, open files where the system lists them, and objects."""
+def remaining(model: Transformer) -> tuple[int, int, int]:
+    """Numbers of threads, of open files (where the system lists them), and of objects."""
     files = Path("/proc/self/fd")
     model.layers[0].mlp.experts._reader.settle()
     gc.collect()
@@ -190,18 +190,18 @@ def left(model: Transformer) -> tuple[int, int, int]:
 
 
 def test_tokens_leave_nothing_behind(routed):
-    """Neither threads nor files nor objects; 10,000 tokens of nano: `python -m tests.bench_memory --leak`."""
+    """No threads, files or objects. For 10,000 tokens of nano: `python -m tests.bench_memory --leak`."""
     model = load_model(routed("32 experts"), slots=4)
     counts = []
     for part in range(3):
         for _ in generate_step(model, PROMPT, SamplingOptions(seed=part, logprobs=False), max_tokens=60):
             pass
-        counts.append(left(model))
+        counts.append(remaining(model))
     assert counts[1][:2] == counts[2][:2] and abs(counts[2][2] - counts[1][2]) < 60
 
 
-def test_two_threads_may_use_one_model(routed):
-    """Each has its own streams; calls take turns."""
+def test_several_threads_can_use_one_model(routed):
+    """Each thread has its own streams; calls take turns."""
     folder = routed("32 experts")
     model, resident = load_model(folder, slots=4), load_model(folder)
     prompts = [np.random.default_rng(seed).integers(0, 300, (1, 12)) for seed in range(4)]
@@ -250,8 +250,8 @@ def test_ctrl_c_ends_the_program(routed, number):
     assert last == "interrupted 0" and process.returncode == 0
 
 
-def test_a_read_that_an_interruption_has_cut_off_does_not_reach_a_slot_later(routed, monkeypatch):
-    """Ctrl-C just after a thread was given a read, before anybody waits for it, on a disk that takes its time."""
+def test_a_read_that_an_interruption_left_behind_does_not_write_to_a_slot_later(routed, monkeypatch):
+    """Ctrl-C just after a read was submitted, before the model waits for it, on a slow disk."""
     folder = routed("32 experts")
     model, tokens = load_model(folder, slots=4), mx.array([PROMPT])
     wanted = np.array(load_model(folder)(tokens))
@@ -280,11 +280,11 @@ def test_a_computation_that_failed_does_not_fail_every_later_one(routed, monkeyp
     folder = routed("32 experts")
     model, tokens = load_model(folder, slots=4), mx.array([PROMPT])
     wanted = np.array(load_model(folder)(tokens))
-    real, left = mx.eval, [3]
+    real, countdown = mx.eval, [3]
 
     def failing(*arrays):
-        left[0] -= arrays[0].ndim == 3  # what experts have made, not rows of the embedding
-        if arrays[0].ndim == 3 and left[0] in (0, -1):
+        countdown[0] -= arrays[0].ndim == 3  # outputs of experts, not rows of the embedding
+        if arrays[0].ndim == 3 and countdown[0] in (0, -1):
             raise RuntimeError("[malloc] Unable to allocate")
         real(*arrays)
 
