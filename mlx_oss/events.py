@@ -1,4 +1,4 @@
-"""What a chat turn tells its caller while it runs: plain frozen values, no MLX and no token ids."""
+"""The events that a chat turn yields, and its costs: plain frozen dataclasses, without MLX and token ids."""
 
 from __future__ import annotations
 
@@ -14,11 +14,22 @@ FinishReason = Literal["stop", "tool_calls", "length", "cancelled", "repetition"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a turn cost: prompt tokens in all (those read before it was cancelled), how many of them were in the cache
-    already, generated tokens, seconds.
+    """What a turn cost.
 
-    Where experts are on disk, also what the model had to read meanwhile: experts that were in memory when they were
-    needed, experts read, bytes, and seconds in which it waited for them.
+    A turn with tool calls has several rounds of prefill and generation: every value is the sum over all of them. The
+    last four values are 0 unless experts are offloaded to disk.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt, including the reused ones. If the turn was cancelled during prefill, only
+            the tokens read until then.
+        reused_tokens: Prompt tokens that were already in the KV cache.
+        generated_tokens: Tokens that the model wrote, including reasoning and control tokens.
+        prefill_seconds: Time until the first generated token.
+        generate_seconds: Time from the first generated token to the end.
+        experts_held: Experts that were already in memory when the model needed them.
+        experts_read: Experts that were read from disk.
+        read_bytes: Bytes read from disk for them.
+        read_seconds: Time that the model waited for these reads.
     """
 
     prompt_tokens: int = 0
@@ -32,21 +43,32 @@ class Usage:
     read_seconds: float = 0.0
 
     def plus(self, more: Usage) -> Usage:
+        """The sum of both, field by field."""
         return Usage(*(getattr(self, field.name) + getattr(more, field.name) for field in fields(self)))
 
     @property
     def tokens_per_second(self) -> float:
+        """Generation speed; 0 if nothing was generated."""
         return self.generated_tokens / self.generate_seconds if self.generate_seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a session cost so far, over all its turns, and what it holds.
+    """What a session cost so far, over all its turns, and how much cache memory it holds.
 
-    prompt_tokens    of all prompts together; reused_tokens of them were in the cache, the others were read
-    seconds          of reading and generating
-    cache_bytes      keys and values; snapshot_bytes: of the positions to step back to, beside those
-    experts_held     and the next three: as in `Usage`, 0 where everything is in memory
+    Attributes:
+        turns: Turns that were run, including those undone since. A retry, an edit and a `resume` count as one each.
+        prompt_tokens: Tokens of all prompts together, including the reused ones.
+        reused_tokens: Prompt tokens that were already in the KV cache.
+        generated_tokens: Tokens that the model wrote.
+        seconds: Time spent on prefill and generation.
+        cache_bytes: Memory of the KV cache.
+        snapshot_bytes: Memory of the snapshots that let the cache step back to earlier positions; not part of
+            `cache_bytes`.
+        experts_held: As in `Usage`, like the next three; 0 unless experts are offloaded to disk.
+        experts_read: Experts that were read from disk.
+        read_bytes: Bytes read from disk for them.
+        read_seconds: Time that the model waited for these reads.
     """
 
     turns: int = 0
@@ -63,21 +85,22 @@ class Stats:
 
     @property
     def prefilled_tokens(self) -> int:
+        """Prompt tokens that the model had to read because they were not in the cache."""
         return self.prompt_tokens - self.reused_tokens
 
     @property
     def hit_rate(self) -> float:
-        """Of the experts needed, the share that was in memory."""
+        """Share of the needed experts that was already in memory, from 0 to 1; 1 if none was needed."""
         needed = self.experts_held + self.experts_read
         return self.experts_held / needed if needed else 1.0
 
     @property
     def read_bytes_per_token(self) -> float:
-        """Of tokens read and written."""
+        """Bytes read from disk for each token that the model read or wrote."""
         return self.read_bytes / max(1, self.prefilled_tokens + self.generated_tokens)
 
     def after(self, usage: Usage) -> Stats:
-        """With one more turn."""
+        """These stats plus one more turn; `cache_bytes` and `snapshot_bytes` are 0."""
         return Stats(
             turns=self.turns + 1,
             prompt_tokens=self.prompt_tokens + usage.prompt_tokens,
@@ -93,33 +116,48 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta:
-    """The next piece of the model's reasoning (channel `analysis`): not meant for end users."""
+    """The next piece of the model's reasoning (channel `analysis`), which is not meant for end users.
+
+    Attributes:
+        text: The piece; never empty, never half a character.
+    """
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class PreambleDelta:
-    """The next piece of what the model says to the user before it calls a tool (channel `commentary`)."""
+    """The next piece of what the model tells the user before it calls a tool (channel `commentary`).
+
+    Attributes:
+        text: The piece; never empty, never half a character.
+    """
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerDelta:
-    """The next piece of the answer (channel `final`, or text that the model put on no channel)."""
+    """The next piece of the answer (channel `final`, or text that the model wrote on no channel).
+
+    Attributes:
+        text: The piece; never empty, never half a character.
+    """
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """The model calls a tool. One that the session has a handler for is run, and its `ToolResult` follows; otherwise
-    the turn ends: give the result to `ChatSession.add_tool_result`, then `resume`.
+    """The model calls a tool.
 
-    recipient   who is called, as the model wrote it: `functions.get_weather`, `python`
-    arguments   the text of the call: JSON for functions, code for python; as the model wrote it, not checked
-    channel     the channel of the call, which its result goes back on
+    If the session has a handler for the tool, it runs it and a `ToolResult` follows. Otherwise the turn ends with the
+    reason "tool_calls": pass the result to `ChatSession.add_tool_result`, then call `ChatSession.resume`.
+
+    Attributes:
+        recipient: The tool as the model wrote it, for example `functions.get_weather` or `python`.
+        arguments: The text of the call, unchecked, as the model wrote it: JSON for functions, code for `python`.
+        channel: The channel of the call; its result is sent on the same one.
     """
 
     recipient: str
@@ -128,15 +166,19 @@ class ToolCall:
 
     @property
     def name(self) -> str:
-        """The function's own name, without its namespace."""
+        """The recipient without the namespace `functions`."""
         return self.recipient.removeprefix("functions.")
 
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """A result that the model now reads, before it goes on; `recipient` is who was called.
+    """The result of a tool call, which the model reads before it continues.
 
-    error  why there is no result, where a tool of the session's failed, was refused, or was stopped; None: it did well
+    Attributes:
+        recipient: The tool that was called, as in `ToolCall.recipient`.
+        text: What the model reads: the result, or a sentence about the error.
+        error: Why a tool that the session ran has no result: it failed, was refused, or was stopped. None if it
+            succeeded.
     """
 
     recipient: str
@@ -146,11 +188,17 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A place in a browsed page that an answer cites.
+    """A passage of a browsed page that an answer cites.
 
-    cursor      the page, as the model numbers what it has seen; lines `first_line` to `last_line` of it, from 0
-    source      where it is: a URL, or a path in the browsed folder; title: what it is called
-    text        the lines; start, end: where in the answer the citation stands, in characters
+    Attributes:
+        cursor: Number of the page, as the model counts the pages it has seen.
+        first_line: First cited line of the page, counted from 0.
+        last_line: Last cited line, inclusive.
+        source: URL of the page, or its path in the browsed folder.
+        title: Title of the page.
+        text: The cited lines.
+        start: Start of the citation mark in the answer: `answer[start:end]` is the mark.
+        end: End of the citation mark.
     """
 
     cursor: int
@@ -165,7 +213,12 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class PrefillProgress:
-    """Of the `total` new tokens of the prompt, `done` are read; told after each chunk of a prompt of several."""
+    """The model has read another chunk of the prompt; yielded only if the prompt needs more than one chunk.
+
+    Attributes:
+        done: New prompt tokens read so far.
+        total: New prompt tokens in all, without those in the cache.
+    """
 
     done: int
     total: int
@@ -173,16 +226,21 @@ class PrefillProgress:
 
 @dataclass(frozen=True, slots=True)
 class TurnsDropped:
-    """The context was full: the `count` oldest turns are forgotten (`context_policy="drop_oldest"`)."""
+    """The context was full, so the oldest turns were removed from the conversation (`context_policy="drop_oldest"`).
+
+    Attributes:
+        count: Number of turns removed.
+    """
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningStopped:
-    """The reasoning was closed for the model, and the answer opened.
+    """The session ended the reasoning and started the answer, instead of the model.
 
-    reason  "limit": `max_reasoning_tokens` are reached; "repetition": it went round in circles
+    Attributes:
+        reason: "limit" if `max_reasoning_tokens` were used up, "repetition" if the reasoning repeated itself.
     """
 
     reason: Literal["limit", "repetition"]
@@ -190,8 +248,13 @@ class ReasoningStopped:
 
 @dataclass(frozen=True, slots=True)
 class RepairedOutput:
-    """The model broke the harmony format; the message was put right as the notes say. One that it wrote in another's
-    role stands in a note alone, `Repair.OTHER_ROLE`.
+    """The model broke the harmony format, and the message was repaired.
+
+    A message that the model wrote in another role, such as the user's, is left out of the conversation: its text is
+    only in a note `Repair.OTHER_ROLE`.
+
+    Attributes:
+        notes: The repairs, in order, each with the text that it is about.
     """
 
     notes: tuple[Note, ...]
@@ -199,12 +262,17 @@ class RepairedOutput:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The turn is over.
+    """The turn is over. This is its last event.
 
-    reason  "stop": the model is done; "tool_calls": it waits for results; "length": it was cut off by a limit;
-            "cancelled": by `ChatSession.cancel`; "repetition": it goes round in circles
-    usage   of all rounds of the turn: after each tool's result the model reads and writes on
-    parsed  with a `response_format`: the answer as a value; None if it is not finished
+    Attributes:
+        reason: Why it ended. "stop": the model finished. "tool_calls": the model waits for results that the session
+            does not produce, or it called more tools after `max_rounds`. "length": it was cut off by `max_tokens` or
+            the context limit. "cancelled": `ChatSession.cancel` was called. "repetition": the model repeated itself
+            outside its reasoning.
+        usage: What the turn cost, over all its rounds.
+        citations: Passages of browsed pages that the answer cites.
+        parsed: The answer as a value, if the session has a `response_format`: the decoded JSON, the pydantic object, or
+            the text for a regular expression. None if the answer is unfinished or cannot be parsed.
     """
 
     reason: FinishReason
@@ -229,8 +297,16 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole turn: the answer, the reasoning before it, the tools called, why it ended, its cost and citations, and
-    with a `response_format` the answer as a value.
+    """A whole turn in one value.
+
+    Attributes:
+        text: The answer.
+        reasoning: The reasoning before it.
+        tool_calls: All tool calls of the turn, including those that the session ran.
+        finish_reason: Why the turn ended: see `Finished.reason`.
+        usage: What the turn cost.
+        citations: Passages of browsed pages that the answer cites.
+        parsed: The answer as a value, if the session has a `response_format`: see `Finished.parsed`.
     """
 
     text: str
@@ -243,7 +319,17 @@ class Reply:
 
 
 def collect(events: Iterable[Event]) -> Reply:
-    """The reply that a turn's events add up to."""
+    """Reads the events of one turn up to `Finished` and joins them into a reply.
+
+    Args:
+        events: All events of the turn, for example from `ChatSession.send`.
+
+    Returns:
+        The reply. It does not contain the text of `PreambleDelta` events.
+
+    Raises:
+        OptionError: If there is no `Finished` among the events.
+    """
     text: dict[type, list[str]] = {ReasoningDelta: [], PreambleDelta: [], AnswerDelta: []}
     calls: list[ToolCall] = []
     for event in events:
@@ -253,6 +339,6 @@ def collect(events: Iterable[Event]) -> Reply:
             calls.append(event)
         elif isinstance(event, Finished):
             answer, reasoning = "".join(text[AnswerDelta]), "".join(text[ReasoningDelta])
-            said = (answer, reasoning, tuple(calls))
-            return Reply(*said, event.reason, event.usage, event.citations, event.parsed)
-    raise OptionError("the events end without Finished: give all events of one turn")
+            outcome = (event.reason, event.usage, event.citations, event.parsed)
+            return Reply(answer, reasoning, tuple(calls), *outcome)
+    raise OptionError("the events end without Finished: pass all events of one turn")

@@ -1,5 +1,7 @@
-"""What constraints cost: `python -m tests.bench_constrain [RUNS]`. Of a token: what the host does to know what may come
-next, and MLX to hold to it; of nano: tokens a second of a turn, with the guards and without, in turns.
+"""What constraints cost: `python -m tests.bench_constrain [RUNS]`.
+
+Per token: the time on the host to compute which ids may come next, and the time in MLX to apply the mask. For nano: the
+tokens per second of a turn with and without guards, measured alternately.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ HEADER = "<|channel|>commentary to=functions.f7 <|constrain|>json<|message|>"
 
 
 def milliseconds(function: Callable[[], object], runs: int) -> float:
-    """The median of some runs."""
+    """Median time of a call."""
     times = []
     for _ in range(runs):
         start = time.perf_counter()
@@ -44,8 +46,8 @@ def milliseconds(function: Callable[[], object], runs: int) -> float:
     return 1e3 * statistics.median(times)
 
 
-def asked(constraint: TurnConstraint, tokens: list[int]) -> list[float]:
-    """Milliseconds that each token takes to be told and to know what may follow it."""
+def times_per_token(constraint: TurnConstraint, tokens: list[int]) -> list[float]:
+    """Milliseconds to feed each token and compute the ids that may follow it."""
     times = []
     for token in tokens:
         start = time.perf_counter()
@@ -58,12 +60,14 @@ def asked(constraint: TurnConstraint, tokens: list[int]) -> list[float]:
 def main(runs: int) -> None:
     tokenizer = mlx_oss.load_tokenizer()
     grammar, tools = Grammar.of_schema("bench", SCHEMA), tuple(f"functions.f{number}" for number in range(50))
-    grammar.matcher(RETURN)  # which builds llguidance's tokenizer
+    grammar.matcher(RETURN)  # builds llguidance's tokenizer before the measurement
     header = tokenizer.encode_with_specials("<|channel|>final<|message|>")
-    body = [asked(TurnConstraint(Rules(answer=grammar), header), tokenizer.encode(ANSWER)) for _ in range(runs)]
+    body = [
+        times_per_token(TurnConstraint(Rules(answer=grammar), header), tokenizer.encode(ANSWER)) for _ in range(runs)
+    ]
     call = tokenizer.encode_with_specials(HEADER)
-    heads = [asked(TurnConstraint(Rules(tools)), call) for _ in range(runs)]
-    free = [asked(TurnConstraint(Rules(tools), header), tokenizer.encode(ANSWER)) for _ in range(runs)]
+    heads = [times_per_token(TurnConstraint(Rules(tools)), call) for _ in range(runs)]
+    free = [times_per_token(TurnConstraint(Rules(tools), header), tokenizer.encode(ANSWER)) for _ in range(runs)]
     for name, times in (("a token of JSON", body), ("a token of a header, 50 tools", heads), ("a free token", free)):
         flat = [value for run in times[1:] for value in run]
         print(f"{name:32} median {statistics.median(flat):7.3f} ms, most {max(flat):7.3f} ms on the host")

@@ -1,9 +1,9 @@
-"""What the twentieth turn of a conversation costs here and with mlx-lm's prompt cache, on nano: the README's figures.
+"""Compares the cost of long conversations here and with mlx-lm's prompt cache, on nano: the figures in the README.
 
     python -m tests.bench_turns
 
-mlx-lm can step its cache back only until a sliding layer has wrapped, so once reasoning is dropped it reads the whole
-prompt again; that is what its server does, and what is done here with its functions.
+mlx-lm can trim its cache only until a sliding layer has wrapped. So once reasoning is dropped from the prompt, it reads
+the whole prompt again. Its server does that, and this benchmark does the same with its functions.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
         assert session.usage.prompt_tokens == len(prompt)
         written = session._cache.ids[len(prompt) :]
         held = prompt + written
-        for token in written:  # mlx-lm holds what was generated, too
+        for token in written:  # mlx-lm's cache contains the generated tokens, too
             mx.eval(theirs(mx.array([[token]]), cache=cache))
     ours_ms, theirs_ms = (1000 * median(seconds[-5:]) for seconds in (ours_last, theirs_last))
     sys.stdout.write(

@@ -1,7 +1,7 @@
-"""The messages of a chat and the ids they stand in the prompt with.
+"""The messages of a conversation, with the token ids that represent them in the prompt.
 
-What the model wrote keeps the ids it wrote; the reasoning of answered turns leaves the prompt (harmony's rule). Knows
-harmony and ids; nothing of models, caches and turns that run.
+Messages that the model wrote keep the ids it wrote. The reasoning of answered turns is left out of the prompt
+(harmony's rule). Knows harmony and ids; nothing of models, caches and running turns.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from mlx_oss.harmony import (
 )
 from mlx_oss.tokenizer import MESSAGE
 
-Effort = (
-    Literal["none"] | ReasoningEffort
-)  # "none" is ours: the system block says low, and the answer is opened at once
+# "none" is not a harmony effort: the system block then says "low", and the prompt already opens the answer.
+Effort = Literal["none"] | ReasoningEffort
 EFFORTS: tuple[str, ...] = ("none", *get_args(ReasoningEffort))
-OPENING = render_conversation([], next_role="assistant")  # of what the model writes: the last ids of every prompt
+OPENING = render_conversation([], next_role="assistant")  # the last ids of a prompt: `<|start|>assistant`
 
 
 def preamble(
@@ -45,11 +44,13 @@ def preamble(
     current_date: str | None,
     answer: ResponseFormat | None = None,
 ) -> list[Message]:
-    """The system block and, if there is anything to say in it, the developer block."""
+    """The system block and, if it has any content, the developer block. Raises OptionError for an unknown effort."""
     if effort not in EFFORTS:
         raise OptionError(f"reasoning_effort is {effort!r}, expected one of {', '.join(EFFORTS)}")
-    told: ReasoningEffort = "low" if effort == "none" else effort
-    system = SystemContent(reasoning_effort=told, conversation_start_date=current_date, tools=tuple(system_tools))
+    system_effort: ReasoningEffort = "low" if effort == "none" else effort
+    system = SystemContent(
+        reasoning_effort=system_effort, conversation_start_date=current_date, tools=tuple(system_tools)
+    )
     if not instructions and not tools and answer is None:
         return [Message("system", system)]
     developer = DeveloperContent.with_functions(instructions or None, tuple(tools))
@@ -60,8 +61,13 @@ def preamble(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A message, the ids it stands in the prompt with, how many tokens of reasoning the model wrote in it, and if it is
-    the user's, how often it was answered once more.
+    """A message of the conversation and its token ids.
+
+    Attributes:
+        message: The message.
+        ids: The ids that represent it in the prompt.
+        reasoned: Number of reasoning tokens in it, as the model wrote them.
+        retries: For a message of the user: how often its turn was retried.
     """
 
     message: Message
@@ -70,25 +76,25 @@ class Entry:
     retries: int = 0
 
     @classmethod
-    def of(cls, message: Message) -> Entry:
-        """A message that the model did not write."""
+    def from_message(cls, message: Message) -> Entry:
+        """The entry of a message that the model did not write; its ids are rendered."""
         return cls(message, render_message(message))
 
     @classmethod
-    def answering(cls, call: ToolCall, result: str) -> Entry:
-        """The result of a call; it goes back on the channel of the call."""
+    def from_tool_result(cls, call: ToolCall, result: str) -> Entry:
+        """The entry of a tool's result, which is sent on the channel of the call."""
         channel = call.channel or "commentary"
-        return cls.of(Message("tool", result, name=call.recipient, recipient="assistant", channel=channel))
+        return cls.from_message(Message("tool", result, name=call.recipient, recipient="assistant", channel=channel))
 
     @classmethod
-    def written(cls, parsed: ParsedMessage) -> Entry:
-        """A message that the model wrote."""
-        return cls(parsed.message, ids_in_history(parsed), _reasoned(parsed))
+    def from_model(cls, parsed: ParsedMessage) -> Entry:
+        """The entry of a message that the model wrote; it keeps the ids that the model wrote."""
+        return cls(parsed.message, ids_in_history(parsed), _reasoning_tokens(parsed))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conversation:
-    """Everything said since the preamble. A value: what changes it gives another one, and earlier ones stay good."""
+    """All messages after the preamble. Immutable: a change returns a new conversation and leaves the old one valid."""
 
     entries: tuple[Entry, ...] = ()
 
@@ -97,58 +103,72 @@ class Conversation:
         return [entry.message for entry in self.entries]
 
     @property
-    def starts(self) -> list[int]:
-        """Where each turn begins: with what the user says."""
+    def turn_starts(self) -> list[int]:
+        """Index of the first entry of each turn, which is the user's message."""
         return [number for number, entry in enumerate(self.entries) if entry.message.role == "user"]
 
     @property
-    def unseen_results(self) -> list[Message]:
-        """Of tools: what the model reads before it goes on."""
+    def pending_results(self) -> list[Message]:
+        """The tool results at the end of the conversation, which the model has not read yet."""
         return list(takewhile(lambda message: message.role == "tool", reversed(self.messages)))[::-1]
 
     @property
     def reasoned(self) -> int:
-        """Tokens of reasoning since the user spoke last."""
-        return sum(entry.reasoned for entry in self.entries[max(self.starts, default=0) :])
-
-    def plus(self, entries: Iterable[Entry]) -> Conversation:
-        return Conversation((*self.entries, *entries))
+        """Number of reasoning tokens since the user's last message."""
+        return sum(entry.reasoned for entry in self.entries[max(self.turn_starts, default=0) :])
 
     @property
     def retries(self) -> int:
-        """Of the last turn."""
-        starts = self.starts
+        """How often the last turn was retried."""
+        starts = self.turn_starts
         return self.entries[starts[-1]].retries if starts else 0
 
-    def before(self, turn: int) -> tuple[Conversation, Entry]:
-        """What was said before a turn (0 is the first, -1 the last), and what the user said in it."""
-        starts = self.starts
+    def with_entries(self, entries: Iterable[Entry]) -> Conversation:
+        """This conversation with more entries at its end."""
+        return Conversation((*self.entries, *entries))
+
+    def split_before(self, turn: int) -> tuple[Conversation, Entry]:
+        """The conversation before a turn, and the user's message that starts that turn.
+
+        Args:
+            turn: Index of the turn: 0 is the first, -1 the last.
+
+        Raises:
+            OptionError: If there is no such turn.
+        """
+        starts = self.turn_starts
         if not -len(starts) <= turn < len(starts):
             raise OptionError(f"there is no turn {turn}: the conversation has {len(starts)}")
         start = starts[turn]
         return Conversation(self.entries[:start]), self.entries[start]
 
-    def without_oldest(self, most: int) -> tuple[Conversation, int]:
-        """What is left when whole turns are dropped until `ids` are at most `most`, or one turn is left; and how many
-        were dropped.
+    def without_oldest_turns(self, max_ids: int) -> tuple[Conversation, int]:
+        """Drops the oldest turn, then more of them until at most `max_ids` prompt ids or only one turn is left.
+
+        Returns:
+            The remaining conversation and the number of dropped turns, which is 0 only if there is no second turn.
         """
-        sizes, starts = list(map(len, self._kept())), self.starts
+        sizes, starts = list(map(len, self._prompt_parts())), self.turn_starts
         for count, start in enumerate(starts[1:], start=1):
-            if sum(sizes[start:]) <= most or count == len(starts) - 1:
+            if sum(sizes[start:]) <= max_ids or count == len(starts) - 1:
                 return Conversation(self.entries[start:]), count
         return self, 0
 
-    def ids(self) -> list[int]:
-        """What stands in the prompt of what comes next."""
-        return [id_ for ids in self._kept() for id_ in ids]
+    def prompt_ids(self) -> list[int]:
+        """The ids of the conversation in the next prompt."""
+        return [id_ for ids in self._prompt_parts() for id_ in ids]
 
-    def _kept(self) -> list[Sequence[int]]:
+    def _prompt_parts(self) -> list[Sequence[int]]:
+        """The ids of each entry in the next prompt; empty for reasoning that is left out."""
         stays = stays_for_next_turn(self.messages)
         return [entry.ids if kept else () for entry, kept in zip(self.entries, stays, strict=True)]
 
 
-def _reasoned(parsed: ParsedMessage) -> int:
-    """Tokens of reasoning as the model wrote them, stray ones too; at least one, lest empty thoughts go on for ever."""
+def _reasoning_tokens(parsed: ParsedMessage) -> int:
+    """Number of reasoning tokens in a message, as the model wrote them, including stray control tokens.
+
+    A reasoning message counts as at least one token, so that endless empty ones reach the limit too.
+    """
     if not is_reasoning(parsed.message):
         return 0
     ids = parsed.ids

@@ -1,7 +1,7 @@
-"""One round of a chat turn: the prompt is read where it is new, then the model writes until it has answered, calls a
-tool, is cancelled, or has no room left. A turn without tools is one round.
+"""One round of a chat turn: prefill of the new part of the prompt, then generation.
 
-Knows the model and what it has read; nothing of conversations.
+The round ends when the model has answered or called a tool, when it is cancelled, or when a limit is reached. A turn
+without tools is one round. Knows the model and its prompt cache; nothing of conversations.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from mlx_oss.action import Action, Pause
 from mlx_oss.chat.history import OPENING
-from mlx_oss.chat.stream import EventTranslator, UsageTimer, begun
+from mlx_oss.chat.stream import EventTranslator, UsageTimer, without_bare_header
 from mlx_oss.constrain import TurnConstraint
 from mlx_oss.events import Event, FinishReason, PrefillProgress, ReasoningStopped, ToolCall, Usage
 from mlx_oss.generation.generate import generate_step
@@ -23,13 +23,18 @@ from mlx_oss.offload import OffloadStats, offload_stats
 
 
 class Response:
-    """However it ends, by an error or by closing `run` too, `messages` and `usage` tell what was written until then,
-    and `cache` can be used on.
+    """One round of a turn; call `run` once.
 
-    prompt     all of it, from the system block to the opening of what the model writes
-    header     what the opening has after `<|start|>assistant`
-    limits     what the model may write; None: anything
-    cancelled  asked after each chunk and each token whether to stop there
+    However it ends, also by an error or by closing `run`, `messages` and `usage` then describe what was written, and
+    the prompt cache remains usable.
+
+    Args:
+        model: The model.
+        cache: The prompt cache of the session; the part of the prompt that it holds is not read again.
+        prompt: All ids of the prompt, from the system block to the opening of the model's message.
+        cancelled: Called after each chunk and each token; True ends the round.
+        header: The ids of the opening after `<|start|>assistant`.
+        constraint: Restricts what the model may write; None means no restriction.
     """
 
     def __init__(
@@ -45,80 +50,90 @@ class Response:
         end = len(prompt) - len(OPENING) - len(header)
         self._translator, self._timer = EventTranslator(), UsageTimer(cache.rewind(prompt[:end]))
         self._header, self._constraint, self._opening = header, constraint, prompt[end:]
-        self._new = prompt[len(cache.ids) : end]  # the opening is read in any case, for its logits
+        self._new = prompt[len(cache.ids) : end]  # without the opening, which `_generate` reads for its logits
         self._reason: FinishReason = "stop"
-        self._spent = OffloadStats()
+        self._offload = OffloadStats()
 
     @property
     def messages(self) -> list[ParsedMessage]:
+        """The messages that the model wrote, including one that was cut off."""
         return self._translator.messages
 
     @property
     def calls(self) -> list[ToolCall]:
-        """The tools that the model called and waits for."""
+        """The tool calls that the model finished."""
         return self._translator.calls
 
     @property
     def answer(self) -> str:
-        """What stands on the final channel."""
-        said = [parsed.message for parsed in self.messages]
-        return "".join(str(message.content) for message in said if message.channel == "final")
+        """The text on the channel `final`."""
+        messages = [parsed.message for parsed in self.messages]
+        return "".join(str(message.content) for message in messages if message.channel == "final")
 
     @property
     def usage(self) -> Usage:
+        """What the round cost; the values about experts are 0 until it has ended."""
         return replace(
             self._timer.usage(),
-            experts_held=self._spent.hits,
-            experts_read=self._spent.misses,
-            read_bytes=self._spent.nbytes,
-            read_seconds=self._spent.seconds,
+            experts_held=self._offload.hits,
+            experts_read=self._offload.misses,
+            read_bytes=self._offload.nbytes,
+            read_seconds=self._offload.seconds,
         )
 
     @property
     def reason(self) -> FinishReason:
-        """Why it ended."""
+        """Why the round ended; valid once it has."""
         return "tool_calls" if self._translator.calls else self._reason
 
     def run(
         self, options: SamplingOptions, max_tokens: int, stop_ids: Iterable[int], *, snapshot: bool
     ) -> Generator[Event | Action, None, None]:
-        """Yields events as the model reads and writes, and pauses where it writes what makes none; `snapshot` makes
-        where it begins to write a place that the cache can come back to.
+        """Runs the round.
+
+        Args:
+            options: How to sample.
+            max_tokens: Limit of generated tokens.
+            stop_ids: Ids that end generation.
+            snapshot: Whether to take a snapshot of the cache before generation, so that it can step back to there.
+
+        Yields:
+            Events as the model reads and writes, and a `Pause` for each token that causes no event.
         """
         parser, rest, before = HarmonyParser(), list[Event](), offload_stats(self._model)
         try:
-            yield from self._read()
+            yield from self._prefill()
             if snapshot and not self._cancelled():
                 self._cache.kv.snapshot()
-            yield from self._write(parser, options, max_tokens, stop_ids)
+            yield from self._generate(parser, options, max_tokens, stop_ids)
         except GeneratorExit:
             raise
         except BaseException:
-            self._cache.forget()  # the layers may have stopped at different positions
+            self._cache.forget()  # the layers may have stopped at different positions, so it cannot be reused
             raise
         finally:
             self._timer.stop()
-            self._spent = offload_stats(self._model) - before
+            self._offload = offload_stats(self._model) - before
             answered = self._translator.answered
-            if not answered:  # else a message that began after the answer is none of the turn's
-                rest = self._translator.translate(begun(parser.finish()))
+            if not answered:  # a message that started after the answer is not part of the turn
+                rest = self._translator.translate(without_bare_header(parser.finish()))
         if self._cancelled() and not answered:
             self._reason = "cancelled"
         yield from rest
 
-    def _read(self) -> Generator[Event, None, None]:
-        """Feeds what is new of the prompt until it ends or the round is cancelled; whole chunks are kept."""
+    def _prefill(self) -> Generator[Event, None, None]:
+        """Reads the new part of the prompt in chunks; if cancelled, the chunks read so far stay in the cache."""
         if not self._new or self._cancelled():
             return
-        before = self._timer.prompt_tokens
+        reused = self._timer.prompt_tokens
         for done in self._cache.read(self._new):
-            self._timer.prompt_tokens = before + done
+            self._timer.prompt_tokens = reused + done
             if len(self._new) > self._model.chunk:
                 yield PrefillProgress(done, len(self._new))
             if self._cancelled():
                 return
 
-    def _write(
+    def _generate(
         self, parser: HarmonyParser, options: SamplingOptions, max_tokens: int, stop_ids: Iterable[int]
     ) -> Generator[Event | Action, None, None]:
         if self._cancelled():
@@ -128,7 +143,7 @@ class Response:
         self._timer.prompt_tokens += len(self._opening)
         for token in self._header:
             self._translator.translate(parser.feed(token))
-        told = False
+        stop_reported = False
         steps = generate_step(
             self._model,
             self._opening,
@@ -142,12 +157,12 @@ class Response:
         for step in steps:
             self._timer.tick()
             self._cache.ids.append(step.token)
-            heard: list[Event | Action] = [*self._translator.translate(parser.feed(step.token))]
-            yield from heard or [Pause()]
-            if self._translator.answered or self._translator.calls:  # they need not end with a stop id
+            events: list[Event | Action] = [*self._translator.translate(parser.feed(step.token))]
+            yield from events or [Pause()]
+            if self._translator.answered or self._translator.calls:  # these may end with `<|end|>`, not a stop id
                 return
-            if self._constraint is not None and self._constraint.reasoning_stopped and not told:
-                told = True
+            if self._constraint is not None and self._constraint.reasoning_stopped and not stop_reported:
+                stop_reported = True
                 yield ReasoningStopped(self._constraint.reasoning_stopped)
             if self._constraint is not None and self._constraint.stopped:
                 self._reason = self._constraint.stopped

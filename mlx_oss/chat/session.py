@@ -1,8 +1,9 @@
-"""ChatSession: a conversation with the model, turn by turn, that feeds the model only what is new.
+"""ChatSession: a conversation with a model, turn by turn, which feeds the model only what is new.
 
-Token-faithful: what the model wrote stays in the prompt with the ids it wrote, and the caches are kept between turns.
-Once a turn is answered its reasoning leaves the prompt (harmony's rule), so the next turn steps the caches back to
-where the answer began and feeds the answer again. `turns` has what happens in a turn. Knows nothing of terminals.
+What the model wrote stays in the prompt with exactly the ids it wrote, and the KV caches are kept between turns. Once
+a turn is answered, its reasoning is left out of the prompt (harmony's rule), so the next turn steps the caches back to
+the point before that reasoning and feeds the answer again. `tool_loop` defines what happens in a turn. Knows nothing of
+terminals.
 """
 
 from __future__ import annotations
@@ -41,32 +42,62 @@ from mlx_oss.model.transformer import Transformer
 from mlx_oss.tokenizer import Tokenizer
 from mlx_oss.tools.calls import AnyTool, Confirm, ToolInvocation, Toolset, rebind_tools
 
-_LIMITS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # saved as they are
+_SAVED_OPTIONS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # attributes saved as they are
 
 
 class ChatSession(ToolLoop):
-    """A conversation. All methods may be called from any thread, but one turn at a time; MLX itself runs on a thread of
-    the library's own (see `worker`).
+    """A conversation with a model, turn by turn.
 
-    instructions      what the developer tells the model (other chats call it the system prompt)
-    reasoning_effort  "low", "medium" or "high"; may be set between turns. Also "none", which no model was trained for:
-                      the answer is opened at once, so there is neither reasoning nor a tool call
-    tools             what the model may call: functions, `Tool`s and the tools of `mlx_oss.tools` are run, and the
-                      model goes on with their results; a call of a mere `ToolDescription` ends the turn
-    system_tools      built-in tools to announce without running them: `harmony.PYTHON`, `harmony.BROWSER`
-    confirm           asked before each call that would be run; what it gives, or, if it is async, what awaiting it
-                      gives, decides: True runs it, False or a reason refuses it, and the model is told
-    max_rounds        how often in a turn the model may call tools; then it is told to answer
-    options           sampling; max_tokens bounds what one turn generates
-    current_date      told to the model; pinned for the session, so that midnight does not invalidate the caches
-    response_format   what the answer must look like: a JSON schema (dict), a pydantic model class, a regular expression
-                      (str or compiled), or `harmony.ResponseFormat`; reasoning stays free. Needs the extra `constrain`.
-                      `Reply.parsed` has the answer as a value: what the JSON means, the pydantic object, the text
-    max_reasoning_tokens  in a turn; at the limit the reasoning is closed and the answer opened (`ReasoningStopped`)
-    guards            what the model is kept from besides: see `Guards`
-    context_limit     tokens that prompt and answer may fill; None: what the model was made for
-    context_policy    what a full context does: "refuse" raises ContextError; "drop_oldest" forgets the oldest turns, a
-                      quarter of the context at once as what stays has to be read again, and tells with `TurnsDropped`
+    In each turn the model reads only what is new, because the KV caches are kept between turns. Every method may be
+    called from any thread or task, but only one turn of a session can run at a time. Several sessions can run turns at
+    the same time: all MLX work runs on one shared thread, which can switch between them after each event.
+
+    The methods that run a turn (`send`, `resume`, `retry`, `edit` and the async ones) return iterators of events. The
+    turn starts, and errors are raised, when the first event is read. Closing the iterator, or an exception such as
+    KeyboardInterrupt while an event is awaited, ends the turn; what the model wrote until then is kept.
+
+    The arguments `instructions`, `reasoning_effort`, `max_rounds`, `options`, `max_tokens`, `context_limit` and
+    `context_policy` are also attributes. They may be set between turns; the next turn checks and uses the new values.
+
+    Args:
+        model: The model, as `mlx_oss.load` returns it.
+        tokenizer: The tokenizer, as `mlx_oss.load` returns it.
+        instructions: Instructions of the app developer for the model; other chat APIs call this the system prompt.
+        reasoning_effort: "low", "medium" or "high". "none" starts the answer at once, without reasoning and tool calls;
+            no model was trained for that.
+        tools: What the model may call. Functions, `Tool` objects and the tools of `mlx_oss.tools` are run by the
+            session, and the model continues with their results. A call of a `ToolDescription` ends the turn.
+        system_tools: Built-in tools that the model may call but the session does not run: `harmony.PYTHON` and
+            `harmony.BROWSER`.
+        confirm: Called with the `ToolCall` before the session runs it; may be async. If it returns True, the call is
+            run. If it returns False, or a str with the reason, the call is refused and the model reads that.
+        max_rounds: How many times the model may call tools in a turn. Further calls are refused, and the model is told
+            to answer.
+        options: How to sample; None means the defaults of `SamplingOptions`.
+        max_tokens: Limit of generated tokens in a turn, reasoning included. None means no limit but the context.
+        response_format: What the answer must look like: a JSON schema (dict), a pydantic model class, a regular
+            expression (str or compiled), or a `harmony.ResponseFormat`. Reasoning stays free. `Reply.parsed` has the
+            answer as a value: the decoded JSON, the pydantic object, or the text. Needs the extra `constrain`.
+        max_reasoning_tokens: Limit of reasoning tokens in a turn. When it is reached, the session ends the reasoning
+            and starts the answer (`ReasoningStopped`).
+        guards: Additional restrictions of the output; None means the defaults of `Guards`.
+        current_date: The date in the system message, as YYYY-MM-DD; None means today. It stays the same for the whole
+            session, so that a new day does not invalidate the caches.
+        context_limit: Limit of tokens for prompt and answer together. None means the context of the model.
+        context_policy: What happens if the conversation does not fit the context. "refuse" raises ContextError.
+            "drop_oldest" removes the oldest turns and reports it (`TurnsDropped`). It frees a quarter of the context at
+            once, because the model has to read the remaining turns again.
+
+    Attributes:
+        tools: Descriptions of the functions that the model may call.
+        system_tools: Descriptions of the built-in tools that the model may call.
+        usage: What the last turn cost. While a turn runs: what its finished rounds cost.
+
+    Raises:
+        OptionError: If an option is invalid, if two tools have the same name, if `response_format` (or, with
+            `Guards.strict_arguments`, the schema of a tool) cannot be enforced, or if the extra `constrain` is needed
+            but not installed.
+        HarmonyError: If the parameters of a tool or a response format are not a JSON schema.
     """
 
     def __init__(
@@ -93,136 +124,228 @@ class ChatSession(ToolLoop):
         self.instructions, self.reasoning_effort = instructions, reasoning_effort
         self._toolset = Toolset([*tools, *system_tools], confirm)
         self.tools, self.system_tools = self._toolset.functions, self._toolset.namespaces
-        self._invocation: ToolInvocation | None = None  # of a tool, at this moment
+        self._invocation: ToolInvocation | None = None
         self.max_rounds = max_rounds
         self.options, self.max_tokens = options or SamplingOptions(), max_tokens
-        self._bounds = OutputConstraints(response_format, max_reasoning_tokens, guards)
+        self._output_constraints = OutputConstraints(response_format, max_reasoning_tokens, guards)
         self.current_date = current_date or datetime.date.today().isoformat()
         self.context_limit = model.context if context_limit is None else context_limit
         self.context_policy = context_policy
-        self.usage = Usage()  # of the last turn
-        self._total = Stats()
+        self.usage = Usage()
+        self._total_stats = Stats()
         self._conversation, self._cache = Conversation(), PromptCache(model)
-        self._results: list[Entry] = []  # of tools, given while the turn that calls them is running
-        self._turn_lock, self._adding, self._answering = TurnLock(), Lock(), False
-        self._check()  # a wrong option is reported here, not at the first question
+        self._late_results: list[Entry] = []
+        self._turn_lock, self._results_lock, self._turn_is_running = TurnLock(), Lock(), False
+        self._check_options()  # reports an invalid option here, not in the first turn
 
     @property
     def messages(self) -> list[Message]:
-        """The conversation so far, without the system and developer blocks."""
+        """The conversation so far, without the system and developer messages."""
         return self._conversation.messages
 
     @property
     def turns(self) -> int:
-        """How many times the user has spoken."""
-        return len(self._conversation.starts)
+        """Number of turns in the conversation; each starts with a message of the user."""
+        return len(self._conversation.turn_starts)
 
     @property
     def stats(self) -> Stats:
-        """What all turns of this session cost, also those undone, and the memory held."""
-        return replace(self._total, cache_bytes=self._cache.kv.nbytes, snapshot_bytes=self._cache.kv.snapshot_bytes)
+        """What all turns of this session cost, including those undone since, and the memory of the caches."""
+        return replace(
+            self._total_stats, cache_bytes=self._cache.kv.nbytes, snapshot_bytes=self._cache.kv.snapshot_bytes
+        )
 
     def ask(self, text: str) -> Reply:
-        """One whole turn: see `send`."""
+        """Runs a turn to its end: like `send`, but returns the whole turn.
+
+        Args:
+            text: Message of the user.
+
+        Returns:
+            The answer, the reasoning, the tool calls and the costs of the turn.
+
+        Raises:
+            SessionError: If a turn of this session is running.
+            ContextError: If the conversation does not fit the context; it stays as it was before the turn.
+            OptionError: If `text` is not a str, or an option set since the last turn is invalid.
+        """
         return collect(self.send(text))
 
     def send(self, text: str) -> Iterator[Event]:
-        """The user says `text`; yields events as the model answers, `Finished` last.
+        """Runs a turn: sends a message of the user and yields events while the model answers.
 
-        Closing the iterator early keeps what was generated. Raises ContextError, with the conversation as before, if
-        it does not fit the context; a turn whose tools fill it is kept and ends with "length".
+        Closing the iterator early ends the turn and keeps what was generated. If the results of tools fill the context,
+        the turn is kept and ends with the reason "length".
+
+        Args:
+            text: Message of the user.
+
+        Yields:
+            Events in the order in which they happen; `Finished` is the last one.
+
+        Raises:
+            SessionError: If a turn of this session is running.
+            ContextError: If the conversation does not fit the context; it stays as it was before the turn.
+            OptionError: If `text` is not a str, or an option set since the last turn is invalid.
         """
-        return compute_thread.pulled(self._say(text))
+        return compute_thread.iterate(self._user_turn(text))
 
     def asend(self, text: str) -> AsyncIterator[Event]:
-        """`send` for `async for`. Cancelling the task ends the turn within a token, and keeps what was generated."""
-        return compute_thread.PulledAsync(self._say(text))
+        """Like `send`, for `async for`; same events and errors.
+
+        Cancelling the task ends the turn within a token; what was generated is kept.
+        """
+        return compute_thread.AsyncIterate(self._user_turn(text))
 
     def add_tool_result(self, call: ToolCall, result: str) -> None:
-        """Answers a tool call, which may be a turn's that is not finished yet; `resume` lets the model go on."""
+        """Adds the result of a tool call to the conversation. `resume` then lets the model continue.
+
+        May be called while the turn that contains the call is still running.
+
+        Args:
+            call: The call, as the turn yielded it.
+            result: What the model reads.
+
+        Raises:
+            OptionError: If `result` is not a str.
+        """
         if not isinstance(result, str):
-            raise OptionError(f"a tool result is text, not {type(result).__name__}: give json.dumps(result)")
-        entry = Entry.answering(call, result)
-        with self._adding:
-            if self._answering:
-                self._results.append(entry)
+            raise OptionError(f"a tool result must be a str, not {type(result).__name__}: pass json.dumps(result)")
+        entry = Entry.from_tool_result(call, result)
+        with self._results_lock:
+            if self._turn_is_running:
+                self._late_results.append(entry)
             else:
-                self._conversation = self._conversation.plus([entry])
+                self._conversation = self._conversation.with_entries([entry])
 
     def resume(self) -> Iterator[Event]:
-        """The model goes on from where the conversation stands, e.g. after tool results; events as from `send`."""
-        return compute_thread.pulled(self._go_on())
+        """Runs a turn without a message of the user: the model continues, for example after `add_tool_result`.
+
+        Yields:
+            A `ToolResult` for each result that the model has not read yet, then events as in `send`.
+
+        Raises:
+            SessionError: If a turn of this session is running.
+            ContextError: If the conversation does not fit the context; it stays as it was.
+            OptionError: If an option set since the last turn is invalid.
+        """
+        return compute_thread.iterate(self._resumed_turn())
 
     def aresume(self) -> AsyncIterator[Event]:
-        """`resume` for `async for`."""
-        return compute_thread.PulledAsync(self._go_on())
+        """Like `resume`, for `async for`; same events and errors."""
+        return compute_thread.AsyncIterate(self._resumed_turn())
 
     def retry(self) -> Iterator[Event]:
-        """The model answers the last question once more, instead of as it did; events as from `send`.
+        """Runs the last turn again, with the same message of the user; the new answer replaces the old one.
 
-        With a seed, each retry of a turn draws with the next higher one.
+        If `options.seed` is set, each retry of a turn uses the next higher seed.
+
+        Yields:
+            Events as in `send`.
+
+        Raises:
+            SessionError: If a turn of this session is running.
+            ContextError: If the conversation does not fit the context; it stays as it was.
+            OptionError: If there is no turn, or an option set since the last turn is invalid.
         """
-        return compute_thread.pulled(self._say_again())
+        return compute_thread.iterate(self._retry_turn())
 
     def aretry(self) -> AsyncIterator[Event]:
-        """`retry` for `async for`."""
-        return compute_thread.PulledAsync(self._say_again())
+        """Like `retry`, for `async for`; same events and errors."""
+        return compute_thread.AsyncIterate(self._retry_turn())
 
     def edit(self, turn: int, text: str) -> Iterator[Event]:
-        """The user said `text` in that turn (0 is the first, -1 the last) and nothing since; events as from `send`."""
-        return compute_thread.pulled(self._say(text, turn))
+        """Replaces the user's message in a turn, forgets all later turns, and runs the turn again.
+
+        Args:
+            turn: Index of the turn: 0 is the first, -1 the last.
+            text: The new message of the user.
+
+        Yields:
+            Events as in `send`.
+
+        Raises:
+            SessionError: If a turn of this session is running.
+            ContextError: If the conversation does not fit the context; it stays as it was.
+            OptionError: If there is no such turn, `text` is not a str, or an option set since the last turn is invalid.
+        """
+        return compute_thread.iterate(self._user_turn(text, turn))
 
     def undo(self) -> str | None:
-        """Forgets the last turn and returns what the user said in it; None if there is no turn."""
+        """Forgets the last turn.
+
+        Returns:
+            The user's message in that turn; None if there was no turn.
+
+        Raises:
+            SessionError: If a turn of this session is running.
+        """
         with self._between_turns():
             if not self.turns:
                 return None
-            self._conversation, said = self._conversation.before(-1)
-            return str(said.message.content)
+            self._conversation, question = self._conversation.split_before(-1)
+            return str(question.message.content)
 
     def clear(self) -> None:
-        """Forgets the conversation; options stay."""
+        """Forgets the conversation; options stay. Raises SessionError if a turn of this session is running."""
         with self._between_turns():
             self._conversation = Conversation()
 
     def cancel(self) -> None:
-        """Ends the running turn after the token, or the chunk of prompt, that is being computed: `Finished` follows
-        with the reason "cancelled", and what was said is kept. A tool that is running is stopped, or not waited for.
-        For any thread or task; nothing happens between turns.
+        """Ends the running turn after the token, or the chunk of the prompt, that is being computed.
+
+        The turn then yields `Finished` with the reason "cancelled"; what the model wrote until then is kept. A tool
+        that is running is stopped; if it cannot be stopped, the turn no longer waits for it. May be called from any
+        thread or task; does nothing if no turn is running.
         """
         self._turn_lock.cancel()
         if (run := self._invocation) is not None:
             run.cancel()
 
     def fork(self) -> ChatSession:
-        """A second session that continues this one independently; both keep what is cached so far."""
+        """Returns a second session with the same conversation, tools and options, which continues independently.
+
+        Both keep what is cached so far; they share its memory until one of them continues.
+
+        Raises:
+            SessionError: If a turn of this session is running.
+        """
         with self._between_turns():
             forked = copy(self)
-            forked._cache, forked._results, forked._invocation = self._cache.fork(), [], None
-            forked._turn_lock, forked._adding = TurnLock(), Lock()
+            forked._cache, forked._late_results, forked._invocation = self._cache.fork(), [], None
+            forked._turn_lock, forked._results_lock = TurnLock(), Lock()
             return forked
 
     def save(self, path: str | Path) -> None:
-        """Writes conversation, options and caches into one file. Raises SessionError if it cannot be written."""
+        """Writes the conversation, options and caches to one file; `load` restores them.
+
+        The file is replaced as a whole: if writing fails, an existing file stays as it was.
+
+        Args:
+            path: The file to write.
+
+        Raises:
+            SessionError: If the file cannot be written, or a turn of this session is running.
+        """
         with self._between_turns():
-            compute_thread.run(lambda: session_file.write(path, self._saved(), self._cache.kv.tensors()))
+            compute_thread.run(lambda: session_file.write(path, self._to_saved(), self._cache.kv.tensors()))
 
     @contextmanager
     def _between_turns(self) -> Iterator[None]:
-        """The floor; a turn whose loop was left has it no longer."""
+        """Holds the turn lock. First waits until turns whose `async for` loop was left early have released it."""
         if self._turn_lock.is_held:
-            compute_thread.finish_left()
+            compute_thread.wait_for_abandoned()
         with self._turn_lock:
             yield
 
-    def _saved(self) -> session_file.Saved:
+    def _to_saved(self) -> session_file.Saved:
         return session_file.Saved(
             preamble=self._preamble(),
             entries=self._conversation.entries,
             cached=self._cache.ids,
             options=self.options,
-            limits={**{name: getattr(self, name) for name in _LIMITS}, **self._bounds.saved},
-            stats=self._total,
+            limits={**{name: getattr(self, name) for name in _SAVED_OPTIONS}, **self._output_constraints.as_json},
+            stats=self._total_stats,
             model=session_file.fingerprint(self.model),
         )
 
@@ -238,20 +361,35 @@ class ChatSession(ToolLoop):
         confirm: Confirm | None = None,
         max_rounds: int = 32,
     ) -> ChatSession:
-        """The session that was saved; it goes on without reading its prompt again.
+        """Restores a session that `save` wrote; the model does not have to read its prompt again.
 
-        text_only  takes the conversation alone, from a damaged file or one of another model; it is read anew
-        tools      what is to be run again: a file holds descriptions only, and one of the same name takes its place
+        Args:
+            path: The file.
+            model: The model that the session was saved with; with `text_only`, any model.
+            tokenizer: The tokenizer, as `mlx_oss.load` returns it.
+            text_only: Restore only the text of the conversation, without the caches; the model reads it again in the
+                next turn. This accepts a file of another model, and recovers what is readable of a damaged file.
+            tools: Tools for the session to run. A file contains only descriptions: a tool replaces the description of
+                the same name, and other tools are added.
+            confirm: As in `ChatSession`; not part of the file.
+            max_rounds: As in `ChatSession`; not part of the file.
 
-        Raises SessionError for a file that is no session, is damaged, or belongs to another model.
+        Returns:
+            The restored session.
+
+        Raises:
+            SessionError: If the file cannot be read, is not a saved session, is damaged, or was saved with another
+                model.
+            OptionError: If `tools` or `max_rounds` are invalid, or the session has a response format and the extra
+                `constrain` is not installed.
         """
         saved = session_file.read(path, damaged=text_only)
-        most = model.context  # which another model may have less of
-        limit = min(saved.limits.get("context_limit", most), most)
-        choices = saved.choices() | {"context_limit": limit, "confirm": confirm, "max_rounds": max_rounds}
+        longest = model.context  # may be less than that of the model it was saved with
+        limit = min(saved.limits.get("context_limit", longest), longest)
+        choices = saved.session_kwargs() | {"context_limit": limit, "confirm": confirm, "max_rounds": max_rounds}
         described = [*choices.pop("tools"), *choices.pop("system_tools")]
         session = cls(model, tokenizer, tools=rebind_tools(tools, described), **choices)
-        session._total = saved.stats
+        session._total_stats = saved.stats
         session._conversation = Conversation(tuple(saved.entries))
         if not text_only:
             caches = compute_thread.run(lambda: session_file.read_caches(path, saved, model))

@@ -1,7 +1,7 @@
-"""A saved chat: one safetensors file with the conversation as JSON in its header and the caches as its tensors.
+"""The file of a saved session: safetensors, with the conversation as JSON in the header and the caches as tensors.
 
-The text can be read whatever happens to the tensors. Both are sealed with checksums, and the file says which model the
-caches are of: keys and values of another model would be nonsense that nobody notices. Knows nothing of turns.
+The text can be read even if the tensors are damaged. Checksums protect both. The file contains a fingerprint of the
+model, because caches of another model would give wrong answers without an error. Knows nothing of turns.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from mlx_oss.tokenizer import LAST_TEXT_ID
 FORMAT = "mlx_oss session 1"
 T = TypeVar("T")
 
-_LONGEST_LOST = 2**26  # bytes: how far text is looked for where the header's length is damaged
-_COUNTS = ("reasoned", "retries")  # of an entry
-_ESCAPED = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-f]{4})')
-_HALF = re.compile("[\ud800-\udfff]")  # surrogates: bytes of a path that are no UTF-8, halves of characters
-_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, HarmonyError, OptionError)
+_RECOVERY_BYTES = 2**26  # how much of a file is searched for text if the length of its header is damaged
+_COUNTS = ("reasoned", "retries")  # fields of `Entry` that are saved as they are
+_ESCAPED = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-f]{4})')  # an escape sequence of JSON
+_SURROGATE = re.compile("[\ud800-\udfff]")  # in a path: bytes that are not UTF-8; in a text: half of a character
+_DECODING_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, HarmonyError, OptionError)
 
 
 def fingerprint(model: Transformer) -> str:
-    """Of a model's config, its dtype and some of each layer's weights; models that differ in it share no caches."""
+    """SHA-256 of a model's config, dtype and some weights of each layer. Models that differ in it share no caches."""
     samples = [model.norm.weight, *(layer.self_attn.sinks for layer in model.layers)]
     samples += [layer.mlp.router.bias for layer in model.layers] + [model.lm_head.weight[0]]
     return _sha256(f"{model.config} {model.dtype}".encode(), *map(_bytes, samples))
@@ -47,13 +47,17 @@ def fingerprint(model: Transformer) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a file says in words: all of a session but its caches.
+    """Everything in a file except the caches.
 
-    preamble   the system and, if there is one, the developer message
-    entries    the messages since
-    cached     the ids whose keys and values are in the caches
-    limits     other keyword arguments of `ChatSession`, as JSON
-    model      the fingerprint of the model the caches are of; caches: their checksum, "" before they are written
+    Attributes:
+        preamble: The system message and, if there is one, the developer message.
+        entries: The messages after them.
+        cached: The ids whose keys and values are in the caches.
+        options: The sampling options.
+        limits: Other keyword arguments of `ChatSession`, as JSON.
+        stats: What the session cost so far.
+        model: Fingerprint of the model that the caches belong to.
+        caches: Checksum of the caches; "" before they are written.
     """
 
     preamble: Sequence[Message]
@@ -65,13 +69,13 @@ class Saved:
     model: str
     caches: str = ""
 
-    def choices(self) -> dict[str, Any]:
-        """The keyword arguments of `ChatSession` that this session was made with."""
+    def session_kwargs(self) -> dict[str, Any]:
+        """The keyword arguments of `ChatSession` for this session."""
         contents: list[Any] = [message.content for message in self.preamble]
         system, *developer = contents
         return {
             "instructions": next((content.instructions or "" for content in developer), ""),
-            "reasoning_effort": system.reasoning_effort,  # which `limits` say better where it is none
+            "reasoning_effort": system.reasoning_effort,  # "low" instead of "none"; `limits` below has the real one
             "tools": [tool for content in developer for space in content.tools for tool in space.tools],
             "system_tools": system.tools,
             "options": self.options,
@@ -82,49 +86,67 @@ class Saved:
 
 
 def write(path: str | Path, saved: Saved, caches: Mapping[str, mx.array]) -> None:
-    """Writes beside the file and renames, so that a file of the name is whole. Raises SessionError if it cannot."""
+    """Writes a temporary file and renames it, so that the file is always complete.
+
+    Args:
+        path: The file to write.
+        saved: Everything except the caches.
+        caches: The tensors, by name.
+
+    Raises:
+        SessionError: If the file cannot be written.
+    """
     path = Path(path)
     caches = {name: mx.contiguous(array) for name, array in caches.items()}
     text = _to_json(replace(saved, caches=_checksum(caches)))
     unfinished = path.parent / f".{path.name}.unfinished.safetensors"
     try:
-        _check(path)
-        unfinished.touch()  # tells better why it cannot be than MLX does
+        _check_path(path)
+        unfinished.touch()  # its error says more than that of MLX
         mx.save_safetensors(str(unfinished), caches, {"format": FORMAT, "text": text, "seal": _sha256(text.encode())})
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except (OSError, RuntimeError, ValueError) as error:
-        with contextlib.suppress(OSError, ValueError):  # it is not there either
+        with contextlib.suppress(OSError, ValueError):  # the temporary file may not exist
             unfinished.unlink()
         reason = getattr(error, "strerror", None) or error
-        raise SessionError(f"{path} cannot be written ({reason}): give another place") from None
+        raise SessionError(f"{path} cannot be written ({reason}): choose another path") from None
 
 
 def read(path: str | Path, *, damaged: bool = False) -> Saved:
-    """What a saved file says; `damaged` takes the messages that can be read, if not all can."""
+    """Reads everything except the caches.
+
+    Args:
+        path: The file.
+        damaged: Whether to recover the readable messages if the file is damaged.
+
+    Raises:
+        SessionError: If the file cannot be read, is not a saved session, or is damaged beyond recovery.
+    """
     path = Path(path)
     try:
-        _check(path)
+        _check_path(path)
         with path.open("rb") as file:
             length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
-            raw = file.read(length if length < size else _LONGEST_LOST)
-            more = file.read(_LONGEST_LOST) if damaged else b""  # the length may be what is damaged
+            raw = file.read(length if length < size else _RECOVERY_BYTES)
+            more = file.read(_RECOVERY_BYTES) if damaged else b""  # the damage may be in the length itself
     except (OSError, ValueError) as error:
-        raise SessionError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise SessionError(f"{path} cannot be read ({reason}): check the path and its permissions") from None
     try:
         return _from_header(path, raw)
     except SessionError:
-        recovered = _recovered(raw + more) if damaged else None
+        recovered = _recover(raw + more) if damaged else None
         if recovered is None:
             raise
         return recovered
 
 
-def _check(path: Path) -> None:
-    """Raises ValueError for a path that MLX could not take, or take for another."""
-    if not path.name or "\0" in str(path) or _HALF.search(str(path)):
-        raise ValueError("no name that a file can have")
+def _check_path(path: Path) -> None:
+    """Raises ValueError for a path that MLX cannot open, or would take for another path."""
+    if not path.name or "\0" in str(path) or _SURROGATE.search(str(path)):
+        raise ValueError("not a valid file name")
 
 
 def _from_header(path: Path, raw: bytes) -> Saved:
@@ -132,44 +154,56 @@ def _from_header(path: Path, raw: bytes) -> Saved:
         metadata = json.loads(raw)["__metadata__"]
         text, seal, form = metadata["text"], metadata["seal"], metadata["format"]
         if form != FORMAT:
-            raise SessionError(f"{path} has format {form!r}, {FORMAT!r} is known: update mlx-oss")
+            raise SessionError(f"{path} has format {form!r}, but this version reads {FORMAT!r}: update mlx-oss")
         if _sha256(text.encode()) != seal:
-            raise SessionError(f"{path} is damaged: `text_only=True` recovers what can be read of the conversation")
+            raise SessionError(f"{path} is damaged: `text_only=True` recovers the readable part of the conversation")
         return _from_json(text)
-    except _NONSENSE:
-        raise SessionError(f"{path} is no saved session, or damaged: `text_only=True` recovers what it can") from None
+    except _DECODING_ERRORS:
+        raise SessionError(
+            f"{path} is not a saved session, or is damaged: `text_only=True` recovers the readable messages"
+        ) from None
 
 
-def _recovered(raw: bytes) -> Saved | None:
-    """Of a damaged header the messages that are whole, with the ids that they have when rendered; None if there is
-    none. A message whose text is damaged but whole is taken as it is.
+def _recover(raw: bytes) -> Saved | None:
+    """The messages of a damaged header that can still be decoded, with newly rendered ids; None if there is none.
+
+    A message that can be decoded is kept even if its text was changed by the damage.
     """
     text = _ESCAPED.sub(lambda match: str(json.loads(f'"{match[0]}"')), raw.decode(errors="replace"))
-    found = _found(text, '{"message": ', lambda data: Entry.of(message_from_dict(data)))
-    entries = [entry for entry in found if isinstance(entry.message.content, str)]
+    decoded = _decode_all(text, '{"message": ', lambda data: Entry.from_message(message_from_dict(data)))
+    entries = [entry for entry in decoded if isinstance(entry.message.content, str)]
     blank = [Message("system", SystemContent())]
-    preamble = next(_found(text, '"preamble": ', lambda dicts: list(map(message_from_dict, dicts))), blank)
+    preamble = next(_decode_all(text, '"preamble": ', lambda dicts: list(map(message_from_dict, dicts))), blank)
     saved = Saved(preamble, entries, (), SamplingOptions(), {}, Stats(), "")
     try:
-        saved.choices()
-    except _NONSENSE:
+        saved.session_kwargs()
+    except _DECODING_ERRORS:
         saved = replace(saved, preamble=blank)
     return saved if entries else None
 
 
-def _found(text: str, before: str, convert: Callable[[Any], T]) -> Iterator[T]:
-    """Every JSON value in the text that stands behind `before`, converted; without those that cannot be."""
+def _decode_all(text: str, before: str, convert: Callable[[Any], T]) -> Iterator[T]:
+    """Decodes and converts every JSON value that follows `before` in the text; skips those that fail."""
     start = text.find(before)
     while start >= 0:
-        with contextlib.suppress(*_NONSENSE):
+        with contextlib.suppress(*_DECODING_ERRORS):
             yield convert(json.JSONDecoder().raw_decode(text, start + len(before))[0])
         start = text.find(before, start + 1)
 
 
 def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str, mx.array]:
-    """The tensors of a saved file. Raises SessionError if they are damaged or another model's."""
+    """Reads the caches.
+
+    Args:
+        path: The file.
+        saved: What `read` returned for it.
+        model: The model that the caches must belong to.
+
+    Raises:
+        SessionError: If the caches are damaged or belong to another model.
+    """
     if saved.model != fingerprint(model):
-        raise SessionError(f"{path} was saved with another model: `text_only=True` takes its conversation")
+        raise SessionError(f"{path} was saved with another model: `text_only=True` loads its conversation alone")
     try:
         caches = mx.load(str(path), format="safetensors")
         assert isinstance(caches, dict)
@@ -177,7 +211,7 @@ def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str,
             return caches
     except (OSError, RuntimeError, ValueError):
         pass
-    raise SessionError(f"{path} has damaged caches: `text_only=True` recovers the conversation, to be read anew")
+    raise SessionError(f"{path} has damaged caches: `text_only=True` recovers the conversation without them")
 
 
 def _to_json(saved: Saved) -> str:
@@ -193,12 +227,12 @@ def _to_json(saved: Saved) -> str:
         "stats": asdict(saved.stats),
     }
     text = json.dumps(fields, ensure_ascii=False)
-    return _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", text)
+    return _SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _from_json(text: str) -> Saved:
     fields = json.loads(text)
-    fields.pop("retries", None)  # of the last turn, in files of a time before each turn had its own
+    fields.pop("retries", None)  # older files have one count, for the last turn; now each entry has its own
     fields["preamble"] = [message_from_dict(entry) for entry in fields["preamble"]]
     fields["entries"] = [
         Entry(message_from_dict(entry["message"]), tuple(entry["ids"]), *(entry.get(count, 0) for count in _COUNTS))
@@ -206,7 +240,7 @@ def _from_json(text: str) -> Saved:
     ]
     fields["options"]["logit_bias"] = dict(fields["options"]["logit_bias"])
     saved = Saved(**fields | {"options": SamplingOptions(**fields["options"]), "stats": Stats(**fields["stats"])})
-    saved.choices()  # which a damaged preamble has not
+    saved.session_kwargs()  # raises if the preamble is damaged
     ids = [*saved.cached, *(id_ for entry in saved.entries for id_ in entry.ids)]
     limits = [saved.limits["context_limit"], saved.limits["max_tokens"] or 1]
     limits += [getattr(entry, count) for entry in saved.entries for count in _COUNTS]
@@ -219,7 +253,7 @@ def _from_json(text: str) -> Saved:
 
 
 def _checksum(caches: Mapping[str, mx.array]) -> str:
-    """Of names, types, shapes and values."""
+    """SHA-256 of the names, dtypes, shapes and values."""
     parts: list[bytes | memoryview] = []
     for name, array in sorted(caches.items()):
         parts += [f"{name} {array.dtype} {array.shape}".encode(), _bytes(array)]

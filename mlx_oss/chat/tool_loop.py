@@ -1,7 +1,7 @@
-"""What happens in a turn of a session: rounds of reading and writing, and the tools that are run between them.
+"""What happens in a turn of a session: rounds of prefill and generation, and the tool calls between them.
 
-The half of `ChatSession` that runs on the computing thread; everything it does is yielded as events, or as errands for
-whoever listens. Knows nothing of threads, files and how tools run.
+This is the half of `ChatSession` that runs on the compute thread. Its generators yield events for the caller, and
+actions (`mlx_oss.action`) that the caller's thread performs. Knows nothing of threads, files and how tools run.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from mlx_oss.tools.calls import ToolInvocation, Toolset
 
 ContextPolicy = Literal["refuse", "drop_oldest"]
 
-_MARGIN = 64  # tokens around a tool's result, and a few to answer with
+_MARGIN = 64  # tokens of the message around a tool's result, and a few for the answer
 
 
 class ToolLoop:
-    """The state of a session and its turns; `ChatSession` makes it and says what each option means."""
+    """The state of a session and its turns. `ChatSession` initialises it and documents the options."""
 
     model: Transformer
     tokenizer: Tokenizer
@@ -48,96 +48,100 @@ class ToolLoop:
     current_date: str
     context_limit: int
     context_policy: ContextPolicy
-    usage: Usage  # of the last turn
+    usage: Usage  # of the running turn, otherwise of the last one
     _toolset: Toolset
-    _invocation: ToolInvocation | None  # of a tool, at this moment
-    _bounds: OutputConstraints
+    _invocation: ToolInvocation | None  # the tool call that is running
+    _output_constraints: OutputConstraints
     _conversation: Conversation
     _cache: PromptCache
-    _results: list[Entry]  # of tools, given while the turn that calls them is running
-    _answering: bool  # whether such a turn runs; the lock guards both
-    _adding: Lock
+    _late_results: list[Entry]  # tool results that the app added while a turn is running
+    _turn_is_running: bool
+    _results_lock: Lock  # guards the two above
     _turn_lock: TurnLock
-    _total: Stats
+    _total_stats: Stats
 
     @property
     def context_used(self) -> int:
-        """Tokens that the next turn begins with."""
+        """Number of tokens in the next prompt, not counting the user's next message."""
         return len(self._prompt())
 
-    def _check(self) -> None:
-        """Raises OptionError for an option that is none; some may be set between turns."""
-        most = self.model.context
-        if type(self.context_limit) is not int or not 1 <= self.context_limit <= most:
-            raise OptionError(f"context_limit is {self.context_limit!r}, expected 1 to {most:,} tokens or None")
+    def _check_options(self) -> None:
+        """Raises OptionError for an invalid option. Checked before every turn, as options may be set between turns."""
+        longest = self.model.context
+        if type(self.context_limit) is not int or not 1 <= self.context_limit <= longest:
+            raise OptionError(f"context_limit is {self.context_limit!r}, expected 1 to {longest:,} tokens or None")
         if self.context_policy not in get_args(ContextPolicy):
             raise OptionError(f"context_policy is {self.context_policy!r}, expected refuse or drop_oldest")
         if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
             raise OptionError(f"max_tokens is {self.max_tokens!r}, expected at least 1 or None")
         if type(self.max_rounds) is not int or self.max_rounds < 0:
             raise OptionError(f"max_rounds is {self.max_rounds!r}, expected at least 0")
-        self._prompt(), self._constraint()
+        self._prompt(), self._turn_constraint()  # these raise for what cannot be rendered or enforced
 
-    def _say(self, text: str, turn: int | None = None) -> Generator[Event | Action, None, None]:
-        """The user says `text`, in place of `turn` and all after it, if one is given."""
+    def _user_turn(self, text: str, turn: int | None = None) -> Generator[Event | Action, None, None]:
+        """Runs a turn with a message of the user; if `turn` is given, it replaces that turn and all later ones."""
         if not isinstance(text, str):
-            raise OptionError(f"the user says text, not {type(text).__name__}")
-        with self._running_turn():
-            kept = self._conversation if turn is None else self._conversation.before(turn)[0]
-            finished = yield from self._asked(kept, Entry.of(Message("user", text)))
-        yield finished  # the session is free again: who stops listening here may go on with it
+            raise OptionError(f"the user's message must be a str, not {type(text).__name__}")
+        with self._hold_turn_lock():
+            kept = self._conversation if turn is None else self._conversation.split_before(turn)[0]
+            finished = yield from self._answer_question(kept, Entry.from_message(Message("user", text)))
+        yield finished  # after the lock is released: a caller that stops reading here can use the session at once
 
-    def _say_again(self) -> Generator[Event | Action, None, None]:
-        """What the user said last."""
-        with self._running_turn():
-            kept, said = self._conversation.before(-1)
-            finished = yield from self._asked(kept, replace(said, retries=said.retries + 1))
+    def _retry_turn(self) -> Generator[Event | Action, None, None]:
+        """Runs the last turn again with the same message of the user."""
+        with self._hold_turn_lock():
+            kept, question = self._conversation.split_before(-1)
+            finished = yield from self._answer_question(kept, replace(question, retries=question.retries + 1))
         yield finished
 
-    def _asked(self, kept: Conversation, question: Entry) -> Generator[Event | Action, None, Finished]:
-        """A turn that begins with the question, after what is kept of the conversation."""
-        self._check()
-        before, self._conversation = self._conversation, kept.plus([question])
+    def _answer_question(self, kept: Conversation, question: Entry) -> Generator[Event | Action, None, Finished]:
+        """Runs a turn that starts with `question`, after `kept`; restores the conversation on ContextError."""
+        self._check_options()
+        before, self._conversation = self._conversation, kept.with_entries([question])
         try:
-            return (yield from self._turn(snapshot=True))
+            return (yield from self._run_rounds(snapshot=True))
         except ContextError:
             self._conversation = before
             raise
 
-    def _go_on(self) -> Generator[Event | Action, None, None]:
-        with self._running_turn():
-            self._check()
-            for result in self._conversation.unseen_results:
+    def _resumed_turn(self) -> Generator[Event | Action, None, None]:
+        """Runs a turn that continues the conversation as it is; yields the pending tool results first."""
+        with self._hold_turn_lock():
+            self._check_options()
+            for result in self._conversation.pending_results:
                 yield ToolResult(result.name or "", str(result.content))
-            finished = yield from self._turn(snapshot=False)
+            finished = yield from self._run_rounds(snapshot=False)
         yield finished
 
     @contextmanager
-    def _running_turn(self) -> Iterator[None]:
-        """A turn has the floor; tool results that come meanwhile are kept apart, lest they stand before their calls."""
+    def _hold_turn_lock(self) -> Iterator[None]:
+        """Holds the turn lock. Tool results that the app adds meanwhile are kept apart and appended later: the calls
+        that they answer are not in the conversation yet.
+        """
         with self._turn_lock:
-            with self._adding:
-                self._answering = True
+            with self._results_lock:
+                self._turn_is_running = True
             try:
                 yield
             finally:
-                with self._adding:
-                    self._answering = False
-                    self._conversation, self._results = self._conversation.plus(self._results), []
+                with self._results_lock:
+                    self._turn_is_running = False
+                    self._conversation, self._late_results = self._conversation.with_entries(self._late_results), []
 
-    def _turn(self, *, snapshot: bool) -> Generator[Event | Action, None, Finished]:
-        """Rounds, until one calls no tool that is run here; returns the last event. `snapshot` where the next turn will
-        step back to: before the first reasoning of this one.
+    def _run_rounds(self, *, snapshot: bool) -> Generator[Event | Action, None, Finished]:
+        """Runs rounds until one calls no tool that the session runs; returns the turn's last event.
+
+        `snapshot` takes a snapshot before the first reasoning of the turn, where the next turn steps the cache back to.
         """
         self.usage, refused = Usage(), False
         try:
             for rounds in itertools.count():
                 try:
-                    response = yield from self._round(snapshot=snapshot and not rounds)
+                    response = yield from self._run_round(snapshot=snapshot and not rounds)
                 except ContextError:
                     if refused := not rounds:
                         raise
-                    return Finished("length", self.usage)  # tools have run: what they did is not taken back
+                    return Finished("length", self.usage)  # tools have run, so the turn is kept
                 calls = [call for call in response.calls if self._toolset.handles(call)]
                 if rounds > self.max_rounds or not calls:
                     break
@@ -150,36 +154,49 @@ class ToolLoop:
                     return Finished("length", self.usage)
         finally:
             if not refused:
-                self._total = self._total.after(self.usage)
-        citations, parsed = self._toolset.citations(response.answer), self._bounds.parsed(response.messages)
+                self._total_stats = self._total_stats.after(self.usage)
+        citations, parsed = (
+            self._toolset.citations(response.answer),
+            self._output_constraints.parse_answer(response.messages),
+        )
         return Finished(response.reason, self.usage, citations, parsed)
 
-    def _round(self, *, snapshot: bool) -> Generator[Event | Action, None, Response]:
-        conversation, dropped = self._fitting()
+    def _run_round(self, *, snapshot: bool) -> Generator[Event | Action, None, Response]:
+        """Runs one round and adds what the model wrote to the conversation, however the round ends."""
+        conversation, dropped = self._conversation_within_context()
         prompt = self._prompt(conversation)
         room = room_for_answer(self.context_limit, len(prompt))
         self._conversation = conversation
         response = Response(
-            self.model, self._cache, prompt, lambda: self._turn_lock.cancelled, self._header(), self._constraint()
+            self.model,
+            self._cache,
+            prompt,
+            lambda: self._turn_lock.cancelled,
+            self._opening_header(),
+            self._turn_constraint(),
         )
         stopped: list[Entry] = []
         try:
             if dropped:
                 yield TurnsDropped(dropped)
-            most = room if self.max_tokens is None else min(self.max_tokens - self.usage.generated_tokens, room)
-            yield from response.run(self._options(), most, self.tokenizer.stop_ids, snapshot=snapshot)
-        except BaseException:  # the events were closed at a call: it is answered like one that is stopped
+            limit = room if self.max_tokens is None else min(self.max_tokens - self.usage.generated_tokens, room)
+            yield from response.run(self._round_options(), limit, self.tokenizer.stop_ids, snapshot=snapshot)
+        except BaseException:  # e.g. the iterator was closed at a tool call, which gets the result of a stopped one
             calls = filter(self._toolset.handles, response.calls)
-            stopped = [Entry.answering(call, self._toolset.invoke(call).result.text) for call in calls]
+            stopped = [Entry.from_tool_result(call, self._toolset.invoke(call).result.text) for call in calls]
             raise
         finally:
-            with self._adding:
-                written = [*map(Entry.written, response.messages), *stopped, *self._results]
-                self._conversation, self._results = conversation.plus(written), []
+            with self._results_lock:
+                written = [*map(Entry.from_model, response.messages), *stopped, *self._late_results]
+                self._conversation, self._late_results = conversation.with_entries(written), []
             self.usage = self.usage.plus(response.usage)
         return response
 
     def _run_tools(self, calls: Sequence[ToolCall], *, refused: bool) -> Generator[Event | Action, None, None]:
+        """Runs the calls and adds their results to the conversation.
+
+        With `refused`, no call is run; the results tell the model to answer instead.
+        """
         for call in calls:
             self._invocation = run = self._toolset.invoke(call)
             if self._turn_lock.cancelled:
@@ -192,46 +209,56 @@ class ToolLoop:
             finally:
                 run.cancel()
                 self._invocation = None
-                result = self._as_fits(run.result)
-                self._conversation = self._conversation.plus([Entry.answering(call, result.text)])
+                result = self._result_within_context(run.result)
+                self._conversation = self._conversation.with_entries([Entry.from_tool_result(call, result.text)])
             yield result
 
-    def _as_fits(self, result: ToolResult) -> ToolResult:
-        """A result, or a word that it is too long for the context, which this turn has for itself if need be."""
-        alone = self.context_policy == "drop_oldest"
-        kept = self._conversation.without_oldest(0)[0] if alone else self._conversation
+    def _result_within_context(self, result: ToolResult) -> ToolResult:
+        """The result, or an error result if it does not fit the context.
+
+        With the policy "drop_oldest" the older turns do not count: they can be dropped to make room.
+        """
+        can_drop = self.context_policy == "drop_oldest"
+        kept = self._conversation.without_oldest_turns(0)[0] if can_drop else self._conversation
         room = self.context_limit - len(self._prompt(kept)) - _MARGIN
         if len(result.text) <= room * LONGEST_TOKEN and len(self.tokenizer.encode(result.text)) <= room:
             return result
         error = f"the result is too long, {len(result.text):,} characters: ask for less of it"
         return ToolResult(result.recipient, f"Error: {error}", error)
 
-    def _options(self) -> SamplingOptions:
-        options = replace(self.options, logprobs=False)  # a chat tells none
+    def _round_options(self) -> SamplingOptions:
+        """The sampling options; with a seed, each retry of a turn draws with the next higher seed."""
+        options = replace(self.options, logprobs=False)  # a chat does not report log-probabilities
         if options.seed is None:
             return options
         return replace(options, seed=(options.seed + self._conversation.retries) % 2**64)
 
-    def _fitting(self) -> tuple[Conversation, int]:
-        """The conversation and the number of turns to drop from it, where that is the policy and the context full."""
+    def _conversation_within_context(self) -> tuple[Conversation, int]:
+        """The conversation for the next prompt, and how many of its oldest turns were dropped.
+
+        Turns are dropped only with the policy "drop_oldest" and if the context is full: then a quarter of it at once.
+        """
         quarter = self.context_limit // 4
         room = self.context_limit - min(self.max_tokens or quarter, quarter)
         if self.context_policy == "refuse" or self.context_used <= room:
             return self._conversation, 0
-        return self._conversation.without_oldest(room - quarter - len(self._prompt(Conversation())))
+        return self._conversation.without_oldest_turns(room - quarter - len(self._prompt(Conversation())))
 
     def _prompt(self, conversation: Conversation | None = None) -> list[int]:
-        said = self._conversation if conversation is None else conversation
-        return render_conversation(self._preamble()) + said.ids() + OPENING + self._header()
+        """All ids of the prompt for a conversation, by default the current one."""
+        conversation = self._conversation if conversation is None else conversation
+        return render_conversation(self._preamble()) + conversation.prompt_ids() + OPENING + self._opening_header()
 
-    def _header(self) -> list[int]:
-        """What the opening has after `<|start|>assistant`."""
+    def _opening_header(self) -> list[int]:
+        """The ids of the opening after `<|start|>assistant`; with the effort "none", they open the answer."""
         return final_header() if self.reasoning_effort == "none" else []
 
-    def _constraint(self) -> TurnConstraint | None:
-        """What the model may write next."""
-        return self._bounds.turn(self.tools, self.system_tools, self._header(), self._conversation.reasoned)
+    def _turn_constraint(self) -> TurnConstraint | None:
+        """The constraint for the rest of the turn; None if nothing is restricted."""
+        header, reasoned = self._opening_header(), self._conversation.reasoned
+        return self._output_constraints.for_turn(self.tools, self.system_tools, header, reasoned)
 
     def _preamble(self) -> list[Message]:
-        tools, shown = (self.tools, self.system_tools), self._bounds.shown
-        return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, shown)
+        """The system and developer messages."""
+        tools, answer = (self.tools, self.system_tools), self._output_constraints.prompt_format
+        return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, answer)

@@ -1,4 +1,4 @@
-"""One turn of a session at a time, which can be cancelled from anywhere. Knows nothing of what a turn does."""
+"""A lock that allows one turn of a session at a time and carries its cancel flag. Knows nothing of what a turn does."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from mlx_oss.errors import SessionError
 
 
 class TurnLock:
-    """Whose turn it is: one turn, or change, of a session at a time, entered as a context and cancelled from anywhere.
+    """A context manager held by the turn, or the change, of a session that is running.
 
-    Raises SessionError on who comes while it is taken, as waiting could last for minutes.
+    Entering it raises SessionError if it is held, instead of waiting: a turn may last for minutes.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._cancel: threading.Event | None = None  # of the turn that has the floor; each has its own,
-        # so that who cancels a turn at the moment it ends does not hit the next
+        # The cancel flag of the running turn. Each turn has its own: a cancel that arrives at the moment a turn ends
+        # must not cancel the next one.
+        self._cancel: threading.Event | None = None
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
-            raise SessionError("the session is in the middle of a turn: finish its events, close them, or cancel it")
+            raise SessionError(
+                "the session is in the middle of a turn: read its events to the end, close the iterator, or cancel it"
+            )
         self._cancel = threading.Event()
 
     def __exit__(self, *_: object) -> None:
@@ -29,14 +32,15 @@ class TurnLock:
 
     @property
     def is_held(self) -> bool:
+        """True while a turn or a change is running."""
         return self._lock.locked()
 
     @property
     def cancelled(self) -> bool:
-        """Whether the turn that has the floor is to end."""
-        return (turn := self._cancel) is not None and turn.is_set()
+        """True if the running turn was cancelled and should end."""
+        return (flag := self._cancel) is not None and flag.is_set()
 
     def cancel(self) -> None:
-        """Does nothing where no turn runs."""
-        if (turn := self._cancel) is not None:
-            turn.set()
+        """Cancels the running turn, from any thread; does nothing if no turn is running."""
+        if (flag := self._cancel) is not None:
+            flag.set()

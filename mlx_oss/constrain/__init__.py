@@ -1,6 +1,13 @@
-"""What the model may write next: legal headers, arguments and answers that follow a schema, a bound on reasoning.
+"""Restricts what the model may write: legal headers, schemas of arguments and answers, a limit of reasoning.
 
 Knows the harmony format and token ids; nothing of models and MLX. Grammars need the extra `constrain` (llguidance).
+
+    outputs     Guards and OutputConstraints: what a session restricts
+    turn        Rules and TurnConstraint: the allowed ids at each token of a turn
+    headers     the legal message headers as a state machine
+    grammar     JSON schemas and regular expressions, token by token
+    answer      the format of the answer: from the app's `response_format`, into the prompt, and parsed
+    repetition  detects a model that repeats itself
 """
 
 from mlx_oss.constrain.grammar import Grammar

@@ -1,6 +1,6 @@
-"""What an app may ask the answer to look like: a JSON schema, a pydantic model, or a regular expression.
+"""The format that an app requires of the answer: a JSON schema, a pydantic model, or a regular expression.
 
-Knows what the developer block says of it, the grammar that binds `final`, and how to read the answer.
+Defines its description in the developer message, the grammar of the channel `final`, and how to parse the answer.
 """
 
 from __future__ import annotations
@@ -16,28 +16,36 @@ from mlx_oss.constrain.grammar import Grammar
 from mlx_oss.errors import OptionError
 from mlx_oss.harmony import ResponseFormat
 
-NAME = "answer"  # of a format that has none
+DEFAULT_NAME = "answer"  # name of a format in the developer message, if the app gives none
 
 
 @dataclass(frozen=True)
 class AnswerFormat:
-    """Make one with `of`.
+    """A required format of the answer; created with `from_option`.
 
-    shown    what the developer block tells the model; of a regular expression harmony can tell nothing
-    grammar  what binds the answer
-    model    the pydantic class to read it with, if one was given
+    Attributes:
+        prompt_format: What the developer message says about it. None for a regular expression, which harmony cannot
+            describe.
+        grammar: The grammar that the answer must follow.
+        model: The pydantic class to parse the answer with, if the app gave one.
+        regex: The regular expression, if the app gave one.
     """
 
-    shown: ResponseFormat | None
+    prompt_format: ResponseFormat | None
     grammar: Grammar
     model: Any = None
     regex: str | None = None
 
     @classmethod
-    def of(cls, wanted: Any) -> AnswerFormat:
-        """wanted: a JSON schema as a dict, `harmony.ResponseFormat` (a schema with name and description), a pydantic
-        model class, or a regular expression (str, or compiled with no flags but re.I and re.S). Raises OptionError for
-        anything else, for what llguidance cannot hold to, and without llguidance.
+    def from_option(cls, wanted: Any) -> AnswerFormat:
+        """Creates the format from the option `response_format`.
+
+        Args:
+            wanted: A JSON schema (dict), a `harmony.ResponseFormat` (a schema with name and description), a pydantic
+                model class, or a regular expression: a str, or compiled without flags other than re.I and re.S.
+
+        Raises:
+            OptionError: If `wanted` is anything else, llguidance cannot enforce it, or llguidance is not installed.
         """
         if isinstance(wanted, re.Pattern):
             wanted = _with_flags(wanted)
@@ -47,16 +55,17 @@ class AnswerFormat:
         if model is not None:
             wanted = ResponseFormat(model.__name__, model.model_json_schema())
         elif isinstance(wanted, Mapping):
-            wanted = ResponseFormat(NAME, wanted)
+            wanted = ResponseFormat(DEFAULT_NAME, wanted)
         if not isinstance(wanted, ResponseFormat):
             kinds = "a JSON schema (a dict), a pydantic model, or a regular expression"
             raise OptionError(f"response_format is {wanted!r}, expected {kinds}")
         return cls(wanted, Grammar.of_schema("response_format", wanted.schema), model)
 
-    def read(self, text: str) -> Any:
-        """The answer as a value: of the pydantic model, or what the JSON means; for a regular expression the text.
+    def parse(self, text: str) -> Any:
+        """The answer as a value: the pydantic object or the decoded JSON; for a regular expression the text itself.
 
-        None if the model's own validators refuse it, or Python does: integers of thousands of digits, for one.
+        None if the pydantic model's own validators reject it, or Python cannot decode it, for example an integer with
+        thousands of digits.
         """
         if self.regex is not None:
             return text
@@ -66,29 +75,30 @@ class AnswerFormat:
             return None
 
     @property
-    def saved(self) -> Any:
-        """For a file, as JSON; `of_saved` makes a `response_format` of it, that of a pydantic model as its schema."""
-        if self.shown is None:
+    def as_json(self) -> Any:
+        """The format as JSON for a file; `option_from_json` reads it. A pydantic model is saved as its schema."""
+        shown = self.prompt_format
+        if shown is None:
             return self.regex
-        return {"name": self.shown.name, "schema": self.shown.schema, "description": self.shown.description}
+        return {"name": shown.name, "schema": shown.schema, "description": shown.description}
 
 
-def of_saved(saved: Any) -> Any:
-    """The `response_format` that `AnswerFormat.saved` tells of."""
+def option_from_json(saved: Any) -> Any:
+    """The value of the option `response_format` for what `AnswerFormat.as_json` returned."""
     return ResponseFormat(**saved) if isinstance(saved, dict) else saved
 
 
 def _with_flags(regex: re.Pattern[Any]) -> Any:
-    """The text of a regular expression, with its flags in it."""
+    """The text of a compiled regular expression, starting with its flags."""
     known = {re.I: "i", re.S: "s", re.U: ""}
-    if others := re.RegexFlag(regex.flags) & ~(re.I | re.S | re.U):
+    if unknown := re.RegexFlag(regex.flags) & ~(re.I | re.S | re.U):
         raise OptionError(
-            f"response_format: a regular expression with {others!r} cannot be held to, only re.I and re.S"
+            f"response_format: a regular expression with {unknown!r} cannot be enforced: use only re.I and re.S"
         )
     letters = "".join(letter for flag, letter in known.items() if regex.flags & flag)
     return f"(?{letters}){regex.pattern}" if letters else regex.pattern
 
 
 def _is_pydantic(wanted: Any) -> bool:
-    pydantic = sys.modules.get("pydantic")  # of which there can be no model as long as nobody has imported it
+    pydantic = sys.modules.get("pydantic")  # not imported: then no class can be a pydantic model
     return pydantic is not None and isinstance(wanted, type) and issubclass(wanted, pydantic.BaseModel)

@@ -1,6 +1,6 @@
 """Grammars of message bodies: a JSON schema or a regular expression, followed token by token with llguidance.
 
-llguidance is the extra `constrain`, and is loaded when the first grammar is asked for. Knows nothing of messages.
+llguidance is the extra `constrain`; it is imported when the first grammar is created. Knows nothing of messages.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 from mlx_oss.errors import OptionError
 from mlx_oss.tokenizer import LAST_TEXT_ID, N_RANKS, N_VOCAB, RETURN, load_tokenizer
 
-# What may stand between JSON's parts: a blank, or a new line with its indentation. Bounded, as a model that does not
-# know how to go on may write blanks for ever.
+# Whitespace allowed between the tokens of JSON: a space, or a line break with its indentation. It is limited because a
+# model that does not know how to continue may write whitespace for ever.
 WHITESPACE = r"(?: |\n[ \t]{0,32})"
 
 
 def is_installed() -> bool:
-    """Whether there can be grammars at all."""
+    """True if llguidance is installed, so that grammars can be created."""
     return find_spec("llguidance") is not None
 
 
@@ -32,14 +32,14 @@ def _llguidance() -> Any:
         import llguidance
     except ImportError:
         raise OptionError(
-            "answers and arguments that follow a schema need llguidance: pip install 'mlx-oss[constrain]'"
+            "constraining answers and arguments needs llguidance: pip install 'mlx-oss[constrain]'"
         ) from None
     return llguidance
 
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> Any:
-    """Built once a process, which takes a second."""
+    """llguidance's tokenizer. It takes a second to build, so it is built once per process."""
     _llguidance()
     from llguidance.tiktoken import lltokenizer_from_encoding
 
@@ -48,76 +48,97 @@ def _tokenizer() -> Any:
 
 @lru_cache(maxsize=256)
 def _refusal(text: str) -> str:
-    """Why there is no such grammar; "" if there is."""
+    """Why llguidance rejects a grammar; "" if it accepts it."""
     is_error, messages = _llguidance().LLMatcher.validate_grammar_with_warnings(text)
     return messages[0] if is_error else ""
 
 
 class Grammar:
-    """What a body may be. Make one with `of_schema` or `of_regex`; `name` says in errors what it is of."""
+    """A grammar of a message body; created with `of_schema` or `of_regex`.
+
+    Attributes:
+        name: What the grammar belongs to, for error messages: for example "response_format".
+    """
 
     def __init__(self, name: str, text: str) -> None:
         self.name, self._text = name, text
         if reason := _refusal(text):
-            raise OptionError(f"{name} cannot be held to: {' '.join(reason.split())}; simplify it")
+            raise OptionError(f"{name} cannot be enforced ({' '.join(reason.split())}): simplify it")
 
     @classmethod
-    def of_schema(cls, name: str, schema: Mapping[str, Any], *, roughly: bool = False) -> Grammar:
-        """JSON that a JSON schema allows, without properties that it does not name (see `closed`). Raises OptionError
-        for a schema that llguidance cannot hold to; `roughly` passes over what it does not know in one, such as
-        `uniqueItems`, and takes `oneOf` for `anyOf`.
+    def of_schema(cls, name: str, schema: Mapping[str, Any], *, lenient: bool = False) -> Grammar:
+        """The grammar of JSON that is valid by a schema, without properties that the schema does not name (`closed`).
+
+        Args:
+            name: What the schema belongs to, for error messages.
+            schema: The JSON schema.
+            lenient: Ignore keywords that llguidance does not know, such as `uniqueItems`, and treat `oneOf` as `anyOf`.
+
+        Raises:
+            OptionError: If it is not a JSON schema, llguidance cannot enforce it, or llguidance is not installed.
         """
-        options = {"whitespace_pattern": WHITESPACE, "lenient": roughly, "coerce_one_of": roughly}
+        options = {"whitespace_pattern": WHITESPACE, "lenient": lenient, "coerce_one_of": lenient}
         matcher = _llguidance().LLMatcher
         try:
             text = matcher.grammar_from_json_schema(json.dumps(closed(schema)), overrides=options)
         except (TypeError, ValueError, RecursionError) as error:
-            raise OptionError(f"{name} is no JSON schema ({error})") from None
+            raise OptionError(f"{name} is not a JSON schema ({error}): correct it") from None
         return cls(name, text)
 
     @classmethod
     def of_regex(cls, name: str, regex: str) -> Grammar:
-        """Text that a regular expression matches as a whole (syntax of Rust's `regex`: no look-around, no groups to
-        refer to).
+        """The grammar of text that a regular expression matches as a whole.
+
+        Args:
+            name: What the expression belongs to, for error messages.
+            regex: The expression, in the syntax of Rust's `regex`: without look-around and backreferences.
+
+        Raises:
+            OptionError: If llguidance cannot enforce the expression, or llguidance is not installed.
         """
         return cls(name, _llguidance().LLMatcher.grammar_from_regex(regex))
 
     def matcher(self, end: int) -> Matcher:
-        """Follows one body, which `end` closes."""
+        """A matcher for one body; `end` is the id of the control token that ends the body."""
         return Matcher(self, _llguidance().LLMatcher(_tokenizer(), self._text), end)
 
 
-_SCHEMAS_IN = {"items", "prefixItems", "anyOf", "oneOf", "additionalProperties"}
-_NAMED_SCHEMAS_IN = {"properties", "patternProperties", "$defs", "definitions"}
-_APPLIED = {"anyOf", "oneOf", "$ref"}
-_BESIDE = {"allOf", "if", "dependentSchemas", "dependentRequired", "dependencies"}
-_NAMING = {"properties", "required"}
+# Keywords of JSON schemas, by their meaning for `closed`.
+_SCHEMAS_IN = {"items", "prefixItems", "anyOf", "oneOf", "additionalProperties"}  # contain a schema, or a list of them
+_NAMED_SCHEMAS_IN = {"properties", "patternProperties", "$defs", "definitions"}  # map names to schemas
+_APPLIED = {"anyOf", "oneOf", "$ref"}  # apply other schemas to the same object
+_FURTHER_PARTS = {"allOf", "if", "dependentSchemas", "dependentRequired", "dependencies"}  # add to its description
+_NAMING = {"properties", "required"}  # name properties
 _MAY_NAME_MORE = {"additionalProperties", "patternProperties", "unevaluatedProperties", "minProperties"}
 
 
 def closed(schema: Any) -> Any:
-    """The schema with `additionalProperties` false wherever it names properties and says nothing of others: what it
-    allows was allowed before, and a small model does not lose itself in properties of its own making.
+    """The schema, with `additionalProperties: false` wherever it names properties and does not mention others.
 
-    As it is if parts of it speak of the same object, as none of them names all of its properties.
+    The result allows only what the schema allowed before, and keeps a small model from inventing properties. The schema
+    is returned unchanged if several parts of it describe the same object, because then no part names all properties.
     """
-    return schema if _has_parts(schema) else _closed(schema)
+    return schema if _describes_in_parts(schema) else _closed(schema)
 
 
-def _has_parts(schema: Any) -> bool:
-    """Whether one object is spoken of in several places: beside `anyOf` or `$ref` and in them, in `allOf`, or in what
-    it has to be if something else holds.
+def _describes_in_parts(schema: Any) -> bool:
+    """True if several parts of the schema describe the same object.
+
+    That is: keywords beside `anyOf`, `oneOf` or `$ref`; `allOf`; and conditions such as `if` and `dependentSchemas`.
     """
     if isinstance(schema, list):
-        return any(map(_has_parts, schema))
+        return any(map(_describes_in_parts, schema))
     if not isinstance(schema, Mapping):
         return False
-    places = len(_APPLIED & schema.keys()) + bool((_NAMING | _MAY_NAME_MORE) & schema.keys())
+    descriptions = len(_APPLIED & schema.keys()) + bool((_NAMING | _MAY_NAME_MORE) & schema.keys())
     inside = (schema[key].values() if _names_schemas(schema, key) else [schema[key]] for key in schema)
-    return bool(_BESIDE & schema.keys()) or places > 1 or any(map(_has_parts, chain.from_iterable(inside)))
+    if _FURTHER_PARTS & schema.keys() or descriptions > 1:
+        return True
+    return any(map(_describes_in_parts, chain.from_iterable(inside)))
 
 
 def _names_schemas(schema: Mapping[str, Any], key: str) -> bool:
+    """True if the value of `key` maps names to schemas."""
     return key in _NAMED_SCHEMAS_IN and isinstance(schema[key], Mapping)
 
 
@@ -137,18 +158,22 @@ def _closed(schema: Any) -> Any:
 
 
 class Matcher:
-    """A body on its way through a grammar."""
+    """The state of one body within its grammar."""
 
     def __init__(self, grammar: Grammar, matcher: Any, end: int) -> None:
         self._grammar, self._matcher, self._end = grammar, matcher, end
         self._bits = np.zeros((N_VOCAB + 31) // 32, np.int32)
 
     def accept(self, token: int) -> None:
+        """Takes the next token of the body. Raises OptionError if the grammar is too complex to follow."""
         self._matcher.consume_token(token)
         self._check()
 
     def allowed(self) -> np.ndarray | int:
-        """Ids that lead on, and the end where the grammar is satisfied: bool (V',), or the end alone."""
+        """What may come next: a mask bool (V',), with the end id if the body may end here; or the end id alone.
+
+        Raises OptionError if the grammar is too complex to follow.
+        """
         if self._matcher.is_stopped():
             self._check()
             return self._end
@@ -162,4 +187,4 @@ class Matcher:
     def _check(self) -> None:
         if self._matcher.is_error():
             reason = " ".join(self._matcher.get_error().split())
-            raise OptionError(f"{self._grammar.name} is too much to follow ({reason[:200]}): simplify it")
+            raise OptionError(f"{self._grammar.name} is too complex to follow ({reason[:200]}): simplify it")

@@ -1,9 +1,10 @@
-"""Legal headers of assistant messages, as a graph of the texts they may have.
+"""Legal headers of assistant messages, as a state machine over their bytes and control tokens.
 
-Legality is about text: tokens may be cut anywhere, so that the likeliest legal continuation is never ruled out for the
-way it is spelled: a text token is allowed where its bytes lead on to some legal header. Knows nothing of bodies.
-The forms are those of openai/harmony `docs/format.md` and those the model is seen to write: the recipient before the
-channel or after it, a content type with `<|constrain|>` or without, with a blank before it or without.
+Legality is a property of the text, not of its tokens: a text token is allowed if its bytes lead towards a legal header,
+however the text is split into tokens. So the likeliest legal continuation is never excluded because of its spelling.
+The forms are those of openai/harmony `docs/format.md` and those that the model is seen to write: the recipient before
+or after the channel; a content type with or without `<|constrain|>`, and with or without a space before it. Knows
+nothing of bodies.
 """
 
 from __future__ import annotations
@@ -17,29 +18,29 @@ ROLE = "assistant"
 
 
 class State:
-    """A state in a header, and what may follow: bytes (0 to 255) and control tokens (from 199998 on)."""
+    """A state within a header. Its transitions are bytes (0 to 255) and control tokens (ids from 199998 on)."""
 
     def __init__(self, transitions: Mapping[int, State]) -> None:
         self.transitions = transitions
 
     @cached_property
     def allowed(self) -> tuple[int, ...]:
-        """Ids that may come next, in order."""
-        found = []
-        open_ = [(self, b"")]
-        while open_:
-            state, text = open_.pop()
-            for way, further in state.transitions.items():
-                if way < N_RANKS:
-                    open_.append((further, text + bytes([way])))
+        """The ids that may come next, sorted."""
+        ids = []
+        pending = [(self, b"")]
+        while pending:
+            state, text = pending.pop()
+            for symbol, target in state.transitions.items():
+                if symbol < N_RANKS:
+                    pending.append((target, text + bytes([symbol])))
                 elif not text:
-                    found.append(way)
+                    ids.append(symbol)
             if text and (id_ := _id_of(text)) is not None:
-                found.append(id_)
-        return tuple(sorted(found))
+                ids.append(id_)
+        return tuple(sorted(ids))
 
     def after(self, token: int) -> State | None:
-        """Where a token leads; None if it is not legal here."""
+        """The state after a token; None if the token is not legal here."""
         if token >= N_RANKS:
             return self.transitions.get(token)
         state: State | None = self
@@ -63,53 +64,63 @@ END_OF_HEADER = State({})
 
 
 def _path(*parts: str | int, to: State) -> State:
-    """The state from which these texts and control tokens, in order, lead to `to`."""
+    """A state from which these texts and control tokens, in order, lead to `to`."""
     for part in reversed(parts):
-        for way in [part] if isinstance(part, int) else reversed(part.encode()):
-            to = State({way: to})
+        for symbol in [part] if isinstance(part, int) else reversed(part.encode()):
+            to = State({symbol: to})
     return to
 
 
 def _either(*states: State) -> State:
-    """A state from which everything leads on that does from one of these."""
+    """A state with the transitions of all of these; where several have the same one, their targets are merged."""
     if len(states) == 1:
         return states[0]
     transitions: dict[int, list[State]] = {}
     for state in states:
-        for way, further in state.transitions.items():
-            transitions.setdefault(way, []).append(further)
-    return State({way: _either(*further) for way, further in transitions.items()})
+        for symbol, target in state.transitions.items():
+            transitions.setdefault(symbol, []).append(target)
+    return State({symbol: _either(*targets) for symbol, targets in transitions.items()})
 
 
 def _content_types(*names: str) -> State:
+    """A state before an optional content type, one of `names`, and `<|message|>`."""
     message = _path(MESSAGE, to=END_OF_HEADER)
     marks: list[tuple[str | int, ...]] = [(" ",), (" ", CONSTRAIN), (CONSTRAIN,)]
     return _either(message, *(_path(*mark, name, to=message) for name in names for mark in marks))
 
 
 class LegalHeaders:
-    """recipients  who may be called, as a header names them: `functions.get_weather`, `python`
-    reasoning   whether a message may be reasoning: `analysis` that is addressed to nobody
+    """The state machine of legal headers.
+
+    Args:
+        recipients: Names that may be called, as a header contains them: `functions.get_weather`, `python`.
+        reasoning: Whether a reasoning message is legal: `analysis` without a recipient.
+
+    Attributes:
+        between: The state between two messages.
+        start: The state after `<|start|>`.
+        first: The state after `<|start|>assistant`.
+        channel: The state after `<|channel|>`.
     """
 
     def __init__(self, recipients: Sequence[str], reasoning: bool = True) -> None:
         message = _path(MESSAGE, to=END_OF_HEADER)
         call = _content_types("json", "code")
         answer = _path("final", to=_content_types("json"))
-        said = [_path("commentary", to=message), *([_path("analysis", to=message)] if reasoning else [])]
+        prose = [_path("commentary", to=message), *([_path("analysis", to=message)] if reasoning else [])]
         calls_in_channel, calls_in_role = [], []
         if recipients:
-            called = _either(*(_path(f" to={name}", to=call) for name in recipients))
-            calls_in_channel = [_path(channel, to=called) for channel in ("commentary", "analysis")]
+            recipient = _either(*(_path(f" to={name}", to=call) for name in recipients))
+            calls_in_channel = [_path(channel, to=recipient) for channel in ("commentary", "analysis")]
             channels = _either(*(_path(CHANNEL, channel, to=call) for channel in ("commentary", "analysis")))
             calls_in_role = [_path(f" to={name}", to=channels) for name in recipients]
-        self.channel = _either(answer, *said, *calls_in_channel)
-        self.first = _either(_path(CHANNEL, to=self.channel), *calls_in_role)  # after `<|start|>assistant`
+        self.channel = _either(answer, *prose, *calls_in_channel)
+        self.first = _either(_path(CHANNEL, to=self.channel), *calls_in_role)
         self.start = _path(ROLE, to=self.first)
         self.between = _path(START, to=self.start)
 
 
 @lru_cache(maxsize=64)
 def legal_headers(recipients: tuple[str, ...], reasoning: bool = True) -> LegalHeaders:
-    """As `LegalHeaders`, built once."""
+    """`LegalHeaders` with these arguments, built once and cached."""
     return LegalHeaders(recipients, reasoning)

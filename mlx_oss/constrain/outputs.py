@@ -1,4 +1,4 @@
-"""What a session binds the model to: the look of the answer, an amount of reasoning, legal headers and arguments.
+"""What a session restricts: the format of the answer, the amount of reasoning, legal headers, tool arguments.
 
 Knows tools and formats; nothing of the tokens of a turn, which `turn` follows.
 """
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlx_oss.constrain import grammar
-from mlx_oss.constrain.answer import AnswerFormat, of_saved
+from mlx_oss.constrain.answer import AnswerFormat, option_from_json
 from mlx_oss.constrain.grammar import Grammar
 from mlx_oss.constrain.turn import Rules, TurnConstraint
 from mlx_oss.errors import OptionError
@@ -22,14 +22,17 @@ _NO_ARGUMENTS = {"type": "object", "additionalProperties": False}
 
 @dataclass(frozen=True)
 class Guards:
-    """What a session keeps the model from, unless told otherwise.
+    """Restrictions of what the model may write, besides `response_format` and `max_reasoning_tokens`.
 
-    legal_headers     headers name known channels and known tools only. Costs nothing, and a model that writes them
-                      correctly anyway writes the same
-    strict_arguments  calls follow the JSON schemas of their tools, with the extra `constrain`; a schema that cannot be
-                      held to is refused. None: where the extra is installed, and as far as a schema can be held to
-    stop_repetition   reasoning that goes round in circles (up to 64 tokens, 8 times and 128 tokens long) is closed and
-                      the answer opened; a circle of 1,024 tokens anywhere else ends the turn
+    Attributes:
+        legal_headers: Message headers may name only known channels and known tools. This costs no time, and a model
+            that writes legal headers by itself writes the same tokens.
+        strict_arguments: Whether tool calls must follow the JSON schemas of their tools. True needs the extra
+            `constrain`, and refuses a schema that cannot be enforced with an OptionError. None enforces what can be
+            enforced if the extra is installed. False leaves arguments free.
+        stop_repetition: Reasoning that repeats itself is ended and the answer is started: when a cycle of up to 64
+            tokens occurs at least 8 times in a row, over at least 128 tokens. Anywhere else, such a repetition over
+            1,024 tokens ends the turn.
     """
 
     legal_headers: bool = True
@@ -38,90 +41,106 @@ class Guards:
 
 
 class OutputConstraints:
-    """Of a session: see the arguments of `ChatSession`. Raises OptionError for what is none."""
+    """The output restrictions of a session.
+
+    The arguments are those of `ChatSession`. Raises OptionError if one is invalid.
+    """
 
     def __init__(
         self, response_format: Any = None, max_reasoning_tokens: int | None = None, guards: Guards | None = None
     ) -> None:
-        most = max_reasoning_tokens
-        if most is not None and (type(most) is not int or most < 0):
-            raise OptionError(f"max_reasoning_tokens is {most!r}, expected a whole number from 0 on or None")
-        self._format = None if response_format is None else AnswerFormat.of(response_format)
-        self._most, self._guards = most, guards or Guards()
+        limit = max_reasoning_tokens
+        if limit is not None and (type(limit) is not int or limit < 0):
+            raise OptionError(f"max_reasoning_tokens is {limit!r}, expected an integer of at least 0, or None")
+        self._format = None if response_format is None else AnswerFormat.from_option(response_format)
+        self._max_reasoning_tokens, self._guards = limit, guards or Guards()
         if self._format is not None and not self._guards.legal_headers:
-            raise OptionError("a response_format needs legal headers: an answer under no channel cannot be bound")
+            raise OptionError(
+                "response_format needs Guards(legal_headers=True): an answer without a channel cannot be constrained"
+            )
 
     @property
-    def shown(self) -> ResponseFormat | None:
-        """What the developer block says of the answer's look."""
-        return None if self._format is None else self._format.shown
+    def prompt_format(self) -> ResponseFormat | None:
+        """What the developer message says about the format of the answer."""
+        return None if self._format is None else self._format.prompt_format
 
-    def turn(
+    def for_turn(
         self,
         tools: Sequence[ToolDescription] = (),
         system_tools: Sequence[ToolNamespace] = (),
         header: Sequence[int] = (),
         reasoned: int = 0,
     ) -> TurnConstraint | None:
-        """For a turn, or what is left of one; None where nothing is bound. `header` and `reasoned`: of TurnConstraint.
+        """The constraint of a turn, or of the rest of one.
 
-        Raises OptionError for a tool whose schema cannot be held to, if arguments are to be strict.
+        Args:
+            tools: Functions that the model may call.
+            system_tools: Built-in tools that the model may call.
+            header: What the prompt contains after `<|start|>assistant`.
+            reasoned: Reasoning tokens that the turn has used already.
+
+        Returns:
+            The constraint; None if nothing is restricted.
+
+        Raises:
+            OptionError: If arguments are strict and the schema of a tool cannot be enforced.
         """
-        guards, called = self._guards, dict(_callable(tools, system_tools))
+        guards, callables = self._guards, dict(_callables(tools, system_tools))
         strict = guards.strict_arguments
-        bound = grammar.is_installed() if strict is None else strict
-        grammars = {name: _arguments(tool, bool(strict)) for name, tool in called.items() if tool is not None and bound}
+        constrained = grammar.is_installed() if strict is None else strict
+        described = {name: tool for name, tool in callables.items() if tool is not None and constrained}
+        grammars = {name: _arguments_grammar(tool, bool(strict)) for name, tool in described.items()}
         rules = Rules(
-            recipients=tuple(called) if guards.legal_headers else None,
-            arguments={name: found for name, found in grammars.items() if found is not None},
+            recipients=tuple(callables) if guards.legal_headers else None,
+            arguments={name: grammar_ for name, grammar_ in grammars.items() if grammar_ is not None},
             answer=None if self._format is None else self._format.grammar,
-            max_reasoning_tokens=self._most,
+            max_reasoning_tokens=self._max_reasoning_tokens,
             stop_repetition=guards.stop_repetition,
         )
-        return TurnConstraint(rules, header, reasoned) if rules.bind else None
+        return TurnConstraint(rules, header, reasoned) if rules.restrict_anything else None
 
-    def parsed(self, messages: Iterable[ParsedMessage]) -> Any:
-        """The answer as a value, if there is a format and the answer is finished."""
+    def parse_answer(self, messages: Iterable[ParsedMessage]) -> Any:
+        """The answer as a value; None if there is no format, or the answer is unfinished or cannot be parsed."""
         finals = [parsed for parsed in messages if parsed.message.channel == "final"]
         if self._format is None or not finals or finals[0].ending == "cut":
             return None
-        return self._format.read(str(finals[0].message.content))
+        return self._format.parse(str(finals[0].message.content))
 
     @property
-    def saved(self) -> dict[str, Any]:
-        """For a file, as JSON."""
+    def as_json(self) -> dict[str, Any]:
+        """The restrictions as JSON for a file; `kwargs_from_saved` reads it."""
         return {
-            "response_format": self._format and self._format.saved,
-            "max_reasoning_tokens": self._most,
+            "response_format": self._format and self._format.as_json,
+            "max_reasoning_tokens": self._max_reasoning_tokens,
             "guards": asdict(self._guards),
         }
 
 
 def kwargs_from_saved(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of `OutputConstraints` that were saved."""
+    """The keyword arguments of `OutputConstraints` for what `OutputConstraints.as_json` returned."""
     return {
-        "response_format": of_saved(saved.get("response_format")),
+        "response_format": option_from_json(saved.get("response_format")),
         "max_reasoning_tokens": saved.get("max_reasoning_tokens"),
         "guards": Guards(**saved.get("guards", {})),
     }
 
 
-def _callable(
+def _callables(
     tools: Sequence[ToolDescription], system_tools: Sequence[ToolNamespace]
 ) -> Iterator[tuple[str, ToolDescription | None]]:
-    """Who can be called, by the name a header has, and what of; None for a namespace that is called itself."""
+    """The name in a header and the description of each function; None for a namespace that is called as a whole."""
     for space in (ToolNamespace("functions", None, tuple(tools)), *system_tools):
         yield from ((f"{space.name}.{tool.name}", tool) for tool in space.tools)
         if not space.tools and space.name != "functions":
             yield space.name, None
 
 
-def _arguments(tool: ToolDescription, strict: bool) -> Grammar | None:
-    """The grammar of a tool's arguments; where that is not asked for strictly, one that comes near it, or none."""
+def _arguments_grammar(tool: ToolDescription, strict: bool) -> Grammar | None:
+    """The grammar of a tool's arguments; unless `strict`, possibly a lenient one, or None if there is none."""
     name, schema = f"the schema of tool {tool.name!r}", _NO_ARGUMENTS if tool.parameters is None else tool.parameters
     if strict:
         return Grammar.of_schema(name, schema)
-    for roughly in (False, True):
+    for lenient in (False, True):
         with suppress(OptionError):
-            return Grammar.of_schema(name, schema, roughly=roughly)
+            return Grammar.of_schema(name, schema, lenient=lenient)
     return None

@@ -1,8 +1,8 @@
-"""The constraint of one turn: where in the format the model is, and what that allows next.
+"""The constraint of one turn: follows the model through the harmony format and computes which ids may come next.
 
-A header may only be legal; a body is free unless a grammar binds it; where the answer is bound, reasoning and preambles
-cannot end the turn. Reasoning that reaches its limit, or goes round in circles, is closed and the answer opened.
-Follows the stream with the parser, so it holds for repaired messages too.
+Headers must be legal. A body is free, unless it has a grammar. If the answer has a grammar, reasoning and preambles
+cannot end the turn. When reasoning reaches its limit or repeats itself, it is ended and the answer is started. The
+state comes from the harmony parser, so the constraint also works in messages that the parser repairs.
 """
 
 from __future__ import annotations
@@ -22,32 +22,34 @@ from mlx_oss.tokenizer import CALL, CHANNEL, END, LAST_TEXT_ID, MESSAGE, RETURN,
 
 Reason = Literal["limit", "repetition"]
 
-# A cycle of this many tokens is degenerate; in an answer or a call it may still be what was asked for, up to a point.
-CIRCLE_IN_REASONING = 128
-CIRCLE_ELSEWHERE = 1024
+# Reasoning that repeats one cycle over this many tokens is stuck. Elsewhere the limit is higher: in an answer or a call
+# the user may have asked for a repetition.
+MAX_REPETITION_IN_REASONING = 128
+MAX_REPETITION_ELSEWHERE = 1024
 
-_GOES_ON = np.isin(np.arange(LAST_TEXT_ID + 1), STOP_IDS, invert=True)  # what does not end the turn
+_NOT_STOP_IDS = np.isin(np.arange(LAST_TEXT_ID + 1), STOP_IDS, invert=True)  # (V',): ids that do not end the turn
 
 
 def final_header() -> list[int]:
-    """What opens the answer after `<|start|>assistant`."""
+    """The ids of `<|channel|>final<|message|>`, which start the answer after `<|start|>assistant`."""
     return [CHANNEL, *load_tokenizer().encode("final"), MESSAGE]
 
 
 def close_and_answer() -> list[int]:
-    """What ends a message and opens the answer."""
+    """The ids that end a message and start the answer."""
     return [END, *render_conversation([], next_role="assistant"), *final_header()]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What holds for a turn.
+    """The restrictions of a turn.
 
-    recipients            who may be called: headers can only be legal; None: headers are free
-    arguments             by recipient, the grammar of what a call to it says
-    answer                the grammar of `final`
-    max_reasoning_tokens  in a turn; None: no limit
-    stop_repetition       close reasoning that repeats itself, and end whatever else does for very long
+    Attributes:
+        recipients: Names that may be called; headers must then be legal. None means that headers are free.
+        arguments: Grammar of the arguments, by recipient.
+        answer: Grammar of the channel `final`.
+        max_reasoning_tokens: Limit of reasoning tokens in the turn; None means no limit.
+        stop_repetition: Whether to end reasoning that repeats itself, and the turn if anything else does for long.
     """
 
     recipients: tuple[str, ...] | None = ()
@@ -57,19 +59,24 @@ class Rules:
     stop_repetition: bool = True
 
     @property
-    def bind(self) -> bool:
-        """Whether there is anything to hold to."""
+    def restrict_anything(self) -> bool:
+        """True if at least one restriction is set."""
         headers, limited = self.recipients is not None, self.max_reasoning_tokens is not None
         return bool(headers or limited or self.arguments or self.answer or self.stop_repetition)
 
 
 class TurnConstraint:
-    """The `generate.Constraint` of one turn.
+    """The constraint of one turn, as `generate_step` uses it (`generation.generate.Constraint`).
 
-    opening            what the prompt has after `<|start|>assistant`
-    reasoned           tokens that the turn has reasoned, at first before this; a message without any counts as one
-    reasoning_stopped  why reasoning was closed for the model, once it was
-    stopped            why the turn should end now, although the model goes on
+    Args:
+        rules: The restrictions.
+        opening: What the prompt contains after `<|start|>assistant`.
+        reasoned: Reasoning tokens that the turn has used before.
+
+    Attributes:
+        reasoned: Reasoning tokens that the turn has used; an empty reasoning message counts as one.
+        reasoning_stopped: Why the reasoning was ended; None if it was not.
+        stopped: Why the turn should end now although the model goes on; None if it should not.
     """
 
     def __init__(self, rules: Rules, opening: Sequence[int] = (), reasoned: int = 0) -> None:
@@ -82,14 +89,14 @@ class TurnConstraint:
         self._forced: deque[int] = deque()
         self._matcher: Matcher | None = None
         self._guard = RepetitionGuard() if rules.stop_repetition else None
-        self._thinks_nothing = False  # whether the content is reasoning, and empty so far
-        self._headers_from("first")
+        self._reasoning_is_empty = False  # True in the body of a reasoning message that has no tokens yet
+        self._expect_header("first")
         for token in opening:
             self.accept(token)
 
     @property
-    def _reasons(self) -> bool:
-        """Whether the content that is being written is reasoning."""
+    def _in_reasoning(self) -> bool:
+        """True in the body of a reasoning message."""
         header = self._parser.header
         if self._parser.state != "content" or header is None:
             return False
@@ -101,65 +108,66 @@ class TurnConstraint:
         return limit is None or self.reasoned < limit
 
     def accept(self, token: int) -> None:
-        """The model, or its prompt, goes on with this token."""
+        """Takes the next token that the model wrote, or that the prompt contains."""
         if self._forced:
             self._forced.popleft()
         before = self._parser.state
         started = any(isinstance(event, MessageStarted) for event in self._parser.feed(token))
         if self._parser.state != "content":
-            self._follow(token, before)
+            self._accept_in_header(token, before)
         elif started:
-            self._begin()
+            self._start_body()
         else:
-            self._continue(token)
-        if self._reasons and not self._may_reason:
-            self._close("limit")
-        circle = self._guard.observe(token) if self._guard is not None else 0
-        if self._reasons and circle >= CIRCLE_IN_REASONING:
-            self._close("repetition")
-        elif circle >= CIRCLE_ELSEWHERE:
+            self._accept_in_body(token)
+        if self._in_reasoning and not self._may_reason:
+            self._end_reasoning("limit")
+        repeated = self._guard.observe(token) if self._guard is not None else 0
+        if self._in_reasoning and repeated >= MAX_REPETITION_IN_REASONING:
+            self._end_reasoning("repetition")
+        elif repeated >= MAX_REPETITION_ELSEWHERE:
             self.stopped = "repetition"
 
-    def _follow(self, token: int, before: str) -> None:
-        """Through a header, or between messages."""
-        self.reasoned += self._thinks_nothing
-        self._thinks_nothing = False
+    def _accept_in_header(self, token: int, before: str) -> None:
+        """Takes a token of a header, or one between messages; `before` is the parser's state before it."""
+        self.reasoned += self._reasoning_is_empty
+        self._reasoning_is_empty = False
         if self._parser.state == "between":
-            self._headers_from("between")
-        elif before == "content" and token == CHANNEL:  # which begins a message, if the last one was cut off
-            self._headers_from("channel")
+            self._expect_header("between")
+        elif before == "content" and token == CHANNEL:  # it cuts off the message and starts the next one
+            self._expect_header("channel")
         elif token == START:
-            self._headers_from("start")
+            self._expect_header("start")
         elif self._state is not None:
             self._state = self._state.after(token)
 
-    def _headers_from(self, state: Literal["first", "start", "channel", "between"]) -> None:
+    def _expect_header(self, state: Literal["first", "start", "channel", "between"]) -> None:
+        """Allows legal headers from a state of `LegalHeaders` on."""
         if self._rules.recipients is not None:
             self._state = getattr(legal_headers(self._rules.recipients, self._may_reason), state)
 
-    def _begin(self) -> None:
-        """A header is complete."""
+    def _start_body(self) -> None:
+        """Prepares for the body of a message whose header is complete."""
         header = self._parser.header
         assert header is not None
         grammar = self._rules.answer if header.channel == "final" else self._rules.arguments.get(header.recipient or "")
         self._matcher = grammar.matcher(RETURN if header.channel == "final" else CALL) if grammar else None
-        self._thinks_nothing = self._reasons
+        self._reasoning_is_empty = self._in_reasoning
 
-    def _continue(self, token: int) -> None:
-        """With a body."""
+    def _accept_in_body(self, token: int) -> None:
         if self._matcher is not None:
             self._matcher.accept(token)
-        if self._reasons:
+        if self._in_reasoning:
             self.reasoned += 1
-            self._thinks_nothing = False
+            self._reasoning_is_empty = False
 
-    def _close(self, reason: Reason) -> None:
+    def _end_reasoning(self, reason: Reason) -> None:
+        """Forces the ids that end the reasoning and start the answer."""
         if not self._forced:
             self.reasoning_stopped = reason
             self._forced.extend(close_and_answer())
 
     def allowed(self) -> np.ndarray | int | None:
-        """None: every id; an id: that one; bool (V',): those that are True."""
+        """What may come next: None means every id, an int that id only, a mask bool (V',) the ids that are True."""
         if self._forced:
             return self._forced[0]
         if self._parser.state == "content":
@@ -178,5 +186,5 @@ class TurnConstraint:
             return self._matcher.allowed()
         header = self._parser.header
         assert header is not None
-        calls = header.recipient is not None
-        return None if self._rules.answer is None or calls else _GOES_ON
+        is_call = header.recipient is not None
+        return None if self._rules.answer is None or is_call else _NOT_STOP_IDS

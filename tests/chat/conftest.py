@@ -1,4 +1,4 @@
-"""Fixtures of the chat tests: a small model with the real vocabulary, and a session whose model is scripted."""
+"""Fixtures for the chat tests: a small model with the real vocabulary, and a session with scripted output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.chat.scripted import DATE, TOKENIZER, Script
 
 @pytest.fixture(scope="module")
 def model() -> Transformer:
-    """Random weights, the real vocabulary, and a window shorter than any prompt, so that rings have wrapped."""
+    """Random weights, the real vocabulary, and a sliding window shorter than any prompt, so that ring caches wrap."""
     mx.random.seed(6)
     model = Transformer(
         ModelConfig(
@@ -29,9 +29,9 @@ def model() -> Transformer:
             sliding_window=9,
         )
     )
-    for layer in model.layers:  # so that what was said long ago still shows in the logits
+    for layer in model.layers:  # so that early tokens still change the logits noticeably
         layer.self_attn.o_proj.weight = 10 * layer.self_attn.o_proj.weight
-    mx.eval(model.parameters())  # as those of a loaded model are: another thread could not
+    mx.eval(model.parameters())  # as in a loaded model: lazy weights could not be evaluated on another thread
     return model
 
 

@@ -1,4 +1,4 @@
-"""A model that says what the test writes: the tokens are scripted, the model and its caches are real."""
+"""Scripted output: the test decides which tokens are generated, while the model and its caches are real."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ids(text: str) -> list[int]:
 
 
 def said(text: str) -> list[int]:
-    """What the model wrote, as it should stand in later prompts."""
+    """The ids of a text that the model wrote, as later prompts should contain them."""
     written = ids(text)
     return OPENING + ([*written[:-1], END] if written[-1] == RETURN else written)
 
@@ -56,15 +56,22 @@ def system(effort: str = "medium") -> list[int]:
 
 
 class Script:
-    """Stands in for generation: feeds the real model with the tokens of the next script, and watches what is fed."""
+    """Replaces generation: feeds the tokens of the next script to the real model and records the prompts.
+
+    Attributes:
+        turns: The scripts of the next rounds; an exception is raised where it stands.
+        fed: The prompt tokens that the model read in this turn, without the generated ones.
+        logits: The logits after the last prompt.
+    """
 
     def __init__(self, model: Transformer) -> None:
         self.model = model
         self.turns: list[list[int | Exception] | Exception] = []
-        self.fed: list[int] = []  # before the model's own words, in this turn
-        self.logits = np.zeros(0)  # after the prompt
+        self.fed: list[int] = []
+        self.logits = np.zeros(0)
 
     def says(self, *turns: str | list[int | Exception] | Exception) -> None:
+        """Adds the scripts of the next rounds."""
         self.turns += [ids(turn) if isinstance(turn, str) else turn for turn in turns]
 
     def prefill_chunks(self, model: Transformer, tokens: list[int], cache: Any) -> Iterator[int]:
@@ -95,19 +102,20 @@ class Script:
             yield Step(token, 0.0, (), "stop" if token in stop_ids else "length" if count == max_tokens else None)
             if token in stop_ids or count == max_tokens:
                 return
-        raise AssertionError("the session went on where the script ended")
+        raise AssertionError("the session asked for a token after the end of the script")
 
     def read(self, *parts: list[int]) -> None:
-        """Asserts that the last prompt was these ids: the model's logits after it are those of these ids."""
+        """Asserts that the last prompt was these ids, by comparing the logits after it."""
         assert np.abs(self.logits - self.of_prompt(*parts)).max() < TOLERANCE
 
     def of_prompt(self, *parts: list[int]) -> np.ndarray:
+        """The logits after these ids, computed without a cache."""
         prompt = mx.array([[id_ for part in parts for id_ in part]])
         return np.array(self.model.logits(self.model.hidden(prompt)[:, -1:])[0, 0])
 
 
 def turn(session: ChatSession, script: Script, text: str | None) -> list[Event]:
-    """One whole turn; checks what it says about its cost."""
+    """Runs a whole turn (None: resume) and checks its usage."""
     script.fed = []
     events = list(session.resume() if text is None else session.send(text))
     finished = events[-1]

@@ -1,4 +1,4 @@
-"""Turns taken back, asked again, changed, forked, cancelled and dropped: what the model reads afterwards is right."""
+"""Undo, retry, edit, fork, cancel and dropped turns: afterwards the model reads the right prompt."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.chat.scripted import (
 FINE = HELLO.replace("Hello", "Fine")
 
 
-def test_undo_gives_back_what_was_said_and_the_model_never_heard_it(session, script):
+def test_undo_returns_the_message_and_the_model_never_reads_it(session, script):
     script.says(THINK + HELLO, THINK + FINE, HELLO)
     turn(session, script, "Hi")
     before = session.messages
@@ -73,7 +73,7 @@ def test_retry_asks_the_same_without_the_answer_given(session, script):
     events = list(session.retry())
     assert text_of(events, AnswerDelta).startswith("Fine") and session.turns == 1
     script.read(system(), user("Hi"), OPENING)
-    assert script.fed == OPENING  # the rest was there already
+    assert script.fed == OPENING  # the rest was in the cache already
     turn(session, script, "More")
     script.read(system(), user("Hi"), said(FINE), user("More"), OPENING)
 
@@ -93,7 +93,7 @@ def test_a_retry_draws_anew_with_a_seed_and_the_same_way_each_time(model, script
     assert seeds == [2**64 - 2, 2**64 - 1, 0, 2**64 - 2, 2**64 - 1]
     script.says(HELLO)
     session.undo()
-    list(session.retry())  # the third one of the first turn
+    list(session.retry())  # the third retry of the first turn
     assert seeds[-1] == 1
 
 
@@ -129,7 +129,7 @@ def test_forks_go_on_independently_from_a_shared_prefix(session, script):
     script.says(THINK + HELLO)
     turn(session, script, "Hi")
     fork = session.fork()
-    for number in range(3):  # in turns, so that either could step on the other's caches
+    for number in range(3):  # alternating, so that one could overwrite the caches of the other
         for one, text in ((session, f"left {number}"), (fork, f"right {number}")):
             script.says(THINK + FINE)
             turn(one, script, text)
@@ -139,7 +139,7 @@ def test_forks_go_on_independently_from_a_shared_prefix(session, script):
 
 
 def test_a_tool_result_given_at_the_very_end_of_its_turn_is_not_lost(session, script):
-    """By a thread that came too late for the turn and too early for the time after it."""
+    """Added by another thread after the last round, but before the turn lock is released."""
 
     class Late(TurnLock):
         def __exit__(self, *error: object) -> None:
@@ -152,7 +152,7 @@ def test_a_tool_result_given_at_the_very_end_of_its_turn_is_not_lost(session, sc
     assert [message.role for message in session.messages] == ["user", "assistant", "tool"]
 
 
-def test_a_tool_result_given_though_its_turn_was_closed_comes_after_the_call(session, script):
+def test_a_tool_result_added_before_its_turn_is_closed_comes_after_the_call(session, script):
     script.says(THINK + CALL, HELLO)
     events = session.send("Weather?")
     call = next(event for event in events if isinstance(event, ToolCall))
@@ -163,14 +163,14 @@ def test_a_tool_result_given_though_its_turn_was_closed_comes_after_the_call(ses
 
 
 @pytest.mark.parametrize("text", [5, b"Hi", ["Hi"], None])
-def test_what_is_no_text_cannot_be_said(session, script, text):
-    with pytest.raises(OptionError, match="the user says text, not"):
+def test_a_message_that_is_not_a_str_is_refused(session, script, text):
+    with pytest.raises(OptionError, match="the user's message must be a str, not"):
         next(session.send(text))
     assert session.messages == []
     script.says(HELLO, HELLO)
     turn(session, script, "Hi")
     turn(session, script, "So?")
-    with pytest.raises(OptionError, match="the user says text, not"):
+    with pytest.raises(OptionError, match="the user's message must be a str, not"):
         next(session.edit(0, text))
     assert session.turns == 2
 
@@ -194,7 +194,7 @@ def test_a_wrong_option_set_between_turns_changes_nothing(session, script, wrong
 
 
 def test_a_result_for_one_fork_never_reaches_the_other(session, script):
-    """Though the other one finishes a turn while the first is in the middle of the one that calls."""
+    """Even if the other one finishes a turn while the turn with the call is still running."""
     script.says(CALL, HELLO)
     fork = session.fork()
     calling = session.send("Weather?")
@@ -214,13 +214,13 @@ def test_a_fork_reads_only_what_is_new(session, script):
 
 def test_cancelled_between_tokens_a_turn_keeps_what_was_said(session, script):
     script.says(THINK + HELLO, HELLO)
-    heard = []
+    received = []
     for event in session.send("Hi"):
-        heard.append(event)
-        if len(heard) == 2:
+        received.append(event)
+        if len(received) == 2:
             session.cancel()
-    assert heard[-1] == Finished("cancelled", session.usage)
-    text = text_of(heard, ReasoningDelta)
+    assert received[-1] == Finished("cancelled", session.usage)
+    text = text_of(received, ReasoningDelta)
     assert text and contents(session) == [("user", None, "Hi"), ("assistant", "analysis", text)]
     assert session.usage.generated_tokens == 5
     turn(session, script, "Go on")
@@ -231,27 +231,27 @@ def test_cancelled_between_tokens_a_turn_keeps_what_was_said(session, script):
 def test_an_answer_that_is_cut_by_cancelling_is_not_said_to_be_whole(model, script, effort):
     session = ChatSession(model, TOKENIZER, current_date=DATE, reasoning_effort=effort)
     script.says(HELLO if effort == "medium" else HELLO.partition("<|message|>")[2])
-    heard = []
+    received = []
     for event in session.send("Hi"):
-        heard.append(event)
+        received.append(event)
         if isinstance(event, AnswerDelta):
             session.cancel()
-    assert heard[-1].reason == "cancelled" and len(heard) == 2
-    assert contents(session)[-1] == ("assistant", "final", heard[0].text)
+    assert received[-1].reason == "cancelled" and len(received) == 2
+    assert contents(session)[-1] == ("assistant", "final", received[0].text)
 
 
 def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, script, monkeypatch):
     monkeypatch.setattr(session.model, "chunk", 7)
     script.says(HELLO)
-    heard = []
+    received = []
     for event in session.send("a b c d e f g h i j k l m n o p"):
-        heard.append(event)
-        if len(heard) == 2:
+        received.append(event)
+        if len(received) == 2:
             session.cancel()
-    total = heard[0].total
-    assert heard == [PrefillProgress(7, total), PrefillProgress(14, total), Finished("cancelled", session.usage)]
+    total = received[0].total
+    assert received == [PrefillProgress(7, total), PrefillProgress(14, total), Finished("cancelled", session.usage)]
     assert session.usage.generated_tokens == 0
-    assert session.usage.prompt_tokens == session.stats.prefilled_tokens == 14  # what was read
+    assert session.usage.prompt_tokens == session.stats.prefilled_tokens == 14  # the tokens that were read
     script.fed = []
     list(session.retry())
     assert len(script.fed) == total - 14 + len(OPENING)
@@ -300,14 +300,14 @@ def test_a_tool_result_given_while_its_turn_runs_comes_after_the_call(session, s
     assert events[0] == ToolResult("functions.weather", "rain")
 
 
-def test_long_prompts_tell_how_far_they_are_read(session, script, monkeypatch):
+def test_long_prompts_report_how_far_they_are_read(session, script, monkeypatch):
     monkeypatch.setattr(session.model, "chunk", 10)
     script.says(HELLO)
     events = turn(session, script, "word " * 30)
-    told = [event for event in events if isinstance(event, PrefillProgress)]
+    progress = [event for event in events if isinstance(event, PrefillProgress)]
     total = len(script.fed) - len(OPENING)
-    assert [event.done for event in told] == [*range(10, total, 10), total]
-    assert {event.total for event in told} == {total}
+    assert [event.done for event in progress] == [*range(10, total, 10), total]
+    assert {event.total for event in progress} == {total}
 
 
 def limited(model, limit: int, policy: str = "drop_oldest", **more) -> ChatSession:
@@ -333,17 +333,17 @@ def test_an_answer_ends_where_the_context_does(model, script):
 def test_the_oldest_turns_are_dropped_whole_and_the_others_read_as_if_they_had_never_been(model, script):
     one = len(user("turn 0")) + len(said(HELLO))
     session = limited(model, 2 * (len(system()) + 4 * one))
-    told = []
+    dropped = []
     for number in range(30):
         script.says(THINK + HELLO)
         events = turn(session, script, f"turn {number}")
-        told += [event.count for event in events if isinstance(event, TurnsDropped)]
+        dropped += [event.count for event in events if isinstance(event, TurnsDropped)]
         first = int(session.messages[0].content.split()[1])
-        assert first == sum(told) and session.turns == number - first + 1
+        assert first == sum(dropped) and session.turns == number - first + 1
         earlier = [part for n in range(first, number) for part in (user(f"turn {n}"), said(HELLO))]
         script.read(system(), *earlier, user(f"turn {number}"), OPENING)
         assert session.usage.prompt_tokens + session.usage.generated_tokens <= session.context_limit
-    assert len(told) >= 2 and min(told) > 1  # several at once: each drop means reading the rest again
+    assert len(dropped) >= 2 and min(dropped) > 1  # several at once, because each drop means reading the rest again
 
 
 def test_what_does_not_fit_even_alone_is_refused_and_nothing_is_dropped(model, script):
@@ -356,15 +356,15 @@ def test_what_does_not_fit_even_alone_is_refused_and_nothing_is_dropped(model, s
     assert session.messages == before
 
 
-def test_what_does_not_fit_after_a_tool_result_is_refused_and_nothing_is_dropped_or_told(model, script):
+def test_what_does_not_fit_after_a_tool_result_is_refused_and_nothing_is_dropped_or_reported(model, script):
     script.says(HELLO, CALL)
     session = limited(model, len(system()) + 120)
     turn(session, script, "Hi")
     session.add_tool_result(turn(session, script, "Weather?")[0], "rain " * 300)
-    before, told = session.messages, []
+    before, events = session.messages, []
     with pytest.raises(ContextError):
-        told.extend(session.resume())
-    assert session.messages == before and not any(isinstance(event, TurnsDropped) for event in told)
+        events.extend(session.resume())
+    assert session.messages == before and not any(isinstance(event, TurnsDropped) for event in events)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_stats_add_up_all_turns(session, script):
     assert 0 < stats.snapshot_bytes <= 2 * a_token * 2 * window
 
 
-def test_results_of_several_tools_are_told_before_the_model_goes_on(session, script):
+def test_results_of_several_tools_are_yielded_before_the_model_continues(session, script):
     script.says(CALL, HELLO)
     call = turn(session, script, "Weather?")[0]
     for text in ("rain", "snow"):

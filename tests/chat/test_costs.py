@@ -1,4 +1,4 @@
-"""What long conversations cost: no token is read twice without need, no snapshot stays for ever."""
+"""What long conversations cost: no token is read again without need, and snapshots do not accumulate."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ LONG = "<|channel|>final<|message|>" + "It is a long story, told in many words. 
 
 
 def test_twenty_turns_with_reasoning_and_tools_read_two_percent_more_than_must_be(session, script):
-    """The least: every new text and header once, and a final answer once more where its reasoning is dropped. The
-    logits after every prompt are those of a fresh session.
+    """The minimum is each new text and header once, and a final answer once more when its reasoning is dropped.
+
+    The logits after every prompt are also compared with those of a fresh session.
     """
     draw = random.Random(4)
     prefilled, least, prompt = 0, len(system()), system()
@@ -44,7 +45,7 @@ def test_twenty_turns_with_reasoning_and_tools_read_two_percent_more_than_must_b
 
 
 def test_two_hundred_turns_hold_only_what_they_must(model, script):
-    """Keys and values of the kept tokens, and a bounded number of snapshots."""
+    """Keys and values of the kept tokens, and a limited number of snapshots."""
     session = ChatSession(model, TOKENIZER, current_date=DATE)
     config = model.config
     a_token = 2 * config.num_key_value_heads * config.head_dim * mx.float32.size

@@ -1,4 +1,4 @@
-"""Saved sessions go on as if nothing had happened, in another process too; damage is refused and text survives."""
+"""Saved sessions continue exactly where they stopped, also in another process; damaged files are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EXTRAS = {
 
 @pytest.fixture
 def saved(session, script, tmp_path) -> Path:
-    """A session of two turns, with a snapshot that the next turn steps back to."""
+    """The file of a session with two turns, including a snapshot that the next turn steps back to."""
     script.says(THINK + HELLO, THINK + HELLO)
     turn(session, script, "Hi")
     turn(session, script, "So?")
@@ -130,17 +130,17 @@ print(session.ask("What is my name?"), flush=True)
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_after_a_kill_the_next_answer_is_that_of_the_uninterrupted_session(tmp_path, temperature):
     """With the real model and the real sampler, greedy and seeded."""
-    said = []
+    replies = []
     for step in ("save", "load"):
         command = [sys.executable, "-c", PROGRAM.format(temperature=temperature), step, str(tmp_path / "chat")]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == (-signal.SIGKILL if step == "save" else 0), done.stderr
-        said.append(done.stdout.partition("prefill_seconds")[0])  # up to the times: text, reasoning, token counts
-    assert said[0] == said[1] and "reused_tokens=" in said[0]
+        replies.append(done.stdout.partition("prefill_seconds")[0])  # text, reasoning and token counts, without times
+    assert replies[0] == replies[1] and "reused_tokens=" in replies[0]
 
 
 def test_any_flipped_bit_is_refused_or_harmless_and_the_text_comes_back(session, model, saved):
-    """But for the message that the bit is in, if it is in one."""
+    """Except for the message that contains the bit, if one does."""
     whole, draw, refused = saved.read_bytes(), random.Random(3), 0
     header = 8 + int.from_bytes(whole[:8], "little")
     places = [draw.randrange(header, len(whole)) for _ in range(15)] + [draw.randrange(header) for _ in range(80)]
@@ -161,7 +161,7 @@ def test_any_flipped_bit_is_refused_or_harmless_and_the_text_comes_back(session,
 
 @pytest.mark.parametrize("name", ["layers.0.keys", "layers.3.values", "snapshots."])
 def test_a_damaged_name_is_refused(model, saved, name):
-    """Though all values are as they were."""
+    """Even if all values are intact."""
     saved.write_bytes(saved.read_bytes().replace(f'"{name}'.encode(), f'"{name[:-1]}_'.encode()))
     with pytest.raises(SessionError, match="damaged caches"):
         ChatSession.load(saved, model, TOKENIZER)
@@ -189,7 +189,7 @@ def test_a_file_of_another_model_is_refused_and_its_text_comes_back(session, mod
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 100, b"\x02\0\0\0\0\0\0\0{}", None])
-def test_what_is_no_saved_session_is_refused(model, tmp_path, content):
+def test_a_file_that_is_not_a_saved_session_is_refused(model, tmp_path, content):
     path = tmp_path / "chat"
     if content is not None:
         path.write_bytes(content)
@@ -198,13 +198,13 @@ def test_what_is_no_saved_session_is_refused(model, tmp_path, content):
             ChatSession.load(path, model, TOKENIZER, text_only=text_only)
 
 
-def test_a_converted_model_is_no_saved_session(model, folder):
+def test_a_converted_model_is_not_a_saved_session(model, folder):
     (weights,) = folder().glob("*.safetensors")
-    with pytest.raises(SessionError, match="no saved session"):
+    with pytest.raises(SessionError, match="not a saved session"):
         ChatSession.load(weights, model, TOKENIZER)
 
 
-def test_a_later_format_is_told(model, saved):
+def test_a_later_format_is_reported(model, saved):
     saved.write_bytes(saved.read_bytes().replace(b"mlx_oss session 1", b"mlx_oss session 2"))
     with pytest.raises(SessionError, match="session 2"):
         ChatSession.load(saved, model, TOKENIZER)
@@ -214,7 +214,7 @@ def test_a_later_format_is_told(model, saved):
     ("key", "value"),
     [("cached", ["a"]), ("cached", [-1]), ("cached", [10**9]), ("entries", [5]), ("limits", {}), ("stats", {"x": 1})],
 )
-def test_values_that_make_no_sense_are_told_though_their_seal_is_right(model, saved, key, value):
+def test_invalid_values_are_reported_even_if_the_checksum_is_right(model, saved, key, value):
     whole = saved.read_bytes()
     end = 8 + int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8:end])
@@ -222,22 +222,22 @@ def test_values_that_make_no_sense_are_told_though_their_seal_is_right(model, sa
     header["__metadata__"] |= {"text": text, "seal": hashlib.sha256(text.encode()).hexdigest()}
     changed = json.dumps(header).encode()
     saved.write_bytes(len(changed).to_bytes(8, "little") + changed + whole[end:])
-    with pytest.raises(SessionError, match=f"{saved} is no saved session"):
+    with pytest.raises(SessionError, match=f"{saved} is not a saved session"):
         ChatSession.load(saved, model, TOKENIZER)
 
 
 @pytest.mark.parametrize("text", ['{"preamble": []}', "[]", "{}", '{"preamble": [{"role": "king"}]}'])
-def test_json_that_is_no_session_is_told_though_its_seal_is_right(model, tmp_path, text):
+def test_json_that_is_not_a_session_is_reported_even_if_the_checksum_is_right(model, tmp_path, text):
     seal = hashlib.sha256(text.encode()).hexdigest()
     header = json.dumps({"__metadata__": {"format": "mlx_oss session 1", "text": text, "seal": seal}}).encode()
     path = tmp_path / "chat"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     for text_only in (False, True):
-        with pytest.raises(SessionError, match=f"{path} is no saved session"):
+        with pytest.raises(SessionError, match=f"{path} is not a saved session"):
             ChatSession.load(path, model, TOKENIZER, text_only=text_only)
 
 
-def test_a_place_that_cannot_be_written_is_told_and_nothing_is_lost(session, script, saved):
+def test_a_path_that_cannot_be_written_is_reported_and_nothing_is_lost(session, script, saved):
     before = saved.read_bytes()
     with pytest.raises(SessionError, match=r"nowhere.*cannot be written"):
         session.save(saved.parent / "nowhere" / "chat")
@@ -245,7 +245,7 @@ def test_a_place_that_cannot_be_written_is_told_and_nothing_is_lost(session, scr
 
 
 @pytest.mark.parametrize("name", ["chat/x", 300 * "n", "a\0b", "a\udc00b", "..", "/"])
-def test_a_name_that_cannot_be_is_told(session, saved, monkeypatch, name):
+def test_an_invalid_file_name_is_reported(session, saved, monkeypatch, name):
     monkeypatch.chdir(saved.parent)
     before = saved.read_bytes()
     with pytest.raises(SessionError, match="cannot be written"):
@@ -256,8 +256,8 @@ def test_a_name_that_cannot_be_is_told(session, saved, monkeypatch, name):
     assert saved.read_bytes() == before and [path.name for path in saved.parent.iterdir()] == ["chat"]
 
 
-def test_half_a_character_can_be_said_and_saved(session, script, model, tmp_path):
-    """As an app may cut a text within an emoji."""
+def test_half_a_character_can_be_sent_and_saved(session, script, model, tmp_path):
+    """An app may cut a text in the middle of an emoji."""
     script.says(HELLO)
     session.instructions = "Be \udfff"
     turn(session, script, "Hi \ud83d there \u2028 \\ud800 é")

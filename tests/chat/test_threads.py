@@ -1,4 +1,4 @@
-"""Sessions used from threads and tasks: right however they are mixed, and stopped where they are told to."""
+"""Sessions used from threads and tasks: correct in any combination, and cancelled where they should be."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, co
 
 @pytest.fixture
 def seeded(model):
-    """seeded(n): a session whose random model really samples, decided by its seed."""
+    """seeded(n): a session with real sampling (not scripted) and the seed n."""
 
     def make(seed: int) -> ChatSession:
         return ChatSession(model, TOKENIZER, current_date=DATE, options=SamplingOptions(seed=seed), max_tokens=12)
@@ -119,12 +119,12 @@ def test_a_cancelled_task_keeps_what_was_said_and_leaves_a_usable_session(sessio
     script.says(THINK + HELLO, HELLO)
 
     async def chat() -> int:
-        heard = []
+        received = []
 
         async def listen() -> None:
             async for event in session.asend("Hi"):
-                heard.append(event)
-                if len(heard) == 2:
+                received.append(event)
+                if len(received) == 2:
                     listening.cancel()
 
         listening = asyncio.create_task(listen())
@@ -133,7 +133,7 @@ def test_a_cancelled_task_keeps_what_was_said_and_leaves_a_usable_session(sessio
         return session.usage.generated_tokens
 
     generated = asyncio.run(chat())
-    assert 5 <= generated <= 6  # the token in the making is finished
+    assert 5 <= generated <= 6  # the token being computed is finished
     assert contents(session)[1][:2] == ("assistant", "analysis")
     turn(session, script, "Go on")
     written = ids(THINK)[:generated]
@@ -169,7 +169,7 @@ def test_a_session_whose_loop_was_left_can_be_changed_at_once(session, script):
 
 
 def test_a_task_is_cancelled_while_a_long_call_is_written(session, script, monkeypatch):
-    """Though nothing of it is told before it is whole."""
+    """Even though a call yields no event before it is complete."""
     script.says(CALL.replace("Oslo", "x y " * 200))
     real, written = script.generate_step, []
 
@@ -229,14 +229,14 @@ def test_closing_that_is_cancelled_closes_and_is_cancelled(session, script):
 
 
 def test_cancel_from_another_thread_ends_the_turn_within_a_token(session, script):
-    heard: queue.Queue[object] = queue.Queue()
+    received: queue.Queue[object] = queue.Queue()
     go_on = threading.Event()
     script.says(THINK + HELLO)
 
     def listen() -> None:
         for event in session.send("Hi"):
-            heard.put(event)
-            if heard.qsize() == 2:
+            received.put(event)
+            if received.qsize() == 2:
                 go_on.set()
                 cancelled.wait()
 
@@ -247,7 +247,7 @@ def test_cancel_from_another_thread_ends_the_turn_within_a_token(session, script
     session.cancel()
     cancelled.set()
     thread.join()
-    events = [heard.get() for _ in range(heard.qsize())]
+    events = [received.get() for _ in range(received.qsize())]
     assert isinstance(events[-1], Finished) and events[-1].reason == "cancelled"
     assert session.usage.generated_tokens <= 6
 
@@ -285,14 +285,14 @@ def test_a_turn_is_said_in_the_prompt_as_it_was_written(session, script):
 def test_an_unused_turn_starts_no_thread_when_it_is_collected():
     program = """
 from mlx_oss.generation import compute_thread
-compute_thread.PulledAsync(iter(()))
+compute_thread.AsyncIterate(iter(()))
 assert not compute_thread._started
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 def test_stats_can_be_read_while_a_turn_runs(session, script):
-    """By a thread that shows them, say: it never meets anything half done."""
+    """For example by a thread that displays them: it never sees an inconsistent state."""
     over, seen = threading.Event(), []
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""Tools that a session runs: the loop until the answer, what is told to the model and to the app, and stopping it."""
+"""Tools that a session runs: the loop until the answer, what the model and the app read, and cancelling."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_undo_retry_and_edit_take_the_whole_loop(make, script):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         ('{"city": 3}', "`city` must be a text, not 3"),
         ("{}", "`city` is missing"),
@@ -100,12 +100,12 @@ def test_undo_retry_and_edit_take_the_whole_loop(make, script):
         ("", "`city` is missing"),
     ],
 )
-def test_wrong_arguments_are_told_to_the_model_which_goes_on(make, script, arguments, told):
+def test_wrong_arguments_are_reported_to_the_model_which_continues(make, script, arguments, expected):
     session = make(weather)
     script.says(call("functions.weather", arguments), HELLO)
     events = turn(session, script, "Oslo?")
     (result,) = results(events)
-    assert told in result.text and result.text == f"Error: {result.error}"
+    assert expected in result.text and result.text == f"Error: {result.error}"
     assert collect(events).text.startswith("Hello")
 
 
@@ -133,7 +133,7 @@ def test_a_tool_cannot_end_the_program(make, script, error):
     assert type(error).__name__ in str(result.error)
 
 
-def test_a_tool_that_does_not_exist_is_told_to_the_model_where_others_are_run(make, script):
+def test_a_tool_that_does_not_exist_is_reported_to_the_model_if_others_are_run(make, script):
     session = make(weather)
     script.says(call("functions.news"), call("browser.search"), HELLO)
     assert [result.error for result in results(turn(session, script, "Oslo?"))] == [
@@ -163,7 +163,7 @@ def test_a_call_of_what_is_only_described_ends_the_turn(make, script):
 def test_two_tools_of_one_name_and_what_is_no_tool_are_refused(make):
     with pytest.raises(OptionError, match="two tools are called 'weather'"):
         make(weather, ToolDescription("weather"))
-    with pytest.raises(OptionError, match="no tool"):
+    with pytest.raises(OptionError, match="is not a tool"):
         make(3)
 
 
@@ -176,9 +176,9 @@ def test_a_name_that_no_header_can_spell_is_refused(make, name):
 
 
 @pytest.mark.parametrize("name", ["all", "user", "assistant", "system", "developer", "tool"])
-def test_a_namespace_that_is_called_like_somebody_else_is_refused(make, name):
+def test_a_namespace_with_the_name_of_a_role_is_refused(make, name):
     for tools in ((), (ToolDescription("f"),)):
-        with pytest.raises(OptionError, match="is somebody else"):
+        with pytest.raises(OptionError, match="which is reserved"):
             make(ToolNamespace(name, None, tools))
 
 
@@ -198,7 +198,7 @@ def test_after_the_last_round_the_model_is_told_to_answer(make, script):
     assert collect(events).finish_reason == "stop"
 
 
-def test_a_model_that_calls_on_all_the_same_is_stopped(make, script):
+def test_a_model_that_keeps_calling_is_stopped(make, script):
     session = make(weather, max_rounds=1)
     script.says(CALL, CALL, CALL)
     assert collect(turn(session, script, "Oslo?")).finish_reason == "tool_calls" and script.turns == []
@@ -215,7 +215,7 @@ def test_max_tokens_bounds_the_whole_turn(make, script):
     assert collect(turn(session, script, "Oslo?")).finish_reason == "length"
 
 
-def test_a_result_that_does_not_fit_is_told_to_be_too_long(make, script):
+def test_a_result_that_does_not_fit_is_reported_as_too_long(make, script):
     session = make(Tool(ToolDescription("weather"), lambda: "many words " * 10**6), context_limit=2000)
     script.says(call("functions.weather"), HELLO)
     (result,) = results(turn(session, script, "Oslo?"))
@@ -308,7 +308,7 @@ def test_an_async_tool_runs_in_a_loop_of_its_own_from_sync_methods(make, script)
     assert results(turn(session, script, "Oslo?"))[0].text.startswith("Oslo, ")
 
     async def main() -> list[object]:
-        return list(session.send("Oslo?"))  # a loop is running here already
+        return list(session.send("Oslo?"))  # an event loop is already running on this thread
 
     assert results(asyncio.run(main()))[0].text.startswith("Oslo, ")
 
@@ -346,7 +346,7 @@ def test_the_callers_loop_is_free_while_a_tool_runs(make, script):
 
 
 class Waiting(SystemTool):
-    """A tool that is done when it is cancelled."""
+    """A tool that runs until it is cancelled."""
 
     namespace = ToolNamespace("python")
 
@@ -451,7 +451,7 @@ def whole_turn(session: ChatSession, how: str) -> list[object]:
 
 
 class Idle(Waiting):
-    """A tool that says whether it was called or cancelled."""
+    """A tool that records whether it was called or cancelled."""
 
     def call(self, function: str, text: str) -> str:
         self.running.set()
@@ -486,7 +486,7 @@ def test_a_call_that_is_cancelled_before_it_starts_is_not_asked_for_and_does_not
 @pytest.mark.parametrize("how", ["sync", "async"])
 @pytest.mark.parametrize("confirm", ["sync", "async"])
 def test_a_yes_after_the_cancel_comes_too_late(make, script, how, confirm):
-    """And an interpreter that has nothing to do with it goes on."""
+    """And the tool itself is not cancelled, because it was not running."""
     tool = Idle()
 
     def agrees_late(call: ToolCall) -> bool:
@@ -508,7 +508,7 @@ def test_a_yes_after_the_cancel_comes_too_late(make, script, how, confirm):
 
 
 def unanswered() -> tuple[Callable[[ToolCall], Awaitable[bool]], threading.Event, list[bool]]:
-    """A confirmation that waits for ever, what is set once it was asked for, and what says that it has ended."""
+    """A `confirm` that waits for ever, an event set once it is called, and a list that is filled when it ends."""
     asking, ended = threading.Event(), []
 
     async def never_answers(call: ToolCall) -> bool:
@@ -576,7 +576,7 @@ def test_a_result_that_fits_when_old_turns_are_dropped_is_taken(make, script):
         """Tells the weather."""
         return "many words " * 400
 
-    def told(session: ChatSession) -> str | None:
+    def error_of(session: ChatSession) -> str | None:
         script.says(call("functions.weather"), HELLO)
         return results(turn(session, script, "Weather?"))[0].error
 
@@ -584,12 +584,12 @@ def test_a_result_that_fits_when_old_turns_are_dropped_is_taken(make, script):
     while long.context_used < 1200:
         script.says(HELLO)
         turn(long, script, "so " * 100)
-    assert told(fresh) is None and told(long) is None
+    assert error_of(fresh) is None and error_of(long) is None
     refusing = make(weather, context_limit=2000)
     while refusing.context_used < 1200:
         script.says(HELLO)
         turn(refusing, script, "so " * 100)
-    assert "too long" in str(told(refusing))
+    assert "too long" in str(error_of(refusing))
 
 
 def test_a_saved_session_gets_its_handlers_back(make, script, model, tmp_path):
@@ -607,7 +607,7 @@ def test_a_saved_session_gets_its_handlers_back(make, script, model, tmp_path):
     script.says(CALL, HELLO)
     events = turn(loaded, script, "And now?")
     assert results(events)[0].error is None
-    assert loaded.usage.reused_tokens > len(session_preamble(session))  # it was not read again
+    assert loaded.usage.reused_tokens > len(session_preamble(session))  # the prompt was not read again
 
 
 def len_of(text: str) -> int:

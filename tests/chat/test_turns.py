@@ -1,7 +1,7 @@
-"""Chat sessions whose model says what the test writes: the tokens are scripted, the model and its caches are real.
+"""Turns of a session with scripted output; the model and its caches are real.
 
-After every prompt the logits are compared with those of the whole prompt, as the test says it should be, computed
-without a cache: so whatever a session keeps, drops or feeds again, the model reads the right conversation.
+After every prompt, the logits are compared with those of the expected prompt, computed without a cache. This shows that
+the model reads the right conversation, whatever the session keeps, drops or feeds again.
 """
 
 from __future__ import annotations
@@ -59,21 +59,21 @@ from tests.chat.scripted import (
 
 
 def test_logits_tell_prompts_apart(script):
-    """Else the comparisons below could not fail: leaving out any token shows."""
+    """Leaving out any token changes the logits; otherwise the comparisons below could not fail."""
     prompt = [*system(), *user("Hi"), *said(THINK + HELLO), *user("And then?"), *OPENING]
     whole = script.of_prompt(prompt)
     for at in range(0, len(prompt), 19):
         assert np.abs(script.of_prompt(prompt[:at], prompt[at + 1 :]) - whole).max() > 10 * TOLERANCE
 
 
-def test_a_turn_tells_reasoning_and_answer_as_they_come(session, script):
+def test_a_turn_yields_reasoning_and_answer_as_they_come(session, script):
     script.says(THINK + HELLO)
     events = turn(session, script, "Hi")
     script.read(system(), user("Hi"), OPENING)
     kinds = [type(event) for event in events]
     reasoning, answer = kinds.count(ReasoningDelta), kinds.count(AnswerDelta)
     assert kinds == [ReasoningDelta] * reasoning + [AnswerDelta] * answer + [Finished]
-    assert reasoning == len(TOKENIZER.encode("The user greets me.")) > 3  # a delta a token
+    assert reasoning == len(TOKENIZER.encode("The user greets me.")) > 3  # one delta for each token
     assert text_of(events, ReasoningDelta) == "The user greets me."
     assert text_of(events, AnswerDelta) == "Hello, how can I help you today?"
     assert events[-1].reason == "stop"
@@ -118,7 +118,7 @@ def test_reasoning_of_finished_turns_leaves_the_prompt_and_the_answers_stay(sess
 
 
 def test_only_the_last_answer_and_the_new_question_are_fed_again(session, script):
-    """The reasoning between them and the conversation before is what the caches were stepped back to."""
+    """The caches are stepped back to the point before the reasoning, and keep everything before it."""
     script.says(*[THINK + HELLO] * 4)
     turn(session, script, "Hi")
     for question in ("How are you?", "Really?", "Sure?"):
@@ -159,10 +159,10 @@ def test_a_tool_loop_feeds_the_result_only_and_keeps_its_reasoning_until_the_ans
         (" to=browser.search<|message|>", "browser.search", None),
     ],
 )
-def test_a_call_is_heard_on_any_channel_and_answered_on_its_own(session, script, header, recipient, channel):
+def test_a_call_is_recognised_on_any_channel_and_answered_on_the_same(session, script, header, recipient, channel):
     script.says(header + "1 + 1<|call|>", HELLO)
     events = turn(session, script, "?")
-    assert events[:-1] == [ToolCall(recipient, "1 + 1", channel)]  # and its text is told once only
+    assert events[:-1] == [ToolCall(recipient, "1 + 1", channel)]  # its text is not also yielded as deltas
     session.add_tool_result(events[0], "2")
     turn(session, script, None)
     answer = Message("tool", "2", name=recipient, recipient="assistant", channel=channel or "commentary")
@@ -183,20 +183,20 @@ def test_two_results_may_answer_two_calls(session, script):
 
 
 def test_a_call_that_ends_like_a_message_ends_the_turn_too(session, script):
-    """The model is not left to make up the result."""
+    """The model must not invent the result."""
     script.says(CALL.replace("<|call|>", "<|end|>") + "<|start|>assistant")
     events = turn(session, script, "?")
     assert [type(event) for event in events] == [ToolCall, Finished] and events[-1].reason == "tool_calls"
 
 
-def test_a_tool_result_that_is_no_text_is_refused(session, script):
-    with pytest.raises(OptionError, match="a tool result is text, not dict"):
+def test_a_tool_result_that_is_not_a_str_is_refused(session, script):
+    with pytest.raises(OptionError, match="a tool result must be a str, not dict"):
         session.add_tool_result(ToolCall("functions.f", "{}"), {"a": 1})
     assert session.messages == []
 
 
 def test_what_the_model_wrote_is_kept_with_the_ids_it_wrote(session, script):
-    """Letters of their own and a header in another order than the renderer's: rendering anew would change both."""
+    """The model writes a word letter by letter; rendering the message again would change these ids."""
     letters = [id_ for letter in "Hello" for id_ in TOKENIZER.encode(letter)]
     assert letters != TOKENIZER.encode("Hello")
     written = [*ids("<|channel|>final<|message|>"), *letters, RETURN]
@@ -228,9 +228,9 @@ def test_characters_come_whole_though_their_bytes_come_in_pieces(session, script
 def test_closing_the_iterator_keeps_what_was_said(session, script, taken):
     script.says(HELLO, HELLO)
     events = session.send("Hi")
-    heard = [next(events) for _ in range(taken)]
+    received = [next(events) for _ in range(taken)]
     events.close()
-    text = "".join(event.text for event in heard)
+    text = "".join(event.text for event in received)
     assert contents(session) == [("user", None, "Hi"), ("assistant", "final", text)]
     assert session.usage.generated_tokens == 3 + taken
     turn(session, script, "Go on")
@@ -312,7 +312,7 @@ def test_an_answer_that_ends_with_the_last_token_allowed_is_not_cut(model, scrip
 
 
 def test_an_answer_ends_the_turn_however_it_is_ended(session, script):
-    """`<|end|>` is no stop id: without the session's own rule the model would go on and answer itself."""
+    """`<|end|>` is not a stop id: without the session's own rule, the model would also write the user's part."""
     script.says(HELLO.replace("<|return|>", "<|end|>") + "<|start|>user<|message|>", HELLO)
     events = turn(session, script, "Hi")
     assert text_of(events, AnswerDelta) == "Hello, how can I help you today?" and events[-1].reason == "stop"
@@ -336,8 +336,8 @@ def test_a_message_addressed_to_people_is_text_and_no_call(session, script, reci
     assert not [event for event in events if isinstance(event, ToolCall)]
 
 
-def test_output_that_breaks_the_format_is_put_right_and_told(session, script):
-    """No text is lost, and the next prompt holds the message as it should have been written."""
+def test_output_that_breaks_the_format_is_repaired_and_reported(session, script):
+    """No text is lost, and the next prompt contains the repaired message."""
     script.says("<|channel|>Final<|message|>Hello<|return|>", HELLO)
     events = turn(session, script, "Hi")
     assert text_of(events, AnswerDelta) == "Hello"
@@ -349,7 +349,7 @@ def test_output_that_breaks_the_format_is_put_right_and_told(session, script):
 
 
 @pytest.mark.parametrize("other", ["user", "system", "functions.weather to=assistant<|channel|>commentary"])
-def test_what_the_model_says_in_anothers_role_is_told_and_is_neither_answer_nor_history(session, script, other):
+def test_a_message_in_another_role_is_reported_and_is_neither_answer_nor_history(session, script, other):
     script.says(THINK.removesuffix("assistant") + f"{other}<|message|>Hi again<|end|><|start|>assistant" + HELLO, HELLO)
     events = turn(session, script, "Hi")
     assert collect(events).text == "Hello, how can I help you today?" and not text_of(events, PreambleDelta)
@@ -360,7 +360,7 @@ def test_what_the_model_says_in_anothers_role_is_told_and_is_neither_answer_nor_
     script.read(system(), user("Hi"), said(HELLO), user("More"), OPENING)
 
 
-def test_a_final_message_of_anothers_ends_no_turn(session, script):
+def test_a_final_message_in_another_role_does_not_end_the_turn(session, script):
     script.says(
         "<|channel|>analysis<|message|>Hm<|end|><|start|>user<|channel|>final<|message|>No<|end|><|start|>assistant"
         + HELLO
@@ -424,13 +424,13 @@ def test_a_wrong_option_is_reported_when_the_session_is_made(model):
         ChatSession(model, TOKENIZER, reasoning_effort="extreme")
 
 
-def test_events_without_their_end_are_no_reply():
+def test_events_without_their_end_are_not_a_reply():
     with pytest.raises(OptionError, match="end without Finished"):
         collect([AnswerDelta("Hel")])
 
 
 def test_a_session_with_the_real_sampler_is_decided_by_its_seed(model):
-    """Unscripted: whatever a random model writes, the session takes it, twice in the same way, turn after turn."""
+    """Not scripted: two sessions with the same seed give the same turns, whatever a random model writes."""
     replies = []
     for _ in range(2):
         options = SamplingOptions(seed=11, temperature=0.7)
@@ -441,7 +441,7 @@ def test_a_session_with_the_real_sampler_is_decided_by_its_seed(model):
 
 
 def test_real_generation_and_the_script_keep_the_same_promise_about_the_cache(model, script):
-    """What the script stands in for: a cache that holds the prompt and every yielded token."""
+    """The cache contains the prompt and every yielded token, in real generation and in its scripted replacement."""
     script.turns = [[5, 6, 7]]
     for function in (generate_step, script.generate_step):
         cache = model.make_cache()
@@ -450,7 +450,7 @@ def test_real_generation_and_the_script_keep_the_same_promise_about_the_cache(mo
 
 
 def test_a_header_that_is_cut_off_leaves_nothing(model, script):
-    """Wherever a turn ends: no message without text, no repair, and no answer that was not begun."""
+    """Wherever a turn is cut off, there is no message without text, no repair, and no answer that was not started."""
     written = ids(THINK + HELLO)
     for count in range(1, len(written)):
         session = ChatSession(model, TOKENIZER, current_date=DATE, max_tokens=count)
@@ -465,12 +465,12 @@ def test_a_header_that_is_cut_off_leaves_nothing(model, script):
 
 
 def test_a_session_penalises_repetition_in_all_that_the_model_has_read(model):
-    liked = dict.fromkeys(ids("Hi So? user"), 30.0)  # which stand in the prompt
+    liked = dict.fromkeys(ids("Hi So? user"), 30.0)  # tokens of the prompt
     options = SamplingOptions(temperature=0, repetition_penalty=1.8, repetition_window=40, logit_bias=liked)
     free = Guards(legal_headers=False, strict_arguments=False, stop_repetition=False)
     session = ChatSession(model, TOKENIZER, current_date=DATE, options=options, guards=free, max_tokens=12)
     for text in ("Hi", "So?"):
-        before = session._conversation.plus([Entry.of(Message("user", text))])
+        before = session._conversation.with_entries([Entry.from_message(Message("user", text))])
         prompt = session._prompt(before)
         session.ask(text)
         alone = generate_step(model, prompt, options, max_tokens=12, stop_ids=TOKENIZER.stop_ids)
@@ -484,7 +484,7 @@ def test_with_a_seed_turns_are_drawn_alike_only_where_they_stand_alike(model):
     free = Guards(legal_headers=False, strict_arguments=False, stop_repetition=False)
 
     def drawn(session: ChatSession, text: str) -> list[int]:
-        start = len(session._prompt(session._conversation.plus([Entry.of(Message("user", text))])))
+        start = len(session._prompt(session._conversation.with_entries([Entry.from_message(Message("user", text))])))
         session.ask(text)
         return session._cache.ids[start:]
 

@@ -1,4 +1,4 @@
-"""A model of random weights with the real vocabulary, small enough to write thousands of tokens."""
+"""A model with random weights and the real vocabulary, small enough to generate thousands of tokens."""
 
 from __future__ import annotations
 

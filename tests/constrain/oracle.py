@@ -1,4 +1,4 @@
-"""Legal headers written out one by one, and what may come next found by trying every id."""
+"""A reference for legal headers: the full list of them, and the allowed ids found by trying every id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MARKS = ((" ",), (" ", CONSTRAIN), (CONSTRAIN,))
 
 
 def symbols(*parts: str | int) -> bytes:
-    """Texts and control tokens as one string of four bytes a symbol, so that no text looks like a control token."""
+    """Texts and control tokens as bytes, four for each symbol, so that no text equals a control token."""
     numbers = array("I")
     for part in parts:
         numbers.extend([part] if isinstance(part, int) else part.encode())
@@ -21,7 +21,7 @@ def symbols(*parts: str | int) -> bytes:
 
 
 def legal_headers(recipients: Iterable[str], reasoning: bool = True) -> set[bytes]:
-    """After `<|start|>assistant`, up to `<|message|>`."""
+    """All legal headers, from after `<|start|>assistant` up to `<|message|>`."""
     headers = [[CHANNEL, "commentary"], [CHANNEL, "final"], *([[CHANNEL, "analysis"]] if reasoning else [])]
     headers += [[CHANNEL, "final", *mark, "json"] for mark in MARKS]
     for name in recipients:
@@ -33,6 +33,7 @@ def legal_headers(recipients: Iterable[str], reasoning: bool = True) -> set[byte
 
 
 def beginnings(headers: Iterable[bytes]) -> set[bytes]:
+    """All prefixes of the headers, in whole symbols."""
     return {header[:end] for header in headers for end in range(0, len(header) + 1, 4)}
 
 
@@ -46,5 +47,5 @@ def symbols_of(id_: int) -> bytes:
 
 
 def what_may_follow(written: bytes, begun: set[bytes]) -> list[int]:
-    """Every id that leads from what is written to the beginning of a legal header."""
+    """Every id that extends `written` to the beginning of a legal header."""
     return [id_ for id_ in range(LAST_TEXT_ID + 1) if written + symbols_of(id_) in begun]

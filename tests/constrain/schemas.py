@@ -1,4 +1,4 @@
-"""Random JSON schemas that mean something, unlike those of the rendering tests, and random walks through a grammar."""
+"""Random JSON schemas that are meaningful, unlike those of the rendering tests, and random walks through a grammar."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _nested(children: st.SearchStrategy) -> st.SearchStrategy:
 
 
 def _in_parts(children: st.SearchStrategy) -> st.SearchStrategy:
-    """Objects of which several schemas speak, each naming some of the properties."""
+    """Objects that several schemas describe, each naming some of the properties."""
 
     def one(name: str, values: object, more: str, key: str, apart: bool) -> dict:
         part = {"$ref": "#/$defs/named"} if apart or key == "$ref" else NAMED
@@ -99,15 +99,15 @@ schemas = objects(st.recursive(_leaves, _nested, max_leaves=6)).map(
 
 
 def closing_ids() -> list[int]:
-    """Text tokens with which JSON comes to an end."""
+    """Text tokens that help JSON to end."""
     texts = ['"', '"}', "}", "]", '"]', "]}", "}}", '",', ",", "0", "1", "}\n", '":', '":"']
     return [ids[0] for ids in map(load_tokenizer().encode, texts) if len(ids) == 1]
 
 
 def walk(matcher: Matcher, end: int, draw: random.Random, most: int = 400) -> str | None:
-    """A random text that the matcher lets through to its end; None if that did not come within `most` tokens.
+    """A random text that the matcher accepts to its end; None if it did not end within `most` tokens.
 
-    Draws from what is allowed, half of the time from tokens that bring the end nearer: strings would never end.
+    Draws from the allowed ids. Half of the time it draws only from `closing_ids`, because strings would never end.
     """
     ids: list[int] = []
     closing = np.array([end, *closing_ids()])

@@ -1,4 +1,4 @@
-"""Whatever a grammar lets through to its end is valid, by jsonschema and `re`."""
+"""Every finished text that a grammar accepts is valid, as checked by jsonschema and `re`."""
 
 from __future__ import annotations
 
@@ -41,24 +41,24 @@ PLAIN = {
 
 
 def test_walks_through_a_schema_come_to_an_end():
-    """Else the test above would check nothing."""
+    """Otherwise the test above would check nothing."""
     ended = [walk(Grammar.of_schema("it", PLAIN).matcher(RETURN), RETURN, random.Random(seed)) for seed in range(20)]
     assert sum(text is not None for text in ended) > 10
 
 
-def can_be_held_to(schema: dict, roughly: bool) -> bool:
-    """By llguidance alone, with nothing done to the schema."""
+def can_be_enforced(schema: dict, lenient: bool) -> bool:
+    """Whether llguidance alone accepts the unchanged schema."""
     text = LLMatcher.grammar_from_json_schema(
-        json.dumps(schema), overrides={"lenient": roughly, "coerce_one_of": roughly}
+        json.dumps(schema), overrides={"lenient": lenient, "coerce_one_of": lenient}
     )
     return not LLMatcher.validate_grammar_with_warnings(text)[0]
 
 
 @strategies.examples(SCHEMAS)
 @given(schemas, st.booleans())
-def test_a_schema_that_can_be_held_to_is_not_refused_for_being_closed(schema, roughly):
-    if can_be_held_to(schema, roughly):
-        Grammar.of_schema("the answer", schema, roughly=roughly)
+def test_a_schema_that_can_be_enforced_can_also_be_enforced_when_closed(schema, lenient):
+    if can_be_enforced(schema, lenient):
+        Grammar.of_schema("the answer", schema, lenient=lenient)
 
 
 KIND = {"properties": {"kind": {"type": "string"}}, "required": ["kind"]}
@@ -88,7 +88,7 @@ def may_be_written(text: str, matcher: Matcher) -> bool:
         {"$ref": "#/$defs/Y", "$defs": {"X": X, "Y": {**KIND, "$ref": "#/$defs/X"}}},
     ],
 )
-def test_an_object_that_several_schemas_speak_of_may_have_the_properties_of_all(schema):
+def test_an_object_that_several_schemas_describe_may_have_the_properties_of_all(schema):
     assert jsonschema.Draft202012Validator(schema).is_valid(json.loads(WHOLE[0]))
     grammar = Grammar.of_schema("the answer", schema)
     assert any(may_be_written(text, grammar.matcher(RETURN)) for text in WHOLE)
@@ -98,16 +98,16 @@ def test_an_object_that_several_schemas_speak_of_may_have_the_properties_of_all(
     "condition", [{"if": {"properties": {"kind": {"const": "a"}}}, "then": X}, {"dependentSchemas": {"kind": X}}]
 )
 def test_an_object_may_have_the_properties_that_a_condition_asks_for(condition):
-    """llguidance knows no conditions, so they are passed over; what they name is not forbidden."""
+    """llguidance does not know conditions, so they are ignored, but the properties they name are not forbidden."""
     schema = {"type": "object", **KIND, **condition}
     assert jsonschema.Draft202012Validator(schema).is_valid(json.loads(WHOLE[0]))
-    grammar = Grammar.of_schema("tool 'f'", schema, roughly=True)
+    grammar = Grammar.of_schema("tool 'f'", schema, lenient=True)
     assert may_be_written(WHOLE[0], grammar.matcher(CALL)) or may_be_written(WHOLE[1], grammar.matcher(CALL))
 
 
 @strategies.examples(100)
 @given(strategies.schemas.filter(lambda schema: isinstance(schema, dict)), st.randoms(use_true_random=False))
-def test_any_schema_is_held_to_or_refused(schema, draw):
+def test_any_schema_is_enforced_or_refused(schema, draw):
     try:
         grammar = Grammar.of_schema("tool 'f'", schema)
     except OptionError as error:
@@ -119,6 +119,7 @@ def test_any_schema_is_held_to_or_refused(schema, draw):
 
 
 def is_sound(schema: dict) -> bool:
+    """Whether it is a valid JSON schema."""
     try:
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError:
@@ -137,7 +138,7 @@ def test_every_finished_text_matches_its_regular_expression(regex):
     assert finished > 5
 
 
-def test_properties_that_the_schema_does_not_name_are_not_written_unless_it_speaks_of_them():
+def test_properties_that_the_schema_does_not_name_are_forbidden_unless_it_allows_others():
     named = {"type": "object", "properties": {"a": {"type": "null"}}}
     inner = {"type": "object", "properties": {"b": {"$ref": "#/$defs/x"}}, "required": ["b"], "$defs": {"x": named}}
     assert closed(inner) == {
@@ -156,7 +157,10 @@ def test_properties_that_the_schema_does_not_name_are_not_written_unless_it_spea
     pair = {"anyOf": [named, {"type": "null"}]}
     assert closed(pair) == {"anyOf": [{**named, "additionalProperties": False}, {"type": "null"}]}
     assert closed({"properties": {}, "type": "object"}) == {"properties": {}, "type": "object"}
-    odd = {"type": "object", "properties": {"if": {"type": "string"}, "allOf": {}}}  # names like any other
+    odd = {
+        "type": "object",
+        "properties": {"if": {"type": "string"}, "allOf": {}},
+    }  # here `if` and `allOf` are names of properties
     assert closed(odd) == {**odd, "additionalProperties": False}
 
 
@@ -182,20 +186,20 @@ def test_a_body_that_could_be_longer_may_end_too_but_not_begin_another_message()
         ({"type": "array", "uniqueItems": True}, "uniqueItems"),
         ({"type": "date"}, "Invalid type: date"),
         ({"type": "integer", "minimum": 3, "maximum": 1}, "minimum"),
-        ({"enum": [{1, 2}]}, "no JSON schema"),
+        ({"enum": [{1, 2}]}, "not a JSON schema"),
     ],
 )
-def test_a_schema_that_cannot_be_held_to_is_refused_with_its_name_and_the_reason(schema, reason):
+def test_a_schema_that_cannot_be_enforced_is_refused_with_its_name_and_the_reason(schema, reason):
     with pytest.raises(OptionError, match=f"tool 'f'.*{reason}"):
         Grammar.of_schema("tool 'f'", schema)
 
 
 def test_a_regular_expression_that_cannot_be_read_is_refused():
-    with pytest.raises(OptionError, match=r"the answer cannot be held to.*unclosed group"):
+    with pytest.raises(OptionError, match=r"the answer cannot be enforced.*unclosed group"):
         Grammar.of_regex("the answer", "(a|b")
 
 
-def test_blanks_do_not_go_on_for_ever():
+def test_whitespace_is_limited():
     matcher = Grammar.of_schema("the answer", {"type": "object"}).matcher(RETURN)
     matcher.accept(load_tokenizer().encode("{")[0])
     (blank,) = load_tokenizer().encode("\n")

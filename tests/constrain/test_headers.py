@@ -1,4 +1,4 @@
-"""Legal headers, against all of them written out."""
+"""Legal headers, compared with the full list of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOOLS = ("functions.get", "functions.get_weather", "python", "browser.search", "
 @pytest.mark.parametrize("recipients", [(), TOOLS])
 @pytest.mark.parametrize("reasoning", [True, False])
 def test_what_is_allowed_is_what_trying_every_id_finds(recipients, reasoning):
-    """Along random walks, which cut the texts anywhere."""
+    """Along random walks, which split the texts into tokens anywhere."""
     texts = oracle.legal_headers(recipients, reasoning)
     begun, draw = oracle.beginnings(texts), random.Random(len(recipients))
     for _ in range(2):
@@ -84,7 +84,7 @@ def test_the_usual_spellings_are_legal():
 
 
 def headers_in(ids: list[int]) -> list[bytes]:
-    """The complete headers of a stream that goes on from OPENING, without their role."""
+    """The complete headers in a stream that starts after OPENING, without their role."""
     headers, header = [], b""
     reading = True
     for id_ in ids:
@@ -100,7 +100,7 @@ def headers_in(ids: list[int]) -> list[bytes]:
 
 @pytest.mark.parametrize("recipients", [(), TOOLS])
 def test_random_weights_write_legal_headers_only(model, recipients):
-    """At temperature 2, with control tokens so likely that messages are short."""
+    """At temperature 2, with a bias for control tokens that keeps messages short."""
     texts = oracle.legal_headers(recipients)
     count = 0
     for seed in range(3 * RUNS):
@@ -114,7 +114,7 @@ def test_random_weights_write_legal_headers_only(model, recipients):
 
 
 def test_the_likeliest_legal_continuation_is_taken(model):
-    """Greedy: the argmax over what the oracle allows, of logits that know nothing of it."""
+    """With greedy sampling it is the argmax of the unconstrained logits over the ids that the oracle allows."""
     texts = oracle.legal_headers(TOOLS)
     begun, written, ids = oracle.beginnings(texts), b"", []
     constraint = TurnConstraint(Rules(TOOLS))

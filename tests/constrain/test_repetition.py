@@ -1,4 +1,4 @@
-"""The guard against going round in circles, against a count by definition."""
+"""The repetition guard, compared with a count by definition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.harmony.strategies import examples
 
 
 def circle(tokens: list[int]) -> int:
-    """How many of the last tokens are one cycle of at most 64, gone through eight times or more."""
+    """How many of the last tokens repeat one cycle of at most 64 tokens, which occurs at least eight times."""
     for length in range(len(tokens), 7, -1):
         last = tokens[-length:]
         periods = range(1, min(64, length // 8) + 1)
@@ -28,8 +28,8 @@ def circle(tokens: list[int]) -> int:
 def test_it_says_how_long_the_last_tokens_are_one_cycle(before, cycle, after):
     tokens = before + cycle * 9 + after
     guard = RepetitionGuard()
-    heard = [guard.observe(token) for token in tokens]
-    assert heard == [circle(tokens[:end]) for end in range(1, len(tokens) + 1)]
+    lengths = [guard.observe(token) for token in tokens]
+    assert lengths == [circle(tokens[:end]) for end in range(1, len(tokens) + 1)]
 
 
 def test_what_a_long_text_repeats_now_and_then_is_no_circle():

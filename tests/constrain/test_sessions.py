@@ -1,4 +1,4 @@
-"""What a session binds the model to, end to end: random weights at temperature 2, and nano."""
+"""The output restrictions of a session, end to end: with random weights at temperature 2, and with nano."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.constrain.schemas import closing_ids, schemas
 from tests.harmony.strategies import examples
 
 TOKENIZER = load_tokenizer()
-# Turns of a model are slow: none is made smaller once it fails.
+# Turns of a model are slow, so a failing example is not shrunk.
 TURNS = settings(examples(int(os.environ.get("CONSTRAINED_TURNS", "5"))), phases=[Phase.generate])
 GREEDY = SamplingOptions(temperature=0)
 FREE = Guards(legal_headers=False, strict_arguments=False, stop_repetition=False)
@@ -40,7 +40,7 @@ UNIQUE = ToolDescription("f", "", {"type": "array", "items": {"type": "integer"}
 
 
 def wild(seed: int, bias: dict[int, float] | None = None) -> SamplingOptions:
-    """Temperature 2, with what ends a message or a string so likely that something comes to an end."""
+    """Temperature 2, with a bias for tokens that end messages and strings, so that they do end."""
     likely = dict.fromkeys([END, *closing_ids()], 20.0) | (bias or {})
     return SamplingOptions(temperature=2, seed=seed, logit_bias=likely)
 
@@ -69,7 +69,7 @@ def test_every_finished_structured_answer_is_valid(model, schema, seed):
 
 
 def test_structured_answers_and_calls_come_to_an_end(model):
-    """Else the tests around it would check nothing."""
+    """Otherwise the tests around this one would check nothing."""
     schema = {"type": "object", "properties": {"a": {"type": "boolean"}, "b": {"enum": [1, 2]}}, "required": ["a"]}
     how = {"max_tokens": 120, "max_reasoning_tokens": 0}
     likely_call = {TOKENIZER.encode(" to")[0]: 20.0}
@@ -86,7 +86,7 @@ def test_structured_answers_and_calls_come_to_an_end(model):
 @TURNS
 @given(schemas, st.integers(0, 2**32))
 def test_every_finished_tool_call_is_valid(model, schema, seed):
-    """The header is what random weights make of it, but for a recipient being likely."""
+    """The header is random, except for a bias towards having a recipient."""
     options = wild(seed, {TOKENIZER.encode(" to")[0]: 20.0})
     tool = ToolDescription("f", "", schema)
     session = ChatSession(model, TOKENIZER, tools=[tool], options=options, max_tokens=120, max_reasoning_tokens=0)
@@ -117,7 +117,7 @@ def test_without_constraints_random_weights_raise_nothing_and_all_their_text_is_
 
 
 def shown(message: mlx_oss.Message, reply: mlx_oss.Reply) -> bool:
-    """All but a call that was cut off: its text is in the conversation only."""
+    """False only for a call that was cut off: its text is in the conversation, but in no event."""
     return message.recipient is None or any(call.arguments == message.content for call in reply.tool_calls)
 
 
@@ -161,7 +161,7 @@ def test_the_flags_of_a_regular_expression_hold(model):
     for flags in (re.I, re.S, re.I | re.S):
         wanted = re.compile("a.b", flags)
         for said in ("axb", "AXB", "a\nb", "A\nB"):
-            matcher = AnswerFormat.of(wanted).grammar.matcher(RETURN)
+            matcher = AnswerFormat.from_option(wanted).grammar.matcher(RETURN)
             fits = True
             for token in TOKENIZER.encode(said):
                 fits = fits and bool(matcher.allowed()[token])
@@ -171,18 +171,18 @@ def test_the_flags_of_a_regular_expression_hold(model):
 
 
 @pytest.mark.parametrize("flag", [re.X, re.M, re.A])
-def test_flags_that_cannot_be_held_to_are_refused(model, flag):
-    with pytest.raises(OptionError, match=f"with re.{flag.name} cannot be held to"):
+def test_flags_that_cannot_be_enforced_are_refused(model, flag):
+    with pytest.raises(OptionError, match=f"with re.{flag.name} cannot be enforced"):
         ChatSession(model, TOKENIZER, response_format=re.compile("a b", re.I | flag))
 
 
 @pytest.mark.parametrize("text", ["1" * 5000, "[" * 100_000 + "]" * 100_000])
 def test_an_answer_that_python_cannot_read_is_not_parsed_and_raises_nothing(text):
-    assert AnswerFormat.of({}).read(text) is None
-    assert AnswerFormat.of(pydantic.create_model("Numbers", n=(int, ...))).read(f'{{"n": {text}}}') is None
+    assert AnswerFormat.from_option({}).parse(text) is None
+    assert AnswerFormat.from_option(pydantic.create_model("Numbers", n=(int, ...))).parse(f'{{"n": {text}}}') is None
 
 
-def test_the_model_is_told_the_format(nano):
+def test_the_prompt_contains_the_format(nano):
     session = asking(nano, response_format=ResponseFormat("capital", SCHEMA, "Where it is."))
     block = TOKENIZER.decode(session._prompt())
     assert '# Response Formats\n\n## capital\n\n// Where it is.\n{"type":"object"' in block
@@ -205,7 +205,7 @@ def test_calls_follow_the_schema_of_their_tool(nano):
 
 
 @pytest.mark.parametrize(("limit", "reasoning"), [(3, "The user asks"), (8, "The user asks for the capital of France")])
-def test_the_limit_of_reasoning_is_told_and_the_answer_comes(nano, limit, reasoning):
+def test_the_limit_of_reasoning_is_reported_and_the_answer_comes(nano, limit, reasoning):
     events = list(asking(nano, max_reasoning_tokens=limit).send("What is the capital of France?"))
     reply = mlx_oss.collect(events)
     assert [event for event in events if isinstance(event, ReasoningStopped)] == [ReasoningStopped("limit")]
@@ -219,30 +219,30 @@ def test_the_rounds_of_a_turn_share_the_limit_and_the_next_turn_has_its_own(nano
     used = len(TOKENIZER.encode(reply.reasoning))
     assert session._conversation.reasoned == used <= 16
     session.add_tool_result(reply.tool_calls[0], '{"temperature": 18, "condition": "sunny"}')
-    assert session._limits().reasoned == used
+    assert session._turn_constraint().reasoned == used
     assert mlx_oss.collect(session.resume()).text == "The weather in Lisbon: sunny, 18 degrees."
     assert session.ask("What is the capital of France?").reasoning == "The user asks for the capital of France."
 
 
 def test_reasoning_is_counted_as_it_was_written_from_round_to_round_and_in_a_file(model, tmp_path):
-    """Stray control tokens, which the prompt of the next round is without, count; and so do empty thoughts."""
+    """Stray control tokens count although the next prompt does not contain them, and so do empty reasoning messages."""
     thoughts = ("Hm<|constrain|><|constrain|>", "", "So")
     written = "<|end|><|start|>assistant".join(f"<|channel|>analysis<|message|>{thought}" for thought in thoughts)
     constraint = TurnConstraint(Rules(()))
     for token in TOKENIZER.encode_with_specials(written):
         constraint.accept(token)
     session = ChatSession(model, TOKENIZER, max_reasoning_tokens=5)
-    said = [Entry.of(mlx_oss.Message("user", "Hi"))]
-    said += map(Entry.written, parse_messages(TOKENIZER.encode_with_specials(written)))
-    session._conversation = session._conversation.plus(said)
-    assert constraint.reasoned == session._conversation.reasoned == session._limits().reasoned == 5
+    said = [Entry.from_message(mlx_oss.Message("user", "Hi"))]
+    said += map(Entry.from_model, parse_messages(TOKENIZER.encode_with_specials(written)))
+    session._conversation = session._conversation.with_entries(said)
+    assert constraint.reasoned == session._conversation.reasoned == session._turn_constraint().reasoned == 5
     session.save(tmp_path / "chat")
-    assert ChatSession.load(tmp_path / "chat", model, TOKENIZER)._limits().reasoned == 5
+    assert ChatSession.load(tmp_path / "chat", model, TOKENIZER)._turn_constraint().reasoned == 5
 
 
 @TURNS
 @given(st.integers(0, 2**32))
-def test_a_turn_with_a_bound_answer_ends_in_one_however_eager_the_model_is_to_stop(model, seed):
+def test_a_turn_with_a_response_format_ends_in_an_answer_even_if_the_model_tends_to_stop(model, seed):
     eager = dict.fromkeys([RETURN, CALL, ENDOFTEXT], 30.0)
     session = ChatSession(
         model, TOKENIZER, response_format="(yes|no)", options=wild(seed, eager), max_tokens=300, max_reasoning_tokens=5
@@ -274,7 +274,7 @@ def test_a_model_that_keeps_to_the_format_writes_the_same_with_and_without_guard
     assert len(told) == 1
 
 
-def test_forks_retries_and_saved_sessions_are_bound_alike(nano, tmp_path):
+def test_forks_retries_and_saved_sessions_have_the_same_restrictions(nano, tmp_path):
     session = asking(nano, response_format=SCHEMA, max_reasoning_tokens=3, reasoning_effort="none", max_tokens=100)
     first = session.ask("What is the capital of France?")
     assert set(first.parsed) == {"capital", "sure"}
@@ -284,35 +284,35 @@ def test_forks_retries_and_saved_sessions_are_bound_alike(nano, tmp_path):
         assert other.reasoning_effort == "none"
         reply = mlx_oss.collect(other.retry())
         assert reply.parsed == json.loads(reply.text) and set(reply.parsed) == {"capital", "sure"}
-    assert loaded._bounds.saved == session._bounds.saved
+    assert loaded._output_constraints.as_json == session._output_constraints.as_json
 
 
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
         ({"response_format": 7}, "response_format is 7, expected a JSON schema"),
-        ({"response_format": {"not": {}}}, "response_format cannot be held to"),
-        ({"response_format": "(a"}, "response_format cannot be held to"),
-        ({"response_format": "a", "guards": FREE}, "needs legal headers"),
+        ({"response_format": {"not": {}}}, "response_format cannot be enforced"),
+        ({"response_format": "(a"}, "response_format cannot be enforced"),
+        ({"response_format": "a", "guards": FREE}, r"needs Guards\(legal_headers=True\)"),
         ({"max_reasoning_tokens": -1}, "max_reasoning_tokens is -1"),
         ({"max_reasoning_tokens": 1.5}, "max_reasoning_tokens is 1.5"),
         ({"reasoning_effort": "max"}, "expected one of none, low, medium, high"),
         (
             {"tools": [UNIQUE], "guards": Guards(strict_arguments=True)},
-            "tool 'f' cannot be held to.*uniqueItems",
+            "tool 'f' cannot be enforced.*uniqueItems",
         ),
     ],
 )
-def test_what_cannot_be_held_to_is_refused_when_the_session_is_made(model, choices, said):
+def test_what_cannot_be_enforced_is_refused_when_the_session_is_made(model, choices, said):
     with pytest.raises(OptionError, match=said):
         ChatSession(model, TOKENIZER, **choices)
 
 
 @pytest.mark.parametrize("parameters", [{"type": 7}, {"$ref": "#/nowhere"}])
-def test_calls_follow_a_schema_as_far_as_it_can_be_held_to(model, parameters):
-    """Unless that is to be strict."""
-    rough = ChatSession(model, TOKENIZER, tools=[UNIQUE])._limits()
-    none = ChatSession(model, TOKENIZER, tools=[ToolDescription("f", "", parameters)])._limits()
+def test_calls_follow_a_schema_as_far_as_it_can_be_enforced(model, parameters):
+    """Unless `strict_arguments` is True."""
+    rough = ChatSession(model, TOKENIZER, tools=[UNIQUE])._turn_constraint()
+    none = ChatSession(model, TOKENIZER, tools=[ToolDescription("f", "", parameters)])._turn_constraint()
     for constraint in (rough, none):
         for token in TOKENIZER.encode_with_specials("<|channel|>commentary to=functions.f<|message|>"):
             constraint.accept(token)
@@ -321,10 +321,10 @@ def test_calls_follow_a_schema_as_far_as_it_can_be_held_to(model, parameters):
     assert none.allowed() is None
 
 
-def test_without_the_extra_headers_are_legal_and_calls_unbound(model, monkeypatch):
+def test_without_the_extra_headers_are_legal_and_calls_unconstrained(model, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
     tool = ToolDescription("f", "", {"not": {}})
-    assert ChatSession(model, TOKENIZER, tools=[tool])._limits().allowed() is not None
+    assert ChatSession(model, TOKENIZER, tools=[tool])._turn_constraint().allowed() is not None
     for choices in ({"response_format": "a"}, {"tools": [tool], "guards": Guards(strict_arguments=True)}):
         with pytest.raises(OptionError, match=r"pip install 'mlx-oss\[constrain\]'"):
             ChatSession(model, TOKENIZER, **choices)

@@ -1,4 +1,4 @@
-"""One turn's constraint, told token by token what a model writes, and a model that never stops thinking."""
+"""The constraint of one turn, fed token by token, and a model that never stops reasoning by itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def after(rules: Rules, text: str, reasoned: int = 0) -> TurnConstraint:
 
 
 def feed(constraint: TurnConstraint, tokens: Iterable[int]) -> None:
-    """As a model writes them that keeps to what is allowed."""
+    """Feeds tokens that must all be allowed."""
     for token in tokens:
         allowed = constraint.allowed()
         assert allowed is None or (allowed == token if isinstance(allowed, int) else allowed[token])
@@ -39,7 +39,7 @@ def feed(constraint: TurnConstraint, tokens: Iterable[int]) -> None:
 
 
 def forced(constraint: TurnConstraint) -> list[int]:
-    """What comes next without a choice."""
+    """The next tokens as long as only one is allowed."""
     tokens = []
     while isinstance(allowed := constraint.allowed(), int):
         tokens.append(allowed)
@@ -95,12 +95,12 @@ def test_neither_calls_nor_answers_nor_preambles_count_as_reasoning():
 def test_reasoning_that_goes_round_in_circles_is_closed_and_the_answer_opened():
     constraint = after(Rules(()), "<|channel|>analysis<|message|>")
     circle = ids("Wait, let me see. ")
-    told = 0
+    count = 0
     while constraint.reasoning_stopped is None:
-        feed(constraint, [circle[told % len(circle)]])
-        told += 1
+        feed(constraint, [circle[count % len(circle)]])
+        count += 1
     assert constraint.reasoning_stopped == "repetition"
-    assert 128 <= told <= 128 + len(circle)
+    assert 128 <= count <= 128 + len(circle)
     assert forced(constraint) == ids(CLOSE_AND_ANSWER)
 
 
@@ -108,12 +108,12 @@ def test_reasoning_that_goes_round_in_circles_is_closed_and_the_answer_opened():
 def test_the_same_thought_in_message_after_message_is_a_circle_too(thought):
     constraint = TurnConstraint(Rules(()))
     message = ids(f"<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant")
-    told = 0
+    count = 0
     while constraint.reasoning_stopped is None:
-        constraint.accept(message[told % len(message)])
-        told += 1
+        constraint.accept(message[count % len(message)])
+        count += 1
     assert constraint.reasoning_stopped == "repetition"
-    assert 128 <= told <= 128 + len(message)
+    assert 128 <= count <= 128 + len(message)
     assert forced(constraint) == ids(CLOSE_AND_ANSWER)
 
 
@@ -139,7 +139,7 @@ def test_a_message_without_a_thought_takes_one_token_of_the_limit():
 
 
 @pytest.mark.parametrize("header", ["analysis", "commentary"])
-def test_where_the_answer_is_bound_neither_reasoning_nor_preambles_end_the_turn(header):
+def test_where_the_answer_has_a_grammar_neither_reasoning_nor_preambles_end_the_turn(header):
     text = f"<|channel|>{header}<|message|>Hm"
     allowed = after(Rules((), answer=DIGITS), text).allowed()
     assert np.flatnonzero(~allowed).tolist() == sorted(STOP_IDS)
@@ -209,7 +209,7 @@ def test_whatever_is_written_raises_nothing(tokens, free):
 
 @pytest.mark.parametrize("limit", [1, 7, 20])
 def test_a_model_that_never_stops_thinking_still_answers_and_thinks_exactly_so_long(model, limit):
-    """Random weights, which end no message of their own."""
+    """Random weights with a bias against every token that ends a message."""
     constraint = TurnConstraint(Rules((), max_reasoning_tokens=limit), ids("<|channel|>analysis<|message|>"))
     options = SamplingOptions(seed=limit, logit_bias={END: -1000, RETURN: -1000, CALL: -1000, START: -1000})
     steps = generate_step(
