@@ -1,4 +1,4 @@
-"""`python -m mlx_oss`: the `mlx-oss` command where its script is not on the path."""
+"""`python -m mlx_oss`: the `mlx-oss` command, for environments where its script is not on the PATH."""
 
 from mlx_oss.cli import main
 

@@ -1,8 +1,8 @@
-"""The `mlx-oss` command: subcommands, one module each, that call the library and print what it says.
+"""The `mlx-oss` command: each subcommand is a module that calls the library and prints the result.
 
-A module has `add_arguments(parser)` and `run(args) -> exit status`, and is imported only when its subcommand is asked
-for. Exit status: 0 done, 1 the answer could not be given, 2 wrong use or bad input (one line on stderr), 130
-interrupted.
+A subcommand's module has `add_arguments(parser)` and `run(args) -> exit status`, and is imported only when the
+subcommand is used. Exit status: 0 success, 1 the result could not be produced, 2 wrong usage or bad input (one line on
+stderr), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -20,20 +20,27 @@ from mlx_oss.errors import MlxOssError
 from mlx_oss.version import __version__
 
 COMMANDS = {
-    "chat": ("mlx_oss.cli.chat", "talk to a model in the terminal, or ask it one question"),
-    "generate": ("mlx_oss.cli.generate", "show everything a model writes, control tokens included"),
-    "render": ("mlx_oss.cli.render", "show a conversation as the model sees it"),
-    "parse": ("mlx_oss.cli.parse", "show what the parser makes of a model's output"),
-    "plan": ("mlx_oss.cli.plan", "tell what of a model fits into how much memory"),
+    "chat": ("mlx_oss.cli.chat", "chat with a model in the terminal, or ask it one question"),
+    "generate": ("mlx_oss.cli.generate", "print everything a model writes, control tokens included"),
+    "render": ("mlx_oss.cli.render", "print a conversation as the model sees it"),
+    "parse": ("mlx_oss.cli.parse", "print the messages in a model's output, and what had to be repaired"),
+    "plan": ("mlx_oss.cli.plan", "show how much of a model fits into memory"),
     "bench": ("mlx_oss.cli.bench", "measure a model's speed and memory on this machine"),
-    "convert": ("mlx_oss.convert.command", "turn a released checkpoint into an MLX folder"),
+    "convert": ("mlx_oss.convert.command", "convert a released checkpoint to an MLX folder"),
     "verify": ("mlx_oss.cli.verify", "check a converted model, byte by byte"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand; gives the exit status."""
-    _mend_streams()
+    """Runs one subcommand.
+
+    Args:
+        argv: The arguments after the program name. None means those of the process.
+
+    Returns:
+        The exit status.
+    """
+    _make_streams_writable()
     argv = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = _show_warning
     try:
@@ -46,22 +53,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, e.g. `| head`
-        _silence()
+    except BrokenPipeError:  # the reader of the output is gone, e.g. `| head`
+        _discard_output()
         return 1
     except PermissionError as error:
-        sys.stderr.write(f"error: {error.filename or 'a file'} may not be used ({error.strerror})\n")
+        sys.stderr.write(f"error: no permission to use {error.filename or 'a file'} ({error.strerror})\n")
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
-        _silence()  # what is written to a file is an error of the library's own, so this is the output
+        _discard_output()  # errors in writing the library's own files are MlxOssErrors, so this one is of stdout
         sys.stderr.write(f"error: {error.strerror or error}\n")
         return 1
 
 
-def _mend_streams() -> None:
-    """A stream that was closed swallows what it is given; one that knows few characters writes `?` for the others."""
+def _make_streams_writable() -> None:
+    """Replaces closed streams by streams to the null device. Other streams write `?` for unknown characters."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -70,8 +77,8 @@ def _mend_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _silence() -> None:
-    """Nothing more is written to stdout, which would fail again when the program ends."""
+def _discard_output() -> None:
+    """Redirects stdout to the null device: flushing it when the program ends would fail again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -83,10 +90,10 @@ def _parser(chosen: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mlx-oss", description="OpenAI's gpt-oss models on Apple silicon.")
     parser.add_argument("--version", action="version", version=f"mlx-oss {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (home, summary) in COMMANDS.items():
+    for name, (module_name, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name == chosen:
-            module = import_module(home)
+            module = import_module(module_name)
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     return parser

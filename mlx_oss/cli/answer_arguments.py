@@ -1,4 +1,4 @@
-"""The arguments that bind the model: how it reasons, and what its answer looks like."""
+"""The command-line arguments for the model's answer: how much it reasons, and which format the answer has."""
 
 from __future__ import annotations
 
@@ -12,13 +12,27 @@ from mlx_oss.errors import OptionError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     efforts = ("none", "low", "medium", "high")
-    parser.add_argument("--reasoning", choices=efforts, default="medium", help="effort; none opens the answer at once")
-    parser.add_argument("--max-reasoning-tokens", type=int, metavar="N", help="then the answer is opened")
-    parser.add_argument("--response-format", metavar="FILE", help="JSON schema that the answer follows")
+    parser.add_argument(
+        "--reasoning",
+        choices=efforts,
+        default="medium",
+        help="how much the model reasons before it answers; none: it answers at once (default medium)",
+    )
+    parser.add_argument(
+        "--max-reasoning-tokens",
+        type=int,
+        metavar="N",
+        help="maximum tokens of reasoning in a turn; then the answer begins (default: no limit)",
+    )
+    parser.add_argument(
+        "--response-format",
+        metavar="FILE",
+        help="file with a JSON schema that the answer has to follow (default: free text)",
+    )
 
 
-def bounds(args: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `ChatSession`. Raises OptionError for a file that holds no JSON schema."""
+def session_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns keyword arguments for `ChatSession`. Raises OptionError if the file is not a JSON schema."""
     return {
         "reasoning_effort": args.reasoning,
         "max_reasoning_tokens": args.max_reasoning_tokens,
@@ -27,7 +41,7 @@ def bounds(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_schema(path: str) -> dict[str, Any]:
-    """Raises OptionError."""
+    """Reads a JSON schema. Raises OptionError if the file cannot be read or is not a JSON object."""
     try:
         schema = json.loads(Path(path).read_bytes())
     except OSError as error:
@@ -35,5 +49,5 @@ def read_schema(path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{path} is not JSON ({error}): give a file with a JSON schema") from None
     if not isinstance(schema, dict):
-        raise OptionError(f"{path} holds no JSON schema: give an object")
+        raise OptionError(f"{path} is not a JSON schema: give a file with a JSON object")
     return schema

@@ -1,4 +1,4 @@
-"""`mlx-oss bench`: how fast a model is on this machine, and what that is made of."""
+"""`mlx-oss bench`: measures the speed and memory of a model on this machine."""
 
 from __future__ import annotations
 
@@ -15,23 +15,50 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="?", help="converted model; without it nano, a bundled demonstration")
-    parser.add_argument("--prompt", type=int, nargs="+", default=[32, 128, 512], metavar="N", help="lengths, in tokens")
-    parser.add_argument("--tokens", type=int, default=32, metavar="N", help="tokens of each answer (default 32)")
     parser.add_argument(
-        "--repeats", type=int, default=5, metavar="N", help="medians of so many (default 5); loads 5 at least"
+        "folder",
+        nargs="?",
+        help="folder of a converted model (default: nano, a small demonstration model that comes with mlx-oss)",
     )
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the activations")
-    parser.add_argument("--memory", metavar="SIZE", help="what mlx-oss may take; what does not fit is read from disk")
+    parser.add_argument(
+        "--prompt",
+        type=int,
+        nargs="+",
+        default=[32, 128, 512],
+        metavar="N",
+        help="lengths of the prompts, in tokens (default 32 128 512)",
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=32, metavar="N", help="tokens to generate after each prompt (default 32)"
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        metavar="N",
+        help="repetitions of each measurement; the medians are shown (default 5). Loading is repeated at least 5 times",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="data type of the activations (default auto: bfloat16 on a GPU, float32 on the CPU)",
+    )
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        help="memory limit of mlx-oss, e.g. 8GB; experts that do not fit stay on disk "
+        "(default: what the device recommends)",
+    )
     parser.add_argument(
         "--compare",
         choices=("mlx-lm", "mlx-lm-float32"),
         action="append",
         default=[],
-        help="measure in turn with mlx-oss; may be repeated, mlx-lm must be installed; mlx-lm-float32 computes as "
-        "mlx-oss does in float32, so its tokens are to be the same",
+        help="also measure mlx-lm, which must be installed; the two engines take turns. mlx-lm-float32 computes as "
+        "mlx-oss does in float32, so it should write the same tokens. May be given more than once",
     )
-    parser.add_argument("--json", action="store_true", help="all figures as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print all figures as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         from mlx_oss.nano import nano_folder
 
         folder = nano_folder()
-    shows = sys.stderr.isatty() and not args.json and not wants_plain()
+    shows_progress = sys.stderr.isatty() and not args.json and not wants_plain()
     try:
         report = measure(
             folder,
@@ -52,11 +79,11 @@ def run(args: argparse.Namespace) -> int:
             dtype=args.dtype,
             memory=args.memory,
             compare=args.compare,
-            progress=_say if shows else None,
+            progress=_show_progress if shows_progress else None,
         )
     finally:
-        if shows:
-            _say("")
+        if shows_progress:
+            _show_progress("")
     if args.json:
         sys.stdout.write(json.dumps(asdict(report)) + "\n")
     else:
@@ -64,9 +91,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _say(what: str) -> None:
-    """In place of what was said before."""
-    sys.stderr.write(f"\r\x1b[K{what}")
+def _show_progress(step: str) -> None:
+    """Replaces the step that was shown before."""
+    sys.stderr.write(f"\r\x1b[K{step}")
 
 
 def _show(report: BenchReport) -> None:
@@ -74,8 +101,8 @@ def _show(report: BenchReport) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    of = f"medians of {report.repeats} runs" if report.repeats > 1 else "one run"
-    console.print(f"{report.device}, {of}")
+    runs = f"medians of {report.repeats} runs" if report.repeats > 1 else "one run"
+    console.print(f"{report.device}, {runs}")
     console.print(
         f"A token reads {report.bytes_per_token / 1e9:.3g} GB of weights, "
         f"a layer launches {report.kernels_per_layer:.3g} kernels."
@@ -106,13 +133,13 @@ def _show(report: BenchReport) -> None:
 
 
 def _figures(values: list[float]) -> list[str]:
-    """The first, and each further one with the ratio of the first to it."""
+    """Formats the first value, then each further value and the ratio of the first value to it."""
     cells = [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values]
     ratios = [f"{values[0] / value:.2f}" for value in values]
     return cells[:1] + [text for pair in zip(cells[1:], ratios[1:], strict=True) for text in pair]
 
 
 def _agreement(ours: Result, theirs: Result) -> str:
-    """How far two engines' greedy answers are the same; rounding may part them at a near tie."""
+    """Compares the greedy answers of two engines. Rounding can make them differ at nearly equal tokens."""
     pairs = [(a, b) for length, ids in ours.ids.items() for a, b in zip(ids, theirs.ids[length], strict=True)]
     return f"{theirs.engine}: {sum(a == b for a, b in pairs)} of {len(pairs)} tokens are the same."

@@ -1,7 +1,7 @@
 """`mlx-oss chat`: a conversation in the terminal, one question on the command line, or questions from a pipe.
 
-The answer goes to stdout and nothing else does, unless both are the same terminal; `show` has how it looks, `commands`
-what can be typed besides questions.
+Only the answer goes to stdout, unless stdout and stderr are the same terminal. `printers` and `live_markdown` print the
+events, `commands` has the commands that can be typed in a conversation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import answer_arguments, model_arguments, tool_arguments
-from mlx_oss.cli.interrupts import interruptible, terminable, unechoed
+from mlx_oss.cli.interrupts import echo_disabled, exiting_on_sigterm, interruptible
 from mlx_oss.errors import ContextError, MlxOssError, OptionError
 
 if TYPE_CHECKING:
@@ -22,26 +22,39 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("question", nargs="*", help="ask this and leave; without it a conversation, or stdin if piped")
+    parser.add_argument(
+        "question",
+        nargs="*",
+        help="question to answer (default: a conversation; if stdin is not a terminal, its text is the question)",
+    )
     model_arguments.add_arguments(parser)
     answer_arguments.add_arguments(parser)
-    parser.add_argument("--instructions", default="", metavar="TEXT", help="what the model should keep to")
+    parser.add_argument(
+        "--instructions",
+        default="",
+        metavar="TEXT",
+        help="instructions for the model in all its answers (default: none)",
+    )
     tool_arguments.add_arguments(parser)
-    parser.add_argument("--hide-reasoning", action="store_true", help="show the answer only")
-    parser.add_argument("--json", action="store_true", help="each event as a line of JSON; each line piped in is asked")
+    parser.add_argument("--hide-reasoning", action="store_true", help="show only the answer")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print each event as a line of JSON; each line of stdin is then a question of its own",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    question = text(" ".join(args.question))
+    question = checked_text(" ".join(args.question))
     questions = [question] if question else []
     if not question and not (sys.stdin and sys.stdin.isatty()):
         piped = piped_question()
         questions = [line for line in piped.splitlines() if line.strip()] if args.json else [piped]
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
-    bounds = answer_arguments.bounds(args)
+    answer_options = answer_arguments.session_options(args)
     model, tokenizer = model_arguments.load(args)
     from mlx_oss.chat.session import ChatSession
-    from mlx_oss.cli.printers import printer
+    from mlx_oss.cli.printers import make_printer
 
     session = ChatSession(
         model,
@@ -49,98 +62,102 @@ def run(args: argparse.Namespace) -> int:
         instructions=args.instructions,
         options=options,
         max_tokens=args.max_tokens,
-        **bounds,
+        **answer_options,
         **tools,
     )
-    show = printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
+    printer = make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
     if not questions:
-        with terminable():
-            converse(session, show, tools)
+        with exiting_on_sigterm():
+            converse(session, printer, tools)
         return 0
-    return 130 if any(answer(session, session.send(question), show) for question in questions) else 0
+    return 130 if any(show_turn(session, session.send(question), printer) for question in questions) else 0
 
 
 def piped_question() -> str:
-    """Raises OptionError if there is none."""
+    """Reads the question from stdin. Raises OptionError if it is empty or not UTF-8."""
     try:
-        question = text(sys.stdin.read()).strip() if sys.stdin else ""
+        question = checked_text(sys.stdin.read()).strip() if sys.stdin else ""
     except UnicodeDecodeError:
-        raise OptionError("the question is not UTF-8: give text") from None
+        raise OptionError("the question is not UTF-8: give UTF-8 text") from None
     if not question:
-        raise OptionError('there is no question: `mlx-oss chat "..."`, or pipe one in')
+        raise OptionError('there is no question: run `mlx-oss chat "QUESTION"`, or write it to stdin')
     return question
 
 
-def text(question: str) -> str:
-    """The question, if it is text: Python lets through bytes that are none, each as a surrogate."""
+def checked_text(question: str) -> str:
+    """Returns the question. Raises OptionError if it is not text: Python reads invalid bytes as surrogates."""
     try:
         question.encode()
     except UnicodeEncodeError:
-        raise OptionError("the question is not UTF-8: give text") from None
+        raise OptionError("the question is not UTF-8: give UTF-8 text") from None
     return question
 
 
-def converse(session: ChatSession, show: Printer, tools: dict[str, Any] | None = None) -> None:
-    """Question and answer until Ctrl-D; Ctrl-C stops an answer, or clears the line. A session that is loaded gets the
-    tools.
+def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | None = None) -> None:
+    """Reads questions and prints answers until Ctrl-D. Ctrl-C stops an answer, or clears the line that is being typed.
+
+    Args:
+        session: The conversation to continue.
+        printer: Prints the events of each turn.
+        tools: Keyword arguments of `ChatSession` for its tools, for sessions that the user loads. None means no tools.
     """
     from mlx_oss.cli import prompt
     from mlx_oss.cli.commands import COMMANDS, ChatState, dispatch
 
     def reply(events: Iterable[Event]) -> None:
-        with unechoed():
-            answer(conversation.session, events, show)
-        say(status(conversation.session))
+        with echo_disabled():
+            show_turn(conversation.session, events, printer)
+        printer.notice(status(conversation.session))
 
-    say = show.say
-    conversation = ChatState(session, show, say, reply, tools or {})
-    read = prompt.reader(tuple(COMMANDS))
-    say("/help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.")
-    while not conversation.over:
+    conversation = ChatState(session, printer, reply, tools or {})
+    read_line = prompt.make_reader(tuple(COMMANDS))
+    printer.notice("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
+    while not conversation.is_over:
         try:
-            typed = read().strip()
+            typed = read_line().strip()
         except KeyboardInterrupt:
             continue
         except EOFError:
             return
         except UnicodeDecodeError:
-            typed = "\udc80"  # as other locales let through what is no text
+            typed = "\udc80"  # a surrogate, as in locales where Python does not raise
         try:
-            text(typed)
+            checked_text(typed)
             if typed.startswith("/") and not typed.startswith("//"):
                 dispatch(conversation, typed)
             elif typed:
                 reply(conversation.session.send(typed[1:] if typed.startswith("//") else typed))
         except ContextError as error:
-            say(f"error: {error}" + ("; /undo and /clear make room" if conversation.session.turns else ""))
+            remedy = "; /undo and /clear make room" if conversation.session.turns else ""
+            printer.notice(f"error: {error}{remedy}")
         except MlxOssError as error:
-            say(f"error: {error}")
+            printer.notice(f"error: {error}")
 
 
 def status(session: ChatSession) -> str:
-    """The last turn in a line: speed, time to the first token, context and memory used."""
+    """Returns a line about the last turn: speed, time to the first token, used context and memory."""
     from mlx_oss.backend.host_memory import memory_bytes
 
     usage = session.usage
     parts = [f"{usage.tokens_per_second:.0f} tokens/s", f"first token {usage.prefill_seconds:.1f} s"]
-    parts = parts if usage.generated_tokens else ["no token"]
+    parts = parts if usage.generated_tokens else ["no tokens"]
     parts.append(f"context {session.context_used:,} of {session.context_limit:,}")
     parts.append(f"{memory_bytes() / 1e9:.1f} GB")
     return f"[{' · '.join(parts)}]"
 
 
-def answer(session: ChatSession, events: Iterable[Event], show: Printer) -> bool:
-    """Shows a turn as it comes; True if Ctrl-C stopped it."""
+def show_turn(session: ChatSession, events: Iterable[Event], printer: Printer) -> bool:
+    """Prints the events of a turn as they come. Returns True if Ctrl-C stopped the turn."""
     with interruptible(session.cancel) as interrupted:
         stopped = False
         try:
             for event in events:
-                show(event)
+                printer(event)
                 if interrupted():
-                    session.cancel()  # which the signal may have come too early for
-        except KeyboardInterrupt:  # the second, or the first where the user was asked something
+                    session.cancel()  # again: the signal may have come before the turn began
+        except KeyboardInterrupt:  # the second Ctrl-C, or the first during a question to the user
             stopped = True
         finally:
             stopped = stopped or interrupted()
-            show.end(stopped=stopped)
+            printer.end_turn(stopped=stopped)
         return stopped

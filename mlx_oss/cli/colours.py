@@ -1,4 +1,4 @@
-"""Harmony streams and messages on a terminal, a colour for each channel; elsewhere as plain text, exactly."""
+"""Prints harmony streams and messages: with a colour for each channel on a terminal, elsewhere as exact plain text."""
 
 from __future__ import annotations
 
@@ -22,41 +22,43 @@ _CONTROL = frozenset(SPECIAL_TOKENS.values())
 
 
 def style_of(role: str, channel: str | None) -> str:
+    """Returns the rich style for a message. A known role other than assistant decides; otherwise the channel does."""
     return _BY_ROLE.get(role) or _BY_CHANNEL.get(channel or "", "")
 
 
 def write_stream(ids: Iterable[int]) -> None:
-    """The ids as text, control tokens included, a message a paragraph."""
-    last = "\n"
+    """Prints token ids as text, control tokens included. Each message begins on a new line."""
+    last_character = "\n"
     for style, pieces in groupby(_styled(ids), itemgetter(0)):
         text = "".join(text for _, text in pieces)
         _write(text, style)
-        last = text[-1:] or last
-    if last != "\n":
+        last_character = text[-1:] or last_character
+    if last_character != "\n":
         _write("\n")
 
 
 def _styled(ids: Iterable[int]) -> Iterator[tuple[str, str]]:
+    """Yields pieces of text, each with its style."""
     tokenizer, parser, style = load_tokenizer(), HarmonyParser(None), ""
-    held = tokenizer.stream_decoder()
+    decoder = tokenizer.stream_decoder()
     for id_ in ids:
         for event in parser.feed(id_):
             if isinstance(event, MessageStarted):
                 style = style_of(event.header.role, event.header.channel)
             elif isinstance(event, MessageFinished):
                 style = ""
-        yield "cyan" if id_ in _CONTROL else style, held.feed(id_)
+        yield "cyan" if id_ in _CONTROL else style, decoder.feed(id_)
         if id_ in (END, CALL, RETURN):
             yield "", "\n"
-    yield style, held.finish()
+    yield style, decoder.finish()
 
 
 def write_message(parsed: ParsedMessage) -> None:
-    """One message: a line about it, a line for each repair, its text."""
+    """Prints one message: a line with its fields, a line for each repair, and its text."""
     message = parsed.message
-    words = [message.name or message.role, message.channel and f"channel {message.channel}"]
-    words += [message.recipient and f"to {message.recipient}", message.content_type, f"ended by {parsed.ending}"]
-    _write(", ".join(word for word in words if word) + "\n", "cyan")
+    fields = [message.name or message.role, message.channel and f"channel {message.channel}"]
+    fields += [message.recipient and f"to {message.recipient}", message.content_type, f"ended by {parsed.ending}"]
+    _write(", ".join(field for field in fields if field) + "\n", "cyan")
     for note in parsed.notes:
         _write(f"repaired: {note.repair.value}" + (f" ({note.text!r})" if note.text else "") + "\n", "red")
     _write(f"{message.content}\n\n", style_of(message.role, message.channel))

@@ -1,6 +1,6 @@
-"""`mlx-oss generate`: one prompt, and everything the model writes after it, control tokens included.
+"""`mlx-oss generate`: prints everything the model writes after one prompt, control tokens included.
 
-With tools, also what they answer, as the model reads it, and what it writes then.
+With tools, it also prints the tool results as the model reads them, and what the model writes then.
 """
 
 from __future__ import annotations
@@ -17,23 +17,36 @@ from mlx_oss.errors import OptionError
 if TYPE_CHECKING:
     from mlx_oss.tools.calls import Toolset
 
-_ROUNDS = 32  # of calls
+_MAX_ROUNDS = 32  # of generation, each followed by its tool calls
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", help="what the user says; with --raw the text to continue as it stands")
+    parser.add_argument("prompt", help="message of the user; with --raw, the text to continue")
     model_arguments.add_arguments(parser)
-    parser.add_argument("--reasoning", choices=("low", "medium", "high"), default="medium", help="effort")
+    parser.add_argument(
+        "--reasoning",
+        choices=("low", "medium", "high"),
+        default="medium",
+        help="how much the model reasons (default medium)",
+    )
     tool_arguments.add_arguments(parser)
     parser.add_argument(
-        "--raw", action="store_true", help="no chat format: continue PROMPT, in which <|start|> and the like are tokens"
+        "--raw",
+        action="store_true",
+        help="continue PROMPT without the chat format; <|start|> and other control tokens in it are read as tokens",
     )
-    parser.add_argument("--json", action="store_true", help="a line a token: id, text, log-probability")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print a line of JSON for each token: id, text, log-probability, reason to finish",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     if args.raw and args.tools:
-        raise OptionError("--raw takes the prompt as it stands, so there is no place for --tool: leave one of them out")
+        raise OptionError(
+            "--raw continues the prompt without the chat format, so it has no tools: leave out --raw or --tool"
+        )
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
     model, tokenizer = model_arguments.load(args)
     from mlx_oss.chat.history import preamble
@@ -47,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         blocks = preamble("", args.reasoning, toolset.functions, toolset.namespaces, None)
         prompt = render_conversation([*blocks, Message("user", args.prompt)], next_role="assistant")
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         decoder, written = tokenizer.stream_decoder(), []
         for step in generate_step(model, prompt, options, max_tokens=args.max_tokens, stop_ids=tokenizer.stop_ids):
             written.append(step.token)
@@ -57,17 +70,17 @@ def run(args: argparse.Namespace) -> int:
                 text = json.dumps(line, ensure_ascii=False) + "\n"
             _write(text)
         _write("" if args.json else decoder.finish())
-        answers = [] if args.raw else _answers(toolset, written)
-        if not answers:
+        results = [] if args.raw else _tool_results(toolset, written)
+        if not results:
             break
-        _write("" if args.json else tokenizer.decode(answers))
-        prompt = [*prompt, *written, *answers]
+        _write("" if args.json else tokenizer.decode(results))
+        prompt = [*prompt, *written, *results]
     _write("" if args.json else "\n")
     return 0
 
 
-def _answers(toolset: Toolset, written: list[int]) -> list[int]:
-    """What the tools that were called answer, ready for the model to go on; nothing if none was that is run here."""
+def _tool_results(toolset: Toolset, written: list[int]) -> list[int]:
+    """Runs the tools that the model called. Returns the ids that it reads next, or none if no tool was run."""
     from mlx_oss.chat.history import OPENING, Entry
     from mlx_oss.chat.stream import EventTranslator
     from mlx_oss.harmony import HarmonyParser
@@ -79,7 +92,7 @@ def _answers(toolset: Toolset, written: list[int]) -> list[int]:
     for call in filter(toolset.handles, translator.calls):
         invocation = toolset.invoke(call)
         invocation.perform()
-        ids += Entry.answering(call, invocation.result.text).ids
+        ids += Entry.from_tool_result(call, invocation.result.text).ids
     return ids + OPENING if ids else []
 
 

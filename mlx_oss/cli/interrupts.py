@@ -1,4 +1,4 @@
-"""What happens to a conversation in a terminal from outside: Ctrl-C, SIGTERM, and keys typed while an answer comes."""
+"""Handles what reaches a conversation in a terminal from outside: Ctrl-C, SIGTERM, and keys typed during an answer."""
 
 from __future__ import annotations
 
@@ -17,31 +17,34 @@ except ImportError:  # not a POSIX system
 
 @contextmanager
 def interruptible(cancel: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """While open, Ctrl-C cancels, so that it strikes between two tokens; a second one raises KeyboardInterrupt."""
-    hits = 0
+    """Within the context, the first Ctrl-C calls `cancel`, and a second one raises KeyboardInterrupt.
 
-    def strike(number: int, frame: object) -> None:
-        nonlocal hits
-        hits += 1
-        if hits > 1:
+    With `cancel`, an answer stops between two tokens. Yields a function that returns whether Ctrl-C was pressed.
+    """
+    presses = 0
+
+    def handle_interrupt(number: int, frame: object) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > 1:
             raise KeyboardInterrupt
         cancel()
 
-    previous = signal.signal(signal.SIGINT, strike)
+    previous = signal.signal(signal.SIGINT, handle_interrupt)
     try:
-        yield lambda: hits > 0
+        yield lambda: presses > 0
     finally:
         signal.signal(signal.SIGINT, previous)
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """While open, SIGTERM ends the program in order, so that the terminal is left as it was found."""
+def exiting_on_sigterm() -> Iterator[None]:
+    """Within the context, SIGTERM raises SystemExit, so that the terminal is restored before the program ends."""
 
-    def end(number: int, frame: object) -> None:
+    def exit_program(number: int, frame: object) -> None:
         sys.exit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, end)
+    previous = signal.signal(signal.SIGTERM, exit_program)
     try:
         yield
     finally:
@@ -49,9 +52,10 @@ def terminable() -> Iterator[None]:
 
 
 @contextmanager
-def unechoed() -> Iterator[None]:
-    """While open, the terminal does not show what is typed, which would stand in the middle of the answer; it is there
-    for the next prompt.
+def echo_disabled() -> Iterator[None]:
+    """Within the context, the terminal does not show typed keys, which would appear in the middle of the answer.
+
+    They are kept for the next prompt.
     """
     try:
         _set_echo(False)
@@ -61,9 +65,11 @@ def unechoed() -> Iterator[None]:
 
 
 @contextmanager
-def asking() -> Iterator[None]:
-    """While open, in the middle of an answer, the user is asked something: what he typed before does not count as his
-    answer, what he types is shown, and Ctrl-C raises KeyboardInterrupt at once.
+def asking_user() -> Iterator[None]:
+    """Context for a question to the user in the middle of an answer of the model.
+
+    Keys typed before the question are discarded, so that they do not answer it. Keys typed now are shown, and Ctrl-C
+    raises KeyboardInterrupt at once.
     """
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     terminal = sys.stdin.fileno() if termios is not None and sys.stdin.isatty() else None
@@ -80,10 +86,15 @@ def asking() -> Iterator[None]:
 
 
 def _set_echo(on: bool) -> None:
-    """Does nothing where there is no terminal, or it is another job's: that would stop this one."""
+    """Turns the echo of typed keys on or off.
+
+    Does nothing if stdin is not a terminal, or if this process is not in its foreground: changing the terminal from the
+    background would stop the process.
+    """
     if termios is None or not sys.stdin or not sys.stdin.isatty():
         return
-    with suppress(OSError, termios.error, io.UnsupportedOperation):  # gone, or not the one that controls this process
+    # Errors: the terminal is gone, or does not control this process.
+    with suppress(OSError, termios.error, io.UnsupportedOperation):
         terminal = sys.stdin.fileno()
         if os.tcgetpgrp(terminal) != os.getpgrp():
             return

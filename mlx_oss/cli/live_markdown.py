@@ -1,7 +1,7 @@
-"""A turn on a terminal: the answer as Markdown, drawn anew as it grows, the reasoning dim.
+"""Prints a turn on a terminal: the answer as Markdown that is redrawn as it grows, the reasoning in dim text.
 
-What is finished is printed for good and scrolls away like any text; only the block being written is drawn again, and of
-that no more than the window holds. Knows nothing of sessions.
+Finished blocks are printed once and scroll away like any text. Only the block being written is redrawn, and of that no
+more than the window can show. Knows nothing of sessions.
 """
 
 from __future__ import annotations
@@ -16,36 +16,41 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from mlx_oss import events
-from mlx_oss.cli.printers import remark
+from mlx_oss.cli.remarks import remark
 from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.events import Event
 
 Line = list[Segment]
 
-# A tag that the model writes is meant to be seen, so HTML is text; and so are pictures and definitions of links, which
-# would be drawn without their addresses.
+# HTML is printed as text, because tags that the model writes are meant to be seen. Images and link definitions are text
+# too, because they would be drawn without their addresses.
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable(["reference", "image"])
 
 
 class LiveMarkdown:
-    """The printer for a terminal that can move its cursor."""
+    """The printer for a terminal that can move its cursor.
+
+    Attributes:
+        hide_reasoning: Show "thinking ..." instead of the reasoning.
+        whole_calls: Print tool calls and results whole, else only their beginning.
+    """
 
     def __init__(self, hide_reasoning: bool = False) -> None:
         self.hide_reasoning, self.whole_calls = hide_reasoning, False
         self._console = Console(highlight=False, markup=False)
-        self._end = _End(self._console)
-        self._kind: type | None = None  # of the text being written
-        self._tail = ""  # of it: what may still change
-        self._above: type | None = None  # the kind of what was printed last in this turn
+        self._live_region = _LiveRegion(self._console)
+        self._kind: type | None = None  # kind of the text being written
+        self._tail = ""  # the end of that text, which may still change
+        self._last_printed: type | None = None  # kind of the last event that was printed in this turn
 
     def __call__(self, event: Event) -> None:
         match event:
             case events.ReasoningDelta() if self.hide_reasoning:
-                self._note("thinking ...")
+                self._show_status("thinking ...")
             case events.AnswerDelta(text) | events.PreambleDelta(text) | events.ReasoningDelta(text):
-                self._grow(type(event), sanitize(text))
+                self._append(type(event), sanitize(text))
             case events.PrefillProgress(done, total):
-                self._note(f"reading {done:,} of {total:,} tokens")
+                self._show_status(f"reading {done:,} of {total:,} tokens")
             case events.RepairedOutput() if not remark(event):
                 pass
             case (
@@ -58,16 +63,16 @@ class LiveMarkdown:
                 self._finish()
                 self._print(type(event), self._lines(Text(remark(event, self.whole_calls), "dim")))
 
-    def end(self, stopped: bool = False) -> None:
+    def end_turn(self, stopped: bool = False) -> None:
         self._finish()
         if stopped:
-            self.say("[stopped]")
-        self._above = None
+            self.notice("[stopped]")
+        self._last_printed = None
 
-    def say(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         self._console.print(Text(text, "dim"), soft_wrap=True)
 
-    def _grow(self, kind: type, text: str) -> None:
+    def _append(self, kind: type, text: str) -> None:
         if kind is not self._kind:
             self._finish()
             self._kind = kind
@@ -78,98 +83,102 @@ class LiveMarkdown:
             done, self._tail = split(self._tail)
             for block in done:
                 self._print(kind, self._render(kind, block))
-        if self._end.is_due:
-            gap: list[Line] = [[]] if self._gap(kind) else []
-            self._end.draw(gap + self._render(kind, self._tail))
+        if self._live_region.is_due:
+            gap: list[Line] = [[]] if self._needs_empty_line(kind) else []
+            self._live_region.draw(gap + self._render(kind, self._tail))
 
     def _finish(self) -> None:
-        """Prints for good what is still being written."""
+        """Prints the text being written for the last time."""
         if self._kind and self._tail:
             done, tail = ([], self._tail) if self._kind is events.ReasoningDelta else finished_blocks(self._tail)
             for block in (*done, tail):
                 self._print(self._kind, self._render(self._kind, block))
-        self._end.draw([])
+        self._live_region.draw([])
         self._kind, self._tail = None, ""
 
-    def _note(self, text: str) -> None:
+    def _show_status(self, text: str) -> None:
         if self._kind:
             self._finish()
-        self._end.draw(self._lines(Text(text, "dim")))
+        self._live_region.draw(self._lines(Text(text, "dim")))
 
     def _print(self, kind: type, lines: list[Line]) -> None:
         if lines:
-            self._end.print(([[]] if self._gap(kind) else []) + lines)
-            self._above = kind
+            self._live_region.print(([[]] if self._needs_empty_line(kind) else []) + lines)
+            self._last_printed = kind
 
-    def _gap(self, kind: type) -> bool:
-        """Whether an empty line comes before what is printed next."""
-        return self._above not in (None, kind) or self._above in (events.AnswerDelta, events.PreambleDelta)
+    def _needs_empty_line(self, kind: type) -> bool:
+        """True if an empty line separates the next output from the last one."""
+        return self._last_printed not in (None, kind) or self._last_printed in (
+            events.AnswerDelta,
+            events.PreambleDelta,
+        )
 
     def _render(self, kind: type, text: str) -> list[Line]:
         if kind is events.ReasoningDelta:
             return self._lines(Text(text.removesuffix("\n"), "dim"))
         lines = self._lines(_markdown(text))
-        full = [number for number, line in enumerate(lines) if line]
-        return lines[full[0] : full[-1] + 1] if full else []
+        nonempty = [number for number, line in enumerate(lines) if line]
+        return lines[nonempty[0] : nonempty[-1] + 1] if nonempty else []
 
-    def _lines(self, what: Text | Markdown) -> list[Line]:
-        return [_stripped(line) for line in self._console.render_lines(what, pad=False)]
+    def _lines(self, content: Text | Markdown) -> list[Line]:
+        return [_stripped(line) for line in self._console.render_lines(content, pad=False)]
 
 
-class _End:
-    """The end of what the terminal shows: lines to stay are printed above lines that are drawn again and again."""
+class _LiveRegion:
+    """The lines at the end of the output that are redrawn again and again. Permanent lines are printed above them."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._drawn: list[int] = []  # the widths of the lines to be drawn again; the cursor stands behind the last
-        self._rest_until = 0.0
+        self._widths: list[int] = []  # of the lines to redraw; the cursor is at the end of the last one
+        self._next_draw = 0.0  # earliest time of the next redrawing, in seconds
 
     @property
     def is_due(self) -> bool:
-        """Whether drawing again takes no more than a fifth of the time: a long block takes a while."""
-        return time.perf_counter() >= self._rest_until
+        """True if redrawing now uses at most a fifth of the time. Drawing a long block is slow."""
+        return time.perf_counter() >= self._next_draw
 
     def draw(self, lines: list[Line]) -> None:
-        """Shows these lines, as many as the window holds, in place of those drawn before."""
-        self._show([], lines[-max(self._console.height - 2, 1) :])
+        """Replaces the lines drawn before by these, as many as the window can show. They are redrawn later."""
+        self._replace([], lines[-max(self._console.height - 2, 1) :])
 
     def print(self, lines: list[Line]) -> None:
-        """Shows these lines for good, in place of those drawn before."""
-        self._show(lines, [])
+        """Replaces the lines drawn before by these, which stay."""
+        self._replace(lines, [])
 
-    def _show(self, stay: list[Line], draw: list[Line]) -> None:
+    def _replace(self, permanent: list[Line], redrawn: list[Line]) -> None:
         started = time.perf_counter()
-        # A window that has become narrower has broken the lines; one that is wider has not joined them.
-        rows = sum(max(1, -(-width // self._console.width)) for width in self._drawn)
+        # A window that became narrower wrapped the lines. A window that became wider did not join them again.
+        rows = sum(max(1, -(-width // self._console.width)) for width in self._widths)
         start = f"\x1b[{rows - 1}A\r" if rows > 1 else "\r" if rows else ""
-        shown = "".join(f"{self._text(line)}\x1b[K\n" for line in stay)
-        shown += "\x1b[K\n".join(map(self._text, draw)) + "\x1b[J"
-        self._drawn = [sum(segment.cell_length for segment in line) for line in draw]
-        if start or stay or draw:
-            self._console.file.write(start + shown)
+        output = "".join(f"{self._to_escape_sequences(line)}\x1b[K\n" for line in permanent)
+        output += "\x1b[K\n".join(map(self._to_escape_sequences, redrawn)) + "\x1b[J"
+        self._widths = [sum(segment.cell_length for segment in line) for line in redrawn]
+        if start or permanent or redrawn:
+            self._console.file.write(start + output)
             self._console.file.flush()
         now = time.perf_counter()
-        self._rest_until = now + 4 * (now - started) if draw else now
+        self._next_draw = now + 4 * (now - started) if redrawn else now
 
-    def _text(self, line: Line) -> str:
-        with self._console.capture() as text:
+    def _to_escape_sequences(self, line: Line) -> str:
+        with self._console.capture() as capture:
             self._console.print(Segments(line), end="", crop=False, soft_wrap=True)
-        return text.get()
+        return capture.get()
 
 
 def _markdown(text: str) -> Markdown:
-    markdown = Markdown("", code_theme="ansi_dark", hyperlinks=False)  # where a link leads is meant to be seen
+    markdown = Markdown("", code_theme="ansi_dark", hyperlinks=False)  # the address of a link is meant to be seen
     markdown.parsed = _PARSER.parse(text)
     for token in markdown.parsed:
-        token.children = [child for child in token.children or () if child.info != "auto"]  # a bare link, as written
+        # A bare link is printed as written.
+        token.children = [child for child in token.children or () if child.info != "auto"]
         for child in token.children:
-            if child.type == "softbreak":  # in a chat a new line is one: poems, addresses
+            if child.type == "softbreak":  # in a chat a newline is a line break, as in poems and addresses
                 child.type = "hardbreak"
     return markdown
 
 
 def _stripped(line: Iterable[Segment]) -> Line:
-    """Without spaces at the end: a window that becomes narrower would break them into rows of their own."""
+    """Removes trailing spaces. A window that becomes narrower would wrap them into rows of their own."""
     kept = list(line)
     while kept and not kept[-1].text.strip():
         del kept[-1]
@@ -179,7 +188,7 @@ def _stripped(line: Iterable[Segment]) -> Line:
 
 
 def finished_blocks(text: str) -> tuple[list[str], str]:
-    """The blocks of a Markdown text, and the last one, which more text may still change."""
+    """Splits Markdown text into its finished blocks, and the last block, which more text can still change."""
     starts = [token.map[0] for token in _PARSER.parse(text) if token.level == 0 and token.map and token.nesting >= 0]
     lines = text.split("\n")
     ends = [*starts[1:], len(lines)]

@@ -1,4 +1,4 @@
-"""The arguments that every command with a model has: which model, and how it samples."""
+"""The command-line arguments of every command that loads a model: which model, and how it samples."""
 
 from __future__ import annotations
 
@@ -12,34 +12,87 @@ if TYPE_CHECKING:
     from mlx_oss.tokenizer import Tokenizer
 
 _NANO = """\
-nano: a demonstration model that comes with mlx-oss, not gpt-oss. For gpt-oss-20b download openai/gpt-oss-20b from
-Hugging Face, then: mlx-oss convert gpt-oss-20b gpt-oss-20b-mlx && mlx-oss chat --model gpt-oss-20b-mlx
+This is nano, a small demonstration model that comes with mlx-oss. It is not gpt-oss. For gpt-oss-20b, download
+openai/gpt-oss-20b from Hugging Face, then: mlx-oss convert gpt-oss-20b gpt-oss-20b-mlx
+and: mlx-oss chat --model gpt-oss-20b-mlx
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="FOLDER", help="converted model; without it nano, a bundled demonstration")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the activations")
+    parser.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="folder of a converted model (default: nano, a small demonstration model that comes with mlx-oss)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="data type of the activations (default auto: bfloat16 on a GPU, float32 on the CPU)",
+    )
     add_memory_arguments(parser)
     sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (default 1)")
-    sampling.add_argument("--top-p", type=float, default=1.0, metavar="P", help="default 1: all tokens")
-    sampling.add_argument("--top-k", type=int, default=0, metavar="K", help="default 0: all tokens")
-    sampling.add_argument("--min-p", type=float, default=0.0, metavar="P", help="default 0: all tokens")
-    sampling.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="default 1: none")
-    sampling.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
-    sampling.add_argument("--max-tokens", type=int, metavar="N", help="generate at most N tokens")
+    sampling.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="T",
+        help="randomness; 0 always takes the most likely token (default 1)",
+    )
+    sampling.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the most likely tokens that add up to probability P (default 1: all tokens)",
+    )
+    sampling.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="sample from the K most likely tokens (default 0: all tokens)"
+    )
+    sampling.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="sample from tokens at least P times as likely as the most likely one (default 0: all tokens)",
+    )
+    sampling.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="above 1, tokens among the last 64 become less likely (default 1: no penalty)",
+    )
+    sampling.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="seed of the random numbers; the same seed gives the same answer (default: a new seed each time)",
+    )
+    sampling.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help="maximum tokens to generate in a turn (default: what the context has room for)",
+    )
 
 
 def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--memory", metavar="SIZE", help="what the process may take, e.g. 8GB; what does not fit is read from disk"
+        "--memory",
+        metavar="SIZE",
+        help="memory limit, e.g. 8GB; experts that do not fit stay on disk (default: what the device recommends)",
     )
-    parser.add_argument("--context", type=int, metavar="N", help="tokens that a conversation has room for")
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="length of the longest conversation, in tokens (default: as many as fit, see mlx-oss plan)",
+    )
 
 
 def sampling_options(args: argparse.Namespace) -> SamplingOptions:
-    """Raises OptionError for a value out of range."""
+    """Returns the sampling options. Raises OptionError for a value out of range."""
     from mlx_oss.generation.sampling import SamplingOptions
 
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
@@ -47,7 +100,7 @@ def sampling_options(args: argparse.Namespace) -> SamplingOptions:
 
 
 def load(args: argparse.Namespace) -> tuple[Transformer, Tokenizer]:
-    """The model that was asked for; says on stderr when it is nano."""
+    """Loads the model and its tokenizer. Without --model, it loads nano and writes a note about it to stderr."""
     import mlx_oss
 
     if args.model is None:

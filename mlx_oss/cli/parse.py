@@ -1,4 +1,4 @@
-"""`mlx-oss parse`: what the parser makes of a stream the model wrote: its messages, and what had to be repaired."""
+"""`mlx-oss parse`: prints the messages in a model's output, and what had to be repaired in it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,21 @@ from mlx_oss.harmony import ParsedMessage, Role, message_to_dict, parse_messages
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("stream", help="file with a JSON list of ids, or - for stdin")
-    parser.add_argument("--text", action="store_true", help="the file holds text; <|start|> and the like are tokens")
-    parser.add_argument("--role", choices=("assistant", "none"), default="assistant", help="who the prompt ended with")
-    parser.add_argument("--strict", action="store_true", help="stop at the first break of the format")
+    parser.add_argument("stream", help="file with a JSON list of token ids, or - for stdin")
+    parser.add_argument(
+        "--text",
+        action="store_true",
+        help="the file contains text instead of ids; <|start|> and other control tokens are read as tokens",
+    )
+    parser.add_argument(
+        "--role",
+        choices=("assistant", "none"),
+        default="assistant",
+        help="the role that the prompt ended with; none: the stream begins with <|start|> (default assistant)",
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="stop with an error where the format is broken, instead of repairing it"
+    )
     parser.add_argument("--json", action="store_true", help="print the messages as JSON")
 
 
@@ -24,8 +35,8 @@ def run(args: argparse.Namespace) -> int:
     role: Role | None = None if args.role == "none" else "assistant"
     messages = parse_messages(ids, role=role, strict=args.strict)
     if args.json:
-        found = [as_dict(parsed) for parsed in messages]
-        sys.stdout.write(json.dumps(found, ensure_ascii=sys.stdout.isatty(), indent=2) + "\n")
+        entries = [as_dict(parsed) for parsed in messages]
+        sys.stdout.write(json.dumps(entries, ensure_ascii=sys.stdout.isatty(), indent=2) + "\n")
         return 0
     from mlx_oss.cli.colours import write_message
 
@@ -35,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_ids(path: str, *, as_text: bool) -> list[int]:
-    """Raises HarmonyError for a file that is not a list of ids."""
+    """Reads the token ids in a file. Raises HarmonyError if it is not a list of ids."""
     content = read_text(path)
     if as_text:
         from mlx_oss.tokenizer import load_tokenizer
@@ -44,9 +55,11 @@ def read_ids(path: str, *, as_text: bool) -> list[int]:
     try:
         ids = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise HarmonyError(f"{path} is not JSON: {error}; for plain text give --text") from None
+        raise HarmonyError(
+            f"{path} is not JSON ({error}): give a list of token ids, or --text for plain text"
+        ) from None
     if not isinstance(ids, list) or not all(type(id_) is int for id_ in ids):
-        raise HarmonyError(f"{path} is not a list of ids; for plain text give --text")
+        raise HarmonyError(f"{path} is not a list of ids: give a JSON list of token ids, or --text for plain text")
     return ids
 
 

@@ -1,4 +1,4 @@
-"""`mlx-oss plan`: what of a model fits into this machine's memory, or into another's, and what it consists of."""
+"""`mlx-oss plan`: shows how much of a model fits into the memory of this machine or another, and what uses it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,29 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", nargs="?", help="converted model; without it nano, a bundled demonstration")
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        help="folder of a converted model (default: nano, a small demonstration model that comes with mlx-oss)",
+    )
     model_arguments.add_memory_arguments(parser)
-    parser.add_argument("--chunk", type=int, metavar="N", help="tokens of a prompt that are read at a time")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the activations")
-    parser.add_argument("--json", action="store_true", help="all figures as one JSON object, in bytes")
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        metavar="N",
+        help="tokens of a prompt that are processed at a time (default: as many as fit, at most 512)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="data type of the activations (default auto: bfloat16 on a GPU, float32 on the CPU)",
+    )
+    parser.add_argument("--json", action="store_true", help="print all figures as one JSON object, sizes in bytes")
 
 
 def run(args: argparse.Namespace) -> int:
-    """The exit status is 1 where the model does not fit."""
+    """Prints the plan. The exit status is 1 if the model does not fit."""
     import mlx_oss
 
     folder = args.folder
@@ -46,18 +60,18 @@ def _show(plan: Plan) -> None:
     from mlx_oss.memory.estimates import format_bytes
 
     console = Console(highlight=False, markup=False)
-    last = "at least" if plan.verdict == "too small" else "in memory"
-    table = Table("", "in all", last, box=None, padding=(0, 2, 0, 0))
+    last_header = "at least" if plan.verdict == "too small" else "in memory"
+    table = Table("", "total", last_header, box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for kind, nbytes in plan.weights.items():
         table.add_row(kind, format_bytes(nbytes))
     table.add_row("weights", format_bytes(sum(plan.weights.values())), format_bytes(plan.weight_bytes))
-    table.add_row(f"keys and values, {plan.context:,} tokens", "", format_bytes(plan.kv_bytes))
+    table.add_row(f"KV cache, {plan.context:,} tokens", "", format_bytes(plan.kv_bytes))
     table.add_row(f"prefill, {plan.chunk} tokens at a time", "", format_bytes(plan.prefill_bytes))
     table.add_row("Python, MLX, vocabulary", "", format_bytes(plan.base_bytes))
-    table.add_row("at most", format_bytes(plan.whole_bytes), format_bytes(plan.peak_bytes))
+    table.add_row("peak", format_bytes(plan.whole_bytes), format_bytes(plan.peak_bytes))
     console.print(table)
     console.print(f"{plan}.", soft_wrap=True)
     if plan.profile:
-        console.print(f"Converted with --profile {plan.profile} everything would be in memory.", soft_wrap=True)
+        console.print(f"If you convert it with --profile {plan.profile}, everything fits into memory.", soft_wrap=True)

@@ -1,6 +1,6 @@
-"""How a turn's events are shown: plainly, or as lines of JSON; `drawn` has how a terminal shows them.
+"""Prints a turn's events as plain text or as lines of JSON. `live_markdown` prints them on a terminal.
 
-A printer is called with each event and told with `end` when there are no more. Knows nothing of sessions.
+A printer is called with each event, then `end_turn` is called. Knows nothing of sessions.
 """
 
 from __future__ import annotations
@@ -13,28 +13,33 @@ from enum import Enum
 from typing import Protocol
 
 from mlx_oss import events
+from mlx_oss.cli.remarks import remark
 from mlx_oss.cli.sanitize import sanitize, wants_plain
 from mlx_oss.events import Event
-from mlx_oss.harmony import Repair
-
-_SHOWN_LINES, _SHOWN_CHARACTERS = 6, 400  # of what is folded
 
 
 class Printer(Protocol):
+    """Prints the events of a turn: call it with each event, then call `end_turn`.
+
+    Attributes:
+        hide_reasoning: Do not print the reasoning.
+        whole_calls: Print tool calls and results whole, else only their beginning.
+    """
+
     hide_reasoning: bool
-    whole_calls: bool  # or folded: the beginning of what a tool is given and gives
+    whole_calls: bool
 
     def __call__(self, event: Event) -> None: ...
 
-    def end(self, stopped: bool = False) -> None:
-        """After the last event of a turn, or the one it was stopped at."""
+    def end_turn(self, stopped: bool = False) -> None:
+        """Call it after the last event of a turn. `stopped` says that the user stopped the turn."""
 
-    def say(self, text: str) -> None:
-        """A remark of the program's own, between turns."""
+    def notice(self, text: str) -> None:
+        """Prints a message of the program, between turns."""
 
 
-def printer(*, as_json: bool = False, hide_reasoning: bool = False) -> Printer:
-    """The printer for where the output goes: drawn only on a terminal that can, and that may have colours."""
+def make_printer(*, as_json: bool = False, hide_reasoning: bool = False) -> Printer:
+    """Creates the printer for the output: LiveMarkdown only on a terminal that can and may get escape sequences."""
     if as_json:
         return JsonPrinter()
     if wants_plain() or not (sys.stdout.isatty() and sys.stderr.isatty()):
@@ -45,17 +50,20 @@ def printer(*, as_json: bool = False, hide_reasoning: bool = False) -> Printer:
 
 
 class PlainPrinter:
-    """The answer to stdout, as it is where that is no terminal; all else to stderr. No colours, no cursor movements."""
+    """Prints the answer to stdout and everything else to stderr, without colours and cursor movements.
+
+    If stdout is not a terminal, the answer is written unchanged. A terminal gets no control characters.
+    """
 
     def __init__(self, hide_reasoning: bool = False) -> None:
         self.hide_reasoning, self.whole_calls = hide_reasoning, False
-        self._last: type | None = None
-        self._answer = sanitize if sys.stdout.isatty() else str
+        self._last_kind: type | None = None
+        self._prepare_answer = sanitize if sys.stdout.isatty() else str
 
     def __call__(self, event: Event) -> None:
         match event:
             case events.AnswerDelta(text):
-                self._write(event, self._answer(text))
+                self._write(event, self._prepare_answer(text))
             case events.ReasoningDelta(text) if not self.hide_reasoning:
                 self._write(event, sanitize(text))
             case events.PreambleDelta(text):
@@ -65,12 +73,12 @@ class PlainPrinter:
             case events.RepairedOutput() if remark(event):
                 self._write(event, remark(event))
 
-    def end(self, stopped: bool = False) -> None:
+    def end_turn(self, stopped: bool = False) -> None:
         self._separate(None)
         if stopped:
-            self.say("[stopped]")
+            self.notice("[stopped]")
 
-    def say(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         sys.stderr.write(f"{text}\n")
 
     def _write(self, event: Event, text: str) -> None:
@@ -80,65 +88,41 @@ class PlainPrinter:
         stream.flush()
 
     def _separate(self, kind: type | None) -> None:
-        """A new line wherever another kind of text begins; the answer ends with one, whatever the terminal."""
-        if self._last not in (None, kind):
-            (sys.stdout if self._last is events.AnswerDelta else sys.stderr).write("\n")
+        """Starts a new line where another kind of text begins. An answer always ends with a newline."""
+        if self._last_kind not in (None, kind):
+            (sys.stdout if self._last_kind is events.AnswerDelta else sys.stderr).write("\n")
             sys.stdout.flush()
-        self._last = kind
+        self._last_kind = kind
 
 
 class JsonPrinter:
-    """Every event as one line: its type in snake case and its fields."""
+    """Prints each event as one line of JSON: its type in snake case and its fields."""
 
     hide_reasoning, whole_calls = False, True
 
     def __call__(self, event: Event) -> None:
-        line(snake_case(type(event).__name__), **asdict(event))
+        write_json_line(snake_case(type(event).__name__), **asdict(event))
 
-    def end(self, stopped: bool = False) -> None:
+    def end_turn(self, stopped: bool = False) -> None:
         pass
 
-    def say(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         sys.stderr.write(f"{text}\n")
 
 
-def line(kind: str, **fields: object) -> None:
-    """One line of JSON on stdout."""
-    text = json.dumps({"type": kind, **fields}, ensure_ascii=sys.stdout.isatty(), default=_name)
+def write_json_line(kind: str, **fields: object) -> None:
+    """Writes one line of JSON to stdout. On a terminal, characters outside ASCII are escaped."""
+    text = json.dumps({"type": kind, **fields}, ensure_ascii=sys.stdout.isatty(), default=_enum_name)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def _name(value: object) -> str:
-    """Of what is one of an enumeration: a kind of repair."""
+def _enum_name(value: object) -> str:
+    """JSON for an enumeration member, such as a kind of repair: its name in lower case."""
     if isinstance(value, Enum):
         return value.name.lower()
-    raise TypeError(f"nothing that JSON can say: {value!r}")
+    raise TypeError(f"{value!r} cannot be written as JSON")
 
 
 def snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-def remark(event: Event, whole: bool = False) -> str:
-    """What is told of an event that is no text; of what a tool is given and gives the beginning, unless `whole`."""
-    match event:
-        case events.ToolCall(recipient, arguments):
-            return sanitize(f"[calls {recipient}: {arguments if whole else _folded(arguments)}]")
-        case events.ToolResult(recipient, text):
-            return sanitize(f"[{recipient} gives: {text if whole else _folded(text)}]")
-        case events.TurnsDropped(count):
-            return f"[the context is full: the {count} oldest turns are forgotten]"
-        case events.ReasoningStopped("limit"):
-            return "[the reasoning has reached its limit]"
-        case events.ReasoningStopped("repetition"):
-            return "[the reasoning goes round in circles and is stopped]"
-        case events.RepairedOutput(notes):  # nobody is told of the others
-            said = [note.text for note in notes if note.repair is Repair.OTHER_ROLE]
-            return sanitize("\n".join(f"[in another's role: {text}]" for text in said if text.strip()))
-    raise AssertionError(f"no remark for {event}")
-
-
-def _folded(text: str) -> str:
-    shown = "\n".join(text.splitlines()[:_SHOWN_LINES])[:_SHOWN_CHARACTERS]
-    return text if len(shown) >= len(text.rstrip("\n")) else f"{shown} ... ({len(text):,} characters)"

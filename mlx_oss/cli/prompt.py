@@ -1,11 +1,9 @@
-"""The line a user types in: history, several lines, completion of commands; prompt_toolkit does it."""
+"""Reads the line a user types, with prompt_toolkit: history, several lines, completion of commands."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli.sanitize import wants_plain
@@ -14,14 +12,17 @@ if TYPE_CHECKING:
     from prompt_toolkit.history import History
 
 
-def reader(commands: Sequence[str]) -> Callable[[], str]:
-    """A function that reads a question; it raises KeyboardInterrupt on Ctrl-C and EOFError on Ctrl-D.
+def make_reader(commands: Sequence[str]) -> Callable[[], str]:
+    """Creates a function that reads a question. It raises KeyboardInterrupt on Ctrl-C and EOFError on Ctrl-D.
 
-    A plain terminal gets Python's own `input`. Elsewhere Enter sends, Alt-Enter starts a new line, pasted lines stay
-    together, and questions are kept for the next conversation.
+    A terminal without escape sequences uses Python's `input`. On other terminals, Enter sends the question, Alt-Enter
+    starts a new line, pasted lines stay together, and questions are saved for later conversations.
+
+    Args:
+        commands: Names of the commands to complete, without the slash.
     """
     if wants_plain():
-        return _plain
+        return _read_plain_line
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -37,6 +38,8 @@ def reader(commands: Sequence[str]) -> Callable[[], str]:
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
+    # If stdout is redirected, only the answers go there.
+    output = create_output(sys.stdout if sys.stdout.isatty() else sys.stderr)
     session: PromptSession[str] = PromptSession(
         history=_history(),
         completer=WordCompleter([f"/{name}" for name in commands], sentence=True),
@@ -44,27 +47,31 @@ def reader(commands: Sequence[str]) -> Callable[[], str]:
         key_bindings=keys,
         multiline=True,
         prompt_continuation="  ",
-        output=create_output(sys.stdout if sys.stdout.isatty() else sys.stderr),  # a file gets answers only
+        output=output,
     )
     return lambda: session.prompt("> ")
 
 
-def _plain() -> str:
+def _read_plain_line() -> str:
     sys.stderr.write("> ")
     sys.stderr.flush()
     return input()
 
 
 def _history() -> History:
-    """In the user's state folder (XDG Base Directory Specification), for his eyes only; in memory if that fails."""
+    """The history of prompts: a file in the user's state folder, readable by the user only; in memory if that fails."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
+    from mlx_oss.folders import state_folder
+
+    folder = state_folder()
+    if folder is None:
+        return InMemoryHistory()
     try:
-        folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "mlx-oss"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "history"
         path.touch(mode=0o600)
         path.open("a").close()  # is it writable?
         return FileHistory(path)
-    except (OSError, RuntimeError):  # the second: there is no home folder
+    except OSError:
         return InMemoryHistory()

@@ -1,4 +1,4 @@
-"""`mlx-oss render`: a conversation as the model sees it, coloured by channel, or as token ids."""
+"""`mlx-oss render`: prints a conversation as the model sees it, with a colour for each channel, or as token ids."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from mlx_oss.harmony import Message, conversation_for_next_turn, message_from_di
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("conversation", help='JSON file, or - for stdin: a list of messages, or {"messages": [...]}')
-    parser.add_argument("--tokens", action="store_true", help="print the ids, as a JSON list")
-    parser.add_argument("--next-turn", action="store_true", help="as the next turn begins: without finished reasoning")
+    parser.add_argument(
+        "conversation", help='JSON file with a list of messages, or with {"messages": [...]}; - for stdin'
+    )
+    parser.add_argument("--tokens", action="store_true", help="print the token ids, as a JSON list")
+    parser.add_argument(
+        "--next-turn",
+        action="store_true",
+        help="print the prompt of the next turn: without the reasoning of finished turns, "
+        "and with <|start|>assistant at the end",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,23 +42,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_text(path: str) -> str:
-    """The text of a file, or of stdin for "-". Raises HarmonyError."""
+    """Reads the text of a file, or of stdin for "-". Raises HarmonyError if it cannot be read as UTF-8."""
     try:
         stdin = sys.stdin.buffer.read if sys.stdin else bytes
         return (stdin() if path == "-" else Path(path).read_bytes()).decode()
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that no file can have
-        raise HarmonyError(f"{path} cannot be read ({error}): give a text file in UTF-8, or -") from None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or an impossible path
+        raise HarmonyError(f"{path} cannot be read ({error}): give a text file in UTF-8, or - for stdin") from None
 
 
 def read_conversation(path: str) -> list[Message]:
-    """The messages in a JSON file of openai-harmony's form. Raises HarmonyError naming the message that is wrong."""
+    """Reads messages from a JSON file in the form of openai-harmony. Raises HarmonyError naming the wrong message."""
     try:
         data = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise HarmonyError(f"{path} is not JSON: {error}") from None
+        raise HarmonyError(f"{path} is not JSON ({error}): give a list of messages") from None
     entries = data.get("messages") if isinstance(data, dict) else data
     if not isinstance(entries, list):
-        raise HarmonyError(f'{path} holds no conversation: a list of messages, or {{"messages": [...]}}')
+        raise HarmonyError(f'{path} is not a conversation: give a list of messages, or {{"messages": [...]}}')
     messages = []
     for number, entry in enumerate(entries):
         try:

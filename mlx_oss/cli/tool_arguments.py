@@ -1,4 +1,4 @@
-"""`--tool`: what the model may call, and the question before it runs code or changes files."""
+"""The arguments `--tool` and `--yes`: which tools the model may call, and the question before code or a patch runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_oss.cli.interrupts import asking
-from mlx_oss.cli.sanitize import plain
+from mlx_oss.cli.interrupts import asking_user
+from mlx_oss.cli.sanitize import text_for_review
 from mlx_oss.errors import OptionError
 
 if TYPE_CHECKING:
@@ -21,47 +21,53 @@ if TYPE_CHECKING:
     from mlx_oss.tools.calls import AnyTool
 
 _HELP = """\
-let the model call a tool, once for each: python (python=stateless keeps nothing between calls, python=limits runs
-without a sandbox), browser=FOLDER with Markdown, text and HTML files, browser=https://HOST/search?q={query},
-patch=FOLDER whose files it may change, or a Python file whose functions it may call"""
+tool that the model may call; may be given more than once. python runs Python code (python=stateless: keep no variables
+between calls, python=limits: without a sandbox); browser=FOLDER reads the Markdown, text and HTML files of a
+folder; browser=https://HOST/search?q={query} searches the web; patch=FOLDER changes the files of a folder; FILE.py
+offers the functions of a Python file that have a docstring"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tool", action="append", default=[], dest="tools", metavar="TOOL", help=_HELP)
-    parser.add_argument("--yes", action="store_true", help="run the model's code and patches without asking")
+    parser.add_argument("--yes", action="store_true", help="run the model's code and patches without asking first")
 
 
 def tools(args: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `ChatSession` for what was asked for. Raises OptionError for what is no tool."""
-    found = [tool for spec in args.tools for tool in _tool(spec)]
-    asker = Asker(found) if found and not args.yes else None
-    if asker and asker.asks and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+    """Returns keyword arguments for `ChatSession`. Raises OptionError for an unknown or invalid tool."""
+    selected = [tool for spec in args.tools for tool in _tool(spec)]
+    confirmation = Confirmation(selected) if selected and not args.yes else None
+    if confirmation and confirmation.is_needed and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise OptionError(
-            "before the model's code or patches run you are asked, and there is no terminal: --yes agrees"
+            "the model's code and patches need your approval, but there is no terminal: give --yes to approve them all"
         )
-    return {"tools": found, "confirm": asker if asker and asker.asks else None}
+    return {"tools": selected, "confirm": confirmation if confirmation and confirmation.is_needed else None}
 
 
-class Asker:
-    """Shows what a call of code or a patch would run and asks on the terminal whether it may; the answer "always" holds
-    for the tool from then on. Other tools are not asked for.
+class Confirmation:
+    """Shows the code or patch of a call on the terminal and asks the user whether it may run.
+
+    The answer "always" approves all later calls of the tool. Tools that run no code and change no files need no
+    approval.
+
+    Args:
+        tools: The tools of the session.
     """
 
     def __init__(self, tools: Sequence[AnyTool]) -> None:
-        self._runs = dict(filter(None, map(_judged, tools)))  # by name: what a call's arguments would run
-        self._always: set[str] = set()
+        self._previews = dict(filter(None, map(_preview, tools)))  # by name: shows what a call would run
+        self._approved: set[str] = set()  # names of tools that are always approved
 
     @property
-    def asks(self) -> bool:
-        """Whether there is anything to ask for."""
-        return bool(self._runs)
+    def is_needed(self) -> bool:
+        """True if any of the tools needs approval."""
+        return bool(self._previews)
 
     def __call__(self, call: ToolCall) -> bool | str:
-        name = call.name if call.name in self._runs else call.name.partition(".")[0]
-        if name not in self._runs or name in self._always:
+        name = call.name if call.name in self._previews else call.name.partition(".")[0]
+        if name not in self._previews or name in self._approved:
             return True
-        sys.stderr.write(plain(self._runs[name](call.arguments)).rstrip("\n") + "\n")
-        with asking():
+        sys.stderr.write(text_for_review(self._previews[name](call.arguments)).rstrip("\n") + "\n")
+        with asking_user():
             while True:
                 sys.stderr.write(f"run {name}? yes, no, always: ")
                 sys.stderr.flush()
@@ -73,7 +79,7 @@ class Asker:
                     case "y" | "yes":
                         return True
                     case "a" | "always":
-                        self._always.add(name)
+                        self._approved.add(name)
                         return True
                     case "n" | "no":
                         return False
@@ -81,8 +87,11 @@ class Asker:
                     return False
 
 
-def _judged(tool: AnyTool) -> tuple[str, Callable[[str], str]] | None:
-    """The name of a tool that runs code or changes files, and what it would make of a call's arguments."""
+def _preview(tool: AnyTool) -> tuple[str, Callable[[str], str]] | None:
+    """Returns the name of a tool that runs code or changes files, and a function from arguments to what would run.
+
+    Other tools return None.
+    """
     from mlx_oss.tools import PythonTool, Tool, python
     from mlx_oss.tools.patch import apply
 
@@ -94,7 +103,7 @@ def _judged(tool: AnyTool) -> tuple[str, Callable[[str], str]] | None:
 
 
 def _patch_of(arguments: str) -> str:
-    """The patch in a call of `apply_patch`; the arguments as they are where there is none, and it will not run."""
+    """Returns the patch in the arguments of `apply_patch`, or the arguments if they have none and cannot run."""
     try:
         return str(json.loads(arguments)["input"])
     except (ValueError, TypeError, LookupError, RecursionError):
@@ -114,34 +123,37 @@ def _tool(spec: str) -> Sequence[AnyTool]:
             return [patch_tool(where)]
         case _ if name.endswith(".py") and not where:
             return functions_of(Path(name))
-    raise OptionError(f"{spec!r} is no tool: python, browser=FOLDER, patch=FOLDER, or a Python file")
+    raise OptionError(f"{spec!r} is not a tool: give python, browser=FOLDER, patch=FOLDER or a Python file")
 
 
 def functions_of(path: Path) -> list[AnyTool]:
-    """The public functions with a docstring that a Python file defines, and the tools it makes."""
+    """Loads a Python file. Returns its public functions that have a docstring, and the tools it creates.
+
+    Raises OptionError if the file cannot be loaded or has no such functions or tools.
+    """
     from mlx_oss.tools import Tool
     from mlx_oss.tools.base import SystemTool
 
-    own_name = f"mlx_oss_tool_{path.stem}"  # or a file called time.py would be everybody's `time`
-    spec = importlib.util.spec_from_file_location(own_name, path)
+    module_name = f"mlx_oss_tool_{path.stem}"  # so that a file called time.py does not replace the module `time`
+    spec = importlib.util.spec_from_file_location(module_name, path)
     if not os.path.isfile(path) or spec is None or spec.loader is None:
-        raise OptionError(f"{path} cannot be read: name a Python file with functions")
+        raise OptionError(f"{path} cannot be read: give a Python file with functions")
     module = importlib.util.module_from_spec(spec)
-    sys.path.append(str(path.resolve().parent))  # it may import what lies beside it
-    sys.modules[own_name] = module
+    sys.path.append(str(path.resolve().parent))  # the file can import modules beside it
+    sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise OptionError(f"{path} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())})") from None
-    found = [
-        thing
-        for name, thing in vars(module).items()
-        if isinstance(thing, Tool | SystemTool) or _is_public_function(name, thing, own_name)
+    tools = [
+        value
+        for name, value in vars(module).items()
+        if isinstance(value, Tool | SystemTool) or _is_public_function(name, value, module_name)
     ]
-    if not found:
-        raise OptionError(f"{path} has no public function with a docstring")
-    return found
+    if not tools:
+        raise OptionError(f"{path} has no public function with a docstring: add one, or a docstring to a function")
+    return tools
 
 
-def _is_public_function(name: str, thing: object, module: str) -> bool:
-    return inspect.isfunction(thing) and thing.__module__ == module and bool(thing.__doc__) and name[0] != "_"
+def _is_public_function(name: str, value: object, module: str) -> bool:
+    return inspect.isfunction(value) and value.__module__ == module and bool(value.__doc__) and name[0] != "_"

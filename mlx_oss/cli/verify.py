@@ -1,4 +1,4 @@
-"""`mlx-oss verify`: whether a converted model is intact, and whether it is what its source converts to."""
+"""`mlx-oss verify`: checks that a converted model is intact, and that its source converts to the same tensors."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="a folder that mlx-oss convert wrote")
-    parser.add_argument("--source", metavar="SRC", help="the checkpoint it was made from, to compare all tensors with")
-    parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
+    parser.add_argument("folder", metavar="DIR", help="folder that mlx-oss convert wrote")
+    parser.add_argument(
+        "--source",
+        metavar="SRC",
+        help="checkpoint that it was converted from; all tensors are compared with it (default: only check the folder)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,20 +1,26 @@
-"""The harmony chat format: messages, messages to ids, ids to messages.
+"""The harmony chat format: renders messages to token ids and parses token ids back to messages.
 
-The measure is openai-harmony 0.0.8. Rendering differs from it, on purpose, in this only:
+The reference is openai-harmony 0.0.8. Rendering deliberately differs from it in these points only:
 
-- What is empty is left out: it writes `Current date: ` and `# Instructions` with nothing after them.
-- Response formats are written (as `docs/format.md` of openai/harmony shows them); it cannot.
-- Two namespaces of one name are refused; it keeps the last.
-- Numbers of more than 15 digits that are no 64-bit integers are written as they are; its JSON reader misses some of
-  them by one in the last place.
-- Reasoning of finished turns is dropped where the caller asks for it, by the rule of the format document, and of every
-  turn (`history`); it drops that of the first turn by itself.
+- Lines without a value are left out. openai-harmony writes `Current date: ` and `# Instructions` with nothing after
+  them.
+- Response formats are rendered, as `docs/format.md` of openai/harmony shows them. openai-harmony cannot render them.
+- Two tool namespaces with the same name raise HarmonyError. openai-harmony keeps the last one.
+- Numbers of more than 15 digits that are not 64-bit integers are written unchanged. The JSON reader of openai-harmony
+  changes some of them by one in the last digit.
+- Reasoning of finished turns is dropped only if the caller asks for it (see `history`), by the rule of the format
+  document, and then for every finished turn. openai-harmony drops the reasoning of the first turn without being asked.
 
-Parsing differs in that it never raises, loses no text and reports each repair (`header.Repair`), and in these readings
-of streams that need none: the same recipient in both sections of a header is one recipient; the content type may stand
-before the recipient; one leftover word is a content type and never a recipient; tools need no recipient, users may have
-names. Stop tokens and blanks between messages end nothing: they are a repair of the message that follows, and left out
-behind the last one.
+Parsing differs in that it never raises (except in strict mode), loses no text, and reports each repair
+(`header.Repair`). These streams need no repair, but are read differently:
+
+- The same recipient in both sections of a header is one recipient.
+- The content type may come before the recipient.
+- A single leftover word is a content type, never a recipient.
+- Tool messages need no recipient, and user messages may have a name.
+
+Stop tokens and whitespace between messages do not end a message. They are reported as a repair of the message that
+follows, and left out after the last message.
 """
 
 from mlx_oss.harmony.builtin import BROWSER, PYTHON
@@ -36,11 +42,11 @@ from mlx_oss.harmony.messages import (
     ToolNamespace,
 )
 from mlx_oss.harmony.parse import (
-    Event,
     HarmonyParser,
     MessageFinished,
     MessageStarted,
     ParsedMessage,
+    ParserEvent,
     TextDelta,
     parse_messages,
 )
@@ -54,7 +60,6 @@ __all__ = [
     "PYTHON",
     "Content",
     "DeveloperContent",
-    "Event",
     "HarmonyParser",
     "Header",
     "Message",
@@ -62,6 +67,7 @@ __all__ = [
     "MessageStarted",
     "Note",
     "ParsedMessage",
+    "ParserEvent",
     "ReasoningEffort",
     "Repair",
     "ResponseFormat",

@@ -1,7 +1,8 @@
-"""Messages as plain dictionaries and back, in the JSON form of openai-harmony 0.0.8 (`Message.to_dict`, `from_dict`).
+"""Converts messages to plain dictionaries and back, in the JSON form of openai-harmony 0.0.8 (`to_dict`, `from_dict`).
 
-Knows nothing of files and tokens. What that form can say and a `Message` cannot is refused, not dropped.
-The key `response_formats` of a developer block is ours; openai-harmony reads over it.
+Anything that form can express and a `Message` cannot raises an error instead of being dropped. The key
+`response_formats` of a developer block is an addition of this package; openai-harmony ignores it.
+Knows nothing of files and tokens.
 """
 
 from __future__ import annotations
@@ -28,20 +29,36 @@ _SYSTEM_LINES = ("model_identity", "conversation_start_date", "knowledge_cutoff"
 
 
 def message_to_dict(message: Message) -> dict[str, Any]:
-    """`message` as a dictionary that JSON can hold; what is None is left out, but for the lines of a system block."""
+    """Converts a message to a dictionary that can be written as JSON.
+
+    Args:
+        message: The message to convert.
+
+    Returns:
+        The fields of the message. Fields that are None are left out, except the lines of a system block: there null
+        means that the line is left out, and a missing key means the default.
+    """
     fields = {"role": message.role, "name": message.name, "content": [*map(_content_to_dict, message.contents)]}
     return _without_none(fields | {field: getattr(message, field) for field in _TEXT_FIELDS})
 
 
 def message_from_dict(data: Any) -> Message:
-    """The message `data` describes; its content is a text, or a list of contents.
+    """Converts a dictionary, as read from JSON, to a message.
 
-    Raises HarmonyError naming the key that is missing, unknown or of the wrong type.
+    Args:
+        data: The fields of the message. `content` is a text or a list of contents, each of type `text`,
+            `system_content` or `developer_content`.
+
+    Returns:
+        The message.
+
+    Raises:
+        HarmonyError: If a key is missing, unknown or of the wrong type. The error names the key.
     """
     fields = _fields(data, "a message", ("role", "content", *_TEXT_FIELDS))
     role: Any = fields.get("role")
     if role not in get_args(Role):
-        raise HarmonyError(f"a message has role {role!r}; it must be one of {', '.join(get_args(Role))}")
+        raise HarmonyError(f"a message has role {role!r}: use one of {', '.join(get_args(Role))}")
     texts = {field: _text(fields, field, "a message") for field in _TEXT_FIELDS}
     return Message(role, _contents_from_dict(fields.get("content"), role), **texts)
 
@@ -69,7 +86,7 @@ def _contents_from_dict(data: Any, role: str) -> Content | tuple[Content, ...]:
     if isinstance(data, str):
         return data
     if not isinstance(data, list) or not all(isinstance(content, Mapping) for content in data):
-        raise HarmonyError(f"the content of a message of role {role!r} must be a text or a list of contents")
+        raise HarmonyError(f"the content of a message of role {role!r} must be a string or a list of content objects")
     contents = tuple(map(_content_from_dict, data))
     return contents[0] if len(contents) == 1 else contents
 
@@ -84,23 +101,21 @@ def _content_from_dict(content: Mapping[str, Any]) -> Content:
         return DeveloperContent(_text(fields, "instructions", where), namespaces, formats)
     if content.get("type") == "system_content":
         return _system_from_dict(content, where)
-    raise HarmonyError(f"{where} is unknown; it must be text, system_content or developer_content")
+    raise HarmonyError(f"{where} is unknown: use text, system_content or developer_content")
 
 
 def _system_from_dict(content: Mapping[str, Any], where: str) -> SystemContent:
-    """A missing key means the default, as in openai-harmony; null leaves the line out."""
+    """A missing key means the default, as in openai-harmony. null leaves the line out."""
     fields = _fields(content, where, ("type", *_SYSTEM_LINES, "reasoning_effort", "channel_config", "tools"))
-    given: dict[str, Any] = {line: _text(fields, line, where) for line in _SYSTEM_LINES if line in fields}
+    values: dict[str, Any] = {line: _text(fields, line, where) for line in _SYSTEM_LINES if line in fields}
     if "reasoning_effort" in fields:
         effort = _text(fields, "reasoning_effort", where)
-        given["reasoning_effort"] = effort and effort.lower()
-        if given["reasoning_effort"] not in (None, *get_args(ReasoningEffort)):
-            raise HarmonyError(
-                f"reasoning_effort is {effort!r}; it must be one of {', '.join(get_args(ReasoningEffort))}"
-            )
+        values["reasoning_effort"] = effort and effort.lower()
+        if values["reasoning_effort"] not in (None, *get_args(ReasoningEffort)):
+            raise HarmonyError(f"reasoning_effort is {effort!r}: use one of {', '.join(get_args(ReasoningEffort))}")
     if "channel_config" in fields:
-        given["valid_channels"] = _channels(fields["channel_config"])
-    return SystemContent(tools=_namespaces(fields.get("tools")), **given)
+        values["valid_channels"] = _channels(fields["channel_config"])
+    return SystemContent(tools=_namespaces(fields.get("tools")), **values)
 
 
 def _channels(data: Any) -> tuple[str, ...]:
@@ -109,9 +124,9 @@ def _channels(data: Any) -> tuple[str, ...]:
     fields = _fields(data, "channel_config", ("valid_channels", "channel_required"))
     channels = fields.get("valid_channels", [])
     if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
-        raise HarmonyError(f"valid_channels is {channels!r}; it must be a list of names")
+        raise HarmonyError(f"valid_channels is {channels!r}: give a list of channel names")
     if channels and fields.get("channel_required") is not True:
-        raise HarmonyError("channel_required must be true: the system block of gpt-oss always asks for a channel")
+        raise HarmonyError("channel_required must be true: the system block of gpt-oss always requires a channel")
     return tuple(channels)
 
 
@@ -119,7 +134,7 @@ def _namespaces(data: Any) -> tuple[ToolNamespace, ...]:
     if data is None:
         return ()
     if not isinstance(data, Mapping):
-        raise HarmonyError(f"tools is {data!r}; it must map the name of each namespace to the namespace")
+        raise HarmonyError(f"tools is {data!r}: give an object that maps the name of each namespace to the namespace")
     return tuple(map(_namespace, data.values()))
 
 
@@ -137,13 +152,13 @@ def _tool(data: Any, namespace: str) -> ToolDescription:
     fields = _fields(data, where, ("name", "description", "parameters"))
     parameters = fields.get("parameters")
     if not isinstance(parameters, Mapping | None):
-        raise HarmonyError(f"{where} has parameters {parameters!r}; they must be a JSON schema")
+        raise HarmonyError(f"{where} has parameters {parameters!r}: give a JSON schema, which is an object")
     return ToolDescription(_text(fields, "name", where) or "", _text(fields, "description", where) or "", parameters)
 
 
 def _response_formats(data: Any) -> tuple[ResponseFormat, ...]:
     if not isinstance(data, list | None):
-        raise HarmonyError(f"response_formats is {data!r}; it must be a list of formats")
+        raise HarmonyError(f"response_formats is {data!r}: give a list of formats")
     return tuple(map(_response_format, data or ()))
 
 
@@ -151,7 +166,7 @@ def _response_format(data: Any) -> ResponseFormat:
     fields = _fields(data, "a response format", ("name", "schema", "description"))
     name, schema = _text(fields, "name", "a response format"), fields.get("schema")
     if not name or not isinstance(schema, Mapping):
-        raise HarmonyError(f"response format {name!r} must have a name and a schema that is a JSON schema")
+        raise HarmonyError(f"response format {name!r} must have a name, and a JSON schema under the key 'schema'")
     return ResponseFormat(name, schema, _text(fields, "description", f"response format {name!r}"))
 
 
@@ -159,14 +174,14 @@ def _fields(data: Any, where: str, known: Iterable[str]) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
         raise HarmonyError(f"{where} must be an object, not {data!r}")
     if unknown := [key for key in data if key not in known]:
-        raise HarmonyError(f"{where} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
+        raise HarmonyError(f"{where} has the unknown key {unknown[0]!r}: the known keys are {', '.join(known)}")
     return data
 
 
 def _text(fields: Mapping[str, Any], key: str, where: str) -> str | None:
     value = fields.get(key)
     if not isinstance(value, str | None):
-        raise HarmonyError(f"{where} has {key} {value!r}; it must be a text")
+        raise HarmonyError(f"{where} has {key} {value!r}: give a string")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What earlier messages leave in the prompt of the next turn.
+"""Decides which earlier messages remain in the prompt of the next turn, and with which token ids.
 
 The rule is that of openai/harmony `docs/format.md` ("Handling reasoning output in subsequent sampling"). openai-harmony
 0.0.8 applies it to the first turn only. Knows nothing of sessions and caches.
@@ -15,26 +15,33 @@ from mlx_oss.tokenizer import CALL, END, START
 
 
 def conversation_for_next_turn(messages: Sequence[Message]) -> list[Message]:
-    """`messages` without the reasoning of finished turns: the assistant's analysis before the last `final`.
+    """Drops the reasoning of finished turns: the assistant's analysis messages before its last `final` message.
 
-    Preambles, tool calls (on any channel) and tool results stay, and so does everything since the last `final`: a
-    running tool loop needs its reasoning.
+    Preambles, tool calls (on any channel) and tool results are kept. Everything after the last `final` message is kept
+    too, because a running tool loop needs its reasoning.
+
+    Args:
+        messages: The whole conversation, in order.
+
+    Returns:
+        The messages to render for the next turn, in order.
     """
     return [message for message, stays in zip(messages, stays_for_next_turn(messages), strict=True) if stays]
 
 
 def stays_for_next_turn(messages: Sequence[Message]) -> list[bool]:
-    """For each message, whether `conversation_for_next_turn` keeps it."""
-    finals = [at for at, message in enumerate(messages) if message.role == "assistant" and message.channel == "final"]
+    """Returns for each message whether `conversation_for_next_turn` keeps it."""
+    finals = [i for i, message in enumerate(messages) if message.role == "assistant" and message.channel == "final"]
     last_final = finals[-1] if finals else -1
-    return [at > last_final or not is_reasoning(message) for at, message in enumerate(messages)]
+    return [i > last_final or not is_reasoning(message) for i, message in enumerate(messages)]
 
 
 def ids_in_history(parsed: ParsedMessage) -> list[int]:
-    """The ids of a message the model wrote, as later prompts repeat them, from `<|start|>` on.
+    """Returns the token ids with which later prompts repeat a message that the model wrote, from `<|start|>` on.
 
-    They are the ids the model wrote, so that a cache of them stays good; only the end is put right: `<|call|>` of what
-    calls a tool, `<|end|>` of all else. A message that had to be repaired is rendered anew, lest its flaws be copied.
+    These are the ids the model wrote, so the KV cache that holds them stays valid. Only the last token is normalised:
+    `<|call|>` for a tool call, `<|end|>` for any other message. A message that had to be repaired is rendered again, so
+    that the model does not see and copy its own mistakes.
     """
     end = CALL if parsed.is_tool_call else END
     if parsed.notes:
@@ -46,5 +53,5 @@ def ids_in_history(parsed: ParsedMessage) -> list[int]:
 
 
 def is_reasoning(message: Message) -> bool:
-    """Whether the model thinks aloud, to nobody."""
+    """True for the assistant's analysis without a recipient. With a recipient it is a tool call."""
     return message.role == "assistant" and message.channel == "analysis" and message.recipient is None

@@ -1,7 +1,7 @@
-"""The messages of the harmony format as plain data.
+"""The messages of the harmony format as plain dataclasses.
 
-Knows nothing of tokens: `render` turns messages into ids, `parse` turns ids into messages.
-Names and defaults follow openai/harmony `docs/format.md`.
+Names and defaults follow openai/harmony `docs/format.md`. Knows nothing of tokens: `render` turns messages into token
+ids, `parse` turns token ids into messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ CHANNELS = ("analysis", "commentary", "final")
 
 @dataclass(frozen=True, slots=True)
 class ToolDescription:
-    """A function the model may call: its name, what it does, the JSON schema of its arguments (None: no arguments)."""
+    """A function the model may call.
+
+    Attributes:
+        name: Name of the function, without its namespace.
+        description: What the function does, for the model. Lines are separated by a newline.
+        parameters: JSON schema of the arguments, an object. None means that the function takes no arguments.
+    """
 
     name: str
     description: str = ""
@@ -29,8 +35,12 @@ class ToolDescription:
 
 @dataclass(frozen=True, slots=True)
 class ToolNamespace:
-    """Functions under one name: the model calls `<namespace>.<function>`. Without functions the namespace itself is
-    called.
+    """Functions grouped under one name; the model calls `<namespace>.<function>`.
+
+    Attributes:
+        name: Name of the namespace, e.g. `functions`, `browser` or `python`.
+        description: What the namespace is for, for the model. None means no description.
+        tools: The functions. If there are none, the model calls the namespace itself, as with `python`.
     """
 
     name: str
@@ -40,9 +50,14 @@ class ToolNamespace:
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
-    """What the final answer shall look like: a name, the JSON schema of the answer, what it is for.
+    """A format of the final answer that is described to the model.
 
-    The model is told of it, not bound to it: only a grammar at sampling can do that.
+    The description alone does not force the model to follow the schema. Only a grammar during sampling can do that.
+
+    Attributes:
+        name: Name of the format.
+        schema: JSON schema of the answer.
+        description: What the format is for, for the model. None means no description.
     """
 
     name: str
@@ -52,7 +67,16 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class SystemContent:
-    """What the system block says. A field that is None (or empty) leaves its line out."""
+    """The content of the system block. The line of a field that is None or empty is left out.
+
+    Attributes:
+        model_identity: The first line of the block, which says who the model is.
+        reasoning_effort: How much the model should reason: "low", "medium" or "high".
+        conversation_start_date: The current date, e.g. "2025-08-05".
+        knowledge_cutoff: Month up to which the model has knowledge, e.g. "2024-06".
+        valid_channels: The channels the model may use.
+        tools: Namespaces of the built-in tools, e.g. `PYTHON` and `BROWSER`.
+    """
 
     model_identity: str | None = IDENTITY
     reasoning_effort: ReasoningEffort | None = "medium"
@@ -64,8 +88,12 @@ class SystemContent:
 
 @dataclass(frozen=True, slots=True)
 class DeveloperContent:
-    """What the developer block says: instructions, the functions the app offers (namespace `functions`), and the
-    formats it wants answers in.
+    """The content of the developer block. Empty sections are left out.
+
+    Attributes:
+        instructions: What the model should do, often called the system prompt. None means no instructions.
+        tools: Namespaces of the tools of the application. Its functions are in the namespace `functions`.
+        response_formats: Formats that the application wants answers in.
     """
 
     instructions: str | None = None
@@ -74,6 +102,12 @@ class DeveloperContent:
 
     @classmethod
     def with_functions(cls, instructions: str | None, functions: tuple[ToolDescription, ...]) -> DeveloperContent:
+        """Creates the content with these functions in the namespace `functions`, without it if there are none.
+
+        Args:
+            instructions: What the model should do. None means no instructions.
+            functions: The functions the model may call.
+        """
         return cls(instructions, (ToolNamespace("functions", None, functions),) if functions else ())
 
 
@@ -84,13 +118,15 @@ Content = str | SystemContent | DeveloperContent
 class Message:
     """One message of a conversation.
 
-    role          who speaks
-    content       text; or SystemContent / DeveloperContent for the blocks the format writes itself; or several of
-                  these, written one after the other with nothing between them
-    channel       analysis (reasoning), commentary (preambles, tool calls and results) or final; None: no channel
-    recipient     to whom, e.g. `functions.get_weather`, `python`, `assistant`; None: everyone
-    content_type  e.g. `<|constrain|>json`; set by the model on tool calls
-    name          the author's name; a tool message carries its tool's name here, e.g. `functions.get_weather`
+    Attributes:
+        role: Author of the message: "system", "developer", "user", "assistant" or "tool".
+        content: The text. For a system or developer message, a SystemContent or DeveloperContent that is rendered to
+            text. A tuple of these is rendered in order, with nothing between them.
+        channel: "analysis" (reasoning), "commentary" (preambles, tool calls and tool results) or "final" (the answer).
+            None means no channel.
+        recipient: Addressee, e.g. `functions.get_weather`, `python` or `assistant`. None means everyone.
+        content_type: Format of the content, e.g. `<|constrain|>json`. The model sets it on tool calls.
+        name: The author's name. A tool message has the name of its tool here, e.g. `functions.get_weather`.
     """
 
     role: Role
@@ -102,5 +138,5 @@ class Message:
 
     @property
     def contents(self) -> tuple[Content, ...]:
-        """The content as a tuple, whether it is one or several."""
+        """The content as a tuple, even if it is a single value."""
         return self.content if isinstance(self.content, tuple) else (self.content,)

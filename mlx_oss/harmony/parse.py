@@ -1,8 +1,8 @@
-"""Ids to messages, one id at a time, whatever the model writes.
+"""Parses token ids to messages, one id at a time, for any output of a model.
 
-Never raises on a model's output: what breaks the format is put right and reported as a `Note` on the message, and
-control tokens never become text. The format is described in openai/harmony `docs/format.md`.
-Knows nothing of turns and tools.
+Never raises because of a model's output, except in strict mode. Deviations from the format are corrected and reported
+as a `Note` on the message, and control tokens never become text. The format is described in openai/harmony
+`docs/format.md`. Knows nothing of turns and tools.
 """
 
 from __future__ import annotations
@@ -33,18 +33,22 @@ Ending = Literal["end", "return", "call", "cut"]
 
 _CONTROL_IDS = range(N_RANKS, N_VOCAB)
 _ENDINGS: dict[int, Ending] = {END: "end", RETURN: "return", CALL: "call", ENDOFTEXT: "return"}
-# headers are short; text without <|message|> beyond this is shown as content instead of being kept back to its end
+# In tokens. Headers are short: a longer text without <|message|> is content, and is returned as it comes instead of at
+# the end of the message.
 _LONGEST_HEADER = 128
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedMessage:
-    """A message the model wrote.
+    """A message the model wrote, with the token ids it was parsed from.
 
-    ending  how it ended: `end`, `return`, `call` by the control token, or `cut`: it was not finished
-    ids     its exact ids, from `<|start|>` (if the model wrote it) to the control token that ended it; the ids of all
-            messages in order are the stream, but for stop tokens and blanks after the last one
-    notes   what had to be put right, in order
+    Attributes:
+        message: The message.
+        ending: How the message ended: "end", "return" or "call" after its control token, "cut" if it is unfinished.
+        ids: The exact token ids, from `<|start|>` (if the model wrote it) to the control token that ended the message.
+            The ids of all messages, in order, are the whole stream, except for stop tokens and whitespace after the
+            last message.
+        notes: The repairs, in order.
     """
 
     message: Message
@@ -54,7 +58,7 @@ class ParsedMessage:
 
     @property
     def is_tool_call(self) -> bool:
-        """Whether a tool should run: the message is addressed to one, on any channel but `final`, however it ended."""
+        """True if the assistant addressed the message to a tool, on any channel except `final`, with any ending."""
         message = self.message
         addressed = message.recipient not in (None, "all", "user", "assistant")
         return message.role == "assistant" and addressed and message.channel != "final"
@@ -62,55 +66,85 @@ class ParsedMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageStarted:
-    """A header is complete; its message's text follows."""
+    """A header is complete. The text of the message follows.
+
+    Attributes:
+        header: The fields of the message.
+    """
 
     header: Header
 
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """The next piece of the message's text; never empty, never half a character."""
+    """The next part of the message's text.
+
+    Attributes:
+        text: Whole characters, never empty.
+    """
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class MessageFinished:
-    """A message is complete. Its text is that of the deltas since `MessageStarted`."""
+    """A message is complete, or was cut off.
+
+    Attributes:
+        message: The message. Its text equals the text of all `TextDelta` events since `MessageStarted`.
+    """
 
     message: ParsedMessage
 
 
-Event = MessageStarted | TextDelta | MessageFinished
+ParserEvent = MessageStarted | TextDelta | MessageFinished
 
-# events of ids that are whole characters by themselves, filled as they come up: most of what a model writes
-_WHOLE: dict[int, tuple[Event, ...]] = {}
-_NOTHING: dict[int, tuple[Event, ...]] = {}
+# The events of ids that consist of whole characters, which are most ids a model writes. Filled when an id first occurs.
+_EVENTS_OF_WHOLE_CHARACTERS: dict[int, tuple[ParserEvent, ...]] = {}
+_NO_CACHE: dict[int, tuple[ParserEvent, ...]] = {}
 
 
 def parse_messages(ids: Iterable[int], *, role: Role | None = "assistant", strict: bool = False) -> list[ParsedMessage]:
-    """All messages in `ids`, the last one possibly cut. `role` and `strict` as in `HarmonyParser`."""
+    """Parses token ids to messages.
+
+    Args:
+        ids: The whole stream.
+        role: The role the prompt ended with (`<|start|>assistant`). None if the stream begins with `<|start|>`.
+        strict: Raise HarmonyError at the first repair.
+
+    Returns:
+        All messages, in order. The last one has the ending "cut" if it is unfinished.
+
+    Raises:
+        HarmonyError: If `strict` is set and the stream breaks the format.
+    """
     parser = HarmonyParser(role, strict=strict)
     events = [event for id_ in ids for event in parser.feed(id_)] + list(parser.finish())
     return [event.message for event in events if isinstance(event, MessageFinished)]
 
 
 class HarmonyParser:
-    """Reads a stream of ids: `feed` each one, then `finish`; both return the events they caused.
+    """Parses a stream of token ids: call `feed` with each id, then `finish`. Both return the events they caused.
 
-    role    the role the prompt ended with (`<|start|>assistant`), or None if the stream begins with `<|start|>`
-    strict  raise HarmonyError at the first repair; for tests of what should be well-formed
+    Args:
+        role: The role the prompt ended with (`<|start|>assistant`). None if the stream begins with `<|start|>`.
+        strict: Raise HarmonyError at the first repair, to test streams that should be well-formed.
+
+    Attributes:
+        state: "between" two messages, in a "header", or in "content".
+        header: Header of the message whose content is being read, else None.
+        strict: Whether a repair raises HarmonyError.
     """
 
     __slots__ = (
         "_body",
+        "_cached_events",
         "_content_at",
         "_decoder",
         "_header_at",
         "_ids",
         "_notes",
         "_role",
-        "_whole",
         "header",
         "state",
         "strict",
@@ -119,23 +153,40 @@ class HarmonyParser:
     def __init__(self, role: Role | None = "assistant", *, strict: bool = False):
         self.strict = strict
         self.state: Literal["between", "header", "content"] = "between" if role is None else "header"
-        self.header: Header | None = None  # of the message whose content is being read
+        self.header: Header | None = None
         self._role = role
         self._ids: list[int] = []  # of the current message
         self._notes: list[Note] = []
         self._header_at = 0
         self._content_at = 0
-        self._body = b""  # content found in the header
+        self._body = b""  # content that was found in the header
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._whole = _NOTHING  # _WHOLE while in content and between two characters
+        self._cached_events = _NO_CACHE  # the cache applies only in content, between two characters
 
-    def feed(self, id_: int) -> tuple[Event, ...]:
-        """Takes the next id."""
+    def feed(self, id_: int) -> tuple[ParserEvent, ...]:
+        """Reads the next id.
+
+        Args:
+            id_: A token id. An id outside the vocabulary becomes a replacement character.
+
+        Returns:
+            The events this id caused, possibly none.
+
+        Raises:
+            HarmonyError: If `strict` is set and the id breaks the format.
+        """
         self._ids.append(id_)
-        return self._whole.get(id_) or self._step(id_)
+        return self._cached_events.get(id_) or self._step(id_)
 
-    def finish(self) -> tuple[Event, ...]:
-        """Ends the stream: gives back the message that was not finished, if there is one."""
+    def finish(self) -> tuple[ParserEvent, ...]:
+        """Ends the stream. An unfinished message is returned with the ending "cut".
+
+        Returns:
+            The events of the unfinished message, none if there is no such message.
+
+        Raises:
+            HarmonyError: If `strict` is set and the unfinished message breaks the format.
+        """
         if self.state == "content":
             return self._close("cut")
         if self.state == "header" and self._ids:
@@ -144,15 +195,15 @@ class HarmonyParser:
         return ()
 
     def copy(self) -> HarmonyParser:
-        """A parser in the same state that goes its own way."""
+        """Returns an independent parser in the same state."""
         other = HarmonyParser(strict=self.strict)
-        for slot in ("state", "header", "_role", "_header_at", "_content_at", "_body", "_whole"):
+        for slot in ("state", "header", "_role", "_header_at", "_content_at", "_body", "_cached_events"):
             setattr(other, slot, getattr(self, slot))
         other._ids, other._notes = self._ids.copy(), self._notes.copy()
         other._decoder.setstate(self._decoder.getstate())
         return other
 
-    def _step(self, id_: int) -> tuple[Event, ...]:
+    def _step(self, id_: int) -> tuple[ParserEvent, ...]:
         if not 0 <= id_ < N_VOCAB:
             self._note(Repair.UNKNOWN_ID, str(id_))
         if self.state == "content":
@@ -161,16 +212,16 @@ class HarmonyParser:
             return self._in_header(id_)
         return self._between(id_)
 
-    def _text(self, id_: int) -> tuple[Event, ...]:
-        was_whole = self._whole is _WHOLE
+    def _text(self, id_: int) -> tuple[ParserEvent, ...]:
+        was_between_characters = self._cached_events is _EVENTS_OF_WHOLE_CHARACTERS
         text = self._decoder.decode(load_tokenizer().token_bytes(id_))
         events = (TextDelta(text),) if text else ()
-        self._whole = _NOTHING if self._decoder.getstate()[0] else _WHOLE
-        if was_whole and self._whole is _WHOLE and 0 <= id_ < N_RANKS:
-            _WHOLE[id_] = events
+        self._cached_events = _NO_CACHE if self._decoder.getstate()[0] else _EVENTS_OF_WHOLE_CHARACTERS
+        if was_between_characters and self._cached_events is _EVENTS_OF_WHOLE_CHARACTERS and 0 <= id_ < N_RANKS:
+            _EVENTS_OF_WHOLE_CHARACTERS[id_] = events
         return events
 
-    def _control(self, id_: int) -> tuple[Event, ...]:
+    def _control(self, id_: int) -> tuple[ParserEvent, ...]:
         if ending := _ENDINGS.get(id_):
             return self._end(id_, ending)
         if id_ in (START, CHANNEL):
@@ -178,7 +229,7 @@ class HarmonyParser:
         self._note(Repair.STRAY_CONTROL, load_tokenizer().decode([id_]))
         return ()
 
-    def _in_header(self, id_: int) -> tuple[Event, ...]:
+    def _in_header(self, id_: int) -> tuple[ParserEvent, ...]:
         if id_ == MESSAGE:
             return self._open(-1, complete=True)
         if ending := _ENDINGS.get(id_):
@@ -194,7 +245,7 @@ class HarmonyParser:
             self._note(Repair.STRAY_CONTROL, load_tokenizer().decode([id_]))
         return ()
 
-    def _between(self, id_: int) -> tuple[Event, ...]:
+    def _between(self, id_: int) -> tuple[ParserEvent, ...]:
         if id_ == START:
             self.state, self._role, self._header_at = "header", None, len(self._ids)
             return ()
@@ -210,8 +261,8 @@ class HarmonyParser:
             self._note(Repair.STRAY_CONTROL, text)
         return ()
 
-    def _interrupt(self, id_: int) -> tuple[Event, ...]:
-        """Cuts the current message off before `id_`, which begins the next one."""
+    def _interrupt(self, id_: int) -> tuple[ParserEvent, ...]:
+        """Ends the current message before `id_`, which begins the next one."""
         self._ids.pop()
         self._note(Repair.INTERRUPTED)
         events = self._close("cut")
@@ -219,7 +270,13 @@ class HarmonyParser:
         return events + self._between(id_)
 
     def _sections(self, end: int | None) -> list[str]:
-        """The header's text, cut at each `<|channel|>`; an unfinished character at its end stays in the decoder."""
+        """Returns the header's text, split at each `<|channel|>`.
+
+        The bytes of an incomplete character at its end stay in the decoder.
+
+        Args:
+            end: Index of the id at which the header ends. None means all ids so far.
+        """
         sections = [""]
         self._decoder.reset()
         for id_ in self._ids[self._header_at : end]:
@@ -231,8 +288,8 @@ class HarmonyParser:
                 sections[-1] += CONSTRAIN_TOKEN if id_ == CONSTRAIN else ""
         return sections
 
-    def _open(self, end: int | None, *, complete: bool) -> tuple[Event, ...]:
-        """Reads the header, which ends at `end` of the ids so far, and begins the content."""
+    def _open(self, end: int | None, *, complete: bool) -> tuple[ParserEvent, ...]:
+        """Parses the header, which ends at index `end` of the ids so far, and begins the content."""
         sections = self._sections(end)
         if complete:
             sections[-1] += self._decoder.decode(b"", final=True)
@@ -241,19 +298,23 @@ class HarmonyParser:
         self.header, notes, body = read_header(sections, self._role, complete=complete)
         for note in notes:
             self._note(note.repair, note.text)
-        held = self._decoder.getstate()[0]
-        self._body = body.encode() + held
-        self.state, self._content_at, self._whole = "content", len(self._ids), _NOTHING if held else _WHOLE
-        started: Event = MessageStarted(self.header)
+        incomplete = self._decoder.getstate()[0]  # the bytes of an incomplete character
+        self._body = body.encode() + incomplete
+        self.state, self._content_at, self._cached_events = (
+            "content",
+            len(self._ids),
+            _NO_CACHE if incomplete else _EVENTS_OF_WHOLE_CHARACTERS,
+        )
+        started: ParserEvent = MessageStarted(self.header)
         return (started, TextDelta(body)) if body else (started,)
 
-    def _end(self, id_: int, ending: Ending) -> tuple[Event, ...]:
+    def _end(self, id_: int, ending: Ending) -> tuple[ParserEvent, ...]:
         if id_ == ENDOFTEXT:
             self._note(Repair.ENDED_BY_ENDOFTEXT)
         return self._close(ending)
 
-    def _close(self, ending: Ending) -> tuple[Event, ...]:
-        """Ends the current message with the ids so far."""
+    def _close(self, ending: Ending) -> tuple[ParserEvent, ...]:
+        """Ends the current message. Its ids are all ids so far."""
         assert self.header is not None
         rest = self._decoder.decode(b"", final=True)
         content_ids = (id_ for id_ in self._ids[self._content_at :] if id_ not in _CONTROL_IDS)
@@ -265,12 +326,12 @@ class HarmonyParser:
         message = Message(header.role, text, header.channel, header.recipient, header.content_type, header.name)
         parsed = ParsedMessage(message, ending, tuple(self._ids), tuple(self._notes))
         self._reset()
-        finished: Event = MessageFinished(parsed)
+        finished: ParserEvent = MessageFinished(parsed)
         return (TextDelta(rest), finished) if rest else (finished,)
 
     def _reset(self) -> None:
         self.state, self.header, self._role = "between", None, None
-        self._ids, self._notes, self._body, self._whole = [], [], b"", _NOTHING
+        self._ids, self._notes, self._body, self._cached_events = [], [], b"", _NO_CACHE
         self._decoder.reset()
 
     def _note(self, repair: Repair, text: str = "") -> None:

@@ -1,9 +1,9 @@
-"""Messages to ids: what a conversation looks like to the model.
+"""Renders messages to token ids: the text and control tokens that the model reads.
 
-Token-identical to openai-harmony 0.0.8, which encodes each part of a message on its own; the format is described in
-openai/harmony `docs/format.md`. Response formats follow that document alone: openai-harmony cannot write them.
-No text of a message can become a control token. Knows nothing of turns: what an earlier turn leaves in the prompt is
-decided in `history`.
+Token-identical to openai-harmony 0.0.8, which encodes each part of a message separately. The format is described in
+openai/harmony `docs/format.md`. Response formats follow that document alone, because openai-harmony cannot render them.
+The text of a message can never become a control token. Knows nothing of turns: `history` decides which earlier messages
+remain in the prompt.
 """
 
 from __future__ import annotations
@@ -29,9 +29,18 @@ CONSTRAIN_TEXT = "<|constrain|>"
 
 
 def render_conversation(messages: Iterable[Message], *, next_role: Role | None = None) -> list[int]:
-    """Ids of `messages` in order; with `next_role` also `<|start|>` and that role, ready for the model to go on.
+    """Renders a conversation to the token ids of a prompt.
 
-    Raises HarmonyError for a message that cannot be written, see `render_message`.
+    Args:
+        messages: The messages, in order.
+        next_role: Role of the message that the model should write next. `<|start|>` and this role are appended. None
+            appends nothing.
+
+    Returns:
+        The token ids.
+
+    Raises:
+        HarmonyError: If a message cannot be rendered, see `render_message`.
     """
     messages = list(messages)
     functions = any(map(_offers_functions, messages))
@@ -42,13 +51,19 @@ def render_conversation(messages: Iterable[Message], *, next_role: Role | None =
 
 
 def render_message(message: Message, *, functions: bool = False) -> list[int]:
-    """Ids of one message, from `<|start|>` to `<|end|>` or `<|call|>`.
+    """Renders one message to token ids.
 
-    `functions` says that a developer message of the conversation offers functions: the system block then tells the
-    model to call them on the commentary channel.
+    Args:
+        message: The message.
+        functions: Whether a developer message of the conversation offers functions. If so, a system block tells the
+            model to call them on the commentary channel.
 
-    Raises HarmonyError if a tool message has no name, content does not fit the role, or a tool or a response
-    format cannot be described.
+    Returns:
+        The token ids, from `<|start|>` to `<|end|>`, or to `<|call|>` for an assistant message with a recipient.
+
+    Raises:
+        HarmonyError: If a tool message has no name, the content does not fit the role, two tool namespaces or two
+            response formats have the same name, or a tool or response format cannot be described.
     """
     ids = [START, *_author(message)]
     if message.recipient is not None and message.recipient != "all":
@@ -67,7 +82,7 @@ def render_message(message: Message, *, functions: bool = False) -> list[int]:
 def _author(message: Message) -> list[int]:
     if message.role == "tool":
         if not message.name:
-            raise HarmonyError("a tool message has no name; set Message.name to the tool that answers")
+            raise HarmonyError("a tool message has no name: set Message.name to the name of the tool that was called")
         return _encode_word(message.name)
     return _encode_word(message.role) + (_encode_word(f":{message.name}") if message.name is not None else [])
 
@@ -84,7 +99,7 @@ def _word_ids(word: str) -> tuple[int, ...]:
 
 
 def _encode_word(word: str) -> list[int]:
-    """Ids of a short text that comes again and again, as those in headers do."""
+    """Encodes a short text of a header. The ids are cached, because these texts are often the same."""
     return list(_word_ids(word))
 
 
@@ -94,7 +109,7 @@ def _content_text(content: Content, role: Role, functions: bool) -> str:
     expected = "system" if isinstance(content, SystemContent) else "developer"
     if role != expected:
         raise HarmonyError(
-            f"{type(content).__name__} in a message of role {role!r}; it belongs into one of role {expected!r}"
+            f"{type(content).__name__} in a message of role {role!r}: put it into a message of role {expected!r}"
         )
     return "\n\n".join(_system(content, functions) if isinstance(content, SystemContent) else _developer(content))
 
@@ -131,7 +146,7 @@ def _tools(namespaces: Iterable[ToolNamespace]) -> Iterator[str]:
     by_name: dict[str, ToolNamespace] = {}
     for namespace in namespaces:
         if by_name.setdefault(namespace.name, namespace) is not namespace:
-            raise HarmonyError(f"two tool namespaces are called {namespace.name!r}; put their tools into one")
+            raise HarmonyError(f"two tool namespaces are called {namespace.name!r}: put their tools into one namespace")
     if by_name:
         yield "# Tools"
     for name in sorted(by_name):
@@ -157,17 +172,17 @@ def _tool(tool: ToolDescription) -> Iterator[str]:
         arguments = "" if tool.parameters is None else f"_: {type_of(tool.parameters)}"
     except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
         raise HarmonyError(
-            f"tool {tool.name!r}: its parameters are no JSON schema ({error}); check ToolDescription.parameters"
+            f"tool {tool.name!r}: its parameters are not a JSON schema ({error}): correct ToolDescription.parameters"
         ) from error
     yield f"type {tool.name} = ({arguments}) => any;\n"
 
 
 def _response_formats(formats: Iterable[ResponseFormat]) -> Iterator[str]:
-    """The section "Structured output" of the format document; its one example lacks the heading of the format."""
+    """The section "Structured output" of the format document, whose only example has no heading for the format."""
     seen: set[str] = set()
     for format_ in formats:
         if format_.name in seen:
-            raise HarmonyError(f"two response formats are called {format_.name!r}; give each its own name")
+            raise HarmonyError(f"two response formats are called {format_.name!r}: give each a name of its own")
         if not seen:
             yield "# Response Formats"
         seen.add(format_.name)
@@ -176,13 +191,13 @@ def _response_formats(formats: Iterable[ResponseFormat]) -> Iterator[str]:
             schema = compact_json(format_.schema)
         except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
             raise HarmonyError(
-                f"response format {format_.name!r}: its schema is no JSON ({error}); check ResponseFormat.schema"
+                f"response format {format_.name!r}: its schema is not JSON ({error}): correct ResponseFormat.schema"
             ) from error
         yield "\n".join([*(f"// {line}" for line in _lines(format_.description or "")), schema])
 
 
 def _lines(text: str) -> list[str]:
-    """Lines of `text` as Rust's `str::lines` cuts them: at \\n and \\r\\n only, without an empty last one."""
+    """Splits `text` as Rust's `str::lines` does: at \\n and \\r\\n only, without an empty last line."""
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
 
 

@@ -1,8 +1,8 @@
-"""JSON schemas as the TypeScript types the model was trained to read.
+"""Writes JSON schemas as TypeScript types, the form in which the model was trained to read them.
 
 Follows openai-harmony 0.0.8 (`json_schema_to_typescript` in src/encoding.rs) character for character, including what
-looks like an accident there: an array of a union has no brackets, a comment of several lines is only marked on its
-first, `anyOf`, `$ref`, `const` and an enum without a type become `any`, and enums of numbers lose their values.
+looks accidental there: an array of a union has no brackets; only the first line of a comment of several lines is marked
+as a comment; `anyOf`, `$ref`, `const` and an enum without a type become `any`; enums of numbers lose their values.
 Knows nothing of tokens and messages.
 """
 
@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-_INTEGERS = range(-(2**63), 2**64)  # what Rust keeps as an integer
+_INTEGERS = range(-(2**63), 2**64)  # the integers that Rust keeps as integers
 _PRIMITIVES = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean"}
 
 
 def type_of(schema: Any, indent: str = "") -> str:
-    """The TypeScript type for `schema`; lines after the first are indented by `indent`. Anything unknown is `any`."""
+    """Returns the TypeScript type for `schema`, `any` if unknown. Lines after the first start with `indent`."""
     if not isinstance(schema, Mapping):
         return "any"
     if isinstance(variants := schema.get("oneOf"), list | tuple):
@@ -72,8 +72,8 @@ def _union_property(key: str, schema: Mapping[str, Any], indent: str) -> list[st
     for number, variant in enumerate(variants):
         facts = variant if isinstance(variant, Mapping) else {}
         own = _text(facts.get("description"))
-        said = own is None or own == description or (number == 0 and above)
-        comments = [] if said else [own]
+        is_written_above = own is None or own == description or (number == 0 and above)
+        comments = [] if is_written_above else [own]
         if "default" in facts:
             comments.append(_default(facts))
         lines.append(f"{indent} | {_nullable_type(variant, indent + '   ')}{_trailing(comments)}\n")
@@ -84,7 +84,7 @@ def _variant(schema: Any, indent: str) -> str:
     facts = schema if isinstance(schema, Mapping) else {}
     comments = [text] if (text := _text(facts.get("description"))) is not None else []
     if "default" in facts:
-        # the reference writes the default of an enum with quotes here, and without them in a property
+        # openai-harmony writes the default of an enum with quotes here, but without quotes in a property.
         comments.append(f"default: {compact_json(facts['default'])}" if _is_enum(facts) else _default(facts))
     return _nullable_type(schema, indent + "   ") + _trailing(comments)
 
@@ -123,9 +123,9 @@ def _strings(values: Any) -> list[str]:
 
 
 def compact_json(value: Any) -> str:
-    """`value` as JSON without blanks, numbers written as Rust's serde_json does.
+    """Writes `value` as JSON without spaces, with numbers as Rust's serde_json writes them.
 
-    Raises TypeError, ValueError, OverflowError or RecursionError for what JSON cannot say.
+    Raises TypeError, ValueError, OverflowError or RecursionError if JSON cannot represent `value`.
     """
     if isinstance(value, float):
         return _rust_float(value)
@@ -144,5 +144,5 @@ def _rust_float(value: float) -> str:
     digits, _, exponent = repr(value).partition("e")
     if not exponent:
         return digits
-    # Rust goes on writing decimals for one power of ten longer than Python, and leaves out "+" and leading zeros
+    # Rust writes decimals for one power of ten more than Python, and omits "+" and leading zeros in the exponent.
     return format(Decimal(repr(value)), "f") if int(exponent) == -5 else f"{digits}e{int(exponent)}"

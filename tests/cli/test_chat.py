@@ -1,4 +1,4 @@
-"""`mlx-oss chat` with a session that says what the test writes: what is shown where, and what is typed does."""
+"""Tests `mlx-oss chat` with a fake session: what is printed where, and what typed commands do."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from mlx_oss import (
 )
 from mlx_oss.chat import session_file
 from mlx_oss.cli import main
-from mlx_oss.cli.chat import answer, converse
+from mlx_oss.cli.chat import converse, show_turn
 from mlx_oss.cli.commands import COMMANDS
 from mlx_oss.cli.interrupts import interruptible
 from mlx_oss.cli.live_markdown import LiveMarkdown
-from mlx_oss.cli.printers import JsonPrinter, PlainPrinter, printer
+from mlx_oss.cli.printers import JsonPrinter, PlainPrinter, make_printer
 from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.errors import ContextError, SessionError
 from mlx_oss.harmony import PYTHON, Note, Repair
@@ -47,7 +47,7 @@ DONE = Finished("stop", Usage(generated_tokens=10, prefill_seconds=0.25, generat
 
 
 class FakeSession:
-    """Answers every question with the same events; an exception among them is raised."""
+    """Answers every question with the same events. An exception among the events is raised, a function is called."""
 
     def __init__(self, *events: Any) -> None:
         self.events, self.questions, self.cancelled = events, [], 0
@@ -83,23 +83,23 @@ class FakeSession:
 
 
 def interrupt() -> ReasoningDelta:
-    """What happens on Ctrl-C while the model writes."""
+    """Sends the signal of Ctrl-C while the model writes."""
     os.kill(os.getpid(), signal.SIGINT)
     return ReasoningDelta("more")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def heard_interrupts() -> Iterator[None]:
-    """A shell ignores Ctrl-C for what it runs in the background, and so would this process."""
+def default_interrupts() -> Iterator[None]:
+    """Restores the default handler of SIGINT, which a shell ignores in processes that it runs in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def show(*events: Any, **options: Any) -> bool:
-    """Whether Ctrl-C stopped the answer."""
+    """Prints a turn of these events. Returns whether Ctrl-C stopped the answer."""
     session = FakeSession(*events)
-    return answer(session, session.send("?"), PlainPrinter(**options))
+    return show_turn(session, session.send("?"), PlainPrinter(**options))
 
 
 def test_the_answer_goes_to_stdout_and_the_rest_to_stderr_a_kind_a_line(capsys):
@@ -112,7 +112,7 @@ def test_the_answer_goes_to_stdout_and_the_rest_to_stderr_a_kind_a_line(capsys):
     )
     out, err = capsys.readouterr()
     assert out == "It is 4.\n"
-    calls = "[calls functions.f: {}]\n[functions.f gives: 5]\n"
+    calls = "[calls functions.f: {}]\n[functions.f returns: 5]\n"
     assert err == f"Hm, [red]so[/red].\nLet me look.\n{calls}Ah.\n"
 
 
@@ -123,7 +123,7 @@ def test_hidden_reasoning_is_not_shown(capsys):
 
 def test_dropped_turns_are_told(capsys):
     show(TurnsDropped(2), AnswerDelta("4"), DONE)
-    assert "2 oldest turns are forgotten" in capsys.readouterr().err
+    assert "2 oldest turns were dropped" in capsys.readouterr().err
 
 
 def test_an_answer_that_ends_with_its_own_line_break_is_shown_as_it_is(capsys):
@@ -133,7 +133,7 @@ def test_an_answer_that_ends_with_its_own_line_break_is_shown_as_it_is(capsys):
 
 def test_ctrl_c_cancels_the_turn_and_shows_what_is_still_said(capsys):
     session = FakeSession(AnswerDelta("It"), interrupt, Finished("cancelled", Usage()))
-    assert answer(session, session.send("?"), PlainPrinter()) and session.cancelled >= 1
+    assert show_turn(session, session.send("?"), PlainPrinter()) and session.cancelled >= 1
     assert capsys.readouterr() == ("It\n", "more\n[stopped]\n")
 
 
@@ -187,39 +187,39 @@ def test_only_a_terminal_that_can_is_drawn_on(variables, terminals, kind, monkey
         monkeypatch.setenv(name, value)
     for stream, terminal in zip((sys.stdout, sys.stderr), terminals, strict=True):
         monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal, raising=False)
-    assert type(printer()) is kind and type(printer(as_json=True)) is JsonPrinter
+    assert type(make_printer()) is kind and type(make_printer(as_json=True)) is JsonPrinter
 
 
 def test_json_has_a_line_for_every_event(capsys):
     session = FakeSession(PrefillProgress(5, 9), ReasoningDelta("Hm"), ToolCall("functions.f", "{}"), DONE)
-    answer(session, session.send("?"), JsonPrinter())
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["type"] for line in told] == ["prefill_progress", "reasoning_delta", "tool_call", "finished"]
-    assert told[0] == {"type": "prefill_progress", "done": 5, "total": 9}
-    assert told[2]["arguments"] == "{}" and told[3]["usage"]["generated_tokens"] == 10
+    show_turn(session, session.send("?"), JsonPrinter())
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["type"] for line in entries] == ["prefill_progress", "reasoning_delta", "tool_call", "finished"]
+    assert entries[0] == {"type": "prefill_progress", "done": 5, "total": 9}
+    assert entries[2]["arguments"] == "{}" and entries[3]["usage"]["generated_tokens"] == 10
 
 
 @pytest.mark.parametrize("kind", [PlainPrinter, LiveMarkdown])
 def test_what_the_model_says_in_anothers_role_is_shown_as_a_remark(kind, capsys):
     repaired = RepairedOutput((Note(Repair.EXTRA_WORDS, "x"), Note(Repair.OTHER_ROLE, "And \x1b now?")))
     session = FakeSession(AnswerDelta("Yes."), RepairedOutput((Note(Repair.EXTRA_WORDS, "y"),)), repaired, DONE)
-    answer(session, session.send("?"), kind())
+    show_turn(session, session.send("?"), kind())
     out, err = capsys.readouterr()
-    assert "[in another's role: And \ufffd now?]" in out + err and (out + err).count("[") == 1 + (out + err).count(
+    assert "[in another role: And \ufffd now?]" in out + err and (out + err).count("[") == 1 + (out + err).count(
         "\x1b["
     )
 
 
 def test_json_tells_what_had_to_be_repaired(capsys):
     session = FakeSession(RepairedOutput((Note(Repair.MISSPELT_CHANNEL, "finl"),)), DONE)
-    answer(session, session.send("?"), JsonPrinter())
-    told = json.loads(capsys.readouterr().out.splitlines()[0])
-    assert told == {"type": "repaired_output", "notes": [{"repair": "misspelt_channel", "text": "finl"}]}
+    show_turn(session, session.send("?"), JsonPrinter())
+    entries = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert entries == {"type": "repaired_output", "notes": [{"repair": "misspelt_channel", "text": "finl"}]}
 
 
 @pytest.fixture
 def typed(monkeypatch) -> list[Any]:
-    """What the user types, line by line; an exception is Ctrl-C or Ctrl-D."""
+    """The lines that the user types. An exception stands for Ctrl-C or Ctrl-D."""
     lines: list[Any] = []
 
     def read() -> str:
@@ -228,13 +228,13 @@ def typed(monkeypatch) -> list[Any]:
             return line
         raise line
 
-    monkeypatch.setattr("mlx_oss.cli.prompt.reader", lambda commands: read)
+    monkeypatch.setattr("mlx_oss.cli.prompt.make_reader", lambda commands: read)
     return lines
 
 
 @pytest.fixture
 def say(typed, capsys) -> Callable[..., str]:
-    """say(session, line, ...): what stderr shows of a conversation in which that is typed."""
+    """say(session, line, ...) returns what a conversation with these typed lines prints to stderr."""
 
     def conversation(session: FakeSession, *lines: str) -> str:
         typed[:] = lines
@@ -245,7 +245,7 @@ def say(typed, capsys) -> Callable[..., str]:
 
 
 def test_a_conversation_goes_on_until_ctrl_d(typed, capsys):
-    """Ctrl-C clears the line, and empty lines ask nothing."""
+    """Ctrl-C clears the line, and empty lines are ignored."""
     typed += ["Hi", "  ", KeyboardInterrupt(), " And? ", EOFError()]
     session = FakeSession(AnswerDelta("Yes."), DONE)
     converse(session, PlainPrinter())
@@ -273,7 +273,7 @@ def test_help_lists_every_command(say):
 @pytest.mark.parametrize("line", ["/sing", "/", "/ help", "/HELP", "/sav x"])
 def test_an_unknown_command_is_told_and_not_sent(say, line):
     session = FakeSession(DONE)
-    assert "there is no /" in say(session, line) and session.questions == []
+    assert "unknown command /" in say(session, line) and session.questions == []
 
 
 def test_two_slashes_send_a_question_with_one(say):
@@ -308,7 +308,7 @@ def test_system_sets_the_instructions(say):
 def test_undo_retry_and_clear(say):
     session = FakeSession(AnswerDelta("4"), DONE)
     shown = say(session, "2 + 2?", "/retry", "/undo", "/undo", "/undo", "/clear")
-    assert "forgotten: again" in shown and "forgotten: 2 + 2?" in shown and "nothing to undo" in shown
+    assert "removed: again" in shown and "removed: 2 + 2?" in shown and "nothing to undo" in shown
     assert session.questions == []
     session.turns = 0
     assert "nothing to retry" in say(session, "/retry")
@@ -327,7 +327,7 @@ def test_save_and_load(say, monkeypatch):
     monkeypatch.setattr(ChatSession, "load", lambda *_, **__: other)
     shown = say(session, "/save", "/save chat", "/save nowhere/chat", "/load", "/load chat", "2 + 2?")
     assert session.saved == ["chat"] and "saved to chat" in shown and "error: nowhere/chat cannot" in shown
-    assert shown.count("give a file") == 2 and other.questions == ["2 + 2?"]
+    assert shown.count("name a file") == 2 and other.questions == ["2 + 2?"]
 
 
 def test_a_file_that_is_no_conversation_is_not_written_over(say, tmp_path, monkeypatch):
@@ -335,7 +335,7 @@ def test_a_file_that_is_no_conversation_is_not_written_over(say, tmp_path, monke
     notes.write_text("mine")
     monkeypatch.setenv("HOME", str(tmp_path))
     shown = say(session, f"/save {notes}", "/save ~/notes.txt", "/save ~/chat")
-    assert shown.count("is there and no saved conversation") == 2 and notes.read_text() == "mine"
+    assert shown.count("exists and is not a saved conversation") == 2 and notes.read_text() == "mine"
     assert session.saved == [str(tmp_path / "chat")]
 
 
@@ -344,7 +344,7 @@ def test_a_file_that_is_no_conversation_is_not_written_over(say, tmp_path, monke
     ["~nobody-of-this-name", "~nobody-of-this-name/x", 300 * "n", "notes.txt/x", "a\0b", "nowhere/x"],
 )
 def test_a_place_that_cannot_be_is_told_in_a_line(place, say, tmp_path, monkeypatch):
-    """But for a home that nobody has: that is a name like any other, as in a shell."""
+    """Except `~user` of an unknown user, which is an ordinary file name, as in a shell."""
 
     class Saving(FakeSession):
         def save(self, path: Path) -> None:
@@ -377,7 +377,7 @@ def test_a_damaged_conversation_is_loaded_as_text(say, monkeypatch):
 
     monkeypatch.setattr(ChatSession, "load", load)
     shown = say(FakeSession(), "/load chat", "/load lost")
-    assert "chat has damaged caches: the conversation is there" in shown and "loaded chat, turns: 1" in shown
+    assert "chat has damaged caches: only the text was loaded" in shown and "loaded chat, turns: 1" in shown
     assert "error: lost has damaged caches" in shown
 
 
@@ -406,20 +406,22 @@ def test_lines_piped_in_are_asked_one_by_one_with_json(monkeypatch, capsys):
     monkeypatch.setattr("mlx_oss.chat.session.ChatSession", lambda *a, **k: session)
     assert main(["chat", "--json"]) == 0
     assert session.questions == ["one", "two"]
-    told = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
-    assert told == ["answer_delta", "finished"] * 2
+    entries = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
+    assert entries == ["answer_delta", "finished"] * 2
 
 
 @pytest.fixture
 def fake(monkeypatch) -> FakeSession:
-    """The session of `main(["chat", ...])`."""
+    """The session that `main(["chat", ...])` uses."""
     session = FakeSession(AnswerDelta("Hello."), DONE)
     monkeypatch.setattr("mlx_oss.cli.model_arguments.load", lambda args: (None, None))
     monkeypatch.setattr("mlx_oss.chat.session.ChatSession", lambda *a, **k: session)
     return session
 
 
-@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # as Python opens stdin in most locales, and in C
+@pytest.mark.parametrize(
+    "errors", ["strict", "surrogateescape"]
+)  # how Python opens stdin in most locales, and in the C locale
 def test_bytes_that_are_no_text_are_refused(fake, monkeypatch, capsys, errors):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hi \xff\xfe"), encoding="utf-8", errors=errors))
     assert main(["chat"]) == 2 and "error: the question is not UTF-8" in capsys.readouterr().err
@@ -432,7 +434,7 @@ def test_a_full_disk_is_told_in_a_line(fake, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(sys.stdout, "write", full)
-    monkeypatch.setattr("mlx_oss.cli._silence", lambda: None)  # pytest's own stdout
+    monkeypatch.setattr("mlx_oss.cli._discard_output", lambda: None)  # it would redirect the stdout of pytest
     assert main(["chat", "Hi"]) == 1 and "error: No space left on device" in capsys.readouterr().err
 
 
@@ -447,10 +449,10 @@ def test_a_stream_that_was_closed_is_no_obstacle(fake, monkeypatch, name):
     monkeypatch.setattr(sys, name, None)
     assert main(["chat", "Hi"]) == 0 and fake.questions == ["Hi"]
     if name != "stdin":
-        getattr(sys, name).close()  # what stands in for it
+        getattr(sys, name).close()  # the stream that replaced it
 
 
 def test_after_a_cancelled_prompt_the_status_tells_no_speed(say):
     session = FakeSession(Finished("cancelled", Usage()))
     session.usage = Usage()
-    assert "[no token · context 1,204" in say(session, "Hi")
+    assert "[no tokens · context 1,204" in say(session, "Hi")

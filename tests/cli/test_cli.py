@@ -1,4 +1,4 @@
-"""The `mlx-oss` command: what goes to stdout, what to stderr, and what it exits with."""
+"""Tests the `mlx-oss` command: what it writes to stdout and stderr, and its exit status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BIG_VOCABULARY = TINY | {"num_hidden_layers": 2, "vocab_size": 201088, "hidden_s
 
 @pytest.fixture(scope="module")
 def random_folder(tmp_path_factory) -> Path:
-    """A converted folder that the real tokenizer fits: it answers with random text."""
+    """A converted model with random weights and the real vocabulary. It answers with random text."""
     base = tmp_path_factory.mktemp("cli")
     convert(write_checkpoint(base / "release", BIG_VOCABULARY), base / "model")
     return base / "model"
@@ -35,13 +35,13 @@ def random_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def restored_warnings(monkeypatch) -> None:
-    """`main` says how warnings are shown; that is for its process, not for the other tests."""
+    """Restores `warnings.showwarning`, which `main` replaces, for the other tests."""
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def heard_interrupts() -> Iterator[None]:
-    """A shell ignores Ctrl-C for what it runs in the background, and so would the processes started here."""
+def default_interrupts() -> Iterator[None]:
+    """Restores the default handler of SIGINT, which a shell ignores in processes that it runs in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -53,14 +53,14 @@ def command(*arguments: object, **more: Any) -> subprocess.Popen[bytes]:
 
 
 def run(*arguments: object, stdin: bytes = b"", **more: Any) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of the command in its own process."""
+    """Runs the command in a process of its own. Returns exit status, stdout and stderr."""
     with command(*arguments, stdin=subprocess.PIPE, **more) as process:
         out, err = process.communicate(stdin, timeout=300)
     return process.returncode, out.decode(), err.decode()
 
 
 def error_of(arguments: list[object], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that the command, in this process, writes before it returns 2."""
+    """Runs the command in this process, with exit status 2. Returns the one line that it writes to stderr."""
     assert main([str(argument) for argument in arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and err.endswith("\n") and err.count("\n") == 1
@@ -115,7 +115,7 @@ def test_a_warning_is_one_line_on_stderr(random_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--model", "absent"], "absent is not a folder"),
         (["--temperature", "-1"], "temperature is -1.0"),
@@ -128,10 +128,10 @@ def test_a_warning_is_one_line_on_stderr(random_folder, tmp_path):
     ],
 )
 @pytest.mark.parametrize("name", ["chat", "generate"])
-def test_a_wrong_argument_is_one_line_and_exit_status_2(name, arguments, said, capsys):
-    """Before the model is loaded: where there is none."""
-    given = arguments if "--model" in arguments else [*arguments, "--model", "absent"]
-    assert said in error_of([name, "Hi", *given], capsys)
+def test_a_wrong_argument_is_one_line_and_exit_status_2(name, arguments, message, capsys):
+    """The arguments are checked before the model is loaded: the folder does not exist."""
+    all_arguments = arguments if "--model" in arguments else [*arguments, "--model", "absent"]
+    assert message in error_of([name, "Hi", *all_arguments], capsys)
 
 
 def test_folders_that_are_no_models_are_one_line_and_exit_status_2(release, tmp_path, capsys):
@@ -174,7 +174,7 @@ def test_wrong_use_is_exit_status_2(arguments, capsys):
 
 
 def test_help_lists_the_commands_and_loads_nothing_heavy():
-    """Nobody waits for MLX to read how a command is used; only the converter's own help needs NumPy."""
+    """Importing MLX would make the help slow. Only the help of the converter needs NumPy."""
     program = """
 import sys
 from mlx_oss.cli import COMMANDS, main
@@ -202,25 +202,25 @@ def test_version_is_the_packages(capsys):
 def test_generate_as_json_tells_each_token(random_folder, raw, capsys):
     arguments = ["generate", "<|start|>Hi", "--model", str(random_folder), "--max-tokens", "6", "--seed", "3", "--json"]
     assert main(arguments + ["--raw"] * raw) == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     model, tokenizer = mlx_oss.load(random_folder)
     prompt = tokenizer.encode_with_specials("<|start|>Hi")
     if not raw:
         system = Message("system", SystemContent(reasoning_effort="medium"))
         prompt = render_conversation([system, Message("user", "<|start|>Hi")], next_role="assistant")
     steps = list(mlx_oss.generate_step(model, prompt, SamplingOptions(seed=3), max_tokens=6))
-    assert [line["id"] for line in told] == [step.token for step in steps]
-    assert [line["logprob"] for line in told] == pytest.approx([step.logprob for step in steps], abs=1e-4)
-    assert [line["finish"] for line in told] == [None] * 5 + ["length"]
-    assert tokenizer.decode(line["id"] for line in told).startswith("".join(line["text"] for line in told))
+    assert [line["id"] for line in entries] == [step.token for step in steps]
+    assert [line["logprob"] for line in entries] == pytest.approx([step.logprob for step in steps], abs=1e-4)
+    assert [line["finish"] for line in entries] == [None] * 5 + ["length"]
+    assert tokenizer.decode(line["id"] for line in entries).startswith("".join(line["text"] for line in entries))
 
 
 def test_generate_shows_the_text_of_every_token(random_folder, capsys):
     arguments = ["generate", "Hi", "--model", str(random_folder), "--max-tokens", "6", "--seed", "3"]
     assert main([*arguments, "--json"]) == 0
-    told = [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
+    entries = [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
     assert main(arguments) == 0
-    assert capsys.readouterr().out == mlx_oss.load_tokenizer().decode(told) + "\n"
+    assert capsys.readouterr().out == mlx_oss.load_tokenizer().decode(entries) + "\n"
 
 
 def test_a_terminal_gets_no_control_characters_that_a_model_writes_and_a_file_does(random_folder, monkeypatch, capsys):

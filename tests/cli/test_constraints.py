@@ -1,4 +1,4 @@
-"""`mlx-oss chat` with what binds the model, on nano."""
+"""Tests `mlx-oss chat` with a response format and limits of reasoning, on nano."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def test_the_limit_of_reasoning_is_told(capsys):
     assert chat("--max-reasoning-tokens", "3", "What is the capital of France?") == 0
     out, err = capsys.readouterr()
     assert out == "The capital of France is Paris.\n"
-    assert err.endswith("The user asks\n[the reasoning has reached its limit]\n")
+    assert err.endswith("The user asks\n[the reasoning reached its limit]\n")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "cannot be read (No such file or directory)"),
         (b"{", "is not JSON"),
         (b"\xff", "is not JSON"),
-        (b"[]", "holds no JSON schema"),
-        (b'{"not": {}}', "response_format cannot be held to"),
+        (b"[]", "is not a JSON schema"),
+        (b'{"not": {}}', "response_format cannot be enforced"),
     ],
 )
-def test_a_file_without_a_schema_is_one_line_and_exit_status_2(content, said, tmp_path, capsys):
+def test_a_file_without_a_schema_is_one_line_and_exit_status_2(content, message, tmp_path, capsys):
     path = tmp_path / "schema.json"
     if content is not None:
         path.write_bytes(content)
     assert chat("--response-format", str(path), "Hi") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: ") and said in error
+    assert error.startswith("error: ") and message in error
 
 
 def test_a_limit_below_nothing_is_refused(capsys):

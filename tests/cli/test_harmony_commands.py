@@ -1,4 +1,4 @@
-"""`mlx-oss render` and `mlx-oss parse`: what goes into the model and what comes out, to look at."""
+"""Tests `mlx-oss render` and `mlx-oss parse`: what the model reads, and what it wrote."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def test_parse_shows_repairs_of_broken_text(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("command", "content", "said"),
+    ("command", "content", "expected_text"),
     [
         ("render", "{", "is not JSON"),
-        ("render", '{"a": 1}', "holds no conversation"),
+        ("render", '{"a": 1}', "is not a conversation"),
         ("render", '[{"role": "robot", "content": ""}]', "message 0"),
         ("render", '[{"role": "tool", "content": ""}]', "input: a tool message has no name"),
         ("render", "[" * 100_000, "is not JSON"),
@@ -83,14 +83,14 @@ def test_parse_shows_repairs_of_broken_text(tmp_path, capsys):
         ("parse", '["a"]', "not a list of ids"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(command, content, said, tmp_path, capsys):
+def test_bad_input_is_one_line_and_status_2(command, content, expected_text, tmp_path, capsys):
     path = tmp_path / "input"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert main([command, str(path)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
-    assert said in captured.err
+    assert expected_text in captured.err
 
 
 @pytest.mark.parametrize("stdin", [b"\xff", None])

@@ -1,4 +1,4 @@
-"""The drawn chat, on the screen of a terminal emulator: what a person sees at the end, whatever pieces it came in."""
+"""Tests the live Markdown on a terminal emulator: the screen at the end, for any division of the text into deltas."""
 
 from __future__ import annotations
 
@@ -54,12 +54,14 @@ THOUGHT = "The user wants a lot, in a line that is longer than the window is wid
 
 
 class Screen(io.StringIO):
-    """A terminal of HEIGHT rows and WIDTH columns that one can look at."""
+    """A terminal of HEIGHT rows and WIDTH columns whose screen can be read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.screen = pyte.HistoryScreen(WIDTH, HEIGHT, history=10_000)
-        self.screen.set_mode(pyte.modes.LNM)  # a new line goes back to the first column, as a terminal's driver has it
+        self.screen.set_mode(
+            pyte.modes.LNM
+        )  # a newline also returns to the first column, as with the driver of a terminal
         self._stream = pyte.Stream(self.screen)
 
     def isatty(self) -> bool:
@@ -70,7 +72,7 @@ class Screen(io.StringIO):
         return len(text)
 
     def lines(self) -> list[str]:
-        """Everything that was shown and is not drawn over, what has scrolled away too."""
+        """All lines that were not overwritten, including those that scrolled away."""
         above = ["".join(row[x].data for x in range(WIDTH)) for row in self.screen.history.top]
         return [line.rstrip() for line in [*above, *self.screen.display]]
 
@@ -85,7 +87,7 @@ def screen(monkeypatch) -> Screen:
 
 @pytest.fixture
 def drawing(screen, monkeypatch) -> Callable[..., LiveMarkdown]:
-    """drawing(hide_reasoning=...): a printer that draws on the screen."""
+    """drawing(hide_reasoning=...) creates a printer that draws on the screen."""
 
     def draw(**options: Any) -> LiveMarkdown:
         monkeypatch.setattr(sys, "stdout", screen)
@@ -96,7 +98,7 @@ def drawing(screen, monkeypatch) -> Callable[..., LiveMarkdown]:
 
 @pytest.fixture
 def sent(screen, monkeypatch) -> list[str]:
-    """What is sent to the terminal."""
+    """The texts that are sent to the terminal."""
     sent: list[str] = []
     feed = screen.write
     monkeypatch.setattr(screen, "write", lambda text: sent.append(text) or feed(text))
@@ -105,16 +107,16 @@ def sent(screen, monkeypatch) -> list[str]:
 
 @pytest.fixture
 def shown(screen, drawing) -> Callable[..., str]:
-    """shown(event, ...): the lines on the screen after a turn of these events, to the last that is not empty."""
+    """shown(event, ...) returns the lines on the screen after these events, without empty lines at the end."""
 
     def show(*events: Any, stopped: bool = False, **options: Any) -> str:
         screen.screen.reset()
         screen.screen.set_mode(pyte.modes.LNM)
         screen.screen.history.top.clear()
-        drawn = drawing(**options)
+        printer = drawing(**options)
         for event in events:
-            drawn(event)
-        drawn.end(stopped)
+            printer(event)
+        printer.end_turn(stopped)
         return "\n".join(screen.lines()).rstrip("\n")
 
     return show
@@ -127,7 +129,7 @@ def pieces(text: str, draw: random.Random, kind: Callable[[str], Any]) -> list[A
 
 @pytest.mark.parametrize("seed", range(12))
 def test_in_whatever_pieces_it_comes_the_screen_is_the_same_in_the_end(shown, seed):
-    """All of it, though it is longer than the window, and nothing twice."""
+    """The whole text is there, although it is longer than the window, and no line is there twice."""
     whole = shown(ReasoningDelta(THOUGHT), AnswerDelta(ANSWER), DONE)
     draw = random.Random(seed)
     assert shown(*pieces(THOUGHT, draw, ReasoningDelta), *pieces(ANSWER, draw, AnswerDelta), DONE) == whole
@@ -138,12 +140,14 @@ def test_markdown_looks_like_what_it_means(shown):
     assert lines[:3] == ["Title".center(WIDTH).rstrip(), "", "A paragraph with bold, italic, code,"]
     for line in (" • one", "   more of two", " 1 first", "     return x + 1  # longer than the", " bbbb  22222   😀"):
         assert line in lines, line
-    assert "A line of its own." in lines  # and not joined to the one before
-    assert lines[-4].startswith("The <b>end</b> of it") and lines[-3] == "(https://example.com), and"  # a tag, a link
+    assert "A line of its own." in lines  # not joined to the line before it
+    assert (
+        lines[-4].startswith("The <b>end</b> of it") and lines[-3] == "(https://example.com), and"
+    )  # an HTML tag and a link
     assert "".join(lines[-2:]) == "https://example.com/a/very/long/path/without/any/spaces."
     assert "\n\n\n" not in "\n".join(lines)
     blocks = [number for number, line in enumerate(lines) if line == ""]
-    assert len(blocks) == 8  # one between two blocks, and one in the code
+    assert len(blocks) == 8  # one between two blocks, and one in the code block
 
 
 @pytest.mark.parametrize(
@@ -160,27 +164,27 @@ def test_markdown_looks_like_what_it_means(shown):
     ],
 )
 def test_no_part_of_an_answer_is_left_out(shown, text):
-    """But for the marks of Markdown."""
+    """Except the markup characters of Markdown."""
     seen = shown(AnswerDelta(text), DONE)
     for word in re.findall(r"[\w./:]+", text):
         assert word in seen, seen
 
 
 def test_no_line_is_wider_than_the_window_or_ends_in_spaces(drawing, sent):
-    drawn = drawing()
-    drawn(AnswerDelta(ANSWER))
-    drawn.end()
+    printer = drawing()
+    printer(AnswerDelta(ANSWER))
+    printer.end_turn()
     lines = "".join(sent).replace("\x1b[K", "").split("\n")
     assert len(lines) > 20 and not any(line.endswith(" ") for line in lines)
 
 
 def test_while_it_grows_the_end_of_it_is_seen(drawing, screen):
-    drawn = drawing()
+    printer = drawing()
     for number in range(50):
-        drawn._end._rest_until = 0  # draw each time, however busy the machine
-        drawn(AnswerDelta(f"word{number} "))
+        printer._live_region._next_draw = 0  # draw every time, even on a busy machine
+        printer(AnswerDelta(f"word{number} "))
         assert any(f"word{number}" in line for line in screen.screen.display)
-    assert not screen.screen.history.top  # only what is finished scrolls away
+    assert not screen.screen.history.top  # only finished text scrolls away
 
 
 def test_reasoning_is_dim_and_apart_from_the_answer(shown, sent):
@@ -189,40 +193,40 @@ def test_reasoning_is_dim_and_apart_from_the_answer(shown, sent):
 
 
 def test_hidden_reasoning_is_seen_as_a_note_while_it_lasts(shown, drawing, screen):
-    drawn = drawing(hide_reasoning=True)
-    drawn(ReasoningDelta("Hm"))
+    printer = drawing(hide_reasoning=True)
+    printer(ReasoningDelta("Hm"))
     assert screen.screen.display[0].rstrip() == "thinking ..."
     assert shown(ReasoningDelta("Hm"), ReasoningDelta(", so"), AnswerDelta("4"), DONE, hide_reasoning=True) == "4"
 
 
 def test_how_far_a_prompt_is_read_is_told_while_it_is_read(shown, drawing, screen):
-    drawn = drawing()
-    drawn(PrefillProgress(512, 3000))
+    printer = drawing()
+    printer(PrefillProgress(512, 3000))
     assert screen.screen.display[0].rstrip() == "reading 512 of 3,000 tokens"
-    drawn(PrefillProgress(1024, 3000))
+    printer(PrefillProgress(1024, 3000))
     assert screen.lines()[0] == "reading 1,024 of 3,000 tokens" and screen.lines()[1] == ""
     assert shown(PrefillProgress(512, 3000), AnswerDelta("4"), DONE) == "4"
 
 
 def test_calls_and_remarks_stand_between_what_is_said(shown):
     events = [TurnsDropped(2), ReasoningDelta("Hm."), PreambleDelta("Let me look."), ToolCall("functions.f", "{}")]
-    dropped = "[the context is full: the 2 oldest turns\nare forgotten]"
+    dropped = "[the context is full: the 2 oldest turns\nwere dropped]"
     text = f"{dropped}\n\nHm.\n\nLet me look.\n\n[calls functions.f: {{}}]\n\nSo.\n[stopped]"
     assert shown(*events, AnswerDelta("So."), stopped=True) == text
 
 
 @pytest.mark.parametrize("text", ["\x1b]0;title\x07", "a\x9b2J", "\x7f\r\b", "```\n\x1b[31m\n```", "[a](\x1b[5m)"])
 def test_what_the_model_writes_cannot_command_the_terminal(drawing, sent, text):
-    drawn = drawing()
+    printer = drawing()
     for event in (ReasoningDelta(text), ToolCall("python", text), AnswerDelta(text)):
-        drawn(event)
-    drawn.end()
+        printer(event)
+    printer.end_turn()
     for harmful in ("\x1b]", "\x9b", "\x7f", "\b", "\x07", "\x1b[31m\x1b", "\x1b[5m"):
         assert harmful not in "".join(sent)
 
 
 def test_blocks_are_finished_only_once_they_cannot_change():
-    """Whatever the pieces: what is printed for good adds up to the text, and no block is split."""
+    """For deltas of any size: the finished blocks add up to the text, and no block is split."""
     for size in (1, 2, 3, 7, 50):
         printed: list[str] = []
         tail = ""

@@ -1,4 +1,4 @@
-"""`mlx-oss chat` in a real pseudo-terminal, with nano: typed at, interrupted, resized."""
+"""Tests `mlx-oss chat` in a real pseudo-terminal, with nano: typing, interrupts, resizing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ import pytest
 from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
 
 PROMPT = r"> ?\x08?(\x1b\[2C)?\x1b\[\?7h"
-TIMEOUT = 240  # seconds; nothing takes that long, but a test machine may be busy
+TIMEOUT = 240  # seconds; long, because a test machine may be busy
 LONG = "Repeat: " + "one two three four five six seven eight nine ten"
 
 
 @pytest.fixture
 def terminal(tmp_path) -> Iterator[Callable[..., pexpect.spawn]]:
-    """terminal(*arguments, shell=..., setsid=..., TERM=...): the command in a terminal of 24 rows and 80 columns."""
+    """terminal(*arguments, shell=..., setsid=..., TERM=...) starts the command in a terminal of 24 rows, 80 columns."""
     started: list[pexpect.spawn] = []
 
     def start(*arguments: str, shell: bool = False, setsid: bool = False, **variables: str) -> pexpect.spawn:
@@ -55,16 +55,15 @@ def terminal(tmp_path) -> Iterator[Callable[..., pexpect.spawn]]:
         child.close(force=True)
 
 
-def plain(text: str) -> str:
-    """Without escape sequences."""
+def without_escapes(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
 def ask(child: pexpect.spawn, text: str) -> str:
-    """What is shown until the status line, without escape sequences."""
+    """Asks a question. Returns the output before the status line, without escape sequences."""
     child.send(text + "\r")
     child.expect(r"\[[^\[\]\n]* tokens/s[^\n]*GB\]")
-    return plain(child.before)
+    return without_escapes(child.before)
 
 
 def leave(child: pexpect.spawn) -> None:
@@ -82,7 +81,7 @@ def test_an_answer_streams_and_commands_work(terminal, tmp_path):
     assert "Paris" in shown.splitlines()[-1] or "Paris" in shown
     child.expect(PROMPT)
     child.send("/undo\r")
-    child.expect("forgotten: What is the capital of France")
+    child.expect("removed: What is the capital of France")
     child.expect(PROMPT)
     child.send("/exit\r")
     child.expect(pexpect.EOF)
@@ -131,7 +130,7 @@ def test_a_window_that_changes_while_the_model_writes_loses_nothing(terminal):
     child.setwinsize(10, 40)
     child.kill(signal.SIGWINCH)
     child.expect("tokens/s")
-    assert "Paris" in plain(child.before)
+    assert "Paris" in without_escapes(child.before)
     leave(child)
 
 
@@ -174,7 +173,7 @@ def test_the_history_comes_back(terminal):
     leave(child)
     child = terminal()
     child.expect(PROMPT)
-    for _ in range(TIMEOUT):  # the history is read while the prompt stands
+    for _ in range(TIMEOUT):  # the history is read while the prompt is shown
         child.send("\x1b[A")
         if child.expect(["/stats", pexpect.TIMEOUT], timeout=1) == 0:
             break
@@ -190,7 +189,7 @@ def test_what_is_typed_during_an_answer_is_asked_next_and_shown_in_its_place(ter
     child.expect("user")  # its reasoning begins
     child.send("/stats\r")
     child.expect("GB\\]")
-    assert "Paris" in plain(child.before) and "stats" not in plain(child.before)
+    assert "Paris" in without_escapes(child.before) and "stats" not in without_escapes(child.before)
     child.expect("answers 1, ")
     leave(child)
 
@@ -204,7 +203,7 @@ def test_a_terminal_is_left_as_it_was_found_when_the_program_is_told_to_end(term
         child.send(LONG + "\r")
         child.expect(during)
     deadline = time.monotonic() + 20
-    while termios.tcgetattr(child.child_fd) == before:  # the prompt may be read before the terminal is changed
+    while termios.tcgetattr(child.child_fd) == before:  # the prompt may appear before the terminal is changed
         assert time.monotonic() < deadline
         time.sleep(0.02)
     child.kill(signal.SIGTERM)
@@ -226,7 +225,7 @@ def test_a_redirected_conversation_writes_the_answers_alone(terminal, tmp_path):
 def test_a_very_long_question_is_refused_and_the_program_goes_on(terminal):
     child = terminal()
     child.expect(PROMPT)
-    child.send(f"\x1b[200~{'word ' * 20_000}\x1b[201~\r")  # as terminals send what is pasted
+    child.send(f"\x1b[200~{'word ' * 20_000}\x1b[201~\r")  # how terminals send pasted text
     child.expect("error: 20,0.. tokens leave no room")
     assert "Paris" in ask(child, "What is the capital of France?")
     leave(child)
@@ -239,21 +238,21 @@ def test_ctrl_c_while_the_prompt_is_read_stops_that_and_not_the_program(terminal
     child.expect("reading [0-9,]+ of 3,")
     child.sendintr()
     child.expect(r"\[stopped\]")
-    child.expect("no token")
+    child.expect("no tokens")
     child.send("/undo\r")
-    child.expect("forgotten")
+    child.expect("removed")
     assert "Paris" in ask(child, "What is the capital of France?")
     leave(child)
 
 
 def test_code_runs_when_the_user_says_so_and_ctrl_c_says_no(terminal):
-    """What was typed before the question is no answer to it."""
+    """Keys typed before the question do not answer it."""
     python = "python" if isolation_here() in GUARANTEES else "python=limits"
     child = terminal("--tool", python)
     child.expect(PROMPT)
     child.send("What is 37 * 48?\r")
     child.expect("run python\\? yes, no, always: ")
-    assert "print(37*48)" in plain(child.before)
+    assert "print(37*48)" in without_escapes(child.before)
     child.send("y\r")
     child.expect("1776")
     child.expect(PROMPT)

@@ -1,4 +1,4 @@
-"""`--tool`: what is given to the session, what is refused, and the question before code runs."""
+"""Tests `--tool`: the tools of the session, refused arguments, and the question before code runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from mlx_oss import ToolCall, ToolResult
 from mlx_oss.cli import main, tool_arguments
-from mlx_oss.cli.printers import remark
+from mlx_oss.cli.remarks import remark
 from mlx_oss.tools import BrowserTool, PythonTool, Tool, patch_tool
 from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
 
@@ -73,12 +73,12 @@ def test_tools_are_made_of_what_is_named(mine, tmp_path):
 @pytest.mark.parametrize(
     ("tool", "sentence"),
     [
-        ("nothing", "'nothing' is no tool"),
-        ("python=fast", "is no tool"),
-        ("browser", "is no tool"),
-        ("browser=/does/not/exist", "is no folder"),
-        ("browser=https://host/search", "is no search endpoint"),
-        ("patch=/does/not/exist", "is no folder"),
+        ("nothing", "'nothing' is not a tool"),
+        ("python=fast", "is not a tool"),
+        ("browser", "is not a tool"),
+        ("browser=/does/not/exist", "is not a folder"),
+        ("browser=https://host/search", "is not a search endpoint"),
+        ("patch=/does/not/exist", "is not a folder"),
         ("none.py", "cannot be read"),
         ("broken.py", "cannot be loaded (SyntaxError"),
         ("empty.py", "no public function"),
@@ -103,7 +103,7 @@ def test_what_is_no_tool_is_refused_in_a_line(command, tool, sentence, tmp_path,
 def test_without_a_terminal_nobody_can_be_asked(command, spec, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert main([command, "--tool", spec, "Hi"]) == 2
-    assert "no terminal: --yes agrees" in capsys.readouterr().err
+    assert "no terminal: give --yes" in capsys.readouterr().err
 
 
 def test_raw_text_takes_no_tools(capsys):
@@ -122,7 +122,7 @@ def test_raw_text_takes_no_tools(capsys):
 )
 def test_the_user_is_asked_before_code_runs(typed, verdicts, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-    ask = tool_arguments.Asker([PythonTool(isolation="limits")])
+    ask = tool_arguments.Confirmation([PythonTool(isolation="limits")])
     assert [ask(ToolCall("python", "1\n+ 1\x1b[2J")) for _ in verdicts] == verdicts
     err = capsys.readouterr().err
     assert "run python? yes, no, always: " in err and "\x1b" not in err
@@ -131,7 +131,7 @@ def test_the_user_is_asked_before_code_runs(typed, verdicts, monkeypatch, capsys
 def test_the_users_own_functions_and_the_browser_are_not_asked_for(tmp_path, mine, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     (tmp_path / "note.md").write_text("x")
-    ask = tool_arguments.Asker([*tool_arguments.functions_of(mine), BrowserTool(tmp_path), patch_tool(tmp_path)])
+    ask = tool_arguments.Confirmation([*tool_arguments.functions_of(mine), BrowserTool(tmp_path), patch_tool(tmp_path)])
     assert all(ask(ToolCall(name, "{}")) for name in ("functions.get_weather", "renamed", "browser.open"))
     assert not ask(ToolCall("functions.apply_patch", "{}"))
 
@@ -154,7 +154,9 @@ PATCH = "*** Begin Patch\n*** Add File: a\n" + "+x\n" * 20 + "+last \u202e\r lin
 )
 def test_all_that_will_run_is_shown_before_the_question(name, arguments, shown, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
-    assert not tool_arguments.Asker([PythonTool(isolation="limits"), patch_tool(tmp_path)])(ToolCall(name, arguments))
+    assert not tool_arguments.Confirmation([PythonTool(isolation="limits"), patch_tool(tmp_path)])(
+        ToolCall(name, arguments)
+    )
     assert capsys.readouterr().err.startswith(shown + "run ")
 
 
@@ -171,11 +173,11 @@ def test_code_and_patches_of_a_users_own_file_are_asked_for_too(tmp_path, monkey
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     (tmp_path / "own.py").write_text(OWN)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    ask = tool_arguments.Asker(tool_arguments.functions_of(tmp_path / "own.py"))
+    ask = tool_arguments.Confirmation(tool_arguments.functions_of(tmp_path / "own.py"))
     calls = [ToolCall(name, "1") for name in ("python", "functions.python", "functions.apply_patch", "edit.files")]
     assert [ask(call) for call in calls] == [False] * 4
     assert main(["chat", "--tool", str(tmp_path / "own.py"), "Hi"]) == 2
-    assert "no terminal: --yes agrees" in capsys.readouterr().err
+    assert "no terminal: give --yes" in capsys.readouterr().err
 
 
 def test_calls_and_results_are_folded_unless_wanted_whole():
@@ -204,20 +206,20 @@ def test_a_loaded_conversation_gets_the_tools_again(mine, tmp_path, monkeypatch,
     from mlx_oss.cli.printers import JsonPrinter
     from tests.cli.test_chat import FakeSession
 
-    given = {"tools": tool_arguments.functions_of(mine), "confirm": None}
-    asked = []
+    options_for_tools = {"tools": tool_arguments.functions_of(mine), "confirm": None}
+    load_options = []
 
     class Loadable:
         @staticmethod
         def load(path: str, model: object, tokenizer: object, **options: object) -> FakeSession:
-            asked.append(options)
+            load_options.append(options)
             return FakeSession()
 
     monkeypatch.setattr("mlx_oss.chat.session.ChatSession", Loadable)
-    monkeypatch.setenv("NO_COLOR", "1")  # lines are read by `input`
+    monkeypatch.setenv("NO_COLOR", "1")  # so that `input` reads the lines
     monkeypatch.setattr(sys, "stdin", io.StringIO("/load chat\n/tools whole\n"))
-    converse(FakeSession(), JsonPrinter(), given)
-    assert asked == [given]
+    converse(FakeSession(), JsonPrinter(), options_for_tools)
+    assert load_options == [options_for_tools]
 
 
 def test_each_event_of_a_turn_with_tools_is_a_line_of_json(mine, capsys):

@@ -1,4 +1,7 @@
-"""Speed against openai-harmony 0.0.8: `python -m tests.harmony.bench` from a checkout. Best of several rounds each."""
+"""Compares the speed with openai-harmony 0.0.8: `python -m tests.harmony.bench` in a checkout.
+
+Reports the best of several rounds.
+"""
 
 import time
 from collections.abc import Callable
@@ -21,7 +24,7 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "days": {
 
 
 def conversation() -> list[Message]:
-    """Twenty messages, six turns with a tool call in one of them."""
+    """Twenty messages in six turns, one of them with a tool call."""
     weather = (ToolDescription("get_weather", "The weather of some days.", SCHEMA),)
     question, thought = Message("user", PARAGRAPH * 2), Message("assistant", PARAGRAPH * 3, "analysis")
     turn = [question, thought, Message("assistant", PARAGRAPH * 6, "final")]
@@ -65,7 +68,7 @@ def main() -> None:
         oracle.conversation(messages),
         oracle.encoding().render_conversation,
     )
-    print(f"{len(messages)} messages, {len(ids)} tokens; µs a token")
+    print(f"{len(messages)} messages, {len(ids)} tokens; µs per token")
     compare("render", len(ids), lambda: render_conversation(messages), lambda: render(theirs, oracle.EVERYTHING))
     compare("parse", len(ids), lambda: parse_ours(ids), lambda: parse_theirs(ids, deltas=False))
     compare("parse, reading their deltas", len(ids), lambda: parse_ours(ids), lambda: parse_theirs(ids, deltas=True))

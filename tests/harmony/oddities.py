@@ -1,4 +1,4 @@
-"""More streams, of our own: unknown ids, control tokens in every place of a header, garbled names, cuts."""
+"""More streams, made for these tests: unknown ids, control tokens anywhere in a header, misspelt names, cut streams."""
 
 from typing import NamedTuple
 
@@ -6,9 +6,9 @@ from mlx_oss.harmony import Role
 
 
 class Oddity(NamedTuple):
-    role: Role | None  # that the prompt ended with
+    role: Role | None  # the role that the prompt ended with
     stream: str
-    ours: str  # the messages, as `shown` in the test writes them
+    ours: str  # the parsed messages, as `shown` in the test formats them
     why: str
 
 
@@ -17,7 +17,7 @@ ODDITIES = (
         "assistant",
         "Assistant cannot help with that.<|return|>",
         "assistant: Assistant cannot help with that. (return) MISSING_MESSAGE",
-        "A word that begins an answer is no role, unless it is spelled like one.",
+        "The first word of an answer is a role only if it is spelled exactly like one.",
     ),
     Oddity(
         "assistant",
@@ -47,49 +47,49 @@ ODDITIES = (
         "assistant",
         "<|constrain|>json<|channel|>final<|message|>{}<|return|>",
         "assistant final type=<|constrain|>json: {} (return)",
-        "A marked type says what it is wherever it stands.",
+        "A marked type is recognised at any place.",
     ),
     Oddity(
         "assistant",
         "<|constrain|><|channel|>final<|message|>{}<|return|>",
         "assistant final: {} (return) STRAY_CONTROL",
-        "A mark with no type behind it marks nothing.",
+        "A mark without a type after it has no meaning.",
     ),
     Oddity(
         "assistant",
         "<|channel|><|constrain|>json<|message|>{}<|return|>",
         "assistant type=<|constrain|>json: {} (return) EMPTY_CHANNEL",
-        "A marked type is no channel.",
+        "A marked type is not a channel.",
     ),
     Oddity(
         "assistant",
         "<|channel|>commentary to=functions.x <|constrain|><|message|>{}<|call|>",
         "assistant commentary to=functions.x: {} (call) STRAY_CONTROL",
-        "A mark with no type behind it marks nothing; the call is whole.",
+        "A mark without a type after it has no meaning; the call is complete.",
     ),
     Oddity(
         "assistant",
         "<|channel|>commentary to=functions.x <|constrain|><|constrain|>json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=<|constrain|>json: {} (call) STRAY_CONTROL",
-        "Marking twice is marking once.",
+        "A repeated mark counts once.",
     ),
     Oddity(
         "assistant",
         "<|channel|>commentary <|constrain|> to=functions.x<|message|>{}<|call|>",
         "assistant commentary to=functions.x: {} (call) STRAY_CONTROL",
-        "A recipient is no type; the call is what matters.",
+        "A recipient is not a type; the call is complete.",
     ),
     Oddity(
         "assistant",
         "<|channel|>commentary to=<|constrain|>json<|message|>{}<|call|>",
         "assistant commentary type=<|constrain|>json: {} (call) EXTRA_WORDS",
-        "A marked type is no recipient, and a message without one is no call.",
+        "A marked type is not a recipient, and a message without a recipient is not a call.",
     ),
     Oddity(
         "assistant",
         "<|channel|>commentary to=functions.x<|channel|>commentary <|constrain|>json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=<|constrain|>json: {} (call) REPEATED_CHANNEL",
-        "Each section says a part.",
+        "Each section has some of the fields.",
     ),
     Oddity(
         "assistant",
@@ -101,19 +101,19 @@ ODDITIES = (
         "assistant",
         "<|channel|>commentary to=functions. x json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=json: {} (call) SPACED_FIELD",
-        "A name that ends in a dot is not finished.",
+        "A name that ends with a dot continues after the space.",
     ),
     Oddity(
         "assistant",
         "<|channel|>commentary to = functions.x json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=json: {} (call) SPACED_FIELD",
-        "Blanks around `=` cannot mean anything else.",
+        "Spaces around `=` cannot mean anything else.",
     ),
     Oddity(
         "assistant",
         "<|channel|>commentaryto=functions.x json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=json: {} (call) SPACED_FIELD",
-        "No channel's name holds `to=`.",
+        "No channel name contains `to=`.",
     ),
     Oddity(
         "assistant",
@@ -125,7 +125,7 @@ ODDITIES = (
         "assistant",
         "<|channel|>commentary to=functions.x please json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=json: {} (call) EXTRA_WORDS",
-        "Of several words the usual type is the type.",
+        "Of several words, the one that is a usual type is the type.",
     ),
     Oddity(
         "assistant",
@@ -137,13 +137,13 @@ ODDITIES = (
         "assistant",
         '<|channel|>commentary to="functions.x"<|message|>{}<|call|>',
         "assistant commentary to=functions.x: {} (call) MISSPELT_RECIPIENT",
-        "No tool's name has quotes.",
+        "No tool name has quotes.",
     ),
     Oddity(
         "assistant",
         "<|channel|>commentary to=functions.x,<|message|>{}<|call|>",
         "assistant commentary to=functions.x: {} (call) MISSPELT_RECIPIENT",
-        "No tool's name ends in a comma.",
+        "No tool name ends with a comma.",
     ),
     Oddity(
         "assistant",
@@ -155,7 +155,7 @@ ODDITIES = (
         "assistant",
         "<|channel|>analysis to=browser.search json<|message|>{}<|end|>",
         "assistant analysis to=browser.search type=json: {} (end)",
-        "The recipient makes it a call, whatever ends it.",
+        "The recipient makes it a call, with any ending.",
     ),
     Oddity(
         "assistant",
@@ -167,7 +167,7 @@ ODDITIES = (
         "assistant",
         "<|channel|>final to=functions.x json<|message|>{}<|call|>",
         "assistant final to=functions.x type=json: {} (call)",
-        "The recipient is reported; nothing on final is a call.",
+        "The recipient is reported, but a message on final is never a call.",
     ),
     Oddity(
         "assistant",
@@ -185,19 +185,19 @@ ODDITIES = (
         "assistant",
         "<|channel|>final<|message|>x<|endoftext|>tail<|return|>",
         "assistant final: x (return) ENDED_BY_ENDOFTEXT | assistant: tail (return) MISSING_START, MISSING_MESSAGE",
-        "Text is never thrown away, not even behind the end of everything.",
+        "Text is never dropped, even after <|endoftext|>.",
     ),
     Oddity(
         "assistant",
         "<|channel|>final<|message|>x<|return|><|start|>user<|message|>y<|end|>",
         "assistant final: x (return) | user: y (end)",
-        "A model that plays the user is not taken for the assistant.",
+        "A message that the model wrote as the user is not read as the assistant's.",
     ),
     Oddity(
         "assistant",
         "<|endoftext|>",
         "assistant:  (return) MISSING_MESSAGE, ENDED_BY_ENDOFTEXT",
-        "A turn of nothing.",
+        "An empty turn.",
     ),
     Oddity(
         "assistant",
@@ -251,25 +251,25 @@ ODDITIES = (
         "assistant",
         "{spelled channel}final{spelled message}Hi<|return|>",
         "assistant final: Hi (return) MISSING_MESSAGE, SPELLED_CONTROL",
-        "A whole header that was spelled out is meant as one.",
+        "A whole header that is spelled out is read as a header.",
     ),
     Oddity(
         "assistant",
         "How to write {spelled message}: so.<|return|>",
         "assistant: How to write <|message|>: so. (return) MISSING_MESSAGE",
-        "Behind prose a spelled token is text.",
+        "After prose, a spelled-out token is text.",
     ),
     Oddity(
         "assistant",
         "\nI refuse.\n\nReally.<|return|>",
         "assistant: \nI refuse.\n\nReally. (return) MISSING_MESSAGE",
-        "Text without a header is given as it is, blanks too.",
+        "Text without a header is returned unchanged, including whitespace.",
     ),
     Oddity(
         "assistant",
         "<|channel|>final<|channel|>zzz<|message|>x<|end|>",
         "assistant final: x (end) REPEATED_CHANNEL",
-        "A channel that exists wins over one that does not.",
+        "A known channel wins over an unknown one.",
     ),
     Oddity(
         "assistant",
@@ -281,7 +281,7 @@ ODDITIES = (
         "assistant",
         "<|channel|>thought<|message|>x<|end|>",
         "assistant thought: x (end) UNKNOWN_CHANNEL",
-        "Nobody knows which channel it meant: kept, reported.",
+        "The channel is unknown: its name is kept and reported.",
     ),
     Oddity(
         "assistant",
@@ -293,25 +293,25 @@ ODDITIES = (
         "assistant",
         "<|channel|>final<|message|>{half emoji}x<|return|>",
         "assistant final: �x (return) INVALID_UTF8",
-        "What cannot be completed becomes a replacement character, in its place.",
+        "An incomplete character becomes a replacement character, in its place.",
     ),
     Oddity(
         "assistant",
         "<|channel|>final<|message|>{half emoji}<|start|>assistant<|channel|>final<|message|>x<|return|>",
         "assistant final: � (cut) INTERRUPTED, INVALID_UTF8 | assistant final: x (return)",
-        "The next message does not wait for the rest of a character.",
+        "The next message begins without the rest of the character.",
     ),
     Oddity(
         "assistant",
         "{half emoji}",
         "assistant: � (cut) MISSING_MESSAGE, INVALID_UTF8",
-        "At the end it cannot be completed any more.",
+        "At the end of the stream, the character stays incomplete.",
     ),
     Oddity(
         None,
         "<|start|>Assistant<|channel|>analysis<|message|>x<|end|>",
         "assistant analysis: x (end) MISSPELT_ROLE",
-        "A capital letter makes no other role.",
+        "A capital letter does not make it another role.",
     ),
     Oddity(
         None,
@@ -323,7 +323,7 @@ ODDITIES = (
         None,
         "<|start|>analysis<|message|>x<|end|>",
         "assistant analysis: x (end) UNMARKED_CHANNEL, MISSING_ROLE",
-        "A channel's name is nobody's role.",
+        "The name of a channel is never a role.",
     ),
     Oddity(
         None,
@@ -335,7 +335,7 @@ ODDITIES = (
         None,
         "<|start|>assistant<|start|>assistant<|channel|>final<|message|>y<|return|>",
         "assistant:  (cut) MISSING_MESSAGE, INTERRUPTED | assistant final: y (return)",
-        "A message had begun; it is given back empty, and its ids with it.",
+        "A message had begun; it is returned empty, with its ids.",
     ),
     Oddity(
         None,
@@ -347,12 +347,12 @@ ODDITIES = (
         None,
         "<|end|><|start|>assistant<|channel|>final<|message|>y<|return|>",
         "assistant final: y (return) STRAY_CONTROL",
-        "A stop ends nothing here.",
+        "There is no message that the stop token could end.",
     ),
     Oddity(
         None,
         "<|start|>browser.search to=assistant<|channel|>commentary<|message|>x<|end|>",
         "tool[browser.search] commentary to=assistant: x (end)",
-        "Tools sign with their own name.",
+        "Tool messages begin with the name of the tool.",
     ),
 )

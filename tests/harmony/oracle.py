@@ -1,4 +1,4 @@
-"""openai-harmony 0.0.8 as the oracle, reading our bundled vocabulary so that it needs no network."""
+"""openai-harmony 0.0.8 as the reference. It reads the bundled vocabulary, so it needs no network."""
 
 import base64
 import json
@@ -16,12 +16,12 @@ from mlx_oss.tokenizer import N_RANKS, load_tokenizer
 
 oh = pytest.importorskip("openai_harmony")
 
-# by default it drops messages by a rule of its own
+# By default it drops some messages, by a rule of its own.
 EVERYTHING = oh.RenderConversationConfig(auto_drop_analysis=False)
 
 
 def tiktoken_file() -> bytes:
-    """The vocabulary as tiktoken publishes it: one line a token."""
+    """The vocabulary in the format that tiktoken publishes: one line per token."""
     tokens = map(load_tokenizer().token_bytes, range(N_RANKS))
     return b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens))
 

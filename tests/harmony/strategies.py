@@ -1,4 +1,4 @@
-"""Random messages, tools and JSON schemas, and how many of them a test tries."""
+"""Hypothesis strategies for messages, tools and JSON schemas, and the number of examples for each test."""
 
 import os
 
@@ -34,7 +34,9 @@ function_names = words.map("functions.{}".format)
 
 numbers = st.one_of(
     st.integers(-(2**63), 2**64 - 1),
-    st.sampled_from([2**64, -(2**63) - 1, 2**70, 10**20, -(10**25)]),  # it misreads some others: see mlx_oss.harmony
+    st.sampled_from(
+        [2**64, -(2**63) - 1, 2**70, 10**20, -(10**25)]
+    ),  # openai-harmony reads some other numbers wrongly: see mlx_oss.harmony
     st.sampled_from([0.5, -1.25, 1e-5, -3.75e-5, 1e-6, 1e15, 1e16, 2.5e22, -0.0]),
 )
 json_values = st.recursive(
@@ -82,7 +84,9 @@ def _nested(children: st.SearchStrategy) -> st.SearchStrategy:
     )
 
 
-_same = st.just({"type": "string", "description": "same"})  # a variant described like the union is a special case
+_same = st.just(
+    {"type": "string", "description": "same"}
+)  # a variant with the same description as the union is a special case
 _leaves = st.one_of(
     st.builds(lambda kind: {"type": kind}, st.sampled_from(TYPES)),
     st.builds(lambda kinds: {"type": kinds}, st.lists(st.sampled_from(TYPES), max_size=3)),
@@ -95,7 +99,7 @@ _leaves_of_unions = st.builds(
 )
 schemas = st.recursive(_described(_leaves) | _same, lambda children: _described(_nested(children)), max_leaves=8)
 
-# unions have the most special cases: their comments depend on those of the first variant and of the property
+# Unions have the most special cases: their comments depend on the comments of the first variant and the property.
 _said = st.sampled_from([{}, {"description": "same"}, {"description": "other"}, {"default": "a"}, {"default": 1e-5}])
 _variants = st.lists(
     st.builds(
@@ -114,7 +118,7 @@ object_schemas = st.builds(
     st.dictionaries(words, schemas, min_size=1, max_size=4),
 )
 
-# what people write: each keyword often, and where it belongs
+# Schemas as people write them: each keyword occurs often, and at a place where it belongs.
 _prose = st.sampled_from(["A place.", "What it is.\nOver two lines.", "Units:\r\n- C\n\n- F\n", "Größe 📏", "same"])
 _facts = st.fixed_dictionaries(
     {}, optional={"description": _prose, "title": _prose, "nullable": st.booleans(), "examples": st.lists(_prose)}
@@ -129,7 +133,7 @@ def _everyday(kind: str, values: st.SearchStrategy) -> st.SearchStrategy:
 _everyday_leaves = st.one_of(
     _everyday("string", _prose),
     _everyday("integer", st.integers(-9, 9)),
-    # of few digits: openai-harmony reads some of 16 and 17 wrongly by one in the last place
+    # Few digits: openai-harmony reads some numbers of 16 and 17 digits wrongly, by one in the last digit.
     _everyday(
         "number", st.builds(lambda digits, places: digits / 10**places, st.integers(-(10**6), 10**6), st.integers(0, 9))
     ),
@@ -203,7 +207,7 @@ messages = st.one_of(
 )
 conversations = st.lists(messages, max_size=6)
 
-# messages that a header can carry without doubt: what a parser must give back as they were
+# Messages with unambiguous headers. A parser must return them unchanged.
 _plain = st.sampled_from([*CHANNELS, None])
 parsable_messages = st.one_of(
     st.builds(Message, st.sampled_from(["system", "developer", "user"]), texts),

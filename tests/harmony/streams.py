@@ -1,4 +1,4 @@
-"""Streams that models wrote, or might: what our parser makes of each, and one sentence why."""
+"""Streams that models wrote or could write, with the messages that our parser returns, and the reason in a sentence."""
 
 from typing import NamedTuple
 
@@ -7,9 +7,9 @@ from mlx_oss.harmony import Role
 
 class Stream(NamedTuple):
     case: str
-    role: Role | None  # that the prompt ended with
+    role: Role | None  # the role that the prompt ended with
     stream: str
-    ours: str  # the messages, as `shown` in the test writes them
+    ours: str  # the parsed messages, as `shown` in the test formats them
     why: str
 
 
@@ -54,14 +54,14 @@ STREAMS = (
         None,
         "<|start|>assistant<|channel|>commentary to=functions.x <|constrain|>json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=<|constrain|>json: {} (call)",
-        "What the model writes most.",
+        "The form that the model writes most often.",
     ),
     Stream(
         "call: no space before <|constrain|>",
         "assistant",
         "<|channel|>commentary to=functions.x<|constrain|>json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=<|constrain|>json: {} (call)",
-        "The control token separates as well as a blank.",
+        "The control token separates words like a space.",
     ),
     Stream(
         "call: no content type",
@@ -89,28 +89,28 @@ STREAMS = (
         None,
         "<|start|>assistant to=functions.x<|channel|>commentary to=functions.x <|constrain|>json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=<|constrain|>json: {} (call)",
-        "Saying the same twice is no contradiction.",
+        "Repeating the same recipient is not a contradiction.",
     ),
     Stream(
         "tool message",
         None,
         "<|start|>functions.x to=assistant<|channel|>commentary<|message|>out<|end|>",
         "tool[functions.x] commentary to=assistant: out (end)",
-        "Tools sign with their own name.",
+        "Tool messages begin with the name of the tool.",
     ),
     Stream(
         "tool message without recipient",
         None,
         "<|start|>functions.x<|channel|>commentary<|message|>out<|end|>",
         "tool[functions.x] commentary: out (end)",
-        "No role is called like that, and it is not on final: a tool.",
+        "This is not the name of a role, and the channel is not final, so it is a tool.",
     ),
     Stream(
         "user message with name",
         None,
         "<|start|>user:bob<|message|>hi<|end|>",
         "user[bob]: hi (end)",
-        "The renderer writes a name behind the role, so the parser reads it.",
+        "The renderer writes a name after the role, so the parser reads it.",
     ),
     Stream(
         "missing <|message|> in 2nd message",
@@ -124,14 +124,14 @@ STREAMS = (
         "assistant",
         "<|channel|>commentary to= functions.x json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=json: {} (call) SPACED_FIELD",
-        "A blank after to= cannot mean anything else.",
+        "A space after to= cannot mean anything else.",
     ),
     Stream(
         "call: space after <|constrain|>",
         "assistant",
         "<|channel|>commentary to=functions.x <|constrain|> json<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=<|constrain|>json: {} (call) SPACED_FIELD",
-        "A blank after <|constrain|> cannot mean anything else.",
+        "A space after <|constrain|> cannot mean anything else.",
     ),
     Stream(
         "duplicate <|channel|> (two names)",
@@ -145,21 +145,21 @@ STREAMS = (
         "assistant",
         "{spelled channel}final<|message|>x<|return|>",
         "assistant final: x (return) SPELLED_CONTROL",
-        "In a header the spelled token is meant as the token.",
+        "In a header, the spelled-out token means the token.",
     ),
     Stream(
         "cut after <|start|>",
         "assistant",
         "<|channel|>analysis<|message|>t<|end|><|start|>",
         "assistant analysis: t (end) | assistant:  (cut) MISSING_MESSAGE, MISSING_ROLE",
-        "A message had begun; it is given back empty, and its ids with it.",
+        "A message had begun; it is returned empty, with its ids.",
     ),
     Stream(
         "stop token twice",
         "assistant",
         "<|channel|>final<|message|>x<|end|><|end|>",
         "assistant final: x (end)",
-        "The second stop ends nothing.",
+        "There is no message that the second stop token could end.",
     ),
     Stream(
         "final json, no recipient",
@@ -180,7 +180,7 @@ STREAMS = (
         "assistant",
         "<|channel|><|channel|>final<|message|>x<|return|>",
         "assistant final: x (return) REPEATED_CHANNEL",
-        "The empty section says nothing; the last channel wins.",
+        "The empty section has no name; the last channel wins.",
     ),
     Stream(
         "no channel at all",
@@ -201,14 +201,14 @@ STREAMS = (
         "assistant",
         "<|channel|>commentary to=functions.x json<|message|>{}<|call|><|return|>",
         "assistant commentary to=functions.x type=json: {} (call)",
-        "The second stop ends nothing.",
+        "There is no message that the second stop token could end.",
     ),
     Stream(
         "header split by <|end|>",
         "assistant",
         "<|channel|>analysis<|end|><|start|>assistant<|channel|>final<|message|>x<|return|>",
         "assistant analysis:  (end) MISSING_MESSAGE | assistant final: x (return)",
-        "The first message ended without content; the second is whole.",
+        "The first message ended without content; the second is complete.",
     ),
     Stream(
         "call: no channel",
@@ -229,7 +229,7 @@ STREAMS = (
         "assistant",
         "<|channel|>??<|message|>x<|end|>",
         "assistant ??: x (end) UNKNOWN_CHANNEL",
-        "Nobody knows which channel it meant: kept, reported.",
+        "The channel is unknown: its name is kept and reported.",
     ),
     Stream(
         "half an emoji in header",
@@ -250,7 +250,7 @@ STREAMS = (
         "assistant",
         "<|channel|><|message|>x<|end|>",
         "assistant: x (end) EMPTY_CHANNEL",
-        "As without a channel.",
+        "It is read like a message without a channel.",
     ),
     Stream(
         "call: ended by <|end|>",
@@ -264,49 +264,49 @@ STREAMS = (
         "assistant",
         "<|channel|>final <|constrain|>json<|message|>{}<|return|>",
         "assistant final type=<|constrain|>json: {} (return)",
-        "A constrained answer, no call.",
+        "A constrained answer is not a call.",
     ),
     Stream(
         "call: content type before recipient",
         "assistant",
         "<|channel|>commentary <|constrain|>json to=functions.x<|message|>{}<|call|>",
         "assistant commentary to=functions.x type=<|constrain|>json: {} (call)",
-        "Each part of the header says what it is; order does not matter.",
+        "Each field of the header can be recognised, so the order does not matter.",
     ),
     Stream(
         "cut after <|start|>assistant",
         "assistant",
         "<|channel|>analysis<|message|>t<|end|><|start|>assistant",
         "assistant analysis: t (end) | assistant:  (cut) MISSING_MESSAGE",
-        "A message had begun; it is given back empty, and its ids with it.",
+        "A message had begun; it is returned empty, with its ids.",
     ),
     Stream(
         "missing <|message|> then a good message",
         "assistant",
         "<|channel|>analysis we refuse<|end|><|start|>assistant<|channel|>final<|message|>Sorry.<|return|>",
         "assistant analysis: we refuse (end) MISSING_MESSAGE | assistant final: Sorry. (return)",
-        "The words stay with the message they were written in, and the next one is whole.",
+        "The words stay in their message, and the next message is complete.",
     ),
     Stream(
         "<|endoftext|> in header",
         "assistant",
         "<|channel|>final<|endoftext|>",
         "assistant final:  (return) MISSING_MESSAGE, ENDED_BY_ENDOFTEXT",
-        "The end of everything ends the message too.",
+        "<|endoftext|> ends the message too.",
     ),
     Stream(
         "prose after <|constrain|>",
         "assistant",
         "<|channel|>commentary to=functions.x <|constrain|>write: edit the file<|message|>{}<|call|>",
         "assistant commentary to=functions.x: {} (call) EXTRA_WORDS",
-        "Prose is no content type; the call is what matters.",
+        "Prose is not a content type; the call is complete.",
     ),
     Stream(
         "half an emoji then <|return|>",
         "assistant",
         "<|channel|>final<|message|>a{half emoji}<|return|>",
         "assistant final: a� (return) INVALID_UTF8",
-        "What cannot be completed becomes a replacement character.",
+        "An incomplete character becomes a replacement character.",
     ),
     Stream(
         "no <|start|>, role=None",
@@ -327,14 +327,14 @@ STREAMS = (
         "assistant",
         "<|channel|>analysis<|message|>t<|end|><|channel|>final<|message|>x<|return|>",
         "assistant analysis: t (end) | assistant final: x (return) MISSING_START",
-        "<|channel|> begins a message as well as <|start|> does.",
+        "<|channel|> begins a message like <|start|>.",
     ),
     Stream(
         "id 300000 in content",
         "assistant",
         "<|channel|>final<|message|>a{300000}b<|return|>",
         "assistant final: a�b (return) UNKNOWN_ID",
-        "One odd id does not cost the text after it.",
+        "The text after an unknown id is kept.",
     ),
     Stream(
         "cut in header",
@@ -348,7 +348,7 @@ STREAMS = (
         "assistant",
         "<|channel|>final<|message|>x<|return|>tail",
         "assistant final: x (return) | assistant: tail (cut) MISSING_START, MISSING_MESSAGE",
-        "Text is never thrown away.",
+        "Text is never dropped.",
     ),
     Stream(
         "reserved token in content",

@@ -1,4 +1,7 @@
-"""Streams, mutated and random: nothing raises, no text is lost, strict tells. Their number follows `test_render`."""
+"""Tests the parser on mutated and random streams: nothing raises, no text is lost, strict mode raises at repairs.
+
+The number of streams is set as in `test_render`.
+"""
 
 import itertools
 import random
@@ -46,7 +49,7 @@ def events_of(ids, role="assistant"):
 
 
 def broken_stream(rng: random.Random) -> list[int]:
-    """A turn as a model might write it, with ids dropped, doubled, swapped, replaced and put in; or plain noise."""
+    """A turn as a model could write it, with ids dropped, doubled, replaced and inserted; or random pieces."""
     pieces = (
         "assistant",
         " to=functions.x",
@@ -84,7 +87,7 @@ TURN = (
 
 
 def sections_of(ids: Sequence[int]) -> list[str]:
-    """The text of all ids but control tokens, cut at each `<|channel|>`; `<|constrain|>` is a null character."""
+    """The text of all ids except control tokens, split at each `<|channel|>`. `<|constrain|>` is a null character."""
     (null,) = load_tokenizer().encode("\0")
     cuts = [-1, *(at for at, id_ in enumerate(ids) if id_ == CHANNEL), len(ids)]
     parts = (ids[start + 1 : end] for start, end in itertools.pairwise(cuts))
@@ -97,7 +100,7 @@ def is_text(id_: int) -> bool:
 
 
 def headers_of(sections: list[str], content: str) -> Iterator[str]:
-    """All ways to take the content from the ends of the sections: what is left before it."""
+    """Yields the possible headers: what remains if the content is removed from the ends of the sections."""
     if not sections:
         yield from [] if content else [""]
         return
@@ -114,7 +117,7 @@ def words(text: str) -> set[str]:
 
 
 def assert_nothing_is_lost(parsed: ParsedMessage) -> None:
-    """Each text token is content, in its place, or a word of the header that a field or a note repeats."""
+    """Each text token is content, in its place, or a word of the header that is in a field or a note."""
     message, ids = parsed.message, parsed.ids
     if Repair.MISSING_MESSAGE in (note.repair for note in parsed.notes):
         headers = headers_of(sections_of(ids), message.content)

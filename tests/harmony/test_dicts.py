@@ -1,4 +1,4 @@
-"""Messages as dictionaries, against the JSON of openai-harmony 0.0.8."""
+"""Tests messages as dictionaries against the JSON of openai-harmony 0.0.8."""
 
 import json
 
@@ -46,18 +46,18 @@ def formats(value):
     [
         ([], "must be an object"),
         ({"role": "robot", "content": ""}, "'robot'"),
-        ({"role": "user"}, "must be a text or a list"),
-        ({"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}, "must be a text or a list"),
+        ({"role": "user"}, "must be a string or a list"),
+        ({"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}, "must be a string or a list"),
         ({"role": "user", "content": [{"type": "image"}]}, "'image'"),
         ({"role": "user", "content": "a", "chanel": "final"}, "'chanel'"),
         ({"role": "user", "content": "a", "channel": 1}, "channel 1"),
         (content(reasoning_effort="Extreme"), "reasoning_effort"),
         (content(channel_config={"valid_channels": ["final"], "channel_required": False}), "channel_required"),
         (content(channel_config={"valid_channels": "final"}), "valid_channels"),
-        (content(tools=[]), "must map"),
+        (content(tools=[]), "give an object that maps"),
         (content(tools={"a": {"name": "a", "tools": {}}}), "must be a list"),
         (content(tools={"a": {"name": "a", "tools": [{"name": "f", "parameters": []}]}}), "JSON schema"),
-        (formats({}), "must be a list"),
+        (formats({}), "give a list of formats"),
         (formats([{"schema": {}}]), "must have a name"),
         (formats([{"name": "a", "schema": "{}"}]), "'a' must have"),
         (formats([{"name": "a", "schema": {}, "strict": True}]), "'strict'"),

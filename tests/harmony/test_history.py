@@ -1,4 +1,4 @@
-"""What stays in the prompt of the next turn, as messages and as ids."""
+"""Tests which messages stay in the prompt of the next turn, and with which ids."""
 
 import pytest
 from hypothesis import given
@@ -34,12 +34,12 @@ ANSWER = Message("assistant", "Yes.", "final")
         ([QUESTION, THOUGHT, ANSWER, QUESTION], [QUESTION, ANSWER, QUESTION]),
         # a running tool loop keeps its reasoning
         ([QUESTION, THOUGHT, CALL, RESULT], [QUESTION, THOUGHT, CALL, RESULT]),
-        # of a finished turn, preambles, calls and results stay
+        # preambles, calls and results of a finished turn stay
         (
             [QUESTION, THOUGHT, PREAMBLE, CALL, RESULT, THOUGHT, ANSWER, QUESTION],
             [QUESTION, PREAMBLE, CALL, RESULT, ANSWER, QUESTION],
         ),
-        # a call that came on the channel for reasoning is a call, and keeps its result company
+        # a call on the channel for reasoning stays, with its result
         (
             [QUESTION, THOUGHT, PYTHON_CALL, PYTHON_RESULT, ANSWER],
             [QUESTION, PYTHON_CALL, PYTHON_RESULT, ANSWER],
@@ -80,7 +80,7 @@ def test_generated_ids_stand_in_history_as_they_were_written(message):
 
 
 def test_call_keeps_the_header_the_model_chose():
-    """The renderer would put the recipient in front of the channel, and the cache behind it would be lost."""
+    """The renderer would write the recipient before the channel, and the cache after it would be useless."""
     text = "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{}<|call|>"
     (parsed,) = parse_messages(load_tokenizer().encode_with_specials(text))
     assert parsed.message == CALL

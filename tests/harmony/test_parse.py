@@ -1,4 +1,4 @@
-"""Promises of the parser, on well-formed streams and single flaws. The counts follow those of `test_render`."""
+"""Tests the parser on well-formed streams and single errors. The number of streams is set as in `test_render`."""
 
 import random
 import sys
@@ -59,7 +59,7 @@ UNITS = (
 
 @pytest.mark.parametrize("before", ["", FINAL_HEADER, FINAL_HEADER + "<|end|>"])
 def test_work_grows_with_the_length_of_the_stream(before):
-    """Counts calls, as a clock could not be trusted; nothing in the parser loops over ids without calling."""
+    """Counts calls instead of time, which varies. Every loop over ids in the parser makes calls."""
 
     def calls(ids: list[int]) -> int:
         count, parser = 0, HarmonyParser()

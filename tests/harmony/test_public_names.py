@@ -1,4 +1,4 @@
-"""What importing the package costs and offers."""
+"""Tests what importing the package loads, and its public names."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Rendering against openai-harmony 0.0.8.
+"""Tests rendering against openai-harmony 0.0.8.
 
     HARMONY_CONVERSATIONS=10000 python -m pytest tests/harmony
 
@@ -90,7 +90,7 @@ FORMATS = (
 
 
 def test_response_formats_are_the_section_the_format_document_shows():
-    """openai-harmony cannot write them, but instructions that end in the same text must give the same ids."""
+    """openai-harmony cannot render them, but instructions that end with the same text must have the same ids."""
     ours = render_message(Message("developer", DeveloperContent("Be brief.", response_formats=FORMATS)))
     assert ours == oracle.render([Message("developer", DeveloperContent("Be brief.\n\n" + SECTION))])
     alone = render_message(Message("developer", DeveloperContent(response_formats=FORMATS)))

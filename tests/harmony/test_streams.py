@@ -1,4 +1,4 @@
-"""The parser on the streams of the table, and against openai-harmony 0.0.8 where both read a stream as it is."""
+"""Tests the parser on the streams of the table, and against openai-harmony 0.0.8 where no repair is needed."""
 
 import re
 
@@ -11,7 +11,7 @@ from . import oracle
 from .oddities import ODDITIES
 from .streams import STREAMS, Stream
 
-# nothing to repair, yet openai-harmony raises, or takes a content type for a recipient
+# These need no repair, but openai-harmony raises, or reads a content type as the recipient.
 DIFFERS = {
     "call: recipient in both sections",
     "call: content type before recipient",
@@ -30,7 +30,7 @@ def is_read_alike(stream: Stream) -> bool:
 
 
 def to_ids(stream: str) -> list[int]:
-    """Ids of a stream: control tokens as usual, and oddities in braces."""
+    """Returns the ids of a stream. Control tokens are written as usual, unusual parts in braces."""
     tokenizer = load_tokenizer()
     oddities = {
         "{half emoji}": tokenizer.encode("🫠")[:1],
@@ -43,7 +43,7 @@ def to_ids(stream: str) -> list[int]:
 
 
 def shown(parsed: ParsedMessage) -> str:
-    """`role[name] channel to=recipient type=content_type: text (ending) REPAIRS`, without what is None."""
+    """`role[name] channel to=recipient type=content_type: text (ending) REPAIRS`, without the fields that are None."""
     message = parsed.message
     repairs = ", ".join(note.repair.name for note in parsed.notes)
     return f"{_header(message)}: {message.content} ({parsed.ending}){repairs and f' {repairs}'}"

@@ -1,0 +1,43 @@
+"""Texts for the events of a turn that are not text of the model: calls, results, dropped turns, repairs.
+
+Knows nothing of terminals and sessions.
+"""
+
+from __future__ import annotations
+
+from mlx_oss import events
+from mlx_oss.cli.sanitize import sanitize
+from mlx_oss.events import Event
+from mlx_oss.harmony import Repair
+
+_SHOWN_LINES, _SHOWN_CHARACTERS = 6, 400  # of a shortened call or result
+
+
+def remark(event: Event, whole: bool = False) -> str:
+    """Returns the text to print for an event, empty if there is nothing to print.
+
+    Args:
+        event: An event that is not text of the model.
+        whole: Include tool calls and results whole, else only their beginning.
+    """
+    match event:
+        case events.ToolCall(recipient, arguments):
+            return sanitize(f"[calls {recipient}: {arguments if whole else _folded(arguments)}]")
+        case events.ToolResult(recipient, text):
+            return sanitize(f"[{recipient} returns: {text if whole else _folded(text)}]")
+        case events.TurnsDropped(count):
+            return f"[the context is full: the {count} oldest turns were dropped]"
+        case events.ReasoningStopped("limit"):
+            return "[the reasoning reached its limit]"
+        case events.ReasoningStopped("repetition"):
+            return "[the reasoning repeated itself and was stopped]"
+        case events.RepairedOutput(notes):  # other repairs are not shown
+            texts = [note.text for note in notes if note.repair is Repair.OTHER_ROLE]
+            return sanitize("\n".join(f"[in another role: {text}]" for text in texts if text.strip()))
+    raise AssertionError(f"no remark for {event}")
+
+
+def _folded(text: str) -> str:
+    """Returns the beginning of a long text, and its length."""
+    shown = "\n".join(text.splitlines()[:_SHOWN_LINES])[:_SHOWN_CHARACTERS]
+    return text if len(shown) >= len(text.rstrip("\n")) else f"{shown} ... ({len(text):,} characters)"
