@@ -1,8 +1,8 @@
-"""ModelConfig: what `config.json` says about a gpt-oss model, checked.
+"""ModelConfig: the checked contents of a gpt-oss model's `config.json`.
 
-Reads the Hugging Face spelling in both of its forms: transformers 4 writes `rope_theta` and `rope_scaling`,
-transformers 5 `rope_parameters`. Strict where a key changes the mathematics: an unknown key inside the rope or
-quantisation settings is an error; an unknown key at the top is warned about once. Knows nothing of weights or files
+Reads both spellings of Hugging Face: transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 writes
+`rope_parameters`. It is strict where a key changes the computation: an unknown key in the rope or quantisation settings
+is an error, while all unknown keys at the top level are reported in one warning. Knows nothing of weights, or of files
 other than `config.json`.
 """
 
@@ -21,13 +21,13 @@ from mlx_oss.errors import ConfigError
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
-# Keys that describe training, serving or file formats and leave the forward pass as it is.
+# Keys that describe training, serving or file formats and do not affect the forward pass.
 _NO_EFFECT = frozenset(
     "architectures attention_dropout bos_token_id dtype eos_token_id initial_context_length initializer_range "
     "output_router_logits pad_token_id quantization_config router_aux_loss_coef torch_dtype transformers_version "
     "use_cache".split()
 )
-# Keys of related architectures that change the mathematics, each with the value that does not.
+# Keys of related architectures that change the computation, each with the value that leaves it unchanged.
 _NEUTRAL = {
     "partial_rotary_factor": 1,
     "attn_logit_softcapping": 0,
@@ -47,7 +47,7 @@ _NEUTRAL = {
     "rope_local_base_freq": 0,
     "use_sliding_window": True,
 }
-# Keys with one value that this architecture implements.
+# Keys for which this architecture implements one value only.
 _FIXED = {"model_type": "gpt_oss", "attention_bias": True, "hidden_act": "silu", "tie_word_embeddings": False}
 
 
@@ -55,9 +55,13 @@ _FIXED = {"model_type": "gpt_oss", "attention_bias": True, "hidden_act": "silu",
 class YarnScaling:
     """YaRN context extension (arXiv 2309.00071) as the checkpoints configure it.
 
-    factor is how many times the context grows, from original_max_position_embeddings tokens; beta_fast and beta_slow
-    are the rotations between which frequencies go from kept to interpolated; truncate rounds that range to whole
-    frequencies (the releases do not); attention_factor multiplies cos and sin, by default 0.1 ln(factor) + 1.
+    Attributes:
+        factor: By how much the context is extended.
+        original_max_position_embeddings: Tokens of context before the extension.
+        beta_fast: Frequencies with more rotations than this within the original context are kept.
+        beta_slow: Frequencies with fewer rotations than this are interpolated; in between, the two are blended.
+        truncate: True rounds the ends of the blended range to whole frequencies. The releases do not.
+        attention_factor: Factor on cos and sin. None: 0.1 ln(factor) + 1.
     """
 
     factor: float
@@ -69,7 +73,7 @@ class YarnScaling:
 
     @property
     def concentration(self) -> float:
-        """What cos and sin are multiplied by."""
+        """The factor on cos and sin."""
         if self.attention_factor is not None:
             return self.attention_factor
         return 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
@@ -77,7 +81,13 @@ class YarnScaling:
 
 @dataclass(frozen=True, slots=True)
 class QuantizationSpec:
-    """How one module is stored: `bits` a value, one scale for `group_size` values, in MLX's quantisation mode."""
+    """How one module is quantised.
+
+    Attributes:
+        group_size: Number of values that share a scale.
+        bits: Bits per value.
+        mode: MLX's quantisation mode, "affine" or "mxfp4".
+    """
 
     group_size: int
     bits: int
@@ -89,20 +99,50 @@ MXFP4 = QuantizationSpec(group_size=32, bits=4, mode="mxfp4")
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """The `quantization` entry of an MLX folder: a default and exceptions by module path (None: not quantised)."""
+    """The `quantization` entry of an MLX folder's config.
+
+    Attributes:
+        default: The quantisation of every module that has no entry of its own.
+        modules: The entries of single modules, by path. None: the module is not quantised.
+    """
 
     default: QuantizationSpec
     modules: Mapping[str, QuantizationSpec | None]
 
     def for_module(self, path: str) -> QuantizationSpec | None:
+        """The quantisation of a module; None if it is not quantised."""
         return self.modules.get(path, self.default)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Dimensions and constants of one model, in Hugging Face's names; nothing here is particular to 20b or 120b.
+    """Dimensions and constants of a gpt-oss model of any size, named as in Hugging Face's `config.json`.
 
-    rope_scaling may be given as the mapping of `config.json`; None means plain RoPE.
+    Usually created with `from_file` or `from_dict`.
+
+    Attributes:
+        num_hidden_layers: Number of layers.
+        num_local_experts: Experts in each layer.
+        num_experts_per_tok: Experts that compute each token.
+        vocab_size: Rows of the embedding and the unembedding.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width inside an expert.
+        num_attention_heads: Query heads.
+        num_key_value_heads: Key and value heads; a divisor of the number of query heads.
+        head_dim: Width of a head.
+        sliding_window: Tokens that a sliding-window layer attends to.
+        rms_norm_eps: Epsilon of RMSNorm.
+        swiglu_limit: Clamp of the SwiGLU inputs.
+        swiglu_alpha: Factor inside the sigmoid of SwiGLU.
+        rope_theta: Base of the RoPE frequencies.
+        rope_scaling: YaRN settings; may be passed as the mapping in `config.json`. None: plain RoPE.
+        max_position_embeddings: Longest context, in tokens.
+        layer_types: "sliding_attention" or "full_attention" for each layer. Empty: they alternate, starting with
+            "sliding_attention".
+        quantization: How the weights of an MLX folder are quantised. None: not at all.
+
+    Raises:
+        ConfigError: If a value is impossible.
     """
 
     num_hidden_layers: int
@@ -155,7 +195,7 @@ class ModelConfig:
             self.num_key_value_heads,
             f"a divisor of {heads}",
         )
-        _require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even (RoPE turns pairs)")
+        _require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even (RoPE rotates pairs)")
         _require(
             self.num_experts_per_tok <= experts, "num_experts_per_tok", self.num_experts_per_tok, f"at most {experts}"
         )
@@ -163,44 +203,56 @@ class ModelConfig:
             _require(getattr(self, name) % 32 == 0, name, getattr(self, name), "a multiple of 32 (an MXFP4 block)")
 
     def is_sliding(self, layer: int) -> bool:
+        """True if this layer attends to the sliding window only."""
         return self.layer_types[layer] == SLIDING
 
     @property
     def qkv_heads(self) -> tuple[int, int, int]:
-        """Heads of q, k and v, in the order the fused projection holds them."""
+        """Number of heads of q, k and v, in their order in the fused projection."""
         return self.num_attention_heads, self.num_key_value_heads, self.num_key_value_heads
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> ModelConfig:
-        """The config that a parsed `config.json` describes.
+        """Creates the config from a parsed `config.json`.
 
-        Raises ConfigError for a missing key, an impossible value, a model of another kind, or an unknown key inside the
-        rope or quantisation settings; warns once (UserWarning) naming every other unknown key.
+        All unknown keys at the top level are named in one UserWarning.
+
+        Args:
+            raw: The JSON object.
+
+        Returns:
+            The config.
+
+        Raises:
+            ConfigError: If a key is missing, a value is impossible, the model is of another architecture, or the rope
+                or quantisation settings have an unknown key.
         """
         raw = dict(raw)
         for key, only in _FIXED.items():
             value = raw.pop(key, only)
             if value != only:
-                hint = "this is not a gpt-oss model" if key == "model_type" else "gpt-oss models have no other"
-                raise ConfigError(f"config.json: {key} is {value!r}, only {only!r} is supported: {hint}")
+                hint = "this is not a gpt-oss model" if key == "model_type" else "no gpt-oss model has another value"
+                raise ConfigError(f"config.json: {key} is {value!r}, but only {only!r} is supported: {hint}")
         theta, scaling = _rope_settings(raw)
         quantization = raw.pop("quantization", None)
         values: dict[str, Any] = {"rope_scaling": scaling, "quantization": _quantization(quantization)}
         if theta is not MISSING:
             values["rope_theta"] = theta
-        if "experts_per_token" in raw:  # the releases say it twice
+        if "experts_per_token" in raw:  # the releases have both keys
             raw.setdefault("num_experts_per_tok", raw["experts_per_token"])
             if raw.pop("experts_per_token") != raw["num_experts_per_tok"]:
-                raise ConfigError("config.json: experts_per_token and num_experts_per_tok disagree: make them equal")
+                raise ConfigError(
+                    "config.json: experts_per_token and num_experts_per_tok disagree: remove the wrong one"
+                )
         for f in fields(cls):
             if f.name in raw:
                 values[f.name] = raw.pop(f.name)
             elif f.name not in values and f.default is MISSING:
-                raise ConfigError(f"config.json: {f.name} is missing: it is not a complete gpt-oss config")
+                raise ConfigError(f"config.json: {f.name} is missing: this is not a complete gpt-oss config")
         for key in sorted(set(raw) & set(_NEUTRAL)):
             if raw[key] is not None and raw[key] != _NEUTRAL[key]:
                 raise ConfigError(
-                    f"config.json: {key} is {raw[key]!r}, which no gpt-oss model has: it is another model"
+                    f"config.json: {key} is {raw[key]!r}, which no gpt-oss model has: this is another architecture"
                 )
         if unknown := sorted(set(raw) - _NO_EFFECT - set(_NEUTRAL)):
             warnings.warn(f"config.json: unknown keys are ignored: {', '.join(unknown)}", stacklevel=2)
@@ -208,15 +260,25 @@ class ModelConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> ModelConfig:
-        """The config in a `config.json`; errors name the file."""
+        """Reads the config from a `config.json`.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The config.
+
+        Raises:
+            ConfigError: If the file is missing or not JSON, or as in `from_dict`; names the file.
+        """
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"{path} does not exist: give the folder of a converted model") from None
         except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} cannot be read as JSON ({error}): fetch or convert the model again") from None
+            raise ConfigError(f"{path} cannot be read as JSON ({error}): download or convert the model again") from None
         if not isinstance(raw, dict):
-            raise ConfigError(f"{path} holds no JSON object: fetch or convert the model again")
+            raise ConfigError(f"{path} does not contain a JSON object: download or convert the model again")
         try:
             return cls.from_dict(raw)
         except ConfigError as error:
@@ -228,8 +290,8 @@ _WHOLE = (
     "num_attention_heads num_key_value_heads head_dim sliding_window max_position_embeddings"
 ).split()
 _POSITIVE = ("rms_norm_eps", "swiglu_limit", "swiglu_alpha", "rope_theta")
-_LARGEST = 2**31 - 1  # of MLX's dimensions
-# What MLX's affine mode implements.
+_LARGEST = 2**31 - 1  # the largest dimension of an MLX array
+# The group sizes and bits that MLX's affine mode implements.
 _AFFINE_GROUPS, _AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
 
 
@@ -239,14 +301,17 @@ def _require(good: bool, key: str, value: object, wanted: str) -> None:
 
 
 def _is_positive(value: object) -> bool:
-    """Whether it is a number > 0 that a float can hold."""
+    """True for a number > 0 that a float can represent."""
     return isinstance(value, (int, float)) and type(value) is not bool and 0 < value <= sys.float_info.max
 
 
 def _rope_settings(raw: dict[str, Any]) -> tuple[Any, YarnScaling | None]:
-    """Takes (theta or MISSING, scaling) out of `raw` in either form; where both stand they must agree."""
+    """Removes the rope settings, in either spelling, from `raw` and returns (theta or MISSING, scaling).
+
+    If both spellings are present, they must agree.
+    """
     if "rope_scaling" not in raw and "rope_parameters" not in raw:
-        raise ConfigError("config.json: rope_scaling is missing: for plain RoPE, without YaRN, write null")
+        raise ConfigError("config.json: rope_scaling is missing: set it to null for plain RoPE without YaRN")
     old_theta, old = raw.pop("rope_theta", MISSING), raw.pop("rope_scaling", None)
     new = raw.pop("rope_parameters", None)
     if new is None:
@@ -255,7 +320,9 @@ def _rope_settings(raw: dict[str, Any]) -> tuple[Any, YarnScaling | None]:
     theta = new.pop("rope_theta", old_theta)
     scaling = _yarn(new, "rope_parameters")
     if old_theta not in (MISSING, theta) or (old is not None and _yarn(old) != scaling):
-        raise ConfigError("config.json: rope_parameters disagrees with rope_theta or rope_scaling: keep one of them")
+        raise ConfigError(
+            "config.json: rope_parameters disagrees with rope_theta or rope_scaling: remove the wrong ones"
+        )
     return theta, scaling
 
 
@@ -264,16 +331,16 @@ def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | No
     kind = raw.pop("rope_type", raw.pop("type", None))
     allowed = {f.name for f in fields(YarnScaling)} if kind == "yarn" else set()
     if kind not in ("yarn", "default"):
-        raise ConfigError(f"config.json: {key}.rope_type is {kind!r}, supported are 'yarn' and 'default'")
+        raise ConfigError(f"config.json: {key}.rope_type is {kind!r}, but only 'yarn' and 'default' are supported")
     if unknown := sorted(set(raw) - allowed):
         raise ConfigError(
-            f"config.json: unknown key {key}.{unknown[0]}: it may change the mathematics, so it is not ignored"
+            f"config.json: unknown key {key}.{unknown[0]}: it may change the computation, so it is not ignored"
         )
     if kind == "default":
         return None
     for name in ("factor", "original_max_position_embeddings"):
         if name not in raw:
-            raise ConfigError(f"config.json: {key}.{name} is missing")
+            raise ConfigError(f"config.json: {key}.{name} is missing: YaRN needs it")
     for name, value in raw.items():
         if name == "truncate":
             _require(isinstance(value, bool), f"{key}.{name}", value, "true or false")
@@ -291,11 +358,11 @@ def _quantization(raw: Any) -> Quantization | None:
     for path, entry in raw.items():
         if isinstance(entry, Mapping):
             modules[path] = _spec(f"quantization.{path}", entry)
-        elif entry is False:  # mlx-lm writes false for a module it left alone
+        elif entry is False:  # mlx-lm writes false for a module that it did not quantise
             modules[path] = None
         else:
             raise ConfigError(
-                f"config.json: unknown key quantization.{path}: it may change the mathematics, so it is not ignored"
+                f"config.json: unknown key quantization.{path}: it may change the computation, so it is not ignored"
             )
     return Quantization(_spec("quantization", top), modules)
 
@@ -303,14 +370,14 @@ def _quantization(raw: Any) -> Quantization | None:
 def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
     if unknown := sorted(set(raw) - {"group_size", "bits", "mode"}):
         raise ConfigError(
-            f"config.json: unknown key {key}.{unknown[0]}: it may change the mathematics, so it is not ignored"
+            f"config.json: unknown key {key}.{unknown[0]}: it may change the computation, so it is not ignored"
         )
     for name in ("group_size", "bits"):
         value = raw.get(name)
         _require(type(value) is int, f"{key}.{name}", value, "a whole number")
     spec = QuantizationSpec(**raw)
     if spec.mode not in ("affine", "mxfp4"):
-        raise ConfigError(f"config.json: {key}.mode is {spec.mode!r}, supported are 'affine' and 'mxfp4'")
+        raise ConfigError(f"config.json: {key}.mode is {spec.mode!r}, but only 'affine' and 'mxfp4' are supported")
     if spec.mode == "mxfp4" and spec != MXFP4:
         raise ConfigError(
             f"config.json: {key}: mode mxfp4 has group_size 32 and bits 4, not {spec.group_size} and {spec.bits}"

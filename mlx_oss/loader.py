@@ -1,7 +1,9 @@
-"""MLX folder -> model, strictly: every tensor the config asks for, once, in its shape and dtype, and no other.
+"""Loads a model from an MLX folder.
 
-Knows the folder (see `layout`) and how the model fuses its projections; nothing of released checkpoints, which
-`convert` turns into folders. Weights are read straight into their place, so that the peak is the model itself.
+The folder is checked first: it must contain every tensor that the config requires, once, in its shape and dtype, and no
+other. Weights are read directly into the model's arrays, so the peak memory of loading is about the size of the model.
+Knows the folder and how the model fuses its projections. Knows nothing of released checkpoints: `convert` turns those
+into folders.
 """
 
 from __future__ import annotations
@@ -39,17 +41,29 @@ def load(
     memory: str | int | None = None,
     context: int | None = None,
 ) -> tuple[Transformer, Tokenizer]:
-    """The model in an MLX folder, and the tokenizer.
+    """Loads a model and the tokenizer.
 
-    path     a folder written by `mlx-oss convert` or one of mlx-community's; None: nano, the bundled demonstration
-    dtype    of the activations: "auto" is bfloat16 on a GPU and float32 on the CPU backend, where that is faster
-    memory   bytes, or a size like "8GB", that the process may take; None: what the device recommends. What does not fit
-             stays on disk: the experts that are not used most, and the embedding. The answers are the same
-    context  tokens that a conversation should have room for; None: see `plan`
+    `model.plan` describes how the model is held in memory. It is also logged (logger "mlx_oss"): as a warning if
+    weights stay on disk, or if no `context` was given and the model's full context does not fit.
 
-    `model.plan` says what was chosen; the log (`logging`, "mlx_oss") does, too, where that is not everything. Raises
-    OptionError where even the least does not fit; ConfigError and CheckpointError, naming the file, key or tensor that
-    is wrong.
+    Args:
+        path: Folder of the model, written by `mlx-oss convert` or downloaded from mlx-community. None: nano, the
+            bundled demonstration model.
+        dtype: Dtype of the activations: "float32", "bfloat16" or "auto". "auto" is bfloat16 on a GPU, and float32 on
+            the CPU backend, where it is faster.
+        memory: Limit for the process, in bytes or as text like "8GB". None: what the device recommends. Weights that do
+            not fit stay on disk: the embedding, and the experts that are used least. The answers are the same.
+        context: Tokens that a conversation needs room for. None: chosen as `plan` describes.
+
+    Returns:
+        The model and the tokenizer.
+
+    Raises:
+        OptionError: If an argument is out of range, or the memory is too small even with experts on disk.
+        ConfigError: If config.json is missing or wrong; names the file and key.
+        CheckpointError: If a weight file or tensor is missing or wrong; names it.
+        ConversionError: If `path` is None and nano cannot be written to the cache folder.
+        TokenizerError: If the bundled vocabulary is missing or damaged.
     """
     from mlx_oss.tokenizer import load_tokenizer
 
@@ -68,15 +82,30 @@ def load_model(
     context: int | None = None,
     slots: int | None = None,
 ) -> Transformer:
-    """The model alone; see `load`.
+    """Loads a model without the tokenizer.
 
-    slots  how many experts of each layer are in memory, instead of as many as `memory` has room for
+    Args:
+        path: Folder of the model.
+        dtype: Dtype of the activations, as for `load`.
+        memory: Limit for the process, as for `load`.
+        context: Tokens that a conversation needs room for, as for `load`.
+        slots: Number of experts of each layer to keep in memory. None: as many as `memory` has room for.
+
+    Returns:
+        The model. `model.plan` describes how it is held in memory.
+
+    Raises:
+        OptionError: If an argument is out of range, or the memory is too small even with experts on disk.
+        ConfigError: If config.json is missing or wrong; names the file and key.
+        CheckpointError: If a weight file or tensor is missing or wrong; names it.
     """
     activations = activation_dtype(dtype)
     folder = open_folder(path)
     chosen = plan_folder(folder, context=context, memory=memory, dtype=dtype, slots=slots)
     if chosen.verdict == "too small":
-        raise OptionError(f"{chosen}: give it more memory or a shorter context, or convert it with a smaller profile")
+        raise OptionError(
+            f"{chosen}: allow more memory, use a shorter context, or convert the model with a smaller profile"
+        )
     less = chosen.slots is not None or chosen.context < (context or folder.config.max_position_embeddings)
     _log.log(logging.WARNING if less and slots is None else logging.INFO, "%s", chosen)
     keep_resident()
@@ -96,10 +125,13 @@ def load_model(
 
 
 def _read(folder: ModelFolder, targets: Sequence[str], files: Files, dtype: mx.Dtype) -> Iterator[tuple[str, mx.array]]:
-    """The model's tensors by name: modules that are made of several in the folder, joined; floats in `dtype`, but for
-    matrices that the layer upcasts as it goes: those stay as they are stored.
+    """Reads the weights of `targets`, modules of the model, and yields (name in the model, array).
+
+    A module that consists of several modules of the folder is joined. Floats are cast to `dtype`, except matrices that
+    the layer converts while it computes: they stay as they are stored.
     """
-    wanted: dict[tuple[str, str, str], Concat] = {}  # (module of the model, of the folder if it is apart, suffix)
+    # Keys: module of the model; module of the folder if it is read separately, else ""; suffix.
+    wanted: dict[tuple[str, str, str], Concat] = {}
     for target in targets:
         members = folder.fusions[target]
         for suffix in SUFFIXES:
@@ -111,22 +143,22 @@ def _read(folder: ModelFolder, targets: Sequence[str], files: Files, dtype: mx.D
     for name in plain_tensors(folder.config):
         target, _, suffix = name.removeprefix("model.").rpartition(".")
         wanted[target, "", suffix] = Concat([folder.tensors[name]], bias=True)
-    apart: dict[str, dict[tuple[str, str], mx.array]] = {}
+    separate: dict[str, dict[tuple[str, str], mx.array]] = {}
     for (target, member, suffix), array in read(wanted, files):
         if member:
-            apart.setdefault(target, {})[member, suffix] = _cast(array, dtype)
+            separate.setdefault(target, {})[member, suffix] = _cast(array, dtype)
         else:
             if not (suffix == "weight" and array.ndim == 2 and _upcasts(target, array.dtype, dtype)):
                 array = _cast(array, dtype)
             yield f"{target}.{suffix}", array
-    for target, parts in apart.items():
+    for target, parts in separate.items():
         yield from _joined(folder, target, parts, dtype)
 
 
 def _joined(
     folder: ModelFolder, target: str, parts: Mapping[tuple[str, str], mx.array], dtype: mx.Dtype
 ) -> Iterator[tuple[str, mx.array]]:
-    """A module whose parts are not stored alike; where they are quantised in different ways, they are dequantised."""
+    """Joins a module whose parts are not stored alike. Parts that are quantised differently are dequantised first."""
     members = []
     for member in folder.fusions[target]:
         part = {suffix: array for (name, suffix), array in parts.items() if name == member}
@@ -141,7 +173,7 @@ def _joined(
 
 
 def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
-    """At once, so that what was stored goes; packed integers as they are."""
+    """Casts a float array immediately, so that the stored one can be freed. Packed integers stay as they are."""
     if mx.issubdtype(array.dtype, mx.floating) and array.dtype != dtype:
         array = array.astype(dtype)
         mx.eval(array)
@@ -149,5 +181,5 @@ def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
 
 
 def _upcasts(target: str, stored: mx.Dtype, dtype: mx.Dtype) -> bool:
-    """Whether the layer makes `dtype` of its matrix itself: an embedding row by row, others on the CPU backend."""
+    """True if the layer itself casts its matrix to `dtype`: the embedding row by row, others on the CPU backend."""
     return target == "embed_tokens" or (not on_gpu() and dtype.size > stored.size)

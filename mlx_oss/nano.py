@@ -1,17 +1,15 @@
-"""The bundled demonstration model: unpacked, converted by the real converter, and kept in the user's cache folder.
+"""nano, the bundled demonstration model: unpacks it, converts it with the real converter, and caches the result.
 
-The bundle is a checkpoint in the released Hugging Face layout, except that its embedding and unembedding hold only the
-rows of tokens that occur in its training, and one last row that stands for every other id. How it is made:
-`examples/nano/`.
+The bundle is a checkpoint in the released Hugging Face layout, except that its embedding and unembedding contain only
+the rows of tokens that occur in its training data, and a last row that is used for all other ids. `examples/nano/`
+contains the code that made it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import sys
 import tarfile
 import tempfile
 from importlib import resources
@@ -20,48 +18,43 @@ from pathlib import Path
 import numpy as np
 
 from mlx_oss.errors import CheckpointError, ConversionError
+from mlx_oss.folders import cache_folder
 
 BUNDLE = "nano.tar.xz"
-ROWS = "rows.json"  # the ids of the rows, in order, without the last one
+ROWS = "rows.json"  # the id of each row, in order, except the last row
 WHOLE = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def nano_folder() -> Path:
-    """The MLX folder of nano; the first call makes it (a few seconds, 0.1 GB).
+    """Returns the MLX folder of nano. The first call creates it in the cache folder (a few seconds, 0.1 GB).
 
-    It lies in MLX_OSS_CACHE, or else where the system keeps caches. Raises ConversionError if that cannot be written.
+    Raises:
+        CheckpointError: If the bundled file is missing.
+        ConversionError: If there is no cache folder, or it cannot be written.
     """
     file = resources.files("mlx_oss") / "data" / BUNDLE
     try:
         bundle = file.read_bytes()
     except OSError:
         raise CheckpointError(f"{file} is missing: reinstall mlx-oss, or give the folder of a model") from None
-    folder = _cache_home() / f"nano-{hashlib.sha256(bundle).hexdigest()[:12]}"
+    cache = cache_folder()
+    if cache is None:
+        raise ConversionError("there is no home folder to cache nano in: set MLX_OSS_CACHE to a folder")
+    folder = cache / f"nano-{hashlib.sha256(bundle).hexdigest()[:12]}"
     try:
         if not folder.is_dir():
             folder.parent.mkdir(parents=True, exist_ok=True)
             _make(folder)
-    except (OSError, RuntimeError) as error:  # the second is MLX's where a disk is full
-        reason, advice = getattr(error, "strerror", None) or error, "set MLX_OSS_CACHE to a folder that can"
-        raise ConversionError(f"{folder} cannot be written ({reason}): {advice}") from None
+    except (OSError, RuntimeError) as error:  # MLX raises RuntimeError if the disk is full
+        reason = getattr(error, "strerror", None) or error
+        raise ConversionError(
+            f"{folder} cannot be written ({reason}): set MLX_OSS_CACHE to a folder with write access and free space"
+        ) from None
     return folder
 
 
-def _cache_home() -> Path:
-    if chosen := os.environ.get("MLX_OSS_CACHE"):
-        return Path(chosen)
-    home, given = Path(os.path.expanduser("~")), Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if sys.platform == "darwin":
-        caches = home / "Library" / "Caches"
-    else:  # the XDG Base Directory Specification has relative ones ignored
-        caches = given if given.is_absolute() else home / ".cache"
-    if not caches.is_absolute():
-        raise ConversionError("there is no home folder to keep nano in: set MLX_OSS_CACHE to a folder")
-    return caches / "mlx-oss"
-
-
 def _make(folder: Path) -> None:
-    """Works beside `folder` and renames at the end, so that a second process at the same time does no harm."""
+    """Creates the folder under a temporary name and renames it at the end, so several processes can do so at once."""
     from mlx_oss.convert import convert
 
     work = Path(tempfile.mkdtemp(prefix=".nano-", dir=folder.parent))
@@ -73,34 +66,34 @@ def _make(folder: Path) -> None:
         try:
             (work / "mlx").rename(folder)
         except OSError:
-            if not folder.is_dir():  # else another process was first, and made the same
+            if not folder.is_dir():  # if it is one, another process has created the same folder meanwhile
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def unpack(release: Path) -> None:
-    """Writes the bundle into the folder `release` as a complete checkpoint in the released layout."""
+    """Unpacks the bundle into the folder `release`, as a complete checkpoint in the released layout."""
     with (resources.files("mlx_oss") / "data" / BUNDLE).open("rb") as file, tarfile.open(fileobj=file) as archive:
         if hasattr(tarfile, "data_filter"):
             archive.extractall(release, filter="data")
-        else:  # Python 3.11 before 3.11.4; the archive is our own
+        else:  # Python before 3.11.4; safe, because the archive is part of this package
             archive.extractall(release)
     rows = json.loads((release / ROWS).read_text())
     (release / ROWS).unlink()
     vocab = json.loads((release / "config.json").read_text())["vocab_size"]
-    place = np.full(vocab, len(rows))
-    place[rows] = np.arange(len(rows))
-    _expand(release / "model.safetensors", place)
+    row_of_id = np.full(vocab, len(rows))
+    row_of_id[rows] = np.arange(len(rows))
+    _expand(release / "model.safetensors", row_of_id)
 
 
-def _expand(path: Path, place: np.ndarray) -> None:
-    """Gives WHOLE one row for each id: row place[id] of what the file holds."""
+def _expand(path: Path, row_of_id: np.ndarray) -> None:
+    """Rewrites the tensors in WHOLE with one row for each id: row `row_of_id[id]` of the stored tensor."""
     import mlx.core as mx
 
     tensors = mx.load(str(path))
     assert isinstance(tensors, dict)
-    index = mx.array(place)
+    index = mx.array(row_of_id)
     tensors |= {name: tensors[name][index] for name in WHOLE}
     mx.eval(tensors)
     path.unlink()

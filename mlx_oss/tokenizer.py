@@ -1,7 +1,7 @@
-"""o200k_harmony, the tokenizer of gpt-oss: text to ids and ids to text, from the vocabulary bundled with the package.
+"""o200k_harmony, the tokenizer of gpt-oss: text to ids and ids to text, with the vocabulary bundled in the package.
 
-Builds a `tiktoken.Encoding` without a network. Knows nothing of messages, channels or models.
-The vocabulary and the splitting pattern are those of o200k_base in openai/tiktoken (MIT).
+Builds a `tiktoken.Encoding` without network access. Knows nothing of messages, channels or models. The vocabulary and
+the splitting pattern are those of o200k_base in openai/tiktoken (MIT).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ MESSAGE = 200008
 CALL = 200012
 ENDOFPROMPT = 200018
 
-N_RANKS = 199998  # ids below are byte-pair ranks, ids from here on are special
+N_RANKS = 199998  # ids below this are byte-pair ranks, all others are special tokens
 N_VOCAB = 201088
-LONGEST_TOKEN = 128  # characters: so many spaces
-LAST_TEXT_ID = ENDOFPROMPT  # ids above only pad the embedding: no release ever trained them
+LONGEST_TOKEN = 128  # characters: the longest token consists of this many spaces
+LAST_TEXT_ID = ENDOFPROMPT  # higher ids only pad the embedding and were never trained
 STOP_IDS = (RETURN, CALL, ENDOFTEXT)
 
 _NAMED = {
@@ -57,7 +57,7 @@ SPECIAL_TOKENS: Mapping[str, int] = {
 
 VOCABULARY = Path(__file__).parent / "data" / "o200k_base.zlib"
 PACKED_SHA256 = "440741350e7cfa1c0f4869ce742d1b043550adbda5187adcac9e787edac6fba9"
-# of the same tokens as published: one line a token, base64, blank, rank
+# SHA-256 of the same tokens in the published format: one line per token, with base64, a space and the rank
 TIKTOKEN_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
 
 _LETTERS_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
@@ -74,7 +74,8 @@ _PATTERN = "|".join(
     )
 )
 
-# `\s+(?!\S)` keeps a backtracking state for each blank: tiktoken aborts on a run of a million, so longer runs are cut
+# `\s+(?!\S)` keeps a backtracking state for every whitespace character, and tiktoken aborts on a run of a million. So
+# longer runs than this are cut into pieces.
 _LONGEST_BLANK_RUN = 1 << 16
 _BLANKS = re.compile(r"\s+")
 
@@ -82,7 +83,7 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class StreamDecoder:
-    """Turns ids into text one at a time, holding back the bytes of an unfinished UTF-8 character."""
+    """Decodes ids one at a time, and holds back the bytes of an incomplete UTF-8 character."""
 
     __slots__ = ("_decoder", "_token_bytes")
 
@@ -91,16 +92,22 @@ class StreamDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, id_: int) -> str:
-        """Text that is certain after this id; may be empty."""
+        """Returns the text that is complete after this id; may be empty."""
         return self._decoder.decode(self._token_bytes(id_))
 
     def finish(self) -> str:
-        """Text still held back: a replacement character if a character stayed unfinished, else nothing."""
+        """Ends the stream. Returns a replacement character if a character is incomplete, else an empty string."""
         return self._decoder.decode(b"", final=True)
 
 
 class Tokenizer:
-    """Text to ids and back. Get one from `load_tokenizer()`."""
+    """Converts text to ids and back. `load_tokenizer()` returns one.
+
+    Attributes:
+        encoding: The `tiktoken.Encoding`.
+        n_vocab: Number of ids.
+        stop_ids: The ids that end a turn of the model: `<|return|>`, `<|call|>` and `<|endoftext|>`.
+    """
 
     n_vocab = N_VOCAB
     stop_ids = STOP_IDS
@@ -109,28 +116,30 @@ class Tokenizer:
         self.encoding = encoding
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; text that looks like a control token stays text."""
+        """The ids of `text`. Text that looks like a control token is encoded as ordinary text."""
         return [id_ for part in _cut_blank_runs(text) for id_ in self.encoding.encode_ordinary(part)]
 
     def encode_with_specials(self, text: str) -> list[int]:
-        """Ids of `text`, where `<|start|>` and the like become control tokens. Only for text the caller wrote."""
+        """The ids of `text`, with `<|start|>` and the like as control tokens. Use it only for text that you trust."""
         return [id_ for part in _cut_blank_runs(text) for id_ in self.encoding.encode(part, allowed_special="all")]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; bytes that are not UTF-8 and ids outside the vocabulary become replacement characters."""
+        """The text of `ids`. Bytes that are not UTF-8 and ids outside the vocabulary become replacement characters."""
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, id_: int) -> bytes:
-        """The bytes one id stands for (a control token: its name, e.g. `<|start|>`)."""
+        """The bytes of one id. For a control token this is its name, for example `<|start|>`."""
         if 0 <= id_ < N_VOCAB:
             return self.encoding.decode_single_token_bytes(id_)
         return REPLACEMENT.encode()
 
     def stream_decoder(self) -> StreamDecoder:
+        """Returns a new decoder for one stream of ids."""
         return StreamDecoder(self)
 
 
 def _cut_blank_runs(text: str) -> Iterator[str]:
+    """Yields `text` in parts, so that no part has a longer run of whitespace than tiktoken can process."""
     start = 0
     runs = _BLANKS.finditer(text) if len(text) > _LONGEST_BLANK_RUN else ()
     for run in runs:
@@ -142,9 +151,10 @@ def _cut_blank_runs(text: str) -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def load_tokenizer() -> Tokenizer:
-    """The tokenizer of gpt-oss, built once a process (0.3 s).
+    """Returns the tokenizer of gpt-oss. It is built once per process, which takes 0.3 s.
 
-    Raises TokenizerError if the bundled vocabulary is missing or damaged.
+    Raises:
+        TokenizerError: If the bundled vocabulary is missing or damaged.
     """
     import tiktoken
 
@@ -155,17 +165,17 @@ def load_tokenizer() -> Tokenizer:
 
 
 def _bundled_tokens() -> list[bytes]:
-    """All 199,998 tokens in rank order."""
+    """All 199,998 byte-pair tokens in the order of their ranks."""
     try:
         return _unpack(VOCABULARY.read_bytes())
     except (OSError, ValueError, zlib.error) as error:
         raise TokenizerError(
-            f"{VOCABULARY}: the bundled vocabulary is unusable ({error}); reinstall mlx_oss"
+            f"{VOCABULARY}: the bundled vocabulary is missing or damaged ({error}): reinstall mlx-oss"
         ) from error
 
 
 def pack_tokens(tokens: Sequence[bytes]) -> bytes:
-    """How the bundled file was made: the length of each token, then the tokens end to end, compressed."""
+    """Creates the content of the bundled file: the length of each token, then all tokens joined, compressed."""
     return zlib.compress(bytes(map(len, tokens)) + b"".join(tokens), 9)
 
 
@@ -178,9 +188,10 @@ def _unpack(file: bytes) -> list[bytes]:
 
 
 def check_tokenizer_json(path: str | Path) -> None:
-    """Checks that a release's `tokenizer.json` numbers the same tokens as the bundled vocabulary.
+    """Checks that a release's `tokenizer.json` assigns the same ids to the same tokens as the bundled vocabulary.
 
-    Raises TokenizerError naming the first id that differs, or what makes the file unreadable.
+    Raises:
+        TokenizerError: If the file cannot be read, or an id differs; names the first one.
     """
     path = Path(path)
     try:
@@ -188,10 +199,10 @@ def check_tokenizer_json(path: str | Path) -> None:
         vocab = {int(id_): token for token, id_ in data["model"]["vocab"].items()}
         added = {int(entry["id"]): str(entry["content"]) for entry in data["added_tokens"]}
     except OSError as error:
-        raise TokenizerError(f"{path}: cannot read it: {error.strerror}") from error
+        raise TokenizerError(f"{path} cannot be read ({error.strerror}): download it again") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise TokenizerError(
-            f"{path}: not a tokenizer.json with model.vocab and added_tokens ({error!r}); fetch the release's again"
+            f"{path}: not a tokenizer.json with model.vocab and added_tokens ({error!r}): download it again"
         ) from error
     names = {id_: name for name, id_ in SPECIAL_TOKENS.items()}
     byte_letters = _byte_letters()
@@ -204,17 +215,17 @@ def check_tokenizer_json(path: str | Path) -> None:
             continue
         if expected is None:
             raise TokenizerError(
-                f"{path}: id {id_} is {theirs[id_]!r}, a token that gpt-oss does not have: models with tokens of their "
-                "own are not supported"
+                f"{path}: id {id_} is {theirs[id_]!r}, a token that gpt-oss does not have: models with additional "
+                "tokens are not supported"
             )
         raise TokenizerError(
-            f"{path}: id {id_} is {theirs.get(id_)!r}, but {expected!r} in the bundled o200k_harmony; "
-            "this is not a gpt-oss tokenizer, and its ids would be misread"
+            f"{path}: id {id_} is {theirs.get(id_)!r}, but {expected!r} in the bundled o200k_harmony: this is not a "
+            "tokenizer of gpt-oss, and its ids would be misread"
         )
 
 
 def _byte_letters() -> list[str]:
-    """The printable letter for each byte in `tokenizer.json` (byte-level BPE of GPT-2, openai/gpt-2 `encoder.py`)."""
+    """The character that stands for each byte in `tokenizer.json` (byte-level BPE, openai/gpt-2 `encoder.py`)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     replacements = itertools.count(0x100)
     return [chr(byte if byte in printable else next(replacements)) for byte in range(256)]

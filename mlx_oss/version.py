@@ -1,3 +1,3 @@
-"""The one place the version number is written."""
+"""The version of the package, in the only place where it is written."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: tiny models in pairwise distinct dimensions, converted by the real converter."""
+"""Fixtures for all tests: tiny models with pairwise different dimensions, converted by the real converter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shape(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """release(shape, layout): the folder of a random checkpoint, written once."""
+    """release(shape, layout): the folder of a random checkpoint, which is written once."""
     made: dict[tuple[str, str], Path] = {}
 
     def get(shape: str = "tiny", layout: str = "hf") -> Path:
@@ -34,7 +34,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Pa
 
 @pytest.fixture(scope="session")
 def folder(release: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """folder(shape, layout): the same checkpoint as an MLX folder. Not to be changed: others read it."""
+    """folder(shape, layout): the same checkpoint as an MLX folder. Tests share it, so they must not change it."""
     made: dict[tuple[str, str], Path] = {}
 
     def get(shape: str = "tiny", layout: str = "hf") -> Path:
@@ -49,7 +49,7 @@ def folder(release: Callable[[str, str], Path], tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="session")
 def routed(tmp_path_factory) -> Callable[[str, str], Path]:
-    """routed(shape, routing): an MLX folder. Not to be changed: others read it."""
+    """routed(shape, routing): an MLX folder. Tests share it, so they must not change it."""
     made: dict[tuple[str, str], Path] = {}
 
     def get(shape: str, routing: str = "random") -> Path:

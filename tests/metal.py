@@ -1,4 +1,4 @@
-"""Writes OpenAI's `metal/model.bin`, step for step as gpt_oss/metal/scripts/create-local-model.py documents it."""
+"""Writes OpenAI's `metal/model.bin`, in the same steps as gpt_oss/metal/scripts/create-local-model.py."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from uuid import UUID
 
 import numpy as np
 
-UNUSED_ROWS = 1074  # of the releases' vocabulary of 201,088, at its end: this format leaves them out
+UNUSED_ROWS = 1074  # this format leaves out the last rows of the releases' vocabulary of 201,088
 _SPECIAL, _REGEX, _TOKENS = 16, b"[a-z]+\0", b"\x01\0a\x02\0bc"
 
 
 def write_metal(path: Path, c: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-    """c: OpenAI's config; tensors: as `synthetic` gives them, by OpenAI's names."""
+    """Writes the file for OpenAI's config `c` and the tensors of `synthetic`, which have OpenAI's names."""
 
     def get(name: str) -> np.ndarray:
         dtype, shape, chunks = tensors[name]
@@ -79,7 +79,7 @@ _UUIDS = (
 
 
 def _turned(qkv: np.ndarray, c: Mapping[str, Any]) -> np.ndarray:
-    """q and k with the two halves of each head interleaved, and scaled by 1/2 and 1/4; v as it is."""
+    """Interleaves the two halves of each head of q and k, and scales them by 1/2 and 1/4. Leaves v unchanged."""
     heads, kv, size = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
     values = (qkv.astype(np.uint32) << 16).view(np.float32).reshape(heads + 2 * kv, size, -1)
     qk = values[: heads + kv].reshape(heads + kv, 2, size // 2, -1).transpose(0, 2, 1, 3).reshape(heads + kv, size, -1)

@@ -1,8 +1,8 @@
-"""gpt-oss in plain NumPy float64, written from the released layout's point of view: the oracle that always runs.
+"""gpt-oss in plain NumPy float64, based on the released layout: the reference that is available on every machine.
 
-Takes tensors under their Hugging Face names, experts dequantised to `gate_up_proj` (E, 2F, C), rows interleaved, and
-`down_proj` (E, C, F). No cache, no fusing, no clever indexing: a token and a head at a time where that is clearer.
-Sources: gpt_oss/torch/model.py in openai/gpt-oss; YaRN from arXiv 2309.00071.
+Tensors have their Hugging Face names. Experts are dequantised to `gate_up_proj` (E, 2F, C), with interleaved rows, and
+`down_proj` (E, C, F). There is no cache, no fused module and no clever indexing: the code computes one token and one
+head at a time where that is clearer. Sources: gpt_oss/torch/model.py in openai/gpt-oss; YaRN from arXiv 2309.00071.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def logits(
     first_position: int = 0,
     blur: Callable[[np.ndarray], np.ndarray] = lambda angle: angle,
 ) -> np.ndarray:
-    """Logits (len(tokens), V) of one sequence that begins at `first_position`; `blur` changes the angles."""
+    """Logits (len(tokens), V) of a sequence that begins at `first_position`. `blur` may change the rotary angles."""
     angle = blur((first_position + np.arange(len(tokens)))[:, None] * rotation(config)[0])
     x = tensors["model.embed_tokens.weight"][tokens].astype(np.float64)
     for n in range(config.num_hidden_layers):
@@ -42,7 +42,7 @@ def norm(config: ModelConfig, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def rotation(config: ModelConfig) -> tuple[np.ndarray, float]:
-    """Radians a position for each pair, and the factor on cos and sin."""
+    """Radians per position for each pair of dimensions, and the factor on cos and sin."""
     half, yarn = config.head_dim // 2, config.rope_scaling
     plain = np.array([config.rope_theta ** (-i / half) for i in range(half)])
     if yarn is None:
@@ -57,7 +57,7 @@ def rotation(config: ModelConfig) -> tuple[np.ndarray, float]:
 
 
 def rotate(config: ModelConfig, x: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """x (L, heads, D), angle (L, D / 2): the first half of a head is turned against the second."""
+    """x (L, heads, D), angle (L, D / 2) -> x rotated. Pairs consist of one value from each half of a head."""
     factor = rotation(config)[1]
     cos, sin = np.cos(angle)[:, None] * factor, np.sin(angle)[:, None] * factor
     a, b = np.split(x, 2, axis=-1)
@@ -104,7 +104,7 @@ def experts(config: ModelConfig, w: Tensors, x: np.ndarray) -> np.ndarray:
 def read_release(folder: Path) -> Tensors:
     """The tensors of a single-file checkpoint in the Hugging Face layout, as float32 under the names used above.
 
-    Expert weights are dequantised from the format's definition, a nibble at a time, without the project's own code.
+    Expert weights are dequantised by the definition of the format, one code at a time, without the project's own code.
     """
     raw = (folder / "model.safetensors").read_bytes()
     base = 8 + int.from_bytes(raw[:8], "little")

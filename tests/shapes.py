@@ -1,4 +1,4 @@
-"""The dimensions that small models are made in, and models whose routing is far from even."""
+"""The dimensions of the small models in the tests, and routing that is far from even."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import mlx.core as mx
 
 from tests.synthetic import TINY
 
-# Four shapes; in each, all dimensions that could be taken for one another differ.
+# Four shapes. Within each, all dimensions that code could confuse with one another are different.
 SHAPES = {
     "tiny": TINY,
     "one kv head": TINY
@@ -41,7 +41,7 @@ SHAPES = {
     },
 }
 
-# As many experts as the releases have.
+# Models with as many experts as the releases.
 MANY = {
     "32 experts": TINY | {"num_hidden_layers": 2, "num_local_experts": 32, "num_experts_per_tok": 4},
     "128 experts": TINY
@@ -56,7 +56,7 @@ def dims(shape: str) -> dict[str, int]:
 
 
 def skew(folder: Path) -> None:
-    """Every second layer sends nearly all tokens to the same experts, the others to two groups of them."""
+    """Changes a folder's routers: layer 0 prefers the first experts, other layers every second expert."""
     file = folder / "model-00001-of-00001.safetensors"
     tensors = mx.load(str(file))
     assert isinstance(tensors, dict)
@@ -69,6 +69,6 @@ def skew(folder: Path) -> None:
 
 
 def weights_file(folder: Path) -> Path:
-    """The file that holds the experts."""
+    """The file that contains the weights of a folder with a single shard."""
     (name,) = set(json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"].values())
     return folder / name

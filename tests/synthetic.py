@@ -1,7 +1,7 @@
-"""Random checkpoints in every released format, for tests and benchmarks; the same seed is the same model in each.
+"""Random checkpoints in every released format, for tests and benchmarks. A seed gives the same model in each format.
 
-Written from the formats' description, not with the converter's tables, so that the two check one another. Streams: a
-tensor is a random block repeated, so the full 20b size needs little memory and time.
+The code follows the description of the formats and does not use the converter's tables, so the two check each other. A
+tensor is a random block that is repeated while it is written, so even the full 20b size needs little memory and time.
 
     write_checkpoint(folder, RELEASED_20B, layout="original")
 """
@@ -46,20 +46,20 @@ RELEASED_20B = {
     "sliding_window": 128,
 }
 LAYOUTS = ("hf", "hf_sharded", "original", "original_sharded", "bf16", "metal")
-_BLOCK_VALUES = 250_007  # a prime: rows and experts get different cuts of the repeated block
+_BLOCK_VALUES = 250_007  # a prime number, so rows and experts start at different places in the repeated block
 
-Tensor = tuple[str, tuple[int, ...], Callable[[], Iterator[bytes | memoryview]]]  # dtype, shape, its bytes
+Tensor = tuple[str, tuple[int, ...], Callable[[], Iterator[bytes | memoryview]]]  # dtype, shape, function for the bytes
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Plausible random weights: no infinity, no NaN."""
+    """Plausible random weights, without infinity or NaN."""
 
     seed: int
-    deviation: float  # of the bfloat16 weights
+    deviation: float  # standard deviation of the bfloat16 weights
 
     def tiled(self, name: str, nbytes: int) -> Iterator[memoryview]:
-        """The bytes of a tensor: a block, repeated for as long as it is."""
+        """Yields the bytes of a tensor: a random block, repeated up to `nbytes`."""
         block = memoryview(self._block(name, nbytes))
         while nbytes > 0:
             yield block[:nbytes]
@@ -69,7 +69,7 @@ class Draw:
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         if name.endswith("_blocks"):
             blocks = rng.integers(0, 256, (min(nbytes // 16, _BLOCK_VALUES), 16), np.uint8)
-            blocks[:, 0] |= 0x06  # each block reaches 4 or 6, so quantising its values gives the same bits again
+            blocks[:, 0] |= 0x06  # each block contains a 4 or 6, so quantising its values gives the same bits again
             return blocks.reshape(-1)
         if name.endswith("_scales"):
             return rng.integers(117, 123, min(nbytes, _BLOCK_VALUES), np.uint8)
@@ -87,11 +87,21 @@ def write_checkpoint(
     unused_rows: int = 0,
     deviation: float = 0.05,
 ) -> Path:
-    """Writes config.json and the weights into `folder`, creating it; returns it.
+    """Writes config.json and the weights into `folder`, creating it if needed.
 
-    unused_rows: so many rows at the end of the embedding and the unembedding are zeros.
-    deviation: of the bfloat16 weights. At full size rounding differences stay small through all layers with 0.02, as
-    networks are initialised; with 0.05 attention goes to single keys, and they grow tenfold every four layers.
+    Args:
+        folder: The folder.
+        dims: Dimensions of the model.
+        seed: Seed of the random weights.
+        layout: Format, one of LAYOUTS.
+        shards: Number of files, for the sharded layouts.
+        unused_rows: Number of rows at the end of the embedding and the unembedding that are zeros.
+        deviation: Standard deviation of the bfloat16 weights. At full size, rounding differences stay small through all
+            layers with 0.02, a usual value for initialisation. With 0.05, attention concentrates on single keys, and
+            the differences grow tenfold every four layers.
+
+    Returns:
+        The folder.
     """
     assert layout in LAYOUTS, layout
     draw = Draw(seed, deviation)
@@ -153,7 +163,7 @@ def openai_config(dims: Mapping[str, int]) -> dict[str, object]:
 
 
 def tokenizer_json() -> dict[str, object]:
-    """A release's `tokenizer.json`, as far as it matters here: every token by its letters, and the control tokens."""
+    """The parts of a release's `tokenizer.json` that are checked: all tokens, and the control tokens."""
     tokenizer, letters = load_tokenizer(), gpt2_letters()
     tokens = map(tokenizer.token_bytes, range(N_RANKS))
     vocab = {"".join(letters[byte] for byte in token): rank for rank, token in enumerate(tokens)}
@@ -162,14 +172,14 @@ def tokenizer_json() -> dict[str, object]:
 
 
 def gpt2_letters() -> dict[int, str]:
-    """Bytes that Latin-1 prints stand for themselves, the others follow from U+0100 on."""
+    """The character for each byte: printable Latin-1 characters stand for themselves, others start at U+0100."""
     own = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
     others = [byte for byte in range(256) if byte not in own]
     return {byte: chr(byte) for byte in own} | {byte: chr(256 + n) for n, byte in enumerate(others)}
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """The tensors in the order given; the format is documented in huggingface/safetensors."""
+    """Writes the tensors in their order. The format is documented in huggingface/safetensors."""
     header, position = {}, 0
     for name, (dtype, shape, _) in tensors.items():
         end = position + _nbytes(dtype, shape)
@@ -271,7 +281,7 @@ def _openai_tensors(dims: Mapping[str, int], draw: Draw, unused_rows: int = 0) -
 
 
 def _dense(parts: list[tuple[str, tuple[int, ...]]], draw: Draw) -> Iterator[bytes]:
-    """The values of expert weights (experts, rows, columns) in bfloat16, exactly, as (experts, columns, rows)."""
+    """Yields expert weights as bfloat16, which is exact, transposed to (experts, columns, rows)."""
     blocks, scales = (
         np.frombuffer(b"".join(draw.tiled(name, math.prod(shape))), np.uint8).reshape(shape) for name, shape in parts
     )

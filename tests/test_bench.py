@@ -1,6 +1,6 @@
-"""The benchmark: what it counts is right, what it times is told, and what goes wrong is a sentence.
+"""The benchmark: its counts are right, its times are reported, and failures have clear messages.
 
-No figure that depends on the machine is asserted.
+No test depends on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.shapes import SHAPES
 GB = 10**9
 RESULT = Result("mlx-oss", 0.75, 1.5, 0.25, 2 * GB, 3 * GB, (Speed(32, 2.0, 0.5),), {32: (5, 6, 7)})
 
-OTHERS = (("mlx-lm", 2.0), ("mlx-lm-float32", 1.0))  # seconds a token
+OTHERS = (("mlx-lm", 2.0), ("mlx-lm-float32", 1.0))  # seconds per token
 
 
 NOTHING = {"hit_rate": 1.0, "hits": 0, "misses": 0, "nbytes": 0, "seconds": 0.0}
@@ -44,17 +44,19 @@ def report(*results: Result, **changed: object) -> BenchReport:
 
 @pytest.fixture
 def fake_processes(monkeypatch):
-    """fake_processes(samples, loads): a measuring process answers with the next of them, one that only loads with the
-    next of the loads, or nothing of interest; gives what each was asked.
+    """fake_processes(*samples, loads=...): replaces the measuring processes and returns the list of their requests.
+
+    A process that generates returns the next of the samples. A process that only loads returns the next of the loads,
+    or fixed values if there are none.
     """
 
     def install(*samples: dict[str, object], loads: Sequence[dict[str, float]] = ()) -> list[dict[str, object]]:
-        left, asked = {True: list(samples), False: list(loads)}, []
+        remaining, asked = {True: list(samples), False: list(loads)}, []
 
         def run(request: dict[str, object]) -> dict[str, object]:
             asked.append(request)
             writes = bool(request["lengths"])
-            return left[writes].pop(0) if writes or loads else {"imports": 1.0, "load": 1.0, "loaded": 1}
+            return remaining[writes].pop(0) if writes or loads else {"imports": 1.0, "load": 1.0, "loaded": 1}
 
         monkeypatch.setattr(bench, "_run", run)
         return asked
@@ -108,7 +110,7 @@ def test_a_token_reads_its_experts_one_row_of_the_embedding_and_all_else(shape, 
     H, K, E, T = (
         s[f"num_{name}"] for name in ("attention_heads", "key_value_heads", "local_experts", "experts_per_tok")
     )
-    mxfp4 = 17 / 32  # bytes a weight: 4 bits, and 8 bits of scale for 32 of them
+    mxfp4 = 17 / 32  # bytes per weight: 4 bits, and an 8-bit scale for each 32 weights
     expert = mxfp4 * (2 * F * C + C * F) + 4 * (2 * F + C)
     matrix = model.lm_head.weight.itemsize  # as stored on the CPU backend
     attention = ((H + 2 * K) * D + E) * (matrix * C + 4) + C * (matrix * H * D + 4) + 4 * H
@@ -129,37 +131,39 @@ def test_what_experts_on_disk_cost_is_told(fake_processes, capsys):
 
 
 def test_a_prompt_that_leaves_no_room_for_its_answer_is_told(folder):
-    with pytest.raises(BenchmarkError, match="131065 tokens and 8 of answer do not fit the context of 131072"):
+    with pytest.raises(
+        BenchmarkError, match="131065 tokens and 8 generated tokens do not fit into the context of 131072"
+    ):
         measure(folder(), lengths=[131_065], tokens=8, repeats=1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_measured_process_tells_everything(folder, dtype):
-    told = worker.measure("mlx-oss", folder(), [5, 12], 3, {"dtype": dtype})
-    assert set(told["lengths"]) == {"5", "12"}
-    for run in told["lengths"].values():
+    measured = worker.measure("mlx-oss", folder(), [5, 12], 3, {"dtype": dtype})
+    assert set(measured["lengths"]) == {"5", "12"}
+    for run in measured["lengths"].values():
         assert run["prefill"] > 0 and run["decode"] > 0 and len(run["ids"]) == 3
-    assert told["load"] > 0 and told["first"] > 0 and told["device"]
-    assert 10_000_000 < told["loaded"] <= told["resident"]
+    assert measured["load"] > 0 and measured["first"] > 0 and measured["device"]
+    assert 10_000_000 < measured["loaded"] <= measured["resident"]
 
 
 def test_a_process_that_only_loads_writes_nothing(folder):
-    told = worker.measure("mlx-oss", folder(), [], 3, {"dtype": "float32"})
-    assert told.keys() == {"imports", "load", "loaded"} and told["imports"] > 0 and told["load"] > 0
+    measured = worker.measure("mlx-oss", folder(), [], 3, {"dtype": "float32"})
+    assert measured.keys() == {"imports", "load", "loaded"} and measured["imports"] > 0 and measured["load"] > 0
 
 
 def test_a_report_of_a_model(folder):
-    said: list[str] = []
-    measured = measure(folder(), lengths=[3], tokens=2, repeats=1, progress=said.append)
+    progress: list[str] = []
+    measured = measure(folder(), lengths=[3], tokens=2, repeats=1, progress=progress.append)
     (result,) = measured.results
     assert result.engine == "mlx-oss" and [speed.length for speed in result.speeds] == [3]
-    assert len(result.ids[3]) == 2 and said[-1] == "mlx-oss, writing, 1 of 1"
+    assert len(result.ids[3]) == 2 and progress[-1] == "mlx-oss, generating, 1 of 1"
 
 
 @pytest.mark.parity
 @pytest.mark.skipif(find_spec("mlx_lm") is None, reason="mlx-lm is not installed (extra `parity`)")
 def test_mlx_lm_gives_the_same_tokens(folder):
-    """Over 150 positions, where its own frequencies give others."""
+    """mlx-lm-float32 over 150 positions, where mlx-lm's own frequencies lead to other tokens."""
     both = ("mlx-lm", "mlx-lm-float32")
     ours, own, theirs = measure(folder(), lengths=[6, 150], tokens=4, repeats=1, dtype="float32", compare=both).results
     assert (own.engine, theirs.engine) == both and len(ours.ids[150]) == len(own.ids[150]) == 4
@@ -169,7 +173,7 @@ def test_mlx_lm_gives_the_same_tokens(folder):
 def test_the_command_and_the_measuring_process_know_the_same_engines(capsys):
     assert tuple(worker.ENGINES) == bench.ENGINES
     for engine in bench.ENGINES[1:]:
-        with pytest.raises(SystemExit):  # of the number, behind it
+        with pytest.raises(SystemExit):  # because of the number that follows, not because of the engine
             main(["bench", "--compare", engine, "--repeats", "x"])
         assert "argument --repeats" in capsys.readouterr().err
 
@@ -214,7 +218,7 @@ def test_a_folder_without_a_model_is_told(tmp_path):
 def test_an_engine_that_is_killed_is_told(monkeypatch):
     killed = subprocess.CompletedProcess([], -9, "", "")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: killed)
-    with pytest.raises(BenchmarkError, match=r"ended by signal 9 .*out of memory"):
+    with pytest.raises(BenchmarkError, match=r"killed by signal 9 .*out of memory"):
         measure("folder", repeats=1)
 
 
@@ -268,8 +272,8 @@ def test_the_command_shows_a_ratio_to_each_of_several(monkeypatch, capsys):
 def test_the_command_gives_json(monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", lambda *_, **__: report(RESULT))
     assert main(["bench", "folder", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["results"][0]["speeds"] == [{"length": 32, "prefill": 2.0, "decode": 0.5}]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["results"][0]["speeds"] == [{"length": 32, "prefill": 2.0, "decode": 0.5}]
 
 
 def test_on_a_terminal_an_error_stands_on_a_line_of_its_own(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""config.json: what is read, and that nothing else than ConfigError comes of a bad one."""
+"""config.json: what is read, and that an invalid one always raises ConfigError."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_oss.config import FULL, MXFP4, SLIDING, ModelConfig, QuantizationSpec, 
 from mlx_oss.errors import ConfigError
 from mlx_oss.model.rope import inverse_frequencies
 
-# config.json of openai/gpt-oss-20b as released (transformers 4.55), its 24 layer types spelled shorter.
+# config.json of openai/gpt-oss-20b as released (transformers 4.55), with its 24 layer types written in a shorter way.
 RELEASED_20B: dict[str, Any] = {
     "architectures": ["GptOssForCausalLM"],
     "attention_bias": True,
@@ -75,7 +75,10 @@ QUANTIZATION = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
 
 
 def released(**changes: Any) -> dict[str, Any]:
-    """The released config, which says the experts per token twice, with other values; `...` leaves a key out."""
+    """The released config with changed values. `...` removes a key.
+
+    It has two keys for the experts per token. A change of one removes the other.
+    """
     raw = RELEASED_20B | changes
     if "num_experts_per_tok" in changes:
         raw["experts_per_token"] = changes.get("experts_per_token", ...)
@@ -94,7 +97,7 @@ def error_of(raw: dict[str, Any]) -> str:
 
 
 def test_the_released_20b_config_reads_as_published():
-    """Without a warning: pytest turns one into an error."""
+    """There is no warning either: pytest is configured to turn warnings into errors."""
     c = ModelConfig.from_dict(RELEASED_20B)
     assert (c.num_hidden_layers, c.num_local_experts, c.num_experts_per_tok, c.vocab_size) == (24, 32, 4, 201088)
     assert (c.hidden_size, c.intermediate_size, c.head_dim, c.sliding_window) == (2880, 2880, 64, 128)
@@ -128,7 +131,7 @@ def test_spellings_of_rope_that_disagree_are_an_error(parameters):
 
 
 def test_plain_rope_has_to_be_asked_for():
-    """transformers' default for the absent key is YaRN, others' is plain RoPE: guessing would be wrong for one."""
+    """If the key is absent, transformers uses YaRN and others use plain RoPE, so any guess may be wrong."""
     assert "rope_scaling is missing" in error_of(released(rope_scaling=...))
     assert "rope_scaling is missing" in error_of(released(rope_scaling=..., rope_theta=...))
 
@@ -316,7 +319,7 @@ WHERE = [
 @settings(max_examples=400, deadline=None, database=None)
 @given(st.lists(st.tuples(st.sampled_from(WHERE), st.just(...) | JSON), min_size=1, max_size=4), st.booleans())
 def test_a_mutated_config_is_read_or_refused_with_config_error(mutations, quantized):
-    """And what is read can be computed with: the rotary frequencies are finite numbers."""
+    """If it is read, it can be used for computations: the rotary frequencies are finite."""
     extra = {"quantization": QUANTIZATION | {"lm_head": QUANTIZATION}} if quantized else {}
     raw = json.loads(json.dumps(RELEASED_20B | extra))
     for path, value in mutations:

@@ -1,4 +1,4 @@
-"""Loading: exactly what the config asks for, or a sentence; quantised folders of mlx-lm's kind; what is fused."""
+"""Loading: only folders with exactly what the config requires; folders quantised by mlx-lm; fused modules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Tensors = dict[str, mx.array]
 TOLERANCE = 1e-4
 AFFINE_8 = {"group_size": 64, "bits": 8, "mode": "affine"}
 AFFINE_4 = {"group_size": 64, "bits": 4, "mode": "affine"}
-# Every width that is quantised is a multiple of 64, as it is in the releases.
+# A model in which every quantised width is a multiple of 64, as in the releases.
 EVEN = TINY | {"num_hidden_layers": 2, "num_local_experts": 6, "num_experts_per_tok": 3, "vocab_size": 307}
 EVEN |= {
     "hidden_size": 128,
@@ -54,7 +54,7 @@ def write(folder: Path, config: dict[str, Any], tensors: Tensors) -> Path:
 
 @pytest.fixture
 def changed(folder, tmp_path) -> Callable[..., Path]:
-    """changed(edit): a copy of the tiny folder, of which edit(config, tensors) has changed something."""
+    """changed(edit): a copy of the tiny folder after edit(config, tensors) has changed the two in place."""
 
     def make(edit: Callable[[dict[str, Any], Tensors], Any]) -> Path:
         config, tensors = read(folder("tiny"))
@@ -73,7 +73,7 @@ def even(tmp_path_factory) -> Path:
 
 
 def quantized(source: Path, target: Path, entry_of: Callable[[str], dict[str, Any] | None]) -> tuple[Path, Path]:
-    """Two folders: modules of `source` quantised by MLX as entry_of(path) says, and those dequantised to float32."""
+    """Writes two folders: modules of `source` quantised by MLX as entry_of(path) requires, and dequantised again."""
     config, tensors = read(source)
     plain = dict(tensors)
     for name in [name for name in tensors if name.endswith(".weight")]:
@@ -84,7 +84,7 @@ def quantized(source: Path, target: Path, entry_of: Callable[[str], dict[str, An
         tensors |= dict(zip((f"{path}.{s}" for s in ("weight", "scales", "biases")), parts, strict=True))
         plain[name] = mx.dequantize(parts[0], *(part.astype(mx.float32) for part in parts[1:]), **entry)
         config["quantization"][path] = entry
-    config["quantization_config"] = config["quantization"]  # as mlx-lm writes it
+    config["quantization_config"] = config["quantization"]  # mlx-lm writes both keys
     return write(target, config, tensors), write(target.with_suffix(".plain"), read(source)[0], plain)
 
 
@@ -101,13 +101,13 @@ def error_of(folder: Path) -> str:
 
 
 def test_an_unchanged_copy_loads(folder, changed):
-    """So that what the next tests see refused is refused for their change alone."""
+    """So what the next tests change is the only reason for the refusals they expect."""
     copied = changed(lambda config, tensors: None)
     assert np.array_equal(logits(copied), logits(folder("tiny")))
 
 
 def all_tensors() -> list[str]:
-    """One of each kind of tensor."""
+    """The name of one tensor of each kind."""
     layer = "model.layers.2."
     parts = [f"self_attn.{part}" for part in ("q_proj.weight", "k_proj.bias", "v_proj.weight", "o_proj.bias", "sinks")]
     parts += [f"mlp.router.{part}" for part in ("weight", "bias")]
@@ -133,12 +133,12 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(changed, name):
         tensors[name] = longer
 
     message = error_of(changed(lengthen))
-    assert f"tensor {name} has shape {shapes[0]}, config.json asks for {shapes[1]}" in message
+    assert f"tensor {name} has shape {shapes[0]}, but config.json requires {shapes[1]}" in message
 
 
 @pytest.mark.parametrize("name", all_tensors())
 def test_a_transposed_tensor_is_named(changed, name):
-    """For matrices, none of which is square."""
+    """No matrix of the tiny model is square. A vector is shortened instead."""
 
     def transpose(config: dict[str, Any], tensors: Tensors) -> None:
         tensors[name] = (
@@ -168,7 +168,7 @@ def test_an_unknown_tensor_is_named(changed, name):
     [
         ("num_hidden_layers", 2, "tensor model.layers.2.input_layernorm.weight is not part of"),
         ("num_hidden_layers", 4, "tensor model.layers.3.self_attn.sinks is missing"),
-        ("vocab_size", 301, "tensor model.embed_tokens.weight has shape (300, 96), config.json asks for (301, 96)"),
+        ("vocab_size", 301, "tensor model.embed_tokens.weight has shape (300, 96), but config.json requires (301, 96)"),
         ("head_dim", 42, "tensor model.layers.0.self_attn.q_proj.weight has shape (240, 96)"),
         ("num_attention_heads", 8, "tensor model.layers.0.self_attn.sinks has shape (6,)"),
         ("num_local_experts", 4, "tensor model.layers.0.mlp.router.weight has shape (5, 96)"),
@@ -205,7 +205,7 @@ def test_a_quantised_norm_is_refused(changed):
 
 
 def test_groups_that_do_not_divide_the_width_are_refused(changed):
-    """Hidden size 96 in groups of 64: shapes that would fit by rounding down."""
+    """Hidden size 96 in groups of 64: the shapes would match if the number of groups were rounded down."""
 
     def odd(config: dict[str, Any], tensors: Tensors) -> None:
         config["quantization"]["lm_head"] = AFFINE_8
@@ -222,7 +222,7 @@ def test_gate_and_up_stored_differently_are_refused(even, tmp_path):
     parts = mx.quantize(values, **AFFINE_8)
     tensors |= dict(zip((f"{path}.{s}" for s in ("weight", "scales", "biases")), parts, strict=True))
     config["quantization"][path] = AFFINE_8
-    assert f"{path} is stored otherwise than its gate_proj" in error_of(write(tmp_path / "mixed", config, tensors))
+    assert f"{path} and its gate_proj are quantised differently" in error_of(write(tmp_path / "mixed", config, tensors))
 
 
 @pytest.mark.parametrize("layout", ["hf", "hf_sharded", "original", "original_sharded", "bf16"])
@@ -295,8 +295,10 @@ def test_floats_are_in_the_dtype_asked_for_and_matrices_as_stored_where_the_laye
 
 
 def test_bfloat16_is_close_to_float32(shape, folder):
-    """bfloat16 has 8 bits: errors of 2^-9 a rounding, over some dozen roundings a layer. The median over the positions,
-    as rounding may send a token to another expert where two are almost equal.
+    """bfloat16 has 8 significant bits, so each of the dozen or so roundings in a layer has an error of up to 2^-9.
+
+    The test uses the median over the positions, because rounding may route a token to another expert if two experts
+    have almost the same score.
     """
     exact, rounded = logits(folder(shape)), logits(folder(shape), "bfloat16")
     errors = np.sqrt(((exact - rounded) ** 2).mean(-1)) / exact.std()
@@ -319,7 +321,7 @@ def test_weights_in_another_float_format_load(folder, changed, dtype):
 
 
 def is_rest(path: str) -> bool:
-    """What mlx-lm quantises beside the experts, which are quantised already."""
+    """True for the modules that mlx-lm quantises in addition to the experts, which are quantised already."""
     return not path.endswith("norm") and ".experts." not in path
 
 
@@ -333,7 +335,7 @@ def test_a_folder_with_the_rest_in_8_bit_gives_the_logits_of_its_values(even, tm
 
 
 def test_q_and_k_in_different_bits_give_the_logits_of_their_values(even, tmp_path):
-    """Scales in bfloat16: the values they give need float32."""
+    """The scales are bfloat16, but the dequantised values need float32."""
     bits = {"q_proj": AFFINE_8, "k_proj": AFFINE_4, "lm_head": AFFINE_4, "embed_tokens": AFFINE_8}
     packed, plain = quantized(even, tmp_path / "mixed", lambda path: bits.get(path.rpartition(".")[2]))
     assert np.abs(logits(packed) - logits(plain)).max() < TOLERANCE
@@ -348,9 +350,10 @@ def test_one_quantised_layer_among_plain_ones_gives_the_logits_of_its_values(eve
 
 
 def test_experts_in_affine_bits_give_the_logits_of_their_values(even, tmp_path):
-    """A folder of mlx-lm's that requantised the experts too, against one whose experts' values are the same in MXFP4.
+    """Compares affine experts, as mlx-lm can write them, with MXFP4 experts of the same values.
 
-    Scale 2^e and bias 0 in affine 4 bit say multiples of 2^e up to 15: of these MXFP4 has 0, 1, 2, 3, 4, 6 at 2^e.
+    Affine 4-bit values with scale 2^e and bias 0 are the multiples of 2^e up to 15 * 2^e. MXFP4 can represent those
+    with the factors 0, 1, 2, 3, 4 and 6.
     """
     config, tensors = read(even)
     affine, mxfp4 = dict(tensors), dict(tensors)
@@ -375,7 +378,7 @@ def test_experts_in_affine_bits_give_the_logits_of_their_values(even, tmp_path):
 
 @pytest.mark.parametrize("name", ["mlp.experts.up_proj.bias", "self_attn.k_proj.bias", "self_attn.k_proj.weight"])
 def test_parts_that_differ_in_their_float_format_only_are_joined_as_they_are(folder, changed, name):
-    """Quantised ones stay quantised."""
+    """Quantised parts stay quantised."""
 
     def widen(_: dict[str, Any], tensors: Tensors) -> None:
         tensors[f"model.layers.0.{name}"] = tensors[f"model.layers.0.{name}"].astype(mx.float32)

@@ -1,4 +1,4 @@
-"""nano, end to end: the real converter, the real loader, the real model and harmony, and answers one can check."""
+"""nano, end to end: with the real converter, loader, model and harmony format, and answers that can be checked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DATE = "2026-01-15"
 
 @pytest.fixture(scope="module")
 def cache_home(tmp_path_factory):
-    """A cache folder of this module's own, so that nano is made anew."""
+    """A cache folder for this module only, so that nano is created again."""
     home = tmp_path_factory.mktemp("cache")
     before = os.environ.get("MLX_OSS_CACHE")
     os.environ["MLX_OSS_CACHE"] = str(home)
@@ -109,7 +109,7 @@ def test_nano_answers_a_weather_question_through_a_function(loaded):
 
 
 def test_nano_answers_an_arithmetic_question_through_the_python_tool(loaded):
-    """In the sandbox that the machine has; where it has none, with limits alone."""
+    """In the sandbox of this machine. If it has none, with resource limits only."""
     tool = PythonTool(isolation=None if isolation_here() in GUARANTEES else "limits")
     with contextlib.closing(tool):
         reply = session(loaded, tools=[tool]).ask("What is 37 * 48?")
@@ -118,7 +118,7 @@ def test_nano_answers_an_arithmetic_question_through_the_python_tool(loaded):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_ids_that_nano_never_saw_are_not_sampled_at_temperature_1(loaded, seed, monkeypatch):
-    """They share one row, whose probability counts nearly 200,000 times."""
+    """They share one row, so without a correction its probability would count nearly 200,000 times."""
     sampled = []
 
     def watched(*args, **options):
@@ -159,7 +159,7 @@ def test_nano_is_made_once(loaded, cache_home):
     before = (folder / "config.json").stat().st_mtime_ns
     assert nano.nano_folder() == folder
     assert (folder / "config.json").stat().st_mtime_ns == before
-    assert [path.name for path in cache_home.iterdir()] == [folder.name]  # nothing else is left behind
+    assert [path.name for path in cache_home.iterdir()] == [folder.name]  # nothing else is left there
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The generated dialogues of nano, and how they and its weights are written; not how well it learned them."""
+"""The generated dialogues of nano, and the files of them and of its weights. Not how well nano has learned them."""
 
 from __future__ import annotations
 
@@ -119,15 +119,15 @@ def test_held_out_dialogues_are_readable_and_not_in_the_training_phrasings() -> 
     trained = {
         turn.user.lower() for _ in range(300) for turn in dialogues.conversation(dialogues.any_scene(rng, WORDS), 3)
     }
-    asked = [said.lower() for case in cases for said, _ in case.turns]
-    assert sum(said in trained for said in asked) < len(asked) / 20
+    questions = [question.lower() for case in cases for question, _ in case.turns]
+    assert sum(question in trained for question in questions) < len(questions) / 20
     for case in cases:
         for name, (_, description) in evaluate.functions(case.scene).items():
             assert name == description.name and description.parameters
 
 
 def test_what_nano_is_evaluated_with_is_never_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even by accident: whatever else would be generated for a seed, it is left out."""
+    """Not even by accident: whatever a seed would generate, questions of the evaluation are left out."""
     asked = sequences.asked_in_evaluation()
     assert "which day follows tuesday?" in asked and len(asked) > 300
     first = sequences.any_group(EVERYTHING, WORDS, Random(5))

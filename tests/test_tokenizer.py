@@ -1,4 +1,4 @@
-"""The bundled vocabulary and the tokenizer on it."""
+"""The bundled vocabulary, and the tokenizer that uses it."""
 
 import base64
 import hashlib
@@ -36,7 +36,7 @@ quick = settings(max_examples=200, deadline=None, database=None)
 
 @pytest.fixture(scope="module")
 def tokens():
-    """All tokens below the special ones, in rank order."""
+    """All tokens below the special ones, in the order of their ranks."""
     return [load_tokenizer().token_bytes(id_) for id_ in range(N_RANKS)]
 
 
@@ -119,7 +119,7 @@ def test_damaged_vocabulary_is_named(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def release():
-    """A `tokenizer.json` as releases have it, as far as it matters here."""
+    """A `tokenizer.json` with the parts of a release's file that are checked."""
     return tokenizer_json()
 
 
@@ -165,15 +165,16 @@ def test_file_that_is_no_tokenizer_json_is_an_error(tmp_path, data):
 
 
 def test_missing_tokenizer_json_is_an_error(tmp_path):
-    with pytest.raises(TokenizerError, match="cannot read"):
+    with pytest.raises(TokenizerError, match="cannot be read"):
         check_tokenizer_json(tmp_path / "tokenizer.json")
 
 
 @pytest.fixture(scope="module")
 def hugging_face(tokens):
-    """Hugging Face's tokenizer built as the release's `tokenizer.json` says, its merges found from the ranks.
+    """Hugging Face's tokenizer, built like the release's `tokenizer.json`, with merges derived from the ranks.
 
-    The splitting pattern is ours on both sides, read by two engines; tests/harmony hold it against openai-harmony's.
+    Both sides use our splitting pattern, in two regex engines. The tests in tests/harmony compare it with the one of
+    openai-harmony.
     """
     tokenizers = pytest.importorskip("tokenizers", reason="Hugging Face tokenizers is not installed (extra `parity`)")
     letters = gpt2_letters()
@@ -199,7 +200,7 @@ def hugging_face(tokens):
 
 
 def halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
-    """The two parts that merge into `token` last, the lowest rank merging first."""
+    """The two parts that are merged into `token` last, if the pair with the lowest rank is always merged first."""
     parts = [token[at : at + 1] for at in range(len(token))]
     while len(parts) > 2:
         pairs = [ranks.get(left + right, len(ranks)) for left, right in itertools.pairwise(parts)]
@@ -209,7 +210,7 @@ def halves(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     return left, right
 
 
-# what the splitting pattern and the merges treat each in their own way
+# Texts that the splitting pattern and the merges treat in different ways.
 PIECES = (
     *"a I don't WE'VE can'T they'LL 'd '\u017f camelCase HTTPServer naïve Straße ﬁ ǅ İstanbul".split(),
     *"0 42 12345678 3.14 ٣٤٥ ४५६७ Ⅻ ½ 1_000".split(),
@@ -224,7 +225,7 @@ PIECES = (
 
 
 def random_texts(count: int) -> list[str]:
-    """The same texts each time: up to 23 of the pieces above, repeated ones and characters of any plane."""
+    """The same texts every time. Each joins up to 23 of the pieces above, repeated pieces, and any characters."""
     pick = random.Random(20250805)
 
     def any_character() -> str:
@@ -252,7 +253,7 @@ def test_ids_are_those_of_hugging_face_tokenizers(hugging_face):
 
 @pytest.mark.parity
 def test_every_character_is_split_as_hugging_face_splits_it(hugging_face):
-    """Both sides bring tables of Unicode of their own. What is left out is unassigned or private."""
+    """Both sides have their own Unicode tables. The characters that are left out are unassigned or private."""
     characters = map(chr, itertools.chain(range(0xD800), range(0xE000, 0x34000), range(0xE0000, 0xE0200)))
     texts = (f"a{char}B '{char} 1{char}2 {char}{char}x" for char in characters)
     assert not [text for text in texts if hugging_face.encode(text).ids != load_tokenizer().encode(text)]

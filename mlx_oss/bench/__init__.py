@@ -1,9 +1,13 @@
-"""Measures a model folder on this machine: load time, memory, prefill and decode speed, alone or beside mlx-lm.
+"""Measures a model on this machine: load time, memory, prefill and decode speed, alone or compared with mlx-lm.
 
-Knows how to run measurements and take medians; what is measured is in `worker`, how it is shown in `cli.bench`. Every
-repetition is a process of its own, engines take turns, and each figure is the median of its repetitions: what else the
-machine does then falls on all alike. Loading is repeated by itself, first of all, and the first round does not count:
-what has not been touched for minutes leaves the system's cache of files, and whoever came next would pay for that.
+    worker   one measurement of one engine, in a process of its own
+    kernels  counts the kernels and the bytes of weights of a decode step
+    chips    memory bandwidth of Apple's chips
+
+Each repetition runs in a process of its own, the engines take turns, and each figure is the median of its repetitions,
+so other load on the machine affects all engines alike. Loading is measured separately before everything else, and its
+first round does not count: files that have not been used for minutes may have left the system's file cache, and the
+first engine would have to read them from disk. `cli.bench` shows the results.
 """
 
 from __future__ import annotations
@@ -21,13 +25,19 @@ from mlx_oss.bench.chips import bandwidth
 from mlx_oss.errors import BenchmarkError, OptionError
 
 ENGINES = ("mlx-oss", "mlx-lm", "mlx-lm-float32")
-LENGTHS = (32, 128, 512)  # tokens of prompt
-LOADS = 5  # at least so many times a model is loaded: that is quick, and uneven
+LENGTHS = (32, 128, 512)  # prompt lengths, in tokens
+LOADS = 5  # a model is loaded at least this many times: loading is quick, and its time varies
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """At one length of prompt: tokens, seconds to the first token of the answer, and seconds for each after it."""
+    """Speed with one prompt length.
+
+    Attributes:
+        length: Length of the prompt, in tokens.
+        prefill: Seconds to the first token of the answer.
+        decode: Seconds for each further token.
+    """
 
     length: int
     prefill: float
@@ -36,14 +46,17 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One engine's medians.
+    """The medians of one engine.
 
-    imports    seconds that the engine's modules take to import
-    load       seconds from there until the model can be called
-    first      seconds to the first token ever, of a prompt of four tokens
-    loaded     peak resident bytes of a process that has loaded (operating system)
-    resident   and at the end of one that has written
-    ids        by length of prompt the greedy ids, of the first repetition
+    Attributes:
+        engine: Name of the engine, one of ENGINES.
+        imports: Seconds to import the engine's modules.
+        load: Seconds to load the model after the imports.
+        first: Seconds to the first token that the process generates, for a prompt of four tokens.
+        loaded: Peak resident bytes of a process that only loads the model, as the operating system reports them.
+        resident: Peak resident bytes of a process that also generates.
+        speeds: Speed for each prompt length.
+        ids: The greedily generated ids of the first repetition, by prompt length.
     """
 
     engine: str
@@ -58,8 +71,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class OffloadFigures:
-    """Experts on disk: how many of those needed were in memory, and for each token of prompts and answers the bytes
-    read and the seconds waited for them.
+    """What experts on disk cost.
+
+    Attributes:
+        hit_rate: Fraction of the needed experts that were in memory.
+        nbytes: Bytes read from disk per token of prompts and answers.
+        seconds: Seconds of waiting for these reads per token.
     """
 
     hit_rate: float
@@ -69,8 +86,16 @@ class OffloadFigures:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """Everything measured. `bytes_per_token` and `kernels_per_layer` are mlx-oss's, counted and not timed; `reads` is
-    None where everything is in memory; `bandwidth` is that of the chip in GB/s, None if unknown.
+    """All results of a benchmark.
+
+    Attributes:
+        device: Name of the device.
+        repeats: Number of repetitions.
+        bytes_per_token: Bytes of weights that mlx-oss reads for a token; counted, not measured.
+        kernels_per_layer: Kernels that mlx-oss launches per layer and token; counted, not measured.
+        reads: What experts on disk cost. None if everything is in memory.
+        bandwidth: Memory bandwidth of the chip in GB/s. None if unknown.
+        results: One result per engine, mlx-oss first.
     """
 
     device: str
@@ -82,7 +107,7 @@ class BenchReport:
     results: tuple[Result, ...]
 
     def bandwidth_share(self, speed: Speed) -> float | None:
-        """Of the chip's bandwidth, what reading the weights once a token makes use of."""
+        """Fraction of the chip's memory bandwidth that reading the weights once per token uses. None if unknown."""
         return self.bytes_per_token / speed.decode / (self.bandwidth * 1e9) if self.bandwidth else None
 
 
@@ -99,34 +124,44 @@ def measure(
 ) -> BenchReport:
     """Measures a converted model.
 
-    lengths  of prompts, in tokens; tokens  of each answer; repeats  of everything, loading at least LOADS times
-    dtype    of mlx-oss's activations
-    memory   what mlx-oss may take, as for `mlx_oss.load`
-    compare  measured in turn with mlx-oss: "mlx-lm" as it comes; "mlx-lm-float32", which has its activations in float32
-             and OpenAI's rotary frequencies, so that it writes what mlx-oss writes in float32. It must be installed.
-    progress is told in a few words what is being measured
+    Args:
+        folder: Folder of the model.
+        lengths: Prompt lengths, in tokens.
+        tokens: Tokens to generate for each prompt.
+        repeats: Repetitions of each measurement. Loading is repeated at least LOADS times.
+        dtype: Dtype of mlx-oss's activations.
+        memory: Memory limit of mlx-oss, as for `mlx_oss.load`.
+        compare: Engines to compare mlx-oss with. "mlx-lm" is mlx-lm unchanged. "mlx-lm-float32" is mlx-lm with float32
+            activations and OpenAI's rotary frequencies, so that it generates the same tokens as mlx-oss in float32.
+            mlx-lm must be installed.
+        progress: Called with a short description of each measurement when it begins.
 
-    Raises OptionError for an argument out of range, BenchmarkError if an engine cannot load or run the model.
+    Returns:
+        The medians of all engines.
+
+    Raises:
+        OptionError: If an argument is out of range.
+        BenchmarkError: If an engine cannot load or run the model.
     """
     if repeats < 1 or tokens < 2 or not lengths or min(lengths) < 1:
-        raise OptionError("a benchmark needs at least 1 repetition, 2 tokens of answer and 1 of prompt")
+        raise OptionError("a benchmark needs at least 1 repetition, 2 generated tokens and prompts of at least 1 token")
     if unknown := [engine for engine in compare if engine not in ENGINES[1:]]:
-        raise OptionError(f"compare has {unknown[0]!r}: mlx-oss can be compared with {' and '.join(ENGINES[1:])}")
+        raise OptionError(f"compare contains {unknown[0]!r}, but only {' and '.join(ENGINES[1:])} are supported")
     engines = ENGINES[:1] + tuple(engine for engine in ENGINES[1:] if engine in compare)
 
     def by_turns(what: str, rounds: int, lengths: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
         samples: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
         for repeat in range(rounds):
-            for engine, taken in samples.items():
+            for engine, measured in samples.items():
                 if progress is not None:
                     progress(f"{engine}, {what}, {repeat + 1} of {rounds}")
-                asked = {"folder": str(folder), "lengths": list(lengths), "tokens": tokens, "engine": engine}
+                request = {"folder": str(folder), "lengths": list(lengths), "tokens": tokens, "engine": engine}
                 options = {"dtype": dtype, "memory": memory} if engine == "mlx-oss" else {}
-                taken.append(_run({**asked, "options": options}))
+                measured.append(_run({**request, "options": options}))
         return samples
 
     loads = by_turns("loading", 1 + max(repeats, LOADS), ())
-    samples = by_turns("writing", repeats, lengths)
+    samples = by_turns("generating", repeats, lengths)
     ours = samples["mlx-oss"][0]
     return BenchReport(
         device=ours["device"],
@@ -140,24 +175,26 @@ def measure(
 
 
 def _reads(samples: list[dict[str, float]], tokens: int) -> OffloadFigures | None:
-    """Medians; None where nothing was read."""
+    """The medians of all samples, or None if nothing was read from disk."""
     if not any(sample["nbytes"] for sample in samples):
         return None
     hit_rate, nbytes, seconds = (_median(samples, key) for key in ("hit_rate", "nbytes", "seconds"))
     return OffloadFigures(hit_rate, nbytes / tokens, seconds / tokens)
 
 
-def _run(asked: dict[str, Any]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "mlx_oss.bench.worker", json.dumps(asked)]
+def _run(request: dict[str, Any]) -> dict[str, Any]:
+    """Runs one measurement in a process of its own and returns its sample."""
+    command = [sys.executable, "-m", "mlx_oss.bench.worker", json.dumps(request)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    engine, said = asked["engine"], done.stderr.strip().splitlines() or ["it said nothing"]
+        sample: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return sample
+    engine, errors = request["engine"], done.stderr.strip().splitlines() or ["it reported no reason"]
     if done.returncode < 0:
         raise BenchmarkError(
-            f"{engine} was ended by signal {-done.returncode} with {asked['folder']}: probably out of memory"
+            f"{engine} was killed by signal {-done.returncode} while it ran {request['folder']}: probably out of memory"
         )
-    raise BenchmarkError(f"{engine} cannot run {asked['folder']}: {said[-1]}")
+    raise BenchmarkError(f"{engine} cannot run {request['folder']}: {errors[-1]}")
 
 
 def _result(engine: str, loads: list[dict[str, Any]], samples: list[dict[str, Any]]) -> Result:
@@ -177,4 +214,5 @@ def _result(engine: str, loads: list[dict[str, Any]], samples: list[dict[str, An
 
 
 def _median(samples: list[dict[str, Any]], key: str) -> float:
-    return median(sample[key] for sample in samples)
+    values: list[float] = [sample[key] for sample in samples]
+    return median(values)

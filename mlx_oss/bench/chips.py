@@ -1,7 +1,8 @@
-"""Memory bandwidth of Apple's chips, the bound on decoding speed: a token reads all weights it uses once.
+"""Memory bandwidth of Apple's chips. It limits the decoding speed, because every token reads all weights it uses once.
 
-Apple's figures, from the technical specifications of the Macs that carry the chips (support.apple.com/docs). Where a
-chip is sold with two bandwidths (M3 Max, M4 Max, M5 Max: by number of GPU cores) the table has the larger.
+The figures are Apple's, from the technical specifications of the Macs with these chips (support.apple.com/docs). Some
+chips are sold with two bandwidths, depending on the number of GPU cores (M3 Max, M4 Max, M5 Max); the table contains
+the larger one.
 """
 
 from __future__ import annotations
@@ -16,5 +17,5 @@ BANDWIDTH = {  # GB/s
 
 
 def bandwidth(device: str) -> int | None:
-    """GB/s of the chip with exactly this name, as MLX reports it ("Apple M4 Pro"); None if the table lacks it."""
+    """GB/s of the chip with exactly this name, as MLX reports it ("Apple M4 Pro"). None if it is not in the table."""
     return BANDWIDTH.get(device)

@@ -1,8 +1,9 @@
-"""Counts what one decode step costs whatever the machine: kernels launched, bytes of weights read.
+"""Counts what a decode step costs on any machine: the kernels it launches and the bytes of weights it reads.
 
-Kernels are counted in MLX's graph before it is evaluated. Views (slices, reshapes) launch nothing. `mx.fast.*` is one
-kernel on Metal but many primitives on the CPU backend, so while tracing each stands as one opaque operation there, and
-nothing else is done as the CPU backend needs it: weights upcast, work shared out among cores.
+Kernels are counted in MLX's graph before it is evaluated. Views (slices, reshapes) launch nothing. A function of
+`mx.fast` is one kernel on Metal but many primitives on the CPU backend, so each is replaced by a single operation while
+the graph is traced. What only the CPU backend does is switched off: converting weights to float32, and splitting work
+among cores.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ FILL = 3  # tokens in the cache before the step that is traced
 
 
 def kernels_per_layer(model: Transformer) -> float:
-    """Kernels that a step of one token launches for each further layer, mean over a sliding and a full one.
+    """Kernels that a step of one token launches per layer, as the mean of a sliding-window and a full-attention layer.
 
-    The model needs at least four layers, as gpt-oss alternates the two kinds: with fewer it is their share of the step.
+    This is the difference between two and four layers, because gpt-oss alternates the two kinds. If the model has fewer
+    than four layers, it is the kernels of the whole step divided by the number of layers.
     """
     layers = list(model.layers)
     if len(layers) < 4:
@@ -40,7 +42,7 @@ def kernels_per_layer(model: Transformer) -> float:
 
 
 def bytes_per_token(model: Transformer) -> int:
-    """Bytes of weights that a step of one token reads: of the experts those chosen, of the embedding one row."""
+    """Bytes of weights that a step of one token reads. Only the chosen experts count, and one row of the embedding."""
     config = model.config
     total = 0
     parameters: Any = tree_flatten(model.parameters())
@@ -55,7 +57,7 @@ def bytes_per_token(model: Transformer) -> int:
 
 
 def _kernels(model: Transformer, layers: int) -> int:
-    """Of a whole step through the first `layers` layers."""
+    """Kernels of a whole step through the first `layers` layers."""
     everything = list(model.layers)
     model.layers = everything[:layers]
     try:
@@ -77,18 +79,21 @@ def _launches(output: mx.array) -> int:
 
 @contextmanager
 def _as_on_a_gpu(model: Transformer) -> Iterator[None]:
-    """`mx.fast.*` as one operation each, one stream, and weights in the activations' dtype; results are meaningless,
-    only the graph is wanted.
+    """Within this context the model builds the graph that it would build on a GPU.
+
+    Each function of `mx.fast` is a single operation, there is one stream, and weights have the dtype of the
+    activations. The results are meaningless: only the graph is used.
     """
 
     def one(x: mx.array, *_: object, **__: object) -> mx.array:
         return mx.erf(x)
 
     def attention(q: mx.array, k: mx.array, v: mx.array, *_: object, **__: object) -> mx.array:
-        return mx.depends([mx.erf(q)], [k, v])[0]
+        outputs: list[mx.array] = mx.depends([mx.erf(q)], [k, v])
+        return outputs[0]
 
     def blank(array: mx.array) -> mx.array:
-        """A view of one zero, so that it adds no kernel and takes no memory."""
+        """A view of a single zero with the array's shape, which adds no kernel and takes no memory."""
         if not mx.issubdtype(array.dtype, mx.floating):
             return array
         return mx.as_strided(zero, array.shape, [0] * array.ndim)

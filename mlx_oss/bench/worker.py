@@ -1,7 +1,8 @@
 """One measurement of one engine, in a process of its own: `python -m mlx_oss.bench.worker JSON`.
 
-A process each, so that load time and peak memory are the engine's alone, and two engines never share a machine's
-memory. Prints a Sample as JSON; an error as one line on stderr, with exit status 2.
+Because of the separate process, load time and peak memory are those of this engine only, and two engines are never in
+memory at the same time. Prints the measured values as a JSON object. An error is printed as one line on stderr, and the
+exit status is 2.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ from pathlib import Path
 from typing import Any
 
 Ids = Iterator[int]
-# generate(prompt, tokens of answer), and what else is known
+# generate(prompt, number of tokens to generate), and a function that returns further facts for the sample
 Engine = tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]
-Options = dict[str, Any]  # of mlx_oss.load_model
+Options = dict[str, Any]  # keyword arguments of mlx_oss.load_model
 Load = Callable[[Path, Options], Engine]
-WARM_UP = 4  # tokens of prompt and of answer before the clock starts: kernels are built, weights are read once
+# Tokens of the prompt, and tokens to generate, before the measurement: kernels are compiled and weights are read once.
+WARM_UP = 4
 
 
 def main(argument: str) -> int:
+    """Measures what the JSON object `argument` requests, prints the sample and returns the exit status."""
     from mlx_oss.errors import MlxOssError
 
-    asked = json.loads(argument)
+    request = json.loads(argument)
+    engine, folder = request["engine"], Path(request["folder"])
     try:
-        sample = measure(asked["engine"], Path(asked["folder"]), asked["lengths"], asked["tokens"], asked["options"])
+        sample = measure(engine, folder, request["lengths"], request["tokens"], request["options"])
     except (MlxOssError, ImportError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -38,8 +42,17 @@ def main(argument: str) -> int:
 
 
 def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options: Options) -> dict[str, object]:
-    """Loads with the options, then for each length: prefills so many tokens and decodes `tokens` greedily. No lengths:
-    loads alone. Times are in seconds.
+    """Loads a model, then for each prompt length prefills a prompt and greedily generates `tokens` tokens.
+
+    Args:
+        engine: Name of the engine, a key of ENGINES.
+        folder: Folder of the model.
+        lengths: Prompt lengths, in tokens. Empty: the model is loaded and nothing else.
+        tokens: Tokens to generate for each prompt, at least 2.
+        options: Keyword arguments for loading the model.
+
+    Returns:
+        The sample, with times in seconds and memory in bytes.
     """
     started = time.perf_counter()
     load = ENGINES[engine]()
@@ -61,17 +74,17 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
 
 
 def _prompt(length: int, shift: int = 0) -> list[int]:
-    """Ids spread over the vocabulary, the same in every run."""
+    """Token ids spread over the vocabulary, the same in every run."""
     return [(7919 * (n + shift) + 1) % 199_998 for n in range(length)]
 
 
 def _timed(ids: Ids) -> tuple[float, float, list[int]]:
-    """Seconds to the first id and from there to the last; the ids."""
+    """Returns the seconds to the first id, the seconds from the first id to the last, and the ids."""
     started = time.perf_counter()
-    made = [next(ids)]
+    generated = [next(ids)]
     first = time.perf_counter()
-    made.extend(ids)
-    return first - started, time.perf_counter() - first, made
+    generated.extend(ids)
+    return first - started, time.perf_counter() - first, generated
 
 
 def _ours() -> Load:
@@ -91,8 +104,11 @@ def _ours() -> Load:
         vocabulary = model.config.vocab_size
 
         def generate(prompt: list[int], tokens: int) -> Ids:
-            if len(prompt) + tokens > (most := model.context):
-                raise OptionError(f"{len(prompt)} tokens and {tokens} of answer do not fit the context of {most}")
+            if len(prompt) + tokens > model.context:
+                raise OptionError(
+                    f"a prompt of {len(prompt)} tokens and {tokens} generated tokens do not fit into the context of "
+                    f"{model.context}: use shorter prompts"
+                )
             greedy = SamplingOptions(temperature=0, logprobs=False)
             prompt = [token % vocabulary for token in prompt]
             return (step.token for step in generate_step(model, prompt, greedy, max_tokens=tokens))
@@ -132,7 +148,7 @@ def _mlx_lm(as_ours: bool = False) -> Load:
 
 
 def _compute_as_ours(model: Any, folder: Path) -> None:
-    """Gives mlx-lm's model float32 activations, and OpenAI's frequencies: it rounds YaRN's correction range."""
+    """Changes mlx-lm's model to float32 activations and OpenAI's frequencies; mlx-lm rounds YaRN's correction range."""
     import mlx.core as mx
 
     from mlx_oss.config import ModelConfig
@@ -146,7 +162,7 @@ def _compute_as_ours(model: Any, folder: Path) -> None:
     mx.eval(model.parameters())
 
 
-# Each imports what it takes.
+# Each function imports its engine and returns a function that loads a model.
 ENGINES: dict[str, Callable[[], Load]] = {
     "mlx-oss": _ours,
     "mlx-lm": _mlx_lm,

@@ -1,5 +1,6 @@
-"""How many bytes a folder's weights take in memory: which stay as they are stored, which are cast, which are kept on
-disk. Mirrors what `loader` and `offload` do.
+"""Counts the bytes that a folder's weights take in memory.
+
+Some weights stay as they are stored, some are cast, and some stay on disk. This mirrors what `loader` and `offload` do.
 """
 
 from __future__ import annotations
@@ -18,56 +19,67 @@ _EMBEDDING = "embed_tokens"
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """Bytes of a tensor: as it is stored, as part of a module, in the dtype of the activations; and whether it is cast
-    where it can be joined as it is stored.
+    """Sizes of one tensor, in bytes.
+
+    Attributes:
+        stored: Size in the file.
+        loaded: Size in the loaded model. 0 for scales and biases of a matrix that is dequantised.
+        separate: Size while its module is being joined from parts that are not stored alike: floats are in the dtype
+            of the activations, everything else is as stored.
+        is_converted: True if the loaded tensor is not the one that was read: it has another size, or was float16.
     """
 
     stored: int
-    held: int
-    apart: int
-    cast: bool
+    loaded: int
+    separate: int
+    is_converted: bool
 
 
 def is_on_disk(target: str) -> bool:
-    """Whether that module of the model is offloaded where anything is."""
+    """True if this module of the model stays on disk when the model is offloaded."""
     return target == _EMBEDDING or ".experts." in target
 
 
 class Footprint:
-    """The weights of a folder, with activations of `itemsize` bytes.
+    """Counts the weights of an MLX folder as a loaded model stores them.
 
-    upcasts        whether layers make float32 of their matrices as they go, as on the CPU backend
-    kinds          bytes by kind with everything in memory: experts, attention, embedding, unembedding, other
-    slot_bytes     of one slot in each layer
+    Args:
+        folder: The folder.
+        itemsize: Bytes per activation.
+        upcasts: True if layers convert their matrices to float32 while they compute, as on the CPU backend.
+
+    Attributes:
+        kinds: Bytes with everything in memory, by kind: experts, attention, embedding, unembedding, other.
+        slot_bytes: Bytes of one expert slot in every layer.
     """
 
     def __init__(self, folder: ModelFolder, itemsize: int, *, upcasts: bool) -> None:
         self._folder, self._itemsize, self._upcasts = folder, itemsize, upcasts
         self.kinds = dict.fromkeys(("experts", "attention", "embedding", "unembedding", "other"), 0)
         for target in folder.fusions:
-            self.kinds[_kind(target)] += sum(tensor.held for tensor in self._tensors(target))
+            self.kinds[_kind(target)] += sum(tensor.loaded for tensor in self._tensors(target))
         self.kinds["other"] += sum(math.prod(shape) * itemsize for shape in plain_tensors(folder.config).values())
         self.slot_bytes = self.kinds["experts"] // folder.config.num_local_experts
 
     def weights(self, slots: int | None) -> int:
-        """Bytes in memory with so many slots a layer; None: with everything."""
+        """Bytes in memory with this number of expert slots per layer, or with everything in memory if None."""
         total = sum(self.kinds.values())
         if slots is None:
             return total
         return total - self.kinds["experts"] - self.kinds["embedding"] + self._beside_slots() + slots * self.slot_bytes
 
     def loading(self, slots: int | None) -> int:
-        """Bytes that loading takes at most beyond the weights, for what is not held as it is stored."""
+        """The most bytes that loading needs in addition to the weights, to convert tensors and to join parts."""
         folder = self._folder
         targets = [target for target in folder.fusions if slots is None or not is_on_disk(target)]
         alike = [tensor for target in targets if folder.is_alike(target) for tensor in self._tensors(target)]
-        apart = [tensor for target in targets if not folder.is_alike(target) for tensor in self._tensors(target)]
-        shrinks = sum(max(tensor.stored - tensor.held, 0) for tensor in alike)
-        largest = max((tensor.stored for tensor in alike if tensor.cast), default=0)
-        return largest + min(shrinks, AHEAD) + sum(tensor.apart for tensor in apart)
+        unlike = [tensor for target in targets if not folder.is_alike(target) for tensor in self._tensors(target)]
+        excess = sum(max(tensor.stored - tensor.loaded, 0) for tensor in alike)
+        largest = max((tensor.stored for tensor in alike if tensor.is_converted), default=0)
+        return largest + min(excess, AHEAD) + sum(tensor.separate for tensor in unlike)
 
     def saved_by(self, bits: int) -> int:
-        """What storing the matrices that are not quantised in affine groups of 64 would save."""
+        """Bytes saved if every matrix that is not quantised were stored with `bits` bits in affine groups of 64."""
         saved = 0
         for path, shape, _ in modules(self._folder.config):
             if can_quantize(path) and self._folder.specs[path] is None:
@@ -77,31 +89,34 @@ class Footprint:
         return saved
 
     def _tensors(self, target: str) -> Iterator[_Sizes]:
-        """What a module of the model is made of."""
+        """The sizes of the stored tensors that a module of the model consists of."""
         folder, alike, spec = self._folder, self._folder.is_alike(target), self._folder.fused_spec(target)
         for name in (f"{member}.{suffix}" for member in folder.fusions[target] for suffix in SUFFIXES):
             if (tensor := folder.tensors.get(name)) is None:
                 continue
             values, (member, _, suffix) = math.prod(tensor.shape), name.rpartition(".")
             floats = tensor.dtype in FLOATS
-            cast = values * self._itemsize if floats else tensor.nbytes
+            separate = values * self._itemsize if floats else tensor.nbytes
             if (own := folder.specs[member]) and spec is None and suffix != "bias":  # dequantised, to be joined
-                held = values * 32 // own.bits * self._itemsize if suffix == "weight" else 0
+                loaded = values * 32 // own.bits * self._itemsize if suffix == "weight" else 0
             elif floats and suffix == "weight" and len(tensor.shape) == 2 and alike:
-                held = values * self._matrix_itemsize(target, name)
+                loaded = values * self._matrix_itemsize(target, name)
             else:
-                held = cast
-            stays = held == tensor.nbytes and tensor.dtype != "F16"
-            yield _Sizes(tensor.nbytes, held, cast, not stays)
+                loaded = separate
+            is_converted = loaded != tensor.nbytes or tensor.dtype == "F16"
+            yield _Sizes(stored=tensor.nbytes, loaded=loaded, separate=separate, is_converted=is_converted)
 
     def _matrix_itemsize(self, target: str, name: str) -> int:
         stored = ITEMSIZE[self._folder.tensors[name].dtype]
-        if target.endswith(_EMBEDDING):  # cast row by row
+        if target.endswith(_EMBEDDING):  # never cast as a whole, only the rows that are used
             return stored
         return min(stored, self._itemsize) if self._upcasts else self._itemsize
 
     def _beside_slots(self) -> int:
-        """What offloading keeps in memory of experts that have no slot: biases, and what is not as it is computed."""
+        """Bytes that offloading keeps in memory for all experts, whether they have a slot or not.
+
+        These are the biases, and tensors that are not stored in the dtype they are computed in.
+        """
         return sum(
             math.prod(tensor.shape) * self._itemsize
             for name, tensor in self._folder.tensors.items()

@@ -1,8 +1,9 @@
-"""What of a model fits into how much memory, before any of it is loaded: everything, or some experts of each layer with
-the others on disk; with which context, and which chunk of a prompt at a time.
+"""Plans how to hold a model in a given amount of memory, before any of it is loaded.
 
-Counts the tensors of a folder and adds up `memory`'s arithmetic; `load` does as planned. What the process then takes by
-the operating system is compared in `tests/bench_memory.py`.
+Either everything is in memory, or some experts of each layer while the others stay on disk. A plan also sets the
+context and the prefill chunk. It counts the tensors of a folder and adds the estimates for everything else; `load`
+follows the plan. `tests/bench_memory.py` compares plans with the memory that the operating system reports for the
+process.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from mlx_oss.model.transformer import PREFILL_CHUNK
 from mlx_oss.weights.folder import ModelFolder, open_folder
 
 BASE_BYTES = 120_000_000  # Python, MLX, NumPy and the vocabulary
-VOCABULARY_BYTES = 80_000_000  # of these, which comes after the weights
+VOCABULARY_BYTES = 80_000_000  # the vocabulary's part of BASE_BYTES, which is loaded after the weights
 CHUNKS = (PREFILL_CHUNK, 256, 128, 64, 32)
-# Tokens of context where none is asked for: with everything in memory at least these, else at most these.
+# Tokens of context if the caller gives none: at least this many with everything in memory, else at most this many.
 USUAL = 8192
 
 Verdict = Literal["everything in memory", "experts on disk", "too small"]
@@ -31,20 +32,31 @@ Verdict = Literal["everything in memory", "experts on disk", "too small"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model is to be held.
+    """How a model is held in memory. `str(plan)` describes it in words.
 
-    memory         bytes that the process may take; source: where that number is from
-    weights        bytes by kind with everything in memory: experts, attention, embedding, unembedding, other
-    context        tokens of a conversation; chunk: of a prompt, that are read at a time
-    slots          of each layer's `experts`, how many are in memory; None: all, and the embedding, too
-    base_bytes     Python, MLX and the vocabulary
-    weight_bytes   what is in memory of the weights
-    kv_bytes       keys and values of a full context, and the snapshots of a chat
-    prefill_bytes  what reading a chunk takes beside
-    peak_bytes     the most that the process takes: these, or what loading does
-    least_bytes    the least that this context can be held with
-    whole_bytes    the peak with everything in memory
-    profile        of `mlx-oss convert`: with which everything would be in memory; None: with none, or it is already
+    All sizes are in bytes.
+
+    Attributes:
+        folder: Folder of the model.
+        verdict: "everything in memory", "experts on disk", or "too small" if the memory is not enough for either.
+        memory: Limit for the process.
+        source: Where the limit comes from, for example "recommended by Metal".
+        weights: Size of the weights with everything in memory, by kind: experts, attention, embedding, unembedding,
+            other.
+        context: Longest conversation, in tokens.
+        chunk: Tokens of a prompt that are processed at a time.
+        slots: Number of experts of each layer that are in memory at a time, with the embedding on disk. None: all
+            experts and the embedding are in memory.
+        experts: Number of experts of each layer.
+        base_bytes: Python, MLX, NumPy and the vocabulary.
+        weight_bytes: The weights that are in memory.
+        kv_bytes: Keys and values of a full context, and the snapshots of a chat.
+        prefill_bytes: What processing a chunk needs in addition.
+        peak_bytes: The most that the process uses: the sum of the four sizes above, or more if loading needs more.
+        least_bytes: The smallest limit that this context fits into.
+        whole_bytes: The peak with everything in memory.
+        profile: The profile of `mlx-oss convert` ("q8" or "q4") with which everything would fit into memory. None: no
+            profile is small enough, or everything fits already.
     """
 
     folder: Path
@@ -66,23 +78,26 @@ class Plan:
     profile: str | None
 
     def __str__(self) -> str:
-        """In a sentence."""
-        had, tokens = f"{format_bytes(self.memory)} ({self.source})", f"{self.context:,} tokens of context"
+        limit, tokens = f"{format_bytes(self.memory)} ({self.source})", f"{self.context:,} tokens of context"
+        peak = format_bytes(self.peak_bytes)
         if self.verdict == "too small":
             least = format_bytes(self.least_bytes, round_up=True)
-            return f"{self.folder} needs at least {least} for {tokens}, but the limit is {had}"
+            return f"{self.folder} needs at least {least} for {tokens}, but the limit is {limit}"
         if self.slots is None:
-            return f"{self.folder} is in memory: {format_bytes(self.peak_bytes)} with {tokens}, of {had}"
-        held = f"{self.slots} of the {self.experts} experts of each layer are in memory, the others are"
+            return f"{self.folder} fits in memory: it uses up to {peak} with {tokens}, and the limit is {limit}"
+        held = f"{self.slots} of the {self.experts} experts of each layer are in memory, and the others"
+        held += " are read from disk when needed"
         if self.slots == self.experts:
-            held = "all but the embedding comes to be in memory, experts are"
-        said = (
-            f"{self.folder} needs {format_bytes(self.whole_bytes)} with everything in memory, but the limit is {had}: "
-            f"{held} read from disk when they are needed; {format_bytes(self.peak_bytes)} with {tokens}"
+            held = "the embedding stays on disk, and each expert is read from disk when it is first needed"
+        sentence = (
+            f"{self.folder} needs {format_bytes(self.whole_bytes)} to fit in memory, but the limit is {limit}: "
+            f"{held}. This uses up to {peak} with {tokens}"
         )
         if self.chunk < PREFILL_CHUNK:
-            said += f"; prompts are read {self.chunk} tokens at a time, which rounds otherwise than {PREFILL_CHUNK}"
-        return said
+            sentence += (
+                f". Prompts are processed {self.chunk} tokens at a time, which rounds differently than {PREFILL_CHUNK}"
+            )
+        return sentence
 
 
 def plan(
@@ -93,14 +108,26 @@ def plan(
     chunk: int | None = None,
     dtype: str = "auto",
 ) -> Plan:
-    """What of the model in an MLX folder fits.
+    """Plans how to hold the model of an MLX folder in memory, without loading it.
 
-    context  tokens that have to fit; None: as many as do beside all weights, else 8,192 if they do
-    memory   bytes, or a size like "8GB", that the process may take; None: what the device recommends
-    chunk    tokens of a prompt that are read at a time; None: as many as fit, at most 512
-    dtype    of the activations, as for `load`
+    A plan is returned even if the memory is too small: see `Plan.verdict`.
 
-    Raises OptionError for an argument out of range, ConfigError and CheckpointError for the folder.
+    Args:
+        path: Folder of the model, written by `mlx-oss convert` or downloaded from mlx-community.
+        context: Tokens of context that have to fit. None: the model's limit, or the largest half, quarter and so on of
+            it that fits with everything in memory, down to 8,192; otherwise the largest of 8,192, 4,096, 2,048 and
+            1,024 that fits with experts on disk.
+        memory: Limit for the process, in bytes or as text like "8GB". None: what the device recommends.
+        chunk: Tokens of a prompt that are processed at a time. None: 512, or fewer if that does not fit.
+        dtype: Dtype of the activations, as for `load`.
+
+    Returns:
+        The plan that `load` follows for the same arguments.
+
+    Raises:
+        OptionError: If an argument is out of range.
+        ConfigError: If config.json is missing or wrong.
+        CheckpointError: If a weight file or tensor is missing or wrong.
     """
     return plan_folder(open_folder(path), context=context, memory=memory, chunk=chunk, dtype=dtype)
 
@@ -114,46 +141,54 @@ def plan_folder(
     dtype: str = "auto",
     slots: int | None = None,
 ) -> Plan:
-    """As `plan`, of a folder that is open; or with so many `slots` whatever they take."""
+    """As `plan`, for a folder that is already open.
+
+    With `slots`, the plan has this number of expert slots per layer, whether it fits or not.
+    """
     most = folder.config.max_position_embeddings
     if context is not None and (type(context) is not int or not 1 <= context <= most):
         raise OptionError(f"context is {context!r}, expected 1 to {most:,} tokens or None")
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise OptionError(f"chunk is {chunk!r}, expected at least 1 token or None")
-    limit, source = (parse_bytes(memory), "as asked for") if memory is not None else host_memory.memory_limit()
+    limit, source = (parse_bytes(memory), "as requested") if memory is not None else host_memory.memory_limit()
     chunks = CHUNKS if chunk is None else (chunk,)
     planner = _Planner(folder, device.activation_dtype(dtype).size, limit, source, chunks)
     if slots is None:
         return planner.best(context)
     experts = folder.config.num_local_experts
     if type(slots) is not int or not planner.least <= slots <= experts:
-        raise OptionError(f"slots is {slots!r}, expected {planner.least} to {experts} experts a layer")
+        raise OptionError(f"slots is {slots!r}, expected {planner.least} to {experts} experts per layer")
     return planner.made("experts on disk", context or most, chunks[0], slots)
 
 
 class _Planner:
-    """The arithmetic for one folder and one limit. `chunks` may be chosen from, the largest first."""
+    """The arithmetic for one folder and one limit.
+
+    `chunks` are the prefill chunks to choose from, the largest first.
+    """
 
     def __init__(self, folder: ModelFolder, itemsize: int, limit: int, source: str, chunks: Sequence[int]) -> None:
         self.folder, self.itemsize, self.limit, self.source, self.chunks = folder, itemsize, limit, source, chunks
         self.footprint = Footprint(folder, itemsize, upcasts=not device.on_gpu())
         c = folder.config
-        self.least = min(max(c.num_experts_per_tok, 2), c.num_local_experts)  # two: one is read, one computed
+        self.least = min(
+            max(c.num_experts_per_tok, 2), c.num_local_experts
+        )  # at least two: one is read while the other one computes
 
     def best(self, context: int | None) -> Plan:
         most, chunks = self.folder.config.max_position_embeddings, self.chunks
         for tokens in _halved(most, USUAL) if context is None else [context]:
             if self.peak(None, tokens, chunks[0]) <= self.limit:
                 return self.made("everything in memory", tokens, chunks[0], None)
-        for k in chunks:  # a smaller one, which rounds otherwise, where nothing else helps
+        for chunk in chunks:  # smaller chunks only if nothing else helps, because they round differently
             for tokens in _halved(min(most, USUAL), 1024) if context is None else [context]:
-                if self.peak(self.least, tokens, k) <= self.limit:
-                    return self.made("experts on disk", tokens, k, self.slots(tokens, k))
+                if self.peak(self.least, tokens, chunk) <= self.limit:
+                    return self.made("experts on disk", tokens, chunk, self.slots(tokens, chunk))
         tokens = min(most, 1024) if context is None else context
         return self.made("too small", tokens, chunks[-1], self.least)
 
     def slots(self, context: int, chunk: int) -> int:
-        """As many as fit, with one for each expert at most."""
+        """The number of slots per layer that fit, at most one for each expert."""
         room = self.limit - self.peak(0, context, chunk)
         return min(room // self.footprint.slot_bytes, self.folder.config.num_local_experts)
 
@@ -173,7 +208,7 @@ class _Planner:
     def made(self, verdict: Verdict, context: int, chunk: int, slots: int | None) -> Plan:
         whole = self.peak(None, context, chunk)
         saved = {name: self.footprint.saved_by(bits) for name, bits in (("q8", 8), ("q4", 4))}
-        fits = [name for name, fewer in saved.items() if fewer and whole - fewer <= self.limit]
+        fitting = [name for name, nbytes in saved.items() if nbytes and whole - nbytes <= self.limit]
         return Plan(
             folder=self.folder.path,
             verdict=verdict,
@@ -191,12 +226,12 @@ class _Planner:
             peak_bytes=self.peak(slots, context, chunk),
             least_bytes=self.peak(self.least, context, self.chunks[-1]),
             whole_bytes=whole,
-            profile=fits[0] if fits and slots is not None else None,
+            profile=fitting[0] if fitting and slots is not None else None,
         )
 
 
 def _halved(most: int, least: int) -> Sequence[int]:
-    """From `most` down in halves, as far as `least`."""
+    """`most`, then half of it again and again while the result is at least `least`."""
     sizes = [most]
     while sizes[-1] // 2 >= least:
         sizes.append(sizes[-1] // 2)

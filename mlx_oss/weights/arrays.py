@@ -1,6 +1,6 @@
-"""MLX arrays whose bytes are read and written in place, behind MLX's back.
+"""MLX arrays whose bytes are read and written in place, without MLX's knowledge.
 
-Nobody may compute with an array while it is written: MLX does not know of it.
+MLX cannot see these writes, so an array must not be used in a computation while it is being written.
 """
 
 from __future__ import annotations
@@ -14,43 +14,49 @@ import mlx.core as mx
 from mlx_oss.backend.host_memory import in_large_pages
 
 STORED = {"U32": mx.uint32, "U8": mx.uint8, "BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
-LARGE = 256 << 10  # bytes: smaller arrays are filled with zeros faster than they are made without
+LARGE = 256 << 10  # bytes: for smaller arrays, filling with zeros is faster than allocating without filling
 
 
 def allocated(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-    """An array to be filled through `bytes_of`; until then it holds anything.
+    """Allocates an array to be filled through `bytes_of`. Until it is filled, its contents are undefined.
 
-    The memory of a large one is not touched yet, so that who fills it is the first to: the system gives memory page by
-    page when it is touched, which takes as long as filling it.
+    The memory pages of a large array are not touched here. The operating system provides a page at the first write to
+    it, which takes as long as filling it, so this work is left to the threads that fill the array.
     """
-    array = mx.zeros(shape, dtype)  # not computed yet
+    array = mx.zeros(shape, dtype)  # lazy: nothing is allocated yet
     if array.nbytes < LARGE:
         mx.eval(array)
         return array
-    array = _not_computed(array)
+    array = _uninitialized(array)
     in_large_pages(bytes_of(array))
     return array
 
 
 def bytes_of(array: mx.array) -> memoryview:
-    """The bytes of a computed array, by rows; it lives as long as they are held."""
+    """The bytes of an evaluated array, in row order. The array stays alive as long as the view does."""
     content: Any = array
     return memoryview(content).cast("B")
 
 
-def _not_computed(like: mx.array) -> mx.array:
-    """An array of that shape and dtype. MLX makes one without filling it only where it reads a file into it, so it is
-    given one that claims to have been read.
+def _uninitialized(like: mx.array) -> mx.array:
+    """Allocates an array with the shape and dtype of `like`, without filling it.
+
+    MLX allocates without filling only when it reads a file, so this loads a file that has a header but no data.
     """
     name = next(name for name, dtype in STORED.items() if dtype == like.dtype)
-    described = json.dumps({"it": {"dtype": name, "shape": like.shape, "data_offsets": [0, like.nbytes]}}).encode()
-    file: Any = _HeaderAlone(len(described).to_bytes(8, "little") + described, like.nbytes)
-    found: Any = mx.load(file, format="safetensors", stream=mx.cpu)
-    return found["it"]
+    header = json.dumps({"it": {"dtype": name, "shape": like.shape, "data_offsets": [0, like.nbytes]}}).encode()
+    file: Any = _HeaderOnlyFile(len(header).to_bytes(8, "little") + header, like.nbytes)
+    tensors: Any = mx.load(file, format="safetensors", stream=mx.cpu)
+    array: mx.array = tensors["it"]
+    return array
 
 
-class _HeaderAlone(io.BytesIO):
-    """A safetensors file without its data of so many bytes, which does not let that be noticed."""
+class _HeaderOnlyFile(io.BytesIO):
+    """A safetensors file object that contains the header only and behaves as if `nbytes` of data followed it.
+
+    `seek` counts the missing data in the file size. `readinto` reports every read as complete, but leaves the buffer
+    as it is where there is no data. So mx.load allocates the tensor's memory and never writes to it.
+    """
 
     def __init__(self, header: bytes, nbytes: int) -> None:
         super().__init__(header)

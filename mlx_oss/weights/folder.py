@@ -1,7 +1,7 @@
-"""What an MLX folder holds, checked: its config, its tensors, how each module is stored, and what the model fuses.
+"""Checks an MLX folder and describes it: its config, its tensors, how each module is stored, what the model fuses.
 
-Exactly what the config asks for, once, in its shape and dtype, and nothing else. Opens no tensor: `loader` reads the
-weights and `planner` counts them.
+The folder must contain every tensor that the config requires, once, in its shape and dtype, and no other tensor. Reads
+headers only: `loader` reads the weights and `memory` counts them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.names import can_quantize, is_expert, modules, plain_tensors, stored_tensors
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
 
-# What the model holds as one matrix, stacked by rows in this order.
+# Modules of the folder that the model holds as one matrix, stacked by rows in this order.
 _FUSED = {
     "q_proj": "qkv_proj",
     "k_proj": "qkv_proj",
@@ -26,15 +26,20 @@ _FUSED = {
     "up_proj": "gate_up_proj",
 }
 FLOATS = frozenset({"BF16", "F16", "F32"})
-SUFFIXES = ("weight", "scales", "biases", "bias")  # of a module's tensors
+SUFFIXES = ("weight", "scales", "biases", "bias")  # names of a module's tensors
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """An MLX folder that can be loaded.
+    """An MLX folder that passed all checks and can be loaded.
 
-    specs    by module path in the folder how it is stored; None: not quantised
-    fusions  by module path in the model the folder's modules it is made of, in the order of their rows
+    Attributes:
+        path: The folder.
+        config: The model's config.
+        tensors: Every tensor of the folder, by name.
+        specs: How each module is quantised, by its path in the folder. None: it is not quantised.
+        fusions: For each module path in the model, the modules of the folder it consists of, in the order of their
+            rows.
     """
 
     path: Path
@@ -44,29 +49,36 @@ class ModelFolder:
     fusions: Mapping[str, tuple[str, ...]]
 
     def fused_spec(self, target: str) -> QuantizationSpec | None:
-        """How the model holds a module: parts that are stored alike stay so; others are dequantised (exactly), to be
-        held as one matrix.
+        """How the model quantises the module `target`; None if not at all.
+
+        Parts that are all quantised in the same way stay as they are. Otherwise they are dequantised, which is exact,
+        and held as one matrix.
         """
         specs = [self.specs[member] for member in self.fusions[target]]
         return specs[0] if len(set(specs)) == 1 else None
 
     def is_alike(self, target: str) -> bool:
-        """Whether the parts that the model fuses can be joined as they are stored."""
+        """True if the parts of `target` have the same quantisation and dtypes, so they can be joined as stored."""
 
-        def stored(member: str) -> tuple[object, ...]:
+        def storage(member: str) -> tuple[object, ...]:
             tensors = [self.tensors.get(f"{member}.{suffix}") for suffix in SUFFIXES]
             return self.specs[member], *(tensor and tensor.dtype for tensor in tensors)
 
-        return len({stored(member) for member in self.fusions[target]}) == 1
+        return len({storage(member) for member in self.fusions[target]}) == 1
 
 
 def open_folder(path: str | Path) -> ModelFolder:
-    """Raises ConfigError and CheckpointError, naming the file, key or tensor that is wrong."""
+    """Reads the config and the tensor headers of an MLX folder, and checks them against each other.
+
+    Raises:
+        ConfigError: If config.json is missing or wrong; names the file and key.
+        CheckpointError: If the folder, a file or a tensor is missing or wrong; names it.
+    """
     folder = Path(os.path.expanduser(path))
-    if not os.path.isdir(folder):  # unlike pathlib's, never an error
-        raise CheckpointError(f"{folder} is not a folder, or may not be entered: give the folder of a converted model")
+    if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
+        raise CheckpointError(f"{folder} is not a folder, or is not accessible: give the folder of a converted model")
     tensors = read_folder(folder)
-    _refuse_release(folder, tensors)  # before the config, which OpenAI's own layout spells otherwise
+    _refuse_release(folder, tensors)  # before the config is read: OpenAI's own layout spells it differently
     config = ModelConfig.from_file(folder / "config.json")
     specs = _specs(config, folder, tensors)
     _check(config, folder, tensors, specs)
@@ -77,31 +89,35 @@ def _refuse_release(folder: Path, tensors: dict[str, TensorInfo]) -> None:
     for name in tensors:
         if name.endswith(("_blocks", "gate_up_proj", ".blocks")) or name.startswith("block."):
             raise CheckpointError(
-                f"{folder} holds a checkpoint as released (tensor {name}): turn it into an MLX folder first, "
-                f"`mlx-oss convert {folder} DST`"
+                f"{folder} is a checkpoint in the released layout (tensor {name}): convert it to an MLX folder first "
+                f"with `mlx-oss convert {folder} DST`"
             )
 
 
 def _specs(config: ModelConfig, folder: Path, tensors: dict[str, TensorInfo]) -> dict[str, QuantizationSpec | None]:
-    """How each module is stored: quantised if its `.scales` are there, by its own entry or the default."""
+    """How each module is stored. It is quantised if it has `.scales`, by its own config entry or else the default."""
     specs: dict[str, QuantizationSpec | None] = {}
     for path, shape, _ in modules(config):
         spec = None
         if f"{path}.scales" in tensors:
             spec = config.quantization.for_module(path) if config.quantization else None
             if spec is None or not can_quantize(path):
-                raise CheckpointError(f"{folder}: {path} is quantised, but config.json has no `quantization` for it")
+                raise CheckpointError(
+                    f"{folder}: {path} is quantised, but config.json has no `quantization` for it: download or convert "
+                    "the model again"
+                )
             if shape[-1] % spec.group_size:
                 raise CheckpointError(
-                    f"{folder}: {path} has {shape[-1]} columns, in groups of {spec.group_size} by config.json: "
-                    "convert the release again"
+                    f"{folder}: {path} has {shape[-1]} columns, in groups of {spec.group_size} according to "
+                    "config.json, which does not divide them: convert the release again"
                 )
         elif is_expert(path) and f"{path}.weight" in tensors:
             raise CheckpointError(f"{folder}: {path} is not quantised: convert the release with `mlx-oss convert`")
         specs[path] = spec
         if path.endswith(".up_proj") and specs[path.replace("up_proj", "gate_proj")] not in (None, spec):
             raise CheckpointError(
-                f"{folder}: {path} is stored otherwise than its gate_proj: convert the release with `mlx-oss convert`"
+                f"{folder}: {path} and its gate_proj are quantised differently: convert the release with "
+                "`mlx-oss convert`"
             )
     return specs
 
@@ -109,22 +125,30 @@ def _specs(config: ModelConfig, folder: Path, tensors: dict[str, TensorInfo]) ->
 def _check(
     config: ModelConfig, folder: Path, tensors: dict[str, TensorInfo], specs: dict[str, QuantizationSpec | None]
 ) -> None:
-    """Names, shapes and dtypes: exactly what the config asks for."""
+    """Checks that names, shapes and dtypes are exactly those that the config requires."""
     expected = plain_tensors(config)
     for path, shape, bias in modules(config):
         expected |= stored_tensors(path, shape, bias, specs[path])
     for name, shape in expected.items():
         if name not in tensors:
-            raise CheckpointError(f"{folder}: tensor {name} is missing: fetch or convert the model again")
-        found = tensors[name]
-        if found.shape != shape:
-            raise CheckpointError(f"{found.file}: tensor {name} has shape {found.shape}, config.json asks for {shape}")
+            raise CheckpointError(f"{folder}: tensor {name} is missing: download or convert the model again")
+        tensor = tensors[name]
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} has shape {tensor.shape}, but config.json requires {shape}: download or "
+                "convert the model again"
+            )
         allowed = _dtypes(name, specs)
-        if found.dtype not in allowed:
-            wanted = " or ".join(sorted(allowed))
-            raise CheckpointError(f"{found.file}: tensor {name} is {found.dtype}, expected {wanted}")
+        if tensor.dtype not in allowed:
+            expected_dtypes = " or ".join(sorted(allowed))
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} is {tensor.dtype}, expected {expected_dtypes}: convert the release again"
+            )
     if unknown := sorted(set(tensors) - set(expected)):
-        raise CheckpointError(f"{tensors[unknown[0]].file}: tensor {unknown[0]} is not part of a gpt-oss model")
+        raise CheckpointError(
+            f"{tensors[unknown[0]].file}: tensor {unknown[0]} is not part of the gpt-oss model that config.json "
+            "describes: download or convert the model again"
+        )
 
 
 def _dtypes(name: str, specs: dict[str, QuantizationSpec | None]) -> frozenset[str]:
@@ -138,7 +162,7 @@ def _dtypes(name: str, specs: dict[str, QuantizationSpec | None]) -> frozenset[s
 
 
 def _fusions(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(module path in the model, the folder's modules it is made of, in the order of their rows)."""
+    """Yields (module path in the model, the modules of the folder it consists of, in the order of their rows)."""
 
     def target(path: str) -> str:
         parent, _, name = path.removeprefix("model.").rpartition(".")

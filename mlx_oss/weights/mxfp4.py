@@ -1,8 +1,8 @@
 """The MXFP4 number format: blocks of 32 four-bit floats under one shared power of two.
 
 OCP Microscaling Formats specification v1.0: an element is E2M1 (1 sign, 2 exponent, 1 mantissa bit), a scale is E8M0
-(value 2^(byte - 127), 0xFF is NaN). A block is stored as 16 bytes, the earlier element in the low nibble.
-NumPy only; the format and nothing else: which tensors are MXFP4 is decided elsewhere.
+(value 2^(byte - 127), 0xFF is NaN). A block is stored as 16 bytes, with the earlier element in the low nibble.
+Uses NumPy only. Knows nothing of models: which tensors are MXFP4 is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ BLOCK = 32
 SCALE_BIAS = 127
 SCALE_NAN = 0xFF
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32)
-# Half-way points between neighbouring magnitudes; a tie goes to the even code, as IEEE rounding does.
+# Midpoints between neighbouring magnitudes. A tie goes to the even code, as in IEEE rounding.
 _MIDPOINTS = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], dtype=np.float32)
 
 
 def dequantize(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """blocks u8 (..., G, 16), scales u8 (..., G) -> float32 (..., G * 32), exactly."""
+    """blocks u8 (..., G, 16), scales u8 (..., G) -> float32 (..., G * 32), without rounding."""
     nibbles = np.stack([blocks & 0x0F, blocks >> 4], axis=-1).reshape(*blocks.shape[:-1], BLOCK)
     with np.errstate(over="ignore"):  # 4 * 2^127 is infinity in float32
         values = np.ldexp(E2M1[nibbles], (scales.astype(np.int32) - SCALE_BIAS)[..., None])
@@ -29,8 +29,8 @@ def dequantize(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
 def quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float (..., N), N a multiple of 32 -> (blocks u8 (..., N/32, 16), scales u8 (..., N/32)).
 
-    OCP MX v1.0 section 6.3: the scale's exponent is floor(log2(largest magnitude)) - 2, elements round to nearest, ties
-    to even, and saturate at 6. Values must be finite.
+    OCP MX v1.0 section 6.3: the exponent of the scale is floor(log2(largest magnitude)) - 2. Elements are rounded to
+    nearest, ties to even, and saturate at 6. The values must be finite.
     """
     groups = np.asarray(values, dtype=np.float32).reshape(*values.shape[:-1], -1, BLOCK)
     magnitude = np.abs(groups)
@@ -38,12 +38,12 @@ def quantize(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scales = np.clip(exponent - 3 + SCALE_BIAS, 0, SCALE_NAN - 1)
     magnitude *= np.ldexp(np.float32(1), SCALE_BIAS - scales)[..., None]
     code = np.signbit(groups).view(np.uint8) << 3
-    for lower, midpoint in enumerate(_MIDPOINTS):  # a tie stays at the lower code where that one is even
+    for lower, midpoint in enumerate(_MIDPOINTS):  # at a tie, the lower code is kept if it is even
         code += (magnitude >= midpoint if lower % 2 else magnitude > midpoint).view(np.uint8)
     return code[..., 0::2] | (code[..., 1::2] << 4), scales.astype(np.uint8)
 
 
 def pack_words(blocks: np.ndarray) -> np.ndarray:
-    """blocks u8 (..., G, 16) -> u32 (..., G * 4), the layout of MLX's mode `mxfp4`: the same bytes, seen as words."""
+    """blocks u8 (..., G, 16) -> u32 (..., G * 4), the layout of MLX's mode `mxfp4`: the same bytes viewed as words."""
     flat = np.ascontiguousarray(blocks).reshape(*blocks.shape[:-2], -1)
     return flat.view("<u4")

@@ -1,7 +1,8 @@
-"""The tensors of an MLX folder: which names, with which shapes, a config asks for.
+"""The tensors of an MLX folder: the names and shapes that a config requires.
 
-The one table that the converter writes by and the loader reads by. Names are mlx-lm's, so folders interchange. A shape
-here is that of the values; `stored_tensors` says what a quantised module is stored as. Knows nothing of files.
+The converter writes and the loader reads by this one table. The names are those of mlx-lm, so either project can read
+the other's folders. Shapes are those of the values; `stored_tensors` returns the shapes that a quantised module is
+stored with. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def layer_prefix(layer: int) -> str:
 
 
 def modules(config: ModelConfig) -> Iterator[tuple[str, Shape, Shape | None]]:
-    """(path, shape of its weight, shape of its bias or None) for each module that has a `.weight`, in order of use."""
+    """Yields (path, weight shape, bias shape or None) for each module that has a `.weight`, in the order of use."""
     c = config
     q, kv = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
     yield "model.embed_tokens", (c.vocab_size, c.hidden_size), None
@@ -46,13 +47,15 @@ def is_expert(path: str) -> bool:
 
 
 def can_quantize(path: str) -> bool:
-    """Norms are vectors and stay as they are; everything else with a weight can be quantised."""
+    """True for every module with a weight except norms, whose weights are vectors."""
     return not path.endswith("norm")
 
 
 def stored_tensors(path: str, shape: Shape, bias: Shape | None, spec: QuantizationSpec | None) -> dict[str, Shape]:
-    """The tensors a module is stored as: `.weight` alone, or packed `.weight` (u32) with `.scales` (and affine
-    `.biases`).
+    """Names and shapes of the tensors that a module is stored as.
+
+    Without a `spec` that is `.weight`; with one, packed `.weight` (u32), `.scales` and, in affine mode, `.biases`.
+    Either way `.bias` is added if the module has one.
     """
     if spec is None:
         tensors = {f"{path}.weight": shape}
@@ -68,11 +71,11 @@ def stored_tensors(path: str, shape: Shape, bias: Shape | None, spec: Quantizati
 
 
 def plain_tensors(config: ModelConfig) -> dict[str, Shape]:
-    """Tensors that belong to no module with a weight: the attention sinks."""
+    """Names and shapes of the tensors outside of modules that have a weight: the attention sinks."""
     heads = config.num_attention_heads
     return {f"{layer_prefix(n)}self_attn.sinks": (heads,) for n in range(config.num_hidden_layers)}
 
 
 def lossless_quantization() -> dict[str, object]:
-    """`config.json`'s `quantization` entry of a folder whose experts are MXFP4 and whose rest is as released."""
+    """The `quantization` entry of `config.json` for a folder with MXFP4 experts and everything else as released."""
     return {"group_size": MXFP4.group_size, "bits": MXFP4.bits, "mode": MXFP4.mode}

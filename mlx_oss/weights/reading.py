@@ -1,6 +1,7 @@
-"""Stored tensors -> MLX arrays: read straight into their place, several at a time, each byte once.
+"""Stored tensors -> MLX arrays: read directly into the arrays, several reads at a time, each byte once.
 
-What the model holds as one matrix is joined by reading, not by copying. Knows nothing of modules and casts.
+Tensors that the model holds as one matrix are joined while they are read, without a copy. Knows nothing of modules or
+casts.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from mlx_oss.weights.arrays import STORED, allocated, bytes_of
 from mlx_oss.weights.files import READERS, OpenFile
 from mlx_oss.weights.safetensors import TensorInfo
 
-AHEAD = 1_500_000_000  # bytes that are being read, or have been and wait for what is done with them
-PORTION = 16 << 20  # bytes that one thread reads in a row
+AHEAD = 1_500_000_000  # limit in bytes of what is being read, or has been read but not yet consumed by the caller
+PORTION = 16 << 20  # bytes: the most that one request reads, and the least that a job of a reader thread collects
 
 Key = TypeVar("Key")
 Files = Mapping[Path, OpenFile]
@@ -28,14 +29,19 @@ Files = Mapping[Path, OpenFile]
 
 @dataclass(frozen=True, slots=True)
 class Concat:
-    """Tensors of one dtype, one below the other: matrices (..., rows, columns) by rows, biases (..., rows) too."""
+    """Tensors of one dtype to be concatenated by rows.
+
+    Attributes:
+        tensors: The tensors, in the order of their rows.
+        bias: True for biases (..., rows), False for matrices (..., rows, columns).
+    """
 
     tensors: Sequence[TensorInfo]
     bias: bool
 
     @property
     def axis(self) -> int:
-        """That of the rows."""
+        """The axis of the rows."""
         dimensions = len(self.tensors[0].shape)
         return dimensions - (1 if self.bias or dimensions == 1 else 2)
 
@@ -54,17 +60,28 @@ class Concat:
 
     @property
     def blocks(self) -> int:
-        """Each tensor is so many pieces, which alternate with those of the others: one an expert."""
+        """Number of contiguous pieces per tensor, one per expert. In the array, the pieces of the tensors alternate."""
         return math.prod(self.tensors[0].shape[: self.axis])
 
 
 def open_files(tensors: Iterable[TensorInfo]) -> Files:
-    """The files that tensors lie in. Raises CheckpointError for one that cannot be opened."""
+    """Opens the files that contain the tensors. Raises CheckpointError for one that cannot be opened."""
     return {path: OpenFile(path) for path in {tensor.file for tensor in tensors}}
 
 
 def read(wanted: Mapping[Key, Concat], files: Files) -> Iterator[tuple[Key, mx.array]]:
-    """What is wanted, as it is stored, the largest first. Raises CheckpointError for what cannot be read."""
+    """Reads arrays in the background and yields (key, array) as they are stored, the largest first.
+
+    Args:
+        wanted: The tensors to join and read, by a key of the caller's choice.
+        files: The open files that contain them.
+
+    Yields:
+        Each key with its array. Reading goes on ahead of the caller, up to AHEAD bytes.
+
+    Raises:
+        CheckpointError: If a tensor cannot be read.
+    """
     being_read: deque[tuple[Key, mx.array, list[Future[None]]]] = deque()
     with ThreadPoolExecutor(READERS, thread_name_prefix="mlx-oss-load") as threads:
 
@@ -89,25 +106,26 @@ def read(wanted: Mapping[Key, Concat], files: Files) -> Iterator[tuple[Key, mx.a
             threads.shutdown(cancel_futures=True)
 
 
-ReadRequest = tuple[Path, int, memoryview]  # where something lies: the file and its first byte; and where it goes
+ReadRequest = tuple[Path, int, memoryview]  # file, offset of the first byte, destination
 
 
 def _requests(joined: Concat, target: memoryview) -> Iterator[ReadRequest]:
-    """Where the array's bytes come from, at most a portion each."""
+    """Splits the reading of an array into requests of at most PORTION bytes."""
     stride, offset = joined.nbytes // joined.blocks, 0
     for tensor in joined.tensors:
         nbytes = tensor.nbytes // joined.blocks
         for block in range(joined.blocks):
-            start, place = tensor.start + block * nbytes, target[offset + block * stride :][:nbytes]
+            start, into = tensor.start + block * nbytes, target[offset + block * stride :][:nbytes]
             for first in range(0, nbytes, PORTION):
-                yield tensor.file, start + first, place[first : first + PORTION]
+                yield tensor.file, start + first, into[first : first + PORTION]
         offset += nbytes
 
 
 def _portions(requests: Iterable[ReadRequest]) -> Iterator[list[ReadRequest]]:
+    """Groups requests into jobs of at least PORTION bytes, except the last one."""
     portion: list[ReadRequest] = []
-    for place in requests:
-        portion.append(place)
+    for request in requests:
+        portion.append(request)
         if sum(len(into) for _, _, into in portion) >= PORTION:
             yield portion
             portion = []

@@ -1,7 +1,12 @@
-"""Reading safetensors headers strictly: what a file or a folder of shards holds, before a byte of weights is read.
+"""Reads and checks safetensors headers: what a file or a folder of shards contains, before any weights are read.
 
-The format is documented in huggingface/safetensors: a little-endian u64 header length, a JSON header, the data. Opens
-no tensor: MLX and the converter do that, knowing from here that the file is whole. Knows nothing of models.
+The format is documented in huggingface/safetensors: a little-endian u64 header length, a JSON header, the data. Does
+not read tensors: the loader and the converter do, and rely on the check here that the file is complete. Knows nothing
+of models.
+
+The library `safetensors` is not used here. It does not report byte ranges, it cannot read bfloat16 into NumPy or MLX
+arrays (version 0.8.0), and it writes a file from whole tensors, while the converter writes in pieces. Tests use it as
+an independent reader and writer.
 """
 
 from __future__ import annotations
@@ -18,12 +23,21 @@ ITEMSIZE = {"U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4,
 ITEMSIZE |= {"BOOL": 1, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 LFS_POINTER = b"version https://git-lfs"
-_MAX_HEADER = 100_000_000  # the safetensors library's own limit, in bytes
+_MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where a tensor lies: its file, safetensors dtype name, shape, and byte range [start, end) in the file."""
+    """Where a tensor is stored, and how.
+
+    Attributes:
+        name: Name of the tensor.
+        file: The file that contains it.
+        dtype: Its dtype as safetensors names it, for example "BF16".
+        shape: Its shape.
+        start: Offset of its first byte in the file.
+        end: Offset after its last byte.
+    """
 
     name: str
     file: Path
@@ -40,8 +54,10 @@ class TensorInfo:
 def read_header(path: Path) -> dict[str, TensorInfo]:
     """Every tensor of one safetensors file by name, in the order of their bytes.
 
-    Raises CheckpointError for a Git LFS pointer, a truncated or overlong file, a header that is not safetensors, byte
-    ranges that overlap or leave gaps, and a tensor whose bytes do not match its shape and dtype.
+    Raises:
+        CheckpointError: If the file is a Git LFS pointer, cannot be read, is truncated or too long, or its header is
+            not safetensors; if byte ranges overlap or leave gaps; if the size of a tensor does not match its shape
+            and dtype.
     """
     try:
         size = path.stat().st_size
@@ -51,15 +67,15 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
                 raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
             length = int.from_bytes(head, "little")
             if len(head) < 8 or length > min(size - 8, _MAX_HEADER):
-                raise CheckpointError(f"{path} is truncated or not a safetensors file: fetch it again")
+                raise CheckpointError(f"{path} is truncated or not a safetensors file: download it again")
             file.seek(8)
             raw = json.loads(file.read(length))
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path} has a damaged safetensors header: fetch it again") from None
+        raise CheckpointError(f"{path} has a damaged safetensors header: download it again") from None
     if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} has a damaged safetensors header: fetch it again")
+        raise CheckpointError(f"{path} has a damaged safetensors header: download it again")
     raw.pop("__metadata__", None)
     tensors = [_tensor(path, name, entry, 8 + length) for name, entry in raw.items()]
     tensors.sort(key=lambda t: (t.start, t.end))
@@ -67,12 +83,14 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     for tensor in tensors:
         if tensor.start != position:
             raise CheckpointError(
-                f"{path}: tensor {tensor.name} does not start where the one before it ends: fetch it again"
+                f"{path}: tensor {tensor.name} does not start where the one before it ends: download it again"
             )
         position = tensor.end
     if position != size:
         state = "truncated" if size < position else "too long"
-        raise CheckpointError(f"{path} is {state}: {size:,} bytes, its header describes {position:,}: fetch it again")
+        raise CheckpointError(
+            f"{path} is {state}: it has {size:,} bytes, its header describes {position:,}: download it again"
+        )
     return {tensor.name: tensor for tensor in tensors}
 
 
@@ -84,42 +102,50 @@ def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
     except (TypeError, KeyError, ValueError):
         good = False
     if not good:
-        raise CheckpointError(f"{path}: tensor {name} has a damaged header entry or an unknown dtype: fetch it again")
+        raise CheckpointError(
+            f"{path}: tensor {name} has a damaged header entry or an unknown dtype: download it again"
+        )
     return TensorInfo(name, path, dtype, shape, base + start, base + end)
 
 
 def weight_files(folder: Path) -> list[str]:
-    """The names of the safetensors files in a folder, without what macOS puts beside each on some disks (`._*`)."""
+    """Names of the safetensors files in a folder, without the `._*` files that macOS adds on some file systems."""
     return sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("."))
 
 
 def read_folder(folder: Path) -> dict[str, TensorInfo]:
     """Every tensor of the safetensors files in a folder, by name.
 
-    With an index the shards are those it names, and both must agree; without one they are all `*.safetensors`. Raises
-    CheckpointError for a missing or damaged shard, a tensor that stands twice, and an index that disagrees with the
-    shards.
+    With an index, the shards are the files that it names, and it must agree with them. Without one, they are all
+    `*.safetensors` files.
+
+    Raises:
+        CheckpointError: If a shard is missing or damaged, a tensor occurs twice, or the index disagrees with the
+            shards.
     """
-    if not os.path.isdir(folder):  # unlike pathlib's, never an error
+    if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
         raise CheckpointError(
-            f"{folder} is not a folder, or may not be entered: give the one that holds config.json and *.safetensors"
+            f"{folder} is not a folder, or is not accessible: give the folder with config.json and *.safetensors"
         )
     index = _read_index(folder / INDEX)
     files = weight_files(folder) if index is None else sorted(set(index.values()))
     if index is not None and SINGLE not in files and os.path.exists(folder / SINGLE):
         raise CheckpointError(
-            f"{folder} holds {SINGLE} and an {INDEX} that does not name it: remove the one that is left over"
+            f"{folder} contains {SINGLE} and an {INDEX} that does not name it: remove the one that does not belong"
         )
     if not files:
-        raise CheckpointError(f"{folder} holds no *.safetensors file: is it the model's folder?")
+        raise CheckpointError(f"{folder} contains no *.safetensors file: is it the model's folder?")
     tensors: dict[str, TensorInfo] = {}
     for name in files:
         path = folder / name
         if not os.path.isfile(path):
-            raise CheckpointError(f"{path} is missing, {INDEX} names it: fetch it")
+            raise CheckpointError(f"{path} is missing, although {INDEX} names it: download it")
         for tensor in read_header(path).values():
             if tensor.name in tensors:
-                raise CheckpointError(f"tensor {tensor.name} stands in {tensors[tensor.name].file.name} and in {name}")
+                raise CheckpointError(
+                    f"{folder}: tensor {tensor.name} is in {tensors[tensor.name].file.name} and in {name}: remove the "
+                    "file that does not belong"
+                )
             tensors[tensor.name] = tensor
     if index is not None:
         _check_index(folder, index, tensors)
@@ -130,19 +156,25 @@ def _read_index(path: Path) -> dict[str, str] | None:
     if not os.path.exists(path):
         return None
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         files = {Path(file).name == file for file in weight_map.values()}
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path} is damaged: fetch it again") from None
+        raise CheckpointError(f"{path} is damaged: download it again") from None
     if files != {True}:
-        raise CheckpointError(f"{path} names files outside its folder, or none: fetch it again")
+        raise CheckpointError(f"{path} names files outside its folder, or none: download it again")
     return weight_map
 
 
 def _check_index(folder: Path, index: dict[str, str], tensors: dict[str, TensorInfo]) -> None:
     if missing := sorted(set(index) - set(tensors)):
-        raise CheckpointError(f"{folder}: {INDEX} names tensor {missing[0]}, which {index[missing[0]]} does not hold")
+        raise CheckpointError(
+            f"{folder}: {INDEX} names tensor {missing[0]}, which {index[missing[0]]} does not contain: download both "
+            "files again"
+        )
     for name, tensor in tensors.items():
         if index.get(name) != tensor.file.name:
-            said = index.get(name, "no file")
-            raise CheckpointError(f"{folder}: tensor {name} is in {tensor.file.name}, {INDEX} says {said}")
+            named = index.get(name, "no file")
+            raise CheckpointError(
+                f"{folder}: tensor {name} is in {tensor.file.name}, but {INDEX} names {named} for it: download both "
+                "again"
+            )

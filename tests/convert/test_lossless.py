@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from mlx_oss.config import ModelConfig, QuantizationSpec
 from mlx_oss.convert import ConvertOptions, convert
@@ -46,6 +47,20 @@ def folders(tmp_path_factory) -> dict[str, tuple[Path, Path]]:
         convert(src, root / f"{name}-mlx", ConvertOptions(shard_bytes=400_000))
         made[name] = src, root / f"{name}-mlx"
     return made
+
+
+def test_the_safetensors_library_reads_the_shards_as_we_do(folders):
+    target = folders["hf"][1]
+    ours = {tensor.name: tensor for tensor in read_folder(target).values()}
+    theirs = {}
+    for file in sorted(target.glob("*.safetensors")):
+        with safe_open(file, framework="np") as shard:
+            slices = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118
+            theirs |= {name: (file, part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+            for name in theirs.keys() & ours.keys():
+                if ours[name].file == file and ours[name].dtype != "BF16":  # which NumPy cannot hold
+                    assert np.array_equal(shard.get_tensor(name), array(contents(target)[name]))
+    assert theirs == {name: (tensor.file, tensor.dtype, tensor.shape) for name, tensor in ours.items()}
 
 
 @pytest.mark.parametrize("name", RELEASED[1:])

@@ -1,4 +1,4 @@
-"""The arithmetic of memory: against the caches that are really allocated, and monotone in everything."""
+"""Memory estimates: compared with caches that are really allocated, and monotonic in every argument."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.synthetic import RELEASED_20B
 
 @pytest.fixture
 def released(folder) -> ModelConfig:
-    """The shapes of gpt-oss-20b."""
+    """A config with the dimensions of gpt-oss-20b."""
     config = ModelConfig.from_file(folder("tiny") / "config.json")
     names = {field.name for field in dataclasses.fields(config)}
     shapes = {name: value for name, value in RELEASED_20B.items() if name in names}
@@ -33,18 +33,18 @@ def released(folder) -> ModelConfig:
 
 @pytest.mark.parametrize("context", [256, 512])
 def test_keys_and_values_are_those_a_full_cache_holds(shape, folder, context):
-    """Caches grow in steps of 256 tokens; a ring keeps a window, or a token less."""
+    """Caches grow in steps of 256 tokens. The ring buffer of a sliding layer keeps a window, or one token less."""
     model = load_model(folder(shape), dtype="float32")
     cache = model.make_cache()
     mx.eval(model.hidden(mx.arange(context)[None] % 200, cache))
     held = sum(array.nbytes for array in cache.arrays)
-    a_token_a_layer = 2 * model.config.num_key_value_heads * model.config.head_dim * 4
+    bytes_per_token_and_layer = 2 * model.config.num_key_value_heads * model.config.head_dim * 4
     difference = kv_cache_bytes(model.config, context, itemsize=4) - held
-    assert 0 <= difference <= a_token_a_layer * model.config.num_hidden_layers
+    assert 0 <= difference <= bytes_per_token_and_layer * model.config.num_hidden_layers
 
 
 def test_a_released_models_cache_is_48_kib_a_token_and_a_window(released):
-    """Model card 2.2: 8 heads of 64 for keys and values in 24 layers, every second one over 128 tokens only."""
+    """Model card, section 2.2: 24 layers with 8 KV heads of width 64. Every second layer stores 128 tokens only."""
     assert kv_cache_bytes(released, 4096) == 12 * 2 * 8 * 64 * 2 * (4096 + 128)
 
 

@@ -1,4 +1,4 @@
-"""The planner: its bytes are those of the models that are loaded, it never promises too much, and `load` obeys it."""
+"""Plans: their sizes are those of the loaded models, they never exceed the limit, and `load` follows them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_weights_are_counted_as_a_loaded_model_holds_them(shape, folder, dtype):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_slots_are_counted_as_a_loaded_model_holds_them(shape, folder, dtype):
-    """Beside them are the biases of all experts, in a buffer of their own."""
+    """In addition to the slots, the biases of all experts are in memory, in a separate buffer."""
     path = folder(shape)
     model = load_model(path)
     for slots in range(model.config.num_experts_per_tok, model.config.num_local_experts + 1):
@@ -100,7 +100,7 @@ def test_more_memory_never_gives_less_and_no_plan_exceeds_it(routed):
     for memory in range(least(path, context=512).least_bytes, whole.peak_bytes + 100_000, 100_000):
         made = plan(path, memory=memory, context=512)
         assert made.peak_bytes <= memory
-        now = (made.slots is None, made.chunk, made.slots or 0)  # a whole chunk rounds as without a limit
+        now = (made.slots is None, made.chunk, made.slots or 0)  # a full chunk rounds as without a limit
         assert now >= before
         before = now
     assert before == (True, 512, 0) and whole.slots is None
@@ -162,7 +162,7 @@ def test_sizes_of_memory(size, nbytes):
 
 @pytest.mark.parametrize("size", ["", "GB", "-1GB", "8XB", "0", 0, -5, True, None, 1.5j, "nan", "1e999GB", "8 G B"])
 def test_what_is_no_size_is_refused(size):
-    with pytest.raises(OptionError, match="no size of memory"):
+    with pytest.raises(OptionError, match="not a size of memory"):
         parse_bytes(size)
 
 
@@ -181,25 +181,25 @@ def test_slots_out_of_range_are_refused(routed, slots):
 def test_the_command_tells_what_fits(routed, capsys):
     path = str(routed("32 experts"))
     assert main(["plan", path, "--memory", "1TB"]) == 0
-    assert "is in memory" in capsys.readouterr().out
+    assert "fits in memory" in capsys.readouterr().out
     assert main(["plan", path, "--memory", str(least(Path(path)).least_bytes)]) == 0
     assert "4 of the 32 experts of each layer are in memory" in capsys.readouterr().out
     assert main(["plan", path, "--memory", "1MB"]) == 1
     assert "needs at least" in capsys.readouterr().out
     assert main(["plan", path, "--memory", "much"]) == 2
-    assert capsys.readouterr().err.startswith("error: 'much' is no size")
+    assert capsys.readouterr().err.startswith("error: 'much' is not a size")
 
 
 def test_the_command_gives_figures_as_json(routed, capsys):
     path = routed("32 experts")
     assert main(["plan", str(path), "--memory", "1GB", "--context", "100", "--json"]) == 0
-    told, made = json.loads(capsys.readouterr().out), plan(path, memory="1GB", context=100)
-    assert told["peak_bytes"] == made.peak_bytes and told["weights"] == made.weights
+    printed, made = json.loads(capsys.readouterr().out), plan(path, memory="1GB", context=100)
+    assert printed["peak_bytes"] == made.peak_bytes and printed["weights"] == made.weights
     assert made.base_bytes + made.weight_bytes + made.kv_bytes + made.prefill_bytes <= made.peak_bytes
 
 
 def test_commands_with_little_memory_write_the_same(capsys):
-    """nano, with half of its experts in memory."""
+    """With nano, and half of its experts in memory."""
     asked = ["generate", "What can you do?", "--temperature", "0", "--max-tokens", "12", "--context", "256"]
     little = str(least(nano_folder(), context=256).least_bytes)
     assert main(asked) == 0
@@ -232,14 +232,14 @@ def test_the_least_is_that_of_the_chunk_asked_for(routed):
 
 
 def test_what_is_named_as_the_least_is_enough_as_it_is_printed(routed):
-    told = str(mlx_oss.plan(routed("32 experts"), memory=1))
-    printed = re.search(r"at least ([\d.]+ [MG]B)", told)
+    text = str(mlx_oss.plan(routed("32 experts"), memory=1))
+    printed = re.search(r"at least ([\d.]+ [MG]B)", text)
     assert printed and mlx_oss.plan(routed("32 experts"), memory=printed[1].replace(" ", "")).verdict != "too small"
 
 
 def test_a_smaller_chunk_is_told(routed):
     path = routed("32 experts")
     small = mlx_oss.plan(path, context=1024, memory=mlx_oss.plan(path, context=1024, memory=1).least_bytes)
-    assert small.chunk < 512 and f"read {small.chunk} tokens at a time, which rounds otherwise" in str(small)
+    assert small.chunk < 512 and f"processed {small.chunk} tokens at a time, which rounds differently" in str(small)
     large = mlx_oss.plan(path, context=1024, memory=mlx_oss.plan(path, context=1024, chunk=512, memory=1).least_bytes)
-    assert large.chunk == 512 and "rounds otherwise" not in str(large)
+    assert large.chunk == 512 and "rounds differently" not in str(large)

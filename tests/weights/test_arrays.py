@@ -1,4 +1,4 @@
-"""Arrays filled behind MLX's back: MLX computes with what was written, and nobody touches memory before."""
+"""Arrays that are filled in place: MLX computes with what was written, and their memory is not touched before."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def random_blocks(seed: int, *shape: int, scales: tuple[int, int] = (1, SCALE_NA
 
 
 def by_mlx(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """On the CPU, which keeps subnormal numbers."""
+    """MLX's values, computed on the CPU, which does not flush subnormal numbers to zero."""
     with mx.stream(mx.cpu):
         words = mx.array(pack_words(blocks))
         return np.array(mx.dequantize(words, mx.array(scales), mode="mxfp4", group_size=32, bits=4, dtype=mx.float32))
@@ -45,7 +45,7 @@ def test_dequantize_equals_mlx_for_every_code_and_scale():
 
 
 def test_dequantize_gives_the_specified_value_for_every_scale():
-    """Subnormal results included, and infinity where 2^127 * 4 does not fit; in exact arithmetic."""
+    """Against exact arithmetic, including subnormal results, and infinity where 2^127 * 4 does not fit in float32."""
     scales = np.arange(SCALE_NAN, dtype=np.uint8)[:, None]
     codes = np.arange(16, dtype=np.uint8)
     blocks = np.broadcast_to(np.tile(codes[0::2] | codes[1::2] << 4, 2), (SCALE_NAN, 1, 16))
@@ -82,13 +82,13 @@ def test_packed_words_are_mlxs_layout():
     words, scales = mx.quantize(mx.array(values), mode="mxfp4", group_size=32, bits=4)
     blocks = np.array(words).view(np.uint8).reshape(5, 3, 16)
     assert np.array_equal(pack_words(blocks), np.array(words))
-    assert pack_words(blocks[:, ::2]).shape == (5, 8)  # of a view too
+    assert pack_words(blocks[:, ::2]).shape == (5, 8)  # a view that is not contiguous
     theirs = np.array(mx.dequantize(words, scales, mode="mxfp4", group_size=32, bits=4, dtype=mx.float32))
     assert same_bits(dequantize(blocks, np.array(scales)), theirs)
 
 
 def test_quantizing_dequantized_values_gives_the_same_bits_where_a_block_reaches_four():
-    """Smaller blocks could have had a smaller scale: for them only the values come back, in the next test."""
+    """A block with smaller values gets a smaller scale, so only its values are the same: see the next test."""
     blocks, scales = random_blocks(3, 40, 7, scales=(3, 253))
     blocks[..., 5] |= 0x06
     again, scales_again = quantize(dequantize(blocks, scales))
@@ -98,7 +98,7 @@ def test_quantizing_dequantized_values_gives_the_same_bits_where_a_block_reaches
 @settings(max_examples=100, deadline=None, database=None)
 @given(st.integers(0, 2**32), st.integers(0, 4))
 def test_quantizing_dequantized_values_loses_nothing(seed, spread):
-    """Zeros keep their signs; any scale down to the smallest."""
+    """Zeros keep their signs. The scales go down to the smallest one."""
     low = [0, 1, 2, 100, 245][spread]
     blocks, scales = random_blocks(seed, 8, scales=(low, low + 8))
     values = dequantize(blocks, scales)
@@ -106,7 +106,7 @@ def test_quantizing_dequantized_values_loses_nothing(seed, spread):
 
 
 def nearest_by_search(values: np.ndarray, scale: int) -> np.ndarray:
-    """For each value the code, of all sixteen, that is nearest at this scale; of two equally near, the even one."""
+    """For each value, the nearest of all sixteen codes at this scale; the even one if two are equally near."""
     candidates = E2M1.astype(np.float64) * 2.0 ** (scale - 127)
     distance = np.abs(values.astype(np.float64)[:, None] - candidates)
     same_sign = np.signbit(values)[:, None] == np.signbit(E2M1)
@@ -129,11 +129,13 @@ similar = st.floats(-8, 8, width=32) | st.sampled_from(
 @settings(max_examples=300, deadline=None, database=None)
 @given(st.lists(similar, min_size=BLOCK, max_size=BLOCK) | st.lists(finite, min_size=BLOCK, max_size=BLOCK))
 def test_quantize_is_nearest_with_ties_to_even_at_the_specified_scale(values):
-    """The scale by the specification's formula in exact arithmetic, the codes by searching all sixteen."""
+    """The expected scale follows the specification's formula in exact arithmetic; codes come from a full search."""
     block = np.array(values, np.float32)
     blocks, scales = quantize(block)
     largest = np.abs(block.astype(np.float64)).max()
-    wanted = max(int(np.floor(np.log2(largest))) - 2 + 127, 0) if largest else int(scales[0])  # of zeros any will do
+    wanted = (
+        max(int(np.floor(np.log2(largest))) - 2 + 127, 0) if largest else int(scales[0])
+    )  # for zeros, any scale is right
     assert scales.tolist() == [wanted]
     assert codes_of(blocks).tolist() == nearest_by_search(block, wanted).tolist()
 
@@ -144,7 +146,7 @@ def test_quantize_is_nearest_with_ties_to_even_at_the_specified_scale(values):
 )
 def test_ties_go_to_the_even_code_and_large_values_saturate(value, rounded):
     block = np.zeros(BLOCK, np.float32)
-    block[[0, 1, 2]] = 6.0, value, -value  # the first one holds the scale at 1
+    block[[0, 1, 2]] = 6.0, value, -value  # the first value makes the scale 1
     assert dequantize(*quantize(block))[:3].tolist() == [6.0, rounded, -rounded]
 
 
@@ -157,7 +159,7 @@ def test_a_zero_block_is_zeros_with_their_signs_and_harms_no_neighbour():
 
 
 def test_the_largest_and_smallest_floats_quantize_without_a_warning():
-    """pytest turns NumPy's overflow warnings into errors."""
+    """pytest is configured to turn NumPy's overflow warnings into errors."""
     smallest = float(np.finfo(np.float32).smallest_subnormal)
     for value in (LARGEST, -LARGEST, smallest, float(np.finfo(np.float32).tiny)):
         values = np.full(BLOCK, value, np.float32)
@@ -174,7 +176,7 @@ def test_quantize_leaves_its_argument_alone():
 
 
 def test_quantize_and_mlx_agree_on_ordinary_values_up_to_the_choice_of_scale():
-    """MLX rounds the scale to the nearest and forgets the sign of what becomes zero; else the two agree."""
+    """MLX rounds the scale to the nearest and drops the sign of values that become zero. Otherwise both agree."""
     values = np.random.default_rng(5).normal(size=(64, 96)).astype(np.float32)
     words, theirs = (np.array(a) for a in mx.quantize(mx.array(values), mode="mxfp4", group_size=32, bits=4))
     blocks, ours = quantize(values)

@@ -1,4 +1,4 @@
-"""Reading weights: joined as concatenating does it, and nothing left behind by what goes wrong."""
+"""Reading weights: tensors are joined as concatenation would join them, and a failure leaves no thread behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlx_oss.weights import arrays, files, reading
 from mlx_oss.weights.reading import Concat, open_files, read
 from mlx_oss.weights.safetensors import read_header
 
-SHAPES = {  # of the members, by what they are
+SHAPES = {  # the shapes of tensors that are joined, by what they are
     "vector": [(5,)],
     "matrices": [(7, 3), (2, 3), (4, 3)],
     "experts' matrices": [(6, 5, 3), (6, 2, 3)],
@@ -31,7 +31,7 @@ def readers() -> list[threading.Thread]:
 
 @pytest.fixture
 def stored(tmp_path) -> tuple[Path, dict[str, list[mx.array]]]:
-    """A file with the members of each of SHAPES, and those."""
+    """A file with tensors of all SHAPES, and these tensors."""
     members = {
         what: [mx.random.randint(0, 1 << 30, shape).astype(mx.uint32) for shape in shapes]
         for what, shapes in SHAPES.items()

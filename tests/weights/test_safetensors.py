@@ -1,4 +1,4 @@
-"""Safetensors headers: what a good one says, and that a damaged file or folder is refused with a sentence."""
+"""Safetensors headers: valid ones are read, and a damaged file or folder is refused with a clear message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GOOD = {
 
 
 def write(path: Path, header: Any = GOOD, nbytes: int = 33) -> Path:
-    """A safetensors file of any header, text or JSON, with `nbytes` of data."""
+    """Writes a safetensors file with any header, given as bytes or as an object for JSON, and `nbytes` of data."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(range(nbytes)))
     return path
@@ -74,7 +74,7 @@ def test_a_file_without_tensors_is_good(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "nbytes", "said"),
+    ("header", "nbytes", "expected"),
     [
         (GOOD, 32, "truncated: "),
         (GOOD, 34, "too long: "),
@@ -101,10 +101,10 @@ def test_a_file_without_tensors_is_good(tmp_path):
         (b"", 0, "damaged safetensors header"),
     ],
 )
-def test_a_damaged_header_is_refused(tmp_path, header, nbytes, said):
+def test_a_damaged_header_is_refused(tmp_path, header, nbytes, expected):
     path = write(tmp_path / "x.safetensors", header, nbytes)
     message = error_of(path)
-    assert said in message and str(path) in message
+    assert expected in message and str(path) in message
 
 
 @pytest.mark.parametrize("content", [b"", b"\x01", (2**63).to_bytes(8, "little") + b"{}", (9).to_bytes(8, "little")])
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_sizes_of_dtypes_are_the_safetensors_librarys(tmp_path):
-    """For those that NumPy has."""
+    """For the dtypes that NumPy has."""
     kinds = "uint8 int8 uint16 int16 float16 uint32 int32 float32 uint64 int64 float64 bool".split()
     save_file({kind: np.zeros((3, 5), kind) for kind in kinds}, tmp_path / "x.safetensors")
     tensors = read_header(tmp_path / "x.safetensors")
@@ -159,7 +159,7 @@ def corrupt(data: bytes, edits: list[tuple[int, int]], length: int | None) -> by
     st.none() | st.integers(0, 10**6),
 )
 def test_a_corrupted_file_is_read_or_refused_with_checkpoint_error(tmp_path_factory, edits, length):
-    """And what is read lies within the file, each tensor as long as its shape and dtype say."""
+    """If it is read, all tensors are within the file, and the size of each matches its shape and dtype."""
     path = tmp_path_factory.getbasetemp() / "corrupted.safetensors"
     data = write(path).read_bytes()
     path.write_bytes(corrupt(data, edits, length))
@@ -177,7 +177,7 @@ def test_a_corrupted_file_is_read_or_refused_with_checkpoint_error(tmp_path_fact
 
 @pytest.fixture
 def shards(tmp_path) -> Path:
-    """A folder of two shards and their index; the tests damage it."""
+    """A folder with two shards and their index, which the tests damage."""
     one = {"a": GOOD["a"]}
     two = {"x": {"dtype": "U8", "shape": [3], "data_offsets": [0, 3]}}
     write(tmp_path / "model-1.safetensors", one, 12)
@@ -206,7 +206,7 @@ def test_files_that_the_index_does_not_name_are_not_read(shards):
 
 
 @pytest.mark.parametrize(
-    ("weight_map", "said"),
+    ("weight_map", "expected"),
     [
         ({"a": "model-1.safetensors"}, None),
         ({"a": "model-1.safetensors", "x": "model-3.safetensors"}, "model-3.safetensors is missing"),
@@ -214,7 +214,7 @@ def test_files_that_the_index_does_not_name_are_not_read(shards):
             {"a": "model-1.safetensors", "x": "model-1.safetensors"},
             "names tensor x, which model-1.safetensors does not",
         ),
-        ({"a": "model-2.safetensors", "x": "model-1.safetensors"}, f"tensor a is in model-1.safetensors, {INDEX} says"),
+        ({"a": "model-2.safetensors", "x": "model-1.safetensors"}, f"tensor a is in model-1.safetensors, but {INDEX}"),
         ({"x": "model-2.safetensors", "a": "model-1.safetensors", "y": "model-2.safetensors"}, "names tensor y, which"),
         ({"a": "../model-1.safetensors"}, "names files outside its folder"),
         ({"a": "/etc/passwd"}, "names files outside its folder"),
@@ -223,12 +223,12 @@ def test_files_that_the_index_does_not_name_are_not_read(shards):
         ({}, "names files outside its folder, or none"),
     ],
 )
-def test_an_index_that_disagrees_with_the_shards_is_refused(shards, weight_map, said):
+def test_an_index_that_disagrees_with_the_shards_is_refused(shards, weight_map, expected):
     write_index(shards, **weight_map)
-    if said is None:
+    if expected is None:
         assert set(read_folder(shards)) == {"a"}
     else:
-        assert said in error_of(shards)
+        assert expected in error_of(shards)
 
 
 def test_a_tensor_the_index_leaves_out_of_a_shard_it_names_is_refused(shards):
@@ -237,13 +237,13 @@ def test_a_tensor_the_index_leaves_out_of_a_shard_it_names_is_refused(shards):
         {"x": GOOD["b"] | {"data_offsets": [0, 1]}, "y": GOOD["b"] | {"data_offsets": [1, 2]}},
         2,
     )
-    assert f"tensor y is in model-2.safetensors, {INDEX} says no file" in error_of(shards)
+    assert f"tensor y is in model-2.safetensors, but {INDEX} names no file for it" in error_of(shards)
 
 
 def test_a_tensor_in_two_shards_is_refused(shards):
     (shards / INDEX).unlink()
     write(shards / "model-3.safetensors", {"a": GOOD["a"]}, 12)
-    assert "tensor a stands in model-1.safetensors and in model-3.safetensors" in error_of(shards)
+    assert "tensor a is in model-1.safetensors and in model-3.safetensors" in error_of(shards)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": 3}', "[" * 100_000])
@@ -258,7 +258,7 @@ def test_a_damaged_shard_is_named(shards):
 
 
 def test_an_empty_folder_and_no_folder_are_refused(tmp_path):
-    assert "holds no *.safetensors" in error_of(tmp_path)
+    assert "contains no *.safetensors" in error_of(tmp_path)
     assert "is not a folder" in error_of(tmp_path / "absent")
 
 

@@ -1,0 +1,48 @@
+"""The folders of this user in which mlx-oss keeps files: a cache, and state such as the chat history.
+
+`platformdirs` knows where each system keeps them: on Linux in the folders of the XDG Base Directory Specification, on
+macOS below ~/Library. Knows nothing of what the files are. Creates nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_NAME = "mlx-oss"
+
+
+def cache_folder() -> Path | None:
+    """The folder for files that can be created again: MLX_OSS_CACHE if set, else the user's cache folder for mlx-oss.
+
+    A relative XDG_CACHE_HOME is ignored, as the specification requires.
+
+    Returns:
+        The folder, which may not exist yet. None if MLX_OSS_CACHE is not set and the user has no home folder.
+    """
+    if chosen := os.environ.get("MLX_OSS_CACHE"):
+        return Path(chosen)
+    from platformdirs import user_cache_path
+
+    try:
+        folder = user_cache_path(_NAME)
+    except RuntimeError:  # there is no home folder
+        return None
+    return folder if folder.is_absolute() else None  # relative: some versions return that without a home folder
+
+
+def state_folder() -> Path | None:
+    """The folder for files to be kept between runs, such as the chat history: the user's state folder for mlx-oss.
+
+    A relative XDG_STATE_HOME is ignored, as the specification requires.
+
+    Returns:
+        The folder, which may not exist yet. None if the user has no home folder.
+    """
+    from platformdirs import user_state_path
+
+    try:
+        folder = user_state_path(_NAME)
+    except RuntimeError:  # there is no home folder
+        return None
+    return folder if folder.is_absolute() else None
