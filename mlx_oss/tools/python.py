@@ -1,9 +1,10 @@
-"""The `python` tool: code that the model writes runs in a sandbox, with what earlier calls defined, or each call anew.
+"""The `python` tool: runs the code that the model writes in a sandbox.
 
-    tool = PythonTool(); ChatSession(model, tokenizer, tools=[tool])
+    tool = PythonTool()
+    session = ChatSession(model, tokenizer, tools=[tool])
 
-`tool.guarantees` says what the sandbox of this machine promises. Where there is none but limits, the tool is refused
-unless they are asked for with `isolation="limits"`. Knows nothing of sessions.
+`tool.guarantees` describes how the code is isolated on this machine. If the machine has no isolation, the tool can only
+be created with `isolation="limits"`. Knows nothing of sessions.
 """
 
 from __future__ import annotations
@@ -35,36 +36,64 @@ _ENDINGS: dict[Ending, str] = {
 
 
 class PythonTool(SystemTool):
-    """Python for the model.
+    """Runs Python code for the model, in a sandbox.
 
-    stateful   variables, imports and files stay for later calls, as in a notebook; otherwise every call begins anew
-    limits     of time, memory, processes, files and output, see `sandbox.Limits`
-    isolation  None: what this machine has (`guarantees`); "limits": none but limits, on your own responsibility
+    The interpreter starts with the first call. It is stopped when a call exceeds a limit; the next call starts a new
+    one, without the earlier variables.
 
-    Raises OptionError where this machine has no isolation and "limits" was not asked for.
+    Args:
+        stateful: If True, variables, imports and files stay for later calls, as in a notebook. If False, each call runs
+            in a new interpreter.
+        limits: Limits for time, memory, processes, files and output. None means the defaults of `Limits`.
+        isolation: None means the isolation of this machine (see `guarantees`). "limits" means no isolation, only
+            limits: the code can then do everything that you can, at your own risk.
+
+    Attributes:
+        stateful: As given.
+        limits: The limits for the code.
+        isolation: The isolation in use: "namespaces" (Linux), "seatbelt" (macOS) or "limits".
+
+    Raises:
+        OptionError: If this machine has no isolation and `isolation` is not "limits".
     """
 
     def __init__(
         self, *, stateful: bool = True, limits: Limits | None = None, isolation: Isolation | None = None
     ) -> None:
-        found = isolation or isolation_here()
-        if found not in GUARANTEES:
-            raise OptionError(f'{found}: without it the tool runs only with isolation="limits", which is unsafe')
-        self.isolation: Isolation = found
+        available = isolation or isolation_here()
+        if available not in GUARANTEES:
+            raise OptionError(
+                f'{available}: without isolation the tool runs only with isolation="limits", which is unsafe'
+            )
+        self.isolation: Isolation = available
         self.stateful, self.limits = stateful, limits or Limits()
         self._sandbox: Sandbox | None = None
         self._calling, self._cancelled = threading.Lock(), threading.Event()
 
     @property
     def namespace(self) -> ToolNamespace:
+        """The description of the tool in the system message: the text gpt-oss was trained with, if `stateful`."""
         return PYTHON if self.stateful else replace(PYTHON, description=_STATELESS)
 
     @property
     def guarantees(self) -> str:
-        """What holds of the code that runs here, and what does not."""
+        """Describes what the code can and cannot do with this isolation, in English sentences."""
         return GUARANTEES[self.isolation]
 
     def call(self, function: str, text: str) -> str:
+        """Runs code.
+
+        Args:
+            function: Ignored: the namespace has no functions.
+            text: The code, or a JSON object {"code": ...} that holds it.
+
+        Returns:
+            What the code printed, with the value of a last expression and the traceback of an exception. If it printed
+            nothing, a sentence says so.
+
+        Raises:
+            ToolError: If the code was stopped, or the interpreter exited. `output` is what was printed until then.
+        """
         with self._calling:
             try:
                 output = self._run(code_of(text))
@@ -73,37 +102,38 @@ class PythonTool(SystemTool):
                 if not self.stateful or self._sandbox is None or self._sandbox.ended:
                     self.close()
         if output.ending not in ("done", "raised"):
-            raise ToolError(self._why(output), output.text)
+            raise ToolError(self._reason(output), output.text)
         return output.text.rstrip("\n") or "(no output: print what you want to see)"
 
     def _run(self, code: str) -> Output:
         if self._sandbox is None:
             self._sandbox = Sandbox(self.isolation, self.limits)
-            if self._cancelled.is_set():  # while it was starting
+            if self._cancelled.is_set():  # cancelled while the interpreter was starting
                 return Output("", "stopped")
         return self._sandbox.run(code)
 
     def cancel(self) -> None:
+        """Stops the running call, and the interpreter with it. Can be called from any thread."""
         self._cancelled.set()
         if (sandbox := self._sandbox) is not None:
             sandbox.stop()
 
     def close(self) -> None:
-        """Ends the interpreter; a later call starts a new one."""
+        """Stops the interpreter; a later call starts a new one."""
         if (sandbox := self._sandbox) is not None:
             sandbox.close()
             self._sandbox = None
 
-    def _why(self, output: Output) -> str:
+    def _reason(self, output: Output) -> str:
         limits = self.limits
-        said = _ENDINGS[output.ending].format(
+        reason = _ENDINGS[output.ending].format(
             seconds=limits.seconds, memory=limits.memory_bytes / 1e9, processes=limits.processes
         )
-        return said + ("; variables are lost, the next call begins anew" if self.stateful else "")
+        return reason + ("; variables are lost, the next call begins anew" if self.stateful else "")
 
 
 def code_of(text: str) -> str:
-    """The code of a call; a model that wraps it in JSON, as functions want it, is understood."""
+    """Returns the code of a call: the text itself, or the value of "code" if the model wrapped it in a JSON object."""
     try:
         wrapped = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""apply_patch: what it changes, that it stays in its folder, and that it is all or nothing."""
+"""Tests of apply_patch: what it changes, that it stays in its folder, and that a patch is applied all or nothing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_example_of_the_format_works(folder):
     }
 
 
-def test_a_heading_says_which_of_two_places_is_meant(folder):
+def test_a_header_decides_between_two_places(folder):
     apply_patch(patch("*** Update File: src/app.py", "@@ def leave():", '-    print("Hi")', "+    pass"), folder)
     assert (folder / "src/app.py").read_text() == APP.removesuffix('    print("Hi")\n') + "    pass\n"
 
@@ -73,13 +73,13 @@ def test_several_hunks_go_from_the_top_down(folder):
         apply_patch(patch("*** Update File: src/app.py", *hunk), folder)
 
 
-def test_context_stays_as_the_file_has_it_and_trailing_blanks_are_overlooked(folder):
+def test_context_stays_as_in_the_file_and_trailing_whitespace_is_ignored(folder):
     (folder / "a.txt").write_text("one  \ntwo\n")
     apply_patch(patch("*** Update File: a.txt", " one", "-two", "+2"), folder)
     assert (folder / "a.txt").read_text() == "one  \n2\n"
 
 
-def test_line_ends_stay_as_they_are(folder):
+def test_line_endings_are_kept(folder):
     apply_patch(patch("*** Update File: windows.txt", "@@", " one", "-two", "+2", "+2.5"), folder)
     assert (folder / "windows.txt").read_bytes() == b"one\r\n2\r\n2.5\r\nthree"
 
@@ -99,7 +99,7 @@ def test_line_ends_stay_as_they_are(folder):
         (b"", ("+a", "+b"), b"a\nb\n"),
     ],
 )
-def test_every_line_keeps_its_own_end_and_new_ones_get_a_neighbours(folder, before, hunk, after):
+def test_every_line_keeps_its_ending_and_new_lines_get_that_of_a_neighbour(folder, before, hunk, after):
     (folder / "a.txt").write_bytes(before)
     apply_patch(patch("*** Update File: a.txt", "@@", *hunk), folder)
     assert (folder / "a.txt").read_bytes() == after
@@ -130,7 +130,7 @@ def test_a_folder_that_becomes_a_link_while_a_patch_is_applied_leads_nowhere(fol
     assert not (folder / "first.txt").exists() and (folder / "old.txt").read_text() == "old\n"
 
 
-def test_what_somebody_else_writes_while_a_patch_is_applied_is_not_lost(folder, monkeypatch):
+def test_changes_by_another_program_while_a_patch_is_applied_are_not_lost(folder, monkeypatch):
     write = patch_module._write
 
     def meanwhile(*arguments):
@@ -157,12 +157,12 @@ def test_what_somebody_else_writes_while_a_patch_is_applied_is_not_lost(folder, 
 def test_patches_of_one_folder_wait_for_each_other(folder):
     lines = [f"line {number}" for number in range(30)]
     with ThreadPoolExecutor(6) as pool:
-        said = pool.map(lambda line: apply_patch(patch("*** Update File: old.txt", "@@", f"+{line}"), folder), lines)
-        assert len(list(said)) == len(lines)
+        results = pool.map(lambda line: apply_patch(patch("*** Update File: old.txt", "@@", f"+{line}"), folder), lines)
+        assert len(list(results)) == len(lines)
     assert sorted((folder / "old.txt").read_text().split("\n")[1:-1]) == sorted(lines)
 
 
-def test_lines_can_be_put_at_the_end(folder):
+def test_lines_can_be_added_at_the_end(folder):
     apply_patch(patch("*** Update File: old.txt", "@@", "+new", "*** End of File"), folder)
     assert (folder / "old.txt").read_text() == "old\nnew\n"
     (folder / "a.txt").write_text("x\ny\nx\n")
@@ -223,7 +223,7 @@ def test_no_path_leads_out_of_the_folder(folder, path, kind):
         (patch("*** Add File: a", "+x", "*** Add File: a/b", "+x"), "nothing is changed"),
     ],
 )
-def test_what_is_wrong_with_a_patch_is_a_sentence_and_nothing_is_changed(folder, text, sentence):
+def test_a_wrong_patch_is_explained_in_a_sentence_and_changes_nothing(folder, text, sentence):
     before = state(folder)
     with pytest.raises(ToolError) as caught:
         apply_patch(text, folder)
@@ -231,15 +231,15 @@ def test_what_is_wrong_with_a_patch_is_a_sentence_and_nothing_is_changed(folder,
     assert state(folder) == before
 
 
-def test_a_binary_file_is_left_alone(folder):
+def test_a_binary_file_is_refused(folder):
     (folder / "a.bin").write_bytes(b"\xff\xfe")
     with pytest.raises(ToolError, match="UTF-8"):
         apply_patch(patch("*** Update File: a.bin", "@@", "+x"), folder)
 
 
 @pytest.mark.parametrize("failing", range(1, 8))
-def test_whatever_step_fails_everything_is_as_before(folder, monkeypatch, failing):
-    """Every rename of the writing fails once; folders made and files written beside are gone again."""
+def test_if_any_step_fails_everything_is_restored(folder, monkeypatch, failing):
+    """Each rename fails once. New folders and temporary files must then be deleted again."""
     text = patch(
         "*** Add File: deep/down/new.txt",
         "+x",
@@ -262,7 +262,7 @@ def test_whatever_step_fails_everything_is_as_before(folder, monkeypatch, failin
         return rename(source, target, **where)
 
     monkeypatch.setattr(anchored_paths.os, "rename", failing_rename)
-    if failing == 7:  # there are six
+    if failing == 7:  # there are only six renames
         apply_patch(text, folder)
         return
     with pytest.raises(ToolError, match="nothing is changed"):
@@ -271,25 +271,25 @@ def test_whatever_step_fails_everything_is_as_before(folder, monkeypatch, failin
     assert sorted(path for path in folder.rglob("*") if path.is_dir()) == folders
 
 
-def test_a_folder_that_cannot_be_written_is_a_sentence(folder):
+def test_a_folder_that_cannot_be_written_is_explained_in_a_sentence(folder):
     if os.geteuid() == 0:
-        pytest.skip("root writes anywhere")
+        pytest.skip("root can write anywhere")
     folder.chmod(0o500)
     with pytest.raises(ToolError, match="nothing is changed"):
         apply_patch(patch("*** Add File: a", "+x"), folder)
     folder.chmod(0o700)
 
 
-def test_a_dry_run_changes_nothing_and_says_what_it_would_do(folder):
+def test_a_dry_run_changes_nothing_and_says_what_it_would_change(folder):
     before = state(folder)
     tool = patch_tool(folder, dry_run=True)
-    said = tool.handler(input=patch("*** Update File: old.txt", "@@", "-old", "+new"))
-    assert "updated old.txt" in said and "dry run" in said
+    result = tool.handler(input=patch("*** Update File: old.txt", "@@", "-old", "+new"))
+    assert "updated old.txt" in result and "dry run" in result
     (change,) = apply_patch(patch("*** Update File: old.txt", "@@", "-old", "+new"), folder, dry_run=True)
     assert (change.before, change.after) == ("old\n", "new\n")
     assert state(folder) == before
 
 
-def test_the_tool_wants_a_folder(tmp_path):
-    with pytest.raises(OptionError, match="no folder"):
+def test_the_tool_needs_a_folder(tmp_path):
+    with pytest.raises(OptionError, match="not a folder"):
         patch_tool(tmp_path / "none")

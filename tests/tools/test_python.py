@@ -1,7 +1,7 @@
-"""The Python tool: what it computes, what it keeps, and that code which goes too far is contained.
+"""Tests of the Python tool: its results, the state it keeps, and that harmful code is contained.
 
-Each machine tests the isolation it has and, on Linux, the limits that are left without one. Nothing here could do harm
-uncontained: bombs stop by themselves.
+Each machine tests the isolation it has and, on Linux, also the limits that apply without isolation. Nothing here would
+do harm if it were not contained: the bombs stop by themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mlx_oss.tools.sandbox import process
 HERE = sandbox.isolation_here()
 ISOLATED = HERE in sandbox.GUARANTEES
 AVAILABLE = [HERE] * ISOLATED + ["limits"] * (sys.platform == "linux")
-linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS tells only what is resident")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="macOS reports only resident memory")
 needs_isolation = pytest.mark.skipif(not ISOLATED, reason=f"no isolation: {HERE}")
 LIMITS = Limits(seconds=30, memory_bytes=1 << 30, processes=40, file_bytes=32 << 20)
 
@@ -43,8 +43,8 @@ def isolated():
     tool.close()
 
 
-def why(tool: PythonTool, code: str) -> str:
-    """The sentence about a call that had to be ended; the tool goes on after it."""
+def stopped(tool: PythonTool, code: str) -> str:
+    """Runs code that has to be stopped, and returns the error message. Checks that the tool still works afterwards."""
     with pytest.raises(ToolError) as caught:
         tool.call("", code)
     assert "\n" not in str(caught.value)
@@ -53,7 +53,7 @@ def why(tool: PythonTool, code: str) -> str:
     return str(caught.value)
 
 
-def test_output_and_the_last_value_are_given_back(tool):
+def test_output_and_the_last_value_are_returned(tool):
     assert tool.call("", "print(37 * 48)") == "1776"
     assert tool.call("", "x = 5\nprint('a')\nx + 1") == "a\n6"
     assert tool.call("", "import sys; print('err', file=sys.stderr)") == "err"
@@ -71,14 +71,14 @@ def test_what_was_defined_stays(tool):
     assert tool.call("", "import own; own.a") == "7"
 
 
-def test_a_stateless_tool_begins_anew(tool):
+def test_a_stateless_tool_keeps_nothing(tool):
     stateless = PythonTool(stateful=False, isolation=tool.isolation)
     assert stateless.call("", "n = 2; print(n)") == "2"
     assert "NameError" in stateless.call("", "n")
     assert stateless._sandbox is None
 
 
-def test_an_exception_is_shown_from_the_codes_own_line_on(tool):
+def test_a_traceback_begins_at_the_codes_own_line(tool):
     assert tool.call("", "def f():\n    1 / 0\nf()") == (
         "Traceback (most recent call last):\n"
         '  File "<call 1>", line 3, in <module>\n    f()\n'
@@ -98,27 +98,29 @@ def test_code_wrapped_in_json_is_understood(tool):
     assert tool.call("", '{"a": 1}') == "{'a': 1}"
 
 
-def test_what_the_model_reads_of_it_is_what_it_was_trained_with():
+def test_the_model_reads_the_description_it_was_trained_with():
     assert PythonTool(isolation="limits").namespace is PYTHON
     assert PythonTool(isolation="limits", stateful=False).namespace.name == "python"
 
 
 def test_an_endless_loop_is_stopped(tool):
     tool.limits = Limits(seconds=0.5)
-    assert why(tool, "print('before')\nwhile True: pass") == (
+    assert stopped(tool, "print('before')\nwhile True: pass") == (
         "the code was stopped after 0.5 seconds; variables are lost, the next call begins anew"
     )
 
 
-def test_what_was_printed_before_it_was_stopped_is_told(tool):
+def test_output_before_the_stop_is_reported(tool):
     tool.limits = Limits(seconds=1)
     with pytest.raises(ToolError) as caught:
         tool.call("", "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('before')\nsignal.pause()")
     assert caught.value.output == "before\n"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="macOS limits no address space; memory is watched there")
-def test_ten_gigabytes_are_not_given(tool):
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="macOS cannot limit the address space; memory is only watched there"
+)
+def test_ten_gigabytes_are_refused(tool):
     assert "MemoryError" in tool.call("", "x = bytearray(10 << 30)")
     assert tool.call("", "1 + 1") == "2"
 
@@ -136,7 +138,7 @@ for _ in range(4):
         os._exit(0)
 time.sleep(60)
 """
-    assert "more than 0.2 GB of memory" in why(tool, hungry)
+    assert "more than 0.2 GB of memory" in stopped(tool, hungry)
 
 
 MAPPED = """
@@ -157,10 +159,10 @@ time.sleep(60)
 
 @linux
 def test_shared_memory_counts(tool):
-    """Files in memory, as far as they are mapped; without namespaces what the system gives as `/dev/zero`."""
+    """Mapped files on file systems in memory; without namespaces, shared mappings of /dev/zero."""
     tool.limits = Limits(seconds=15, memory_bytes=200 << 20, processes=40, file_bytes=96 << 20)
     mapped = MAPPED.replace("NAMESPACES", str(tool.isolation == "namespaces"))
-    assert "more than 0.2 GB of memory" in why(tool, mapped)
+    assert "more than 0.2 GB of memory" in stopped(tool, mapped)
 
 
 @linux
@@ -202,16 +204,16 @@ PID = os.getpid()
         "mmap.mmap(-1, 4096)",
         "failed(libc.shmget(0, 4096, 0o1600))",
         "failed(libc.syscall(447, 0))",  # memfd_secret
-        "failed(libc.unshare(0x10000000))",  # CLONE_NEWUSER: there it could mount file systems in memory
+        "failed(libc.unshare(0x10000000))",  # CLONE_NEWUSER: file systems in memory could be mounted there
         "failed(libc.syscall(clone, 0x10000000 | 17, 0, 0, 0, 0))",
     ],
 )
-def test_memory_that_no_process_is_seen_to_hold_cannot_be_had(tool, code):
+def test_memory_that_is_attributed_to_no_process_is_refused(tool, code):
     assert "Operation not permitted" in tool.call("", CALLS + code)
 
 
 @linux
-def test_what_programs_usually_do_with_memory_processes_and_threads_goes_on(tool):
+def test_common_uses_of_memory_processes_and_threads_work(tool):
     usual = """
 import mmap, multiprocessing, subprocess, threading
 from multiprocessing.shared_memory import SharedMemory
@@ -246,41 +248,41 @@ except OSError:
 
 def test_a_fork_bomb_is_stopped(tool):
     try:
-        assert tool.call("", BOMB) == "no more"  # the system gave no more
+        assert tool.call("", BOMB) == "no more"  # the system refused further processes
     except ToolError as error:
         assert "more than 40 processes" in str(error)
     assert tool.call("", "6 * 7") == "42"
 
 
-def test_a_hundred_megabytes_of_output_are_cut(tool):
+def test_a_hundred_megabytes_of_output_are_shortened(tool):
     text = tool.call("", "print('<' + 'x' * 100_000_000 + '>')")
     assert len(text) < 21_000 and text.startswith("<x") and text.endswith("x>")
     assert "[... 99,980,003 bytes left out ...]" in text
 
 
 @pytest.mark.parametrize("code", ["import os; os._exit(3)", "import ctypes; ctypes.string_at(0)"])
-def test_an_interpreter_that_ends_is_started_anew(tool, code):
-    assert "the interpreter was ended by the code" in why(tool, code)
+def test_an_interpreter_that_exits_is_restarted(tool, code):
+    assert "the interpreter was ended by the code" in stopped(tool, code)
 
 
 def test_files_are_limited_in_size(tool):
-    said = tool.call("", "with open('big', 'wb') as file:\n    for _ in range(100): file.write(bytes(1 << 20))")
-    assert "OSError" in said
+    output = tool.call("", "with open('big', 'wb') as file:\n    for _ in range(100): file.write(bytes(1 << 20))")
+    assert "OSError" in output
     assert tool.call("", "1 + 1") == "2"
 
 
-def test_cancel_stops_it_at_once_and_the_next_call_works(tool):
+def test_cancel_stops_a_call_at_once_and_the_next_call_works(tool):
     tool.call("", "1")
     threading.Timer(0.2, tool.cancel).start()
-    assert why(tool, "import time; time.sleep(600)").startswith("the code was stopped;")
+    assert stopped(tool, "import time; time.sleep(600)").startswith("the code was stopped;")
 
 
-def test_cancel_counts_while_the_interpreter_is_starting(tool, monkeypatch):
-    made = process.Sandbox
+def test_cancel_works_while_the_interpreter_is_starting(tool, monkeypatch):
+    original = process.Sandbox
 
     def cancelled_meanwhile(*args):
         tool.cancel()
-        return made(*args)
+        return original(*args)
 
     with monkeypatch.context() as patched:
         patched.setattr(python, "Sandbox", cancelled_meanwhile)
@@ -290,7 +292,7 @@ def test_cancel_counts_while_the_interpreter_is_starting(tool, monkeypatch):
 
 
 def alive(folder: Path) -> bool:
-    """Whether a process touches the file of this folder now and then."""
+    """Whether a process keeps touching the file in this folder."""
     before = (folder / "beat").stat().st_mtime_ns
     time.sleep(0.3)
     return (folder / "beat").stat().st_mtime_ns != before
@@ -308,7 +310,7 @@ while not os.path.exists({path!r}): time.sleep(0.01)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS cannot follow a process that leaves its group")
-def test_children_are_ended_too_when_the_tool_is_closed(tmp_path):
+def test_closing_the_tool_kills_children_too(tmp_path):
     tool = PythonTool(isolation="limits", limits=LIMITS)
     tool.call("", BEATING.format(path=str(tmp_path / "beat")))
     assert alive(tmp_path)
@@ -316,9 +318,9 @@ def test_children_are_ended_too_when_the_tool_is_closed(tmp_path):
     assert not alive(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="as above")
-@pytest.mark.parametrize("held", [False, True], ids=["", "its pipes held open by another"])
-def test_all_ends_when_the_program_is_killed(tmp_path, held):
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS cannot follow a process that leaves its group")
+@pytest.mark.parametrize("held", [False, True], ids=["", "another process keeps its pipes open"])
+def test_everything_ends_when_the_program_is_killed(tmp_path, held):
     program = f"""
 import os, signal, time
 from mlx_oss.tools import PythonTool
@@ -336,7 +338,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @needs_isolation
-def test_nothing_of_a_call_runs_on_after_it_in_namespaces(isolated):
+def test_in_namespaces_no_process_survives_its_call(isolated):
     if isolated.isolation != "namespaces":
         pytest.skip("only namespaces promise this")
     isolated.call("", "import subprocess; p = subprocess.Popen(['sleep', '60'])")
@@ -349,8 +351,8 @@ def test_nothing_outside_can_be_written_or_read(isolated, tmp_path):
     secret.write_text("secret")
     home = Path.home() / ".mlx-oss-sandbox-test"
     for place in (tmp_path / "new", home, secret):
-        said = isolated.call("", f"open({str(place)!r}, 'w').write('x')")
-        assert "Error" in said
+        output = isolated.call("", f"open({str(place)!r}, 'w').write('x')")
+        assert "Error" in output
     assert not (tmp_path / "new").exists() and not home.exists() and secret.read_text() == "secret"
     if isolated.isolation == "namespaces":
         assert "FileNotFoundError" in isolated.call("", f"open({str(secret)!r}).read()")
@@ -362,8 +364,8 @@ def test_no_connection_leaves_it(isolated):
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         port = server.getsockname()[1]
-        said = isolated.call("", f"import socket; socket.create_connection(('127.0.0.1', {port}), 5)")
-        assert "OSError" in said or "PermissionError" in said
+        output = isolated.call("", f"import socket; socket.create_connection(('127.0.0.1', {port}), 5)")
+        assert "OSError" in output or "PermissionError" in output
         with pytest.raises(TimeoutError):
             server.accept()
 
@@ -371,34 +373,34 @@ def test_no_connection_leaves_it(isolated):
 @needs_isolation
 def test_the_code_has_no_privileges(isolated):
     if isolated.isolation == "namespaces":
-        said = isolated.call("", "print(*[line for line in open('/proc/self/status') if line.startswith('CapEff')])")
-        assert said.split()[-1].strip("0") == ""
+        output = isolated.call("", "print(*[line for line in open('/proc/self/status') if line.startswith('CapEff')])")
+        assert output.split()[-1].strip("0") == ""
     assert int(isolated.call("", "import os; os.getuid()")) != 0 or os.name != "posix"
 
 
-def test_the_working_directory_is_gone_afterwards(tool):
+def test_the_working_directory_is_deleted(tool):
     where = tool.call("", "open('left.txt', 'w').close(); import os; os.getcwd()").strip("'")
     assert tool._sandbox is not None
-    made = Path(tool._sandbox._folder)
-    assert made.is_dir()
+    folder = Path(tool._sandbox._folder)
+    assert folder.is_dir()
     tool.close()
-    assert not made.exists() and not Path(where, "left.txt").exists()
+    assert not folder.exists() and not Path(where, "left.txt").exists()
 
 
-def test_a_machine_without_isolation_refuses_unless_told_otherwise(monkeypatch):
+def test_a_machine_without_isolation_refuses_unless_limits_are_requested(monkeypatch):
     monkeypatch.setattr(python, "isolation_here", lambda: "no isolation 'namespaces' here: unshare is not permitted")
-    with pytest.raises(OptionError, match="unshare is not permitted: without it"):
+    with pytest.raises(OptionError, match="unshare is not permitted: without isolation"):
         PythonTool()
     assert "The code can use the network" in PythonTool(isolation="limits").guarantees
 
 
-def test_an_isolation_that_cannot_be_had_is_told(monkeypatch):
+def test_an_isolation_that_does_not_work_is_reported(monkeypatch):
     if sys.platform != "linux":
-        pytest.skip("the jail is Linux's")
-    broken = process._config
+        pytest.skip("namespaces exist only on Linux")
+    original = process._config
 
     def config(*args):
-        return broken(*args) | {"visible": ["/does/not/exist"], "namespaces": True}
+        return original(*args) | {"visible": ["/does/not/exist"], "namespaces": True}
 
     monkeypatch.setattr(process, "_config", config)
     with pytest.raises(ToolError, match="no isolation 'namespaces' here: "):
@@ -406,7 +408,7 @@ def test_an_isolation_that_cannot_be_had_is_told(monkeypatch):
 
 
 @pytest.mark.parametrize("isolation", sandbox.GUARANTEES)
-def test_every_isolation_says_what_holds(isolation):
+def test_every_isolation_is_described(isolation):
     assert len(sandbox.GUARANTEES[isolation]) > 100
 
 

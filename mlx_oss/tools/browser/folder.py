@@ -1,7 +1,7 @@
-"""A folder of Markdown, text and HTML files, searched by SQLite's FTS5, offline.
+"""Pages from the Markdown, text and HTML files of a folder, searched offline with SQLite's FTS5.
 
-Nothing outside of the folder is read: symbolic links are passed over, and so is what is hidden, and what cannot be
-read. The index is in memory, and brought up to date before each search. Knows nothing of the model.
+Nothing outside the folder is read. Symbolic links, hidden files and folders, and files that cannot be read are skipped.
+The search index is in memory and is updated before each search. Knows nothing of the model.
 """
 
 from __future__ import annotations
@@ -21,52 +21,69 @@ from mlx_oss.tools.browser.pages import Page, results_page
 from mlx_oss.tools.browser.text import HTML_MISSING, html_page, markdown_page, reads_html, text_page
 
 _MARKDOWN, _HTML, _TEXT = (".md", ".markdown"), (".html", ".htm"), (".txt", ".text", ".rst")
-_LARGEST = 16 << 20  # bytes of a file; no notes are larger
-_SNIPPET = 40  # tokens, FTS5's
+_MAX_BYTES = 16 << 20  # of a file; the rest is not read
+_SNIPPET = 40  # tokens, as FTS5 counts them
 _SEARCH = """\
 SELECT path, title, snippet(pages, 2, '', '', ' ... ', ?) FROM pages WHERE pages MATCH ?
 ORDER BY bm25(pages, 0, 4, 1) LIMIT ?"""
 
 
 class Folder:
-    """The files of a folder as pages; a page's source is its path in the folder.
+    """The files of a folder as pages; the source of a page is its path in the folder.
 
-    stopped  set, it ends a search between two files
+    Args:
+        folder: The folder. The index is empty until the first search.
+
+    Attributes:
+        root: The folder, as an absolute path.
+        stopped: A `threading.Event`. If set, a search stops before it reads the next file.
+
+    Raises:
+        OptionError: If it is not a folder, holds no Markdown, text or HTML file, or holds HTML files and the extra
+            `browser` is not installed; or if this Python's SQLite lacks FTS5.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Raises OptionError if it is no folder, holds nothing readable, or HTML without the extra `browser`."""
         self.root = Path(folder).resolve()
         if not os.path.isdir(self.root):
-            raise OptionError(f"{folder} is no folder: name one with Markdown, text or HTML files")
+            raise OptionError(f"{folder} is not a folder: give one with Markdown, text or HTML files")
         paths = list(self._paths())
         if not paths:
-            raise OptionError(f"{folder} holds no Markdown, text or HTML file")
+            raise OptionError(f"{folder} holds no Markdown, text or HTML files: give one that does")
         if not reads_html() and any(path.endswith(_HTML) for path in paths):
             raise OptionError(f"{folder} holds HTML files. {HTML_MISSING}")
-        self._known: dict[str, tuple[int, int]] = {}  # size and time of change; of what cannot be read, too
+        # Size and modification time of each indexed file, and of each file that could not be read.
+        self._known: dict[str, tuple[int, int]] = {}
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         self._index = sqlite3.connect(":memory:", check_same_thread=False)
         try:
             self._index.execute("CREATE VIRTUAL TABLE pages USING fts5(path UNINDEXED, title, body, tokenize='porter')")
         except sqlite3.OperationalError:
-            raise OptionError("this Python's SQLite has no FTS5, which searches: take another Python") from None
+            raise OptionError("this Python's SQLite lacks FTS5, which searching needs: use another Python") from None
 
     def search(self, query: str, topn: int) -> Page:
-        """The files that have most of the query's words, the rare ones counting most."""
+        """Returns the results for the query's words. Files with more of them come first; rare words count more.
+
+        Args:
+            query: Text in natural language; it has no special syntax.
+            topn: The maximum number of results.
+
+        Raises:
+            ToolError: If `stopped` was set.
+        """
         words = re.findall(r"\w+", query)
-        wanted = " OR ".join(f'"{word}"' for word in words)
+        expression = " OR ".join(f'"{word}"' for word in words)
         with self._lock:
             self._update()
-            rows = self._index.execute(_SEARCH, (_SNIPPET, wanted, topn)).fetchall() if words else []
+            rows = self._index.execute(_SEARCH, (_SNIPPET, expression, topn)).fetchall() if words else []
         lines = {number: self._best_line(path, words) for number, (path, *_) in enumerate(rows)}
         return results_page(query, [(title, path, snippet) for path, title, snippet in rows], lines)
 
     def fetch(self, source: str) -> Page:
-        """The page of a path. Raises ToolError for what is not in the folder."""
-        for spelt in (source, unquote(source)):  # a file's own name may look like an escape
-            path = posixpath.normpath(spelt.removeprefix("file://").removeprefix("/"))
+        """Returns the page of a file. Raises ToolError if there is no such file in the folder, or it cannot be read."""
+        for spelling in (source, unquote(source)):  # the name itself may contain what looks like an escape (%20)
+            path = posixpath.normpath(spelling.removeprefix("file://").removeprefix("/"))
             if self._is_page(path):
                 return self._page(path)
         raise ToolError(f"there is no file {source!r} to be read")
@@ -74,7 +91,7 @@ class Folder:
     def _page(self, path: str) -> Page:
         try:
             with (self.root / path).open("rb") as file:
-                text = file.read(_LARGEST).decode("utf-8", "replace")
+                text = file.read(_MAX_BYTES).decode("utf-8", "replace")
         except OSError as error:
             raise ToolError(f"{path} cannot be read ({error.strerror})") from None
         if path.lower().endswith(_HTML):
@@ -84,7 +101,7 @@ class Folder:
         return text_page(path, text)
 
     def _target(self, path: str, address: str) -> str | None:
-        """Where a link in a file leads: to another file of the folder, or else nowhere."""
+        """The file of the folder that a link in the file `path` leads to; None if it leads to no such file."""
         parts = urlsplit(address)
         if parts.scheme or parts.netloc or not parts.path:
             return None
@@ -93,6 +110,7 @@ class Folder:
         return target if self._is_page(target) else None
 
     def _is_page(self, path: str) -> bool:
+        """Whether a path names a file that may be read: of a known type, in the folder, not hidden, without links."""
         if not path.lower().endswith((*_MARKDOWN, *_HTML, *_TEXT)) or path.startswith(("../", "/", ".")):
             return False
         places = [self.root / path, *(self.root / path).parents]
@@ -101,7 +119,7 @@ class Folder:
             path.encode()
             hidden = any(place.is_symlink() or place.name.startswith(".") for place in inside)
             return bool(inside) and not hidden and places[0].is_file()
-        except (OSError, UnicodeEncodeError):  # it is in a folder that is closed, or its name is not UTF-8
+        except (OSError, UnicodeEncodeError):  # a folder on the way may not be entered, or the name is not UTF-8
             return False
 
     def _paths(self) -> Iterator[str]:
@@ -113,28 +131,28 @@ class Folder:
                     yield path
 
     def _update(self) -> None:
-        """Takes into the index what has changed since the last search."""
-        there: dict[str, tuple[int, int]] = {}
+        """Brings the index up to date with the files. Raises ToolError if stopped."""
+        current: dict[str, tuple[int, int]] = {}
         for path in self._paths():
-            with contextlib.suppress(OSError):  # it is gone
-                facts = (self.root / path).stat()
-                there[path] = facts.st_size, facts.st_mtime_ns
-        for path in [path for path in self._known if there.get(path) != self._known[path]]:
+            with contextlib.suppress(OSError):  # it was deleted meanwhile
+                status = (self.root / path).stat()
+                current[path] = status.st_size, status.st_mtime_ns
+        for path in [path for path in self._known if current.get(path) != self._known[path]]:
             self._index.execute("DELETE FROM pages WHERE path = ?", (path,))
             del self._known[path]
-        for path in there.keys() - self._known.keys():
+        for path in current.keys() - self._known.keys():
             if self.stopped.is_set():
                 raise ToolError("stopped before it was done")
-            with contextlib.suppress(ToolError):  # an odd file is no reason not to find the others
+            with contextlib.suppress(ToolError):  # a file that cannot be read must not prevent finding the others
                 page = self._page(path)
                 self._index.execute("INSERT INTO pages VALUES (?, ?, ?)", (path, page.title, page.body))
-            self._known[path] = there[path]
+            self._known[path] = current[path]
 
     def _best_line(self, path: str, words: list[str]) -> int | None:
-        """The first line with most of the words."""
+        """The first of the lines that contain the most words; None if no line contains any."""
         try:
             lines = [line.lower() for line in self._page(path).lines]
-        except ToolError:  # it has changed meanwhile
+        except ToolError:  # the file has changed since it was indexed
             return None
         scores = [sum(word.lower() in line for word in words) for line in lines]
         return scores.index(max(scores)) if max(scores) else None

@@ -1,7 +1,7 @@
-"""Pages as the model sees them: lines with numbers, links with ids, a window of some tokens.
+"""Pages as the model sees them: numbered lines, numbered links, and a view limited to a number of tokens.
 
-Widths, markers and words are those of the reference, openai/gpt-oss `gpt_oss/tools/simple_browser`, which the model was
-trained with. Knows nothing of where pages come from.
+The line width, markers and wording are those of the reference with which the model was trained: openai/gpt-oss
+`gpt_oss/tools/simple_browser`. Knows nothing of where pages come from.
 """
 
 from __future__ import annotations
@@ -17,15 +17,20 @@ from mlx_oss.errors import ToolError
 from mlx_oss.tokenizer import LONGEST_TOKEN, load_tokenizer
 
 _WIDTH = 80
-_MOST_FOUND, _LINES_FOUND = 50, 4
+_MAX_MATCHES, _LINES_PER_MATCH = 50, 4
 _LINK = re.compile(r"【\d+†([^†】]+)(?:†[^†】]+)?】")
-_LINK_BEGUN = re.compile(r"【\d*(?:†([^†】]*)(?:†[^†】]*)?)?$")
-_LINK_ENDED = re.compile(r"^[^【】]*】")
+_LINK_CUT_AT_END = re.compile(r"【\d*(?:†([^†】]*)(?:†[^†】]*)?)?$")
+_LINK_CUT_AT_START = re.compile(r"^[^【】]*】")
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where a link leads, and to which line there; None: to the top."""
+    """Where a link leads.
+
+    Attributes:
+        target: The source of a page: a URL, or a path in a folder.
+        line: The line of that page to show; None means the top.
+    """
 
     target: str
     line: int | None = None
@@ -33,11 +38,14 @@ class Link:
 
 @dataclass(frozen=True)
 class Page:
-    """What is at a place.
+    """A page that can be shown to the model.
 
-    source   a URL, or a path in a folder; "" for results
-    text     with links as `link` writes them; links: by the id in the text
-    results  whether it is made by searching, so that nothing can be found in it
+    Attributes:
+        source: A URL, or a path in a folder; "" for search results.
+        title: The title, shown above the text.
+        text: The text, with links as `link` writes them.
+        links: The links, by their number in the text.
+        results: Whether it is a page of search results or matches; the model cannot use `find` on those.
     """
 
     source: str
@@ -48,7 +56,7 @@ class Page:
 
     @cached_property
     def lines(self) -> list[str]:
-        """Wrapped, as citations count them."""
+        """The lines of the text, wrapped. Line numbers in citations count these."""
         wrapped = (
             textwrap.wrap(line, _WIDTH, replace_whitespace=False, drop_whitespace=False) if line else [""]
             for line in self.text.split("\n")
@@ -57,11 +65,21 @@ class Page:
 
     @property
     def body(self) -> str:
-        """The text below the line with its address."""
+        """The text without the line at its top that holds the address."""
         return self.text.removeprefix(f"\nURL: {self.source}\n")
 
     def view(self, cursor: int, first: int, count: int, tokens: int) -> str:
-        """The lines from `first` on: `count` of them, or, if that is not positive, about as many as the tokens hold."""
+        """Returns a part of the page, as the model reads it.
+
+        Args:
+            cursor: The number of the page, shown above it.
+            first: The first line to show, counted from 0.
+            count: How many lines to show. If 0 or less, about as many as fit in `tokens`.
+            tokens: The number of tokens.
+
+        Raises:
+            ToolError: If the page has no line `first`.
+        """
         if first >= len(self.lines):
             last = len(self.lines) - 1
             raise ToolError(f"Invalid location parameter: `{first}`. Cannot exceed page maximum of {last}.")
@@ -71,15 +89,15 @@ class Page:
         return f"[{cursor}] {self.title}{where}\n{bar}\n\n" + self._numbered(first, end)
 
     def found(self, pattern: str) -> Page:
-        """A page with the places where the pattern stands, whatever its case."""
+        """Returns a page with the places where the pattern occurs, ignoring case: at most 50."""
         lines = _without_links("\n".join(self.lines)).split("\n")
         places: list[int] = []
         for at, line in enumerate(lines):
-            if pattern.lower() in line.lower() and (not places or at >= places[-1] + _LINES_FOUND):
+            if pattern.lower() in line.lower() and (not places or at >= places[-1] + _LINES_PER_MATCH):
                 places.append(at)
-        places = places[:_MOST_FOUND]
+        places = places[:_MAX_MATCHES]
         shown = [
-            f"# 【{number}†match at L{at}】\n" + "\n".join(lines[at : at + _LINES_FOUND])
+            f"# 【{number}†match at L{at}】\n" + "\n".join(lines[at : at + _LINES_PER_MATCH])
             for number, at in enumerate(places)
         ]
         return Page(
@@ -103,19 +121,31 @@ class Page:
 
 
 def link(number: int, text: str, target: str, source: str) -> str:
-    """A link as it stands in a page's text; where it leads is told if that is another site."""
+    """Returns a link as it is written in the text of the page `source`.
+
+    It names the site of the target if that is not the site of the page.
+    """
     text = " ".join(plain(text).split()).replace("†", "‡")
     site = site_of(target)
     return f"【{number}†{text}】" if site == site_of(source) else f"【{number}†{text}†{plain(site)}】"
 
 
 def plain(text: str) -> str:
-    """Text of a page that cannot be taken for a link or a citation."""
+    """Replaces the characters that mark links and citations, so that a page's text cannot forge them."""
     return text.replace("【", "〖").replace("】", "〗").replace("\u200b", "")
 
 
 def results_page(query: str, found: list[tuple[str, str, str]], lines: Mapping[int, int | None] | None = None) -> Page:
-    """The page of a search: title, target and summary of each result; `lines` where to begin reading them."""
+    """Makes a page of search results.
+
+    Args:
+        query: What was searched for; the title of the page.
+        found: Title, target and summary of each result.
+        lines: The line to show when a result is opened, by the index of the result.
+
+    Returns:
+        The page, with one link for each result.
+    """
     entries = [
         f"  * {link(number, title, target, '')} {' '.join(plain(_without_links(summary)).split())}"
         for number, (title, target, summary) in enumerate(found)
@@ -126,18 +156,19 @@ def results_page(query: str, found: list[tuple[str, str, str]], lines: Mapping[i
 
 
 def site_of(target: str) -> str:
-    """The host of a URL; of a path in a folder the path itself."""
+    """Returns the host of a URL. For a path in a folder, returns the path itself."""
     return urlsplit(target).netloc or target
 
 
 def _without_links(text: str) -> str:
-    text = _LINK_ENDED.sub("", text)
-    text = _LINK_BEGUN.sub(lambda match: match[1] or "", text)
-    return _LINK.sub(_text_alone, text)
+    """Replaces links by their text, also those that are cut off at the start or end of `text`."""
+    text = _LINK_CUT_AT_START.sub("", text)
+    text = _LINK_CUT_AT_END.sub(lambda match: match[1] or "", text)
+    return _LINK.sub(_link_text, text)
 
 
-def _text_alone(link: re.Match[str]) -> str:
-    """Of a link, with as many line ends: its site may have been wrapped, and lines are counted."""
+def _link_text(link: re.Match[str]) -> str:
+    """The text of a link, with as many line breaks as the link: it may be wrapped, and line numbers must not change."""
     return link[1] + "\n" * (link[0].count("\n") - link[1].count("\n"))
 
 

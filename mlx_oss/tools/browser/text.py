@@ -1,4 +1,4 @@
-"""Documents as pages: HTML by `markdownify`, Markdown and plain text as they are but for their links."""
+"""Turns documents into pages. HTML is converted with `markdownify`; Markdown keeps its form, apart from links."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _MARKDOWN_LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*
 _HEADING = re.compile(r"^#\s+(.+?)\s*#*$", re.MULTILINE)
 _DROPPED = ("script", "style", "noscript", "template", "svg", "head")
 
-Resolve = Callable[[str], "str | None"]  # the target of a link; None: it leads nowhere
+Resolve = Callable[[str], "str | None"]  # from the address in a link to its target; None if it leads nowhere
 
 
 def reads_html() -> bool:
-    """Whether the extra is installed."""
+    """Whether HTML can be read: whether the extra `browser` is installed."""
     return importlib.util.find_spec("markdownify") is not None
 
 
 def markdown_page(source: str, text: str, resolve: Resolve) -> Page:
-    """`resolve` says where a link's address leads."""
+    """Makes a page from Markdown; its title is the first heading of level 1, or else the source."""
     heading = _HEADING.search(text)
     links = _Links(source, resolve)
     body = _MARKDOWN_LINK.sub(lambda match: links.marked(match[1], match[2]) or match[0], plain(text))
@@ -33,11 +33,15 @@ def markdown_page(source: str, text: str, resolve: Resolve) -> Page:
 
 
 def text_page(source: str, text: str) -> Page:
+    """Makes a page without links from plain text; its title is the source."""
     return _page(source, source, plain(text), _Links(source, lambda _: None))
 
 
 def html_page(source: str, html: str, resolve: Resolve) -> Page:
-    """Raises OptionError without the extra `browser`, ToolError for what is too odd to be read."""
+    """Makes a page from HTML.
+
+    Raises OptionError without the extra `browser`, and ToolError if the document cannot be converted.
+    """
     if not reads_html():
         raise OptionError(HTML_MISSING)
     from bs4 import BeautifulSoup
@@ -63,13 +67,13 @@ def html_page(source: str, html: str, resolve: Resolve) -> Page:
         for element in soup(_DROPPED):
             element.decompose()
         body = re.sub(r"\n\s*\n+", "\n\n", converter.convert_soup(soup)).strip()
-    except Exception as error:  # whatever others' code makes of a document, such as one that is nested too deeply
+    except Exception as error:  # the libraries may raise anything, such as RecursionError for deeply nested elements
         raise ToolError(f"{source[:1024]} is no HTML that can be read ({type(error).__name__})") from None
     return _page(source, title, body, links)
 
 
-def web_link(source: str) -> Resolve:
-    """For pages of the web."""
+def web_resolver(source: str) -> Resolve:
+    """Returns a resolver for the links of the web page at `source`."""
 
     def resolve(address: str) -> str | None:
         target = urljoin(source, address)
@@ -79,16 +83,16 @@ def web_link(source: str) -> Resolve:
 
 
 class _Links:
-    """The links of a page that is being written, one id for each target."""
+    """Collects the links of a page; each target gets one number."""
 
     def __init__(self, source: str, resolve: Resolve) -> None:
         self._source, self._resolve, self.ids = source, resolve, dict[str, int]()
 
     def marked(self, text: str, address: str) -> str | None:
-        """The link as text; None if it leads nowhere or has nothing to show."""
+        """Returns the link as it is written in the page; None if it leads nowhere or has no text."""
         try:
             target = self._resolve(address) if address and text.strip() else None
-        except ValueError:  # it is no address
+        except ValueError:  # not a valid address
             return None
         return target and link(self.ids.setdefault(target, len(self.ids)), text, target, self._source)
 

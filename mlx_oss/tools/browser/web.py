@@ -1,8 +1,9 @@
-"""The web, through a search endpoint of the user's own; needs the extra `web`.
+"""Pages from the web, found through the user's own search endpoint. Needs the extra `web`.
 
-The endpoint answers a GET with JSON: a list of results, or an object with one under `results`, each with a title, a url
-and, if it likes, a summary, as SearXNG does. Pages are fetched without cookies, up to a size, and not from private
-networks, where a page could send the model to what only this machine may see. Knows nothing of the model.
+The endpoint answers a GET request with JSON, as SearXNG does: a list of results, or an object with the list under
+`results`. Each result has a `title`, a `url` and optionally a summary. Pages are fetched without cookies and only up to
+a maximum size. Addresses in private networks are refused, because a page could otherwise lead the model to content
+that only this machine can reach. Knows nothing of the model.
 """
 
 from __future__ import annotations
@@ -16,41 +17,59 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.tools.browser.pages import Page, plain, results_page
-from mlx_oss.tools.browser.text import html_page, text_page, web_link
+from mlx_oss.tools.browser.text import html_page, text_page, web_resolver
 
 if TYPE_CHECKING:
     import httpx2
 
-_LARGEST = 4 << 20  # bytes of a page that are read
-_TEXTS = ("application/xhtml+xml", "application/json", "application/xml")
+_MAX_BYTES = 4 << 20  # of a page; the rest is not read
+_TEXT_TYPES = ("application/xhtml+xml", "application/json", "application/xml")
 _REDIRECTS = 5
-_SECONDS = 20.0
+_TIMEOUT = 20.0  # seconds
 
 
 class Web:
-    """Search by an endpoint, pages by HTTP.
+    """A source of pages for BrowserTool: searches through an endpoint and fetches pages by HTTP.
 
-    search         the endpoint's URL, with {query} and, if it wants it, {topn}
-    headers        sent to the endpoint, e.g. a key; never to pages
-    private        lets pages of private networks and of this machine be opened
-    stopped        set, it ends what is being fetched, between two pieces
+    Args:
+        search: URL of the search endpoint. `{query}` in it is replaced by the query, and `{topn}`, if present, by the
+            number of results.
+        headers: HTTP headers for the endpoint, for example with a key. They are never sent to pages.
+        private: Whether pages in private networks and on this machine may be opened.
+
+    Attributes:
+        stopped: A `threading.Event`. If set, a page that is being fetched is given up after the next piece of it.
+
+    Raises:
+        OptionError: If `search` is not an http or https URL with `{query}`, or the extra `web` is not installed.
     """
 
     def __init__(self, search: str, *, headers: dict[str, str] | None = None, private: bool = False) -> None:
-        """Raises OptionError for a URL without {query}, and without the extra `web`."""
         if importlib.util.find_spec("httpx2") is None:
             raise OptionError("the web needs the extra `web`: pip install 'mlx-oss[web]'")
         if "{query}" not in search or urlsplit(search).scheme not in ("http", "https"):
-            raise OptionError(f"{search!r} is no search endpoint: give one like https://host/search?q={{query}}")
+            raise OptionError(f"{search!r} is not a search endpoint: give a URL like https://host/search?q={{query}}")
         self._search, self._headers, self._private = search, headers or {}, private
         self.stopped = threading.Event()
 
     def search(self, query: str, topn: int) -> Page:
+        """Searches through the endpoint.
+
+        Args:
+            query: What to search for.
+            topn: The maximum number of results.
+
+        Returns:
+            A page with the results.
+
+        Raises:
+            ToolError: If the endpoint does not answer, or does not return a list of results.
+        """
         import httpx2
 
         url = self._search.replace("{query}", quote(query)).replace("{topn}", str(topn))
         try:
-            with httpx2.Client(timeout=_SECONDS, headers=self._headers, follow_redirects=True) as client:
+            with httpx2.Client(timeout=_TIMEOUT, headers=self._headers, follow_redirects=True) as client:
                 answer = client.get(url)
                 answer.raise_for_status()
                 found = answer.json()
@@ -62,10 +81,22 @@ class Web:
         return results_page(query, [entry for result in results if (entry := _entry(result))][:topn])
 
     def fetch(self, source: str) -> Page:
+        """Fetches a page, with up to 5 redirects.
+
+        Args:
+            source: The URL.
+
+        Returns:
+            The page.
+
+        Raises:
+            ToolError: If the URL is not one of the web, is in a private network that is not allowed, cannot be fetched,
+                is not text, or `stopped` was set.
+        """
         import httpx2
 
         try:
-            with httpx2.Client(timeout=_SECONDS) as client:
+            with httpx2.Client(timeout=_TIMEOUT) as client:
                 for _ in range(_REDIRECTS + 1):
                     self._check_stopped()
                     self._check(source)
@@ -79,32 +110,32 @@ class Web:
         raise ToolError(f"Error fetching URL `{source[:1024]}`: it leads from one place to the next without end")
 
     def _check(self, url: str) -> None:
-        """Raises ToolError for what is no page of the web."""
+        """Raises ToolError if a URL is not one of the web, or its host is in a private network."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ToolError(f"{url[:1024]!r} is no URL of the web")
         if self._private:
             return
         try:
-            found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
+            addresses = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
             raise ToolError(f"there is no host {parts.hostname!r}") from None
-        if not all(ipaddress.ip_address(address[4][0]).is_global for address in found):
+        if not all(ipaddress.ip_address(address[4][0]).is_global for address in addresses):
             raise ToolError(f"{parts.hostname!r} is in a private network, where nothing is opened")
 
     def _page(self, source: str, answer: httpx2.Response) -> Page:
         kind = answer.headers.get("content-type", "text/html").partition(";")[0].strip().lower()
-        if not kind.startswith("text/") and kind not in _TEXTS:
+        if not kind.startswith("text/") and kind not in _TEXT_TYPES:
             raise ToolError(f"{source[:1024]} is no text but {kind}")
         body = bytearray()
         for part in answer.iter_bytes():
             body += part
             self._check_stopped()
-            if len(body) > _LARGEST:
+            if len(body) > _MAX_BYTES:
                 break
-        text = bytes(body[:_LARGEST]).decode(_charset(answer.charset_encoding), "replace")
+        text = bytes(body[:_MAX_BYTES]).decode(_charset(answer.charset_encoding), "replace")
         if kind in ("text/html", "application/xhtml+xml"):
-            return html_page(source, text, web_link(source))
+            return html_page(source, text, web_resolver(source))
         return text_page(source, text)
 
     def _check_stopped(self) -> None:
@@ -112,25 +143,27 @@ class Web:
             raise ToolError("stopped before it was done")
 
 
-def _charset(named: str | None) -> str:
+def _charset(name: str | None) -> str:
+    """The name of the encoding, or "utf-8" if it is missing or unknown."""
     try:
-        "".encode(named or "utf-8")
-        return named or "utf-8"
+        "".encode(name or "utf-8")
+        return name or "utf-8"
     except LookupError:
         return "utf-8"
 
 
 def _entry(result: Any) -> tuple[str, str, str] | None:
+    """Title, URL and summary of a result; None if it has no http or https URL."""
     if not isinstance(result, dict):
         return None
     url = result.get("url") or result.get("link")
     try:
         if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https"):
             return None
-    except ValueError:  # it is no URL
+    except ValueError:  # not a valid URL
         return None
-    said = [result.get(name) for name in ("content", "summary", "snippet", "description")]
-    summary = next((text for text in said if isinstance(text, str)), "")
+    summaries = [result.get(name) for name in ("content", "summary", "snippet", "description")]
+    summary = next((text for text in summaries if isinstance(text, str)), "")
     return plain(str(result.get("title") or url)), url, summary
 
 

@@ -1,8 +1,10 @@
-"""apply_patch: the model changes the files of one folder, all of a patch or nothing of it.
+"""apply_patch: a tool with which the model changes the files of one folder.
 
-apply.py           the tool, and what a patch does to the files
-hunks.py           the text of a patch, parsed, and its hunks applied to a text
-anchored_paths.py  paths below a folder that no symbolic link can lead elsewhere
+A patch is applied completely or not at all.
+
+apply.py           the tool, and applying a patch to files
+hunks.py           parsing a patch, and applying its hunks to a text
+anchored_paths.py  paths of files inside a folder that symbolic links cannot redirect
 """
 
 from mlx_oss.tools.patch.apply import apply_patch, patch_tool

@@ -1,10 +1,10 @@
-"""apply_patch: the model changes the files of one folder, all of a patch or nothing of it.
+"""Applies patches to the files of one folder, for the function tool `apply_patch`.
 
-The format is that of openai/gpt-oss `gpt_oss/tools/apply_patch.md`: between `*** Begin Patch` and `*** End Patch` files
-are added, deleted, updated and moved. A path leads nowhere but into the folder: absolute ones, `..`, symbolic links and
-`.git` (where hooks could be put) are refused; so is a file that has changed since it was read. What fails while files
-are being written is undone; only a process killed in that moment leaves some of them written. Knows nothing of
-sessions.
+The format is that of openai/gpt-oss `gpt_oss/tools/apply_patch.md`: the sections between `*** Begin Patch` and
+`*** End Patch` add, delete, update and move files. Every path must stay inside the folder: absolute paths, `..`,
+symbolic links and `.git` (where hooks could be installed) are refused. A patch is also refused if a file has changed
+since it was read. If writing fails, everything written so far is undone. Only if the process is killed at that moment
+can a part of the patch remain. Knows nothing of sessions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.patch.anchored_paths import AnchoredFolder, AnchoredPath
-from mlx_oss.tools.patch.hunks import Add, Delete, Operation, Update, changed, parse
+from mlx_oss.tools.patch.hunks import Add, Delete, Operation, Update, apply_hunks, parse
 
 _DESCRIPTION = """\
 Changes files: adds, updates, moves and deletes them, all or nothing. `input` is a patch:
@@ -37,12 +37,19 @@ Changes files: adds, updates, moves and deletes them, all or nothing. `input` is
 *** End Patch
 Paths are relative. The line after @@ is optional and says below which line to look."""
 
-_patching: dict[Path, threading.Lock] = {}  # one patch of a folder at a time
+_locks: dict[Path, threading.Lock] = {}  # by folder: only one patch is applied to a folder at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a patch does to a file: its text before and after (None: it is not there), paths within the folder."""
+    """What a patch does to one file.
+
+    Attributes:
+        path: Path of the file, relative to the folder.
+        before: Its text before the patch; None if the file is added.
+        after: Its text after the patch; None if the file is deleted.
+        moved_to: The new path of a file that is moved, relative to the folder.
+    """
 
     path: str
     before: str | None
@@ -57,13 +64,21 @@ class Change:
 
 
 def patch_tool(folder: str | Path, *, dry_run: bool = False) -> Tool:
-    """The function `apply_patch` for a session, on this folder. Raises OptionError if that is no folder.
+    """Makes the function tool `apply_patch`, with which the model can change the files of a folder.
 
-    dry_run  says what would be done and does nothing
+    Args:
+        folder: The folder. Files outside it cannot be changed.
+        dry_run: If True, nothing is written; the model sees what the patch would change.
+
+    Returns:
+        The tool, for the `tools` of a session.
+
+    Raises:
+        OptionError: If `folder` is not a folder.
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
-        raise OptionError(f"{folder} is no folder: name one whose files the model may change")
+        raise OptionError(f"{folder} is not a folder: give one whose files the model may change")
     schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
     def apply(input: str) -> str:
@@ -74,19 +89,32 @@ def patch_tool(folder: str | Path, *, dry_run: bool = False) -> Tool:
 
 
 def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list[Change]:
-    """Applies a patch to the files below the folder; gives what it did. Raises ToolError, with nothing changed."""
+    """Applies a patch to the files of a folder.
+
+    Args:
+        text: The patch, from `*** Begin Patch` to `*** End Patch`.
+        folder: The folder that the paths in the patch are relative to.
+        dry_run: If True, nothing is written.
+
+    Returns:
+        The changes, in the order of the patch.
+
+    Raises:
+        ToolError: If the patch is malformed, does not fit the files, names a path that is refused, or cannot be
+            written. Nothing is changed then.
+    """
     root, operations = Path(folder).resolve(), parse(text)
-    with _patching.setdefault(root, threading.Lock()):
-        changes = [_change_by(root, operation) for operation in operations]
-        touched = [path for change in changes for path in (change.path, change.moved_to) if path is not None]
-        if twice := {path for path in touched if touched.count(path) > 1}:
-            raise ToolError(f"{min(twice)} occurs twice in the patch: put all its changes into one section")
+    with _locks.setdefault(root, threading.Lock()):
+        changes = [_change(root, operation) for operation in operations]
+        paths = [path for change in changes for path in (change.path, change.moved_to) if path is not None]
+        if repeated := {path for path in paths if paths.count(path) > 1}:
+            raise ToolError(f"{min(repeated)} occurs twice in the patch: put all its changes into one section")
         if not dry_run:
             _write(root, changes)
     return changes
 
 
-def _change_by(root: Path, operation: Operation) -> Change:
+def _change(root: Path, operation: Operation) -> Change:
     path = _inside(root, operation.path)
     name = path.relative_to(root).as_posix()
     match operation:
@@ -98,7 +126,7 @@ def _change_by(root: Path, operation: Operation) -> Change:
             return Change(name, _read(path, name), None)
         case Update(_, hunks, move_to):
             before = _read(path, name)
-            after = changed(before, hunks, name)
+            after = apply_hunks(before, hunks, name)
             if move_to is None:
                 return Change(name, before, after)
             target = _inside(root, move_to)
@@ -109,18 +137,18 @@ def _change_by(root: Path, operation: Operation) -> Change:
 
 
 def _inside(root: Path, path: str) -> Path:
-    """The place of a path that a patch names. Raises ToolError where it could lead out of the folder."""
+    """Returns the full path for a path in a patch. Raises ToolError if it could lead out of the folder."""
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts or "\0" in path or "\\" in path:
         raise ToolError(f"{path!r} is refused: give a relative path without `..`, within the folder")
     if not pure.parts or ".git" in map(str.lower, pure.parts):
         raise ToolError(f"{path!r} is refused: it names no file that a patch may change")
-    place = root
+    full = root
     for part in pure.parts:
-        place = place / part
-        if place.is_symlink():
-            raise ToolError(f"{path!r} is refused: {place.relative_to(root)} is a symbolic link")
-    return place
+        full = full / part
+        if full.is_symlink():
+            raise ToolError(f"{path!r} is refused: {full.relative_to(root)} is a symbolic link")
+    return full
 
 
 def _read(path: Path, name: str) -> str:
@@ -135,28 +163,31 @@ def _read(path: Path, name: str) -> str:
 
 
 def _write(root: Path, changes: list[Change]) -> None:
-    """Writes new contents beside their files, then puts them in place; on a failure everything is put back."""
+    """Writes the new contents to temporary files, then moves them into place. If anything fails, undoes everything.
+
+    Raises ToolError, also if a file is not what it was when the patch was checked.
+    """
     steps = [step for change in changes for step in _steps(change)]
     moved_aside: list[AnchoredPath] = []
-    with contextlib.ExitStack() as still_open:
+    with contextlib.ExitStack() as open_folders:
         try:
-            places = still_open.enter_context(AnchoredFolder(root))
+            folder = open_folders.enter_context(AnchoredFolder(root))
             with contextlib.ExitStack() as undo:
-                new = [_beside(places, step, undo) for step in steps]
-                for step, unfinished in zip(steps, new, strict=True):
-                    place = places.of(step.path, undo)
+                temporaries = [_write_temporary(folder, step, undo) for step in steps]
+                for step, temporary in zip(steps, temporaries, strict=True):
+                    target = folder.resolve(step.path, undo)
                     if step.before is not None:
-                        moved_aside.append(aside := place.beside())
-                        place.rename(aside)
-                        undo.callback(aside.rename, place)
-                    if place.mode is not None or (step.before is not None and aside.read() != step.before.encode()):
+                        moved_aside.append(aside := target.temporary_sibling())
+                        target.rename(aside)
+                        undo.callback(aside.rename, target)
+                    if target.mode is not None or (step.before is not None and aside.read() != step.before.encode()):
                         raise ToolError(f"nothing is changed: {step.path} has changed meanwhile, look at it again")
-                    if unfinished is not None:
-                        unfinished.rename(place)
-                        undo.callback(place.unlink)
+                    if temporary is not None:
+                        temporary.rename(target)
+                        undo.callback(target.unlink)
                 undo.pop_all()
             for aside in moved_aside:
-                with contextlib.suppress(OSError):  # all is done, whatever is left over
+                with contextlib.suppress(OSError):  # the patch is applied, even if an old version cannot be deleted
                     aside.unlink()
         except OSError as error:
             name = Path(error.filename or root).name
@@ -165,12 +196,12 @@ def _write(root: Path, changes: list[Change]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What is in a file and what is to be (None: it is not there), and whose permissions it is to have."""
+    """The change of one path: a moved file takes two steps, one for the old path and one for the new."""
 
     path: str
-    before: str | None
-    after: str | None
-    like: str
+    before: str | None  # None: the file does not exist yet
+    after: str | None  # None: the file is deleted
+    mode_from: str  # path of the file whose permissions it gets
 
 
 def _steps(change: Change) -> list[_Step]:
@@ -180,11 +211,11 @@ def _steps(change: Change) -> list[_Step]:
     return [source, _Step(change.moved_to, None, change.after, change.path)]
 
 
-def _beside(places: AnchoredFolder, step: _Step, undo: contextlib.ExitStack) -> AnchoredPath | None:
-    """A file with the new text next to where it is wanted, if it is."""
+def _write_temporary(folder: AnchoredFolder, step: _Step, undo: contextlib.ExitStack) -> AnchoredPath | None:
+    """Writes the new text to a temporary file next to the target; None if the step deletes the file."""
     if step.after is None:
         return None
-    unfinished = places.of(step.path, undo).beside()
-    undo.callback(unfinished.unlink)
-    unfinished.write(step.after.encode(), places.of(step.like, undo).mode)
-    return unfinished
+    temporary = folder.resolve(step.path, undo).temporary_sibling()
+    undo.callback(temporary.unlink)
+    temporary.write(step.after.encode(), folder.resolve(step.mode_from, undo).mode)
+    return temporary

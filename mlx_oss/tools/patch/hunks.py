@@ -1,4 +1,4 @@
-"""The text of a patch: parsed into operations on files, and its hunks applied to a text. Knows nothing of files."""
+"""Parses the text of a patch into operations on files, and applies hunks to a text. Knows nothing of files."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ _END_OF_FILE = "*** End of File"
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """Lines to find and what to put there. `below` are lines to find first; `at_end` wants them at the file's end."""
+    """Lines to find in a file, and the lines that replace them.
 
-    below: tuple[str, ...]
+    Attributes:
+        headers: The lines after `@@`. They are looked up first, in this order; the hunk applies below them.
+        old: The lines to find.
+        new: The new lines. A number stands for that line of the lines found, counted from 0, so that context lines stay
+            as they are in the file.
+        at_end: Whether the old lines must be the last ones of the file.
+    """
+
+    headers: tuple[str, ...]
     old: tuple[str, ...]
-    new: tuple[str | int, ...]  # a number stands for that line of the old ones: context stays as the file has it
+    new: tuple[str | int, ...]
     at_end: bool
 
 
@@ -43,7 +51,7 @@ Operation = Add | Delete | Update
 
 
 def parse(text: str) -> list[Operation]:
-    """The operations of a patch in their order. Raises ToolError naming the line that is wrong."""
+    """Returns the operations of a patch in their order. Raises ToolError, with the faulty line, if it is malformed."""
     lines = text.strip("\n").replace("\r\n", "\n").split("\n")
     if lines[0].strip() != _BEGIN or lines[-1].strip() != _END or len(lines) < 2:
         raise ToolError(f"the patch must begin with `{_BEGIN}` and end with `{_END}`, each on a line of its own")
@@ -60,40 +68,40 @@ def parse(text: str) -> list[Operation]:
     return [_operation(section[0], section[1:]) for section in sections]
 
 
-def changed(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
-    """The text with the hunks applied, from the top down. Raises ToolError for one that fits nowhere.
+def apply_hunks(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
+    """Returns the text with the hunks applied, from the top down. Raises ToolError if a hunk fits nowhere.
 
-    Every line keeps its own end, new ones get that of a neighbour; where no line is the same, trailing blanks are
-    overlooked.
+    Existing lines keep their line endings; new lines get the ending of a neighbour. If the old lines are not found
+    exactly, trailing whitespace is ignored. `name` is the file's name, for messages.
     """
-    lines, ends = _cut(text)
-    made: list[tuple[str, str]] = []
+    lines, ends = _split_lines(text)
+    result: list[tuple[str, str]] = []
     at = 0
     for number, hunk in enumerate(hunks, start=1):
         start = at
-        for header in hunk.below:
-            start = _below(lines, header, start, name)
-        place = _find(lines, hunk, start)
+        for header in hunk.headers:
+            start = _line_after(lines, header, start, name)
+        place = _find_hunk(lines, hunk, start)
         if place is None:
             shown = hunk.old[0] if hunk.old else ""
             raise ToolError(
                 f"hunk {number} does not fit {name}: its {len(hunk.old)} lines from {shown!r} on are not there"
             )
-        made += zip(lines[at:place], ends[at:place], strict=True)
+        result += zip(lines[at:place], ends[at:place], strict=True)
         end = next(iter(ends[place:] or ends[place - 1 :]), "\n")
         for line in hunk.new:
             if isinstance(line, int):
                 end = ends[place + line]
-            made.append((lines[place + line] if isinstance(line, int) else line, end))
+            result.append((lines[place + line] if isinstance(line, int) else line, end))
         at = place + len(hunk.old)
-    made += zip(lines[at:], ends[at:], strict=True)
-    if made and text and not text.endswith("\n"):
-        made[-1] = made[-1][0], ""
-    return "".join(line + end for line, end in made)
+    result += zip(lines[at:], ends[at:], strict=True)
+    if result and text and not text.endswith("\n"):
+        result[-1] = result[-1][0], ""
+    return "".join(line + end for line, end in result)
 
 
-def _cut(text: str) -> tuple[list[str], list[str]]:
-    """Lines, and how each ends; a last one without an end is given that of the line above."""
+def _split_lines(text: str) -> tuple[list[str], list[str]]:
+    """Returns the lines and their line endings. A last line without an ending gets the ending of the line above."""
     whole = text.removesuffix("\n").split("\n") if text else []
     ends = ["\r\n" if line.endswith("\r") else "\n" for line in whole]
     if whole and not text.endswith("\n"):
@@ -124,23 +132,23 @@ def _operation(header: str, body: list[str]) -> Operation:
 
 def _hunks(body: list[str], path: str) -> tuple[Hunk, ...]:
     hunks: list[Hunk] = []
-    below: list[str] = []
+    headers: list[str] = []
     lines: list[str] = []
     at_end = False
 
     def close() -> None:
-        nonlocal below, lines, at_end
+        nonlocal headers, lines, at_end
         while lines and not lines[-1]:
             lines.pop()  # blank lines between sections
         if lines:
-            hunks.append(_hunk(below, lines, at_end))
-            below, lines, at_end = [], [], False
+            hunks.append(_hunk(headers, lines, at_end))
+            headers, lines, at_end = [], [], False
 
     for line in body:
         if line.startswith("@@"):
             close()
             if header := line.removeprefix("@@").removesuffix("@@").strip():
-                below.append(header)
+                headers.append(header)
         elif line.strip() == _END_OF_FILE:
             at_end = True
         elif line[:1] in ("", " ", "+", "-"):
@@ -148,12 +156,12 @@ def _hunks(body: list[str], path: str) -> tuple[Hunk, ...]:
         else:
             raise ToolError(f"a line of a hunk begins with a blank, `+` or `-`, not so {line!r} of {path}")
     close()
-    if below:
-        raise ToolError(f"`@@ {below[-1]}` of {path} is followed by no lines")
+    if headers:
+        raise ToolError(f"`@@ {headers[-1]}` of {path} is followed by no lines")
     return tuple(hunks)
 
 
-def _hunk(below: list[str], lines: list[str], at_end: bool) -> Hunk:
+def _hunk(headers: list[str], lines: list[str], at_end: bool) -> Hunk:
     old: list[str] = []
     new: list[str | int] = []
     for line in lines:
@@ -163,22 +171,25 @@ def _hunk(below: list[str], lines: list[str], at_end: bool) -> Hunk:
         if not line.startswith("-"):
             new.append(len(old))
         old.append(line[1:])
-    return Hunk(tuple(below), tuple(old), tuple(new), at_end)
+    return Hunk(tuple(headers), tuple(old), tuple(new), at_end)
 
 
-def _below(lines: list[str], header: str, start: int, name: str) -> int:
-    """Behind the first line that is the header, blanks around it aside."""
+def _line_after(lines: list[str], header: str, start: int, name: str) -> int:
+    """Index of the line after the first one that equals the header; whitespace around the line is ignored."""
     for at in range(start, len(lines)):
         if lines[at].strip() == header:
             return at + 1
     raise ToolError(f"the line {header!r} after @@ is not in {name}")
 
 
-def _find(lines: list[str], hunk: Hunk, start: int) -> int | None:
-    """Where the old lines of a hunk stand, from a line on; at the end if it only inserts and nothing else is said."""
+def _find_hunk(lines: list[str], hunk: Hunk, start: int) -> int | None:
+    """Index where the old lines of a hunk begin, searched from `start` on; None if they are not found.
+
+    A hunk that only inserts goes below its header, or to the end if it has none or `at_end` is set.
+    """
     size = len(hunk.old)
     if not size:
-        return start if hunk.below and not hunk.at_end else len(lines)
+        return start if hunk.headers and not hunk.at_end else len(lines)
     places = range(start, len(lines) - size + 1)
     places = range(max(start, len(lines) - size), len(lines) - size + 1) if hunk.at_end else places
     wanted = [line.rstrip() for line in hunk.old]

@@ -1,10 +1,12 @@
-"""The Python interpreter in the sandbox: runs one piece of code after the other in one namespace.
+"""Runs pieces of Python code, one after another, in one namespace: the interpreter inside the sandbox.
 
-A script of its own, started by `jail` and understood by `sandbox`: it imports nothing of the package. Code comes in
-through one pipe (its length, then its text), what it prints goes to stdout and stderr, and a line on another pipe says
-that it is done. Like a notebook it shows the value of a last expression.
+`process.py` passes this file's text to `python -c`, so it imports only the standard library:
 
-    python -c "<this file>" REQUESTS STATUS ALONE     file descriptors; ALONE 1: no one else's process can be signalled
+    python -c "<this file>" REQUESTS STATUS ALONE
+
+REQUESTS and STATUS are file descriptors of pipes. Code arrives through REQUESTS, as its length and its UTF-8 text. What
+the code prints goes to stdout and stderr. When a piece has finished, a line is written to STATUS. ALONE is 1 if a
+signal to all processes can reach only those of the sandbox. As in a notebook, the value of a last expression is shown.
 """
 
 import ast
@@ -19,9 +21,10 @@ from types import ModuleType
 
 
 def main(requests: int, status: int, alone: bool) -> None:
-    main_module = sys.modules["__main__"] = ModuleType("__main__")  # this script's own names are not the model's
+    # The code gets a __main__ of its own, without the names of this script.
+    main_module = sys.modules["__main__"] = ModuleType("__main__")
     sys.path.insert(0, "")
-    own = os.getpid()
+    own_pid = os.getpid()
     os.write(status, b"ready\n")
     with os.fdopen(requests, "rb") as pipe:
         number = 0
@@ -29,24 +32,25 @@ def main(requests: int, status: int, alone: bool) -> None:
             source = pipe.read(struct.unpack("<I", header)[0]).decode()
             number += 1
             ended = run(source, f"<call {number}>", main_module.__dict__)
-            if os.getpid() != own:  # the code has forked, and this is the child
+            if os.getpid() != own_pid:  # the code has forked, and this is the child
                 os._exit(0)
             if alone:
-                end_others()
+                kill_leftover_processes()
             os.write(status, ended)
 
 
-def end_others() -> None:
-    """What the code left running."""
+def kill_leftover_processes() -> None:
+    """Kills the processes that the code started and left running."""
     try:
         os.kill(-1, signal.SIGKILL)
         while True:
             os.waitpid(-1, 0)
-    except OSError:  # there is nobody
+    except OSError:  # there are none (left)
         pass
 
 
 def run(source: str, name: str, namespace: dict[str, object]) -> bytes:
+    """Runs one piece of code and returns the line for STATUS: "done", or "raised" after an exception."""
     linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
     try:
         tree = ast.parse(source, name)
@@ -60,21 +64,21 @@ def run(source: str, name: str, namespace: dict[str, object]) -> bytes:
         ended = b"done\n"
     except BaseException as error:
         ended = b"raised\n"
-        show(error)
+        write_traceback(error)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # the code may have closed or replaced it
             stream.flush()
     return ended
 
 
-def show(error: BaseException) -> None:
-    """The traceback, from the code's own frames on."""
+def write_traceback(error: BaseException) -> None:
+    """Writes the traceback to stderr, without the frames of this script."""
     try:
-        own = error.__traceback__
-        while own is not None and own.tb_frame.f_code is run.__code__:
-            own = own.tb_next
-        lines = traceback.format_exception(type(error), error, own)
-        text = "".join(lines if own is not None else lines[-1:])
+        frame = error.__traceback__
+        while frame is not None and frame.tb_frame.f_code is run.__code__:
+            frame = frame.tb_next
+        lines = traceback.format_exception(type(error), error, frame)
+        text = "".join(lines if frame is not None else lines[-1:])
         os.write(2, text.encode("utf-8", "replace"))
     except BaseException:
         os.write(2, b"an exception that cannot be shown\n")

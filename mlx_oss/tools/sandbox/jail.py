@@ -1,14 +1,17 @@
-"""Puts a program behind bars and watches it: a script of its own, started by `sandbox`, that imports nothing else.
+"""Isolates a program, starts it and supervises it.
 
-With namespaces (Linux 5.12 or later) the program sees a file system of its own, in which the given folders are
-read-only and only `work` and /tmp, in memory, can be written; it has no network, sees no other processes, is no one in
-particular, and may use so much memory and so many processes. Without them only limits hold. In both cases a
-supervisor ends everything when the program ends, uses too much, or whoever started it is gone.
+`process.py` starts this file as a script of its own, so it imports only the standard library:
 
-    python -I -S jail.py CONFIG     JSON, see `sandbox`
+    python -I -S jail.py CONFIG     CONFIG is JSON, see `Config`
 
-Exit status: that of the program; of the supervisor: TOO_MUCH_MEMORY, TOO_MANY_PROCESSES; NO_JAIL, with a line on
-stdout, where the bars cannot be had.
+With namespaces (Linux 5.12 or later) the program sees a file system of its own. The given folders are read-only there;
+only the working directory, /tmp and /dev/shm can be written, and they are in memory. The program has no network, sees
+no other processes, has no privileges, and its memory and number of processes are limited. Without namespaces only the
+limits apply. In both cases a supervisor kills everything when the program ends, when it exceeds a limit, or when the
+process that started the jail is gone.
+
+The exit status is that of the program, except: TOO_MUCH_MEMORY or TOO_MANY_PROCESSES if the supervisor killed it, and
+NO_JAIL, with the reason on a line of stdout, if the isolation is not available.
 """
 
 import contextlib
@@ -22,9 +25,11 @@ import struct
 import subprocess
 import sys
 import time
+from typing import NoReturn, TypedDict
 
 TOO_MUCH_MEMORY, TOO_MANY_PROCESSES, NO_JAIL = 90, 91, 92
 
+# Constants of Linux: clone flags, mount flags, umount flags, prctl options, system call numbers.
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 _BIND, _REC, _PRIVATE = 0x1000, 0x4000, 0x40000
 _NOSUID, _NODEV, _NOEXEC = 2, 4, 8
@@ -32,12 +37,31 @@ _DETACH = 2
 _PDEATHSIG, _DUMPABLE, _SECCOMP, _CAPBSET_DROP, _CHILD_SUBREAPER, _NO_NEW_PRIVS = 1, 4, 22, 24, 36, 38
 _MOUNT_SETATTR = 442  # on every architecture
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
-_LINKED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # into /usr, on most systems
-_DEVICES = ("null", "full", "random", "urandom")  # not "zero", which gives memory of no file that can be shared
-_INTERVAL = 0.05  # seconds between two looks at what is used
+_NOBODY = 65534
+
+_SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # links into /usr on most systems
+_DEVICES = ("null", "full", "random", "urandom")  # not "zero": mapped shared, it gives memory that belongs to no file
+_INTERVAL = 0.05  # seconds between two checks of the usage
 
 
-def main(config):
+class Config(TypedDict):
+    """What the starting process passes as JSON."""
+
+    namespaces: bool  # whether to isolate the program; otherwise it is only limited
+    root: str  # an empty folder, where the new file system is built
+    work: str  # the working directory, as the program sees it
+    visible: list[str]  # the folders that the program can read in its own file system
+    command: list[str]
+    environment: dict[str, str]
+    filter: str  # the seccomp filter in hexadecimal; empty if there is none for this machine
+    lifeline: int  # file descriptor of a pipe whose other end closes when the starting process is gone
+    starter: int  # process id of the starting process
+    memory_bytes: int
+    file_bytes: int
+    processes: int
+
+
+def main(config: Config) -> NoReturn:
     os.umask(0o022)
     if config["namespaces"]:
         try:
@@ -48,34 +72,37 @@ def main(config):
             _prctl(_PDEATHSIG, signal.SIGKILL)
             build_root(config, uid)
         except OSError as error:
-            give_up(error)
-        supervise(config, start(config, uid))
+            exit_without_jail(error)
+        supervise(config, start_program(config, uid))
     if sys.platform == "linux":
-        _prctl(_CHILD_SUBREAPER, 1)  # so that no process of the program's gets out of sight
-    supervise(config, start(config, None))
+        _prctl(_CHILD_SUBREAPER, 1)  # orphans of the program become children of this process, so none is lost
+    supervise(config, start_program(config, None))
 
 
-def enter_namespaces():
-    """Gives the user id that the program is to run as."""
+def enter_namespaces() -> int:
+    """Moves this process into new namespaces and returns the user id that the program is to run as.
+
+    Root needs no user namespace. Other users, and root in a container that may not unshare, get one.
+    """
     spaces = _NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
-    nobody = 1_900_000_000 + os.getpid()  # no other process has it, so that its processes can be counted
+    unused_uid = 1_900_000_000 + os.getpid()  # no other process has it: RLIMIT_NPROC counts the program's tasks alone
     if os.geteuid() == 0:
         try:
-            _checked(_libc().unshare(spaces), "unshare")
-            return nobody
-        except PermissionError:  # root of a container
-            become(65534)
-            _prctl(_DUMPABLE, 1)
+            _check(_libc().unshare(spaces), "unshare")
+            return unused_uid
+        except PermissionError:  # root in a container
+            switch_user(_NOBODY)
+            _prctl(_DUMPABLE, 1)  # switching cleared it, and without it /proc/self/uid_map cannot be written
     uid, gid = os.geteuid(), os.getegid()
-    _checked(_libc().unshare(spaces | _NEWUSER), "unshare")
+    _check(_libc().unshare(spaces | _NEWUSER), "unshare")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
     return uid
 
 
-def build_root(config, uid):
-    """Makes a file system of the visible folders and an empty writable one, and leaves the old one."""
+def build_root(config: Config, uid: int) -> None:
+    """Builds a root file system from the visible folders and empty writable ones, and detaches the old root."""
     root, work = config["root"], config["work"]
     _mount("none", "/", None, _REC | _PRIVATE)
     _mount("tmpfs", root, "tmpfs", _NOSUID, "mode=0755,size=4m")
@@ -83,100 +110,110 @@ def build_root(config, uid):
         os.makedirs(root + path)
         options = f"uid={uid},mode=0700,size={config['file_bytes']},nr_inodes=100000"
         _mount("tmpfs", root + path, "tmpfs", _NOSUID | _NODEV, options)
-    for path in [*config["visible"], *(path for path in _LINKED if os.path.isdir(path))]:
+    for path in [*config["visible"], *(path for path in _SYSTEM_FOLDERS if os.path.isdir(path))]:
         if os.path.islink(path):
             os.symlink(os.readlink(path), root + path)
         else:
             os.makedirs(root + path, exist_ok=True)
-            _show(path, root)
+            _bind_read_only(path, root)
     for path in [*(f"/dev/{name}" for name in _DEVICES), "/etc/ld.so.cache", "/etc/localtime"]:
         if os.path.exists(path):
             os.makedirs(os.path.dirname(root + path), exist_ok=True)
             open(root + path, "x").close()
-            _show(path, root)
+            _bind_read_only(path, root)
     os.symlink("/proc/self/fd", root + "/dev/fd")
     os.mkdir(root + "/proc")
     _set_read_only(root, 0)
     _mount("proc", root + "/proc", "proc", _NOSUID | _NODEV | _NOEXEC, "subset=pid")
     os.chdir(root)
-    _checked(_libc().syscall(_PIVOT_ROOT.get(os.uname().machine, -1), b".", b"."), "pivot_root")
-    _checked(_libc().umount2(b".", _DETACH), "umount")
+    _check(_libc().syscall(_PIVOT_ROOT.get(os.uname().machine, -1), b".", b"."), "pivot_root")
+    _check(_libc().umount2(b".", _DETACH), "umount")
     os.chdir("/")
 
 
-def start(config, uid):
-    """The program's process, within its limits and without privileges."""
-    others = 0 if uid is not None else tasks_of_user()
+def start_program(config: Config, uid: int | None) -> int:
+    """Starts the program, limited and without privileges, and returns its process id.
+
+    `uid` is the user id to run as in namespaces; None means that there are no namespaces.
+    """
+    existing_tasks = 0 if uid is not None else count_user_tasks()
     worker = os.fork()
     if worker:
         return worker
     try:
         if uid is None:
             os.setpgid(0, 0)
-        limit(config, others)
+        set_limits(config, existing_tasks)
         if uid is not None:
             for capability in range(64):
                 _libc().prctl(_CAPBSET_DROP, capability, 0, 0, 0)
             if os.geteuid() != uid:
-                become(uid)
+                switch_user(uid)
         if sys.platform == "linux":
             _prctl(_NO_NEW_PRIVS, 1)
-            refuse_calls(bytes.fromhex(config["filter"]), uid is not None)
+            install_filter(bytes.fromhex(config["filter"]), uid is not None)
         os.chdir(config["work"])
         os.execve(config["command"][0], config["command"], config["environment"])
     except (OSError, ValueError) as error:
-        give_up(error)
+        exit_without_jail(error)
 
 
-def refuse_calls(steps, needed):
-    """Has the kernel refuse system calls to this process and its children."""
-    if steps or needed:
-        kept = ctypes.create_string_buffer(steps, len(steps))
-        program = struct.pack("HP", len(steps) // 8, ctypes.addressof(kept))
-        _checked(_libc().prctl(_SECCOMP, 2, program, 0, 0), "seccomp")
+def install_filter(instructions: bytes, required: bool) -> None:
+    """Installs the seccomp filter for this process and its children.
+
+    Without instructions nothing is installed, unless `required`: the kernel then rejects the empty filter (OSError).
+    """
+    if instructions or required:
+        buffer = ctypes.create_string_buffer(instructions, len(instructions))
+        program = struct.pack("HP", len(instructions) // 8, ctypes.addressof(buffer))  # struct sock_fprog
+        _check(_libc().prctl(_SECCOMP, 2, program, 0, 0), "seccomp")
 
 
-def become(uid):
+def switch_user(uid: int) -> None:
+    """Gives up all groups and becomes this user, or nobody if the id does not exist here."""
+    if sys.platform != "linux":
+        raise OSError("users can be switched only on Linux")
     os.setgroups([])
     try:
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)
-    except OSError:  # a container that knows few ids
-        os.setresgid(65534, 65534, 65534)
-        os.setresuid(65534, 65534, 65534)
+    except OSError:  # a container that maps few ids
+        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
+        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
 
 
-def limit(config, others):
-    wanted = {
+def set_limits(config: Config, existing_tasks: int) -> None:
+    """Sets the resource limits of this process; `existing_tasks` of the same user count towards RLIMIT_NPROC too."""
+    limits = {
         "RLIMIT_AS": config["memory_bytes"],
         "RLIMIT_FSIZE": config["file_bytes"],
-        "RLIMIT_NPROC": config["processes"] + others,
+        "RLIMIT_NPROC": config["processes"] + existing_tasks,
         "RLIMIT_NOFILE": 256,
         "RLIMIT_CORE": 0,
     }
-    for name, most in wanted.items():
+    for name, value in limits.items():
         try:
             hard = resource.getrlimit(getattr(resource, name))[1]
-            most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            resource.setrlimit(getattr(resource, name), (most, most))
-        except (ValueError, OSError):  # macOS knows not all of them
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(getattr(resource, name), (value, value))
+        except (ValueError, OSError):  # macOS does not support all of them
             pass
 
 
-def supervise(config, worker):
-    """Until the program ends, or has to be ended."""
+def supervise(config: Config, worker: int) -> NoReturn:
+    """Waits until the program ends or has to be killed, then exits with the status. `worker` is the program's pid."""
     status = 0
     lifeline = select.poll()
-    lifeline.register(config["lifeline"], 0)  # on Linux the poll ends when the other end of the pipe is closed
+    lifeline.register(config["lifeline"], 0)  # on Linux the poll returns when the other end of the pipe is closed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         interval = _INTERVAL if sys.platform == "linux" else 10 * _INTERVAL
-        while not lifeline.poll(interval * 1000) and not orphaned(config):
-            pid, ended = os.waitpid(worker, os.WNOHANG)
+        while not lifeline.poll(interval * 1000) and not starter_is_gone(config):
+            pid, wait_status = os.waitpid(worker, os.WNOHANG)
             if pid:
-                status = os.waitstatus_to_exitcode(ended) % 256
+                status = os.waitstatus_to_exitcode(wait_status) % 256
                 break
-            reap(worker)
+            reap_orphans(worker)
             count, used = usage(config, worker)
             if count > config["processes"] + 1:
                 status = TOO_MANY_PROCESSES
@@ -187,53 +224,59 @@ def supervise(config, worker):
     finally:
         if not config["namespaces"]:
             kill_all(worker)
-        os._exit(status)  # which ends all of a namespace
+        os._exit(status)  # in a PID namespace this is process 1, so the kernel kills all others with it
 
 
-def orphaned(config):
-    """Whether the starter is gone; on macOS a poll for nothing but the end of a pipe never ends."""
+def starter_is_gone(config: Config) -> bool:
+    """Whether the starting process has ended. Needed on macOS, where a poll with no events never reports a closed pipe.
+
+    Not used in namespaces: the parent's process id is not visible there.
+    """
     return not config["namespaces"] and os.getppid() != config["starter"]
 
 
-def reap(worker):
-    """Takes the exit status of orphans; the program's own is left for who asks for it."""
+def reap_orphans(worker: int) -> None:
+    """Collects the exit status of orphaned processes, but not that of the program, which `supervise` reads."""
     for pid in descendants():
         if pid != worker:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
 
-def usage(config, worker):
-    """Processes of the program, and bytes of memory they hold together."""
+def usage(config: Config, worker: int) -> tuple[int, int]:
+    """Returns the number of the program's processes and the bytes of memory that they use together."""
     if sys.platform != "linux":
         listed = subprocess.run(["/bin/ps", "-A", "-o", "pgid=,rss="], capture_output=True, text=True).stdout
         sizes = [int(rss) * 1024 for pgid, rss in map(str.split, listed.splitlines()) if int(pgid) == worker]
         return len(sizes), sum(sizes)
     pids = descendants()
-    used = sum(map(held, pids))
-    if used > config["memory_bytes"]:  # but what two of them share has been counted twice
-        used = sum(map(share, pids))
+    used = sum(map(memory_of, pids))
+    if used > config["memory_bytes"]:  # this sum counts shared pages more than once, so measure precisely
+        used = sum(map(proportional_memory_of, pids))
     return len(pids), used
 
 
-def held(pid):
-    """Bytes of a process's memory, in RAM or swapped out, that no file on a disk has; 0 if it is gone."""
+def memory_of(pid: int) -> int:
+    """Bytes of a process's memory, in RAM or swapped out, that are not backed by a file on disk; 0 if it has ended."""
     sizes = _sizes(f"/proc/{pid}/status")
     return sum(sizes.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
 
 
-def share(pid):
-    """Of `held`, its part of each page that it shares; takes time. All of it where this may not be known."""
+def proportional_memory_of(pid: int) -> int:
+    """Like `memory_of`, but a page that n processes share counts as 1/n of a page. Slow.
+
+    Where the kernel does not permit reading this, shared pages count in full.
+    """
     try:
         sizes = _sizes(f"/proc/{pid}/smaps_rollup")
     except PermissionError:
-        return held(pid)
+        return memory_of(pid)
     return sizes.get("Pss", 0) - sizes.get("Pss_File", 0) + sizes.get("SwapPss", 0)
 
 
-def descendants():
-    """Of this process, by process id; in a namespace that is everybody else."""
-    parents = {}
+def descendants() -> set[int]:
+    """Process ids of the descendants of this process; in a PID namespace these are all other processes."""
+    parents: dict[int, int] = {}
     for name in filter(str.isdigit, os.listdir("/proc")) if os.path.isdir("/proc/self") else ():
         try:
             with open(f"/proc/{name}/stat") as file:
@@ -248,8 +291,11 @@ def descendants():
     return found
 
 
-def _sizes(path):
-    """Bytes by name; nothing if the process is gone. Raises PermissionError."""
+def _sizes(path: str) -> dict[str, int]:
+    """Reads the "name: number kB" lines of a file in /proc as bytes by name; empty if the process has ended.
+
+    Raises PermissionError.
+    """
     try:
         with open(path) as file:
             lines = [line.split() for line in file if line.endswith(" kB\n")]
@@ -258,7 +304,8 @@ def _sizes(path):
     return {name.rstrip(":"): int(size) * 1024 for name, size, _ in lines}
 
 
-def kill_all(worker):
+def kill_all(worker: int) -> None:
+    """Kills the program's process group and all descendants until none is left, for at most 5 seconds."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         for kill, pid in [(os.killpg, worker), *((os.kill, pid) for pid in descendants())]:
@@ -272,8 +319,8 @@ def kill_all(worker):
         time.sleep(0.005)
 
 
-def tasks_of_user():
-    """How many tasks the user has already, since limits count them all."""
+def count_user_tasks() -> int:
+    """Number of tasks that the user runs already, which RLIMIT_NPROC counts too; 2000 where it is not known."""
     count = 0
     for name in filter(str.isdigit, os.listdir("/proc")) if os.path.isdir("/proc/self") else ():
         try:
@@ -281,42 +328,45 @@ def tasks_of_user():
                 count += len(os.listdir(f"/proc/{name}/task"))
         except OSError:
             pass
-    return count or 2000  # elsewhere nobody tells
+    return count or 2000
 
 
-def give_up(error):
-    os.write(1, f"{error.strerror or error} ({error.filename or 'no jail'})\n".encode())
+def exit_without_jail(error: OSError | ValueError) -> NoReturn:
+    """Writes the reason to stdout and exits with NO_JAIL."""
+    reason, step = getattr(error, "strerror", None) or error, getattr(error, "filename", None) or "no jail"
+    os.write(1, f"{reason} ({step})\n".encode())
     os._exit(NO_JAIL)
 
 
-def _libc():
+def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _prctl(option, value):
-    _checked(_libc().prctl(option, int(value), 0, 0, 0), "prctl")
+def _prctl(option: int, value: int) -> None:
+    _check(_libc().prctl(option, int(value), 0, 0, 0), "prctl")
 
 
-def _mount(source, target, kind, flags, data=None):
+def _mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     arguments = (source, target, kind, flags, data)
-    encoded = [part.encode() if isinstance(part, str) else part for part in arguments]
+    encoded: list[object] = [part.encode() if isinstance(part, str) else part for part in arguments]
     encoded[3] = ctypes.c_ulong(flags)
-    _checked(_libc().mount(*encoded), f"mount {target}")
+    _check(_libc().mount(*encoded), f"mount {target}")
 
 
-def _show(path, root):
-    """What is at the path, with all that is mounted below it, to be read only."""
+def _bind_read_only(path: str, root: str) -> None:
+    """Makes a path, with everything mounted below it, visible under the new root, read-only."""
     _mount(path, root + path, None, _BIND | _REC)
     _set_read_only(root + path, 0x8000)  # AT_RECURSIVE
 
 
-def _set_read_only(path, flags):
-    attributes = (ctypes.c_uint64 * 4)(1 | 2, 0, 0, 0)  # MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, to be set
+def _set_read_only(path: str, flags: int) -> None:
+    attributes = (ctypes.c_uint64 * 4)(1 | 2, 0, 0, 0)  # sets MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID
     result = _libc().syscall(_MOUNT_SETATTR, -100, path.encode(), flags, attributes, ctypes.c_size_t(32))
-    _checked(result, f"mount_setattr {path}")
+    _check(result, f"mount_setattr {path}")
 
 
-def _checked(result, what):
+def _check(result: int, what: str) -> None:
+    """Raises OSError, with `what` as its file name, if a C function did not return 0."""
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), what)

@@ -1,7 +1,7 @@
-"""A Python interpreter behind bars: started, fed with code, its output taken, ended when it goes too far.
+"""Starts an isolated Python interpreter, sends it code, reads its output, and stops it when it exceeds a limit.
 
-What the bars are depends on the system, and GUARANTEES says what holds where. `jail` and `interpreter` are what runs on
-the other side. Knows nothing of models and tools.
+How it is isolated depends on the system; GUARANTEES describes each kind. `jail.py` and `interpreter.py` are the scripts
+that run in the child process. Knows nothing of models and tools.
 """
 
 from __future__ import annotations
@@ -32,31 +32,42 @@ Ending = Literal["done", "raised", "time", "memory", "processes", "stopped", "di
 
 GUARANTEES: dict[Isolation, str] = {
     "namespaces": """\
-Linux, user, mount, process and network namespaces. No network, not even to this machine. Of its files only the system's
-libraries and Python's are seen, and none can be written; the working directory, /tmp and /dev/shm are in memory, of
-limited size each, and gone afterwards. No other processes are seen. Memory, of all its processes together, what they
-share too, their number, and time are limited; memory that no process is seen to hold is refused (memfd, System V,
-shared mappings of no file), the system's buffers of pipes and sockets are not counted. When a call ends, nothing that
-it started runs on but threads.""",
+Isolated with Linux user, mount, process and network namespaces. The code has no network, not even to this machine. It
+sees only the files of the system libraries and of Python, and cannot write them. Its working directory, /tmp and
+/dev/shm are in memory, each is limited in size, and they are deleted afterwards. It sees no other processes. Time, the
+number of its processes, and the memory that they use together, including shared memory, are limited. Memory that is not
+attributed to any process is refused (memfd, System V, shared mappings without a file). The kernel's buffers for pipes
+and sockets are not counted. When a call ends, everything it started is stopped, except threads.""",
     "seatbelt": """\
-macOS, sandbox-exec. No network. Only a private working directory can be written, and the home folder cannot be read but
-for Python itself. Memory of its process group and their number are watched twice a second, time is limited; a process
-that leaves the group is neither counted nor ended. Not tested on a Mac.""",
+Isolated with sandbox-exec of macOS. The code has no network. It can write only to a private working directory, and can
+read nothing in the home folder except Python itself. Memory and number of the processes in its process group are
+checked twice a second, and time is limited. A process that leaves the group is neither counted nor stopped. Not tested
+on a Mac.""",
     "limits": """\
-Limits only: time, memory and number of processes (of the process group where the system is not Linux), size of files.
-The code can use the network, and read and write all that you can; files of a file system in memory, as /dev/shm, count
-only while they are mapped.""",
+Not isolated, only limited: time, memory, number of processes (on systems other than Linux, only those in the process
+group count), and the size of files. The code can use the network, and can read and write everything that you can. Files
+on a file system in memory, such as /dev/shm, count as memory only while they are mapped.""",
 }
 
 
-_SAID: dict[bytes, Ending] = {b"ready": "done", b"done": "done", b"raised": "raised"}
-_WHY: dict[int, Ending] = {jail.TOO_MUCH_MEMORY: "memory", jail.TOO_MANY_PROCESSES: "processes"}
-_START = 60.0  # seconds for the interpreter to be there
+_STATUS_LINES: dict[bytes, Ending] = {b"ready": "done", b"done": "done", b"raised": "raised"}
+_EXIT_STATUSES: dict[int, Ending] = {jail.TOO_MUCH_MEMORY: "memory", jail.TOO_MANY_PROCESSES: "processes"}
+_START_SECONDS = 60.0  # for the interpreter to start
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one call may take. Files: the size of the working directory, and of /tmp; output: bytes kept of it."""
+    """Limits for the code that the Python tool runs.
+
+    Attributes:
+        seconds: Time for one call.
+        memory_bytes: Memory of all processes together, in bytes; also the address space of each process, where the
+            system can limit it.
+        processes: Number of processes.
+        file_bytes: Size of one file, in bytes. With namespaces also the size of each folder that can be written: the
+            working directory, /tmp and /dev/shm.
+        output: How many bytes of a call's output are kept: half from the beginning, half from the end.
+    """
 
     seconds: float = 120.0
     memory_bytes: int = 2 << 30
@@ -67,7 +78,14 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a call printed, the middle left out if it was much, and how it ended; "done" and "raised" are its own."""
+    """The result of a call.
+
+    Attributes:
+        text: What the code printed; the middle is left out if it exceeds `Limits.output`.
+        ending: "done" or "raised" (an exception) if the code ended by itself and the interpreter goes on. Otherwise why
+            the interpreter has ended: "time", "memory" or "processes" for a limit that was exceeded, "stopped" for
+            `Sandbox.stop`, "died" if it exited.
+    """
 
     text: str
     ending: Ending
@@ -75,9 +93,12 @@ class Output:
 
 @functools.cache
 def isolation_here() -> Isolation | str:
-    """The isolation that this machine has; otherwise why it has none but limits."""
+    """Returns the isolation that works on this machine, or a sentence that says why there is none but "limits".
+
+    Tries it out on the first call; later calls return the same.
+    """
     if sys.platform not in ("linux", "darwin"):
-        return f"there is none for {sys.platform}"
+        return f"there is no isolation for {sys.platform}"
     isolation: Isolation = "namespaces" if sys.platform == "linux" else "seatbelt"
     try:
         with contextlib.closing(Sandbox(isolation, Limits(seconds=20))) as sandbox:
@@ -87,10 +108,22 @@ def isolation_here() -> Isolation | str:
 
 
 class Sandbox:
-    """One interpreter in one jail. It ends with `close`, with this process, and when a call goes too far (`ended`)."""
+    """One isolated interpreter. It ends with `close`, with this process, and when a call exceeds a limit.
+
+    Attributes:
+        ended: Whether it has ended; then it cannot run code any more.
+    """
 
     def __init__(self, isolation: Isolation, limits: Limits) -> None:
-        """Raises ToolError if the isolation cannot be had here."""
+        """Starts the interpreter.
+
+        Args:
+            isolation: The kind of isolation, a key of GUARANTEES.
+            limits: Limits for the code.
+
+        Raises:
+            ToolError: If this isolation does not work on this machine.
+        """
         self.ended, self._limits, self._stopped = False, limits, threading.Event()
         self._folder = tempfile.mkdtemp(prefix="mlx-oss-")
         requests, self._requests = os.pipe()
@@ -106,27 +139,27 @@ class Sandbox:
         )
         os.close(requests)
         os.close(status)
-        started = self._listen(_START)
+        started = self._listen(_START_SECONDS)
         if self.ended:
             reason = " ".join(started.text.split()) or f"it did not start: {started.ending}"
             raise ToolError(f"no isolation {isolation!r} here: {reason}")
 
     def run(self, code: str) -> Output:
-        """Runs code and gives its output, also if that is the last thing the interpreter did."""
+        """Runs code and returns its output, even if the interpreter ended with it."""
         source = code.encode("utf-8", "replace")
         message = memoryview(struct.pack("<I", len(source)) + source)
-        with contextlib.suppress(BrokenPipeError):  # it has ended: its status will say so
+        with contextlib.suppress(BrokenPipeError):  # it has ended; `_listen` finds out why
             while message:
                 message = message[os.write(self._requests, message) :]
         return self._listen(self._limits.seconds)
 
     def stop(self) -> None:
-        """Ends a `run` that is running; for any thread."""
+        """Stops the code that `run` is running, and the interpreter with it. Can be called from any thread."""
         self._stopped.set()
         self._process.terminate()
 
     def close(self) -> None:
-        """Ends everything and waits until it has ended. Not while `run` runs."""
+        """Stops everything and waits until it has ended. Must not be called while `run` is running."""
         if self.ended:
             return
         self.ended = True
@@ -148,36 +181,36 @@ class Sandbox:
             self.close()
 
     def _listen(self, seconds: float) -> Output:
-        """Takes output until the interpreter says that it is done; if it does not, ends it."""
-        kept = _Kept(self._limits.output)
-        ending = self._take(kept, time.monotonic() + seconds)
+        """Reads output until the interpreter reports that the code has ended; otherwise ends the interpreter."""
+        output = _BoundedOutput(self._limits.output)
+        ending = self._read(output, time.monotonic() + seconds)
         if ending in ("done", "raised"):
-            return Output(kept.text(), ending)
+            return Output(output.text(), ending)
         if ending == "died":
             with contextlib.suppress(subprocess.TimeoutExpired):
-                ending = _WHY.get(self._process.wait(10), "died")
+                ending = _EXIT_STATUSES.get(self._process.wait(10), "died")
         self.close()
-        return Output(kept.text(), "stopped" if self._stopped.is_set() else ending)
+        return Output(output.text(), "stopped" if self._stopped.is_set() else ending)
 
-    def _take(self, kept: _Kept, deadline: float) -> Ending:
+    def _read(self, output: _BoundedOutput, deadline: float) -> Ending:
         stdout = self._process.stdout
         assert stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             selector.register(self._status, selectors.EVENT_READ)
             while ready := {key.fd for key, _ in selector.select(max(deadline - time.monotonic(), 0))}:
-                if stdout.fileno() in ready:  # at once all that the pipe held when the status was written
+                if stdout.fileno() in ready:  # one read gets everything that the pipe held when the status was written
                     printed = os.read(stdout.fileno(), 1 << 20)
-                    kept.add(printed)
+                    output.add(printed)
                     if not printed:
                         selector.unregister(stdout)
                 if self._status in ready:
-                    return _SAID.get(os.read(self._status, 100).strip(), "died")
+                    return _STATUS_LINES.get(os.read(self._status, 100).strip(), "died")
         return "time"
 
 
-class _Kept:
-    """Of what is printed the beginning and the end, half of the limit each."""
+class _BoundedOutput:
+    """Keeps the beginning and the end of the output, each up to half of the limit."""
 
     def __init__(self, limit: int) -> None:
         self._half, self._head, self._tail, self._size = limit // 2, bytearray(), bytearray(), 0
@@ -195,8 +228,7 @@ class _Kept:
         return self._head.decode("utf-8", "replace") + gap + self._tail.decode("utf-8", "replace")
 
 
-def _config(isolation: Isolation, limits: Limits, folder: str, requests: int, status: int) -> dict[str, object]:
-    """What `jail` is told."""
+def _config(isolation: Isolation, limits: Limits, folder: str, requests: int, status: int) -> jail.Config:
     namespaces = isolation == "namespaces"
     work = "/mnt/data" if namespaces else os.path.realpath(folder)
     source = Path(__file__).with_name("interpreter.py").read_text(encoding="utf-8")
@@ -222,7 +254,7 @@ def _config(isolation: Isolation, limits: Limits, folder: str, requests: int, st
 
 
 def _python() -> list[str]:
-    """The folders that this Python and its packages are in, outside of /usr."""
+    """The folders outside /usr that hold this Python and its packages; none is inside another."""
     executable = Path(sys.executable).resolve()
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     folders = [sys.prefix, sys.base_prefix, str(executable.parents[1]), *packages]

@@ -1,4 +1,4 @@
-"""The profile for macOS's sandbox-exec, in its own language. Not tested on a Mac."""
+"""The profile for sandbox-exec on macOS, in the profile language of sandbox-exec. Not tested on a Mac."""
 
 from __future__ import annotations
 
@@ -25,8 +25,11 @@ _PROFILE = """\
 
 
 def profile(work: str, visible: Iterable[str]) -> str:
-    """Lets nothing be written but below `work`, and nothing of the home folder be read or listed but `visible` folders.
-    That a path exists there can be seen: to reach a Python in it, links are followed.
+    """Returns the profile text, with these rules for files.
+
+    Files can be written only below `work`, apart from /dev/null and /dev/zero. In the home folder, only `work` and the
+    `visible` folders can be read or listed. Whether another path there exists can still be found out: metadata stays
+    readable, so that links to a Python installed in the home folder can be followed.
     """
     folders = " ".join(f"(subpath {json.dumps(os.path.realpath(path))})" for path in [work, *visible])
     home = os.path.realpath(os.path.expanduser("~"))
