@@ -1,8 +1,9 @@
-"""A model inside a program that must not wait: a thread talks to it, a queue brings its events to the main loop.
+"""A model in a program whose main loop must not wait: a thread runs the session, and a queue brings its events back.
 
     python examples/app.py [FOLDER]
 
-The main loop here is a terminal's; a window's would look at the queue in a timer. Ctrl-C stops an answer.
+Here the main loop reads lines from a terminal. A program with a window would look at the queue in a timer. Ctrl-C stops
+an answer.
 """
 
 import queue
@@ -15,7 +16,7 @@ DONE = object()
 
 
 class Assistant:
-    """Owns the session. `ask` returns at once; events, and DONE after the last, arrive in `events`."""
+    """Owns the session. `ask` returns at once; the events of the answer arrive in `events`, and DONE after the last."""
 
     def __init__(self, folder: str | None = None) -> None:
         self.events: queue.Queue[object] = queue.Queue()
@@ -27,7 +28,7 @@ class Assistant:
         self._questions.put(question)
 
     def stop(self) -> None:
-        """Ends the answer that is being given; what was said is kept."""
+        """Ends the current answer; what the model has said stays in the conversation."""
         if self._session is not None:
             self._session.cancel()
 
@@ -48,7 +49,7 @@ class Assistant:
 
 
 def show(assistant: Assistant) -> None:
-    """Shows events until the answer is complete."""
+    """Prints events until the answer is complete."""
     while True:
         try:
             event = assistant.events.get()
@@ -67,11 +68,11 @@ def show(assistant: Assistant) -> None:
 
 
 if __name__ == "__main__":
-    assistant = Assistant(sys.argv[1] if len(sys.argv) > 1 else None)  # loads while the user types
+    assistant = Assistant(sys.argv[1] if len(sys.argv) > 1 else None)  # loads the model while the user types
     try:
         for line in sys.stdin:
             if line.strip():
                 assistant.ask(line.strip())
                 show(assistant)
-    except KeyboardInterrupt:  # between two answers
+    except KeyboardInterrupt:  # Ctrl-C between two answers
         pass

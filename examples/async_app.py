@@ -1,4 +1,4 @@
-"""Chats in an asyncio program: several at once on one model, each with a time limit.
+"""Chats in an asyncio program: several sessions at once on one model, each with a time limit.
 
 python examples/async_app.py [FOLDER]
 """
@@ -12,7 +12,7 @@ QUESTIONS = ("What is the capital of France?", "What is the opposite of cold?", 
 
 
 async def answer(session: mlx_oss.ChatSession, question: str, seconds: float) -> str:
-    """The answer, or as much of it as the time allows; the session keeps what was said."""
+    """Returns the answer, or the part of it that was written in time; the session keeps that part too."""
     text = ""
     try:
         async with asyncio.timeout(seconds):

@@ -33,11 +33,11 @@ def calculator(expression: str) -> str:
 
 def get_weather(location: str) -> dict:
     """Gets the current weather of a place."""
-    return {"location": location, "temperature": 18, "condition": "sunny"}  # made up: a real app would ask a service
+    return {"location": location, "temperature": 18, "condition": "sunny"}  # made up: a real app would call a service
 
 
 def show(events) -> None:
-    """Prints a turn as it comes: the answer to stdout, the rest to stderr."""
+    """Prints the events of a turn as they come: the answer to stdout, everything else to stderr."""
     for event in events:
         match event:
             case mlx_oss.AnswerDelta(text):

@@ -1,4 +1,4 @@
-"""Token by token, the lowest level of the API: ids in, ids out.
+"""Token by token, at the lowest level of the API: ids in, ids out. Shows the alternative where the model was unsure.
 
 python examples/generate.py "Name three colours." [--model FOLDER]
 """

@@ -1,8 +1,9 @@
-"""Research in a folder of Markdown, text and HTML files, with no network: the answer, then the lines that it cites.
+"""Answers a question from a folder of Markdown, text and HTML files, offline, and prints the lines that it cites.
 
     python examples/research.py NOTES QUESTION [MODEL]
 
-It takes gpt-oss: nano, which runs without a MODEL, has never seen a browser and answers out of its head.
+NOTES is the folder, MODEL the folder of a converted gpt-oss. Without MODEL, nano answers. nano was not trained to use a
+browser, so it answers without looking at the notes.
 """
 
 import sys

@@ -1,10 +1,10 @@
-"""Answers that programs can read, and a bound on how long the model thinks.
+"""Answers that programs can read, and a limit on how long the model reasons.
 
-Needs the extra: pip install 'mlx-oss[constrain]'
+    python examples/structured.py [FOLDER]
 
-python examples/structured.py [FOLDER]
+Needs the extra `constrain`: pip install 'mlx-oss[constrain]'
 
-Without a folder it runs on nano, which has never seen JSON: its JSON has the right form and says nothing.
+Without FOLDER it runs on nano, which was not trained on JSON: its JSON has the right form but no meaning.
 """
 
 import sys

@@ -2,7 +2,7 @@
 
     python examples/tools.py [FOLDER] [QUESTION ...]
 
-FOLDER is a converted model; without one nano answers, which knows the weather and arithmetic.
+FOLDER is a converted model. Without it nano answers, which can use a weather function and Python.
 """
 
 import sys
@@ -26,11 +26,11 @@ def get_weather(location: str, unit: Literal["celsius", "fahrenheit"] = "celsius
         "temperature": 18 if unit == "celsius" else 64,
         "unit": unit,
         "condition": "sunny",
-    }  # a real app asks someone
+    }  # made up: a real app would call a service
 
 
 def agree(call: mlx_oss.ToolCall) -> bool | str:
-    """Asked before each call; a text would be the reason why not."""
+    """Called before each tool call. True runs it; False, or a text with the reason, refuses it."""
     print(f"[{call.name} {call.arguments}]", file=sys.stderr)
     return True
 

@@ -63,7 +63,7 @@ def test_research_runs_on_nano_and_says_what_it_needs(tmp_path):
     done = run("research.py", str(tmp_path), "What is the capital of France?")
     assert done.returncode == 0 and done.stdout.strip() and "gpt-oss" in done.stderr
     done = run("research.py", str(tmp_path / "none"), "What?")
-    assert done.returncode == 1 and "is no folder" in done.stderr
+    assert done.returncode == 1 and "is not a folder" in done.stderr
 
 
 def test_structured_answers_have_the_form_asked_for_and_thinking_ends_where_it_should():
