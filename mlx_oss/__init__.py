@@ -1,11 +1,13 @@
 """OpenAI's gpt-oss models on Apple silicon: MLX runtime, harmony chat format, conversation API.
 
     import mlx_oss
+
     model, tokenizer = mlx_oss.load("gpt-oss-20b-mlx")
     session = mlx_oss.ChatSession(model, tokenizer)
     print(session.ask("Hi").text)
 
-Names are imported when first used: `import mlx_oss` itself loads neither MLX nor the tokenizer.
+Names are imported when they are first used, so `import mlx_oss` itself loads neither MLX nor the vocabulary. The same
+holds for the modules `mlx_oss.harmony`, `mlx_oss.tools`, `mlx_oss.errors` and `mlx_oss.convert`, which need no MLX.
 """
 
 from __future__ import annotations
@@ -13,13 +15,29 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from mlx_oss.errors import (
+    BenchmarkError,
+    CheckpointError,
+    ConfigError,
+    ContextError,
+    ConversionError,
+    HarmonyError,
+    MlxOssError,
+    OptionError,
+    SessionError,
+    TokenizerError,
+    ToolError,
+)
 from mlx_oss.version import __version__
 
 if TYPE_CHECKING:
+    from mlx_oss import convert as convert
+    from mlx_oss import errors as errors
+    from mlx_oss import harmony as harmony
+    from mlx_oss import tools as tools
     from mlx_oss.chat.session import ChatSession
     from mlx_oss.config import ModelConfig
     from mlx_oss.constrain import Guards
-    from mlx_oss.errors import MlxOssError
     from mlx_oss.events import (
         AnswerDelta,
         Citation,
@@ -47,53 +65,44 @@ if TYPE_CHECKING:
     from mlx_oss.model.transformer import Transformer
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
 
-_HOME = {
-    "model.kv_cache": ("Cache",),
-    "chat.session": ("ChatSession",),
-    "config": ("ModelConfig",),
-    "constrain": ("Guards",),
-    "errors": ("MlxOssError",),
-    "events": (
-        "AnswerDelta",
-        "Citation",
-        "Event",
-        "Finished",
-        "PreambleDelta",
-        "PrefillProgress",
-        "ReasoningDelta",
-        "ReasoningStopped",
-        "RepairedOutput",
-        "Reply",
-        "Stats",
-        "ToolCall",
-        "ToolResult",
-        "TurnsDropped",
-        "Usage",
-        "collect",
-    ),
-    "generation.generate": ("Step", "generate_step", "prefill"),
-    "harmony": ("Message", "ToolDescription"),
-    "loader": ("load", "load_model"),
-    "model.transformer": ("Transformer",),
-    "memory.plan": ("Plan", "plan"),
-    "generation.sampling": ("SamplingOptions",),
-    "tokenizer": ("Tokenizer", "load_tokenizer"),
+_MODULES = ("convert", "errors", "harmony", "tools")  # public ones
+_NAMES = {  # of each module, what is public here
+    "chat.session": "ChatSession",
+    "config": "ModelConfig",
+    "constrain": "Guards",
+    "events": "AnswerDelta Citation Event Finished PreambleDelta PrefillProgress ReasoningDelta ReasoningStopped "
+    "RepairedOutput Reply Stats ToolCall ToolResult TurnsDropped Usage collect",
+    "generation.generate": "Step generate_step prefill",
+    "generation.sampling": "SamplingOptions",
+    "harmony": "Message ToolDescription",
+    "loader": "load load_model",
+    "memory.plan": "Plan plan",
+    "model.kv_cache": "Cache",
+    "model.transformer": "Transformer",
+    "tokenizer": "Tokenizer load_tokenizer",
 }
-# What loads MLX, before which a fast BLAS is looked for.
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+# These load MLX; a fast BLAS has to be loaded before it.
 _COMPUTING = ("chat.session", "generation", "loader", "memory.plan", "model")
-_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "AnswerDelta",
+    "BenchmarkError",
     "Cache",
     "ChatSession",
+    "CheckpointError",
     "Citation",
+    "ConfigError",
+    "ContextError",
+    "ConversionError",
     "Event",
     "Finished",
     "Guards",
+    "HarmonyError",
     "Message",
     "MlxOssError",
     "ModelConfig",
+    "OptionError",
     "Plan",
     "PreambleDelta",
     "PrefillProgress",
@@ -102,11 +111,14 @@ __all__ = [
     "RepairedOutput",
     "Reply",
     "SamplingOptions",
+    "SessionError",
     "Stats",
     "Step",
     "Tokenizer",
+    "TokenizerError",
     "ToolCall",
     "ToolDescription",
+    "ToolError",
     "ToolResult",
     "Transformer",
     "TurnsDropped",
@@ -123,16 +135,18 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in _MODULE_OF:
+    if name in _MODULES:
+        return import_module(f"mlx_oss.{name}")
+    if name not in _HOME:
         raise AttributeError(f"module 'mlx_oss' has no attribute {name!r}")
-    if _MODULE_OF[name].startswith(_COMPUTING):
+    if _HOME[name].startswith(_COMPUTING):
         from mlx_oss.backend.blas import prefer_fast_blas
 
         prefer_fast_blas()
-    value = getattr(import_module(f"mlx_oss.{_MODULE_OF[name]}"), name)
+    value: object = getattr(import_module(f"mlx_oss.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*__all__, *_MODULES])

@@ -1,24 +1,24 @@
-"""Every error the library raises on purpose, in one tree.
+"""Every error that the library raises on purpose, in one tree. All of them are also names of `mlx_oss` itself.
 
     MlxOssError
-    ├── ConfigError          config.json: a missing, unknown or impossible value
-    ├── CheckpointError      weights: a missing, damaged, misshapen or unknown tensor or file
-    ├── ConversionError      the conversion itself: target exists, disk full, unreadable source
-    ├── TokenizerError       the vocabulary is damaged or disagrees with the release's
-    ├── HarmonyError         a conversation cannot be rendered, or a stream is malformed in strict mode
-    ├── OptionError          an argument of the caller's is out of range
+    ├── ConfigError          config.json: a value is missing, unknown or impossible
+    ├── CheckpointError      weights: a file or tensor is missing, damaged, unknown, or of the wrong shape or dtype
+    ├── ConversionError      a conversion cannot start or finish: the target exists, the disk is full
+    ├── TokenizerError       the vocabulary is damaged, or differs from the release's
+    ├── HarmonyError         a conversation cannot be rendered, or a stream is malformed (strict mode only)
+    ├── OptionError          an argument is out of range
     ├── ContextError         the conversation does not fit the context
-    ├── SessionError         a saved session is damaged, or of another model; a session is used while it is busy
-    ├── ToolError            a tool cannot do what it was asked for; a session tells it to the model
-    └── BenchmarkError       an engine cannot load or run the model that is measured
+    ├── SessionError         a saved session is damaged or belongs to another model, or the session is busy
+    ├── ToolError            a tool failed; the session reports the message to the model
+    └── BenchmarkError       a benchmarked engine cannot load or run the model
 
-A message says what is wrong, where (file, tensor, key), and what to do about it; `cli` prints it after "error: " and
-exits with status 2. Anything else that escapes the library is a bug.
+Each message says what is wrong, where (file, tensor, key), and how to fix it. The command line prints it after
+"error: " and exits with status 2. Any other exception that leaves the library is a bug.
 """
 
 
 class MlxOssError(Exception):
-    """Base of every error the library raises on purpose."""
+    """Base class of every error that the library raises on purpose."""
 
 
 class ConfigError(MlxOssError):
@@ -26,36 +26,40 @@ class ConfigError(MlxOssError):
 
 
 class CheckpointError(MlxOssError):
-    """A weight file or tensor is missing, damaged, of the wrong shape or dtype, or unknown."""
+    """A weight file or tensor is missing, damaged, unknown, or of the wrong shape or dtype."""
 
 
 class ConversionError(MlxOssError):
-    """A conversion cannot start or cannot finish: the target exists, the disk is full, the source is unreadable."""
+    """A conversion cannot start or finish: the target exists, the disk is full, or the source cannot be read."""
 
 
 class TokenizerError(MlxOssError):
-    """The vocabulary is damaged, or a release's vocabulary disagrees with the bundled one."""
+    """The bundled vocabulary is damaged, or a release's vocabulary differs from it."""
 
 
 class HarmonyError(MlxOssError):
-    """A conversation cannot be rendered, or (strict mode only) a stream breaks the harmony format."""
+    """A conversation cannot be rendered, or, in strict mode only, a stream breaks the harmony format."""
 
 
 class OptionError(MlxOssError):
-    """An argument given by the caller is out of its range."""
+    """An argument is out of range."""
 
 
 class ContextError(MlxOssError):
-    """A conversation does not fit into the model's context."""
+    """A conversation does not fit the context."""
 
 
 class SessionError(MlxOssError):
-    """A saved session is damaged or belongs to another model, or a session is asked for two turns at once."""
+    """A saved session is damaged or belongs to another model, or a session is used while a turn of it is running."""
 
 
 class ToolError(MlxOssError):
-    """A tool cannot do what it was asked for. Where a model asked, a session tells it the message, below `output`, what
-    the tool had to say until then.
+    """A tool failed.
+
+    A session reports the message to the model that called the tool, below the output.
+
+    Attributes:
+        output: What the tool had printed before it failed.
     """
 
     def __init__(self, message: str, output: str = "") -> None:
@@ -64,4 +68,4 @@ class ToolError(MlxOssError):
 
 
 class BenchmarkError(MlxOssError):
-    """An engine cannot load or run the model that is measured."""
+    """A benchmarked engine cannot load or run the model."""

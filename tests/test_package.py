@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import enum
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import docstring_parser
 import pytest
 
 import mlx_oss
 import mlx_oss.convert
+import mlx_oss.harmony
+import mlx_oss.tools
 from mlx_oss import errors
 
 ROOT = Path(mlx_oss.__file__).parent
@@ -22,7 +28,7 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
     version errors action
-    config
+    config folders
     backend
     tokenizer weights model
     harmony memory offload
@@ -73,19 +79,24 @@ def loaded_by(statement: str) -> set[str]:
     """Which of the heavy packages a new process has loaded after a statement."""
     program = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    return {"mlx", "numpy", "tiktoken", "safetensors", "rich", "prompt_toolkit"} & set(out.split())
+    heavy = {"mlx", "numpy", "tiktoken", "safetensors", "rich", "prompt_toolkit"}
+    return (heavy | {"pydantic", "docstring_parser", "platformdirs"}) & set(out.split())
 
 
 def test_all_public_names_can_be_imported():
     for name in mlx_oss.__all__:
         assert getattr(mlx_oss, name) is not None
-    assert dir(mlx_oss) == mlx_oss.__all__
+    assert dir(mlx_oss) == sorted([*mlx_oss.__all__, "convert", "errors", "harmony", "tools"])
 
 
 def test_public_names_are_the_same_for_type_checkers_and_at_run_time():
     (block,) = (node for node in SOURCES[""].body if isinstance(node, ast.If))
-    for_checkers = {alias.name: f"{node.module}" for node in block.body for alias in node.names}
-    assert {*for_checkers, "__version__"} == set(mlx_oss.__all__)
+    eager = [
+        node for node in SOURCES[""].body if isinstance(node, ast.ImportFrom) and f"{node.module}".startswith("mlx")
+    ]
+    imports = [node for node in (*eager, *block.body) if isinstance(node, ast.ImportFrom) and node.module != "mlx_oss"]
+    for_checkers = {alias.name: f"{node.module}" for node in imports for alias in node.names}
+    assert set(for_checkers) == set(mlx_oss.__all__)
     for name, home in for_checkers.items():
         assert getattr(importlib.import_module(home), name) is getattr(mlx_oss, name)
 
@@ -95,11 +106,43 @@ def test_a_name_that_is_not_public_is_no_attribute():
         mlx_oss.Nothing  # noqa: B018
 
 
-def test_every_public_class_and_function_has_a_docstring():
-    for name in mlx_oss.__all__:
-        thing = getattr(mlx_oss, name)
-        if inspect.isclass(thing) or inspect.isfunction(thing):
-            assert thing.__doc__ and not thing.__doc__.startswith(f"{name}("), name
+def public_callables() -> Iterator[tuple[str, Any]]:
+    """Functions, classes and methods that users call, of the top level and of the public modules."""
+    modules = (mlx_oss, mlx_oss.convert, mlx_oss.harmony, mlx_oss.tools)
+    for module in modules:
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isfunction(thing) or (inspect.isclass(thing) and not issubclass(thing, Exception)):
+                yield name, thing
+            if inspect.isclass(thing):
+                for method, function in vars(thing).items():
+                    function = getattr(function, "__func__", function)
+                    if inspect.isfunction(function) and method[0] != "_" and thing.__module__.startswith("mlx_oss"):
+                        yield f"{name}.{method}", function
+
+
+PUBLIC = dict(public_callables())
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_docstring_describes_every_parameter_and_no_other(name):
+    """In Google's style, which editors and our own reader of docstrings understand."""
+    thing = PUBLIC[name]
+    assert thing.__doc__ and not thing.__doc__.startswith(f"{name}("), name
+    parsed = docstring_parser.parse(thing.__doc__, docstring_parser.DocstringStyle.GOOGLE)
+    assert parsed.short_description
+    described = {entry.arg_name.strip("*") for entry in parsed.params}
+    if inspect.isclass(thing) and issubclass(thing, enum.Enum):  # whose members are attributes
+        return
+    parameters = set(inspect.signature(thing).parameters) - {"self", "cls"}
+    if inspect.isclass(thing):  # attributes, too: fields, properties, and what is set on self
+        attributes = {*dir(thing), *getattr(thing, "__annotations__", {})}
+        attributes |= set(re.findall(r"self\.(\w+)", inspect.getsource(thing)))
+        assert described <= parameters | attributes
+    else:
+        assert described <= parameters
+    if len(parameters) > 1:
+        assert parameters <= described
 
 
 @pytest.mark.parametrize("name", ["mlx_oss", "mlx_oss.config", "mlx_oss.errors", "mlx_oss.harmony", "mlx_oss.cli"])
@@ -110,6 +153,13 @@ def test_importing_it_loads_nothing_heavy(name):
 def test_reading_and_rendering_harmony_needs_no_mlx():
     statement = "from mlx_oss.harmony import Message, render_message\nrender_message(Message('user', 'Hi'))"
     assert loaded_by(statement) == {"tiktoken"}
+
+
+def test_the_public_modules_are_attributes_and_need_no_mlx():
+    statement = (
+        "import mlx_oss; mlx_oss.harmony.Message, mlx_oss.tools.Tool, mlx_oss.errors.ToolError, mlx_oss.convert.convert"
+    )
+    assert not {"mlx", "pydantic", "docstring_parser"} & loaded_by(statement)
 
 
 def test_importing_the_converter_needs_no_mlx():
@@ -138,7 +188,7 @@ def test_mlx_is_known_only_where_arrays_are_computed(name):
 
 def test_only_the_command_line_and_the_nano_model_convert():
     users = {name.partition(".")[0] for name in SOURCES if any(i.startswith("mlx_oss.convert") for i in imported(name))}
-    assert users - {"convert"} <= {"cli", "nano"}
+    assert users - {"", "convert"} <= {"cli", "nano"}
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
@@ -153,3 +203,4 @@ def test_every_error_is_an_mlx_oss_error_and_stands_in_the_drawn_tree():
     assert len(classes) > 5
     for error in classes:
         assert issubclass(error, mlx_oss.MlxOssError) and error.__name__ in str(errors.__doc__)
+        assert getattr(mlx_oss, error.__name__) is error

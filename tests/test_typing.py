@@ -1,0 +1,68 @@
+"""The package's types as programs meet them: an editable installation is found, and a strict program checks clean."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mypy")
+
+PROGRAM = '''
+from collections.abc import Iterator
+
+import mlx_oss
+from mlx_oss import ChatSession, SamplingOptions, SessionError
+from mlx_oss.convert import ConvertOptions, Report, convert
+from mlx_oss.harmony import Message, render_conversation
+from mlx_oss.tools import PythonTool, tool_from
+
+
+def weather(city: str, days: int = 1) -> dict[str, str]:
+    """The weather forecast."""
+    return {"city": city}
+
+
+def words(session: ChatSession, question: str) -> Iterator[str]:
+    for event in session.send(question):
+        match event:
+            case mlx_oss.AnswerDelta(text):
+                yield text
+            case mlx_oss.Finished(reason, usage):
+                yield f"{reason}, {usage.tokens_per_second:.1f} tokens/s"
+
+
+def main() -> int:
+    model, tokenizer = mlx_oss.load(memory="8GB", context=4096)
+    options = SamplingOptions(temperature=0.5, seed=1)
+    session = ChatSession(model, tokenizer, tools=[weather, tool_from(weather)], options=options)
+    try:
+        reply = session.ask("Hello")
+    except (SessionError, mlx_oss.errors.ContextError) as error:
+        print(error)
+        return 1
+    text: str = reply.text
+    report: Report = convert("here", "there", ConvertOptions(profile="q8"))
+    ids: list[int] = render_conversation([Message("user", "Hi")])
+    plan: mlx_oss.Plan = mlx_oss.plan("there")
+    print(text, report.nbytes, ids, plan.peak_bytes, PythonTool().guarantees, list(words(session, "And now?")))
+    return 0
+'''
+
+
+def check(tmp_path: Path, program: str) -> subprocess.CompletedProcess[str]:
+    """mypy --strict on a program of its own, which finds the package only where it is installed."""
+    (tmp_path / "program.py").write_text(program)
+    environment = {name: value for name, value in os.environ.items() if name not in ("MYPYPATH", "PYTHONPATH")}
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", "program.py"]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+
+def test_a_strictly_typed_program_checks_clean_and_a_wrong_one_does_not(tmp_path):
+    found = check(tmp_path, PROGRAM)
+    assert found.returncode == 0, found.stdout + found.stderr
+    wrong = check(tmp_path, PROGRAM.replace("text: str = reply.text", "text: int = reply.text"))
+    assert "Incompatible types in assignment" in wrong.stdout and wrong.returncode == 1
