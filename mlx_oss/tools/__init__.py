@@ -1,4 +1,4 @@
-"""Tools that the model may call: the app's own functions, Python, a browser, patches."""
+"""Tools that the model may call: functions of the app, Python, a browser, and patches to files."""
 
 from mlx_oss.tools.browser import BrowserTool, Web
 from mlx_oss.tools.functions import Tool, tool_from

@@ -1,4 +1,4 @@
-"""What a tool with a block of its own in the system message is, whichever it is: Python, a browser."""
+"""Base class of tools that have a section of their own in the system message, such as Python and the browser."""
 
 from __future__ import annotations
 
@@ -7,29 +7,40 @@ from abc import ABC, abstractmethod
 from mlx_oss.events import Citation
 from mlx_oss.harmony import ToolNamespace
 
+STOPPED = "stopped before it was done"  # the model reads this as the error of a call that was cancelled
+
 
 class SystemTool(ABC):
-    """A tool the model was trained with, called as `<namespace>` or `<namespace>.<function>`."""
+    """A tool that the model was trained with, called as `<namespace>` or `<namespace>.<function>`."""
 
     @property
     @abstractmethod
     def namespace(self) -> ToolNamespace:
-        """What the system message says of it."""
+        """The tool's description in the system message."""
 
     @abstractmethod
     def call(self, function: str, text: str) -> str:
-        """The result of a call; `function` is "" if the namespace itself is called. Runs on a thread of its own, one
-        call at a time. Raises ToolError with a sentence for the model.
+        """Runs one call and returns its result. The calls run on a worker thread, one at a time.
+
+        Args:
+            function: Name of the function; "" if the namespace itself is called.
+            text: What the model wrote as arguments.
+
+        Returns:
+            The result as the model reads it.
+
+        Raises:
+            ToolError: If the call fails. The message is a sentence for the model.
         """
 
     def cancel(self) -> None:
-        """Ends a call that is running, for any thread."""
+        """Stops a running call. Can be called from any thread."""
         return None
 
     def citations(self, answer: str) -> tuple[Citation, ...]:
-        """What the answer cites of the tool's results."""
+        """Returns the parts of the tool's results that an answer cites."""
         return ()
 
     def close(self) -> None:
-        """Gives back what it holds; it is not called any more."""
+        """Releases what the tool holds; it cannot be called afterwards."""
         return None

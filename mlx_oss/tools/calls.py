@@ -1,9 +1,9 @@
-"""Running what the model calls: which tool is meant, asking whether it may, and the result in words.
+"""Runs the tool calls of the model: finds the tool, asks for confirmation, and puts the result in words.
 
-A handler never runs on the computing thread. From a session's sync methods an ordinary handler runs on a thread of its
-own and an async one in an event loop of its own; from the async methods, async handlers run in the caller's loop.
-Whatever a handler raises becomes a sentence. A call that is given up is not waited for: the built-in tools stop, an
-async handler is cancelled, an ordinary function ends when it ends and nobody listens. Knows nothing of sessions.
+A handler never runs on the thread that computes. The synchronous methods of a session run an ordinary handler on a new
+thread and an async handler in a new event loop; the async methods await async handlers in the caller's event loop. An
+exception in a handler becomes a sentence. A cancelled call is not waited for: the built-in tools stop, an async handler
+is cancelled, and an ordinary function runs to its end, but its result is ignored. Knows nothing of sessions.
 """
 
 from __future__ import annotations
@@ -21,68 +21,82 @@ from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.events import Citation, ToolCall, ToolResult
 from mlx_oss.harmony import ToolDescription, ToolNamespace
 from mlx_oss.harmony.header import ROLES, read_header
-from mlx_oss.tools.base import SystemTool
+from mlx_oss.tools.base import STOPPED, SystemTool
 from mlx_oss.tools.functions import Tool, text_of, tool_from
 
 Confirm = Callable[[ToolCall], "bool | str | Awaitable[bool | str]"]
 AnyTool = Callable[..., Any] | Tool | ToolDescription | SystemTool | ToolNamespace
 
-STOPPED = "stopped before it was done"
-_OTHERS = (*ROLES, "all")
-_LONGEST = 1000  # characters of a sentence about an error
+_RESERVED_NAMES = (*ROLES, "all")
+_MAX_ERROR_LENGTH = 1000  # characters
 
 
 class Toolset:
-    """The tools of a session: those that run here, and those that are only described and end the turn."""
+    """The tools of a session: some run here, others are only described, and a call of those ends the turn.
+
+    Attributes:
+        functions: Descriptions for the developer message.
+        namespaces: Descriptions for the system message.
+    """
 
     def __init__(self, tools: Iterable[AnyTool] = (), confirm: Confirm | None = None) -> None:
-        """Raises OptionError for what is no tool, for two of one name, and for a name that no header can spell."""
+        """Takes any number of tools.
+
+        Args:
+            tools: Functions and tools to run, and descriptions.
+            confirm: Called before each call that runs here. True lets it run; False or a reason refuses it.
+
+        Raises:
+            OptionError: If something is not a tool, if two tools have the same name, or if a message header cannot
+                contain a name.
+        """
         self._confirm = confirm
-        self._handled: dict[str, Tool | SystemTool] = {}
-        described = [(tool, _described(tool)) for tool in tools]
-        self.functions = tuple(said for _, said in described if isinstance(said, ToolDescription))
-        self.namespaces = tuple(said for _, said in described if isinstance(said, ToolNamespace))
-        names = [said.name for _, said in described]
+        self._runnable: dict[str, Tool | SystemTool] = {}
+        described = [(tool, _description(tool)) for tool in tools]
+        self.functions = tuple(entry for _, entry in described if isinstance(entry, ToolDescription))
+        self.namespaces = tuple(entry for _, entry in described if isinstance(entry, ToolNamespace))
+        names = [entry.name for _, entry in described]
         if twice := [name for name in names if names.count(name) > 1]:
             raise OptionError(f"two tools are called {twice[0]!r}: give each its own name")
-        for _, said in described:
-            _check_name(said)
-        for tool, said in described:
+        for _, entry in described:
+            _check_name(entry)
+        for tool, entry in described:
             if isinstance(tool, Tool | SystemTool):
-                self._handled[said.name] = tool
+                self._runnable[entry.name] = tool
             elif not isinstance(tool, ToolDescription | ToolNamespace):
-                self._handled[said.name] = tool_from(tool)
+                self._runnable[entry.name] = tool_from(tool)
 
     def handles(self, call: ToolCall) -> bool:
-        """Whether the call is run here: its tool is, or there is no such tool and that is to be told."""
+        """Whether the call runs here. That of an unknown tool does too: its result says that there is no such tool."""
         name = call.name
         known = [*(tool.name for tool in self.functions), *(space.name for space in self.namespaces)]
-        described = name in known or name.partition(".")[0] in known
-        return bool(self._handled) and (self._tool(name) is not None or not described)
+        is_described = name in known or name.partition(".")[0] in known
+        return bool(self._runnable) and (self._tool(name) is not None or not is_described)
 
     def citations(self, answer: str) -> tuple[Citation, ...]:
-        tools = [tool for tool in self._handled.values() if isinstance(tool, SystemTool)]
+        """Returns what an answer cites from the results of the built-in tools."""
+        tools = [tool for tool in self._runnable.values() if isinstance(tool, SystemTool)]
         return tuple(citation for tool in tools for citation in tool.citations(answer))
 
     def invoke(self, call: ToolCall) -> ToolInvocation:
-        """The call as an errand."""
-        return ToolInvocation(self._tool(call.name), call, self._confirm, tuple(self._handled))
+        """Returns the action that runs the call; it has not started."""
+        return ToolInvocation(self._tool(call.name), call, self._confirm, tuple(self._runnable))
 
     def _tool(self, name: str) -> Tool | SystemTool | None:
-        tool = self._handled.get(name)
-        if tool is None and isinstance(space := self._handled.get(name.partition(".")[0]), SystemTool):
+        tool = self._runnable.get(name)
+        if tool is None and isinstance(space := self._runnable.get(name.partition(".")[0]), SystemTool):
             return space
         return tool
 
 
 def rebind_tools(tools: Sequence[AnyTool], described: Sequence[ToolDescription | ToolNamespace]) -> list[AnyTool]:
-    """The described tools, with those that are given in the places of their names; other given ones follow."""
-    given = {_described(tool).name: tool for tool in tools}
-    return [given.pop(old.name, old) for old in described] + list(given.values())
+    """Returns the descriptions, each replaced by the tool of the same name if there is one, then the other tools."""
+    by_name = {_description(tool).name: tool for tool in tools}
+    return [by_name.pop(old.name, old) for old in described] + list(by_name.values())
 
 
-def _described(tool: AnyTool) -> ToolDescription | ToolNamespace:
-    """Raises OptionError for what is no tool."""
+def _description(tool: AnyTool) -> ToolDescription | ToolNamespace:
+    """The tool's description. Raises OptionError if this is not a tool."""
     match tool:
         case Tool():
             return tool.description
@@ -91,15 +105,15 @@ def _described(tool: AnyTool) -> ToolDescription | ToolNamespace:
         case ToolDescription() | ToolNamespace():
             return tool
     if not callable(tool):
-        raise OptionError(f"{tool!r} is no tool: give a function, a Tool, or a ToolDescription")
+        raise OptionError(f"{tool!r} is not a tool: give a function, a Tool, or a ToolDescription")
     return tool_from(tool).description
 
 
-def _check_name(said: ToolDescription | ToolNamespace) -> None:
-    """Raises OptionError for a tool that would be called, or answer, by another name than its own."""
-    space = said if isinstance(said, ToolNamespace) else ToolNamespace("functions", None, (said,))
-    if space.name in _OTHERS:
-        raise OptionError(f"a namespace cannot be called {space.name!r}, which is somebody else: choose another name")
+def _check_name(described: ToolDescription | ToolNamespace) -> None:
+    """Raises OptionError if a message to the tool, or from it, would be read as one of another name."""
+    space = described if isinstance(described, ToolNamespace) else ToolNamespace("functions", None, (described,))
+    if space.name in _RESERVED_NAMES:
+        raise OptionError(f"a namespace cannot be called {space.name!r}, which is reserved: choose another name")
     for name in [f"{space.name}.{tool.name}" for tool in space.tools] or [space.name]:
         header, notes, _ = read_header([f"assistant to={name}", "commentary"], None)
         if notes or header.recipient != name or name.startswith(".") or name.endswith("."):
@@ -107,117 +121,128 @@ def _check_name(said: ToolDescription | ToolNamespace) -> None:
 
 
 class ToolInvocation(Action):
-    """One call being run. `result` is there when it is done; until then, and if it never is, it says so. One that is
-    given up before it begins is not asked for, and a yes that comes later does not begin it.
+    """One call that runs a tool.
+
+    A call that is cancelled before it starts does not ask for confirmation, and an approval that comes after the
+    cancellation is ignored.
+
+    Attributes:
+        result: The result of the call. Until the call is done, and if it is cancelled, the result says that it was
+            stopped.
     """
 
     def __init__(
         self, tool: Tool | SystemTool | None, call: ToolCall, confirm: Confirm | None, known: tuple[str, ...]
     ) -> None:
         self._tool, self._call, self._confirm, self._known = tool, call, confirm, known
-        self._text: Future[str] = Future()  # cancelled when the call is given up, and all that hangs on it with it
+        self._text: Future[str] = Future()  # cancelling it cancels whatever the call is waiting for
         self.result = self._failed(STOPPED)
 
     def cancel(self) -> None:
-        """Gives the call up, at once; for any thread. Does nothing where it is done."""
+        """Cancels the call without waiting. Can be called from any thread; has no effect on a call that is done."""
         self._text.cancel()
 
     def refuse(self, reason: str) -> None:
-        """Instead of being done."""
+        """Sets an error as the result, instead of running the call."""
         self.result = self._failed(reason)
 
     def perform(self) -> None:
-        verdict = self._asked()
-        if isinstance(verdict, Awaitable):
-            asked = _on_a_thread(lambda: asyncio.run(self._verdict(verdict)))
-            verdict = asked.result()
-        if self._may_run(verdict):
+        approval = self._ask()
+        if isinstance(approval, Awaitable):
+            approval = _on_a_thread(lambda: asyncio.run(self._await_approval(approval))).result()
+        if self._is_approved(approval):
             self._start(None)
             with contextlib.suppress(CancelledError):
                 self._text.exception()
-            self._settle()
+            self._store_result()
 
     async def aperform(self) -> None:
-        verdict = self._asked()
-        if isinstance(verdict, Awaitable):
-            verdict = await self._verdict(verdict)
-        if self._may_run(verdict):
+        approval = self._ask()
+        if isinstance(approval, Awaitable):
+            approval = await self._await_approval(approval)
+        if self._is_approved(approval):
             loop, done = asyncio.get_running_loop(), asyncio.Event()
             self._text.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
             self._start(loop)
             await done.wait()
-            self._settle()
+            self._store_result()
 
-    def _asked(self) -> Any:
+    def _ask(self) -> Any:
+        """The answer of `confirm`, or an awaitable for it. Unknown tools and cancelled calls need no confirmation."""
         if self._confirm is None or self._tool is None or self._text.cancelled():
             return True
         return self._confirm(self._call)
 
-    async def _verdict(self, asked: Awaitable[Any]) -> Any:
-        """What the question is answered with; whatever it is where the call is given up before, which ends it."""
-        question, loop = asyncio.ensure_future(asked), asyncio.get_running_loop()
-        self._if_given_up(lambda: loop.call_soon_threadsafe(question.cancel))
+    async def _await_approval(self, approval: Awaitable[Any]) -> Any:
+        """The answer of an async `confirm`; None if the call is cancelled first, which cancels `confirm` as well."""
+        question, loop = asyncio.ensure_future(approval), asyncio.get_running_loop()
+        self._on_cancel(lambda: loop.call_soon_threadsafe(question.cancel))
         try:
             await asyncio.wait([question])
         finally:
             question.cancel()
         return None if question.cancelled() and self._text.cancelled() else question.result()
 
-    def _may_run(self, verdict: Any) -> bool:
+    def _is_approved(self, approval: Any) -> bool:
+        """Whether the call may run. Sets the result if the user refused it."""
         if self._text.cancelled():
             return False
-        if verdict is not True:
-            self.refuse("the user refused this call" + (f": {verdict}" if isinstance(verdict, str) else ""))
-        return verdict is True
+        if approval is not True:
+            self.refuse("the user refused this call" + (f": {approval}" if isinstance(approval, str) else ""))
+        return approval is True
 
     def _start(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Runs it on a thread; where the handler is async, awaits it in the loop or, without one, in a new one."""
+        """Runs the call on a new thread. An async handler is awaited in `loop`; None means a new event loop."""
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._work, loop), name="mlx-oss tool", daemon=True).start()
 
     def _work(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        with contextlib.suppress(InvalidStateError):  # it was given up
+        with contextlib.suppress(InvalidStateError):  # the call was cancelled
             try:
-                text = self._called(loop)
-            except BaseException as error:  # whatever the handler raises, the thread is ours
+                text = self._run(loop)
+            except BaseException as error:  # even SystemExit: it must not get lost with the thread
                 self._text.set_exception(error)
             else:
                 self._text.set_result(text)
 
-    def _called(self, loop: asyncio.AbstractEventLoop | None) -> str:
-        if self._text.cancelled():  # before anything that a cancel would end
+    def _run(self, loop: asyncio.AbstractEventLoop | None) -> str:
+        if self._text.cancelled():  # nothing has started that a cancellation could stop
             raise CancelledError
         match self._tool:
             case None:
                 raise ToolError(f"there is no tool {self._call.name!r}; there are: {', '.join(self._known)}")
             case SystemTool() as tool:
-                self._if_given_up(tool.cancel)
+                self._on_cancel(tool.cancel)
                 return tool.call(self._call.name.partition(".")[2], self._call.arguments)
             case tool:
                 result = tool.handler(**tool.arguments(self._call.arguments))
                 if isinstance(result, Awaitable):
-                    result = asyncio.run(self._within(result)) if loop is None else self._in(loop, result)
+                    result = asyncio.run(self._await_here(result)) if loop is None else self._wait_for(result, loop)
                 return text_of(result)
 
-    def _in(self, loop: asyncio.AbstractEventLoop, result: Awaitable[Any]) -> Any:
+    def _wait_for(self, result: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
+        """Blocks this thread until `loop`, which runs on another thread, has awaited the result."""
         future = asyncio.run_coroutine_threadsafe(_awaited(result), loop)
-        self._if_given_up(future.cancel)
+        self._on_cancel(future.cancel)
         return future.result()
 
-    async def _within(self, result: Awaitable[Any]) -> Any:
+    async def _await_here(self, result: Awaitable[Any]) -> Any:
+        """Awaits the result in this thread's event loop, and stops when the call is cancelled."""
         task, loop = asyncio.ensure_future(result), asyncio.get_running_loop()
-        self._if_given_up(lambda: loop.call_soon_threadsafe(task.cancel))
+        self._on_cancel(lambda: loop.call_soon_threadsafe(task.cancel))
         return await task
 
-    def _if_given_up(self, stop: Callable[[], object]) -> None:
-        def stop_it(future: Future[str]) -> None:
+    def _on_cancel(self, stop: Callable[[], object]) -> None:
+        """Calls `stop` when the call is cancelled, at once if it already is."""
+
+        def stop_if_cancelled(future: Future[str]) -> None:
             if future.cancelled():
-                with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                with contextlib.suppress(RuntimeError):  # the event loop has been closed
                     stop()
 
-        self._text.add_done_callback(stop_it)
+        self._text.add_done_callback(stop_if_cancelled)
 
-    def _settle(self) -> None:
+    def _store_result(self) -> None:
         if self._text.cancelled():
             return
         error = self._text.exception()
@@ -230,7 +255,7 @@ class ToolInvocation(Action):
 
     def _failed(self, reason: str, output: str = "") -> ToolResult:
         reason = " ".join(reason.split())
-        reason = reason if len(reason) <= _LONGEST else reason[:_LONGEST] + " ..."
+        reason = reason if len(reason) <= _MAX_ERROR_LENGTH else reason[:_MAX_ERROR_LENGTH] + " ..."
         above = f"{output.rstrip()}\n" if output.strip() else ""
         return ToolResult(self._call.recipient, f"{above}Error: {reason}", reason)
 
@@ -240,6 +265,6 @@ async def _awaited(result: Awaitable[Any]) -> Any:
 
 
 def _on_a_thread(function: Callable[[], Any]) -> Future[Any]:
-    """For what must not run where a loop may be running already."""
+    """Runs a function on a new thread, where no event loop is running yet, and waits for it."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function)

@@ -1,10 +1,10 @@
-"""Functions of the app as tools: described to the model by their hints and docstring, called with what it wrote.
+"""Functions of the app as tools: described by their type hints and docstring, called with what the model wrote.
 
-    @dataclass ... Tool(description, handler)      a handler with a schema of one's own
-    tool_from(function)                            schema and description from the function itself
+    Tool(description, handler)      a handler with a JSON schema that you write
+    tool_from(function)             schema and description are made from the function
 
-Whatever the model writes as arguments, an answer comes of it: bad JSON and wrong values are told to it in a sentence.
-Knows nothing of sessions, threads and event loops.
+Arguments that are not JSON or have wrong values raise ToolError with a sentence for the model. Knows nothing of
+sessions, threads and event loops.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import importlib.util
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import ToolDescription
-from mlx_oss.tools import docstrings
-from mlx_oss.tools.schemas import WrongValue, fields_of, object_schema
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call.
+    """A function that the model may call.
 
-    description  its name, what it is for, and the JSON schema of its arguments, as the model is told
-    handler      called with the arguments by name; may be an async function; returns any value that JSON can say, or a
-                 dataclass or pydantic model. What it raises is told to the model.
-    prepare      makes the arguments for the handler from the object that the model wrote; None: as they are, checked
-                 with `jsonschema` where that is installed
+    Attributes:
+        description: Its name, what it is for, and the JSON schema of its arguments, as the model sees them.
+        handler: Called with the arguments by name. It may be an async function. It returns anything that JSON can
+            represent, a dataclass or a pydantic model. The model sees the errors that it raises.
+        prepare: Makes the arguments for the handler from the object that the model wrote, or raises ValueError with a
+            sentence for the model. None: the arguments stay as they are, checked against the schema if the package
+            `jsonschema` is installed.
     """
 
     description: ToolDescription
@@ -45,74 +45,113 @@ class Tool:
 
     @property
     def name(self) -> str:
+        """The name by which the model calls it."""
         return self.description.name
 
     def arguments(self, text: str) -> dict[str, Any]:
-        """The arguments in a call's text, for the handler. Raises ToolError with a sentence for the model."""
+        """Parses and checks the arguments of a call.
+
+        Args:
+            text: What the model wrote: a JSON object, or nothing for no arguments.
+
+        Returns:
+            The arguments for the handler by name.
+
+        Raises:
+            ToolError: If they are not JSON or not what the schema asks for. The message is a sentence for the model.
+        """
         try:
-            given = json.loads(text) if text.strip() else {}
+            arguments = json.loads(text) if text.strip() else {}
         except (ValueError, RecursionError) as error:
             raise ToolError(f"the arguments are no JSON ({error}): write one JSON object") from None
-        if not isinstance(given, dict):
+        if not isinstance(arguments, dict):
             raise ToolError("the arguments must be one JSON object")
         try:
-            return self._as_described(given) if self.prepare is None else self.prepare(given)
-        except WrongValue as error:
+            return self._checked(arguments) if self.prepare is None else self.prepare(arguments)
+        except ValueError as error:
             raise ToolError(f"wrong arguments for {self.name}: {error}") from None
 
-    def _as_described(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
         schema = self.description.parameters or {}
         for name in schema.get("required", ()):
-            if name not in given:
-                raise WrongValue(f"`{name}` is missing")
+            if name not in arguments:
+                raise ValueError(f"`{name}` is missing")
         if schema and importlib.util.find_spec("jsonschema"):
             from jsonschema import Draft202012Validator
             from jsonschema.exceptions import best_match
 
-            if (error := best_match(Draft202012Validator(dict(schema)).iter_errors(given))) is not None:
-                raise WrongValue(f"`{error.json_path.removeprefix('$.')}`: {error.message}")
+            if (error := best_match(Draft202012Validator(dict(schema)).iter_errors(arguments))) is not None:
+                raise ValueError(f"`{error.json_path.removeprefix('$.')}`: {error.message}")
         try:
-            inspect.signature(self.handler).bind(**given)
+            inspect.signature(self.handler).bind(**arguments)
         except TypeError as error:
-            raise WrongValue(str(error)) from None
-        return given
+            raise ValueError(str(error)) from None
+        return arguments
 
 
 def tool_from(function: Callable[..., Any], *, name: str | None = None, description: str | None = None) -> Tool:
-    """The function as a tool. Its docstring says what it is for, and of each argument in Google's, NumPy's or Sphinx's
-    style, or `Annotated[int, "of the year"]` does; arguments with a default may be left out.
+    """Makes a tool from a function. Its type hints become the JSON schema, its docstring the descriptions.
 
-    Raises OptionError for a function that cannot be called with arguments by name.
+    Arguments are described by the docstring (in Google's, NumPy's or Sphinx's style) or by `Annotated[int, "text"]`.
+    The model may leave out arguments that have a default.
+
+    Args:
+        function: A function, method, `functools.partial` or other object that can be called; it may be async.
+        name: Name of the tool. None means the function's name.
+        description: What the tool is for. None means the docstring's text outside of its sections.
+
+    Returns:
+        The tool, for `ChatSession(tools=[...])`.
+
+    Raises:
+        OptionError: If the function has no usable name, has arguments that cannot be given by name, or has hints that
+            cannot be read.
     """
-    inner = _inner(function)
+    from mlx_oss.tools.hints import Fields, parse_docstring  # which loads pydantic
+    from mlx_oss.tools.schemas import JsonType
+
+    inner = _innermost(function)
     name = str(name or getattr(inner, "__name__", type(inner).__name__))
     if not name.isidentifier():
         raise OptionError(f"the tool {function!r} has no name to call it by: give one with tool_from(..., name=...)")
-    parameters = _parameters(function, name)
-    hints = _hints(inner, {parameter.name for parameter in parameters}, name)
-    taken = {parameter.name: hints.get(parameter.name, Any) for parameter in parameters}
-    required = [parameter.name for parameter in parameters if parameter.default is parameter.empty]
-    summary, said = docstrings.parse(_documentation(inner))
-    nullable = {parameter.name for parameter in parameters if parameter.default is not None}
-    schema = _schema(taken, required, said, nullable, name) if taken else None
-    for parameter in parameters:
-        if schema and (default := _json(parameter.default)) is not None:
-            schema["properties"][parameter.name]["default"] = default
+    defaults = {parameter.name: parameter.default for parameter in _parameters(function, name)}
+    required = [argument for argument, default in defaults.items() if default is inspect.Parameter.empty]
+    nullable = {argument for argument, default in defaults.items() if default is not None}
+    summary, texts = parse_docstring(_docstring(inner))
+    try:
+        hints = _hints(inner, defaults)
+        arguments = JsonType(Annotated[Any, Fields(hints, required, texts, nullable)])
+    except Exception as error:  # hints may be any objects, and those in quotes any code
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OptionError(f"the tool {name} has hints that cannot be read ({problem})") from None
+    for argument, default in defaults.items():
+        if _fits_schema(default):
+            arguments.schema["properties"][argument]["default"] = default
+    schema = arguments.schema if defaults else None
     described = ToolDescription(name, summary if description is None else description, schema)
-    return Tool(described, function, lambda given: fields_of(taken, required, given, ""))
+    return Tool(described, function, arguments.read)
 
 
 def text_of(result: Any) -> str:
-    """What the model reads of a handler's result: a text as it is, all else as JSON. Raises ToolError."""
+    """Writes a handler's result for the model: a text as it is, anything else as JSON.
+
+    Args:
+        result: Anything that JSON can represent. NaN and infinity become null, and what JSON has no form for, such as
+            a date, a path or an array, becomes a text or a list.
+
+    Raises:
+        ToolError: If JSON cannot represent the result, because it contains itself.
+    """
     if isinstance(result, str):
         return result
     try:
-        return json.dumps(_said(result), ensure_ascii=False)
+        return json.dumps(_jsonable(result), ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ToolError(f"the result is nothing that JSON can say ({error})") from None
 
 
 def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
+    """The parameters that the model may give. Raises OptionError if there are some that cannot be given by name."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
@@ -122,78 +161,62 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
     for parameter in parameters:
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
             raise OptionError(f"the tool {name} takes `{parameter}`, which has no name to call it by: give it one")
-    given = function.keywords if isinstance(function, functools.partial) else {}
+    bound = function.keywords if isinstance(function, functools.partial) else {}
     parameters = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
-    return [parameter for parameter in parameters if parameter.name not in given]
+    return [parameter for parameter in parameters if parameter.name not in bound]
 
 
-def _inner(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function that a partial or a decorator has been put around."""
+def _innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function inside `functools.partial` and decorators."""
     while isinstance(function, functools.partial) or hasattr(function, "__wrapped__"):
         function = function.func if isinstance(function, functools.partial) else inspect.unwrap(function)
     return function
 
 
-def _documentation(function: Callable[..., Any]) -> str | None:
-    """Of an object that can be called, what it says of being called goes first."""
+def _docstring(function: Callable[..., Any]) -> str | None:
+    """For an object that can be called, the docstring of `__call__` if it has one, else that of its class."""
     called = None if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
     return (called and called.__doc__) or inspect.getdoc(function)
 
 
-def _hints(function: Callable[..., Any], names: Set[str], name: str) -> dict[str, Any]:
-    """Of the parameters named; what is returned may have a hint that cannot be read."""
+def _hints(function: Callable[..., Any], names: Collection[str]) -> dict[str, Any]:
+    """Hints of the named parameters, Any for those without. The hint of the result is not read: it may be invalid."""
     annotated = function if inspect.isroutine(function) or inspect.isclass(function) else type(function).__call__
     annotated = inspect.unwrap(annotated.__init__ if inspect.isclass(annotated) else annotated)
     hints = {name: hint for name, hint in getattr(annotated, "__annotations__", {}).items() if name in names}
-    try:
-        return get_type_hints(
-            SimpleNamespace(__annotations__=hints), getattr(annotated, "__globals__", {}), include_extras=True
-        )
-    except Exception as error:  # hints in quotes are code
-        raise _unreadable(name, error) from None
+    namespace = getattr(annotated, "__globals__", {})
+    hints = get_type_hints(SimpleNamespace(__annotations__=hints), namespace, include_extras=True)
+    return {name: hints.get(name, Any) for name in names}
 
 
-def _schema(
-    hints: dict[str, Any], required: list[str], said: Mapping[str, str], nullable: Set[str], name: str
-) -> dict[str, Any]:
-    try:
-        return object_schema(hints, required, said, nullable)
-    except Exception as error:  # of a class among them
-        raise _unreadable(name, error) from None
-
-
-def _unreadable(name: str, error: Exception) -> OptionError:
-    return OptionError(f"the tool {name} has hints that cannot be read ({type(error).__name__}: {error})")
-
-
-def _json(default: Any) -> Any:
-    """A default that the model can be told; None if there is none or it cannot."""
+def _fits_schema(default: Any) -> bool:
+    """Whether the schema can state a default. None is not stated: it means that the argument is left out."""
     if isinstance(default, enum.Enum) or (isinstance(default, float) and not math.isfinite(default)):
-        return None
-    return default if isinstance(default, str | int | float | bool) else None
+        return False
+    return isinstance(default, str | int | float | bool)
 
 
-def _said(value: Any) -> Any:
-    """A value as JSON can say it; a number that JSON has not is null."""
+def _jsonable(value: Any) -> Any:
+    """The value in types that `json.dumps` can write; NaN and infinity become None."""
     if isinstance(value, float) and not isinstance(value, enum.Enum):
         return value if math.isfinite(value) else None
     if value is None or (isinstance(value, str | int) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, Mapping):
-        return {_key(key): _said(entry) for key, entry in value.items()}
+        return {_key(key): _jsonable(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_said(item) for item in value]
-    return _said(_plain(value))
+        return [_jsonable(item) for item in value]
+    return _jsonable(_simplified(value))
 
 
 def _key(key: Any) -> Any:
-    """Of an object in JSON: a text, or what becomes one there."""
-    key = _said(key)
+    """A key that `json.dumps` can write: a key that would be a list or an object becomes its JSON text."""
+    key = _jsonable(key)
     return key if key is None or isinstance(key, str | int | float) else json.dumps(key, ensure_ascii=False)
 
 
-def _plain(value: Any) -> Any:
-    """What JSON has no form for, in one that it has."""
+def _simplified(value: Any) -> Any:
+    """A value of a type that JSON does not have, one step closer to those that it has."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if hasattr(value, "model_dump"):  # a pydantic model

@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.tools.base import STOPPED
 from mlx_oss.tools.browser.pages import Page, results_page
 from mlx_oss.tools.browser.text import HTML_MISSING, html_page, markdown_page, reads_html, text_page
 
@@ -142,7 +143,7 @@ class Folder:
             del self._known[path]
         for path in current.keys() - self._known.keys():
             if self.stopped.is_set():
-                raise ToolError("stopped before it was done")
+                raise ToolError(STOPPED)
             with contextlib.suppress(ToolError):  # a file that cannot be read must not prevent finding the others
                 page = self._page(path)
                 self._index.execute("INSERT INTO pages VALUES (?, ?, ?)", (path, page.title, page.body))

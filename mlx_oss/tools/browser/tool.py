@@ -19,7 +19,7 @@ from typing import Protocol
 from mlx_oss.errors import ToolError
 from mlx_oss.events import Citation
 from mlx_oss.harmony import BROWSER, ToolNamespace
-from mlx_oss.tools.base import SystemTool
+from mlx_oss.tools.base import STOPPED, SystemTool
 from mlx_oss.tools.browser.folder import Folder
 from mlx_oss.tools.browser.pages import Page
 from mlx_oss.tools.browser.web import Web
@@ -195,7 +195,7 @@ class BrowserTool(SystemTool):
     def _show(self, page: Page, first: int = 0, count: int = -1) -> str:
         shown = page.view(len(self._shown), first, count, self.tokens)
         if self._stopped.is_set():
-            raise ToolError("stopped before it was done")
+            raise ToolError(STOPPED)
         self._shown.append(page)
         self._fetched[page.source] = page
         return shown

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.tools.base import STOPPED
 from mlx_oss.tools.browser.pages import Page, plain, results_page
 from mlx_oss.tools.browser.text import html_page, text_page, web_resolver
 
@@ -140,7 +141,7 @@ class Web:
 
     def _check_stopped(self) -> None:
         if self.stopped.is_set():
-            raise ToolError("stopped before it was done")
+            raise ToolError(STOPPED)
 
 
 def _charset(name: str | None) -> str:
