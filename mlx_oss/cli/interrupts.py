@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 try:
     import termios
@@ -39,16 +40,22 @@ def interruptible(cancel: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def exiting_on_sigterm() -> Iterator[None]:
-    """Within the context, SIGTERM raises SystemExit, so that the terminal is restored before the program ends."""
+    """Within the context, SIGTERM raises SystemExit. However the context ends, the terminal is as it was before.
+
+    SystemExit alone does not ensure that: the signal can arrive while the prompt is changing the terminal's modes.
+    """
 
     def exit_program(number: int, frame: object) -> None:
         sys.exit(128 + number)
 
+    modes = _terminal_modes()
     previous = signal.signal(signal.SIGTERM, exit_program)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+        if modes is not None:
+            _set_terminal_modes(modes)
 
 
 @contextmanager
@@ -86,18 +93,31 @@ def asking_user() -> Iterator[None]:
 
 
 def _set_echo(on: bool) -> None:
-    """Turns the echo of typed keys on or off.
+    """Turns the echo of typed keys on or off."""
+    modes = _terminal_modes()
+    if modes is not None:
+        modes[3] = modes[3] | termios.ECHO if on else modes[3] & ~termios.ECHO
+        _set_terminal_modes(modes)
 
-    Does nothing if stdin is not a terminal, or if this process is not in its foreground: changing the terminal from the
+
+def _terminal_modes() -> list[Any] | None:
+    """The modes of the terminal that is stdin.
+
+    None if stdin is not a terminal, or if this process is not in its foreground: changing the terminal from the
     background would stop the process.
     """
     if termios is None or not sys.stdin or not sys.stdin.isatty():
-        return
+        return None
     # Errors: the terminal is gone, or does not control this process.
     with suppress(OSError, termios.error, io.UnsupportedOperation):
         terminal = sys.stdin.fileno()
-        if os.tcgetpgrp(terminal) != os.getpgrp():
-            return
-        modes = termios.tcgetattr(terminal)
-        modes[3] = modes[3] | termios.ECHO if on else modes[3] & ~termios.ECHO
-        termios.tcsetattr(terminal, termios.TCSANOW, modes)
+        if os.tcgetpgrp(terminal) == os.getpgrp():
+            return termios.tcgetattr(terminal)
+    return None
+
+
+def _set_terminal_modes(modes: list[Any]) -> None:
+    """Does nothing if stdin is no longer a terminal in whose foreground this process is."""
+    if _terminal_modes() is not None:
+        with suppress(OSError, termios.error):
+            termios.tcsetattr(sys.stdin.fileno(), termios.TCSANOW, modes)
