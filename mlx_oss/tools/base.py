@@ -20,7 +20,9 @@ class SystemTool(ABC):
 
     @abstractmethod
     def call(self, function: str, text: str) -> str:
-        """Runs one call and returns its result. The calls run on a worker thread, one at a time.
+        """Runs one call and returns its result. Each call runs on a new thread.
+
+        Calls can overlap: a session does not wait for a cancelled call, and sessions can share a tool.
 
         Args:
             function: Name of the function; "" if the namespace itself is called.
@@ -42,5 +44,5 @@ class SystemTool(ABC):
         return ()
 
     def close(self) -> None:
-        """Releases what the tool holds; it cannot be called afterwards."""
+        """Releases the resources of the tool."""
         return None

@@ -1,9 +1,10 @@
-"""Runs the tool calls of the model: finds the tool, asks for confirmation, and puts the result in words.
+"""Runs the tool calls of the model: finds the tool, asks for confirmation, and turns the result into text.
 
-A handler never runs on the thread that computes. The synchronous methods of a session run an ordinary handler on a new
+A handler never runs on the computing thread. The synchronous methods of a session run an ordinary handler on a new
 thread and an async handler in a new event loop; the async methods await async handlers in the caller's event loop. An
-exception in a handler becomes a sentence. A cancelled call is not waited for: the built-in tools stop, an async handler
-is cancelled, and an ordinary function runs to its end, but its result is ignored. Knows nothing of sessions.
+exception in a handler becomes a result that describes the error. A cancelled call is not waited for: the built-in tools
+stop, an async handler is cancelled, and an ordinary function runs to its end, but its result is ignored. Knows nothing
+of sessions.
 """
 
 from __future__ import annotations
@@ -32,24 +33,22 @@ _MAX_ERROR_LENGTH = 1000  # characters
 
 
 class Toolset:
-    """The tools of a session: some run here, others are only described, and a call of those ends the turn.
+    """The tools of a session. It runs some of them; others are only described, and a call of those ends the turn.
+
+    Args:
+        tools: Functions and tools to run, and descriptions of other tools.
+        confirm: Called before each call that the session runs. True lets it run; False or a reason refuses it.
 
     Attributes:
         functions: Descriptions for the developer message.
         namespaces: Descriptions for the system message.
+
+    Raises:
+        OptionError: If something is not a tool, if two tools have the same name, or if a name cannot be written in a
+            message header.
     """
 
     def __init__(self, tools: Iterable[AnyTool] = (), confirm: Confirm | None = None) -> None:
-        """Takes any number of tools.
-
-        Args:
-            tools: Functions and tools to run, and descriptions.
-            confirm: Called before each call that runs here. True lets it run; False or a reason refuses it.
-
-        Raises:
-            OptionError: If something is not a tool, if two tools have the same name, or if a message header cannot
-                contain a name.
-        """
         self._confirm = confirm
         self._runnable: dict[str, Tool | SystemTool] = {}
         described = [(tool, _description(tool)) for tool in tools]
@@ -67,14 +66,18 @@ class Toolset:
                 self._runnable[entry.name] = tool_from(tool)
 
     def handles(self, call: ToolCall) -> bool:
-        """Whether the call runs here. That of an unknown tool does too: its result says that there is no such tool."""
+        """True if the session runs the call.
+
+        It also runs a call of an unknown tool, unless it has only descriptions: the result says that there is no such
+        tool.
+        """
         name = call.name
-        known = [*(tool.name for tool in self.functions), *(space.name for space in self.namespaces)]
+        known = [*(tool.name for tool in self.functions), *(namespace.name for namespace in self.namespaces)]
         is_described = name in known or name.partition(".")[0] in known
         return bool(self._runnable) and (self._tool(name) is not None or not is_described)
 
     def citations(self, answer: str) -> tuple[Citation, ...]:
-        """Returns what an answer cites from the results of the built-in tools."""
+        """Returns the passages of the built-in tools' results that an answer cites."""
         tools = [tool for tool in self._runnable.values() if isinstance(tool, SystemTool)]
         return tuple(citation for tool in tools for citation in tool.citations(answer))
 
@@ -84,8 +87,8 @@ class Toolset:
 
     def _tool(self, name: str) -> Tool | SystemTool | None:
         tool = self._runnable.get(name)
-        if tool is None and isinstance(space := self._runnable.get(name.partition(".")[0]), SystemTool):
-            return space
+        if tool is None and isinstance(system_tool := self._runnable.get(name.partition(".")[0]), SystemTool):
+            return system_tool
         return tool
 
 
@@ -110,11 +113,11 @@ def _description(tool: AnyTool) -> ToolDescription | ToolNamespace:
 
 
 def _check_name(described: ToolDescription | ToolNamespace) -> None:
-    """Raises OptionError if a message to the tool, or from it, would be read as one of another name."""
-    space = described if isinstance(described, ToolNamespace) else ToolNamespace("functions", None, (described,))
-    if space.name in _RESERVED_NAMES:
-        raise OptionError(f"a namespace cannot be called {space.name!r}, which is reserved: choose another name")
-    for name in [f"{space.name}.{tool.name}" for tool in space.tools] or [space.name]:
+    """Raises OptionError if a message to or from the tool would be parsed with another name."""
+    namespace = described if isinstance(described, ToolNamespace) else ToolNamespace("functions", None, (described,))
+    if namespace.name in _RESERVED_NAMES:
+        raise OptionError(f"a namespace cannot be called {namespace.name!r}, which is reserved: choose another name")
+    for name in [f"{namespace.name}.{tool.name}" for tool in namespace.tools] or [namespace.name]:
         header, notes, _ = read_header([f"assistant to={name}", "commentary"], None)
         if notes or header.recipient != name or name.startswith(".") or name.endswith("."):
             raise OptionError(f"no message can be sent to {name!r}: name the tool in letters, digits, _ and -")
@@ -200,7 +203,7 @@ class ToolInvocation(Action):
         with contextlib.suppress(InvalidStateError):  # the call was cancelled
             try:
                 text = self._run(loop)
-            except BaseException as error:  # even SystemExit: it must not get lost with the thread
+            except BaseException as error:  # even SystemExit, which would otherwise only end this thread
                 self._text.set_exception(error)
             else:
                 self._text.set_result(text)
@@ -265,6 +268,6 @@ async def _awaited(result: Awaitable[Any]) -> Any:
 
 
 def _on_a_thread(function: Callable[[], Any]) -> Future[Any]:
-    """Runs a function on a new thread, where no event loop is running yet, and waits for it."""
+    """Runs a function to its end on a new thread, where no event loop is running."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function)

@@ -17,6 +17,7 @@ import importlib.util
 import inspect
 import json
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -70,6 +71,9 @@ class Tool:
             return self._checked(arguments) if self.prepare is None else self.prepare(arguments)
         except ValueError as error:
             raise ToolError(f"wrong arguments for {self.name}: {error}") from None
+        except Exception as error:  # of a schema that jsonschema cannot use, or of arguments that are nested too deeply
+            problem = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ToolError(f"the arguments of {self.name} cannot be checked ({problem})") from error
 
     def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
         schema = self.description.parameters or {}
@@ -81,9 +85,14 @@ class Tool:
             from jsonschema.exceptions import best_match
 
             if (error := best_match(Draft202012Validator(dict(schema)).iter_errors(arguments))) is not None:
-                raise ValueError(f"`{error.json_path.removeprefix('$.')}`: {error.message}")
+                message = error.message if len(error.message) <= 200 else error.message[:200] + " ..."
+                raise ValueError(f"`{error.json_path.removeprefix('$.')}`: {message}")
         try:
-            inspect.signature(self.handler).bind(**arguments)
+            signature = inspect.signature(self.handler)
+        except ValueError:  # a function of C, which may have none
+            return arguments
+        try:
+            signature.bind(**arguments)
         except TypeError as error:
             raise ValueError(str(error)) from None
         return arguments
@@ -191,9 +200,9 @@ def _hints(function: Callable[..., Any], names: Collection[str]) -> dict[str, An
 
 def _fits_schema(default: Any) -> bool:
     """Whether the schema can state a default. None is not stated: it means that the argument is left out."""
-    if isinstance(default, enum.Enum) or (isinstance(default, float) and not math.isfinite(default)):
+    if isinstance(default, enum.Enum) or not isinstance(default, str | int | float):
         return False
-    return isinstance(default, str | int | float | bool)
+    return isinstance(default, str) or abs(default) <= sys.float_info.max  # which NaN is not
 
 
 def _jsonable(value: Any) -> Any:

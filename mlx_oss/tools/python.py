@@ -92,7 +92,8 @@ class PythonTool(SystemTool):
             nothing, a sentence says so.
 
         Raises:
-            ToolError: If the code was stopped, or the interpreter exited. `output` is what was printed until then.
+            ToolError: If the code was stopped, or the interpreter exited or could not start. `output` is what was
+                printed until then.
         """
         with self._calling:
             try:

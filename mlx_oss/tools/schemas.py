@@ -14,12 +14,24 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
+from mlx_oss.harmony.typescript import compact_json
 from mlx_oss.tools.hints import rewritten
 from mlx_oss.tools.wrong_values import sentence
 
 Schema = dict[str, Any]
 
 _SAYING_NOTHING = [("items", {}), ("additionalProperties", True)]
+_LIMITS = {  # as pydantic calls them where it checks them by a function
+    "gt": "exclusiveMinimum",
+    "ge": "minimum",
+    "lt": "exclusiveMaximum",
+    "le": "maximum",
+    "multiple_of": "multipleOf",
+}
+_KEYS = {  # of objects, by the type of what is written in the key
+    "integer": {"pattern": r"^-?(0|[1-9][0-9]*)$"},
+    "boolean": {"enum": ["true", "false"]},
+}
 
 
 class JsonType:
@@ -28,6 +40,7 @@ class JsonType:
     Attributes:
         schema: The JSON schema, without references: a type that contains itself is any object there. Otherwise it
             allows only what `read` accepts, except where a pydantic model or `__post_init__` checks more.
+            `read` accepts more than it allows where pydantic models convert, such as "3" to an int.
     """
 
     def __init__(self, hint: Any) -> None:
@@ -40,18 +53,22 @@ class JsonType:
         """Converts a JSON value to what the hint promises.
 
         Args:
-            value: Result of `json.loads`. A whole number may be written as 3.0.
+            value: Result of `json.loads`. Lone surrogates in it become question marks.
             where: Name of the value in error messages; "" if it is an object whose fields are named.
 
         Raises:
             ValueError: If the hint does not allow the value. The message is a sentence for the model.
         """
         try:
-            return self._adapter.validate_json(json.dumps(_with_whole_numbers(value)), strict=True)
+            text = json.dumps(value, ensure_ascii=False).encode(errors="replace")  # no UTF-8 has lone surrogates
+            return self._adapter.validate_json(text)
         except ValidationError as error:
-            raise ValueError(sentence(error, value, where, self.schema.get("properties", ()))) from None
+            problem = sentence(error, value, where, self.schema.get("properties", ()))
         except RecursionError:
-            raise ValueError("the value is nested too deeply") from None
+            problem = "the value is nested too deeply"
+        except Exception as error:  # of a validator or a class of the app
+            problem = f"the value is not accepted ({type(error).__name__}: {error})"
+        raise ValueError(problem)
 
 
 class _SchemaGenerator(GenerateJsonSchema):
@@ -61,9 +78,10 @@ class _SchemaGenerator(GenerateJsonSchema):
         return False
 
     def dict_schema(self, schema: core_schema.DictSchema) -> Schema:
-        is_int = schema.get("keys_schema", {}).get("type") == "int"
-        names = {"propertyNames": {"pattern": r"^-?(0|[1-9][0-9]*)$"}} if is_int else {}
-        return super().dict_schema(schema) | names
+        keys = self.generate_inner(schema["keys_schema"]) if "keys_schema" in schema else {}
+        described = super().dict_schema(schema)
+        names = _KEYS.get(str(keys.get("type")))
+        return described if names is None else described | {"propertyNames": names}
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> Schema:
         number: Schema = super().decimal_schema(schema)["anyOf"][0]  # a text is accepted too
@@ -71,7 +89,7 @@ class _SchemaGenerator(GenerateJsonSchema):
 
 
 def _tidied(schema: Any, definitions: Mapping[str, Any], within: tuple[str, ...]) -> Any:
-    """The schema without references and titles, and with `oneOf` and `enum`, which harmony can render."""
+    """The schema without references and names of classes, and with `oneOf` and `enum`, which harmony can render."""
     if isinstance(schema, list):
         return [_tidied(item, definitions, within) for item in schema]
     if not isinstance(schema, dict):
@@ -87,20 +105,21 @@ def _tidied(schema: Any, definitions: Mapping[str, Any], within: tuple[str, ...]
         if key in ("properties", "patternProperties"):
             tidy[key] = {name: _tidied(inner, definitions, within) for name, inner in value.items()}
         elif key in ("const", "enum", "default", "examples"):
-            tidy |= {"enum": [value]} if key == "const" else {key: value}
+            tidy |= {"enum": [value]} if key == "const" else {key: value} if _is_json(value) else {}
         elif key == "anyOf":
             choices = _tidied(value, definitions, within)
             plain = all(set(choice) == {"type"} and isinstance(choice["type"], str) for choice in choices)
             tidy |= {"type": [choice["type"] for choice in choices]} if plain else {"oneOf": choices}
-        elif key not in ("title", "discriminator") and (key, value) not in _SAYING_NOTHING:
-            tidy[key] = _tidied(value, definitions, within)
+        elif key == "title":
+            tidy |= {} if "properties" in schema or "enum" in schema else {key: value}  # the name of a class
+        elif key != "discriminator" and (key, value) not in _SAYING_NOTHING:
+            tidy[_LIMITS.get(key, str(key))] = _tidied(value, definitions, within)
     return tidy
 
 
-def _with_whole_numbers(value: Any) -> Any:
-    """The value with 3 for 3.0: to JSON they are the same number, to pydantic only the first is an int."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, list):
-        return [_with_whole_numbers(item) for item in value]
-    return {key: _with_whole_numbers(item) for key, item in value.items()} if isinstance(value, dict) else value
+def _is_json(value: Any) -> bool:
+    try:
+        compact_json(value)
+    except (ArithmeticError, RecursionError, TypeError, ValueError):
+        return False
+    return True

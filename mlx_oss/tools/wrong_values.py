@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _NOUNS = {  # by the type of the error; pydantic's own words are used for other types
-    "string_type": "a text",
+    **dict.fromkeys(("string_type", "bytes_type"), "a text"),
     "bool_type": "true or false",
+    **dict.fromkeys(("complex_type", "complex_str_parsing"), 'a complex number as a text such as "1+2j"'),
     **dict.fromkeys(("float_type", "decimal_type", "decimal_parsing"), "a number"),
     **dict.fromkeys(("int_type", "int_from_float", "int_parsing"), "a whole number"),
     **dict.fromkeys(("list_type", "tuple_type", "set_type", "frozen_set_type"), "a list"),
@@ -40,6 +41,8 @@ def sentence(error: ValidationError, value: Any, where: str, known: Collection[s
             end = f"; there are: {', '.join(f'`{name}`' for name in known) or 'none'}"
         middles = problems.setdefault((beginning, end), [])
         middles += [middle] if middle not in middles else []
+        if len(problems) > _MAX_PROBLEMS:  # there may be millions
+            break
     texts = [beginning + " or ".join(middles) + end for (beginning, end), middles in problems.items()]
     return (", or " if is_union else "; ").join(texts[:_MAX_PROBLEMS])
 
@@ -51,6 +54,8 @@ def _problem(detail: ErrorDetails, place: str) -> tuple[str, str, str]:
         return f"{place} is missing", "", ""
     if kind == "extra_forbidden":
         return f"{place} is unknown", "", ""
+    if kind == "recursion_loop" or "recursion limit exceeded" in message:
+        return f"{place} is nested too deeply", "", ""
     if kind.endswith("_parsing"):  # "Input should be a valid date, input is too short"
         message = message.partition(", ")[0]
     noun = _NOUNS.get(kind) or message.removeprefix("Input should be ")
@@ -59,7 +64,8 @@ def _problem(detail: ErrorDetails, place: str) -> tuple[str, str, str]:
     subject, _, demand = message.partition(" should ")  # "List should have at least 2 items"
     if demand and " " not in subject:
         return f"{place} must ", demand.replace(" after validation", ""), ""
-    return f"{place}: ", message.removeprefix("Value error, ").removeprefix("Assertion failed, "), ""
+    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return f"{place}: ", message or "is not valid", ""
 
 
 def _place(detail: ErrorDetails, value: Any, where: str) -> tuple[str, bool]:
@@ -72,7 +78,8 @@ def _place(detail: ErrorDetails, value: Any, where: str) -> tuple[str, bool]:
             place += f"[{part}]"
             value = None if is_missing else value[part]
         elif isinstance(value, dict) and (is_missing or part in value):
-            place += f".{part}" if place else str(part)
+            name = _shortened(json.dumps(part, ensure_ascii=False).strip('"'))
+            place += f".{name}" if place else name
             value = value.get(part)
         elif part == "[key]":
             is_key = True
@@ -83,5 +90,8 @@ def _place(detail: ErrorDetails, value: Any, where: str) -> tuple[str, bool]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    return _shortened(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= 60 else text[:60] + " ..."

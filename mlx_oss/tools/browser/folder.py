@@ -1,6 +1,6 @@
 """Pages from the Markdown, text and HTML files of a folder, searched offline with SQLite's FTS5.
 
-Nothing outside the folder is read. Symbolic links, hidden files and folders, and files that cannot be read are skipped.
+Nothing outside the folder is read. Symbolic links, hidden files and folders, and unreadable files are skipped.
 The search index is in memory and is updated before each search. Knows nothing of the model.
 """
 
@@ -64,14 +64,14 @@ class Folder:
             raise OptionError("this Python's SQLite lacks FTS5, which searching needs: use another Python") from None
 
     def search(self, query: str, topn: int) -> Page:
-        """Returns the results for the query's words. Files with more of them come first; rare words count more.
+        """Returns a page of results: the files with most words of the query come first, and rare words count more.
 
         Args:
             query: Text in natural language; it has no special syntax.
             topn: The maximum number of results.
 
         Raises:
-            ToolError: If `stopped` was set.
+            ToolError: If `stopped` was set while files were being read into the index.
         """
         words = re.findall(r"\w+", query)
         expression = " OR ".join(f'"{word}"' for word in words)
@@ -114,13 +114,14 @@ class Folder:
         """Whether a path names a file that may be read: of a known type, in the folder, not hidden, without links."""
         if not path.lower().endswith((*_MARKDOWN, *_HTML, *_TEXT)) or path.startswith(("../", "/", ".")):
             return False
-        places = [self.root / path, *(self.root / path).parents]
-        inside = places[: places.index(self.root)] if self.root in places else []
+        file_and_parents = [self.root / path, *(self.root / path).parents]
+        depth = file_and_parents.index(self.root) if self.root in file_and_parents else 0
+        below_root = file_and_parents[:depth]
         try:
             path.encode()
-            hidden = any(place.is_symlink() or place.name.startswith(".") for place in inside)
-            return bool(inside) and not hidden and places[0].is_file()
-        except (OSError, UnicodeEncodeError):  # a folder on the way may not be entered, or the name is not UTF-8
+            hidden = any(place.is_symlink() or place.name.startswith(".") for place in below_root)
+            return bool(below_root) and not hidden and file_and_parents[0].is_file()
+        except (OSError, UnicodeEncodeError):  # a folder on the way is not accessible, or the name is not UTF-8
             return False
 
     def _paths(self) -> Iterator[str]:
@@ -135,7 +136,7 @@ class Folder:
         """Brings the index up to date with the files. Raises ToolError if stopped."""
         current: dict[str, tuple[int, int]] = {}
         for path in self._paths():
-            with contextlib.suppress(OSError):  # it was deleted meanwhile
+            with contextlib.suppress(OSError):  # the file was deleted in the meantime
                 status = (self.root / path).stat()
                 current[path] = status.st_size, status.st_mtime_ns
         for path in [path for path in self._known if current.get(path) != self._known[path]]:

@@ -45,7 +45,7 @@ class Page:
         title: The title, shown above the text.
         text: The text, with links as `link` writes them.
         links: The links, by their number in the text.
-        results: Whether it is a page of search results or matches; the model cannot use `find` on those.
+        results: Whether it is a page of search results or matches, on which the model cannot use `find`.
     """
 
     source: str
@@ -75,7 +75,7 @@ class Page:
             cursor: The number of the page, shown above it.
             first: The first line to show, counted from 0.
             count: How many lines to show. If 0 or less, about as many as fit in `tokens`.
-            tokens: The number of tokens.
+            tokens: Number of tokens that the view has room for.
 
         Raises:
             ToolError: If the page has no line `first`.

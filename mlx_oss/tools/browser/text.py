@@ -10,7 +10,7 @@ from urllib.parse import urljoin, urlsplit
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.tools.browser.pages import Link, Page, link, plain
 
-HTML_MISSING = "HTML needs the extra `browser`: pip install 'mlx-oss[browser]'"
+HTML_MISSING = "HTML needs an extra: install mlx-oss with it, as in pip install 'mlx-oss[browser]'"
 
 _MARKDOWN_LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
 _HEADING = re.compile(r"^#\s+(.+?)\s*#*$", re.MULTILINE)

@@ -44,7 +44,8 @@ class BrowserTool(SystemTool):
     """Lets the model browse a folder of Markdown, text and HTML files, the web, or the pages of your own backend.
 
     The tool remembers the pages it has shown as long as it exists; they are not saved with a session. Files of a folder
-    are read each time they are opened. Other pages are fetched only once when links to them are followed.
+    are read each time they are opened. Other pages are fetched again only if the model writes their address, not if it
+    follows a link to them.
 
     Args:
         source: Path of a folder, a `Web`, or a backend of your own. `cancel` does not stop a backend of your own, but
@@ -108,7 +109,7 @@ class BrowserTool(SystemTool):
 
         Args:
             query: What to search for.
-            topn: How many results to show at most; values outside 1 to 50 are brought into this range.
+            topn: How many results to show at most; values outside 1 to 50 are clamped.
             source: Ignored.
 
         Returns:
@@ -214,7 +215,7 @@ class BrowserTool(SystemTool):
 
 
 def _known_only(text: str, schema: object) -> str:
-    """Drops arguments that are not in the schema: the model invents some, while the others are what it means."""
+    """Drops arguments that are not in the schema. The model sometimes invents arguments; the others are still valid."""
     try:
         arguments = json.loads(text)
     except (ValueError, RecursionError):

@@ -39,7 +39,7 @@ class Web:
         private: Whether pages in private networks and on this machine may be opened.
 
     Attributes:
-        stopped: A `threading.Event`. If set, a page that is being fetched is given up after the next piece of it.
+        stopped: A `threading.Event`. If set, fetching a page stops after the next piece of it.
 
     Raises:
         OptionError: If `search` is not an http or https URL with `{query}`, or the extra `web` is not installed.
@@ -47,7 +47,7 @@ class Web:
 
     def __init__(self, search: str, *, headers: dict[str, str] | None = None, private: bool = False) -> None:
         if importlib.util.find_spec("httpx2") is None:
-            raise OptionError("the web needs the extra `web`: pip install 'mlx-oss[web]'")
+            raise OptionError("the web needs an extra: install mlx-oss with it, as in pip install 'mlx-oss[web]'")
         if "{query}" not in search or urlsplit(search).scheme not in ("http", "https"):
             raise OptionError(f"{search!r} is not a search endpoint: give a URL like https://host/search?q={{query}}")
         self._search, self._headers, self._private = search, headers or {}, private
@@ -73,10 +73,10 @@ class Web:
             with httpx2.Client(timeout=_TIMEOUT, headers=self._headers, follow_redirects=True) as client:
                 answer = client.get(url)
                 answer.raise_for_status()
-                found = answer.json()
+                data = answer.json()
         except (httpx2.HTTPError, ValueError) as error:
             raise ToolError(f"the search failed ({_reason(error)})") from None
-        results = found.get("results") if isinstance(found, dict) else found
+        results = data.get("results") if isinstance(data, dict) else data
         if not isinstance(results, list):
             raise ToolError("the search failed (the endpoint gave no list of results)")
         return results_page(query, [entry for result in results if (entry := _entry(result))][:topn])
@@ -91,8 +91,8 @@ class Web:
             The page.
 
         Raises:
-            ToolError: If the URL is not one of the web, is in a private network that is not allowed, cannot be fetched,
-                is not text, or `stopped` was set.
+            ToolError: If the URL is not an http or https URL, is in a private network that is not allowed, cannot be
+                fetched, or is not text, or if `stopped` was set.
         """
         import httpx2
 
@@ -111,7 +111,7 @@ class Web:
         raise ToolError(f"Error fetching URL `{source[:1024]}`: it leads from one place to the next without end")
 
     def _check(self, url: str) -> None:
-        """Raises ToolError if a URL is not one of the web, or its host is in a private network."""
+        """Raises ToolError if this is not an http or https URL, or its host is unknown or in a private network."""
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ToolError(f"{url[:1024]!r} is no URL of the web")

@@ -1,7 +1,7 @@
 """Paths of files inside a folder that symbolic links cannot redirect.
 
 Every folder on the way to a file is opened once, without following links. Operations then use the open folder, so they
-stay in it even if another folder or a link is put in its place meanwhile. Knows nothing of patches.
+stay in it even if it is replaced by another folder or a link. Knows nothing of patches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class AnchoredFolder:
-    """A folder whose paths `resolve` anchors. A context manager: the paths can be used until it exits."""
+    """Resolves paths below a folder to anchored paths. A context manager: they can be used until it exits."""
 
     def __init__(self, root: Path) -> None:
         self._open: dict[tuple[str, ...], int] = {(): os.open(root, _FOLDER)}  # file descriptors by path below the root

@@ -165,7 +165,7 @@ def _read(path: Path, name: str) -> str:
 def _write(root: Path, changes: list[Change]) -> None:
     """Writes the new contents to temporary files, then moves them into place. If anything fails, undoes everything.
 
-    Raises ToolError, also if a file is not what it was when the patch was checked.
+    Raises ToolError, also if a file has changed since the patch was checked.
     """
     steps = [step for change in changes for step in _steps(change)]
     moved_aside: list[AnchoredPath] = []
@@ -201,7 +201,7 @@ class _Step:
     path: str
     before: str | None  # None: the file does not exist yet
     after: str | None  # None: the file is deleted
-    mode_from: str  # path of the file whose permissions it gets
+    mode_from: str  # path of the file that it gets its permissions from
 
 
 def _steps(change: Change) -> list[_Step]:

@@ -102,12 +102,12 @@ def apply_hunks(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
 
 def _split_lines(text: str) -> tuple[list[str], list[str]]:
     """Returns the lines and their line endings. A last line without an ending gets the ending of the line above."""
-    whole = text.removesuffix("\n").split("\n") if text else []
-    ends = ["\r\n" if line.endswith("\r") else "\n" for line in whole]
-    if whole and not text.endswith("\n"):
+    raw_lines = text.removesuffix("\n").split("\n") if text else []
+    ends = ["\r\n" if line.endswith("\r") else "\n" for line in raw_lines]
+    if raw_lines and not text.endswith("\n"):
         ends[-1:] = ends[-2:-1] or ["\n"]
-        return [*(line.removesuffix("\r") for line in whole[:-1]), whole[-1]], ends
-    return [line.removesuffix("\r") for line in whole], ends
+        return [*(line.removesuffix("\r") for line in raw_lines[:-1]), raw_lines[-1]], ends
+    return [line.removesuffix("\r") for line in raw_lines], ends
 
 
 def _operation(header: str, body: list[str]) -> Operation:

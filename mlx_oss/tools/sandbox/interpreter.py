@@ -4,9 +4,10 @@
 
     python -c "<this file>" REQUESTS STATUS ALONE
 
-REQUESTS and STATUS are file descriptors of pipes. Code arrives through REQUESTS, as its length and its UTF-8 text. What
-the code prints goes to stdout and stderr. When a piece has finished, a line is written to STATUS. ALONE is 1 if a
-signal to all processes can reach only those of the sandbox. As in a notebook, the value of a last expression is shown.
+REQUESTS and STATUS are file descriptors of pipes. Code arrives through REQUESTS: its length in 4 bytes, then
+its UTF-8 text. What the code prints goes to stdout and stderr. A line is written to STATUS when the interpreter is
+ready, and when a piece has finished. ALONE is 1 if a signal to all processes reaches only those of the sandbox. As in a
+notebook, the value of a last expression is shown.
 """
 
 import ast
@@ -31,12 +32,12 @@ def main(requests: int, status: int, alone: bool) -> None:
         while header := pipe.read(4):
             source = pipe.read(struct.unpack("<I", header)[0]).decode()
             number += 1
-            ended = run(source, f"<call {number}>", main_module.__dict__)
+            status_line = run(source, f"<call {number}>", main_module.__dict__)
             if os.getpid() != own_pid:  # the code has forked, and this is the child
                 os._exit(0)
             if alone:
                 kill_leftover_processes()
-            os.write(status, ended)
+            os.write(status, status_line)
 
 
 def kill_leftover_processes() -> None:
@@ -45,7 +46,7 @@ def kill_leftover_processes() -> None:
         os.kill(-1, signal.SIGKILL)
         while True:
             os.waitpid(-1, 0)
-    except OSError:  # there are none (left)
+    except OSError:  # there are none, or none is left
         pass
 
 
@@ -61,14 +62,14 @@ def run(source: str, name: str, namespace: dict[str, object]) -> bytes:
             if value is not None:
                 namespace["_"] = value
                 sys.stdout.write(f"{value!r}\n")
-        ended = b"done\n"
+        status_line = b"done\n"
     except BaseException as error:
-        ended = b"raised\n"
+        status_line = b"raised\n"
         write_traceback(error)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # the code may have closed or replaced it
             stream.flush()
-    return ended
+    return status_line
 
 
 def write_traceback(error: BaseException) -> None:

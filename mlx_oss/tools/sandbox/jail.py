@@ -40,7 +40,7 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s39
 _NOBODY = 65534
 
 _SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # links into /usr on most systems
-_DEVICES = ("null", "full", "random", "urandom")  # not "zero": mapped shared, it gives memory that belongs to no file
+_DEVICES = ("null", "full", "random", "urandom")  # not "zero": a shared mapping of it is memory of no file
 _INTERVAL = 0.05  # seconds between two checks of the usage
 
 
@@ -85,7 +85,7 @@ def enter_namespaces() -> int:
     Root needs no user namespace. Other users, and root in a container that may not unshare, get one.
     """
     spaces = _NEWNS | _NEWUTS | _NEWIPC | _NEWPID | _NEWNET
-    unused_uid = 1_900_000_000 + os.getpid()  # no other process has it: RLIMIT_NPROC counts the program's tasks alone
+    unused_uid = 1_900_000_000 + os.getpid()  # no other process has it, so RLIMIT_NPROC counts only the program's tasks
     if os.geteuid() == 0:
         try:
             _check(_libc().unshare(spaces), "unshare")
@@ -137,9 +137,9 @@ def start_program(config: Config, uid: int | None) -> int:
     `uid` is the user id to run as in namespaces; None means that there are no namespaces.
     """
     existing_tasks = 0 if uid is not None else count_user_tasks()
-    worker = os.fork()
-    if worker:
-        return worker
+    program_pid = os.fork()
+    if program_pid:
+        return program_pid
     try:
         if uid is None:
             os.setpgid(0, 0)
@@ -170,7 +170,7 @@ def install_filter(instructions: bytes, required: bool) -> None:
 
 
 def switch_user(uid: int) -> None:
-    """Gives up all groups and becomes this user, or nobody if the id does not exist here."""
+    """Leaves all groups and switches to this user, or to `nobody` if the id does not exist here."""
     if sys.platform != "linux":
         raise OSError("users can be switched only on Linux")
     os.setgroups([])
@@ -200,8 +200,8 @@ def set_limits(config: Config, existing_tasks: int) -> None:
             pass
 
 
-def supervise(config: Config, worker: int) -> NoReturn:
-    """Waits until the program ends or has to be killed, then exits with the status. `worker` is the program's pid."""
+def supervise(config: Config, program_pid: int) -> NoReturn:
+    """Waits until the program ends or has to be killed, then exits with the status."""
     status = 0
     lifeline = select.poll()
     lifeline.register(config["lifeline"], 0)  # on Linux the poll returns when the other end of the pipe is closed
@@ -209,12 +209,12 @@ def supervise(config: Config, worker: int) -> NoReturn:
     try:
         interval = _INTERVAL if sys.platform == "linux" else 10 * _INTERVAL
         while not lifeline.poll(interval * 1000) and not starter_is_gone(config):
-            pid, wait_status = os.waitpid(worker, os.WNOHANG)
+            pid, wait_status = os.waitpid(program_pid, os.WNOHANG)
             if pid:
                 status = os.waitstatus_to_exitcode(wait_status) % 256
                 break
-            reap_orphans(worker)
-            count, used = usage(config, worker)
+            reap_orphans(program_pid)
+            count, used = usage(config, program_pid)
             if count > config["processes"] + 1:
                 status = TOO_MANY_PROCESSES
                 break
@@ -223,7 +223,7 @@ def supervise(config: Config, worker: int) -> NoReturn:
                 break
     finally:
         if not config["namespaces"]:
-            kill_all(worker)
+            kill_all(program_pid)
         os._exit(status)  # in a PID namespace this is process 1, so the kernel kills all others with it
 
 
@@ -235,19 +235,19 @@ def starter_is_gone(config: Config) -> bool:
     return not config["namespaces"] and os.getppid() != config["starter"]
 
 
-def reap_orphans(worker: int) -> None:
+def reap_orphans(program_pid: int) -> None:
     """Collects the exit status of orphaned processes, but not that of the program, which `supervise` reads."""
     for pid in descendants():
-        if pid != worker:
+        if pid != program_pid:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
 
-def usage(config: Config, worker: int) -> tuple[int, int]:
+def usage(config: Config, program_pid: int) -> tuple[int, int]:
     """Returns the number of the program's processes and the bytes of memory that they use together."""
     if sys.platform != "linux":
         listed = subprocess.run(["/bin/ps", "-A", "-o", "pgid=,rss="], capture_output=True, text=True).stdout
-        sizes = [int(rss) * 1024 for pgid, rss in map(str.split, listed.splitlines()) if int(pgid) == worker]
+        sizes = [int(rss) * 1024 for pgid, rss in map(str.split, listed.splitlines()) if int(pgid) == program_pid]
         return len(sizes), sum(sizes)
     pids = descendants()
     used = sum(map(memory_of, pids))
@@ -283,12 +283,12 @@ def descendants() -> set[int]:
                 parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
             continue
-    found: set[int] = set()
+    pids: set[int] = set()
     new = {os.getpid()}
     while new:
-        new = {pid for pid, parent in parents.items() if parent in new} - found
-        found |= new
-    return found
+        new = {pid for pid, parent in parents.items() if parent in new} - pids
+        pids |= new
+    return pids
 
 
 def _sizes(path: str) -> dict[str, int]:
@@ -304,11 +304,11 @@ def _sizes(path: str) -> dict[str, int]:
     return {name.rstrip(":"): int(size) * 1024 for name, size, _ in lines}
 
 
-def kill_all(worker: int) -> None:
+def kill_all(program_pid: int) -> None:
     """Kills the program's process group and all descendants until none is left, for at most 5 seconds."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        for kill, pid in [(os.killpg, worker), *((os.kill, pid) for pid in descendants())]:
+        for kill, pid in [(os.killpg, program_pid), *((os.kill, pid) for pid in descendants())]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(pid, signal.SIGKILL)
         try:

@@ -93,9 +93,9 @@ class Output:
 
 @functools.cache
 def isolation_here() -> Isolation | str:
-    """Returns the isolation that works on this machine, or a sentence that says why there is none but "limits".
+    """Returns the isolation that works on this machine, or a sentence that says why none works.
 
-    Tries it out on the first call; later calls return the same.
+    The first call tries it out; later calls return the same.
     """
     if sys.platform not in ("linux", "darwin"):
         return f"there is no isolation for {sys.platform}"
@@ -111,7 +111,7 @@ class Sandbox:
     """One isolated interpreter. It ends with `close`, with this process, and when a call exceeds a limit.
 
     Attributes:
-        ended: Whether it has ended; then it cannot run code any more.
+        ended: Whether it has ended. It cannot run code then.
     """
 
     def __init__(self, isolation: Isolation, limits: Limits) -> None:
@@ -258,6 +258,6 @@ def _python() -> list[str]:
     executable = Path(sys.executable).resolve()
     packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     folders = [sys.prefix, sys.base_prefix, str(executable.parents[1]), *packages]
-    found = {str(folder) for folder in map(Path, folders) if folder.is_dir() and len(folder.parts) > 1}
-    found = {path for path in found if not path.startswith("/usr/") and path != "/usr"}
-    return sorted(path for path in found if not any(path.startswith(f"{other}/") for other in found))
+    paths = {str(folder) for folder in map(Path, folders) if folder.is_dir() and len(folder.parts) > 1}
+    paths = {path for path in paths if not path.startswith("/usr/") and path != "/usr"}
+    return sorted(path for path in paths if not any(path.startswith(f"{other}/") for other in paths))

@@ -1,7 +1,7 @@
 """The system call filter (seccomp, as a BPF program) for the sandbox on Linux.
 
-It refuses the calls that give memory which is not attributed to any process and so could not be counted: memory behind
-a file descriptor (memfd), System V shared memory, and shared mappings without a file. It also refuses new user
+It refuses the calls that allocate memory which is not attributed to any process and so cannot be counted: memory
+behind a file descriptor (memfd), System V shared memory, and shared mappings without a file. It also refuses new user
 namespaces, because the program could mount file systems in memory there.
 """
 
