@@ -1,4 +1,4 @@
-"""Converts a released gpt-oss checkpoint into an MLX folder; every MXFP4 bit is kept.
+"""Converts a gpt-oss checkpoint into an MLX folder; MXFP4 experts are kept bit for bit.
 
     from mlx_oss.convert import convert
     convert("gpt-oss-20b", "gpt-oss-20b-mlx")
@@ -6,7 +6,7 @@
 Modules, in the order in which the data passes through them:
 
     command.py           `mlx-oss convert` and `python -m convert`
-    run.py               convert(): the conversion from start to end
+    run.py               convert(): runs a conversion from start to end
     options.py           ConvertOptions
     report.py            Progress and Report: what the caller learns during and after a conversion
     source.py            recognises the layout of a checkpoint folder by its content and reads its config

@@ -61,11 +61,11 @@ class Dequantized:
         rows = max(PIECE // self.weight.row_bytes // 4, 1)
         size, bits = self.spec.group_size, self.spec.bits
         parts = (part.runs(rows) for part in (self.weight, self.scales, self.biases))
-        for (weight,), *others in zip(*parts, strict=True):
+        for (weight,), *scales_and_biases in zip(*parts, strict=True):
             with _MLX:
                 words = mx.array(weight.view("<u4").reshape(-1, self.weight.row_bytes // 4))
                 factors, offsets = (
-                    _bfloat16(part.view("<u2").reshape(-1, self.scales.row_bytes // 2)) for (part,) in others
+                    _bfloat16(part.view("<u2").reshape(-1, self.scales.row_bytes // 2)) for (part,) in scales_and_biases
                 )
                 values = _bits(mx.dequantize(words, factors, offsets, size, bits, stream=mx.cpu))
             yield (values.reshape(-1).view(np.uint8),)

@@ -158,18 +158,18 @@ def _as_json(report: Report, outcome: str) -> str:
 
 @contextmanager
 def _shown(stream: TextIO) -> Iterator[OnProgress]:
-    """Shows progress: on a terminal as a bar with rate and time left, elsewhere as one line per finished shard."""
+    """Yields a progress callback that shows a bar with rate and time left, or a line per shard if not on a terminal."""
     if not stream.isatty():
         finished = 0
 
-        def line(now: Progress) -> None:
+        def show_line(now: Progress) -> None:
             nonlocal finished
             if now.shards_done > finished:
                 with suppress(OSError):  # a closed pipe must not end the conversion
                     stream.write(f"{now.shard}: {now.shards_done} of {now.shards}, {now.done / now.total:.0%}\n")
             finished = now.shards_done
 
-        yield line
+        yield show_line
         return
     from rich import progress as bars
     from rich.console import Console

@@ -40,7 +40,7 @@ RELEASED_GENERATION = {
 
 
 def is_openai(raw: Mapping[str, Any]) -> bool:
-    """Whether a config uses OpenAI's keys: it has `num_experts` and no `model_type`."""
+    """True if a config uses OpenAI's keys: it has `num_experts` and no `model_type`."""
     return "num_experts" in raw and "model_type" not in raw
 
 
@@ -48,8 +48,8 @@ def from_openai(raw: Mapping[str, Any]) -> dict[str, Any]:
     """OpenAI's `original/config.json` with Hugging Face's keys, completed with the constants of the releases.
 
     Raises:
-        ConfigError: If a key is missing or a rope setting is not a number between 0 and 1e9. Also if a key is unknown,
-            because ignoring it could change the mathematics.
+        ConfigError: If a key is missing or unknown (ignoring it could change the computation), or if a rope setting is
+            not a number between 0 and 1e9.
     """
     required = {*_OPENAI_SAME, *_OPENAI_RENAMED, *_OPENAI_ROPE}
     if missing := sorted(required - set(raw)):
@@ -57,9 +57,7 @@ def from_openai(raw: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json: {missing[0]} is missing, so the gpt-oss config is incomplete: download it again"
         )
     if unknown := sorted(set(raw) - required - {"swiglu_limit"}):
-        raise ConfigError(
-            f"config.json: unknown key {unknown[0]}: it is not ignored, because it may change the mathematics"
-        )
+        raise ConfigError(f"config.json: unknown key {unknown[0]}: it may change the computation, so it is not ignored")
     config: dict[str, Any] = _RELEASED | {key: raw[key] for key in _OPENAI_SAME}
     config |= {ours: raw[theirs] for theirs, ours in _OPENAI_RENAMED.items()}
     config["swiglu_limit"] = raw.get("swiglu_limit", _RELEASED["swiglu_limit"])

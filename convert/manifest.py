@@ -71,14 +71,16 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Checks all bytes of the folder except those of tensors. Raises CheckpointError naming the first file that
-    differs.
+    """Checks all bytes of the folder except those of tensors.
+
+    Raises:
+        CheckpointError: If a file differs from the manifest or is missing; names the first one.
     """
-    for kind, content in (("headers", _header), ("files", Path.read_bytes)):
+    for kind, read_part in (("headers", _header), ("files", Path.read_bytes)):
         for name, checksum in manifest[kind].items():
             path = folder / name
             try:
-                actual = _sha256(content(path))
+                actual = _sha256(read_part(path))
             except OSError:
                 raise CheckpointError(f"{path} is missing or cannot be read: convert again") from None
             if actual != checksum:

@@ -1,11 +1,11 @@
-"""Reads OpenAI's `metal/model.bin`: its config, and where its tensors are. The file has no table of its tensors; they
-follow one another in a fixed order.
+"""Reads OpenAI's `metal/model.bin`: its config, and where its tensors are.
 
 The format is the one that gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes: MXFP4 experts, and
-bfloat16 for everything else. It leaves out the rows of embedding and unembedding that no token uses, the last 1,074 of
-the releases' 201,088. The converter fills them with zeros. There alone a folder made from this file may differ from one
-made from another layout: all other bytes of the weight files are the same. The other changes that the format makes to
-the tensors are undone in `metal_transforms`.
+bfloat16 for everything else. The file has no table of its tensors; they follow one another in a fixed order. It leaves
+out the rows of embedding and unembedding that no token uses, the last 1,074 of the releases' 201,088. The converter
+fills them with zeros. Only in these rows can a folder made from this file differ from one made from another layout: all
+other bytes of the weight files are the same. The other changes that the format makes to the tensors are undone in
+`metal_transforms`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _FIELDS = (
     "yarn_offset yarn_scale yarn_multiplier epsilon"
 ).split()
 _TOKENS, VOCABULARY = 200_014, 201_088  # rows of the releases' embedding: in this file, and in every other layout
-_HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layout, tokenizer, four sizes of it
+_HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layout, tokenizer and its four sizes
 
 
 def is_metal(folder: Path) -> bool:
-    """Whether the folder has a `model.bin` and no safetensors files."""
+    """True if the folder has a `model.bin` and no safetensors files."""
     return (folder / FILE).is_file() and not weight_files(folder)
 
 
@@ -74,7 +74,7 @@ def read_metal(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
         raise CheckpointError(f"{path} has a damaged header: download it again") from None
     except ConfigError as error:
         raise CheckpointError(f"{path} has a damaged header ({error}): download it again") from None
-    start = _up(_HEADER.size + 16 * special + regex + tokens, 16384)
+    start = _align_up(_HEADER.size + 16 * special + regex + tokens, 16384)
     size = path.stat().st_size
     tensors, end = _tensors(path, config, start, size)
     if config["vocab_size"] == _TOKENS:
@@ -92,7 +92,7 @@ def _config(fields: Mapping[str, Any], vocab: int) -> dict[str, Any]:
     low = -f["yarn_offset"] / f["yarn_scale"]
 
     def rotations(frequency: float) -> float:
-        """The YaRN beta, a number of rotations, of a boundary. The header stores boundaries, as frequency indices."""
+        """The YaRN beta (a number of rotations) of a boundary. The header stores boundaries as frequency indices."""
         wavelength = 2 * math.pi * math.exp(frequency * math.log(f["theta"]) / (f["head_dim"] / 2))
         return float(f"{initial / wavelength:.4g}")
 
@@ -117,18 +117,18 @@ def _config(fields: Mapping[str, Any], vocab: int) -> dict[str, Any]:
     return from_openai(openai) | {"rms_norm_eps": exact["epsilon"]}
 
 
-def _up(position: int, multiple: int) -> int:
+def _align_up(position: int, multiple: int) -> int:
     return -(-position // multiple) * multiple
 
 
 def _tensors(path: Path, config: Mapping[str, Any], position: int, size: int) -> tuple[dict[str, TensorInfo], int]:
-    """Returns (tensors by name, end of the last one), walking through the file in the order it was written in.
+    """Returns (tensors by name, end of the last one). Walks through the file in the order in which it was written.
 
     Stops at the first tensor that ends after `size`, so a damaged header cannot make the walk endless.
     """
     tensors = {}
     for alignment, name, dtype, shape in _order(config):
-        start = _up(position, alignment)
+        start = _align_up(position, alignment)
         position = start + math.prod(shape) * ITEMSIZE[dtype]
         tensors[name] = TensorInfo(name, path, dtype, shape, start, position)
         if position > size:

@@ -82,8 +82,9 @@ class ZeroPaddedRows:
 
 @dataclass(frozen=True, slots=True)
 class DeinterleavedHeads:
-    """Rows of q or k as released: puts the first half of each head before the second again, and multiplies by `factor`,
-    a power of two.
+    """Restores rows of q or k: puts the first half of each head before the second, and multiplies by `factor`.
+
+    `factor` is a power of two.
     """
 
     rows: Rows

@@ -2,8 +2,7 @@
 
 Nothing is written before source, plan, target and free space have been checked. An error while writing leaves nothing
 behind. The finished shards are kept only after an interruption (SIGINT, a kill, a power cut), or if the finished folder
-cannot be renamed, for example because something else got the target's name meanwhile. The same call then continues from
-them.
+cannot be renamed, for example because something else got the target's name. The same call then continues from them.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ def convert(
 
     The folder is written under a hidden name beside the target and renamed when it is complete, so a folder named
     `target` is always complete. If the conversion is interrupted (KeyboardInterrupt, a kill, a power cut), or if the
-    target's name is taken meanwhile, the finished shards stay in the hidden folder, and the same call continues from
-    them. After any other error nothing is left behind.
+    finished folder cannot be renamed (for example because something else got the target's name), the finished shards
+    stay in the hidden folder, and the same call continues from them. After any other error nothing is left behind.
 
-    Issues a UserWarning if the file system cannot lock the hidden folder, or if it moves back a folder that a killed
-    conversion was replacing.
+    Issues a UserWarning if the file system cannot lock the hidden folder, if the config has unknown keys, or if a
+    folder that a killed conversion was replacing is moved back.
 
     Args:
         source: Folder of the checkpoint: Hugging Face's layout, OpenAI's `original/` or `metal/`, or an MLX folder.
         target: Folder to create. It must not exist or must be empty, unless `options.force` is set.
-        options: The profile and what else can be chosen; None means `ConvertOptions()`.
+        options: Profile and other options. None means `ConvertOptions()`.
         progress: Called in this thread after each step. With `options.verify`, progress starts again from 0 when the
             verification begins. An exception that it raises ends the conversion.
 
@@ -59,14 +58,14 @@ def convert(
         What was done or, with `options.dry_run`, what would be done.
 
     Raises:
-        ConfigError: If the source's config.json is damaged, not a gpt-oss config, or of weights in another
-            quantisation.
+        ConfigError: If the source's config.json is damaged, is not a gpt-oss config, or describes weights that are
+            quantised in another format.
         CheckpointError: If a file or tensor of the source is missing, damaged, unknown, or of the wrong shape or dtype,
             or if the verification finds a difference.
         ConversionError: If the source is not a model's folder or of a format that is not supported; if the target
             exists, overlaps the source, cannot be written or is being written by another conversion; or if the disk has
             too little space.
-        OptionError: If a profile is unknown, an override matches no module, or a module cannot be quantised as wanted.
+        OptionError: If a profile is unknown or not possible for a module, or an override matches no module.
         TokenizerError: If the source's tokenizer.json disagrees with the bundled vocabulary.
     """
     with os_errors_named():
@@ -78,31 +77,31 @@ def _convert(
 ) -> Report:
     options = options or ConvertOptions()
     src, dst = Path(source), Path(os.path.abspath(target))
-    if src.parent.resolve() == dst.parent.resolve() and src.name in hidden_names(dst):
+    if os.path.realpath(src.parent) == os.path.realpath(dst.parent) and src.name in hidden_names(dst):
         raise ConversionError(f"{src} is the hidden folder of the conversion to {dst}: choose another target")
     if not options.dry_run:
         restore_replaced(dst)
     opened = open_source(src)
     specs = profiles.specs(opened.config, options)
     units = plan_jobs(opened, specs)
-    parts = shards.split(units, options.shard_bytes)
+    planned = shards.split(units, options.shard_bytes)
     _check_target(src, dst, options)
     config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.quantization_entry(specs))
-    staging = Staging(dst, _plan_id(opened, parts, config))
+    staging = Staging(dst, _plan_id(opened, planned, config))
     resumed = len(staging.finished)
-    _check_space(staging, sum(part.nbytes for part in parts if part.name not in staging.finished))
+    _check_space(staging, sum(shard.nbytes for shard in planned if shard.name not in staging.finished))
     if not options.dry_run:
         with staging:
             _check_target(src, dst, options)  # again: another conversion may have finished since
-            _write(opened, parts, config, staging, options, progress)
+            _write(opened, planned, config, staging, options, progress)
             _publish(src, staging, options)
     written_tensors = {name: written for shard in staging.finished.values() for name, written in shard.items()}
-    nbytes = sum(part.nbytes for part in parts)
+    nbytes = sum(shard.nbytes for shard in planned)
     return Report(
         folder=dst,
         layout=opened.layout,
-        tensors=sum(len(part.targets) for part in parts),
-        shards=len(parts),
+        tensors=sum(len(shard.targets) for shard in planned),
+        shards=len(planned),
         nbytes=nbytes,
         resumed_shards=resumed,
         errors={name: written.error for name, written in written_tensors.items() if written.error is not None},
@@ -112,20 +111,20 @@ def _convert(
     )
 
 
-def _plan_id(source: Source, parts: Sequence[Shard], config: dict[str, object]) -> str:
+def _plan_id(source: Source, planned: Sequence[Shard], config: dict[str, object]) -> str:
     """A hash that changes with everything the written bytes depend on.
 
     Source files are identified by path, size and time of modification.
     """
     files = sorted({tensor.file for tensor in source.tensors.values()})
-    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    headers = [(part.name, shards.header(part)[8:].decode()) for part in parts]
+    stats = [(os.path.realpath(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    headers = [(shard.name, shards.header(shard)[8:].decode()) for shard in planned]
     text = json.dumps([manifest.FORMAT, source.layout, stats, headers, config], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
-    real_src, real_dst = src.resolve(), dst.resolve()
+    real_src, real_dst = Path(os.path.realpath(src)), Path(os.path.realpath(dst))  # unlike resolve, no error for a loop
     if _lies_in(real_src, real_dst) or _lies_in(real_dst, real_src):
         raise ConversionError(f"{dst} and {src} overlap: choose a target outside the source")
     if not real_dst.parent.is_dir():
@@ -138,19 +137,21 @@ def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
         raise ConversionError(f"{dst} is a symbolic link: give the folder that it points to, {real_dst}")
     if not dst.exists() or (dst.is_dir() and not any(dst.iterdir())):
         return
+    is_model = (dst / "config.json").is_file() and bool(weight_files(dst))
     if not options.force:
-        raise ConversionError(f"{dst} already exists: choose another target, or use --force to replace it")
-    if not ((dst / "config.json").is_file() and weight_files(dst)):
+        remedy = "choose another target" + (", or use --force to replace it" if is_model else "")
+        raise ConversionError(f"{dst} already exists: {remedy}")
+    if not is_model:
         raise ConversionError(f"{dst} is not a model folder, so --force does not replace it: choose another target")
 
 
 def _lies_in(path: Path, folder: Path) -> bool:
-    """Whether `path` is `folder` or inside it; compares the files themselves, so spelling does not matter."""
+    """True if `path` is `folder` or inside it. Compares the files themselves, so spelling does not matter."""
     return folder.exists() and any(each.exists() and each.samefile(folder) for each in (path, *path.parents))
 
 
 def _check_space(staging: Staging, nbytes: int) -> None:
-    """Raises ConversionError if the disk is too full. What this run will delete of an earlier one counts as free."""
+    """Raises ConversionError if the disk is too full. Leftovers that this run deletes count as free."""
     parent, needed = staging.target.parent, nbytes + _MARGIN
     free = shutil.disk_usage(parent).free + staging.reclaimable_bytes
     if free < needed:
@@ -163,15 +164,15 @@ def _check_space(staging: Staging, nbytes: int) -> None:
 
 def _write(
     source: Source,
-    parts: Sequence[Shard],
+    planned: Sequence[Shard],
     config: dict[str, object],
     staging: Staging,
     options: ConvertOptions,
     progress: OnProgress | None,
 ) -> None:
     try:
-        _write_shards(parts, staging, progress)
-        _write_companions(source, parts, config, staging)
+        _write_shards(planned, staging, progress)
+        _write_companions(source, planned, config, staging)
         if options.verify:
             verify(staging.folder, source.folder, progress)
     except KeyboardInterrupt:
@@ -199,21 +200,21 @@ def _publish(src: Path, staging: Staging, options: ConvertOptions) -> None:
         raise ConversionError(f"{staging.target} cannot be put in place ({error.strerror}): {kept}") from None
 
 
-def _write_shards(parts: Sequence[Shard], staging: Staging, progress: OnProgress | None) -> None:
-    meter = ProgressMeter(progress, sum(part.nbytes for part in parts), len(parts))
-    for part in parts:
-        if part.name in staging.finished:
-            meter.advance(part.nbytes)
-            meter.finish_shard(part.name)
-    remaining = [part for part in parts if part.name not in staging.finished]
+def _write_shards(planned: Sequence[Shard], staging: Staging, progress: OnProgress | None) -> None:
+    meter = ProgressMeter(progress, sum(shard.nbytes for shard in planned), len(planned))
+    for shard in planned:
+        if shard.name in staging.finished:
+            meter.advance(shard.nbytes)
+            meter.finish_shard(shard.name)
+    remaining = [shard for shard in planned if shard.name not in staging.finished]
     with ThreadPool(meter.advance) as pool:
-        writes = {part.name: partial(shards.write, part, staging.path(part.name)) for part in remaining}
-        for shard, tensors in pool.as_completed(writes):
-            staging.finish(shard, tensors)
-            meter.finish_shard(shard)
+        writes = {shard.name: partial(shards.write, shard, staging.path(shard.name)) for shard in remaining}
+        for name, tensors in pool.as_completed(writes):
+            staging.finish(name, tensors)
+            meter.finish_shard(name)
 
 
-def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, object], staging: Staging) -> None:
+def _write_companions(source: Source, planned: Sequence[Shard], config: dict[str, object], staging: Staging) -> None:
     folder = staging.folder
     for path in source.companions:
         try:
@@ -221,7 +222,7 @@ def _write_companions(source: Source, parts: Sequence[Shard], config: dict[str, 
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
         (folder / path.name).write_bytes(content)
-    json_files: dict[str, object] = {"config.json": config, INDEX: shards.index(parts)}
+    json_files: dict[str, object] = {"config.json": config, INDEX: shards.index(planned)}
     if source.lacks_companions:
         json_files["generation_config.json"] = configs.RELEASED_GENERATION
     for name, value in json_files.items():

@@ -1,7 +1,6 @@
-"""Opens a checkpoint folder: recognises its layout by its content, reads its config, its tensors' headers and the names
-of the other files to copy.
+"""Opens a checkpoint folder: recognises its layout by its content, and reads its config and its tensors' headers.
 
-Knows how to tell the layouts apart, nothing of how they are converted.
+Also finds the other files to copy. Knows how the layouts differ, but nothing of how they are converted.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _COMPANIONS = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json chat_template.jinja generation_config.json LICENSE "
     "USAGE_POLICY"
 ).split()
-_ADAPTER = "adapter_model.safetensors"  # the name PEFT saves a LoRA adapter under
+_ADAPTER = "adapter_model.safetensors"  # the name under which PEFT saves a LoRA adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ def open_source(folder: Path) -> Source:
 
 
 def _refuse_without_weights(folder: Path) -> None:
-    """Raises ConversionError if the reason is recognised; if not, `read_folder` raises later."""
+    """Raises ConversionError if it is clear why there are no weights. If not, `read_folder` raises later."""
     if weight_files(folder / "original"):
         raise ConversionError(f"{folder} holds no *.safetensors file, but original/ does: give {folder / 'original'}")
     if any(folder.glob("*.bin")):
@@ -121,7 +120,9 @@ def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
         raise ConversionError(f"{path} is missing: give the folder that holds config.json and *.safetensors")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({error}): download it again") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} is not a JSON object: download it again")

@@ -1,9 +1,8 @@
-"""The hidden folder beside the target that a conversion writes into. It is locked, can be resumed, and is published by
-renaming it to the target.
+"""The hidden folder that a conversion writes into, and renames to the target when it is complete.
 
-Folders that are used for a target NAME, all beside it:
+It is locked and can be resumed. A target NAME uses these folders, all beside it:
 
-    .NAME.partial    being written: finished shards, unfinished ones, and the record of the finished (.conversion.json)
+    .NAME.partial    being written: finished and unfinished shards, and a record of the finished ones (.conversion.json)
     .NAME.replaced   the old folder of that name, while the new one takes its place
     .NAME.deleted    the old folder, being deleted
 
@@ -42,6 +41,8 @@ class WrittenTensor:
 
 class Staging:
     """The hidden folder of a conversion. Entering the context creates and locks it, and deletes what cannot be resumed.
+
+    Entering raises ConversionError if another conversion holds the lock, or the folder cannot be written.
 
     Attributes:
         target: The folder to publish it as.
@@ -153,9 +154,9 @@ class Staging:
 def restore_replaced(target: Path) -> None:
     """Repairs what a kill during `Staging.publish` may have left behind.
 
-    If the old folder was moved aside and the new one did not get its place, the old one is moved back, with a warning.
-    If the new one is in place, the old one is deleted. The hidden folder of the new one, which exists only in the first
-    case, tells the two apart, even if something else was created under the target's name since.
+    If the old folder was moved aside but the new one was not yet renamed to the target, the old one is moved back, with
+    a warning. If the new one is in place, the old one is deleted. The hidden folder of the new one exists only in the
+    first case, so the cases can be distinguished even if something else has been created under the target's name.
 
     Raises:
         ConversionError: If the old folder should be moved back, but the target's name is taken or renaming fails.
@@ -163,7 +164,7 @@ def restore_replaced(target: Path) -> None:
     replaced, staging, deleted = _replaced(target), _partial(target), _deleted(target)
     shutil.rmtree(deleted, ignore_errors=True)
     if target.is_dir():
-        (target / _RECORD).unlink(missing_ok=True)  # killed just after the folder was renamed
+        (target / _RECORD).unlink(missing_ok=True)  # a conversion was killed just after renaming the folder
     if not replaced.is_dir():
         return
     try:
@@ -198,9 +199,7 @@ def _locked(folder: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _NO_LOCKS:
-            warnings.warn(
-                f"{folder} cannot be locked: do not start a second conversion to this target meanwhile", stacklevel=3
-            )
+            warnings.warn(f"{folder} cannot be locked: do not start another conversion to this target", stacklevel=3)
             return descriptor
         os.close(descriptor)
         raise
@@ -225,7 +224,7 @@ def _deleted(target: Path) -> Path:
 
 
 def _delete(replaced: Path) -> None:
-    """Renames a folder, then deletes it: a part of it that is left after a kill is not mistaken for a whole folder."""
+    """Renames a folder, then deletes it. So what a kill leaves of it is not mistaken for a whole folder."""
     deleted = replaced.with_suffix(".deleted")
     replaced.rename(deleted)
     shutil.rmtree(deleted, ignore_errors=True)

@@ -14,13 +14,16 @@ from threading import Event
 from typing import Any, TypeVar
 
 ReportBytes = Callable[[int], None]  # called with the number of bytes done since the last call
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 _MAX_THREADS = 4  # more do not read a disk faster
 
 
 class ThreadPool:
-    """A context manager. On exit, tasks that have not started are dropped; running ones stop at their next report."""
+    """Runs tasks in threads, as a context manager.
+
+    On exit, tasks that have not started are dropped, and running ones stop when they next report progress.
+    """
 
     def __init__(self, on_bytes: ReportBytes):
         self._on_bytes = on_bytes
@@ -35,11 +38,11 @@ class ThreadPool:
         self._stopped.set()
         self._threads.shutdown(cancel_futures=True)
 
-    def as_completed(self, tasks: Mapping[str, Callable[[ReportBytes], Result]]) -> Iterator[tuple[str, Result]]:
+    def as_completed(self, tasks: Mapping[str, Callable[[ReportBytes], T]]) -> Iterator[tuple[str, T]]:
         """Runs tasks concurrently; yields (name, result) as each completes.
 
-        Each task gets a function to report its progress with, which it should call often. The pool's `on_bytes` is
-        called with these reports, in the thread that iterates. An exception in a task is raised here.
+        Each task gets a function to report its progress with, which it should call often. `on_bytes` is called with
+        each report, in the thread that iterates. An exception in a task is raised here.
         """
         names = {self._threads.submit(task, self._report_bytes): name for name, task in tasks.items()}
         for future in names:

@@ -1,9 +1,8 @@
-"""Transforms: produce the bytes of target tensors from source tensors, in one pass and in pieces of about a MiB,
-however large the tensors are.
+"""Transforms: produce the bytes of target tensors from source tensors, in one pass and in small pieces.
 
-The transforms in this file move bytes without interpreting them as numbers, so no bfloat16 type is needed. The one
-exception: float32 and float16 values of fine-tunes are rounded to bfloat16 while they are read. Knows nothing of names
-and models.
+A piece has about a MiB, however large the tensor is. The transforms in this file move bytes without interpreting them
+as numbers, so no bfloat16 type is needed. The one exception: float32 and float16 values of fine-tunes are rounded to
+bfloat16 while they are read. Knows nothing of names and models.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
 
     Without `source`, every byte of the folder is compared with the checksums in its manifest, `conversion.json`. With
     `source`, the bytes of all tensors, the copied files and the config are also compared with those that a conversion
-    would write now. A folder without a manifest, as other programs write it, can only be verified with `source`. Of its
-    other files only those that the source has too are then compared, and of its config only what defines the model.
+    would write now. A folder without a manifest, as other programs write it, can only be verified with `source`. Then
+    other files are compared only if both folders have them, and of the config only what defines the model.
 
     Args:
         target: The MLX folder.

@@ -65,8 +65,8 @@ if TYPE_CHECKING:
     from mlx_oss.model.transformer import Transformer
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
 
-_MODULES = ("convert", "errors", "harmony", "tools")  # public ones
-_NAMES = {  # of each module, what is public here
+_MODULES = ("convert", "errors", "harmony", "tools")  # public modules
+_NAMES = {  # the names of each module that are public here
     "chat.session": "ChatSession",
     "config": "ModelConfig",
     "constrain": "Guards",
@@ -82,7 +82,7 @@ _NAMES = {  # of each module, what is public here
     "tokenizer": "Tokenizer load_tokenizer",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
-# These load MLX; a fast BLAS has to be loaded before it.
+# Modules that load MLX. A fast BLAS must be loaded before MLX is.
 _COMPUTING = ("chat.session", "generation", "loader", "memory.plan", "model")
 
 __all__ = [

@@ -21,7 +21,7 @@ from mlx_oss.errors import ConfigError
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
-# Keys that describe training, serving or file formats and do not affect the forward pass.
+# Keys that describe training, serving or file formats and do not change the computation.
 _NO_EFFECT = frozenset(
     "architectures attention_dropout bos_token_id dtype eos_token_id initial_context_length initializer_range "
     "output_router_logits pad_token_id quantization_config router_aux_loss_coef torch_dtype transformers_version "
@@ -56,7 +56,7 @@ class YarnScaling:
     """YaRN context extension (arXiv 2309.00071) as the checkpoints configure it.
 
     Attributes:
-        factor: By how much the context is extended.
+        factor: Factor by which the context is extended.
         original_max_position_embeddings: Tokens of context before the extension.
         beta_fast: Frequencies with more rotations than this within the original context are kept.
         beta_slow: Frequencies with fewer rotations than this are interpolated; in between, the two are blended.
@@ -275,7 +275,9 @@ class ModelConfig:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"{path} does not exist: give the folder of a converted model") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} cannot be read as JSON ({error}): download or convert the model again") from None
         if not isinstance(raw, dict):
             raise ConfigError(f"{path} does not contain a JSON object: download or convert the model again")

@@ -1,4 +1,4 @@
-"""Every error that the library raises on purpose, in one tree. All of them are also names of `mlx_oss` itself.
+"""Every error that the library raises on purpose, in one tree. All of them can be imported from `mlx_oss` itself.
 
     MlxOssError
     ├── ConfigError          config.json: a value is missing, unknown or impossible
@@ -6,15 +6,29 @@
     ├── ConversionError      a conversion cannot start or finish: the target exists, the disk is full
     ├── TokenizerError       the vocabulary is damaged, or differs from the release's
     ├── HarmonyError         a conversation cannot be rendered, or a stream is malformed (strict mode only)
-    ├── OptionError          an argument is out of range
+    ├── OptionError          an argument is invalid, or needs something that is not installed
     ├── ContextError         the conversation does not fit the context
-    ├── SessionError         a saved session is damaged or belongs to another model, or the session is busy
+    ├── SessionError         a saved session cannot be read or written, or a turn of the session is running
     ├── ToolError            a tool failed; the session reports the message to the model
     └── BenchmarkError       a benchmarked engine cannot load or run the model
 
 Each message says what is wrong, where (file, tensor, key), and how to fix it. The command line prints it after
 "error: " and exits with status 2. Any other exception that leaves the library is a bug.
 """
+
+__all__ = [
+    "BenchmarkError",
+    "CheckpointError",
+    "ConfigError",
+    "ContextError",
+    "ConversionError",
+    "HarmonyError",
+    "MlxOssError",
+    "OptionError",
+    "SessionError",
+    "TokenizerError",
+    "ToolError",
+]
 
 
 class MlxOssError(Exception):
@@ -42,7 +56,7 @@ class HarmonyError(MlxOssError):
 
 
 class OptionError(MlxOssError):
-    """An argument is out of range."""
+    """An argument is invalid, or needs an extra that is not installed."""
 
 
 class ContextError(MlxOssError):
@@ -50,7 +64,7 @@ class ContextError(MlxOssError):
 
 
 class SessionError(MlxOssError):
-    """A saved session is damaged or belongs to another model, or a session is used while a turn of it is running."""
+    """A saved session cannot be written or read, or belongs to another model; or a turn of the session is running."""
 
 
 class ToolError(MlxOssError):
@@ -59,7 +73,7 @@ class ToolError(MlxOssError):
     A session reports the message to the model that called the tool, below the output.
 
     Attributes:
-        output: What the tool had printed before it failed.
+        output: What the tool printed before it failed.
     """
 
     def __init__(self, message: str, output: str = "") -> None:

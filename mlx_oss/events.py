@@ -85,7 +85,7 @@ class Stats:
 
     @property
     def prefilled_tokens(self) -> int:
-        """Prompt tokens that the model had to read because they were not in the cache."""
+        """Prompt tokens that the model read because they were not in the cache."""
         return self.prompt_tokens - self.reused_tokens
 
     @property
@@ -151,13 +151,13 @@ class AnswerDelta:
 class ToolCall:
     """The model calls a tool.
 
-    If the session has a handler for the tool, it runs it and a `ToolResult` follows. Otherwise the turn ends with the
-    reason "tool_calls": pass the result to `ChatSession.add_tool_result`, then call `ChatSession.resume`.
+    If the session can run the tool, it does so and a `ToolResult` follows. Otherwise the turn ends with the reason
+    "tool_calls": pass the result to `ChatSession.add_tool_result`, then call `ChatSession.resume`.
 
     Attributes:
         recipient: The tool as the model wrote it, for example `functions.get_weather` or `python`.
         arguments: The text of the call, unchecked, as the model wrote it: JSON for functions, code for `python`.
-        channel: The channel of the call; its result is sent on the same one.
+        channel: The channel of the call; its result is sent on the same channel.
     """
 
     recipient: str
@@ -177,8 +177,8 @@ class ToolResult:
     Attributes:
         recipient: The tool that was called, as in `ToolCall.recipient`.
         text: What the model reads: the result, or a sentence about the error.
-        error: Why a tool that the session ran has no result: it failed, was refused, or was stopped. None if it
-            succeeded.
+        error: Why there is no result: the tool failed, or the call was refused or stopped. None if the tool succeeded,
+            or if the app added the result.
     """
 
     recipient: str

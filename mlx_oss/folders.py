@@ -28,7 +28,7 @@ def cache_folder() -> Path | None:
         folder = user_cache_path(_NAME)
     except RuntimeError:  # there is no home folder
         return None
-    return folder if folder.is_absolute() else None  # relative: some versions return that without a home folder
+    return folder if folder.is_absolute() else None  # some versions return a relative path if there is no home folder
 
 
 def state_folder() -> Path | None:

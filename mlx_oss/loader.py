@@ -51,8 +51,8 @@ def load(
             bundled demonstration model.
         dtype: Dtype of the activations: "float32", "bfloat16" or "auto". "auto" is bfloat16 on a GPU, and float32 on
             the CPU backend, where it is faster.
-        memory: Limit for the process, in bytes or as text like "8GB". None: what the device recommends. Weights that do
-            not fit stay on disk: the embedding, and the experts that are used least. The answers are the same.
+        memory: Limit for the process, in bytes or as text like "8GB". None: what the device recommends. If the weights
+            do not fit, the embedding and the experts that are used least stay on disk. The answers are the same.
         context: Tokens that a conversation needs room for. None: chosen as `plan` describes.
 
     Returns:
@@ -106,8 +106,8 @@ def load_model(
         raise OptionError(
             f"{chosen}: allow more memory, use a shorter context, or convert the model with a smaller profile"
         )
-    less = chosen.slots is not None or chosen.context < (context or folder.config.max_position_embeddings)
-    _log.log(logging.WARNING if less and slots is None else logging.INFO, "%s", chosen)
+    reduced = chosen.slots is not None or chosen.context < (context or folder.config.max_position_embeddings)
+    _log.log(logging.WARNING if reduced and slots is None else logging.INFO, "%s", chosen)
     keep_resident()
     keep_freed_memory(chosen.memory - chosen.peak_bytes)
     fused = {target: folder.fused_spec(target) for target in folder.fusions}
@@ -128,9 +128,9 @@ def _read(folder: ModelFolder, targets: Sequence[str], files: Files, dtype: mx.D
     """Reads the weights of `targets`, modules of the model, and yields (name in the model, array).
 
     A module that consists of several modules of the folder is joined. Floats are cast to `dtype`, except matrices that
-    the layer converts while it computes: they stay as they are stored.
+    the layer casts while it computes: they stay as they are stored.
     """
-    # Keys: module of the model; module of the folder if it is read separately, else ""; suffix.
+    # Key: module of the model; module of the folder if it is read separately, else ""; suffix.
     wanted: dict[tuple[str, str, str], Concat] = {}
     for target in targets:
         members = folder.fusions[target]

@@ -1,4 +1,4 @@
-"""nano, the bundled demonstration model: unpacks it, converts it with the real converter, and caches the result.
+"""nano, the bundled demonstration model: unpacks it, converts it like any other model, and caches the result.
 
 The bundle is a checkpoint in the released Hugging Face layout, except that its embedding and unembedding contain only
 the rows of tokens that occur in its training data, and a last row that is used for all other ids. `examples/nano/`
@@ -22,6 +22,7 @@ from mlx_oss.folders import cache_folder
 
 BUNDLE = "nano.tar.xz"
 ROWS = "rows.json"  # the id of each row, in order, except the last row
+# The tensors of which the bundle has only some rows.
 WHOLE = ("model.embed_tokens.weight", "lm_head.weight")
 
 
@@ -66,7 +67,7 @@ def _make(folder: Path) -> None:
         try:
             (work / "mlx").rename(folder)
         except OSError:
-            if not folder.is_dir():  # if it is one, another process has created the same folder meanwhile
+            if not folder.is_dir():  # if it is, another process has just created the same folder
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

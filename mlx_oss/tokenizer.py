@@ -33,7 +33,7 @@ MESSAGE = 200008
 CALL = 200012
 ENDOFPROMPT = 200018
 
-N_RANKS = 199998  # ids below this are byte-pair ranks, all others are special tokens
+N_RANKS = 199998  # ids below this are byte-pair ranks, all others are control tokens
 N_VOCAB = 201088
 LONGEST_TOKEN = 128  # characters: the longest token consists of this many spaces
 LAST_TEXT_ID = ENDOFPROMPT  # higher ids only pad the embedding and were never trained

@@ -200,7 +200,7 @@ def test_every_module_says_what_it_is_and_prints_nothing(name):
 
 def test_every_error_is_an_mlx_oss_error_and_stands_in_the_drawn_tree():
     classes = [value for value in vars(errors).values() if inspect.isclass(value)]
-    assert len(classes) > 5
+    assert len(classes) > 5 and {error.__name__ for error in classes} == set(errors.__all__)
     for error in classes:
         assert issubclass(error, mlx_oss.MlxOssError) and error.__name__ in str(errors.__doc__)
         assert getattr(mlx_oss, error.__name__) is error

@@ -37,13 +37,13 @@ def over_cores(
 
     Args:
         function: Must treat each row independently of the others.
-        rows: Arrays with the same number of rows along `axis`.
+        *rows: Arrays with the same number of rows along `axis`.
         work: Bytes that the function reads. Below SHARED_FROM one core computes all blocks, because dividing the work
             would cost more than it gains.
         block: Maximum number of rows in a block. None makes one block for each core.
         axis: Axis of the rows in the arrays.
         into: Axis of the rows in the result.
-        tails: The last result of each core, by core; updated in place. Calls that share it form one queue.
+        tails: The last result of each core, by core; updated in place. Calls that share it form one queue per core.
 
     Returns:
         The results of all blocks, joined along axis `into`.
@@ -52,26 +52,26 @@ def over_cores(
     if device.on_gpu():
         return function(*rows)
     streams = _cpu.streams if work >= SHARED_FROM else _cpu.streams[:1]
-    parts = max(min(count, len(streams)), -(-count // block) if block else 1)
-    if parts < 2:
+    blocks = max(min(count, len(streams)), -(-count // block) if block else 1)
+    if blocks < 2:
         return function(*rows)
-    bounds = [count * part // parts for part in range(parts + 1)]
-    shares, tails = [], {} if tails is None else tails
-    for part, (start, end) in enumerate(pairwise(bounds)):
-        core = part % len(streams)
+    bounds = [count * number // blocks for number in range(blocks + 1)]
+    results, tails = [], {} if tails is None else tails
+    for number, (start, end) in enumerate(pairwise(bounds)):
+        core = number % len(streams)
         with mx.stream(streams[core]):
-            share = [array[(slice(None),) * axis + (slice(start, end),)] for array in rows]
+            arguments = [array[(slice(None),) * axis + (slice(start, end),)] for array in rows]
             if core in tails:
-                share = mx.depends(share, tails[core])
-            tails[core] = function(*share)
-            shares.append(tails[core])
-    return mx.concatenate(shares, into)
+                arguments = mx.depends(arguments, tails[core])
+            tails[core] = function(*arguments)
+            results.append(tails[core])
+    return mx.concatenate(results, into)
 
 
 def side_stream() -> mx.Stream | None:
-    """The stream for work that can run beside the main one: that of a second core of the CPU backend.
+    """The stream of a second core of the CPU backend, for work that can run in parallel with the default one.
 
-    None, which is the default stream, on a GPU (which would gain nothing) and on a machine with one core.
+    None, which means the default stream, on a GPU (which would gain nothing) and on a machine with one core.
     """
     return None if device.on_gpu() or len(_cpu.streams) < 2 else _cpu.streams[1]
 

@@ -29,7 +29,7 @@ def attention(
     (B, H, L, D), (K, S) = q.shape, k.shape[1:3]
 
     def heads(q: mx.array, k: mx.array, v: mx.array, sinks: mx.array) -> mx.array:
-        """For n of the kv heads, with G = H / K query heads each, where L queries are the last of S positions.
+        """Attention of n kv heads with G = H / K query heads each. The L queries are the last of the S positions.
 
         q (n, B, G, L, D), k and v (n, B, S, D), sinks (n, 1, G, 1, 1) -> (n, B, G, L, D)
         """

@@ -17,7 +17,7 @@ from mlx_oss.backend import cores
 from mlx_oss.config import MXFP4, QuantizationSpec
 
 # SMALL_BLOCK and LARGE_BLOCK are numbers of matrix values in a block. With few input rows, most time goes into reading
-# the matrix, so a block must fit into a core's own cache. But it has at least LEAST_ROWS rows of the matrix, because
+# the matrix, so a block must fit into a core's own cache. Still it has at least LEAST_ROWS rows of the matrix, because
 # the BLAS is slow with fewer. From LARGE_FROM input rows on, most time goes into the product, and the BLAS computes
 # large blocks fastest.
 SMALL_BLOCK, LEAST_ROWS, LARGE_BLOCK, LARGE_FROM = 1 << 17, 128, 1 << 20, 16

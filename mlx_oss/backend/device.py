@@ -1,4 +1,4 @@
-"""Whether a GPU or MLX's CPU backend computes, and what follows for dtypes and compilation."""
+"""Which device computes, a GPU or MLX's CPU backend, and which dtype and compilation suit it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def device_name() -> str:
 
 
 def activation_dtype(dtype: str) -> mx.Dtype:
-    """The MLX dtype for the name of one.
+    """Converts the name of a dtype to the MLX dtype.
 
     Args:
-        dtype: "float32", "bfloat16", or "auto": bfloat16 on a GPU and float32 on the CPU backend, where each is faster.
+        dtype: "float32", "bfloat16", or "auto": the faster one, bfloat16 on a GPU and float32 on the CPU backend.
 
     Raises:
         OptionError: If the name is none of these.
@@ -49,6 +49,7 @@ def activation_dtype(dtype: str) -> mx.Dtype:
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """The function with its kernels fused (mx.compile) on a GPU, and unchanged on the CPU backend.
 
-    There mx.compile runs a C++ compiler for about a second for each new function, and sampling gains nothing from it.
+    On the CPU backend mx.compile would run a C++ compiler for about a second for each new function, and sampling gains
+    nothing from it.
     """
     return mx.compile(function) if on_gpu() else function

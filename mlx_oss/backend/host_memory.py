@@ -26,7 +26,7 @@ def memory_limit() -> tuple[int, str]:
     """Bytes that this process can use before the system swaps or kills it, and where that number comes from.
 
     Returns:
-        (bytes, "recommended by Metal") where Metal computes, else (bytes, "available") for what is available now.
+        (bytes, "recommended by Metal") if MLX computes on Metal, else (bytes, "available"): what is available now.
     """
     if device.on_metal():
         return int(_USABLE * int(mx.device_info()["max_recommended_working_set_size"])), "recommended by Metal"
@@ -43,7 +43,7 @@ def keep_resident() -> int | None:
     """Wires the model's weights, up to the limit that Metal recommends, so that they are not paged out between tokens.
 
     Returns:
-        The limit in bytes, or None if Metal does not compute or macOS is older than 15, which has no such limit.
+        The limit in bytes. None if MLX does not compute on Metal, or if macOS is older than 15 and has no such limit.
     """
     if not device.on_metal():
         return None

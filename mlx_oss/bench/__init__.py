@@ -1,10 +1,10 @@
 """Measures a model on this machine: load time, memory, prefill and decode speed, alone or compared with mlx-lm.
 
-    worker   one measurement of one engine, in a process of its own
-    kernels  counts the kernels and the bytes of weights of a decode step
-    chips    memory bandwidth of Apple's chips
+    worker.py   one measurement of one engine, in a process of its own
+    kernels.py  counts the kernels and the bytes of weights of a decode step
+    chips.py    memory bandwidth of Apple's chips
 
-Each repetition runs in a process of its own, the engines take turns, and each figure is the median of its repetitions,
+Each repetition runs in a process of its own, the engines alternate, and each figure is the median of its repetitions,
 so other load on the machine affects all engines alike. Loading is measured separately before everything else, and its
 first round does not count: files that have not been used for minutes may have left the system's file cache, and the
 first engine would have to read them from disk. `cli.bench` shows the results.
@@ -52,7 +52,7 @@ class Result:
         engine: Name of the engine, one of ENGINES.
         imports: Seconds to import the engine's modules.
         load: Seconds to load the model after the imports.
-        first: Seconds to the first token that the process generates, for a prompt of four tokens.
+        first: Seconds to the first token that the process generates, after a prompt of four tokens.
         loaded: Peak resident bytes of a process that only loads the model, as the operating system reports them.
         resident: Peak resident bytes of a process that also generates.
         speeds: Speed for each prompt length.
@@ -149,19 +149,20 @@ def measure(
         raise OptionError(f"compare contains {unknown[0]!r}, but only {' and '.join(ENGINES[1:])} are supported")
     engines = ENGINES[:1] + tuple(engine for engine in ENGINES[1:] if engine in compare)
 
-    def by_turns(what: str, rounds: int, lengths: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
+    def alternating(task: str, rounds: int, lengths: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
+        """The samples of each engine. In each round every engine is measured once."""
         samples: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
         for repeat in range(rounds):
             for engine, measured in samples.items():
                 if progress is not None:
-                    progress(f"{engine}, {what}, {repeat + 1} of {rounds}")
+                    progress(f"{engine}, {task}, {repeat + 1} of {rounds}")
                 request = {"folder": str(folder), "lengths": list(lengths), "tokens": tokens, "engine": engine}
                 options = {"dtype": dtype, "memory": memory} if engine == "mlx-oss" else {}
                 measured.append(_run({**request, "options": options}))
         return samples
 
-    loads = by_turns("loading", 1 + max(repeats, LOADS), ())
-    samples = by_turns("generating", repeats, lengths)
+    loads = alternating("loading", 1 + max(repeats, LOADS), ())
+    samples = alternating("generating", repeats, lengths)
     ours = samples["mlx-oss"][0]
     return BenchReport(
         device=ours["device"],
@@ -170,7 +171,7 @@ def measure(
         kernels_per_layer=ours["kernels_per_layer"],
         reads=_reads([sample["reads"] for sample in samples["mlx-oss"]], (sum(lengths) + len(lengths) * tokens)),
         bandwidth=bandwidth(ours["device"]),
-        results=tuple(_result(engine, loads[engine][1:], taken) for engine, taken in samples.items()),
+        results=tuple(_result(engine, loads[engine][1:], measured) for engine, measured in samples.items()),
     )
 
 
@@ -185,21 +186,22 @@ def _reads(samples: list[dict[str, float]], tokens: int) -> OffloadFigures | Non
 def _run(request: dict[str, Any]) -> dict[str, Any]:
     """Runs one measurement in a process of its own and returns its sample."""
     command = [sys.executable, "-m", "mlx_oss.bench.worker", json.dumps(request)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode == 0:
-        sample: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if process.returncode == 0:
+        sample: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
         return sample
-    engine, errors = request["engine"], done.stderr.strip().splitlines() or ["it reported no reason"]
-    if done.returncode < 0:
+    engine, errors = request["engine"], process.stderr.strip().splitlines() or ["it reported no reason"]
+    if process.returncode < 0:
+        signal = -process.returncode
         raise BenchmarkError(
-            f"{engine} was killed by signal {-done.returncode} while it ran {request['folder']}: probably out of memory"
+            f"{engine} was killed by signal {signal} while it ran {request['folder']}: probably out of memory"
         )
     raise BenchmarkError(f"{engine} cannot run {request['folder']}: {errors[-1]}")
 
 
 def _result(engine: str, loads: list[dict[str, Any]], samples: list[dict[str, Any]]) -> Result:
     runs: dict[str, list[dict[str, Any]]] = {
-        key: [each["lengths"][key] for each in samples] for key in samples[0]["lengths"]
+        key: [sample["lengths"][key] for sample in samples] for key in samples[0]["lengths"]
     }
     return Result(
         engine=engine,

@@ -1,4 +1,4 @@
-"""Counts what a decode step costs on any machine: the kernels it launches and the bytes of weights it reads.
+"""Counts what a decode step costs, whatever the machine: the kernels it launches and the bytes of weights it reads.
 
 Kernels are counted in MLX's graph before it is evaluated. Views (slices, reshapes) launch nothing. A function of
 `mx.fast` is one kernel on Metal but many primitives on the CPU backend, so each is replaced by a single operation while
@@ -32,8 +32,8 @@ FILL = 3  # tokens in the cache before the step that is traced
 def kernels_per_layer(model: Transformer) -> float:
     """Kernels that a step of one token launches per layer, as the mean of a sliding-window and a full-attention layer.
 
-    This is the difference between two and four layers, because gpt-oss alternates the two kinds. If the model has fewer
-    than four layers, it is the kernels of the whole step divided by the number of layers.
+    This is half of the difference between two and four layers, because gpt-oss alternates the two kinds. If the model
+    has fewer than four layers, it is the number of kernels of the whole step, divided by the number of layers.
     """
     layers = list(model.layers)
     if len(layers) < 4:
@@ -58,15 +58,15 @@ def bytes_per_token(model: Transformer) -> int:
 
 def _kernels(model: Transformer, layers: int) -> int:
     """Kernels of a whole step through the first `layers` layers."""
-    everything = list(model.layers)
-    model.layers = everything[:layers]
+    all_layers = list(model.layers)
+    model.layers = all_layers[:layers]
     try:
         cache = model.make_cache()
         mx.eval(model(mx.array([[1] * FILL]), cache), model(mx.array([[1]]), cache))
         with _as_on_a_gpu(model):
             return _launches(model(mx.array([[1]]), cache))
     finally:
-        model.layers = everything
+        model.layers = all_layers
 
 
 def _launches(output: mx.array) -> int:
@@ -85,7 +85,7 @@ def _as_on_a_gpu(model: Transformer) -> Iterator[None]:
     activations. The results are meaningless: only the graph is used.
     """
 
-    def one(x: mx.array, *_: object, **__: object) -> mx.array:
+    def single_operation(x: mx.array, *_: object, **__: object) -> mx.array:
         return mx.erf(x)
 
     def attention(q: mx.array, k: mx.array, v: mx.array, *_: object, **__: object) -> mx.array:
@@ -100,7 +100,7 @@ def _as_on_a_gpu(model: Transformer) -> Iterator[None]:
 
     zero = mx.zeros((1,), model.dtype)
     mx.eval(zero)
-    stand_ins = {"rope": one, "rms_norm": one, "scaled_dot_product_attention": attention}
+    stand_ins = {"rope": single_operation, "rms_norm": single_operation, "scaled_dot_product_attention": attention}
     real, on_gpu, parameters = {name: getattr(mx.fast, name) for name in stand_ins}, device.on_gpu, model.parameters()
     try:
         setattr(device, "on_gpu", lambda: True)  # noqa: B010

@@ -79,7 +79,7 @@ def _prompt(length: int, shift: int = 0) -> list[int]:
 
 
 def _timed(ids: Ids) -> tuple[float, float, list[int]]:
-    """Returns the seconds to the first id, the seconds from the first id to the last, and the ids."""
+    """Returns (seconds to the first id, seconds from the first id to the last, ids)."""
     started = time.perf_counter()
     generated = [next(ids)]
     first = time.perf_counter()

@@ -30,7 +30,7 @@ from mlx_oss.harmony import (
 )
 from mlx_oss.tokenizer import MESSAGE
 
-# "none" is not a harmony effort: the system block then says "low", and the prompt already opens the answer.
+# "none" is not a harmony effort: the system message then says "low", and the prompt already opens the answer.
 Effort = Literal["none"] | ReasoningEffort
 EFFORTS: tuple[str, ...] = ("none", *get_args(ReasoningEffort))
 OPENING = render_conversation([], next_role="assistant")  # the last ids of a prompt: `<|start|>assistant`
@@ -44,7 +44,7 @@ def preamble(
     current_date: str | None,
     answer: ResponseFormat | None = None,
 ) -> list[Message]:
-    """The system block and, if it has any content, the developer block. Raises OptionError for an unknown effort."""
+    """The system message, and the developer message if it has content. Raises OptionError for an unknown effort."""
     if effort not in EFFORTS:
         raise OptionError(f"reasoning_effort is {effort!r}, expected one of {', '.join(EFFORTS)}")
     system_effort: ReasoningEffort = "low" if effort == "none" else effort
@@ -66,7 +66,7 @@ class Entry:
     Attributes:
         message: The message.
         ids: The ids that represent it in the prompt.
-        reasoned: Number of reasoning tokens in it, as the model wrote them.
+        reasoned: Number of reasoning tokens in it.
         retries: For a message of the user: how often its turn was retried.
     """
 

@@ -25,13 +25,13 @@ from mlx_oss.offload import OffloadStats, offload_stats
 class Response:
     """One round of a turn; call `run` once.
 
-    However it ends, also by an error or by closing `run`, `messages` and `usage` then describe what was written, and
-    the prompt cache remains usable.
+    However the round ends, even by an error or by closing `run`, `messages` and `usage` then describe what was written,
+    and the prompt cache remains usable.
 
     Args:
         model: The model.
         cache: The prompt cache of the session; the part of the prompt that it holds is not read again.
-        prompt: All ids of the prompt, from the system block to the opening of the model's message.
+        prompt: All ids of the prompt, from the system message to the opening of the model's message.
         cancelled: Called after each chunk and each token; True ends the round.
         header: The ids of the opening after `<|start|>assistant`.
         constraint: Restricts what the model may write; None means no restriction.
@@ -100,7 +100,7 @@ class Response:
         Yields:
             Events as the model reads and writes, and a `Pause` for each token that causes no event.
         """
-        parser, rest, before = HarmonyParser(), list[Event](), offload_stats(self._model)
+        parser, last_events, stats_before = HarmonyParser(), list[Event](), offload_stats(self._model)
         try:
             yield from self._prefill()
             if snapshot and not self._cancelled():
@@ -113,13 +113,13 @@ class Response:
             raise
         finally:
             self._timer.stop()
-            self._offload = offload_stats(self._model) - before
+            self._offload = offload_stats(self._model) - stats_before
             answered = self._translator.answered
             if not answered:  # a message that started after the answer is not part of the turn
-                rest = self._translator.translate(without_bare_header(parser.finish()))
+                last_events = self._translator.translate(without_bare_header(parser.finish()))
         if self._cancelled() and not answered:
             self._reason = "cancelled"
-        yield from rest
+        yield from last_events
 
     def _prefill(self) -> Generator[Event, None, None]:
         """Reads the new part of the prompt in chunks; if cancelled, the chunks read so far stay in the cache."""
@@ -159,7 +159,7 @@ class Response:
             self._cache.ids.append(step.token)
             events: list[Event | Action] = [*self._translator.translate(parser.feed(step.token))]
             yield from events or [Pause()]
-            if self._translator.answered or self._translator.calls:  # these may end with `<|end|>`, not a stop id
+            if self._translator.answered or self._translator.calls:  # may end with `<|end|>`, which is no stop id
                 return
             if self._constraint is not None and self._constraint.reasoning_stopped and not stop_reported:
                 stop_reported = True

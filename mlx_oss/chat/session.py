@@ -53,8 +53,9 @@ class ChatSession(ToolLoop):
     the same time: all MLX work runs on one shared thread, which can switch between them after each event.
 
     The methods that run a turn (`send`, `resume`, `retry`, `edit` and the async ones) return iterators of events. The
-    turn starts, and errors are raised, when the first event is read. Closing the iterator, or an exception such as
-    KeyboardInterrupt while an event is awaited, ends the turn; what the model wrote until then is kept.
+    turn starts when the first event is read; errors are raised then or later, not by the method itself. If experts are
+    on disk, a turn can also raise CheckpointError. Closing the iterator, or an exception such as KeyboardInterrupt
+    while an event is awaited, ends the turn; what the model wrote until then is kept.
 
     The arguments `instructions`, `reasoning_effort`, `max_rounds`, `options`, `max_tokens`, `context_limit` and
     `context_policy` are also attributes. They may be set between turns; the next turn checks and uses the new values.
@@ -70,9 +71,9 @@ class ChatSession(ToolLoop):
         system_tools: Built-in tools that the model may call but the session does not run: `harmony.PYTHON` and
             `harmony.BROWSER`.
         confirm: Called with the `ToolCall` before the session runs it; may be async. If it returns True, the call is
-            run. If it returns False, or a str with the reason, the call is refused and the model reads that.
-        max_rounds: How many times the model may call tools in a turn. Further calls are refused, and the model is told
-            to answer.
+            run. If it returns False, or a str with the reason, the call is refused and its result says so.
+        max_rounds: How many times the model may call tools in a turn. The next call is refused, with a result that says
+            to answer. If the model calls a tool even then, the turn ends.
         options: How to sample; None means the defaults of `SamplingOptions`.
         max_tokens: Limit of generated tokens in a turn, reasoning included. None means no limit but the context.
         response_format: What the answer must look like: a JSON schema (dict), a pydantic model class, a regular
@@ -167,7 +168,8 @@ class ChatSession(ToolLoop):
         Raises:
             SessionError: If a turn of this session is running.
             ContextError: If the conversation does not fit the context; it stays as it was before the turn.
-            OptionError: If `text` is not a str, or an option set since the last turn is invalid.
+            OptionError: If `text` is not a str, an option set since the last turn is invalid, or a grammar is too
+                complex to follow.
         """
         return collect(self.send(text))
 
@@ -186,7 +188,8 @@ class ChatSession(ToolLoop):
         Raises:
             SessionError: If a turn of this session is running.
             ContextError: If the conversation does not fit the context; it stays as it was before the turn.
-            OptionError: If `text` is not a str, or an option set since the last turn is invalid.
+            OptionError: If `text` is not a str, an option set since the last turn is invalid, or a grammar is too
+                complex to follow.
         """
         return compute_thread.iterate(self._user_turn(text))
 
@@ -227,7 +230,7 @@ class ChatSession(ToolLoop):
         Raises:
             SessionError: If a turn of this session is running.
             ContextError: If the conversation does not fit the context; it stays as it was.
-            OptionError: If an option set since the last turn is invalid.
+            OptionError: If an option set since the last turn is invalid, or a grammar is too complex to follow.
         """
         return compute_thread.iterate(self._resumed_turn())
 
@@ -246,7 +249,8 @@ class ChatSession(ToolLoop):
         Raises:
             SessionError: If a turn of this session is running.
             ContextError: If the conversation does not fit the context; it stays as it was.
-            OptionError: If there is no turn, or an option set since the last turn is invalid.
+            OptionError: If there is no turn, an option set since the last turn is invalid, or a grammar is too complex
+                to follow.
         """
         return compute_thread.iterate(self._retry_turn())
 
@@ -267,7 +271,8 @@ class ChatSession(ToolLoop):
         Raises:
             SessionError: If a turn of this session is running.
             ContextError: If the conversation does not fit the context; it stays as it was.
-            OptionError: If there is no such turn, `text` is not a str, or an option set since the last turn is invalid.
+            OptionError: If there is no such turn, `text` is not a str, an option set since the last turn is invalid, or
+                a grammar is too complex to follow.
         """
         return compute_thread.iterate(self._user_turn(text, turn))
 
@@ -332,7 +337,7 @@ class ChatSession(ToolLoop):
 
     @contextmanager
     def _between_turns(self) -> Iterator[None]:
-        """Holds the turn lock. First waits until turns whose `async for` loop was left early have released it."""
+        """Holds the turn lock. If it is held, waits for turns whose `async for` loop was left early."""
         if self._turn_lock.is_held:
             compute_thread.wait_for_abandoned()
         with self._turn_lock:
@@ -380,15 +385,14 @@ class ChatSession(ToolLoop):
         Raises:
             SessionError: If the file cannot be read, is not a saved session, is damaged, or was saved with another
                 model.
-            OptionError: If `tools` or `max_rounds` are invalid, or the session has a response format and the extra
-                `constrain` is not installed.
+            OptionError: If `tools` or `max_rounds` are invalid, or the extra `constrain` is needed but not installed.
         """
         saved = session_file.read(path, damaged=text_only)
         longest = model.context  # may be less than that of the model it was saved with
         limit = min(saved.limits.get("context_limit", longest), longest)
-        choices = saved.session_kwargs() | {"context_limit": limit, "confirm": confirm, "max_rounds": max_rounds}
-        described = [*choices.pop("tools"), *choices.pop("system_tools")]
-        session = cls(model, tokenizer, tools=rebind_tools(tools, described), **choices)
+        kwargs = saved.session_kwargs() | {"context_limit": limit, "confirm": confirm, "max_rounds": max_rounds}
+        described = [*kwargs.pop("tools"), *kwargs.pop("system_tools")]
+        session = cls(model, tokenizer, tools=rebind_tools(tools, described), **kwargs)
         session._total_stats = saved.stats
         session._conversation = Conversation(tuple(saved.entries))
         if not text_only:

@@ -39,7 +39,7 @@ _DECODING_ERRORS = (ValueError, LookupError, TypeError, AttributeError, Recursio
 
 
 def fingerprint(model: Transformer) -> str:
-    """SHA-256 of a model's config, dtype and some weights of each layer. Models that differ in it share no caches."""
+    """SHA-256 of a model's config, dtype and some weights of each layer. Only models with the same one share caches."""
     samples = [model.norm.weight, *(layer.self_attn.sinks for layer in model.layers)]
     samples += [layer.mlp.router.bias for layer in model.layers] + [model.lm_head.weight[0]]
     return _sha256(f"{model.config} {model.dtype}".encode(), *map(_bytes, samples))
@@ -102,7 +102,7 @@ def write(path: str | Path, saved: Saved, caches: Mapping[str, mx.array]) -> Non
     unfinished = path.parent / f".{path.name}.unfinished.safetensors"
     try:
         _check_path(path)
-        unfinished.touch()  # its error says more than that of MLX
+        unfinished.touch()  # if this fails, its error is clearer than that of MLX
         mx.save_safetensors(str(unfinished), caches, {"format": FORMAT, "text": text, "seal": _sha256(text.encode())})
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
@@ -122,7 +122,7 @@ def read(path: str | Path, *, damaged: bool = False) -> Saved:
         damaged: Whether to recover the readable messages if the file is damaged.
 
     Raises:
-        SessionError: If the file cannot be read, is not a saved session, or is damaged beyond recovery.
+        SessionError: If the file cannot be read, is not a saved session, or is damaged (if `damaged`: beyond recovery).
     """
     path = Path(path)
     try:
@@ -137,14 +137,17 @@ def read(path: str | Path, *, damaged: bool = False) -> Saved:
     try:
         return _from_header(path, raw)
     except SessionError:
-        recovered = _recover(raw + more) if damaged else None
-        if recovered is None:
+        if not damaged:
             raise
+        if (recovered := _recover(raw + more)) is None:
+            raise SessionError(
+                f"{path} is not a saved session, or is damaged: no message in it can be read, so give another file"
+            ) from None
         return recovered
 
 
 def _check_path(path: Path) -> None:
-    """Raises ValueError for a path that MLX cannot open, or would take for another path."""
+    """Raises ValueError for a path that MLX cannot open, or would change into another path."""
     if not path.name or "\0" in str(path) or _SURROGATE.search(str(path)):
         raise ValueError("not a valid file name")
 
@@ -182,13 +185,13 @@ def _recover(raw: bytes) -> Saved | None:
     return saved if entries else None
 
 
-def _decode_all(text: str, before: str, convert: Callable[[Any], T]) -> Iterator[T]:
-    """Decodes and converts every JSON value that follows `before` in the text; skips those that fail."""
-    start = text.find(before)
+def _decode_all(text: str, prefix: str, convert: Callable[[Any], T]) -> Iterator[T]:
+    """Decodes and converts every JSON value that follows `prefix` in the text; skips those that fail."""
+    start = text.find(prefix)
     while start >= 0:
         with contextlib.suppress(*_DECODING_ERRORS):
-            yield convert(json.JSONDecoder().raw_decode(text, start + len(before))[0])
-        start = text.find(before, start + 1)
+            yield convert(json.JSONDecoder().raw_decode(text, start + len(prefix))[0])
+        start = text.find(prefix, start + 1)
 
 
 def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str, mx.array]:

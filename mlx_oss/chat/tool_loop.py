@@ -1,7 +1,7 @@
 """What happens in a turn of a session: rounds of prefill and generation, and the tool calls between them.
 
-This is the half of `ChatSession` that runs on the compute thread. Its generators yield events for the caller, and
-actions (`mlx_oss.action`) that the caller's thread performs. Knows nothing of threads, files and how tools run.
+This is the half of `ChatSession` that runs on the computing thread. Its generators yield events for the caller, and
+actions (`mlx_oss.action`) that the caller's thread performs. Knows nothing of files, and of how tools run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ToolLoop:
     _output_constraints: OutputConstraints
     _conversation: Conversation
     _cache: PromptCache
-    _late_results: list[Entry]  # tool results that the app added while a turn is running
+    _late_results: list[Entry]  # tool results that the app adds while a turn is running
     _turn_is_running: bool
     _results_lock: Lock  # guards the two above
     _turn_lock: TurnLock
@@ -115,8 +115,8 @@ class ToolLoop:
 
     @contextmanager
     def _hold_turn_lock(self) -> Iterator[None]:
-        """Holds the turn lock. Tool results that the app adds meanwhile are kept apart and appended later: the calls
-        that they answer are not in the conversation yet.
+        """Holds the turn lock. While it is held, `add_tool_result` collects results in `_late_results`: the calls that
+        they answer may not be in the conversation yet.
         """
         with self._turn_lock:
             with self._results_lock:
@@ -131,15 +131,16 @@ class ToolLoop:
     def _run_rounds(self, *, snapshot: bool) -> Generator[Event | Action, None, Finished]:
         """Runs rounds until one calls no tool that the session runs; returns the turn's last event.
 
-        `snapshot` takes a snapshot before the first reasoning of the turn, where the next turn steps the cache back to.
+        With `snapshot`, the first round takes a snapshot of the cache before the model writes, so that the next turn
+        can step the cache back to before the reasoning.
         """
-        self.usage, refused = Usage(), False
+        self.usage, turn_refused = Usage(), False
         try:
             for rounds in itertools.count():
                 try:
                     response = yield from self._run_round(snapshot=snapshot and not rounds)
                 except ContextError:
-                    if refused := not rounds:
+                    if turn_refused := not rounds:
                         raise
                     return Finished("length", self.usage)  # tools have run, so the turn is kept
                 calls = [call for call in response.calls if self._toolset.handles(call)]
@@ -153,12 +154,10 @@ class ToolLoop:
                 if self.max_tokens is not None and self.usage.generated_tokens >= self.max_tokens:
                     return Finished("length", self.usage)
         finally:
-            if not refused:
+            if not turn_refused:
                 self._total_stats = self._total_stats.after(self.usage)
-        citations, parsed = (
-            self._toolset.citations(response.answer),
-            self._output_constraints.parse_answer(response.messages),
-        )
+        citations = self._toolset.citations(response.answer)
+        parsed = self._output_constraints.parse_answer(response.messages)
         return Finished(response.reason, self.usage, citations, parsed)
 
     def _run_round(self, *, snapshot: bool) -> Generator[Event | Action, None, Response]:
@@ -175,19 +174,19 @@ class ToolLoop:
             self._opening_header(),
             self._turn_constraint(),
         )
-        stopped: list[Entry] = []
+        stopped_results: list[Entry] = []
         try:
             if dropped:
                 yield TurnsDropped(dropped)
             limit = room if self.max_tokens is None else min(self.max_tokens - self.usage.generated_tokens, room)
             yield from response.run(self._round_options(), limit, self.tokenizer.stop_ids, snapshot=snapshot)
-        except BaseException:  # e.g. the iterator was closed at a tool call, which gets the result of a stopped one
+        except BaseException:  # e.g. the iterator was closed at a tool call: its result then says that it was stopped
             calls = filter(self._toolset.handles, response.calls)
-            stopped = [Entry.from_tool_result(call, self._toolset.invoke(call).result.text) for call in calls]
+            stopped_results = [Entry.from_tool_result(call, self._toolset.invoke(call).result.text) for call in calls]
             raise
         finally:
             with self._results_lock:
-                written = [*map(Entry.from_model, response.messages), *stopped, *self._late_results]
+                written = [*map(Entry.from_model, response.messages), *stopped_results, *self._late_results]
                 self._conversation, self._late_results = conversation.with_entries(written), []
             self.usage = self.usage.plus(response.usage)
         return response
@@ -198,18 +197,19 @@ class ToolLoop:
         With `refused`, no call is run; the results tell the model to answer instead.
         """
         for call in calls:
-            self._invocation = run = self._toolset.invoke(call)
+            self._invocation = invocation = self._toolset.invoke(call)
             if self._turn_lock.cancelled:
-                run.cancel()
+                invocation.cancel()
             try:
                 if refused:
-                    run.refuse(f"not run: a turn may call tools {self.max_rounds} times; answer with what you have")
+                    reason = f"not run: a turn may call tools {self.max_rounds} times; answer with what you have"
+                    invocation.refuse(reason)
                 else:
-                    yield run
+                    yield invocation
             finally:
-                run.cancel()
+                invocation.cancel()
                 self._invocation = None
-                result = self._result_within_context(run.result)
+                result = self._result_within_context(invocation.result)
                 self._conversation = self._conversation.with_entries([Entry.from_tool_result(call, result.text)])
             yield result
 
@@ -236,7 +236,8 @@ class ToolLoop:
     def _conversation_within_context(self) -> tuple[Conversation, int]:
         """The conversation for the next prompt, and how many of its oldest turns were dropped.
 
-        Turns are dropped only with the policy "drop_oldest" and if the context is full: then a quarter of it at once.
+        Turns are dropped only with the policy "drop_oldest" and if the context is full: then enough of them to free a
+        quarter of it at once.
         """
         quarter = self.context_limit // 4
         room = self.context_limit - min(self.max_tokens or quarter, quarter)

@@ -8,9 +8,9 @@ from mlx_oss.errors import SessionError
 
 
 class TurnLock:
-    """A context manager held by the turn, or the change, of a session that is running.
+    """A context manager that a session holds while it runs a turn or changes its conversation.
 
-    Entering it raises SessionError if it is held, instead of waiting: a turn may last for minutes.
+    Entering it while it is held raises SessionError instead of waiting: a turn may last for minutes.
     """
 
     def __init__(self) -> None:

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
-        _discard_output()  # errors in writing the library's own files are MlxOssErrors, so this one is of stdout
+        _discard_output()  # errors in writing other files are MlxOssErrors, so this one is about stdout
         sys.stderr.write(f"error: {error.strerror or error}\n")
         return 1
 

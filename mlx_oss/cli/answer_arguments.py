@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mlx_oss.errors import OptionError
+from mlx_oss.harmony import ReasoningEffort
+
+# Not imported from chat.history, which loads the vocabulary: `--help` stays quick.
+EFFORTS = ("none", *get_args(ReasoningEffort))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    efforts = ("none", "low", "medium", "high")
     parser.add_argument(
         "--reasoning",
-        choices=efforts,
+        choices=EFFORTS,
         default="medium",
         help="how much the model reasons before it answers; none: it answers at once (default medium)",
     )

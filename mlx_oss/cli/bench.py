@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from mlx_oss.cli import model_arguments
 from mlx_oss.cli.sanitize import wants_plain
 
 if TYPE_CHECKING:
@@ -15,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        help="folder of a converted model (default: nano, a small demonstration model that comes with mlx-oss)",
-    )
+    model_arguments.add_folder_argument(parser)
     parser.add_argument(
         "--prompt",
         type=int,
@@ -38,12 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="repetitions of each measurement; the medians are shown (default 5). Loading is repeated at least 5 times",
     )
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="data type of the activations (default auto: bfloat16 on a GPU, float32 on the CPU)",
-    )
+    model_arguments.add_dtype_argument(parser)
     parser.add_argument(
         "--memory",
         metavar="SIZE",
@@ -64,11 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mlx_oss.bench import measure
 
-    folder = args.folder
-    if folder is None:
-        from mlx_oss.nano import nano_folder
-
-        folder = nano_folder()
+    folder = model_arguments.folder_or_nano(args)
     shows_progress = sys.stderr.isatty() and not args.json and not wants_plain()
     try:
         report = measure(

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print each event as a line of JSON; each line of stdin is then a question of its own",
+        help="print each event as a line of JSON; each line of stdin is then a separate question",
     )
 
 
@@ -97,7 +97,7 @@ def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | Non
     """Reads questions and prints answers until Ctrl-D. Ctrl-C stops an answer, or clears the line that is being typed.
 
     Args:
-        session: The conversation to continue.
+        session: The session that answers.
         printer: Prints the events of each turn.
         tools: Keyword arguments of `ChatSession` for its tools, for sessions that the user loads. None means no tools.
     """
@@ -106,13 +106,13 @@ def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | Non
 
     def reply(events: Iterable[Event]) -> None:
         with echo_disabled():
-            show_turn(conversation.session, events, printer)
-        printer.notice(status(conversation.session))
+            show_turn(state.session, events, printer)
+        printer.notice(status(state.session))
 
-    conversation = ChatState(session, printer, reply, tools or {})
+    state = ChatState(session, printer, reply, tools or {})
     read_line = prompt.make_reader(tuple(COMMANDS))
     printer.notice("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
-    while not conversation.is_over:
+    while not state.is_over:
         try:
             typed = read_line().strip()
         except KeyboardInterrupt:
@@ -124,11 +124,11 @@ def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | Non
         try:
             checked_text(typed)
             if typed.startswith("/") and not typed.startswith("//"):
-                dispatch(conversation, typed)
+                dispatch(state, typed)
             elif typed:
-                reply(conversation.session.send(typed[1:] if typed.startswith("//") else typed))
+                reply(state.session.send(typed[1:] if typed.startswith("//") else typed))
         except ContextError as error:
-            remedy = "; /undo and /clear make room" if conversation.session.turns else ""
+            remedy = "; /undo and /clear make room" if state.session.turns else ""
             printer.notice(f"error: {error}{remedy}")
         except MlxOssError as error:
             printer.notice(f"error: {error}")
@@ -154,7 +154,7 @@ def show_turn(session: ChatSession, events: Iterable[Event], printer: Printer) -
             for event in events:
                 printer(event)
                 if interrupted():
-                    session.cancel()  # again: the signal may have come before the turn began
+                    session.cancel()  # again: Ctrl-C may have been pressed before the turn began
         except KeyboardInterrupt:  # the second Ctrl-C, or the first during a question to the user
             stopped = True
         finally:

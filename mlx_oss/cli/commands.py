@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
+from mlx_oss.cli.answer_arguments import EFFORTS
 from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.errors import SessionError
-from mlx_oss.harmony import ReasoningEffort
 
 if TYPE_CHECKING:
     from mlx_oss.chat.session import ChatSession
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ChatState:
-    """A conversation in the terminal. The commands change it.
+    """The state of a conversation in the terminal, which the commands change.
 
     Attributes:
         session: The session that answers.
@@ -51,39 +51,39 @@ class Command:
     help: str
 
 
-def dispatch(conversation: ChatState, typed: str) -> None:
+def dispatch(state: ChatState, typed: str) -> None:
     """Runs a line that begins with a slash."""
     name, _, argument = typed[1:].partition(" ")
     command = COMMANDS.get(name)
     if command is None:
-        conversation.notice(
+        state.notice(
             f"unknown command /{sanitize(name)}: /help lists the commands; for a question that begins with /, type //"
         )
     else:
-        command.run(conversation, argument.strip())
+        command.run(state, argument.strip())
 
 
-def _help(conversation: ChatState, _: str) -> None:
+def _help(state: ChatState, _: str) -> None:
     usages = {f"/{name} {command.arguments}": command.help for name, command in COMMANDS.items()}
     lines = [f"  {usage:{max(map(len, usages))}}  {help}" for usage, help in usages.items()]
     keys = "Alt-Enter starts a new line, Ctrl-C stops an answer, Ctrl-D leaves.\n"
     keys += "For a question that begins with /, type //."
-    conversation.notice("\n".join([*lines, keys]))
+    state.notice("\n".join([*lines, keys]))
 
 
-def _reasoning(conversation: ChatState, argument: str) -> None:
-    session, efforts = conversation.session, ("none", *get_args(ReasoningEffort))
-    if argument in efforts:
+def _reasoning(state: ChatState, argument: str) -> None:
+    session = state.session
+    if argument in EFFORTS:
         session.reasoning_effort = argument  # type: ignore[assignment]
     elif argument in ("show", "hide"):
-        conversation.printer.hide_reasoning = argument == "hide"
+        state.printer.hide_reasoning = argument == "hide"
     elif argument:
-        conversation.notice(f"{sanitize(argument)} is not one of {', '.join(efforts)}, show, hide")
+        state.notice(f"{sanitize(argument)} is not one of {', '.join(EFFORTS)}, show, hide")
         return
     if argument == "show" and (reasoning := _last_reasoning(session)):
-        conversation.notice(sanitize(reasoning))
-    shown = "hidden" if conversation.printer.hide_reasoning else "shown"
-    conversation.notice(f"reasoning effort {session.reasoning_effort}, {shown}")
+        state.notice(sanitize(reasoning))
+    shown = "hidden" if state.printer.hide_reasoning else "shown"
+    state.notice(f"reasoning effort {session.reasoning_effort}, {shown}")
 
 
 def _last_reasoning(session: ChatSession) -> str:
@@ -93,28 +93,28 @@ def _last_reasoning(session: ChatSession) -> str:
     return "\n".join(reversed(thoughts))
 
 
-def _system(conversation: ChatState, argument: str) -> None:
+def _system(state: ChatState, argument: str) -> None:
     if argument:
-        conversation.session.instructions = argument
-    instructions = conversation.session.instructions
-    conversation.notice(f"instructions: {sanitize(instructions)}" if instructions else "there are no instructions")
+        state.session.instructions = argument
+    instructions = state.session.instructions
+    state.notice(f"instructions: {sanitize(instructions)}" if instructions else "there are no instructions")
 
 
-def _undo(conversation: ChatState, _: str) -> None:
-    question = conversation.session.undo()
-    conversation.notice("there is nothing to undo" if question is None else f"removed: {sanitize(question)}")
+def _undo(state: ChatState, _: str) -> None:
+    question = state.session.undo()
+    state.notice("there is nothing to undo" if question is None else f"removed: {sanitize(question)}")
 
 
-def _retry(conversation: ChatState, _: str) -> None:
-    if conversation.session.turns:
-        conversation.show_turn(conversation.session.retry())
+def _retry(state: ChatState, _: str) -> None:
+    if state.session.turns:
+        state.show_turn(state.session.retry())
     else:
-        conversation.notice("there is nothing to retry")
+        state.notice("there is nothing to retry")
 
 
-def _save(conversation: ChatState, argument: str) -> None:
+def _save(state: ChatState, argument: str) -> None:
     if not argument:
-        conversation.notice("name a file: /save FILE")
+        state.notice("name a file: /save FILE")
         return
     path = _path(argument)
     if os.path.exists(path):  # False also if the file cannot be examined; then saving reports why
@@ -123,10 +123,10 @@ def _save(conversation: ChatState, argument: str) -> None:
         try:
             session_file.read(path)
         except SessionError:
-            conversation.notice(f"{sanitize(argument)} exists and is not a saved conversation: give another name")
+            state.notice(f"{sanitize(argument)} exists and is not a saved conversation: give another name")
             return
-    conversation.session.save(path)
-    conversation.notice(f"saved to {sanitize(argument)}")
+    state.session.save(path)
+    state.notice(f"saved to {sanitize(argument)}")
 
 
 def _path(typed: str) -> Path:
@@ -134,56 +134,56 @@ def _path(typed: str) -> Path:
     return Path(os.path.expanduser(typed))
 
 
-def _load(conversation: ChatState, argument: str) -> None:
+def _load(state: ChatState, argument: str) -> None:
     if not argument:
-        conversation.notice("name a file: /load FILE")
+        state.notice("name a file: /load FILE")
         return
     from mlx_oss.chat.session import ChatSession
 
-    model, tokenizer = conversation.session.model, conversation.session.tokenizer
+    model, tokenizer = state.session.model, state.session.tokenizer
     path = _path(argument)
     try:
-        conversation.session = ChatSession.load(path, model, tokenizer, **conversation.tools)
+        state.session = ChatSession.load(path, model, tokenizer, **state.tools)
     except SessionError as error:
-        conversation.session = ChatSession.load(path, model, tokenizer, text_only=True, **conversation.tools)
-        conversation.notice(f"{str(error).partition(':')[0]}: only the text was loaded; the model reads it again")
-    conversation.notice(f"loaded {sanitize(argument)}, turns: {conversation.session.turns}")
+        state.session = ChatSession.load(path, model, tokenizer, text_only=True, **state.tools)
+        state.notice(f"{str(error).partition(':')[0]}: only the text was loaded; the model reads it again")
+    state.notice(f"loaded {sanitize(argument)}, turns: {state.session.turns}")
 
 
-def _tools(conversation: ChatState, argument: str) -> None:
+def _tools(state: ChatState, argument: str) -> None:
     if argument in ("whole", "folded"):
-        conversation.printer.whole_calls = argument == "whole"
-        conversation.notice(f"calls and results are shown {argument}")
+        state.printer.whole_calls = argument == "whole"
+        state.notice(f"calls and results are shown {argument}")
         return
-    session = conversation.session
+    session = state.session
     lines = [sanitize(f"  {tool.name}: {tool.description.partition(chr(10))[0]}") for tool in session.tools]
     lines += [sanitize(f"  {namespace.name} (built in)") for namespace in session.system_tools]
-    conversation.notice("\n".join(lines) or "the model has no tools")
+    state.notice("\n".join(lines) or "the model has no tools")
 
 
-def _stats(conversation: ChatState, _: str) -> None:
-    session = conversation.session
+def _stats(state: ChatState, _: str) -> None:
+    session = state.session
     stats = session.stats
-    conversation.notice(
+    state.notice(
         f"answers {stats.turns}, tokens: read {stats.prefilled_tokens:,}, reused {stats.reused_tokens:,}, "
         f"written {stats.generated_tokens:,}; {stats.seconds:.1f} s\n"
         f"context {session.context_used:,} of {session.context_limit:,} tokens; "
         f"cache {stats.cache_bytes / 1e6:,.1f} MB, snapshots {stats.snapshot_bytes / 1e6:,.1f} MB"
     )
     if stats.experts_held or stats.experts_read:
-        conversation.notice(
+        state.notice(
             f"experts on disk: {stats.hit_rate:.1%} were in memory when needed; a token read "
             f"{stats.read_bytes_per_token / 1e6:,.1f} MB from disk; waiting took {stats.read_seconds:.1f} s in total"
         )
 
 
-def _clear(conversation: ChatState, _: str) -> None:
-    conversation.session.clear()
-    conversation.notice("the conversation was cleared")
+def _clear(state: ChatState, _: str) -> None:
+    state.session.clear()
+    state.notice("the conversation was cleared")
 
 
-def _exit(conversation: ChatState, _: str) -> None:
-    conversation.is_over = True
+def _exit(state: ChatState, _: str) -> None:
+    state.is_over = True
 
 
 COMMANDS = {

@@ -51,10 +51,11 @@ class LiveMarkdown:
                 self._append(type(event), sanitize(text))
             case events.PrefillProgress(done, total):
                 self._show_status(f"reading {done:,} of {total:,} tokens")
-            case events.RepairedOutput() if not remark(event):
+            case events.RepairedOutput() | events.Finished() if not remark(event):
                 pass
             case (
                 events.RepairedOutput()
+                | events.Finished()
                 | events.ToolCall()
                 | events.ToolResult()
                 | events.TurnsDropped()

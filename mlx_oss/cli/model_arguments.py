@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,12 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder of a converted model (default: nano, a small demonstration model that comes with mlx-oss)",
     )
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="data type of the activations (default auto: bfloat16 on a GPU, float32 on the CPU)",
-    )
+    add_dtype_argument(parser)
     add_memory_arguments(parser)
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
@@ -74,6 +70,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="maximum tokens to generate in a turn (default: what the context has room for)",
+    )
+
+
+def add_folder_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        help="folder of a converted model (default: nano, a small demonstration model that comes with mlx-oss)",
+    )
+
+
+def folder_or_nano(args: argparse.Namespace) -> str | Path:
+    """The folder that `add_folder_argument` parsed; without one, that of nano, which the first call creates."""
+    from mlx_oss.nano import nano_folder
+
+    return nano_folder() if args.folder is None else str(args.folder)
+
+
+def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="data type of the activations (default auto: bfloat16 on a GPU, float32 on the CPU)",
     )
 
 

@@ -15,11 +15,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "folder",
-        nargs="?",
-        help="folder of a converted model (default: nano, a small demonstration model that comes with mlx-oss)",
-    )
+    model_arguments.add_folder_argument(parser)
     model_arguments.add_memory_arguments(parser)
     parser.add_argument(
         "--chunk",
@@ -27,12 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of a prompt that are processed at a time (default: as many as fit, at most 512)",
     )
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="data type of the activations (default auto: bfloat16 on a GPU, float32 on the CPU)",
-    )
+    model_arguments.add_dtype_argument(parser)
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object, sizes in bytes")
 
 
@@ -40,11 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints the plan. The exit status is 1 if the model does not fit."""
     import mlx_oss
 
-    folder = args.folder
-    if folder is None:
-        from mlx_oss.nano import nano_folder
-
-        folder = nano_folder()
+    folder = model_arguments.folder_or_nano(args)
     plan = mlx_oss.plan(folder, context=args.context, memory=args.memory, chunk=args.chunk, dtype=args.dtype)
     if args.json:
         sys.stdout.write(json.dumps({**asdict(plan), "folder": str(plan.folder)}) + "\n")

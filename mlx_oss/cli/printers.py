@@ -32,7 +32,7 @@ class Printer(Protocol):
     def __call__(self, event: Event) -> None: ...
 
     def end_turn(self, stopped: bool = False) -> None:
-        """Call it after the last event of a turn. `stopped` says that the user stopped the turn."""
+        """Ends a turn, after its last event. `stopped` means that the user stopped the turn."""
 
     def notice(self, text: str) -> None:
         """Prints a message of the program, between turns."""
@@ -70,7 +70,7 @@ class PlainPrinter:
                 self._write(event, sanitize(text))
             case events.ToolCall() | events.ToolResult() | events.TurnsDropped() | events.ReasoningStopped():
                 self._write(event, remark(event, self.whole_calls))
-            case events.RepairedOutput() if remark(event):
+            case events.RepairedOutput() | events.Finished() if remark(event):
                 self._write(event, remark(event))
 
     def end_turn(self, stopped: bool = False) -> None:

@@ -31,6 +31,8 @@ def remark(event: Event, whole: bool = False) -> str:
             return "[the reasoning reached its limit]"
         case events.ReasoningStopped("repetition"):
             return "[the reasoning repeated itself and was stopped]"
+        case events.Finished(reason):
+            return "[cut off: --max-tokens or the end of the context is reached]" if reason == "length" else ""
         case events.RepairedOutput(notes):  # other repairs are not shown
             texts = [note.text for note in notes if note.repair is Repair.OTHER_ROLE]
             return sanitize("\n".join(f"[in another role: {text}]" for text in texts if text.strip()))

@@ -46,8 +46,11 @@ def read_text(path: str) -> str:
     try:
         stdin = sys.stdin.buffer.read if sys.stdin else bytes
         return (stdin() if path == "-" else Path(path).read_bytes()).decode()
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or an impossible path
-        raise HarmonyError(f"{path} cannot be read ({error}): give a text file in UTF-8, or - for stdin") from None
+    except UnicodeDecodeError:
+        raise HarmonyError(f"{path} is not text in UTF-8: give a text file, or - for stdin") from None
+    except (OSError, ValueError) as error:  # ValueError: an impossible path
+        reason = getattr(error, "strerror", None) or error
+        raise HarmonyError(f"{path} cannot be read ({reason}): give a text file, or - for stdin") from None
 
 
 def read_conversation(path: str) -> list[Message]:

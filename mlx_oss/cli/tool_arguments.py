@@ -143,7 +143,7 @@ def functions_of(path: Path) -> list[AnyTool]:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise OptionError(f"{path} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())})") from None
     tools = [
         value

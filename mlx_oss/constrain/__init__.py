@@ -1,4 +1,4 @@
-"""Restricts what the model may write: legal headers, schemas of arguments and answers, a limit of reasoning.
+"""Restricts what the model may write: legal headers, schemas of arguments and answers, a limit on reasoning.
 
 Knows the harmony format and token ids; nothing of models and MLX. Grammars need the extra `constrain` (llguidance).
 

@@ -57,8 +57,8 @@ class AnswerFormat:
         elif isinstance(wanted, Mapping):
             wanted = ResponseFormat(DEFAULT_NAME, wanted)
         if not isinstance(wanted, ResponseFormat):
-            kinds = "a JSON schema (a dict), a pydantic model, or a regular expression"
-            raise OptionError(f"response_format is {wanted!r}, expected {kinds}")
+            expected = "a JSON schema (a dict), a pydantic model, or a regular expression"
+            raise OptionError(f"response_format is {wanted!r}, expected {expected}")
         return cls(wanted, Grammar.of_schema("response_format", wanted.schema), model)
 
     def parse(self, text: str) -> Any:
@@ -77,10 +77,10 @@ class AnswerFormat:
     @property
     def as_json(self) -> Any:
         """The format as JSON for a file; `option_from_json` reads it. A pydantic model is saved as its schema."""
-        shown = self.prompt_format
-        if shown is None:
+        described = self.prompt_format
+        if described is None:
             return self.regex
-        return {"name": shown.name, "schema": shown.schema, "description": shown.description}
+        return {"name": described.name, "schema": described.schema, "description": described.description}
 
 
 def option_from_json(saved: Any) -> Any:

@@ -32,7 +32,8 @@ def _llguidance() -> Any:
         import llguidance
     except ImportError:
         raise OptionError(
-            "constraining answers and arguments needs llguidance: pip install 'mlx-oss[constrain]'"
+            "constraining answers and arguments needs llguidance: install mlx-oss with its extra, as in "
+            "pip install 'mlx-oss[constrain]'"
         ) from None
     return llguidance
 
@@ -107,7 +108,7 @@ class Grammar:
 _SCHEMAS_IN = {"items", "prefixItems", "anyOf", "oneOf", "additionalProperties"}  # contain a schema, or a list of them
 _NAMED_SCHEMAS_IN = {"properties", "patternProperties", "$defs", "definitions"}  # map names to schemas
 _APPLIED = {"anyOf", "oneOf", "$ref"}  # apply other schemas to the same object
-_FURTHER_PARTS = {"allOf", "if", "dependentSchemas", "dependentRequired", "dependencies"}  # add to its description
+_FURTHER_PARTS = {"allOf", "if", "dependentSchemas", "dependentRequired", "dependencies"}  # add to that description
 _NAMING = {"properties", "required"}  # name properties
 _MAY_NAME_MORE = {"additionalProperties", "patternProperties", "unevaluatedProperties", "minProperties"}
 

@@ -30,7 +30,7 @@ class Guards:
         strict_arguments: Whether tool calls must follow the JSON schemas of their tools. True needs the extra
             `constrain`, and refuses a schema that cannot be enforced with an OptionError. None enforces what can be
             enforced if the extra is installed. False leaves arguments free.
-        stop_repetition: Reasoning that repeats itself is ended and the answer is started: when a cycle of up to 64
+        stop_repetition: Reasoning that repeats itself is ended, and the answer is started: when a cycle of up to 64
             tokens occurs at least 8 times in a row, over at least 128 tokens. Anywhere else, such a repetition over
             1,024 tokens ends the turn.
     """

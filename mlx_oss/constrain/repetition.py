@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 LONGEST_PERIOD = 64  # longest cycle that is detected, in tokens
-ROUNDS = 8  # how many times in a row a cycle must occur to be detected
+MIN_REPEATS = 8  # how many times in a row a cycle must occur to be detected
 
 
 class RepetitionGuard:
@@ -16,14 +16,14 @@ class RepetitionGuard:
         # For each period: the number of last tokens that equal the token one period earlier.
         self._agree = np.zeros(LONGEST_PERIOD, int)
         self._periods = np.arange(1, LONGEST_PERIOD + 1)
-        self._enough = (ROUNDS - 1) * self._periods
+        self._enough = (MIN_REPEATS - 1) * self._periods
 
     def observe(self, token: int) -> int:
         """Takes the next token of the stream.
 
         Returns:
             How many of the last tokens are repetitions of one cycle, which has at most LONGEST_PERIOD tokens and occurs
-            at least ROUNDS times in a row. 0 if there is no such cycle.
+            at least MIN_REPEATS times in a row. 0 if there is no such cycle.
         """
         self._agree += 1
         self._agree *= self._recent == token

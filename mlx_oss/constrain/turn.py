@@ -71,7 +71,7 @@ class TurnConstraint:
     Args:
         rules: The restrictions.
         opening: What the prompt contains after `<|start|>assistant`.
-        reasoned: Reasoning tokens that the turn has used before.
+        reasoned: Reasoning tokens that earlier rounds of the turn have used.
 
     Attributes:
         reasoned: Reasoning tokens that the turn has used; an empty reasoning message counts as one.
@@ -108,7 +108,10 @@ class TurnConstraint:
         return limit is None or self.reasoned < limit
 
     def accept(self, token: int) -> None:
-        """Takes the next token that the model wrote, or that the prompt contains."""
+        """Takes the next token that the model wrote, or that the prompt contains.
+
+        Raises OptionError if a grammar is too complex to follow.
+        """
         if self._forced:
             self._forced.popleft()
         before = self._parser.state
@@ -167,7 +170,10 @@ class TurnConstraint:
             self._forced.extend(close_and_answer())
 
     def allowed(self) -> np.ndarray | int | None:
-        """What may come next: None means every id, an int that id only, a mask bool (V',) the ids that are True."""
+        """What may come next: None means every id, an int that id only, a mask bool (V',) the ids that are True.
+
+        Raises OptionError if a grammar is too complex to follow.
+        """
         if self._forced:
             return self._forced[0]
         if self._parser.state == "content":

@@ -2,7 +2,7 @@
 
 An MLX stream belongs to the thread that created it, so one thread cannot finish arrays that another thread has begun.
 With one thread for all computations, a session can be used from any thread or task. Sessions that run at the same time
-take turns of one event each. A caller that reads its events slowly delays only its own session. Knows nothing of
+alternate, one event each. A caller that reads its events slowly delays only its own session. Knows nothing of
 sessions.
 """
 
@@ -64,7 +64,7 @@ class _Thread(threading.Thread):
 
 _lock = threading.Lock()
 _started: list[_Thread] = []
-_closing: list[Future[None]] = []  # generators of abandoned loops that are not closed yet
+_closing: list[Future[None]] = []  # one for each generator of an abandoned loop that is not closed yet
 
 
 def _thread() -> _Thread:
@@ -94,6 +94,9 @@ def iterate(generator: Generator[T | Action, None, None]) -> Iterator[T]:
 
     Actions are performed on the caller's thread and not yielded. Closing the iterator, or an exception while it waits
     for an item (Ctrl-C), closes the generator as soon as that item is done.
+
+    Raises:
+        RuntimeError: If the program is exiting.
     """
     try:
         while (item := run(lambda: next(generator, _END))) is not _END:
@@ -133,7 +136,7 @@ class AsyncIterate(AsyncIterator[T]):
         return await asyncio.wrap_future(_thread().submit(lambda: next(generator, _END)))
 
     async def aclose(self) -> None:
-        """Closes the generator when its current item is done. Waits for that even if cancelled meanwhile."""
+        """Closes the generator after its current item. Waits until it is closed, even if this call is cancelled."""
         closed = asyncio.ensure_future(asyncio.wrap_future(_thread().submit(self._generator.close)))
         cancelled: asyncio.CancelledError | None = None
         while not closed.done():
@@ -145,9 +148,10 @@ class AsyncIterate(AsyncIterator[T]):
             raise cancelled
 
     def __del__(self) -> None:
-        if _started:  # otherwise it never ran. `_thread` takes a lock, and a finaliser must not wait for one
+        # Not `_thread()`: it takes a lock, and a finaliser must not wait for one.
+        if _started:  # otherwise the generator never ran
             with contextlib.suppress(RuntimeError):
-                closing = _started[0].submit(self._generator.close)  # ahead of anything that this caller submits next
+                closing = _started[0].submit(self._generator.close)  # before anything that this caller submits next
                 _closing.append(closing)
                 closing.add_done_callback(_closing.remove)
 

@@ -146,7 +146,7 @@ def generate_step(
 ) -> Generator[Step, None, None]:
     """Generates tokens after a prompt, one step at a time, up to and including a stop id.
 
-    While the caller handles a token, the next one is already being computed. So `cache` holds every yielded token, also
+    While the caller handles a token, the next one is already being computed. So `cache` holds every yielded token, even
     if the generator is closed early. Arguments are checked, and computation starts, when the first step is requested.
 
     Args:

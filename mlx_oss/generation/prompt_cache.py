@@ -26,7 +26,7 @@ class PromptCache:
         self.forget()
 
     def forget(self) -> None:
-        """Starts with an empty cache, e.g. after an error that may have left the layers at different positions."""
+        """Empties the cache, for example after an error that may have left the layers at different positions."""
         self.kv: Cache = self._model.make_cache()
         self.ids: list[int] = []
 
@@ -51,6 +51,10 @@ class PromptCache:
         """Prefills the tokens in chunks, and yields the number of tokens done after each chunk.
 
         Chunks that are done are kept if the generator is closed early.
+
+        Raises:
+            OptionError: If there are no tokens, or a token is not in the vocabulary.
+            CheckpointError: If weights are on disk and cannot be read.
         """
         start = len(self.ids)
         for done in prefill_chunks(self._model, tokens, self.kv):

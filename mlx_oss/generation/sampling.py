@@ -17,8 +17,8 @@ from mlx_oss.backend.device import compiled
 from mlx_oss.errors import OptionError
 from mlx_oss.tokenizer import LAST_TEXT_ID
 
-# Distance between the random seeds of successive positions: 2^64 divided by the golden ratio, so that a position of one
-# seed never meets a position of a nearby seed.
+# Distance between the random seeds of successive positions: 2^64 divided by the golden ratio, so that no position of
+# one seed has the same random key as a position of a nearby seed.
 _APART = 0x9E3779B97F4A7C15
 COLD = 1e-5  # below this temperature the most likely token always wins, and dividing by it would overflow
 
@@ -42,7 +42,7 @@ class SamplingOptions:
             (arXiv 1909.05858). It distorts JSON and code, so it is off (1) by default.
         repetition_window: Number of preceding tokens that the penalty applies to. 0 turns it off.
         logprobs: Report the log-probability of each token. False saves one pass over the vocabulary in each step.
-        top_logprobs: Report this many of the most likely tokens in each step; from 0 to 100. Needs `logprobs`.
+        top_logprobs: Report this many of the most likely tokens in each step; 0 to 100. Ignored without `logprobs`.
 
     Raises:
         OptionError: If a value is out of its range or has the wrong type.
@@ -93,7 +93,7 @@ class Sampler:
     Args:
         options: How tokens are chosen.
         position: Position in the sequence of the first token to draw. With the same seed, samplers at different
-            positions draw independently, so the turns of a chat that share a seed do, too.
+            positions draw independently, and so do the turns of a chat that share a seed.
     """
 
     def __init__(self, options: SamplingOptions, position: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""The two built-in tools gpt-oss was trained with, as the system block describes them.
+"""The two built-in tools gpt-oss was trained with, as the system message describes them.
 
 The texts are those of openai-harmony 0.0.8 (`ToolNamespaceConfig::browser` and `::python` in src/chat.rs). The model
 was trained on exactly these words, so they must not change.

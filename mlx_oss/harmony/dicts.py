@@ -1,7 +1,7 @@
 """Converts messages to plain dictionaries and back, in the JSON form of openai-harmony 0.0.8 (`to_dict`, `from_dict`).
 
-Anything that form can express and a `Message` cannot raises an error instead of being dropped. The key
-`response_formats` of a developer block is an addition of this package; openai-harmony ignores it.
+Whatever that form can express but a `Message` cannot raises HarmonyError; nothing is dropped. The key
+`response_formats` of a developer message is an addition of this package; openai-harmony ignores it.
 Knows nothing of files and tokens.
 """
 
@@ -35,7 +35,7 @@ def message_to_dict(message: Message) -> dict[str, Any]:
         message: The message to convert.
 
     Returns:
-        The fields of the message. Fields that are None are left out, except the lines of a system block: there null
+        The fields of the message. Fields that are None are left out, except the lines of a system message: there null
         means that the line is left out, and a missing key means the default.
     """
     fields = {"role": message.role, "name": message.name, "content": [*map(_content_to_dict, message.contents)]}
@@ -126,7 +126,7 @@ def _channels(data: Any) -> tuple[str, ...]:
     if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
         raise HarmonyError(f"valid_channels is {channels!r}: give a list of channel names")
     if channels and fields.get("channel_required") is not True:
-        raise HarmonyError("channel_required must be true: the system block of gpt-oss always requires a channel")
+        raise HarmonyError("channel_required must be true: the system message of gpt-oss always requires a channel")
     return tuple(channels)
 
 

@@ -87,7 +87,7 @@ class _HeaderState:
         self.notes.append(Note(repair, text))
 
 
-# Stands for the control token. Token ids never decode to a surrogate, so this differs from text that spells the token.
+# Stands for the control token `<|constrain|>`. Token ids never decode to a surrogate, so it cannot occur in text.
 CONSTRAIN_TOKEN = "<|constrain|\udc80"
 _CONSTRAIN = "<|constrain|>"
 _CHANNEL = "<|channel|>"

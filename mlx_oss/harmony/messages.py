@@ -67,10 +67,10 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class SystemContent:
-    """The content of the system block. The line of a field that is None or empty is left out.
+    """The content of the system message. The line of a field that is None or empty is left out.
 
     Attributes:
-        model_identity: The first line of the block, which says who the model is.
+        model_identity: The first line of the message, which says who the model is.
         reasoning_effort: How much the model should reason: "low", "medium" or "high".
         conversation_start_date: The current date, e.g. "2025-08-05".
         knowledge_cutoff: Month up to which the model has knowledge, e.g. "2024-06".
@@ -88,7 +88,7 @@ class SystemContent:
 
 @dataclass(frozen=True, slots=True)
 class DeveloperContent:
-    """The content of the developer block. Empty sections are left out.
+    """The content of the developer message. Empty sections are left out.
 
     Attributes:
         instructions: What the model should do, often called the system prompt. None means no instructions.

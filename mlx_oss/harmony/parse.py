@@ -44,7 +44,8 @@ class ParsedMessage:
 
     Attributes:
         message: The message.
-        ending: How the message ended: "end", "return" or "call" after its control token, "cut" if it is unfinished.
+        ending: How the message ended: "end", "return" or "call" by its control token ("return" also by
+            `<|endoftext|>`), "cut" if it is unfinished.
         ids: The exact token ids, from `<|start|>` (if the model wrote it) to the control token that ended the message.
             The ids of all messages, in order, are the whole stream, except for stop tokens and whitespace after the
             last message.

@@ -55,7 +55,7 @@ def render_message(message: Message, *, functions: bool = False) -> list[int]:
 
     Args:
         message: The message.
-        functions: Whether a developer message of the conversation offers functions. If so, a system block tells the
+        functions: Whether a developer message of the conversation offers functions. If so, a system message tells the
             model to call them on the commentary channel.
 
     Returns:
@@ -178,7 +178,7 @@ def _tool(tool: ToolDescription) -> Iterator[str]:
 
 
 def _response_formats(formats: Iterable[ResponseFormat]) -> Iterator[str]:
-    """The section "Structured output" of the format document, whose only example has no heading for the format."""
+    """The section "Structured output" of the format document; its only example lacks the heading of the format."""
     seen: set[str] = set()
     for format_ in formats:
         if format_.name in seen:

@@ -76,6 +76,8 @@ def parse_bytes(size: str | int) -> int:
         return size
     match = re.fullmatch(r"(\d{1,15}(?:\.\d+)?)\s*([KMGT]?|[KMG]I)B?", str(size).strip().upper())
     bytes_ = round(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if match and not match[2] and 0 < bytes_ < _UNITS["M"]:  # surely not meant: GB were left out
+        raise OptionError(f"{size!r} is a number of bytes: add the unit, as in 8GB or 6GiB")
     if bytes_ < 1:
         raise OptionError(f"{size!r} is not a size of memory: give one like 8GB or 6GiB")
     return bytes_

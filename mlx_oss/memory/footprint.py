@@ -66,7 +66,7 @@ class Footprint:
         total = sum(self.kinds.values())
         if slots is None:
             return total
-        return total - self.kinds["experts"] - self.kinds["embedding"] + self._beside_slots() + slots * self.slot_bytes
+        return total - self.kinds["experts"] - self.kinds["embedding"] + self._outside_slots() + slots * self.slot_bytes
 
     def loading(self, slots: int | None) -> int:
         """The most bytes that loading needs in addition to the weights, to convert tensors and to join parts."""
@@ -84,8 +84,8 @@ class Footprint:
         for path, shape, _ in modules(self._folder.config):
             if can_quantize(path) and self._folder.specs[path] is None:
                 values = math.prod(shape)
-                now = values * self._matrix_itemsize(path, f"{path}.weight")
-                saved += now - values * bits // 8 - 2 * values // 64 * self._itemsize
+                nbytes = values * self._matrix_itemsize(path, f"{path}.weight")
+                saved += nbytes - values * bits // 8 - 2 * values // 64 * self._itemsize
         return saved
 
     def _tensors(self, target: str) -> Iterator[_Sizes]:
@@ -97,8 +97,8 @@ class Footprint:
             values, (member, _, suffix) = math.prod(tensor.shape), name.rpartition(".")
             floats = tensor.dtype in FLOATS
             separate = values * self._itemsize if floats else tensor.nbytes
-            if (own := folder.specs[member]) and spec is None and suffix != "bias":  # dequantised, to be joined
-                loaded = values * 32 // own.bits * self._itemsize if suffix == "weight" else 0
+            if (member_spec := folder.specs[member]) and spec is None and suffix != "bias":  # dequantised, to be joined
+                loaded = values * 32 // member_spec.bits * self._itemsize if suffix == "weight" else 0
             elif floats and suffix == "weight" and len(tensor.shape) == 2 and alike:
                 loaded = values * self._matrix_itemsize(target, name)
             else:
@@ -112,10 +112,10 @@ class Footprint:
             return stored
         return min(stored, self._itemsize) if self._upcasts else self._itemsize
 
-    def _beside_slots(self) -> int:
+    def _outside_slots(self) -> int:
         """Bytes that offloading keeps in memory for all experts, whether they have a slot or not.
 
-        These are the biases, and tensors that are not stored in the dtype they are computed in.
+        These are the biases, and floats that are not stored in the dtype they are computed in.
         """
         return sum(
             math.prod(tensor.shape) * self._itemsize

@@ -85,13 +85,13 @@ class Plan:
             return f"{self.folder} needs at least {least} for {tokens}, but the limit is {limit}"
         if self.slots is None:
             return f"{self.folder} fits in memory: it uses up to {peak} with {tokens}, and the limit is {limit}"
-        held = f"{self.slots} of the {self.experts} experts of each layer are in memory, and the others"
-        held += " are read from disk when needed"
+        placement = f"{self.slots} of the {self.experts} experts of each layer are in memory, and the others"
+        placement += " are read from disk when needed"
         if self.slots == self.experts:
-            held = "the embedding stays on disk, and each expert is read from disk when it is first needed"
+            placement = "the embedding stays on disk, and each expert is read from disk when it is first needed"
         sentence = (
             f"{self.folder} needs {format_bytes(self.whole_bytes)} to fit in memory, but the limit is {limit}: "
-            f"{held}. This uses up to {peak} with {tokens}"
+            f"{placement}. This uses up to {peak} with {tokens}"
         )
         if self.chunk < PREFILL_CHUNK:
             sentence += (
@@ -114,9 +114,9 @@ def plan(
 
     Args:
         path: Folder of the model, written by `mlx-oss convert` or downloaded from mlx-community.
-        context: Tokens of context that have to fit. None: the model's limit, or the largest half, quarter and so on of
-            it that fits with everything in memory, down to 8,192; otherwise the largest of 8,192, 4,096, 2,048 and
-            1,024 that fits with experts on disk.
+        context: Tokens of context that have to fit. None: with everything in memory, the largest that fits of the
+            model's limit, half of it, a quarter and so on, down to 8,192; with experts on disk, the largest that fits
+            of 8,192, 4,096, 2,048 and 1,024.
         memory: Limit for the process, in bytes or as text like "8GB". None: what the device recommends.
         chunk: Tokens of a prompt that are processed at a time. None: 512, or fewer if that does not fit.
         dtype: Dtype of the activations, as for `load`.
@@ -141,13 +141,13 @@ def plan_folder(
     dtype: str = "auto",
     slots: int | None = None,
 ) -> Plan:
-    """As `plan`, for a folder that is already open.
+    """Like `plan`, for a folder that is already open.
 
     With `slots`, the plan has this number of expert slots per layer, whether it fits or not.
     """
-    most = folder.config.max_position_embeddings
-    if context is not None and (type(context) is not int or not 1 <= context <= most):
-        raise OptionError(f"context is {context!r}, expected 1 to {most:,} tokens or None")
+    longest = folder.config.max_position_embeddings
+    if context is not None and (type(context) is not int or not 1 <= context <= longest):
+        raise OptionError(f"context is {context!r}, expected 1 to {longest:,} tokens or None")
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise OptionError(f"chunk is {chunk!r}, expected at least 1 token or None")
     limit, source = (parse_bytes(memory), "as requested") if memory is not None else host_memory.memory_limit()
@@ -156,36 +156,40 @@ def plan_folder(
     if slots is None:
         return planner.best(context)
     experts = folder.config.num_local_experts
-    if type(slots) is not int or not planner.least <= slots <= experts:
-        raise OptionError(f"slots is {slots!r}, expected {planner.least} to {experts} experts per layer")
-    return planner.made("experts on disk", context or most, chunks[0], slots)
+    if type(slots) is not int or not planner.min_slots <= slots <= experts:
+        raise OptionError(f"slots is {slots!r}, expected {planner.min_slots} to {experts} experts per layer")
+    return planner.make("experts on disk", context or longest, chunks[0], slots)
 
 
 class _Planner:
-    """The arithmetic for one folder and one limit.
+    """The arithmetic for one folder and one memory limit.
 
-    `chunks` are the prefill chunks to choose from, the largest first.
+    Args:
+        folder: The folder.
+        itemsize: Bytes per activation.
+        limit: Memory limit in bytes.
+        source: Where the limit comes from.
+        chunks: Prefill chunks to choose from, in tokens, the largest first.
     """
 
     def __init__(self, folder: ModelFolder, itemsize: int, limit: int, source: str, chunks: Sequence[int]) -> None:
         self.folder, self.itemsize, self.limit, self.source, self.chunks = folder, itemsize, limit, source, chunks
         self.footprint = Footprint(folder, itemsize, upcasts=not device.on_gpu())
         c = folder.config
-        self.least = min(
-            max(c.num_experts_per_tok, 2), c.num_local_experts
-        )  # at least two: one is read while the other one computes
+        # At least two: one is read while the other one computes.
+        self.min_slots = min(max(c.num_experts_per_tok, 2), c.num_local_experts)
 
     def best(self, context: int | None) -> Plan:
-        most, chunks = self.folder.config.max_position_embeddings, self.chunks
-        for tokens in _halved(most, USUAL) if context is None else [context]:
+        longest, chunks = self.folder.config.max_position_embeddings, self.chunks
+        for tokens in _halved(longest, USUAL) if context is None else [context]:
             if self.peak(None, tokens, chunks[0]) <= self.limit:
-                return self.made("everything in memory", tokens, chunks[0], None)
+                return self.make("everything in memory", tokens, chunks[0], None)
         for chunk in chunks:  # smaller chunks only if nothing else helps, because they round differently
-            for tokens in _halved(min(most, USUAL), 1024) if context is None else [context]:
-                if self.peak(self.least, tokens, chunk) <= self.limit:
-                    return self.made("experts on disk", tokens, chunk, self.slots(tokens, chunk))
-        tokens = min(most, 1024) if context is None else context
-        return self.made("too small", tokens, chunks[-1], self.least)
+            for tokens in _halved(min(longest, USUAL), 1024) if context is None else [context]:
+                if self.peak(self.min_slots, tokens, chunk) <= self.limit:
+                    return self.make("experts on disk", tokens, chunk, self.slots(tokens, chunk))
+        tokens = min(longest, 1024) if context is None else context
+        return self.make("too small", tokens, chunks[-1], self.min_slots)
 
     def slots(self, context: int, chunk: int) -> int:
         """The number of slots per layer that fit, at most one for each expert."""
@@ -205,7 +209,7 @@ class _Planner:
         chunk = min(chunk, context)
         return prefill_bytes(self.folder.config, chunk, context, self.itemsize, cpu=not device.on_gpu())
 
-    def made(self, verdict: Verdict, context: int, chunk: int, slots: int | None) -> Plan:
+    def make(self, verdict: Verdict, context: int, chunk: int, slots: int | None) -> Plan:
         whole = self.peak(None, context, chunk)
         saved = {name: self.footprint.saved_by(bits) for name, bits in (("q8", 8), ("q4", 4))}
         fitting = [name for name, nbytes in saved.items() if nbytes and whole - nbytes <= self.limit]
@@ -224,15 +228,15 @@ class _Planner:
             kv_bytes=self.kv(context),
             prefill_bytes=self.prefill(context, chunk),
             peak_bytes=self.peak(slots, context, chunk),
-            least_bytes=self.peak(self.least, context, self.chunks[-1]),
+            least_bytes=self.peak(self.min_slots, context, self.chunks[-1]),
             whole_bytes=whole,
             profile=fitting[0] if fitting and slots is not None else None,
         )
 
 
-def _halved(most: int, least: int) -> Sequence[int]:
-    """`most`, then half of it again and again while the result is at least `least`."""
-    sizes = [most]
-    while sizes[-1] // 2 >= least:
+def _halved(largest: int, smallest: int) -> Sequence[int]:
+    """`largest`, half of it, a quarter and so on, as long as the result is at least `smallest`."""
+    sizes = [largest]
+    while sizes[-1] // 2 >= smallest:
         sizes.append(sizes[-1] // 2)
     return sizes

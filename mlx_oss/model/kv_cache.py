@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from mlx_oss.errors import OptionError
 
-MOST_SNAPSHOTS = 16  # kept by a cache, the latest ones; 48 MiB for 20b
+MOST_SNAPSHOTS = 16  # that a cache keeps, those at the latest positions; 48 MiB for 20b
 
 
 def _written(buffer: mx.array, new: mx.array, start: int) -> mx.array:
@@ -85,7 +85,7 @@ class Ring:
 
 
 class RotatingKVCache:
-    """Cache of a sliding-window layer: a ring of the last `window` positions, with position p in slot p % window.
+    """Cache of a sliding-window layer: a ring of the last `window` positions, with position p at index p % window.
 
     During `update`, the attention of L new tokens also needs the window - 1 positions before them, in order. Between
     calls only `window` positions are kept.
@@ -117,10 +117,10 @@ class RotatingKVCache:
         return keys, values
 
     def _step(self, key: mx.array, value: mx.array) -> tuple[mx.array, mx.array]:
-        slot, size = self.offset % self.window, min(self.offset + 1, self.window)
+        index, size = self.offset % self.window, min(self.offset + 1, self.window)
         keys, values = (
             _written(
-                mx.zeros((*new.shape[:2], self.window, new.shape[3]), new.dtype) if old is None else old, new, slot
+                mx.zeros((*new.shape[:2], self.window, new.shape[3]), new.dtype) if old is None else old, new, index
             )
             for old, new in ((self.state.keys, key), (self.state.values, value))
         )
@@ -136,13 +136,13 @@ class RotatingKVCache:
         return mx.concatenate([*parts, new], axis=2)
 
     def _to_ring(self, ordered: mx.array, offset: int) -> mx.array:
-        """The ring of the last positions before `offset`, each in its slot; unused slots are zero."""
+        """The ring of the last positions before `offset`, each at its index; unused positions are zero."""
         B, K, S, D = ordered.shape
         if offset < self.window:
             return mx.concatenate([ordered, mx.zeros((B, K, self.window - S, D), ordered.dtype)], axis=2)
-        slot = offset % self.window
+        index = offset % self.window
         last = ordered[:, :, S - self.window :]
-        return mx.concatenate([last[:, :, self.window - slot :], last[:, :, : self.window - slot]], axis=2)
+        return mx.concatenate([last[:, :, self.window - index :], last[:, :, : self.window - index]], axis=2)
 
     def can_trim_to(self, position: int) -> bool:
         """True if no position that a token at `position` sees has been overwritten."""
@@ -190,7 +190,7 @@ class Cache:
     def snapshot_bytes(self) -> int:
         """Bytes held only by snapshots: rings that have changed since. Any thread can read this at any time."""
         current = {id(array) for array in self.arrays}
-        snapshots = list(self._snapshots.values())  # a copy, because the computing thread may change the dict meanwhile
+        snapshots = list(self._snapshots.values())  # a copy: the computing thread may change the dict now
         states = [state for snapshot in snapshots for state in snapshot]
         sizes = {id(a): a.nbytes for state in states for a in (state.keys, state.values) if a is not None}
         return sum(nbytes for key, nbytes in sizes.items() if key not in current)
@@ -234,7 +234,7 @@ class Cache:
             offset: The position of the cache at that time.
 
         Raises:
-            KeyError: If the snapshots are of a model with other layers.
+            KeyError: If a snapshot has fewer sliding layers than this model.
         """
         for number, layer in enumerate(self.layers):
             keys, values = (named.get(f"layers.{number}.{part}") for part in ("keys", "values"))
@@ -248,7 +248,7 @@ class Cache:
             self._snapshots[position] = [Ring(named[f"{p}.keys"], named[f"{p}.values"], position) for p in prefixes]
 
     def snapshot(self) -> None:
-        """Lets `rewind` return to the current position. Keeps the latest MOST_SNAPSHOTS and drops the earliest."""
+        """Lets `rewind` return to the current position. Keeps the MOST_SNAPSHOTS at the latest positions."""
         self._snapshots[self.offset] = [layer.state for layer in self._rings]
         if len(self._snapshots) > MOST_SNAPSHOTS:
             del self._snapshots[min(self._snapshots)]

@@ -15,7 +15,7 @@ from mlx_oss.config import YarnScaling
 
 
 def inverse_frequencies(head_dim: int, theta: float, scaling: YarnScaling | None) -> np.ndarray:
-    """Angle in radians by which each pair of dimensions turns per position: float64 (head_dim / 2,).
+    """Angle in radians by which each pair of dimensions rotates per position: float64 (head_dim / 2,).
 
     Low frequencies are interpolated (divided by the factor), high ones are kept, and those in the correction range are
     blended. Without `scaling` all are kept.
@@ -30,7 +30,10 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: YarnScaling | None
 
 
 def correction_range(head_dim: int, theta: float, scaling: YarnScaling) -> tuple[float, float]:
-    """Fractional indices of the pairs that turn beta_fast and beta_slow times within the original context."""
+    """Indices of the pairs that rotate beta_fast and beta_slow times within the original context.
+
+    They are fractional, unless `scaling.truncate` rounds them.
+    """
 
     def pair(rotations: float) -> float:
         periods = scaling.original_max_position_embeddings / (rotations * 2 * math.pi)
@@ -40,4 +43,4 @@ def correction_range(head_dim: int, theta: float, scaling: YarnScaling) -> tuple
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
-    return low, max(high, low + 0.001)  # never an empty range, as in Hugging Face transformers
+    return low, max(high, low + 0.001)  # never an empty range, as in transformers

@@ -1,7 +1,7 @@
 """The gpt-oss transformer on MLX.
 
 The reference is `gpt_oss/torch/model.py` in openai/gpt-oss. The matrices of q, k and v, and those of gate and up, are
-fused into one each; `load` fuses those of a folder. Knows nothing of files, text or sampling: token ids in, logits out.
+fused into one each; `load` fuses them. Knows nothing of files, text or sampling: token ids in, logits out.
 
 Dimensions in the shapes of this package:
 
@@ -73,7 +73,7 @@ class Attention(nn.Module):
 
 
 class Experts(nn.Module):
-    """The SwiGLU experts: computes the T experts of each token, and returns the weighted sum of their outputs."""
+    """The SwiGLU experts: computes the T experts of each token, and adds up their weighted outputs."""
 
     def __init__(self, config: ModelConfig, specs: Specs, path: str) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Transformer(nn.Module):
 
     Attributes:
         config: Sizes and settings of the model.
-        context: Maximum number of tokens in a conversation: what the model was made for, or what `load` has planned.
+        context: Maximum number of tokens in a conversation: the model's own limit, or what `load` has planned.
         chunk: Number of tokens of a prompt that are computed at a time.
     """
 
@@ -201,7 +201,7 @@ class Transformer(nn.Module):
         return self.logits(self.hidden(tokens, cache))
 
     def hidden(self, tokens: mx.array, cache: Cache | None = None) -> mx.array:
-        """tokens (B, L) int -> final hidden states (B, L, C), normalised. `logits` turns any of them into logits.
+        """tokens (B, L) int -> final hidden states (B, L, C), normalised. `logits` converts any of them to logits.
 
         If an error or Ctrl-C interrupts the call, the cache is rewound to where it was, or to the nearest earlier
         position that is possible (see `Cache.rewind`).

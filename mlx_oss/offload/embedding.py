@@ -38,7 +38,7 @@ class EmbeddingOnDisk:
 
     def __call__(self, tokens: mx.array) -> mx.array:
         """Waits until `tokens` is computed and its rows are read. Raises CheckpointError if they cannot be read."""
-        ids, place = np.unique(np.array(tokens), return_inverse=True)
+        ids, index = np.unique(np.array(tokens), return_inverse=True)
         with self._reader.lock:
             rows = {
                 suffix: self._rows(tensor, self._files[tensor.file], ids) for suffix, tensor in self._tensors.items()
@@ -48,7 +48,7 @@ class EmbeddingOnDisk:
             scales, biases = self._scales(rows["scales"]), rows.get("biases")
             biases = None if biases is None else self._scales(biases)
             values = mx.dequantize(values, scales, biases, spec.group_size, spec.bits, spec.mode)
-        return values[mx.array(place.reshape(tokens.shape))]
+        return values[mx.array(index.reshape(tokens.shape))]
 
     def _scales(self, stored: mx.array) -> mx.array:
         return stored.astype(self._dtype) if mx.issubdtype(stored.dtype, mx.floating) else stored

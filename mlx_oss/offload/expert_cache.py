@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
-# Factor by which the heat of an expert decays with each token. 0.5 would order experts by recency alone, 1 by
-# frequency alone.
+# Factor by which the heat of an expert (how often it was needed) decays with each token. 0.5 would order experts by
+# recency alone, 1 by frequency alone.
 DECAY = 0.98
 
 

@@ -42,7 +42,7 @@ class ExpertSource:
     offset: int
 
     def part(self, expert: int, slot: int) -> tuple[Origin, int, memoryview]:
-        """(origin, byte to start from, memory to fill) that reads the expert into the slot."""
+        """The read that fills the slot with the expert: (origin, first byte, memory to fill), as for `Reader.start`."""
         first = slot * self.stride + self.offset
         return self.origin, self.start + expert * self.nbytes, self.target[first : first + self.nbytes]
 
@@ -97,22 +97,22 @@ class OffloadedExperts(Experts):
         return mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)).astype(np.uint32))]
 
     def _groups(self, needed: list[int]) -> list[list[int]]:
-        """The needed experts in groups, in the order in which they are computed.
+        """The needed experts in groups, in the order in which they are computed: those in memory, then those to read.
 
-        First those in memory, then those to be read. If there are more than slots, a group has at most half as many
-        experts as there are slots, so that two groups fit at the same time. Then the experts most likely to be needed
-        again are the last of each kind, because the last ones stay in memory.
+        If more experts are needed than there are slots, a group has at most half as many experts as there are slots, so
+        that two groups fit into the slots at the same time. The experts that are most likely to be needed again then
+        come last, among those in memory and among those to read, because the last ones stay in memory.
         """
         held = self._slots.held(needed)
         missing = [expert for expert in needed if expert not in held]
         if len(needed) <= len(self._slots):
             return [group for group in (held, missing) if group]
-        each = len(self._slots) // 2
+        size = len(self._slots) // 2
         queue = self._slots.by_heat(held) + self._slots.by_heat(missing)
-        return [queue[start : start + each] for start in range(0, len(queue), each)]
+        return [queue[start : start + size] for start in range(0, len(queue), size)]
 
     def _outputs_of(self, x: mx.array, ids: np.ndarray, pairs: np.ndarray, sort: bool) -> mx.array:
-        """Outputs of some (token, expert) pairs, `pairs` of `ids`, whose experts all have slots."""
+        """Outputs of the (token, expert) pairs with the indices `pairs` in `ids`. Their experts must have slots."""
         slots = mx.array(self._slots.of[ids[pairs]].astype(np.uint32))
         rows = x if len(pairs) == len(ids) else x[mx.array(pairs // (len(ids) // x.shape[0]))]
         return super().outputs(rows, slots, sort)

@@ -81,29 +81,29 @@ def _sources(
 
     A slot holds the rows of the modules at `paths`, one after the other.
     """
-    made = []
+    sources = []
     for suffix in SUFFIXES:
         names = [f"{path}.{suffix}" for path in paths if f"{path}.{suffix}" in tensors]
         if not names:
             continue
         infos = [tensors[name] for name in names]
         as_stored = STORED[infos[0].dtype]
-        held = dtype if mx.issubdtype(as_stored, mx.floating) else as_stored
+        slot_dtype = dtype if mx.issubdtype(as_stored, mx.floating) else as_stored
         shapes = [(info.shape[1], *info.shape[2:]) for info in infos]
-        array = allocated((slots, sum(rows for rows, *_ in shapes), *shapes[0][1:]), held)
+        array = allocated((slots, sum(rows for rows, *_ in shapes), *shapes[0][1:]), slot_dtype)
         module[suffix] = array
         target, stride, offset = bytes_of(array), array.nbytes // slots, 0
         for info, (rows, *_) in zip(infos, shapes, strict=True):
             nbytes = stride * rows // array.shape[1]
             origin: Origin = files[info.file]
             start = info.start
-            if suffix == "bias" or STORED[info.dtype] != held:  # small, or stored in another dtype: kept in memory
-                kept = _read(info, files).astype(held)
-                mx.eval(kept)
-                origin, start = Memory(bytes_of(kept)), 0
-            made.append(ExpertSource(origin, start, nbytes, target, stride, offset))
+            if suffix == "bias" or STORED[info.dtype] != slot_dtype:  # small, or to be cast: kept in memory
+                tensor = _read(info, files).astype(slot_dtype)
+                mx.eval(tensor)
+                origin, start = Memory(bytes_of(tensor)), 0
+            sources.append(ExpertSource(origin, start, nbytes, target, stride, offset))
             offset += nbytes
-    return made
+    return sources
 
 
 def _read(info: TensorInfo, files: Files) -> mx.array:

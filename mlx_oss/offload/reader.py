@@ -64,6 +64,9 @@ class Memory:
 class Reader:
     """Reads with several threads, which end with the reader. Hold `lock` while using it.
 
+    Args:
+        readers: Number of threads.
+
     Attributes:
         lock: Only one call of a layer may use the reader at a time.
         reads: What reads have cost so far.
@@ -79,7 +82,7 @@ class Reader:
         futures = []
         for origin, start, into in parts:
             future = Future[None]()
-            # Before the read can start, so that `settle` knows of it if Ctrl-C comes in between.
+            # Added before the read can start, so that `settle` waits for it even if Ctrl-C comes in between.
             self._started.append(future)
             futures.append(future)
             self._threads.submit(_read, future, origin, start, into)
@@ -88,7 +91,7 @@ class Reader:
         return futures
 
     def finish(self, futures: Sequence[Future[None]]) -> None:
-        """Waits for all reads. Raises the error of the first that failed, e.g. CheckpointError."""
+        """Waits for all reads. Raises the error of the first one that failed, such as CheckpointError."""
         started = time.perf_counter()
         wait(futures)
         self.reads += OffloadStats(seconds=time.perf_counter() - started)

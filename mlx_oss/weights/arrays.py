@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from mlx_oss.backend.host_memory import in_large_pages
 
+# MLX's dtype for each safetensors dtype that a weight can have.
 STORED = {"U32": mx.uint32, "U8": mx.uint8, "BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
 LARGE = 256 << 10  # bytes: for smaller arrays, filling with zeros is faster than allocating without filling
 

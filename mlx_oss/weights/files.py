@@ -7,19 +7,23 @@ from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
 
-READERS = 4  # threads: an SSD needs several concurrent reads to be busy, and cached file data has to be copied
+READERS = 4  # threads: an SSD needs several concurrent reads to be busy, and several cores copy cached data faster
 _MAX_READ = 1 << 30  # bytes per system call: macOS refuses more than 2 GiB
 
 
 class OpenFile:
-    """A file that is open for reading as long as this object exists. Any number of threads may read from it."""
+    """A file that is open for reading as long as this object exists. Any number of threads may read from it.
+
+    Raises:
+        CheckpointError: If the file cannot be opened.
+    """
 
     def __init__(self, path: Path) -> None:
         self._descriptor = -1
         self.path = path
         try:
-            # On macOS, F_NOCACHE would keep the data out of the system's file cache. It is not set, because the
-            # file cache then uses spare memory as a second-level cache for experts that have lost their slot.
+            # On macOS, F_NOCACHE would keep the data out of the system's file cache. It is not set, so
+            # the file cache can use spare memory as a second-level cache for experts that have lost their slot.
             self._descriptor = os.open(path, os.O_RDONLY)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be opened ({error.strerror}): download or convert it again") from None

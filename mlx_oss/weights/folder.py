@@ -78,7 +78,7 @@ def open_folder(path: str | Path) -> ModelFolder:
     if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
         raise CheckpointError(f"{folder} is not a folder, or is not accessible: give the folder of a converted model")
     tensors = read_folder(folder)
-    _refuse_release(folder, tensors)  # before the config is read: OpenAI's own layout spells it differently
+    _refuse_release(folder, tensors)  # before the config is read: in OpenAI's own layout it has other keys
     config = ModelConfig.from_file(folder / "config.json")
     specs = _specs(config, folder, tensors)
     _check(config, folder, tensors, specs)
@@ -108,8 +108,8 @@ def _specs(config: ModelConfig, folder: Path, tensors: dict[str, TensorInfo]) ->
                 )
             if shape[-1] % spec.group_size:
                 raise CheckpointError(
-                    f"{folder}: {path} has {shape[-1]} columns, in groups of {spec.group_size} according to "
-                    "config.json, which does not divide them: convert the release again"
+                    f"{folder}: {path} has {shape[-1]} columns, which is not a multiple of the group size "
+                    f"{spec.group_size} in config.json: convert the release again"
                 )
         elif is_expert(path) and f"{path}.weight" in tensors:
             raise CheckpointError(f"{folder}: {path} is not quantised: convert the release with `mlx-oss convert`")

@@ -1,6 +1,6 @@
 """The tensors of an MLX folder: the names and shapes that a config requires.
 
-The converter writes and the loader reads by this one table. The names are those of mlx-lm, so either project can read
+Both the converter and the loader use this table. The names are those of mlx-lm, so either project can read
 the other's folders. Shapes are those of the values; `stored_tensors` returns the shapes that a quantised module is
 stored with. Knows nothing of files.
 """

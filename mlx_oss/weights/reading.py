@@ -21,7 +21,7 @@ from mlx_oss.weights.files import READERS, OpenFile
 from mlx_oss.weights.safetensors import TensorInfo
 
 AHEAD = 1_500_000_000  # limit in bytes of what is being read, or has been read but not yet consumed by the caller
-PORTION = 16 << 20  # bytes: the most that one request reads, and the least that a job of a reader thread collects
+PORTION = 16 << 20  # bytes: a request reads at most this much; a thread gets requests for at least this much at a time
 
 Key = TypeVar("Key")
 Files = Mapping[Path, OpenFile]

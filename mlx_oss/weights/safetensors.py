@@ -120,13 +120,15 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
     `*.safetensors` files.
 
     Raises:
-        CheckpointError: If a shard is missing or damaged, a tensor occurs twice, or the index disagrees with the
-            shards.
+        CheckpointError: If the folder or a shard is missing, a shard or the index is damaged, a tensor occurs twice, or
+            the index disagrees with the shards.
     """
     if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
         raise CheckpointError(
             f"{folder} is not a folder, or is not accessible: give the folder with config.json and *.safetensors"
         )
+    if not os.access(folder, os.R_OK | os.X_OK):  # else it would look empty
+        raise CheckpointError(f"{folder} cannot be read (permission denied): change its permissions")
     index = _read_index(folder / INDEX)
     files = weight_files(folder) if index is None else sorted(set(index.values()))
     if index is not None and SINGLE not in files and os.path.exists(folder / SINGLE):
@@ -134,7 +136,7 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
             f"{folder} contains {SINGLE} and an {INDEX} that does not name it: remove the one that does not belong"
         )
     if not files:
-        raise CheckpointError(f"{folder} contains no *.safetensors file: is it the model's folder?")
+        raise CheckpointError(f"{folder} contains no *.safetensors file: give the folder of a model")
     tensors: dict[str, TensorInfo] = {}
     for name in files:
         path = folder / name

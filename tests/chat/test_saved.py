@@ -194,8 +194,9 @@ def test_a_file_that_is_not_a_saved_session_is_refused(model, tmp_path, content)
     if content is not None:
         path.write_bytes(content)
     for text_only in (False, True):
-        with pytest.raises(SessionError, match=str(path)):
+        with pytest.raises(SessionError, match=str(path)) as caught:
             ChatSession.load(path, model, TOKENIZER, text_only=text_only)
+        assert not (text_only and "text_only" in str(caught.value))  # which has just been tried
 
 
 def test_a_converted_model_is_not_a_saved_session(model, folder):

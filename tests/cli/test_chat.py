@@ -116,6 +116,11 @@ def test_the_answer_goes_to_stdout_and_the_rest_to_stderr_a_kind_a_line(capsys):
     assert err == f"Hm, [red]so[/red].\nLet me look.\n{calls}Ah.\n"
 
 
+def test_an_answer_that_was_cut_off_is_reported_as_such(capsys):
+    show(AnswerDelta("It is"), Finished("length", Usage()))
+    assert capsys.readouterr() == ("It is\n", "[cut off: --max-tokens or the end of the context is reached]\n")
+
+
 def test_hidden_reasoning_is_not_shown(capsys):
     show(ReasoningDelta("Hm."), AnswerDelta("4"), DONE, hide_reasoning=True)
     assert capsys.readouterr() == ("4\n", "")

@@ -81,6 +81,7 @@ def test_tools_are_made_of_what_is_named(mine, tmp_path):
         ("patch=/does/not/exist", "is not a folder"),
         ("none.py", "cannot be read"),
         ("broken.py", "cannot be loaded (SyntaxError"),
+        ("exit.py", "cannot be loaded (SystemExit: 3)"),
         ("empty.py", "no public function"),
         ("twice.py", "two tools are called 'f'"),
         ("positional.py", "no name to call it by"),
@@ -90,6 +91,7 @@ def test_tools_are_made_of_what_is_named(mine, tmp_path):
 def test_what_is_no_tool_is_refused_in_a_line(command, tool, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.py").write_text("def f(:")
+    (tmp_path / "exit.py").write_text("import sys\nsys.exit(3)")
     (tmp_path / "empty.py").write_text("x = 1")
     (tmp_path / "twice.py").write_text("from mlx_oss.tools import tool_from\ndef f():\n    'F.'\ng = tool_from(f)")
     (tmp_path / "positional.py").write_text("def f(a, /):\n    'F.'")

@@ -282,6 +282,18 @@ def test_target_that_is_a_link(source, tmp_path):
     refuses(source, "is a symbolic link", error=ConversionError)
 
 
+def test_target_that_is_a_link_to_itself(source, tmp_path):
+    (tmp_path / "dst").symlink_to(tmp_path / "dst")
+    refuses(source, "is a symbolic link", error=ConversionError)
+
+
+def test_force_is_offered_only_where_it_would_work(source, tmp_path):
+    (tmp_path / "dst").write_text("a file")
+    with pytest.raises(ConversionError) as caught:
+        convert(source, tmp_path / "dst")
+    assert "already exists: choose another target" in str(caught.value) and "--force" not in str(caught.value)
+
+
 def test_target_without_a_parent(source, tmp_path):
     refuses(source, "create it first", error=ConversionError, target=tmp_path / "no" / "dst")
 

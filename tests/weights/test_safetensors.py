@@ -266,3 +266,10 @@ def test_what_macos_puts_beside_a_file_on_other_disks_is_no_shard(tmp_path):
     write(tmp_path / "model.safetensors")
     (tmp_path / "._model.safetensors").write_bytes(b"\0\5\x16\7Mac OS X")
     assert set(read_folder(tmp_path)) == set(GOOD)
+
+
+def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(tmp_path, monkeypatch):
+    save_file({"a": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read everything
+    with pytest.raises(CheckpointError, match=r"cannot be read \(permission denied\)"):
+        read_folder(tmp_path)
