@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mlx_oss.errors import OptionError
-from mlx_oss.harmony import ReasoningEffort
 
-# Not imported from chat.history, which loads the vocabulary: `--help` stays quick.
-EFFORTS = ("none", *get_args(ReasoningEffort))
+EFFORTS = ("none", "low", "medium", "high")  # those of chat.history, which loads the vocabulary: too slow for --help
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from mlx_oss.cli import main
+from mlx_oss.chat import history
+from mlx_oss.cli import answer_arguments, main
 
 GREEDY = ["--temperature", "0"]
 
@@ -52,3 +53,7 @@ def test_a_file_without_a_schema_is_one_line_and_exit_status_2(content, message,
 def test_a_limit_below_nothing_is_refused(capsys):
     assert chat("--max-reasoning-tokens", "-1", "Hi") == 2
     assert "max_reasoning_tokens is -1" in capsys.readouterr().err
+
+
+def test_the_command_line_knows_the_efforts_of_a_session():
+    assert answer_arguments.EFFORTS == history.EFFORTS
