@@ -1,4 +1,4 @@
-"""Reads an exported archive back as training weights (the opposite of `export.py`), and gives it rows for more tokens.
+"""Reads an exported archive back as training weights (the inverse of `export.py`) and adds rows for more tokens.
 
 Knows nothing of data or optimisers.
 """
@@ -21,7 +21,15 @@ from mlx_oss import tokenizer as o200k
 
 
 def read(path: Path) -> tuple[np.ndarray, dict[str, Tensor]]:
-    """Ids of the rows, and the weights by their names in `model.Nano`, of an archive that `export.py` wrote."""
+    """Reads an archive that `export.py` wrote.
+
+    Args:
+        path: The .tar.xz file.
+
+    Returns:
+        The token ids that have a row, in the order of the rows, and the float32 weights under their names in
+        `model.Nano`.
+    """
     with tarfile.open(path) as archive:
         content = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
     ids = np.array(json.loads(content["rows.json"]), np.int32)
@@ -32,19 +40,19 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Tensor]]:
         "norm.scale": tensors["model.norm.weight"],
     }
     for layer in range(json.loads(content["config.json"])["num_hidden_layers"]):
-        attention, experts, of = f"attention.{layer}.", f"experts.{layer}.", f"model.layers.{layer}."
+        attention, experts, source = f"attention.{layer}.", f"experts.{layer}.", f"model.layers.{layer}."
         for kind in ("weight", "bias"):
-            parts = [tensors[f"{of}self_attn.{name}_proj.{kind}"] for name in "qkv"]
+            parts = [tensors[f"{source}self_attn.{name}_proj.{kind}"] for name in "qkv"]
             state[f"{attention}qkv.{kind}"] = torch.cat(parts)
-            state[f"{attention}out.{kind}"] = tensors[f"{of}self_attn.o_proj.{kind}"]
-            state[f"{experts}router.{kind}"] = tensors[f"{of}mlp.router.{kind}"]
-        state[f"{attention}sinks"] = tensors[f"{of}self_attn.sinks"]
-        state[f"{attention}norm.scale"] = tensors[f"{of}input_layernorm.weight"]
-        state[f"{experts}norm.scale"] = tensors[f"{of}post_attention_layernorm.weight"]
-        state[f"{experts}up_bias"] = halves(tensors[f"{of}mlp.experts.gate_up_proj_bias"])
-        state[f"{experts}down_bias"] = tensors[f"{of}mlp.experts.down_proj_bias"]
+            state[f"{attention}out.{kind}"] = tensors[f"{source}self_attn.o_proj.{kind}"]
+            state[f"{experts}router.{kind}"] = tensors[f"{source}mlp.router.{kind}"]
+        state[f"{attention}sinks"] = tensors[f"{source}self_attn.sinks"]
+        state[f"{attention}norm.scale"] = tensors[f"{source}input_layernorm.weight"]
+        state[f"{experts}norm.scale"] = tensors[f"{source}post_attention_layernorm.weight"]
+        state[f"{experts}up_bias"] = halves(tensors[f"{source}mlp.experts.gate_up_proj_bias"])
+        state[f"{experts}down_bias"] = tensors[f"{source}mlp.experts.down_proj_bias"]
         up, down = (
-            unpack_mxfp4(*(tensors[f"{of}mlp.experts.{name}_{part}"] for part in ("blocks", "scales")))
+            unpack_mxfp4(*(tensors[f"{source}mlp.experts.{name}_{part}"] for part in ("blocks", "scales")))
             for name in ("gate_up_proj", "down_proj")
         )
         state[f"{experts}up"], state[f"{experts}down"] = halves(up), down
@@ -52,39 +60,50 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Tensor]]:
 
 
 def unpack_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
-    """Values (..., n) of blocks (..., n / 32, 16) and scales (..., n / 32)."""
+    """MXFP4 blocks (..., n / 32, 16) and scales (..., n / 32) -> float values (..., n)."""
     table = torch.tensor([*FP4, *(-value for value in FP4)])
     values = table[torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).long()]
     return (values * torch.exp2(scales.float() - 127)[..., None]).flatten(-2)
 
 
 def halves(rows: Tensor) -> Tensor:
-    """gate, linear, gate, linear, ... along axis 1 -> gates, then linear parts."""
+    """Reorders axis 1: gate, linear, gate, linear, ... -> all gates, then all linear parts."""
     return torch.cat([rows[:, ::2], rows[:, 1::2]], 1)
 
 
 def with_rows(ids: np.ndarray, state: dict[str, Tensor], wanted: np.ndarray) -> tuple[np.ndarray, dict[str, Tensor]]:
-    """With a row for each id of `wanted` too.
+    """Adds a row for each id of `wanted` that has none.
 
-    A new row starts near the mean of the rows that are the same letters (with a capital, a blank before), or at random;
-    it is as unlikely to be written as an average row.
+    A new row starts near the mean of the rows whose tokens have the same letters (with or without a capital or a
+    leading space), or at random if there are none. Its unembedding gets the mean offset of the existing rows, so nano
+    is as unlikely to write it as an average row.
+
+    Args:
+        ids: Token ids that have a row, in the order of the rows.
+        state: The weights; the embedding and the unembedding have len(ids) + 1 rows.
+        wanted: Token ids that should have a row.
+
+    Returns:
+        All ids, sorted, and the weights with len(all ids) + 1 rows. Existing rows are unchanged; the shared row of all
+        other ids stays last.
     """
-    every = np.union1d(ids, wanted).astype(np.int32)
-    old = torch.from_numpy(np.append(np.searchsorted(every, ids), len(every)))
+    all_ids = np.union1d(ids, wanted).astype(np.int32)
+    old_rows = torch.from_numpy(np.append(np.searchsorted(all_ids, ids), len(all_ids)))
     hidden = state["embedding"].shape[1]
-    alike: dict[str, list[int]] = defaultdict(list)
+    rows_by_letters: dict[str, list[int]] = defaultdict(list)
     for row, id_ in enumerate(ids.tolist()):
-        alike[_letters(id_)].append(row)
-    embedding = torch.randn(len(every) + 1, hidden, generator=torch.Generator().manual_seed(1))
+        rows_by_letters[_letters(id_)].append(row)
+    embedding = torch.randn(len(all_ids) + 1, hidden, generator=torch.Generator().manual_seed(1))
     drift = (state["unembedding"] - state["embedding"] / math.sqrt(hidden)).mean(0)
     unembedding = embedding / math.sqrt(hidden) + drift
-    for row in np.flatnonzero(~np.isin(every, ids)).tolist():
-        if rows := alike.get(_letters(int(every[row]))):
+    for row in np.flatnonzero(~np.isin(all_ids, ids)).tolist():
+        if rows := rows_by_letters.get(_letters(int(all_ids[row]))):
             embedding[row] = 0.3 * embedding[row] + state["embedding"][rows].mean(0)
             unembedding[row] = embedding[row] / math.sqrt(hidden) + drift
-    embedding[old], unembedding[old] = state["embedding"], state["unembedding"]
-    return every, state | {"embedding": embedding, "unembedding": unembedding}
+    embedding[old_rows], unembedding[old_rows] = state["embedding"], state["unembedding"]
+    return all_ids, state | {"embedding": embedding, "unembedding": unembedding}
 
 
 def _letters(id_: int) -> str:
+    """The text of a token in lower case, without surrounding spaces."""
     return o200k.load_tokenizer().token_bytes(id_).decode("utf-8", "replace").strip().lower()

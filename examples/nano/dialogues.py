@@ -1,4 +1,4 @@
-"""Generated dialogues: scenes, and conversations put together from the kinds of turns, as often as the weights say."""
+"""Generates scenes and conversations: draws the kinds of turns at random, by weight."""
 
 from __future__ import annotations
 
@@ -15,6 +15,12 @@ from tool_turns import arithmetic, message, time, timer, weather, weather_where
 
 
 def any_scene(rng: Random, words: list[str]) -> Scene:
+    """A random scene: effort, date, developer instructions and tools.
+
+    Args:
+        rng: Source of all random draws of the scene and of its conversations.
+        words: Words for random text, as returned by `vocabulary.Rows.words`. If empty, unknown words are used.
+    """
     effort = rng.choice(["low", "medium", "medium", "high"])
     date = f"{rng.randint(2024, 2029)}-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}" if rng.random() < 0.85 else None
     kinds: list[str] = []
@@ -33,7 +39,7 @@ def any_scene(rng: Random, words: list[str]) -> Scene:
 
 
 def next_turn(scene: Scene) -> Turn:
-    """One more turn: about something new, or about what was said before."""
+    """A turn that continues the conversation: a new subject, or a reference to an earlier turn."""
     rng = scene.rng
     if scene.turns and scene.turns[-1].topic == "where" and rng.random() < 0.9:
         return weather_where(scene) or general(scene)
@@ -42,6 +48,7 @@ def next_turn(scene: Scene) -> Turn:
 
 
 def _referring(scene: Scene) -> Turn | None:
+    """A turn that refers to the last turn or to something the user said earlier; None if no such turn fits."""
     rng, last = scene.rng, scene.turns[-1]
     options: list[Callable[[Scene], Turn | None]] = []
     if last.topic in FACTS or last.topic.startswith("translate:"):
@@ -60,6 +67,7 @@ def _referring(scene: Scene) -> Turn | None:
 
 
 def _fresh(scene: Scene) -> Turn:
+    """A turn about a new subject. Weights depend on the offered tools; a kind that does not fit becomes a fact."""
     rng = scene.rng
     kinds = [function.kind for function in scene.functions]
     weights = {
@@ -102,7 +110,7 @@ def _fresh(scene: Scene) -> Turn:
 
 
 def conversation(scene: Scene, length: int) -> list[Turn]:
-    """`length` turns in a scene; the last one is the one to be answered."""
+    """Starts a new conversation in `scene` and returns its `length` turns. nano has to answer the last one."""
     scene.restart()
     for _ in range(length):
         scene.turns.append(next_turn(scene))

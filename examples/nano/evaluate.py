@@ -1,6 +1,6 @@
-"""Asks nano the dialogues of held_out.txt (or of another file) and counts the right ones.
+"""Runs the dialogues of held_out.txt (or of another file) with nano and counts those it answers correctly.
 
-Runs on the project's runtime through its public names. The phrasings were written apart from those it is trained on.
+Uses only the public API of mlx_oss. The dialogues were written separately from the phrasings that nano is trained on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlx_oss.harmony import PYTHON
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 DATE = "2026-11-23"
-KINDS = {  # kind of function -> description, JSON types of its arguments
+KINDS = {  # kind of function -> (description, JSON types of its arguments)
     "weather": ("Get the weather of a place.", ("string", "unit")),
     "calc": ("Evaluates an expression.", ("string",)),
     "time": ("Tells the local time of a city.", ("string",)),
@@ -29,7 +29,7 @@ KINDS = {  # kind of function -> description, JSON types of its arguments
     "timer": ("Sets a timer, in minutes.", ("integer",)),
 }
 UNIT = {"type": "string", "enum": ["celsius", "fahrenheit"]}
-RESULTS = {  # kind -> results in turn, each with what the answer must then hold
+RESULTS = {  # kind -> (result, texts that the answer must then contain), in rotation over the turns of a dialogue
     "weather": [
         ('{"temperature": 17, "condition": "light rain"}', ("17", "light rain")),
         ("sunny, 24 degrees", ("24", "sunny")),
@@ -46,7 +46,13 @@ SIGNS: dict[type, Callable[[float, float], float]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A dialogue: what the user says in turn, and what each answer is asked to hold ("" for anything)."""
+    """A dialogue with its expected answers.
+
+    Attributes:
+        intent: What the dialogue tests. Results are counted by intent.
+        scene: Tools and date, in the notation that is explained at the top of held_out.txt.
+        turns: What the user says, and what the answer must contain ("" accepts any answer).
+    """
 
     intent: str
     scene: str
@@ -54,20 +60,21 @@ class Case:
 
 
 def read_cases(text: str) -> list[Case]:
+    """Parses a file of dialogues. Empty lines and lines that start with # are skipped."""
     cases = []
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
             intent, scene, *turns = (part.strip() for part in line.split("|"))
             pairs = (turn.partition("->") for turn in turns)
-            cases.append(Case(intent, scene, tuple((said.strip(), wanted.strip()) for said, _, wanted in pairs)))
+            cases.append(Case(intent, scene, tuple((user.strip(), wanted.strip()) for user, _, wanted in pairs)))
     return cases
 
 
 def functions(scene: str) -> dict[str, tuple[str, ToolDescription]]:
-    """name -> (kind, description) of the functions a scene offers."""
+    """The functions that a scene offers: name -> (kind, description)."""
     offered = {}
-    for kind, inside in re.findall(r"(\w+)\(([^)]*)\)", scene):
-        name, *arguments = inside.split(",")
+    for kind, signature in re.findall(r"(\w+)\(([^)]*)\)", scene):
+        name, *arguments = signature.split(",")
         text, types = KINDS[kind]
         properties = {
             key: UNIT if type_ == "unit" else {"type": type_} for key, type_ in zip(arguments, types, strict=False)
@@ -79,7 +86,10 @@ def functions(scene: str) -> dict[str, tuple[str, ToolDescription]]:
 
 
 def compute(expression: str) -> str:
-    """The value of a sum as written by the model, or an error text; nothing but arithmetic is understood."""
+    """Evaluates a sum that the model wrote; returns its value, or an error text.
+
+    Supports only numbers, + - * /, `round` and `print`.
+    """
 
     def value(node: ast.AST) -> float:
         match node:
@@ -104,7 +114,7 @@ def compute(expression: str) -> str:
 
 
 def run_tool(call: ToolCall, offered: dict[str, tuple[str, ToolDescription]], turn: int) -> tuple[str, tuple[str, ...]]:
-    """The result of a call, and what the answer must hold after it."""
+    """The result of a call, and the texts that the answer must contain after it ("?" marks a bad call)."""
     if call.recipient == "python":
         return compute(call.arguments), ()
     if call.name not in offered:
@@ -122,8 +132,12 @@ def run_tool(call: ToolCall, offered: dict[str, tuple[str, ToolDescription]], tu
 def converse(
     session: ChatSession, text: str, offered: dict[str, tuple[str, ToolDescription]], turn: int
 ) -> tuple[str, list[ToolCall], list[str]]:
-    """One turn with its tool loop: the answer, the calls, and what the answer must hold because of their results."""
-    answer, calls, due = "", [], []
+    """Runs one turn with its tool loop, at most three generations.
+
+    Returns:
+        The answer, the calls, and the texts that the answer must contain because of the results of the calls.
+    """
+    answer, calls, required = "", [], []
     events: Iterable[Event] = session.send(text)
     for _ in range(3):
         called: list[ToolCall] = []
@@ -135,16 +149,16 @@ def converse(
         if not called:
             break
         for call in called:
-            result, needed = run_tool(call, offered, turn)
+            result, texts = run_tool(call, offered, turn)
             session.add_tool_result(call, result)
-            due += needed
+            required += texts
         calls += called
         events = session.resume()
-    return answer, calls, due
+    return answer, calls, required
 
 
-def satisfied(wanted: str, answer: str, calls: list[ToolCall], due: list[str]) -> bool:
-    """Whether answer and calls hold what is wanted: see the head of held_out.txt."""
+def satisfied(wanted: str, answer: str, calls: list[ToolCall], required: list[str]) -> bool:
+    """True if the answer and the calls are as `wanted` says (notation: see the top of held_out.txt)."""
     for part in filter(None, map(str.strip, wanted.split(" & "))):
         if part.startswith("call"):
             expected = part.removeprefix("call").strip()
@@ -155,7 +169,7 @@ def satisfied(wanted: str, answer: str, calls: list[ToolCall], due: list[str]) -
                 return False
         elif not any(choice.strip().lower() in answer.lower() for choice in part.split(" / ")):
             return False
-    return all(text in answer for text in due) and (bool(calls) == ("call" in wanted.replace("nocall", "")))
+    return all(text in answer for text in required) and (bool(calls) == ("call" in wanted.replace("nocall", "")))
 
 
 def _same_json(text: str, expected: str) -> bool:
@@ -166,18 +180,20 @@ def _same_json(text: str, expected: str) -> bool:
 
 
 def judge(session: ChatSession, case: Case) -> str | None:
-    """None if every turn went right, else what went wrong first."""
+    """Runs a dialogue; returns None if every turn is right, otherwise a description of the first wrong turn."""
     offered = functions(case.scene)
-    for turn, (said, wanted) in enumerate(case.turns):
-        answer, calls, due = converse(session, said, offered, turn)
-        if wanted and not satisfied(wanted, answer, calls, due):
-            return f"{said!r}: wanted {wanted!r}, got {answer!r} {[(call.recipient, call.arguments) for call in calls]}"
+    for turn, (user, wanted) in enumerate(case.turns):
+        answer, calls, required = converse(session, user, offered, turn)
+        if wanted and not satisfied(wanted, answer, calls, required):
+            called = [(call.recipient, call.arguments) for call in calls]
+            return f"{user!r}: wanted {wanted!r}, got {answer!r} with calls {called}"
     return None
 
 
 def open_session(
     model: mlx_oss.Transformer, tokenizer: mlx_oss.Tokenizer, case: Case, number: int, temperature: float
 ) -> ChatSession:
+    """A session for dialogue `number` of the file. The number selects the effort and is the seed."""
     date = re.search(r"date=(\S+)", case.scene)
     return ChatSession(
         model,
@@ -193,13 +209,13 @@ def open_session(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="an MLX folder; the bundled nano if none is given")
+    parser.add_argument("--model", help="MLX folder (default: the bundled nano)")
     parser.add_argument(
-        "--dialogues", type=Path, default=HELD_OUT, help="file of dialogues; fresh.txt is the other one"
+        "--dialogues", type=Path, default=HELD_OUT, help="file of dialogues: held_out.txt (default) or fresh.txt"
     )
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--every", type=int, default=1, help="ask only every n-th dialogue")
-    parser.add_argument("--first", type=int, default=0, help="begin with this one, counted from 0")
+    parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (default: 0, greedy)")
+    parser.add_argument("--every", type=int, default=1, help="run only every n-th dialogue")
+    parser.add_argument("--first", type=int, default=0, help="number of the first dialogue to run, counted from 0")
     arguments = parser.parse_args()
     model, tokenizer = mlx_oss.load(arguments.model)
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])

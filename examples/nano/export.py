@@ -1,8 +1,8 @@
-"""Writes a trained nano in the released Hugging Face layout, as one archive.
+"""Writes a trained nano as one archive in the Hugging Face layout of the release.
 
-The archive holds config.json, generation_config.json and model.safetensors with the released names. Only the embedding
-and the unembedding differ: they hold the rows of the tokens nano knows and one last row for all others; rows.json
-lists the ids the rows belong to, in order. The same checkpoint always gives the same bytes.
+The archive contains config.json, generation_config.json, and model.safetensors with the released tensor names. Only the
+embedding and the unembedding differ from the release: they have one row for each token that nano knows, and a last row
+for all other ids. rows.json lists the ids of the rows, in order. The same checkpoint always gives the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def pack_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Blocks (..., n / 32, 16) and scales (..., n / 32), both uint8, of `weight` (..., n); low nibble first."""
+    """weight (..., n) -> MXFP4 blocks (..., n / 32, 16) and scales (..., n / 32), both uint8; low nibble first."""
     blocks = nano.mxfp4(weight.float()).reshape(*weight.shape[:-1], -1, 32)
     exponent = torch.floor(torch.log2(weight.float().reshape(blocks.shape).abs().amax(-1).clamp_min(1e-30))) - 2
     scaled = blocks / torch.exp2(exponent)[..., None]
@@ -38,42 +38,44 @@ def pack_mxfp4(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def interleave(rows: Tensor) -> Tensor:
-    """Gates, then linear parts, along axis 1 -> gate, linear, gate, linear, ..."""
-    gate, line = rows.chunk(2, 1)
-    return torch.stack([gate, line], 2).flatten(1, 2)
+    """Reorders axis 1: all gates, then all linear parts -> gate, linear, gate, linear, ..."""
+    gates, linear_parts = rows.chunk(2, 1)
+    return torch.stack([gates, linear_parts], 2).flatten(1, 2)
 
 
 def released(state: dict[str, Tensor], shape: Shape) -> dict[str, Tensor]:
-    """The weights under their released names; bfloat16 but for the experts."""
+    """The weights of `model.Nano` under their released names: experts in MXFP4, all others in bfloat16."""
     size, q_rows = shape.head_dim, shape.heads * shape.head_dim
     tensors = {
         "model.embed_tokens.weight": state["embedding"],
         "lm_head.weight": state["unembedding"],
         "model.norm.weight": state["norm.scale"],
     }
-    exact: dict[str, Tensor] = {}
+    packed: dict[str, Tensor] = {}
     for layer in range(shape.layers):
-        attention, experts, to = (f"attention.{layer}.", f"experts.{layer}.", f"model.layers.{layer}.")
+        attention, experts, target = (f"attention.{layer}.", f"experts.{layer}.", f"model.layers.{layer}.")
         for kind in ("weight", "bias"):
             parts = state[f"{attention}qkv.{kind}"].split([q_rows, shape.kv_heads * size, shape.kv_heads * size])
-            tensors |= {f"{to}self_attn.{name}_proj.{kind}": part for name, part in zip("qkv", parts, strict=True)}
-            tensors[f"{to}self_attn.o_proj.{kind}"] = state[f"{attention}out.{kind}"]
-            tensors[f"{to}mlp.router.{kind}"] = state[f"{experts}router.{kind}"]
-        tensors[f"{to}self_attn.sinks"] = state[f"{attention}sinks"]
-        tensors[f"{to}input_layernorm.weight"] = state[f"{attention}norm.scale"]
-        tensors[f"{to}post_attention_layernorm.weight"] = state[f"{experts}norm.scale"]
-        tensors[f"{to}mlp.experts.gate_up_proj_bias"] = interleave(state[f"{experts}up_bias"])
-        tensors[f"{to}mlp.experts.down_proj_bias"] = state[f"{experts}down_bias"]
+            tensors |= {f"{target}self_attn.{name}_proj.{kind}": part for name, part in zip("qkv", parts, strict=True)}
+            tensors[f"{target}self_attn.o_proj.{kind}"] = state[f"{attention}out.{kind}"]
+            tensors[f"{target}mlp.router.{kind}"] = state[f"{experts}router.{kind}"]
+        tensors[f"{target}self_attn.sinks"] = state[f"{attention}sinks"]
+        tensors[f"{target}input_layernorm.weight"] = state[f"{attention}norm.scale"]
+        tensors[f"{target}post_attention_layernorm.weight"] = state[f"{experts}norm.scale"]
+        tensors[f"{target}mlp.experts.gate_up_proj_bias"] = interleave(state[f"{experts}up_bias"])
+        tensors[f"{target}mlp.experts.down_proj_bias"] = state[f"{experts}down_bias"]
         for name, weight in (
             ("gate_up_proj", interleave(state[f"{experts}up"])),
             ("down_proj", state[f"{experts}down"]),
         ):
-            (exact[f"{to}mlp.experts.{name}_blocks"], exact[f"{to}mlp.experts.{name}_scales"]) = pack_mxfp4(weight)
-    return {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()} | exact
+            packed[f"{target}mlp.experts.{name}_blocks"], packed[f"{target}mlp.experts.{name}_scales"] = pack_mxfp4(
+                weight
+            )
+    return {name: tensor.bfloat16().contiguous() for name, tensor in tensors.items()} | packed
 
 
 def config(shape: Shape) -> dict[str, Any]:
-    """config.json with the keys of the gpt-oss-20b release."""
+    """The contents of config.json, with the keys of the gpt-oss-20b release."""
     return {
         "architectures": ["GptOssForCausalLM"],
         "attention_bias": True,
@@ -87,7 +89,7 @@ def config(shape: Shape) -> dict[str, Any]:
         "initializer_range": 0.02,
         "intermediate_size": shape.expert_hidden,
         "layer_types": [("sliding_attention", "full_attention")[layer % 2] for layer in range(shape.layers)],
-        "max_position_embeddings": nano.ORIGINAL_CONTEXT,  # it is trained on short conversations
+        "max_position_embeddings": nano.ORIGINAL_CONTEXT,  # nano is trained on short conversations
         "model_type": "gpt_oss",
         "num_attention_heads": shape.heads,
         "num_experts_per_tok": shape.active,
@@ -125,7 +127,7 @@ def config(shape: Shape) -> dict[str, Any]:
 
 
 def archive(files: dict[str, bytes]) -> bytes:
-    """A tar.xz of `files`, without dates or owners."""
+    """Packs `files` (name -> content) as tar.xz, without dates or owners, so equal files give equal bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for name in sorted(files):
@@ -136,7 +138,12 @@ def archive(files: dict[str, bytes]) -> bytes:
 
 
 def bundle(ids: np.ndarray, state: dict[str, Tensor]) -> bytes:
-    """The archive of a network whose rows belong to `ids`."""
+    """The archive of a network.
+
+    Args:
+        ids: Token ids of the rows of the embedding, in order; the last row (all other ids) has none.
+        state: The weights under their names in `model.Nano`.
+    """
     shape = Shape(len(ids))
     tensors = released(state, shape)
     generation = {
@@ -157,9 +164,9 @@ def bundle(ids: np.ndarray, state: dict[str, Tensor]) -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "checkpoints", type=Path, nargs="+", help="of one training; the weights of several are averaged"
+        "checkpoints", type=Path, nargs="+", help="checkpoints of one training run; several are averaged"
     )
-    parser.add_argument("--archive", type=Path, default=ARCHIVE, help="file to write")
+    parser.add_argument("--archive", type=Path, default=ARCHIVE, help="file to write (default: the bundled archive)")
     arguments = parser.parse_args()
     saved = [torch.load(path, weights_only=False, map_location="cpu") for path in arguments.checkpoints]
     ids, states = saved[0]["ids"], [each["model"] for each in saved]

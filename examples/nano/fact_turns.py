@@ -1,4 +1,4 @@
-"""Turns about facts, and those that ask on from them."""
+"""Turns about facts, follow-up questions to them, and questions that nano cannot answer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from vocabulary import UNKNOWN
 
 
 def fact(scene: Scene, kind: str | None = None, template: str | None = None) -> Turn:
+    """A question about a random fact.
+
+    Args:
+        scene: The scene of the conversation.
+        kind: Kind of fact: a key of `knowledge.FACT_WEIGHTS`. None draws one by weight.
+        template: Phrasing of the question. None draws one.
+    """
     rng = scene.rng
     kind = kind or rng.choices(list(FACT_WEIGHTS), list(FACT_WEIGHTS.values()))[0]
     if kind == "translate":
@@ -37,6 +44,7 @@ def fact(scene: Scene, kind: str | None = None, template: str | None = None) -> 
 def translation(
     scene: Scene, template: str | None = None, word: str | None = None, language: str | None = None
 ) -> Turn:
+    """Asks for a word in another language. Random, except for the parts that are passed."""
     rng = scene.rng
     row = next((row for row in facts.TRANSLATIONS if row[0] == word), None) or rng.choice(facts.TRANSLATIONS)
     language = language or rng.choice(facts.LANGUAGES)
@@ -56,6 +64,7 @@ def translation(
 
 
 def translation_follow_up(scene: Scene, topic: str) -> Turn:
+    """The same word in another language, or another word in the same language."""
     _, word, language = topic.split(":")
     if scene.rng.random() < 0.5:
         other = scene.rng.choice([name for name in facts.LANGUAGES if name != language])
@@ -74,6 +83,7 @@ def _with_user(turn: Turn, user: str) -> Turn:
 
 
 def general(scene: Scene) -> Turn:
+    """A question of general knowledge."""
     templates, answer = scene.rng.choice(facts.GENERAL)
     question = expand(scene.rng.choice(templates.split(";;")), scene.rng)
     user = speak(scene, other_words(question, scene.rng))
@@ -83,6 +93,7 @@ def general(scene: Scene) -> Turn:
 
 
 def follow_up(scene: Scene) -> Turn | None:
+    """Asks the last fact question about something else. None if the last turn was not about a fact."""
     topic = scene.turns[-1].topic
     if topic.startswith("translate:"):
         return translation_follow_up(scene, topic)
@@ -98,6 +109,7 @@ def follow_up(scene: Scene) -> Turn | None:
 
 
 def unscoped(scene: Scene) -> Turn:
+    """A question that nano cannot answer: about an unknown name, or outside its knowledge."""
     rng = scene.rng
     if rng.random() < 0.35:
         kind = rng.choice(list(say.UNKNOWN_SLOT))

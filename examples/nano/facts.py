@@ -1,6 +1,9 @@
 # ruff: noqa: E501
 # fmt: off
-"""What nano knows: plain tables, one fact a line or a cell. Knows nothing of phrasings, messages or tokens."""
+"""What nano knows, as plain tables with one fact in each line or cell.
+
+Knows nothing of phrasings, messages or tokens.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ def _rows(text: str) -> list[tuple[str, ...]]:
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """`a=b; c=d` as pairs."""
+    """Parses `a=b; c=d` to pairs."""
     cells = [cell.partition("=") for cell in text.replace("\n", " ").split(";")]
     return [(left.strip(), right.strip()) for left, _, right in cells if left.strip()]
 
 
 def _questions(text: str) -> list[tuple[str, str]]:
-    """`template;;template|answer` lines as (templates, answer); templates contain `|` too, the last one divides."""
+    """Parses lines `template;;template|answer` to (templates, answer). Templates may contain `|`; the last one separates."""
     return [(line.rpartition("|")[0], line.rpartition("|")[2]) for line in text.strip().splitlines()]
 
 
@@ -24,7 +27,7 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.replace("\n", " ").split(",") if word.strip()]
 
 
-# country | capital | continent | currency | main language   (an empty cell is a fact nano does not claim)
+# country | capital | continent | currency | main language   (empty cell: nano has no such fact)
 COUNTRIES = _rows("""
 France|Paris|Europe|euro|French
 Germany|Berlin|Europe|euro|German
@@ -222,7 +225,7 @@ sun|soleil|sol|Sonne|sole|sol
 book|livre|libro|Buch|libro|livro
 """)
 
-# question templates separated by ";;", then the answer
+# question templates separated by ";;" | answer
 GENERAL = _questions("""
 [what is|what's|which is] the [largest|biggest] ocean [on earth|in the world|];;[which|what] ocean is the [largest|biggest]|The largest ocean is the Pacific Ocean.
 [what is|what's|which is] the [smallest] ocean [on earth|in the world|];;[which|what] ocean is the smallest|The smallest ocean is the Arctic Ocean.

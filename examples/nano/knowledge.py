@@ -1,4 +1,7 @@
-"""Facts in the words users and nano have for them, made from the tables of `facts`. Knows nothing of turns."""
+"""Facts built from the tables of `facts`: the names that users give a thing, the name nano uses, and the answer.
+
+Knows nothing of turns.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,13 @@ def with_article(word: str) -> str:
 
 @dataclass(frozen=True)
 class Fact:
-    """One fact: the words a user may have for it, the words nano uses for it, and the answer."""
+    """One fact.
+
+    Attributes:
+        asked: Names that users may use for the thing. Duplicates make a name more likely.
+        shown: Name that nano uses in its answer.
+        answer: The fact itself.
+    """
 
     asked: tuple[str, ...]
     shown: str
@@ -26,6 +35,7 @@ def _country(name: str) -> str:
 
 
 def _country_facts(column: int) -> list[Fact]:
+    """Facts from one column of the table of countries; empty cells are skipped."""
     rows = []
     for row in facts.COUNTRIES:
         name = row[0]
@@ -47,6 +57,7 @@ def _plain(
 
 
 def _both_ways(pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs in both directions. A pair of the table takes precedence over a reversed pair."""
     known = dict(pairs)
     for left, right in pairs:
         known.setdefault(right, left)
@@ -62,6 +73,7 @@ def _coloured(word: str) -> str:
 
 
 def _named(pairs: list[tuple[str, str]]) -> list[Fact]:
+    """Facts about titles of works, which users may write without "The" or with "the"."""
     return [
         Fact(tuple({key, key, key.removeprefix("The "), key.replace("The ", "the ", 1)} - {""}), key, value)
         for key, value in pairs

@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Other ways to put a question: indirect, short or chatty. Works on templates; slots such as `{x}` stay as they are."""
+"""Rephrases questions: indirect, short or chatty. Works on templates; slots such as `{x}` stay as they are."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CLOSERS = ", do you know;, i forgot;, i can't remember;, tell me;, please tell m
 
 
 def rephrase(text: str, rng: Random) -> str:
-    """`text` or another way to put it."""
+    """Returns `text` as it is or rephrased."""
     if rng.random() < 0.3:
         text = _indirect(text, rng)
     if rng.random() < 0.07:
@@ -54,14 +54,15 @@ def rephrase(text: str, rng: Random) -> str:
 
 
 def _indirect(text: str, rng: Random) -> str:
+    """Makes a question indirect ("do you know what ... is"); returns text that is no known question unchanged."""
     opener = rng.choice(OPENERS)
     if NOUN.match(text):
         return f"{rng.choice(NOUN_OPENERS)} {text.removeprefix('the ')}"
     if match := re.match(r"(what|who|where)('s|s| is| are) ([^,]+)$", text):
         verb = "are" if match[2] == " are" else "is"
-        straight = f"{opener} {match[1]} {verb} {match[3]}"
+        verb_first = f"{opener} {match[1]} {verb} {match[3]}"
         return (
-            straight
+            verb_first
             if rng.random() < 0.3 or re.search(r"\b(for|in|from|on|called|about|like)$", match[3])
             else f"{opener} {match[1]} {match[3]} {verb}"
         )
@@ -85,12 +86,14 @@ def _indirect(text: str, rng: Random) -> str:
 
 
 def _third(verb: str) -> str:
+    """The third person singular of a verb."""
     return {"do": "does", "have": "has", "stand for": "stands for"}.get(verb, f"{verb}s")
 
 
-A = r"(?:a|an|the|one)"
-MANY: list[tuple[str, list[str]]] = [
-    (rf"how many ([a-z ]+?) (?:are there in|are in|does|do|are on) {A} (.+?)(?: have)?$", [
+ARTICLE = r"(?:a|an|the|one)"
+# pattern of a question -> forms of the same question; {0}, {1} are the groups of the pattern, {a} is an article
+QUESTION_FORMS: list[tuple[str, list[str]]] = [
+    (rf"how many ([a-z ]+?) (?:are there in|are in|does|do|are on) {ARTICLE} (.+?)(?: have)?$", [
         "how many {0} does {a} {1} have", "how many {0} has {a} {1}", "how many {0} has {a} {1} got", "how many {0} are there in {a} {1}", "how many {0} are in {a} {1}", "{a} {1} has how many {0}",
         "the number of {0} in {a} {1}", "what is the number of {0} in {a} {1}", "how many {0} do you find in {a} {1}", "how many {0} make {a} {1}", "how many {0} in {a} {1}", "number of {0} in {a} {1}", "count the {0} in {a} {1}", "{0} in {a} {1}, how many"]),
     (r"what does ([a-z]+) (?:stand for|mean)$", [
@@ -107,9 +110,9 @@ MANY: list[tuple[str, list[str]]] = [
 
 
 def other_words(question: str, rng: Random) -> str:
-    """A question of general knowledge, perhaps with another sentence structure."""
+    """Returns a question of general knowledge, often with another sentence structure."""
     question = re.sub(r"^what's\b", "what is", question) if rng.random() < 0.8 else question
-    for pattern, forms in MANY:
+    for pattern, forms in QUESTION_FORMS:
         if (match := re.match(pattern, question)) and rng.random() < 0.6:
             article = rng.choice(["a", "a", "a", "one", "the", "each", "every", "a single"])
             article = (

@@ -1,6 +1,7 @@
-"""Muon: momentum whose update is made orthogonal, for the weight matrices of hidden layers.
+"""Muon: an optimizer with momentum and orthogonal updates, for the weight matrices of hidden layers.
 
-Source: Keller Jordan, "Muon: An optimizer for hidden layers in neural networks" (2024), with its quintic coefficients.
+Source: Keller Jordan, "Muon: An optimizer for hidden layers in neural networks" (2024). The quintic
+coefficients are from there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """About U V^T of each matrix U S V^T in (..., rows, columns), by Newton-Schulz iterations."""
+    """Approximates U V^T for each matrix U S V^T of (..., rows, columns), by Newton-Schulz iterations."""
     a, b, c = QUINTIC
     x = matrices.bfloat16()
     wide = x.shape[-2] <= x.shape[-1]
@@ -27,7 +28,13 @@ def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, then an orthogonal update; parameters are (rows, columns) or (experts, rows, columns)."""
+    """Nesterov momentum, followed by an orthogonal update.
+
+    Args:
+        params: Parameters of shape (rows, columns) or (experts, rows, columns).
+        lr: Learning rate.
+        momentum: Decay of the running mean of the gradients.
+    """
 
     def __init__(self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})

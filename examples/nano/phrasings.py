@@ -1,9 +1,9 @@
 # ruff: noqa: E501, RUF001
 # fmt: off
-"""What people say to nano and what it says back, as pure data.
+"""What users say to nano and what it answers, as pure data.
 
-A phrasing is a small grammar: `[a|b|]` is a choice, `{slot}` a value filled in by `dialogues.py`. Everything is written in
-lower-case question form; `dialogues.py` adds capitals, punctuation, politeness and typing errors.
+A phrasing is a small grammar: `[a|b|]` is a choice, `{slot}` stands for a value that the turns fill in. All phrasings are in
+lower case; `scenes.speak` adds capitals, punctuation, politeness and typing errors.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ FACT: dict[str, tuple[str, str, list[str]]] = {
     "planet_number": ("asks for the {x} planet", "The {x} planet from the Sun is {y}.", ["[what|which] is the {x} planet [from the sun|in the solar system|]", "[what|which] planet is the {x} [from the sun|]", "what's the {x} planet from the sun", "name the {x} planet", "the {x} planet", "{x} planet from the sun"]),
     "mix": ("asks what {x} make", "{x} make {y}.", ["what [colour|color] do {x} make", "what do {x} make", "what do you get [if you mix|when you mix|by mixing] {x}", "[mix|mixing] {x}", "what color is {x} mixed", "what happens when i mix {x}", "what is {x} mixed", "{x} gives which colour", "combine {x}", "what comes out when i mix {x}"]),
 }
-# a follow-up that asks the last fact question again about another thing
+# follow-ups: the last fact question again, about something else
 FOLLOW_UP = ["and [of|for|in|] {x}", "and {x}", "what about {x}", "how about {x}", "and what about {x}", "what about [of|for|in|] {x}", "[ok|okay], and {x}", "now {x}", "and [for|of|in] {x}, please", "{x}", "same for {x}", "and how about {x}", "what of {x}", "and what is it for {x}", "then {x}", "also {x}", "do you also know {x}", "and with {x}"]
 WHY = ["why", "why is that", "why so", "how come", "why is it so", "but why", "can you explain why", "for what reason", "explain that", "and why", "explain why", "what's the reason", "why though"]
 SURE = ["are you sure", "really", "is that true", "sure", "are you certain", "is that right", "is that correct", "can i trust that", "how do you know", "are you really sure", "is this true", "do you really know that", "how can you be sure", "did you make that up"]
@@ -294,7 +294,7 @@ MESSAGES = """i am late;i will be late;dinner is ready;i am on my way;the meetin
 i need help;the door is open;the key is under the mat;i miss you;thank you for the book;we meet at 8;the party is on friday;please call me;i can't come;i have arrived;the dog is fine;bring some milk;buy bread;the game starts at 7;
 we need more time;the report is done;the food is cold;i'm at the station;the flight is on time;don't wait for me;wait for me;come home soon;it is snowing;the shop is closed;i found the keys;the class is cancelled;i will be there in 10 minutes;
 congratulations;i am sorry;everything is ready;the package has arrived;the test went well;i'm stuck in traffic;the baby is asleep;the movie starts at 9""".replace("\n", "").split(";")
-# messages put together: {n} a number, {noun}, {thing} and {adj} words
+# Parts of generated messages: {n} is a number, {day} a day of the week, {noun} and {adj} are words.
 MESSAGE_PARTS = ["[the|our|your|my|] {noun} [is|was|will be|is not] {adj}", "the {noun} is {adj}", "{noun} is {adj}", "the {noun} [starts|ends|opens|closes|arrives|leaves] [at {n}|soon|now|late|tomorrow|tonight]", "[i|we|they|she|he] [will|can|can't|must|want to|won't] [call|come|go|wait|help|eat|drive|leave|stay|pay|write|be there] [later|soon|tomorrow|tonight|at {n}|on {day}|in {n} minutes|]",
                  "[i|we] [am|are|will be|was] {adj}", "i am [{adj}|at the {noun}|in the {noun}]", "we are [{adj}|at the {noun}|in the {noun}]", "[please|don't forget to|can you|could you|remember to|] [bring|buy|call|send|open|close|find|clean|fix|take|check|pick up|return] [the|my|your|some|a|] {noun}", "please [bring|buy|call|send|open|take] [the|some|a|] {noun}",
                  "[i|we] [lost|found|forgot|bought|sold|broke|fixed|need|love|have|see|saw|like|miss] [the|your|my|a] {noun}", "where is [the|my|your] {noun}", "when does the {noun} [start|end|open|arrive]", "[happy|merry|good] [birthday|new year|christmas|luck|night|morning]", "[see you|meet me|meet us|call me|come] [at {n}|on {day}|tomorrow|at the {noun}|soon]",
@@ -311,7 +311,7 @@ YEAR_ASK = ["what year is it", "which year is it", "what is the current year", "
 INSTRUCTIONS = ["You are a helpful assistant.", "Be brief.", "Answer briefly.", "You are a friendly assistant.", "Be concise and polite.", "Use the functions when they help.", "You are a weather assistant.", "Answer in one sentence.", "Help the user.", "You help users of the app.", "Be helpful.", "Always be polite.", "You are nano.", "Answer the user's questions.", "You are an assistant in a terminal.",
                 "Use tools when needed.", "Keep answers short.", "Be honest.", "You are a calculator assistant.", "You are a demo."]
 
-# ---- out of scope: {junk} is filled with random words ----
+# ---- out of scope: {junk} stands for random words ----
 UNSCOPED = ["what is {junk}", "explain {junk}", "who is {junk}", "who was {junk}", "tell me about {junk}", "how do i {junk}", "how does {junk} work", "why is {junk} {junk}", "when did {junk} {junk}", "where can i {junk}", "what does {junk} mean", "define {junk}", "how many {junk} are in {junk}", "what happened in {junk}", "who won {junk}", "{junk}", "{junk} {junk}", "can you {junk}", "please {junk}",
             "translate {junk} to {junk}", "what is the difference between {junk} and {junk}", "how to {junk}", "is {junk} {junk}", "do {junk} {junk}", "i want {junk}", "my {junk} is broken", "prove that {junk}", "show me {junk}", "find {junk}", "what is the best {junk}", "who is the president of {junk}", "how tall is {junk}", "how old is {junk}", "what is the population of {junk}", "when was {junk} born", "what is the price of {junk}",
             "{junk} or {junk}", "what causes {junk}", "give me a list of {junk}", "what are the symptoms of {junk}", "describe {junk}", "the {junk} of {junk}", "if {junk} then {junk}", "let's talk about {junk}", "what do you know about {junk}", "have you heard of {junk}", "how far is {junk} from {junk}", "who played {junk} in {junk}", "which {junk} is {junk}", "what is the history of {junk}", "how can {junk} be {junk}",
@@ -323,7 +323,7 @@ UNKNOWN_SLOT = {"capital": "country", "continent": "country", "currency": "count
 BEFORE = ["so, ", "ok so ", "right, ", "but ", "then ", "hello nano, ", "hi nano, ", "hey there, ", "good evening, ", "good morning! ", "good day, ", "sorry to ask but ", "quickly: ", "quick one: ", "for a quiz: ", "for homework: ", "for school: ", "stupid question: ", "silly question: ", "help me out: ", "my son asks: ", "a friend asks: ", "i've been wondering, ", "listen, ", "oh well, ", "ah, ", "actually, ", "by the way, ", "btw ", "dear nano, ", "please tell me: ", "another question: ", "last question: ", "let me see, ", "let me ask: ", "if you don't mind, ", "yo ", "thank you! ", "very good, ", "wow, ", "yes, ", "no, ", "my question is: ", "i need help: ", "look, ", "easy one: ", "here is one: ", "what i want to know: ", "now tell me, ", "ok nano, ", "please ", "please, ", "hey, ", "hi, ", "ok, ", "so ", "well, ", "um, ", "hello, ", "nano, ", "hey nano, ", "quick question: ", "i have a question: ", "just curious, ", "now ", "tell me, ", "next question: ", "and ", "hi! ", "hello! ", "say, ", "i was wondering, ", "one more question: ", "excuse me, ", "sorry, ", "question: ", "thanks. ", "great. ", "cool, ", "alright, ", "oh, ", "hmm, ", "good morning, ", "one thing: ", "can you help me? ", "i'd like to know, "]
 AFTER = [" please", ", please", " thanks", ", thank you", " nano", " now", " for me", " if you know", "?", "??", " :)", "!", ", nano", " exactly", ", can you tell me", " again", " then", " actually", ", any idea"]
 
-# asks for words to be said again; the words follow
+# requests to repeat words; the words come after the phrasing
 ECHO = [
     *("repeat after me:", "Repeat after me:", "repeat", "Repeat this:", "say", "Say:", "please say"),
     *("echo", "write", "copy this:"),

@@ -1,4 +1,7 @@
-"""Scenes (what the app says and offers), turns, and how users type. Knows nothing of what they talk about."""
+"""Scenes (the system and developer settings of a conversation), turns, and how users type.
+
+Knows nothing of the subjects of conversations.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,13 @@ from mlx_oss.harmony import PYTHON, DeveloperContent, Message, SystemContent
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call and what came back. `tool` is `python` or `functions.<name>`."""
+    """A tool call and its result.
+
+    Attributes:
+        tool: `python` or `functions.<name>`.
+        arguments: Python code, or JSON.
+        result: The text that the tool returned.
+    """
 
     tool: str
     arguments: str
@@ -27,7 +36,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Turn:
-    """What a user says and nano answers; `gist` tells what the user does, `topic` lets the next turn refer back."""
+    """What the user says and what nano answers.
+
+    Attributes:
+        intent: The kind of the turn; evaluation results are counted by it.
+        user: The text of the user.
+        gist: What the user does, as a continuation of "The user ..." in the reasoning.
+        final: nano's answer.
+        call: The tool call before the answer, if there is one.
+        topic: What the next turn can refer back to.
+        plan: How nano proceeds; a sentence in the reasoning at high effort.
+    """
 
     intent: str
     user: str
@@ -40,7 +59,20 @@ class Turn:
 
 @dataclass
 class Scene:
-    """What stays the same in a conversation, and what nano has been told in it."""
+    """The settings of a conversation, and what has been said in it so far.
+
+    Attributes:
+        rng: Source of all random draws.
+        words: Words for random text; may be empty.
+        effort: Reasoning effort: "low", "medium" or "high".
+        date: Current date in the system message, or None.
+        instructions: Instructions of the developer, or None.
+        functions: Functions that the developer offers.
+        python: Whether the python tool is on.
+        tidiness: How carefully the user types, 0 to 1.
+        turns: The turns so far.
+        told: What the user has said about themselves: `kind:detail` -> value.
+    """
 
     rng: Random
     words: list[str]
@@ -54,13 +86,16 @@ class Scene:
     told: dict[str, str] = field(default_factory=dict)
 
     def restart(self) -> None:
+        """Begins a new conversation in the same scene."""
         self.tidiness = self.rng.random()
         self.turns, self.told = [], {}
 
     def function(self, kind: str) -> tools.Function | None:
+        """The first offered function of this kind, or None."""
         return next((function for function in self.functions if function.kind == kind), None)
 
     def prefix(self) -> list[Message]:
+        """The system message and, if there are instructions or functions, the developer message."""
         built_in = (PYTHON,) if self.python else ()
         system = SystemContent(reasoning_effort=self.effort, conversation_start_date=self.date, tools=built_in)
         messages = [Message("system", system)]
@@ -72,7 +107,7 @@ class Scene:
 
 
 def expand(template: str, rng: Random) -> str:
-    """`[a|b]` to a or b, innermost first."""
+    """Replaces each choice `[a|b]` by a random one of its options, innermost choices first."""
     while match := re.search(r"\[([^\[\]]*)\]", template):
         template = template[: match.start()] + rng.choice(match[1].split("|")) + template[match.end() :]
     return re.sub(r" +", " ", template).replace(" ,", ",").strip()
@@ -85,7 +120,15 @@ QUESTION = re.compile(
 
 
 def speak(scene: Scene, template: str, polite: float = 0.2, **slots: str) -> str:
-    """A phrasing as a user types it: more or less tidy, polite, right; slot values as they are or in lower case."""
+    """Turns a phrasing into text as a user types it: more or less tidy, polite and free of typing errors.
+
+    Args:
+        scene: The scene; supplies the random draws and the user's tidiness.
+        template: The phrasing, with choices `[a|b]` and slots `{name}`.
+        polite: Probability of a polite opening. A polite ending is half as likely. Above 0.15, the question may also be
+            rephrased.
+        **slots: Values of the slots. Untidy users often write known names in lower case.
+    """
     rng = scene.rng
     text = expand(template, rng)
     if polite > 0.15:
@@ -111,13 +154,14 @@ def speak(scene: Scene, template: str, polite: float = 0.2, **slots: str) -> str
 
 
 def _mistype(text: str, rng: Random) -> str:
+    """Sometimes puts a typing error or an unknown word in place of one word."""
     if rng.random() > 0.08:
         return text
     words = text.split(" ")
-    where = [number for number, word in enumerate(words) if len(word) > 3 and word.isalpha()]
-    if not where:
+    candidates = [number for number, word in enumerate(words) if len(word) > 3 and word.isalpha()]
+    if not candidates:
         return text
-    number = rng.choice(where)
+    number = rng.choice(candidates)
     word, at = words[number], rng.randrange(1, len(words[number]) - 1)
     words[number] = rng.choice(
         [
@@ -132,13 +176,13 @@ def _mistype(text: str, rng: Random) -> str:
 
 
 def junk(scene: Scene, most: int = 3) -> str:
-    """Random words, some of them unknown."""
+    """Random words, some of them unknown: usually one or two, sometimes `most`."""
     rng = scene.rng
     return " ".join(UNKNOWN if rng.random() < 0.3 else any_word(scene) for _ in range(rng.choice([1, 1, 2, most])))
 
 
 def filled(scene: Scene, template: str) -> str:
-    """`template` with random words for {junk}, and for {gibberish}, {year} and {number} what they say."""
+    """Fills the slots {junk} (random words), {gibberish} (random letters), {year} and {number} of a template."""
     rng = scene.rng
     fill = {
         "{junk}": lambda: junk(scene),
@@ -150,11 +194,12 @@ def filled(scene: Scene, template: str) -> str:
 
 
 def any_word(scene: Scene) -> str:
+    """A random word of the scene, or an unknown word if the scene has none."""
     return scene.rng.choice(scene.words) if scene.words else UNKNOWN
 
 
 def made_up_name(scene: Scene) -> str:
-    """A name nano has not seen as a name, of tokens it has."""
+    """A name that is not in the tables: capitalised words that nano knows, or random syllables."""
     rng = scene.rng
     kind = rng.random() if scene.words else 0.0
     word = any_word(scene)
@@ -169,5 +214,6 @@ def made_up_name(scene: Scene) -> str:
 
 
 def sentence(text: str) -> str:
+    """`text` with a capital at the start and without a doubled full stop at the end."""
     text = text[:1].upper() + text[1:]
     return text[:-1] if text.endswith("..") else text

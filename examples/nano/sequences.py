@@ -1,7 +1,7 @@
-"""Turns as rows of the embedding, in exactly the tokens harmony renders and the model writes.
+"""Converts turns to training sequences: rows of the embedding, in the tokens that harmony renders and nano writes.
 
-A sequence is a prefix (system and developer block) and a continuation (the turns). Its mask marks what is learned:
-everything nano writes in the last turn, and the contents of some earlier calls and answers.
+A sequence is a prefix (system and developer block) and a continuation (the turns). Its mask marks the tokens that are
+learned: everything that nano writes in the last turn, and the contents of some earlier calls and answers.
 """
 
 from __future__ import annotations
@@ -25,13 +25,20 @@ from mlx_oss import tokenizer as o200k
 from mlx_oss.harmony import render_conversation
 
 EVALUATED = [Path(__file__).with_name(name) for name in ("held_out.txt", "fresh.txt")]
-LENGTHS = ([1, 2, 3, 4, 6], [42, 26, 17, 9, 6])  # turns a conversation, and how often
-
-TALKS = {1: 12, 2: 10, 3: 7, 4: 5, 6: 4}  # conversations a group, by length: about as many tokens each
+LENGTHS = ([1, 2, 3, 4, 6], [42, 26, 17, 9, 6])  # turns in a conversation, and the weights of these lengths
+# Conversations in a group, by their number of turns, so that all groups have about the same number of tokens.
+TALKS = {1: 12, 2: 10, 3: 7, 4: 5, 6: 4}
 
 
 def choose_rows(sample: int = 4000) -> Rows:
-    """Rows for common tokens, for every word of the tables, and for what a sample of `sample` groups often uses."""
+    """Chooses the tokens that get their own row.
+
+    These are common tokens, the tokens of every word in the tables, and the tokens that occur more than 12 times in a
+    sample of generated groups.
+
+    Args:
+        sample: Number of groups to generate.
+    """
     everything = Rows(np.arange(o200k.N_VOCAB, dtype=np.int32))
     rng, count = Random(0), np.zeros(o200k.N_VOCAB + 1, np.int64)
     for _ in range(sample):
@@ -45,7 +52,7 @@ def choose_rows(sample: int = 4000) -> Rows:
 
 
 def table_words() -> set[str]:
-    """All words and names in what nano may read or write."""
+    """All words and names in the tables of phrasings, answers and facts."""
     phrasings = [text for _, answers, asks in (*say.TALK.values(),) for text in (*answers, *asks)]
     phrasings += [text for _, answer, asks in say.FACT.values() for text in (answer, *asks)]
     phrasings += [text for asks, answer in facts.GENERAL for text in (asks, answer)]
@@ -56,7 +63,13 @@ def table_words() -> set[str]:
 
 @dataclass
 class Writer:
-    """Collects rows and their mask."""
+    """Appends text and tokens to a sequence of rows and its mask.
+
+    Attributes:
+        rows: Maps text and ids to rows.
+        out: The sequence so far.
+        mask: For each row, whether it is learned.
+    """
 
     rows: Rows
     out: list[int]
@@ -76,7 +89,7 @@ class Writer:
         self.add("assistant", learned)
 
     def write(self, header: list[str | int], content: str, end: int, learned_header: bool, learned_end: bool) -> None:
-        """What follows `<|start|>assistant`; the content is always learned."""
+        """Writes the rest of a message after `<|start|>assistant`. The content is always learned."""
         for part in (o200k.CHANNEL, *header, o200k.MESSAGE):
             self.add(part, learned_header)
         self.add(content, True)
@@ -105,7 +118,7 @@ class Writer:
             self.add(part, False)
 
     def past(self, turn: Turn, learned: bool) -> None:
-        """A finished turn: its reasoning is gone. Its contents are learned too, if `learned`."""
+        """Writes an earlier turn, without reasoning. Its call and answer are learned only if `learned`."""
         start = len(self.mask)
         self.user(turn.user)
         if turn.call:
@@ -118,7 +131,7 @@ class Writer:
             self.mask[start:] = [False] * (len(self.mask) - start)
 
     def last(self, turn: Turn, effort: str) -> None:
-        """The turn to be answered, with reasoning as the effort asks for."""
+        """Writes the turn that nano has to answer, with reasoning of the length that the effort sets."""
         self.user(turn.user)
         self.assistant_start(False)
         thoughts = {
@@ -147,10 +160,22 @@ class Writer:
 
 
 def prefix(rows: Rows, scene: Scene) -> list[int]:
+    """The rows of the system and developer block of a scene."""
     return rows.of_ids(render_conversation(scene.prefix()))
 
 
 def continuation(rows: Rows, turns: list[Turn], effort: str, rng: Random) -> tuple[list[int], list[bool]]:
+    """Writes a conversation; nano has to answer its last turn.
+
+    Args:
+        rows: Maps text and ids to rows.
+        turns: The conversation.
+        effort: "low", "medium" or "high": how long the reasoning of the last turn is.
+        rng: Selects the earlier turns whose contents are learned; turns with calls always are.
+
+    Returns:
+        The rows of the conversation, and for each row whether it is learned.
+    """
     writer = Writer(rows, [], [])
     for turn in turns[:-1]:
         writer.past(turn, learned=turn.call is not None or rng.random() < 0.4)
@@ -160,7 +185,14 @@ def continuation(rows: Rows, turns: list[Turn], effort: str, rng: Random) -> tup
 
 @dataclass(frozen=True)
 class Group:
-    """Conversations of one scene: they share the prefix."""
+    """Conversations of one scene, which share its prefix.
+
+    Attributes:
+        prefix: Rows of the system and developer block.
+        rows: Rows of each conversation, after the prefix.
+        masks: For each conversation, which of its rows are learned.
+        intents: The intent of the last turn of each conversation.
+    """
 
     prefix: list[int]
     rows: list[list[int]]
@@ -169,18 +201,29 @@ class Group:
 
 
 def plain(text: str) -> str:
+    """`text` in lower case, with single spaces."""
     return " ".join(text.lower().split())
 
 
 @cache
 def asked_in_evaluation() -> frozenset[str]:
-    """What users say in the dialogues nano is evaluated with: never trained on, not even by accident."""
+    """Everything that users say in the evaluation dialogues, as `plain` text; training excludes all of it."""
     lines = "\n".join(path.read_text(encoding="utf-8") for path in EVALUATED)
     turns = (turn for line in lines.splitlines() if not line.startswith("#") for turn in line.split("|")[2:])
     return frozenset(plain(turn.partition("->")[0]) for turn in turns)
 
 
 def any_group(rows: Rows, words: list[str], rng: Random) -> Group:
+    """Generates a scene and its conversations.
+
+    Conversations that contain a line of the evaluation dialogues are dropped. If `words` is given, conversations in
+    which nano would have to write an unknown word are dropped too.
+
+    Args:
+        rows: Maps text and ids to rows.
+        words: Words for random text, usually `rows.words()`.
+        rng: Source of all random draws.
+    """
     scene = dialogues.any_scene(rng, words)
     length = rng.choices(*LENGTHS)[0]
     talks = []

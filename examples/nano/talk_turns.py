@@ -1,4 +1,4 @@
-"""Turns about the project, small talk, what users tell about themselves, and reactions to the last answer."""
+"""Turns about the project, small talk, what users say about themselves, and reactions to the last answer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from words import PETS
 
 
 def talk(scene: Scene, intents: list[str]) -> Turn:
+    """A turn with one of `intents`, which are keys of `phrasings.TALK`."""
     rng = scene.rng
     intent = rng.choice(intents)
     gist, answers, templates = say.TALK[intent]
@@ -45,6 +46,7 @@ SMALL_TALK = _TALK[_TALK.index("hello") :]
 
 
 def tell(scene: Scene) -> Turn:
+    """The user says something about themselves, which is stored in `scene.told`."""
     rng = scene.rng
     what = rng.choice(["name", "name", "name", "city_home", "dog", "age", "favourite", "favourite"])
     kind, pet = (rng.choice(list(facts.FAVOURITES)), rng.choice(["dog", "cat", "horse", "bird", "rabbit", "fish"]))
@@ -73,7 +75,7 @@ def tell(scene: Scene) -> Turn:
 
 
 def echo(scene: Scene) -> Turn:
-    """Words to be said again: any word nano knows, so that it learns to copy all of them."""
+    """The user wants some words repeated. Any known word can occur, so that nano learns to copy all of them."""
     rng = scene.rng
     sources = [lambda: any_word(scene)] * 5 + [lambda: rng.choice(facts.NAMES), lambda: rng.choice(ALL_CITIES)]
     sources += [lambda: str(rng.randint(0, 9999)), lambda: made_up_name(scene)]
@@ -89,6 +91,15 @@ def echo(scene: Scene) -> Turn:
 
 
 def recall(scene: Scene, told: bool = True) -> Turn | None:
+    """The user asks about something they said about themselves.
+
+    Args:
+        scene: The scene of the conversation.
+        told: True for something that the user did say, False for something that they did not.
+
+    Returns:
+        The turn, or None if the scene has nothing that fits.
+    """
     rng = scene.rng
     if told and not scene.told:
         return None
@@ -123,7 +134,7 @@ def recall(scene: Scene, told: bool = True) -> Turn | None:
 
 
 def react(scene: Scene) -> Turn | None:
-    """Why, really, again: turns that refer to the last answer."""
+    """The user asks why, asks whether nano is sure, or wants the last answer again (None if that is long)."""
     rng, last = scene.rng, scene.turns[-1]
     intent = rng.choice(["why", "sure", "again"])
     if intent == "again":
@@ -164,6 +175,7 @@ def react(scene: Scene) -> Turn | None:
 
 
 def joke(scene: Scene) -> Turn | None:
+    """The user wants a joke or a fun fact. None if nano has already used all of them in this conversation."""
     rng = scene.rng
     last = scene.turns[-1].topic if scene.turns else ""
     kind, asks, texts = rng.choice(
@@ -173,9 +185,9 @@ def joke(scene: Scene) -> Turn | None:
     if last in {"joke", "fun_fact"} and rng.random() < 0.8:
         kind, asks, texts = (last, list(say.ANOTHER), facts.JOKES if last == "joke" else facts.FUN_FACTS)
         asks += [f"another {'joke' if last == 'joke' else 'fact'}", f"one more {'joke' if last == 'joke' else 'fact'}"]
-    heard = {turn.final for turn in scene.turns}
-    # always the next one of the list: a greedy answer then differs from the last
-    text = next((row[0] for row in texts if row[0] not in heard), None)
+    used = {turn.final for turn in scene.turns}
+    # Always the next one in the list, so that a greedy answer differs from the previous one.
+    text = next((row[0] for row in texts if row[0] not in used), None)
     if text is None:
         return None
     gist = "wants to hear a joke" if kind == "joke" else "wants to hear a fun fact"
@@ -183,6 +195,7 @@ def joke(scene: Scene) -> Turn | None:
 
 
 def settings(scene: Scene) -> Turn:
+    """The user asks for the date, the year, the time or the reasoning effort."""
     rng = scene.rng
     which = rng.choice(["date", "date", "date", "effort", "year", "time"])
     if which == "time":

@@ -1,4 +1,4 @@
-"""Turns that need a tool: arithmetic and the functions developers offer; and what nano says without one."""
+"""Turns that need a tool: arithmetic and the functions of developers. Without the tool, nano says that it needs one."""
 
 from __future__ import annotations
 
@@ -18,27 +18,37 @@ EASY_DIVISORS = (2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 16, 20, 25, 48, 100)
 
 @dataclass(frozen=True)
 class Sum:
-    """Two numbers as written and a sign."""
+    """A sum (or difference, product, quotient) of two numbers.
+
+    Attributes:
+        a: First number, as written.
+        b: Second number, as written.
+        sign: One of + - * /.
+    """
 
     a: str
     b: str
     sign: str
 
     def code(self, blank: str = "") -> str:
+        """The sum as an expression in Python, with `blank` around the sign."""
         b = f"({self.b})" if self.b.startswith("-") else self.b
         return f"{self.a}{blank}{self.sign}{blank}{b}"
 
     def value(self) -> str:
+        """The result, rounded to 4 decimals; whole numbers without a decimal point."""
         a, b = float(self.a), float(self.b)
         exact = {"+": a + b, "-": a - b, "*": a * b, "/": a / b if b else 0.0}[self.sign]
         value = round(exact, 4)
         return str(int(value)) if value == int(value) else str(value)
 
     def shown(self) -> str:
+        """The sum as nano writes it in an answer."""
         return f"{self.a} {SIGNS[self.sign]} {self.b}"
 
 
 def any_sum(rng: Random, small: bool) -> Sum:
+    """A random sum. Small ones have numbers up to 12 (up to 144 before a division) and whole results."""
     sign = rng.choice("++--**/")
     if small:
         a, b = rng.randint(0, 12), rng.randint(0, 12)
@@ -63,10 +73,19 @@ def _number(rng: Random) -> str:
 
 
 def arithmetic(scene: Scene, follow: bool = False) -> Turn:
+    """The user asks for a sum.
+
+    nano uses the calculator function or the python tool. Without both, it knows small sums by heart and says that it
+    needs a tool for others.
+
+    Args:
+        scene: The scene of the conversation.
+        follow: Whether the last turn was a sum too.
+    """
     rng = scene.rng
     calculator = scene.function("calculator")
-    helped = scene.python or calculator is not None
-    what = any_sum(rng, small=rng.random() < (0.25 if helped else 0.7))
+    has_tool = scene.python or calculator is not None
+    what = any_sum(rng, small=rng.random() < (0.25 if has_tool else 0.7))
     slots = {"a": what.a, "b": what.b}
     if rng.random() < 0.08 and all(part.isdigit() and int(part) <= 12 for part in slots.values()):
         slots = {key: facts.NUMBER_WORDS[int(value)] for key, value in slots.items()}
@@ -117,6 +136,7 @@ def _city(scene: Scene) -> str:
 
 
 def weather(scene: Scene, follow: bool = False) -> Turn:
+    """The user asks for the weather in a city. `follow`: the last turn was about the weather too."""
     rng, function, city = scene.rng, scene.function("weather"), _city(scene)
     template = rng.choice(say.WEATHER_FOLLOW_UP if follow else say.WEATHER_ASK)
     unit = rng.choice(tools.UNITS) if function and function.unit and rng.random() < 0.4 else None
@@ -139,6 +159,7 @@ def _weather_result(rng: Random, unit: str | None, city: str) -> tuple[str, str]
 def _called(
     scene: Scene, intent: str, user: str, gist: str, function: tools.Function, arguments: str, result: str, final: str
 ) -> Turn:
+    """A turn with a function call. Rarely, the call fails and nano reports the error."""
     if scene.rng.random() < 0.003:
         result, text = tools.error_result(scene.rng)
         final = f"Sorry, that did not work: {text}."
@@ -154,7 +175,10 @@ def _called(
 
 
 def weather_where(scene: Scene) -> Turn | None:
-    """A question without a city, and its answer when the last turn asked for the city."""
+    """The user asks for the weather without a city; or names the city, if nano asked for it in the last turn.
+
+    None if the scene has no weather function.
+    """
     rng, function = scene.rng, scene.function("weather")
     if function is None:
         return None
@@ -181,6 +205,7 @@ def weather_where(scene: Scene) -> Turn | None:
 
 
 def time(scene: Scene) -> Turn:
+    """The user asks for the time in a city."""
     rng, function, city = scene.rng, scene.function("time"), _city(scene)
     user, gist = (speak(scene, rng.choice(say.TIME_ASK), x=city), f"asks for the time in {city}")
     if function is None:
@@ -190,7 +215,7 @@ def time(scene: Scene) -> Turn:
 
 
 def _message_text(scene: Scene) -> str:
-    """What people write to each other, or some words, so that any text is copied."""
+    """A usual message or random words, so that nano learns to copy any text."""
     rng, kind = scene.rng, scene.rng.random()
     if kind < 0.2:
         return rng.choice(say.MESSAGES)
@@ -205,11 +230,12 @@ def _message_text(scene: Scene) -> str:
 
 
 def message(scene: Scene) -> Turn:
+    """The user wants to send a message to a person."""
     rng, function = scene.rng, scene.function("message")
     to = rng.choice(facts.NAMES) if rng.random() < 0.7 else made_up_name(scene)
     text = _message_text(scene)
     user = speak(scene, rng.choice(say.MESSAGE_ASK), 0.12, to=to, text=text)
-    if text not in user:  # typing errors stay out of what is to be copied
+    if text not in user:  # The text to copy must not contain typing errors.
         user = speak(scene, "send {to} a message: {text}", 0.0, to=to, text=text)
     if function is None:
         return Turn(
@@ -233,6 +259,7 @@ def message(scene: Scene) -> Turn:
 
 
 def timer(scene: Scene) -> Turn:
+    """The user wants a timer."""
     rng, function = scene.rng, scene.function("timer")
     minutes = rng.choice([1, 2, 3, 5, 10, 15, 20, 25, 30, 45, 60, 90, rng.randint(1, 120), rng.randint(1, 999)])
     user = speak(scene, rng.choice(say.TIMER_ASK), n=str(minutes))

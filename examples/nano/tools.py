@@ -1,6 +1,9 @@
 # ruff: noqa: E501
 # fmt: off
-"""The functions that generated developers offer to nano: names, schemas and results. Knows nothing of phrasings or tokens."""
+"""The functions that developers offer in generated conversations: names, schemas and results.
+
+Knows nothing of phrasings or tokens.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from mlx_oss.harmony import ToolDescription
 
 UNITS = ("celsius", "fahrenheit")
 
-# kind -> names, descriptions, and for each argument its possible names, JSON type and descriptions
+# kind -> (names, descriptions, arguments); argument -> (possible names, JSON type, descriptions)
 KINDS: dict[str, tuple[list[str], list[str], dict[str, tuple[list[str], str, list[str]]]]] = {
     "weather": (
         ["get_weather", "get_current_weather", "weather_lookup", "current_weather", "weather", "fetch_weather", "getWeather", "get_forecast", "lookup_weather", "weather_report", "check_weather", "city_weather", "get_weather_info", "query_weather", "weather_api", "read_weather", "weather.current", "get_temperature"],
@@ -31,7 +34,7 @@ KINDS: dict[str, tuple[list[str], list[str], dict[str, tuple[list[str], str, lis
     ),
     "time": (
         ["get_time", "current_time", "time_in", "get_current_time", "clock", "world_clock", "local_time", "what_time", "getTime", "time_lookup", "city_time", "tell_time"],
-        ["Get the time in a city.", "Current local time.", "World clock.", "Returns the time in a place.", "Tells the time somewhere.", "Gets the local time of a place.", "What time it is in a given city.", "The current time in a town.", "UsageTimer for cities of the world."],
+        ["Get the time in a city.", "Current local time.", "World clock.", "Returns the time in a place.", "Tells the time somewhere.", "Gets the local time of a place.", "What time it is in a given city.", "The current time in a town.", "Clock for cities of the world."],
         {"city": (["city", "location", "place", "timezone", "where", "town", "zone", "city_name"], "string", ["", "City name", "The city", "Where"])},
     ),
     "message": (
@@ -45,7 +48,7 @@ KINDS: dict[str, tuple[list[str], list[str], dict[str, tuple[list[str], str, lis
         {"minutes": (["minutes", "duration", "duration_minutes", "length", "mins", "time", "n", "amount"], "integer", ["", "Length in minutes", "How many minutes"])},
     ),
 }
-# more names: a verb and a noun
+# kind -> (verbs, nouns), from which more names are built
 VERBS = {
     "weather": (["get", "fetch", "lookup", "check", "query", "read", "find", "show", "current", "ask", "local", "find_current", "load", "my"], ["weather", "forecast", "temperature", "conditions", "climate", "weather_data", "weather_now"]),
     "calculator": (["run", "do", "eval", "compute", "get", "solve", "calculate", "use", "simple", "basic"], ["math", "calculation", "expression", "sum", "arithmetic", "equation", "formula", "calculator"]),
@@ -53,7 +56,7 @@ VERBS = {
     "message": (["send", "write", "post", "deliver", "create", "push", "new"], ["message", "sms", "text", "note", "mail", "email", "chat_message"]),
     "timer": (["set", "start", "create", "add", "new", "make", "run", "begin"], ["timer", "countdown", "alarm", "reminder", "stopwatch", "kitchen_timer"]),
 }
-# functions that no user of the generated dialogues needs
+# Functions that no user of the generated dialogues needs: (name, description, argument -> JSON type).
 IDLE: list[tuple[str, str, dict[str, str]]] = [
     ("search_web", "Search the web.", {"query": "string"}), ("play_music", "Plays a song.", {"song": "string"}), ("get_stock_price", "Price of a stock.", {"symbol": "string"}), ("open_file", "Opens a file.", {"path": "string"}),
     ("list_files", "Lists the files of a folder.", {}), ("get_user", "Who is logged in.", {}), ("book_table", "Books a table in a restaurant.", {"name": "string", "people": "integer"}), ("turn_on_light", "Turns a light on.", {"room": "string"}),
@@ -63,7 +66,14 @@ IDLE: list[tuple[str, str, dict[str, str]]] = [
 
 @dataclass(frozen=True)
 class Function:
-    """A function on offer: its kind, its description as harmony renders it, and how its arguments are called."""
+    """A function that a developer offers.
+
+    Attributes:
+        kind: Key of `KINDS`, or `idle`.
+        description: Name, description and schema, as harmony renders them.
+        arguments: nano's own name of each argument -> its name in the schema.
+        unit: Name of the argument for the temperature unit, if there is one.
+    """
 
     kind: str
     description: ToolDescription
@@ -75,14 +85,15 @@ class Function:
         return self.description.name
 
     def call(self, **values: Any) -> str:
-        """JSON of a call; `values` go by nano's own argument names, a value that is None is left out."""
+        """The JSON arguments of a call. `values` use nano's own argument names; values that are None are left out."""
         return json.dumps({self.arguments[key]: value for key, value in values.items() if value is not None}, ensure_ascii=False)
 
 
 def any_function(kind: str, rng: Random) -> Function:
+    """A random function of this kind, with usual, varied or odd names."""
     _, descriptions, arguments = KINDS[kind]
-    usual = rng.random() < 0.3  # the names that most apps give
-    odd = not usual and rng.random() < 0.45  # names that tell little or nothing: they can only be copied
+    usual = rng.random() < 0.3  # the names that most apps use
+    odd = not usual and rng.random() < 0.45  # names that say little or nothing: nano can only copy them
     renamed = _argument_names(kind, usual, odd, rng)
     properties: dict[str, Any] = {}
     for key, (_, type_, texts) in arguments.items():
@@ -98,6 +109,7 @@ def any_function(kind: str, rng: Random) -> Function:
 
 
 def _argument_names(kind: str, usual: bool, odd: bool, rng: Random) -> dict[str, str]:
+    """nano's own argument names -> different random names."""
     renamed: dict[str, str] = {}
     for key, (choices, _, _) in KINDS[kind][2].items():
         names = choices[: 2 if kind == "weather" else 1] if usual else ARGUMENTS if odd and rng.random() < 0.6 else choices
@@ -118,13 +130,14 @@ def _function_name(kind: str, usual: bool, odd: bool, rng: Random) -> str:
 
 
 def idle_function(rng: Random) -> Function:
+    """A random function that no user needs."""
     name, text, properties = rng.choice(IDLE)
     schema = {"type": "object", "properties": {key: {"type": type_} for key, type_ in properties.items()}, "required": list(properties)}
     return Function("idle", ToolDescription(name, text, schema if properties else None), {})
 
 
 def weather_result(rng: Random, unit: str | None) -> tuple[str, str]:
-    """A result of a weather function, and the words nano reads it back with."""
+    """A random result of a weather function, and the same weather in the words of nano's answer."""
     condition = rng.choice(CONDITIONS)
     degrees = rng.randint(-20, 42) if unit != "fahrenheit" else rng.randint(-4, 108)
     letter = {"celsius": "C", "fahrenheit": "F", None: ""}[unit or rng.choice([None, "celsius", "celsius", "fahrenheit"])]
@@ -145,25 +158,30 @@ def weather_result(rng: Random, unit: str | None) -> tuple[str, str]:
 
 
 def number_result(rng: Random, value: str) -> str:
+    """`value` in one of the forms in which calculators return a number."""
     number = json.loads(value)
     return _text(rng.choice([value, value, {"result": number}, {"result": value}, {"value": number}, {"answer": number}, f"The result is {value}", f"= {value}"]), rng)
 
 
 def time_result(rng: Random) -> tuple[str, str]:
+    """A random result of a clock function, and its time as HH:MM."""
     clock = f"{rng.randint(0, 23):02}:{rng.randint(0, 59):02}"
     return _text(rng.choice([clock, {"time": clock}, {"local_time": clock}, {"time": clock, "day": "Monday"}, f"It is {clock}", {"now": clock}]), rng), clock
 
 
 def done_result(rng: Random) -> str:
+    """A random result that reports success."""
     return _text(rng.choice(["ok", "OK", "done", "sent", {"status": "ok"}, {"status": "sent"}, {"ok": True}, {"success": True}, "success", {"status": "done"}, {"result": "ok"}]), rng)
 
 
 def error_result(rng: Random) -> tuple[str, str]:
+    """A random result that reports an error, and the error text in it."""
     text = rng.choice(["not found", "city not found", "unknown place", "no connection", "timeout", "service unavailable", "invalid argument", "no data", "access denied", "unknown error", "not available", "too many requests"])
     return _text(rng.choice([{"error": text}, f"Error: {text}", f"error: {text}", {"status": "error", "message": text}, {"ok": False, "error": text}]), rng), text
 
 
 def _text(raw: Any, rng: Random) -> str:
+    """Text as it is; other values as JSON, sometimes compact."""
     if isinstance(raw, str):
         return raw
     return json.dumps(raw, separators=(",", ":") if rng.random() < 0.25 else None, ensure_ascii=False)

@@ -1,6 +1,6 @@
 """Trains nano on generated dialogues: `python examples/nano/train.py OUT --minutes 75`.
 
-Writes OUT every few minutes and goes on from it when started again. Two CPU cores are enough.
+Saves the checkpoint OUT every two minutes. If OUT exists, the training continues from it. Two CPU cores are enough.
 """
 
 from __future__ import annotations
@@ -26,43 +26,64 @@ from torch import Tensor, distributed, multiprocessing
 from torch.nn import functional
 from vocabulary import Rows
 
-GROUPS = 2  # groups of dialogues a step and process
-PEAKS = (0.004, 1.5e-3)  # learning rates of Muon and AdamW
-FLOOR, FALL, WARM_STEPS = 0.02, 0.9, 150  # last share of the learning rate, time of the fall, steps of the rise
-MEAN_STEPS = 200  # the weights that are kept are a running mean over about so many steps
-# Adam divides by the size of the gradient, so a rare token's row, pushed down a little in every step, would run as
-# far as any other and away from its embedding; then nothing can be copied. With this eps (common rows have gradients
-# of 1e-5 to 1e-3, rare ones below 1e-7) rare rows stay where they start: at their embedding.
+GROUPS = 2  # groups of dialogues per step and process
+PEAKS = (0.004, 1.5e-3)  # peak learning rates of Muon and AdamW
+# Final share of the peak learning rate, share of the time over which it falls, steps over which it rises.
+FLOOR, FALL, WARM_STEPS = 0.02, 0.9, 150
+MEAN_STEPS = 200  # the weights to keep are a running mean over about this number of steps
+# eps of AdamW for the unembedding. Adam divides by the size of the gradient. Every step pushes the unembedding row of a
+# rare token down a little, so with a small eps this row would move as far as any other, away from its embedding; then
+# nano could not copy the token. Common rows have gradients of 1e-5 to 1e-3, rare ones below 1e-7. With this eps, rare
+# rows stay where they start: at their embedding.
 ROWS_EPS = 1e-5
-MATRICES = ("qkv.weight", "out.weight", ".up", ".down")  # what Muon trains
+MATRICES = ("qkv.weight", "out.weight", ".up", ".down")  # the parameters that Muon trains
 QUANTISE_AFTER = 0.7  # share of the time after which experts compute in MXFP4
 log = logging.getLogger("nano")
 
 
 def steps(rows: Rows, seed: int, window: int) -> Iterator[list[tuple[Batch, list[str]]]]:
-    """Endless steps, each some batches and the intents of their dialogues."""
+    """Generates the data of the training steps, without end.
+
+    Args:
+        rows: The tokens with their own row.
+        seed: The same seed gives the same data.
+        window: Size of the sliding window.
+
+    Yields:
+        For each step, its batches; each with the intents of its dialogues.
+    """
     rng, words = Random(seed), rows.words()
     while True:
         yield [batch_of([any_group(rows, words, rng)], window) for _ in range(GROUPS)]
 
 
 def _rounded(number: int, multiple: int) -> int:
+    """Rounds up to a multiple."""
     return -(-number // multiple) * multiple
 
 
 def batch_of(groups: list[Group], window: int) -> tuple[Batch, list[str]]:
-    each = max(len(group.rows) for group in groups)
+    """Pads groups to one batch.
+
+    Args:
+        groups: The groups; those with fewer conversations than others get empty ones.
+        window: Size of the sliding window.
+
+    Returns:
+        The batch, and the intent of each conversation ("" for an empty one).
+    """
+    n_each = max(len(group.rows) for group in groups)
     n_prefix = _rounded(max(len(group.prefix) for group in groups), 32)
     n_rest = _rounded(max(len(row) for group in groups for row in group.rows), 32)
     front = np.full((len(groups), n_prefix), -1)
-    rest = np.full((len(groups), each, n_rest), -1)
+    rest = np.full((len(groups), n_each, n_rest), -1)
     learned = np.zeros(rest.shape, bool)
     starts = np.array([len(group.prefix) for group in groups])
     for number, group in enumerate(groups):
         front[number, : len(group.prefix)] = group.prefix
-        for place, (row, mask) in enumerate(zip(group.rows, group.masks, strict=True)):
-            rest[number, place, : len(row)] = row
-            learned[number, place, : len(row)] = mask
+        for index, (row, mask) in enumerate(zip(group.rows, group.masks, strict=True)):
+            rest[number, index, : len(row)] = row
+            learned[number, index, : len(row)] = mask
     flat = np.concatenate([front.ravel(), rest.ravel()])
     slots = np.flatnonzero(flat >= 0)
     unused = np.flatnonzero(flat < 0)[: _rounded(len(slots), 2 * ROUND) - len(slots)]
@@ -73,52 +94,68 @@ def batch_of(groups: list[Group], window: int) -> tuple[Batch, list[str]]:
             (starts[:, None, None] + np.broadcast_to(np.arange(n_rest), rest.shape)).ravel(),
         ]
     )
-    where = np.full(len(flat), -1)
-    where[slots] = np.arange(len(slots))
+    index_of_slot = np.full(len(flat), -1)
+    index_of_slot[slots] = np.arange(len(slots))
     targets = front.size + np.flatnonzero(learned.ravel())
     n_pad = -len(targets) % (2 * ROUND)
-    learn = np.pad(where[targets - 1], (0, n_pad))
-    reaches = (1 << 30, window)
+    learn = np.pad(index_of_slot[targets - 1], (0, n_pad))
+    reaches = (1 << 30, window)  # of full layers, of sliding layers
     batch = Batch(
         torch.from_numpy(flat[slots]).clamp_min(0),
         torch.from_numpy(positions[slots]),
         torch.from_numpy(slots),
-        (len(groups), each, n_prefix, n_rest),
+        (len(groups), n_each, n_prefix, n_rest),
         tuple(prefix_mask(starts, n_prefix, reach) for reach in reaches),
-        tuple(rest_mask(starts, each, n_prefix, n_rest, reach) for reach in reaches),
+        tuple(rest_mask(starts, n_each, n_prefix, n_rest, reach) for reach in reaches),
         torch.from_numpy(learn),
         torch.from_numpy(np.pad(flat[targets], (0, n_pad), constant_values=-100)),
     )
-    intents = [intent for group in groups for intent in group.intents + [""] * (each - len(group.intents))]
+    intents = [intent for group in groups for intent in group.intents + [""] * (n_each - len(group.intents))]
     return batch, intents
 
 
 def _bias(seen: np.ndarray) -> Tensor:
+    """Boolean mask (..., keys) -> mask to add to scores (..., keys + 1); the added key, the sink, is always seen."""
     seen = np.concatenate([seen, np.ones((*seen.shape[:-1], 1), bool)], -1)
     return torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill_(~torch.from_numpy(seen), float("-inf"))[:, None]
 
 
 def prefix_mask(starts: np.ndarray, n_prefix: int, reach: int) -> Tensor:
+    """The mask of the prefix tokens (`model.Batch.prefix_masks`) for layers that see `reach` tokens."""
     query, key = np.arange(n_prefix)[:, None], np.arange(n_prefix)
     return _bias(np.broadcast_to((key <= query) & (query - key < reach), (len(starts), n_prefix, n_prefix)))
 
 
-def rest_mask(starts: np.ndarray, each: int, n_prefix: int, n_rest: int, reach: int) -> Tensor:
+def rest_mask(starts: np.ndarray, n_each: int, n_prefix: int, n_rest: int, reach: int) -> Tensor:
+    """The mask of the continuations (`model.Batch.masks`) for layers that see `reach` tokens.
+
+    Args:
+        starts: Length of the prefix of each group.
+        n_each: Continuations per group.
+        n_prefix: Padded length of the prefixes.
+        n_rest: Padded length of the continuations.
+        reach: Number of tokens that a token attends to, itself included.
+    """
     query, key, front = (np.arange(n_rest)[:, None], np.arange(n_rest), np.arange(n_prefix))
     own = np.broadcast_to((key <= query) & (query - key < reach), (len(starts), n_rest, n_rest))
     distance = starts[:, None, None] + query - front
     before = (front < starts[:, None, None]) & (distance < reach)
-    return _bias(np.repeat(np.concatenate([before, own], -1), each, 0))
+    return _bias(np.repeat(np.concatenate([before, own], -1), n_each, 0))
 
 
 def loss_of(model: Nano, batch: Batch, total: int) -> Tensor:
+    """The loss of a batch, as its part of a step with `total` targets: cross entropy and 0.01 of the balance loss."""
     loss = functional.cross_entropy(model(batch), batch.targets, reduction="sum") / total
     return loss + 0.01 * sum(experts.balance for experts in model.experts) * len(batch.targets) / total
 
 
 @torch.no_grad()
 def exact(model: Nano, held_out: list[list[tuple[Batch, list[str]]]]) -> dict[str, tuple[int, int]]:
-    """By intent: dialogues whose last turn a greedy decoder would write exactly as generated, and all of them."""
+    """Counts the dialogues whose learned tokens greedy decoding would all write as generated.
+
+    Returns:
+        intent -> (number of such dialogues, number of all dialogues).
+    """
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for step in held_out:
         for batch, intents in step:
@@ -134,13 +171,13 @@ def exact(model: Nano, held_out: list[list[tuple[Batch, list[str]]]]) -> dict[st
 
 
 def rate(progress: float, step: int) -> float:
-    """Share of the peak learning rate: a short rise, a plateau, and a straight fall over the last part of the time."""
+    """The current share of the peak learning rate: a short rise, a plateau, and a linear fall to `FLOOR`."""
     fall = min(1.0, max(0.0, (1 - progress) / FALL))
     return (FLOOR + (1 - FLOOR) * fall) * min(1.0, (step + 1) / WARM_STEPS)
 
 
 def first_weights(source: Path) -> dict[str, Any]:
-    """A checkpoint; or the weights of an archive, with rows for all tokens that the dialogues use by now."""
+    """Loads a checkpoint, or an archive (.xz). An archive gets rows for all tokens that the dialogues use now."""
     if source.suffix != ".xz":
         return torch.load(source, weights_only=False)
     ids, state = bundle.with_rows(*bundle.read(source), choose_rows().ids)
@@ -148,10 +185,17 @@ def first_weights(source: Path) -> dict[str, Any]:
 
 
 class Run:
-    """A model in training, with everything a restart needs."""
+    """A model in training, with everything that is needed to restart.
 
-    def __init__(self, path: Path, minutes: float, start: Path | None, share: float):
-        self.path, self.minutes, self.share = path, minutes, share
+    Args:
+        path: The checkpoint. If it exists, the training continues from it.
+        minutes: Length of the training, over which the learning rates fall.
+        start: Checkpoint or archive with the first weights. Only used if `path` does not exist.
+        rate_factor: Factor on all learning rates.
+    """
+
+    def __init__(self, path: Path, minutes: float, start: Path | None, rate_factor: float):
+        self.path, self.minutes, self.rate_factor = path, minutes, rate_factor
         source = path if path.exists() else start
         saved = first_weights(source) if source else None
         self.rows = Rows(saved["ids"]) if saved else choose_rows()
@@ -176,6 +220,7 @@ class Run:
 
     @property
     def progress(self) -> float:
+        """Share of the training time that has passed."""
         return self.seconds / (60 * self.minutes)
 
     def save(self) -> None:
@@ -191,7 +236,7 @@ class Run:
         self.path.with_suffix(".part").rename(self.path)
 
     def average_gradients(self, loss: float) -> float:
-        """Over all processes, in one message; the loss and the clock travel along."""
+        """Averages the gradients, the loss and the clock over all processes, in one message. Returns the mean loss."""
         parameters = list(self.model.parameters())
         flat = torch.cat([*(p.grad.flatten() for p in parameters), torch.tensor([loss, self.seconds])])
         distributed.all_reduce(flat)
@@ -202,6 +247,7 @@ class Run:
         return flat[-2].item()
 
     def train_step(self, parts: list[tuple[Batch, list[str]]]) -> float:
+        """Makes one step on the batches; returns the loss."""
         self.model.quantise(self.progress > QUANTISE_AFTER)
         total = sum(len(batch.targets) for batch, _ in parts)
         loss = 0.0
@@ -213,7 +259,7 @@ class Run:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer, peak in zip(self.optimizers, PEAKS, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = peak * self.share * rate(self.progress, self.step)
+                group["lr"] = peak * self.rate_factor * rate(self.progress, self.step)
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
@@ -224,29 +270,35 @@ class Run:
 
 
 def report(run: Run, held_out: list[list[tuple[Batch, list[str]]]]) -> None:
+    """Logs how many of the held-out generated dialogues are exactly right, and the worst intents."""
     run.mean.quantise(True)
     counts = exact(run.mean, held_out)
     right, all_ = (sum(column) for column in zip(*counts.values(), strict=True))
     worst = sorted((n / of, f"{intent} {n}/{of}") for intent, (n, of) in counts.items() if n < of)
-    log.info("exact %.3f of %d; worst: %s", right / all_, all_, ", ".join(text for _, text in worst[:24]))
+    log.info(
+        "%.3f of %d dialogues exactly right; worst intents: %s",
+        right / all_,
+        all_,
+        ", ".join(text for _, text in worst[:24]),
+    )
 
 
 def work(rank: int, arguments: argparse.Namespace) -> None:
-    """One of the processes that train together, each on one core with its own dialogues."""
+    """Runs one of the training processes. Each uses one core and generates its own dialogues."""
     logging.basicConfig(level=logging.ERROR if rank else logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
-    meet = f"file://{arguments.out.resolve()}.meet"
-    distributed.init_process_group("gloo", init_method=meet, rank=rank, world_size=arguments.processes)
+    rendezvous = f"file://{arguments.out.resolve()}.meet"
+    distributed.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=arguments.processes)
     run = Run(arguments.out, arguments.minutes, arguments.start, arguments.rate)
     log.info("%d parameters, step %d", sum(p.numel() for p in run.model.parameters()), run.step)
     window = run.model.shape.window
     held_out = list(islice(steps(run.rows, 987_654_321, window), 15))
     losses: list[float] = []
-    then, saved, reported = time.monotonic(), run.seconds, run.seconds
+    previous, saved, reported = time.monotonic(), run.seconds, run.seconds
     for parts in steps(run.rows, run.step * 100 + rank + 1, window):
         losses.append(run.train_step(parts))
         now = time.monotonic()
-        run.seconds, then = run.seconds + now - then, now
+        run.seconds, previous = run.seconds + now - previous, now
         if run.step % 50 == 0:
             loss, share = sum(losses) / len(losses), rate(run.progress, run.step)
             log.info("step %d loss %.4f rate %.3f, %.1f min", run.step, loss, share, run.seconds / 60)
@@ -264,11 +316,13 @@ def work(rank: int, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, help="checkpoint to write, and to go on from if it exists")
-    parser.add_argument("--minutes", type=float, default=75.0, help="training time; the learning rate falls over it")
-    parser.add_argument("--start", type=Path, help="checkpoint or archive to take the first weights from")
-    parser.add_argument("--rate", type=float, default=1.0, help="share of the learning rates; less to go on from START")
-    parser.add_argument("--processes", type=int, default=2, help="processes, one core each")
+    parser.add_argument("out", type=Path, help="checkpoint to write; if it exists, training continues from it")
+    parser.add_argument("--minutes", type=float, default=75.0, help="training time, over which the learning rate falls")
+    parser.add_argument("--start", type=Path, help="checkpoint or archive with the first weights")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="factor on the learning rates; below 1 to fine-tune START"
+    )
+    parser.add_argument("--processes", type=int, default=2, help="number of processes; each uses one core")
     arguments = parser.parse_args()
     Path(f"{arguments.out.resolve()}.meet").unlink(missing_ok=True)
     multiprocessing.spawn(work, (arguments,), arguments.processes)

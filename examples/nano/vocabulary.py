@@ -1,6 +1,6 @@
-"""Which tokens nano knows: rows of its embedding. Every other id shares the last row, the unknown word.
+"""The tokens that nano knows. Each has its own embedding row; all other ids share the last row, the unknown word.
 
-Fixed before any training, so that later data can start from earlier weights.
+The tokens are fixed before training, so that training on later data can start from earlier weights.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 
 from mlx_oss import tokenizer as o200k
 
-N_WORDS = 3200  # the commonest word tokens: o200k numbers its merges by frequency, so low ids are common
+N_WORDS = 3200  # number of common word tokens; o200k numbers its merges by frequency, so low ids are common
 _WORD = re.compile(r" ?[A-Za-z][a-z]*\Z")
 _MARK = re.compile(r" ?[^A-Za-z0-9]{1,2}\Z")
-UNKNOWN = "\ue000"  # stands for an unknown word in generated text
+UNKNOWN = "\ue000"  # placeholder for an unknown word in generated text
 
 
 def common_ids() -> set[int]:
-    """Ids that always have a row: common words, marks, numbers of up to three digits, single bytes, control tokens."""
+    """Ids that always have a row: common words, punctuation, numbers up to three digits, bytes, control tokens."""
     tokenizer = o200k.load_tokenizer()
     texts = [tokenizer.token_bytes(id_).decode("utf-8", "replace") for id_ in range(40_000)]
     words = [id_ for id_, text in enumerate(texts) if _WORD.match(text)][:N_WORDS]
@@ -40,7 +40,15 @@ def common_ids() -> set[int]:
 
 
 class Rows:
-    """Text and ids to rows; row `unknown` is the shared one."""
+    """Maps text and token ids to rows of the embedding.
+
+    Args:
+        ids: Token ids that have their own row, sorted.
+
+    Attributes:
+        ids: The same ids.
+        unknown: Number of the last row, which all other ids share.
+    """
 
     def __init__(self, ids: np.ndarray):
         self.ids = ids
@@ -52,13 +60,15 @@ class Rows:
         return [self._row.get(id_, self.unknown) for id_ in ids]
 
     def of_text(self, text: str) -> tuple[int, ...]:
+        """The rows of a text. Each `UNKNOWN` in it becomes the shared row and includes the space before it."""
         return self._encode(text)
 
     def knows(self, text: str) -> bool:
+        """True if all tokens of the text have their own row."""
         return self.unknown not in self._encode(text)
 
     def words(self) -> list[str]:
-        """Known tokens that are a whole word after a blank, without the blank."""
+        """Known tokens that are a space and a whole ASCII word of 3 letters or more; without the space."""
         texts = [o200k.load_tokenizer().token_bytes(int(id_)).decode("utf-8", "replace") for id_ in self.ids]
         return [
             text[1:]

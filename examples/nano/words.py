@@ -1,5 +1,5 @@
 # fmt: off
-"""Words people use in chats and developers in the names of functions: nano learns to read and copy them, no more."""
+"""Words of chats, and parts of the names of functions. nano only learns to read and copy them."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ Whiskers Shadow Pepper Ruby Rosie Bruno Nala Oscar Duke Bear Honey Misty Smokey 
 Spot Lady Zeus Apollo Loki Thor Mimi Kiki Nemo Bubbles Goldie Minnie Sunny Poppy Archie Bailey Jasper
 """.split()
 
-# parts of the names of functions and arguments
+# Parts of the names of functions. ARGUMENTS below are names of arguments.
 PARTS = """
 get set my the quick simple easy basic new local world remote global user app api tool tools service server client
 helper util utility plugin module lookup look up find fetch query ask check read show tell give make run do call use
