@@ -59,11 +59,10 @@ class MetalSourceTensors(SourceTensors):
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroPaddedRows:
-    """Copies rows and adds `zero_rows` rows of zeros at the end."""
+class _ChangedRows:
+    """What the transforms of rows share: they read `rows`, and all of it."""
 
     rows: Rows
-    zero_rows: int
 
     @property
     def source(self) -> TensorInfo:
@@ -72,6 +71,13 @@ class ZeroPaddedRows:
     @property
     def nbytes(self) -> int:
         return self.rows.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroPaddedRows(_ChangedRows):
+    """Copies rows and adds `zero_rows` rows of zeros at the end."""
+
+    zero_rows: int
 
     def pieces(self) -> Iterator[tuple[np.ndarray]]:
         yield from self.rows.pieces()
@@ -81,24 +87,15 @@ class ZeroPaddedRows:
 
 
 @dataclass(frozen=True, slots=True)
-class DeinterleavedHeads:
+class DeinterleavedHeads(_ChangedRows):
     """Restores rows of q or k: puts the first half of each head before the second, and multiplies by `factor`.
 
     `factor` is a power of two.
     """
 
-    rows: Rows
     row_bytes: int
     head_dim: int
     factor: float
-
-    @property
-    def source(self) -> TensorInfo:
-        return self.rows.source
-
-    @property
-    def nbytes(self) -> int:
-        return self.rows.nbytes
 
     def pieces(self) -> Iterator[tuple[np.ndarray]]:
         heads = Rows(self.source, self.head_dim * self.row_bytes, self.rows.start, self.rows.stop)
