@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_verify(folder: str, source: str | None, as_json: bool) -> int:
-    """Verifies an MLX folder, prints the report and returns the exit status. Raises MlxOssError if `verify` does."""
+    """Verifies a folder, prints the report and returns the exit status. Raises MlxOssError if `verify` does."""
     with _shown(sys.stderr) as progress:
         report = verify(folder, source, progress)
     sys.stdout.write(_as_json(report, "verified") if as_json else _as_text(report, "verified"))
@@ -111,6 +111,12 @@ def _overrides(entries: Sequence[str]) -> dict[str, str]:
 def _as_text(report: Report, outcome: str) -> str:
     counts = f"{report.tensors} tensors, {format_bytes(report.nbytes)}, shards: {report.shards}"
     lines = [f"{report.folder}: {outcome}, {counts}, from {report.layout}"]
+    if report.compared is not None:
+        lines.append(
+            f"compared with the checksums of the download: {report.compared} of {report.shards} weight files"
+            if report.compared
+            else "the download has recorded no checksums: index, names, shapes and sizes were checked, not the values"
+        )
     if rounded := sum(kind.count for kind in report.source_kinds if kind.dtype in ROUNDED):
         lines.append(f"rounded to bfloat16: {rounded} tensors")
     if report.resumed_shards:

@@ -12,16 +12,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_oss.convert.source import Source
 from mlx_oss.convert.staging import WrittenTensor
 from mlx_oss.errors import CheckpointError
+from mlx_oss.weights.layouts.checkpoint import Checkpoint
 
 NAME = "conversion.json"
 FORMAT = 3
 
 
 def write(
-    folder: Path, source: Source, shards: Mapping[str, Mapping[str, WrittenTensor]], other_files: Iterable[str]
+    folder: Path, source: Checkpoint, shards: Mapping[str, Mapping[str, WrittenTensor]], other_files: Iterable[str]
 ) -> None:
     """Writes the manifest into a folder that is otherwise complete.
 
@@ -31,13 +31,13 @@ def write(
         shards: The tensors of each shard, by shard name.
         other_files: Names of all other files in the folder.
     """
-    sizes = {tensor.file.name: tensor.file.stat().st_size for tensor in source.tensors.values()}
+    sizes = {tensor.file.name: tensor.file.stat().st_size for tensor in source.files.values()}
     tensors = {name: written for shard in shards.values() for name, written in shard.items()}
     (folder / NAME).write_bytes(
         _sealed(
             {
                 "format": FORMAT,
-                "source": {"layout": source.layout, "files": dict(sorted(sizes.items()))},
+                "source": {"layout": source.layout.name, "files": dict(sorted(sizes.items()))},
                 "relative_errors": {n: tensors[n].error for n in sorted(tensors) if tensors[n].error is not None},
                 "files": {name: _sha256((folder / name).read_bytes()) for name in sorted(other_files)},
                 "headers": {name: _sha256(_header(folder / name)) for name in sorted(shards)},

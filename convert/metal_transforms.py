@@ -1,10 +1,4 @@
-"""Reads tensors of OpenAI's Metal layout and exactly undoes what that layout changed.
-
-gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss makes these changes: it interleaves the two halves of each
-head in q and k, so that rows that are rotated together are neighbours; scales q by 1/2 and k by 1/4; adds 14 to every
-MXFP4 scale; stores each expert as a tensor of its own; and leaves out the unused end of the vocabulary, which becomes
-zeros here.
-"""
+"""Transforms that exactly undo what OpenAI's Metal layout has done to tensors (`mlx_oss.weights.layouts.metal`)."""
 
 from __future__ import annotations
 
@@ -14,48 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_oss.convert.quantized import float32
-from mlx_oss.convert.source_tensors import SourceTensors
-from mlx_oss.convert.transforms import PIECE, Deinterleave, Rows, TensorTransform
+from mlx_oss.convert.transforms import PIECE, Deinterleave, Rows
 from mlx_oss.errors import CheckpointError
-from mlx_oss.weights.names import Shape
 from mlx_oss.weights.safetensors import TensorInfo
-
-_SCALE_OFFSET = 14
-_ROW_PER_TOKEN = ("model.embed_tokens.weight", "lm_head.weight")
-_FACTORS = {"q_proj": 2.0, "k_proj": 4.0}
-
-
-class MetalSourceTensors(SourceTensors):
-    """Like SourceTensors; its transforms also undo the changes of the Metal layout."""
-
-    def whole(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
-        if ".mlp.experts." in name:
-            return self._experts(name, dtype, shape, deinterleaved=False)
-        if name in _ROW_PER_TOKEN:
-            source_name, _, _ = self._locate(name, shape)
-            stored_rows = self.source.tensors[source_name].shape[0]
-            return ZeroPaddedRows(self.rows(name, dtype, (stored_rows, *shape[1:])), shape[0] - stored_rows)
-        rows = self.rows(name, dtype, shape)
-        projection = name.split(".")[-2]
-        if projection not in _FACTORS:
-            return rows
-        return DeinterleavedHeads(rows, rows.nbytes // shape[0], self.source.config.head_dim, _FACTORS[projection])
-
-    def deinterleaved(self, name: str, dtype: str, shape: Shape) -> TensorTransform:
-        return self._experts(name, dtype, shape, deinterleaved=True)
-
-    def _experts(self, name: str, dtype: str, shape: Shape, deinterleaved: bool) -> TensorTransform:
-        """Reads the tensors of all experts as one, in order; if `deinterleaved`, split into even and odd rows."""
-        stem, _, _ = self._locate(name, shape)
-        parts: list[Rows | Deinterleave] = []
-        for expert in range(shape[0]):
-            tensor = self._checked(f"{stem}.{expert}", dtype, (1, *shape[1:]))
-            row_bytes = tensor.nbytes // shape[1]
-            if deinterleaved:
-                parts.append(self._use(Deinterleave(tensor, row_bytes)))
-            else:
-                parts.append(self._use(Rows(tensor, row_bytes, 0, tensor.nbytes)))
-        return StackedExperts(tuple(parts), _SCALE_OFFSET if name.endswith("_scales") else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,13 +58,14 @@ class Kind:
 class Report:
     """What a conversion did, or would do with `dry_run`; what a verification checked.
 
-    `verify` fills in `folder`, `layout`, `tensors`, `shards` and `nbytes` only.
+    `verify` fills in `folder`, `layout`, `tensors`, `shards`, `nbytes` and `compared` only.
 
     Attributes:
-        folder: The MLX folder.
-        layout: Layout of the source, such as "Hugging Face" or "OpenAI Metal"; "MLX" for `verify` without a source.
-        tensors: Number of tensors in the MLX folder.
-        shards: Number of weight files in the MLX folder.
+        folder: The MLX folder; for a verified download, its folder.
+        layout: Layout of the source, such as "Hugging Face" or "OpenAI Metal"; that of the folder itself for `verify`
+            without a source.
+        tensors: Number of tensors in the folder.
+        shards: Number of weight files in the folder.
         nbytes: Bytes of its tensors, without headers and other files.
         resumed_shards: Number of shards that an interrupted conversion had already finished.
         errors: Relative error of each weight that was quantised, by tensor name:
@@ -73,6 +74,8 @@ class Report:
         kinds: The tensors of the MLX folder, grouped, in the order in which the model uses them.
         contexts: How many tokens of context fit next to the model in memory, by memory size of a Mac in GB
             (see `mlx_oss.memory`).
+        compared: For a verified download: how many weight files were compared with a recorded checksum. None: it was
+            not verified as a download.
     """
 
     folder: Path
@@ -85,6 +88,7 @@ class Report:
     source_kinds: tuple[Kind, ...] = ()
     kinds: tuple[Kind, ...] = ()
     contexts: Mapping[int, int] = field(default_factory=dict)
+    compared: int | None = None
 
 
 class ProgressMeter:

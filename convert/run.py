@@ -16,16 +16,17 @@ from functools import partial
 from pathlib import Path
 
 from mlx_oss.convert import configs, manifest, profiles, shards
+from mlx_oss.convert.companions import companions, lacks_generation_config
 from mlx_oss.convert.jobs import group_kinds, plan_jobs
 from mlx_oss.convert.options import ConvertOptions
 from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_named
 from mlx_oss.convert.shards import Shard
-from mlx_oss.convert.source import Source, open_source
 from mlx_oss.convert.staging import Staging, hidden_names, restore_replaced, write_json
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
+from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
 from mlx_oss.weights.safetensors import INDEX, weight_files
 
 _MARGIN = 64 << 20  # bytes of disk needed besides the weights: tokenizer files, headers, index
@@ -60,11 +61,11 @@ def convert(
     Raises:
         ConfigError: If the source's config.json is damaged, is not a gpt-oss config, or describes weights that are
             quantised in another format.
-        CheckpointError: If a file or tensor of the source is missing, damaged, unknown, or of the wrong shape or dtype,
-            or if the verification finds a difference.
-        ConversionError: If the source is not a model's folder or of a format that is not supported; if the target
-            exists, overlaps the source, cannot be written or is being written by another conversion; or if the disk has
-            too little space.
+        CheckpointError: If the source is not a model's folder or of a format that is not supported; if a file or tensor
+            of it is missing, damaged, unknown, or of the wrong shape or dtype; or if the verification finds a
+            difference.
+        ConversionError: If the target exists, overlaps the source, cannot be written or is being written by another
+            conversion; or if the disk has too little space.
         OptionError: If a profile is unknown or not possible for a module, or an override matches no module.
         TokenizerError: If the source's tokenizer.json disagrees with the bundled vocabulary.
     """
@@ -81,7 +82,8 @@ def _convert(
         raise ConversionError(f"{src} is the hidden folder of the conversion to {dst}: choose another target")
     if not options.dry_run:
         restore_replaced(dst)
-    opened = open_source(src)
+    opened = open_checkpoint(src)
+    copied = companions(opened)
     specs = profiles.specs(opened.config, options)
     units = plan_jobs(opened, specs)
     planned = shards.split(units, options.shard_bytes)
@@ -93,33 +95,33 @@ def _convert(
     if not options.dry_run:
         with staging:
             _check_target(src, dst, options)  # again: another conversion may have finished since
-            _write(opened, planned, config, staging, options, progress)
+            _write(opened, copied, planned, config, staging, options, progress)
             _publish(src, staging, options)
     written_tensors = {name: written for shard in staging.finished.values() for name, written in shard.items()}
     nbytes = sum(shard.nbytes for shard in planned)
     return Report(
         folder=dst,
-        layout=opened.layout,
+        layout=opened.layout.name,
         tensors=sum(len(shard.targets) for shard in planned),
         shards=len(planned),
         nbytes=nbytes,
         resumed_shards=resumed,
         errors={name: written.error for name, written in written_tensors.items() if written.error is not None},
-        source_kinds=group_kinds(opened.tensors.values()),
+        source_kinds=group_kinds(opened.files.values()),
         kinds=group_kinds(target for unit in units for job in unit for target in job.targets),
         contexts=contexts_by_mac(opened.config, nbytes),
     )
 
 
-def _plan_id(source: Source, planned: Sequence[Shard], config: dict[str, object]) -> str:
+def _plan_id(source: Checkpoint, planned: Sequence[Shard], config: dict[str, object]) -> str:
     """A hash that changes with everything the written bytes depend on.
 
     Source files are identified by path, size and time of modification.
     """
-    files = sorted({tensor.file for tensor in source.tensors.values()})
+    files = sorted({tensor.file for tensor in source.files.values()})
     stats = [(os.path.realpath(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     headers = [(shard.name, shards.header(shard)[8:].decode()) for shard in planned]
-    text = json.dumps([manifest.FORMAT, source.layout, stats, headers, config], sort_keys=True)
+    text = json.dumps([manifest.FORMAT, source.layout.name, stats, headers, config], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -163,7 +165,8 @@ def _check_space(staging: Staging, nbytes: int) -> None:
 
 
 def _write(
-    source: Source,
+    source: Checkpoint,
+    copied: Sequence[Path],
     planned: Sequence[Shard],
     config: dict[str, object],
     staging: Staging,
@@ -172,7 +175,7 @@ def _write(
 ) -> None:
     try:
         _write_shards(planned, staging, progress)
-        _write_companions(source, planned, config, staging)
+        _write_other_files(source, copied, planned, config, staging)
         if options.verify:
             verify(staging.folder, source.folder, progress)
     except KeyboardInterrupt:
@@ -214,17 +217,23 @@ def _write_shards(planned: Sequence[Shard], staging: Staging, progress: OnProgre
             meter.finish_shard(name)
 
 
-def _write_companions(source: Source, planned: Sequence[Shard], config: dict[str, object], staging: Staging) -> None:
+def _write_other_files(
+    source: Checkpoint,
+    copied: Sequence[Path],
+    planned: Sequence[Shard],
+    config: dict[str, object],
+    staging: Staging,
+) -> None:
     folder = staging.folder
-    for path in source.companions:
+    for path in copied:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
         (folder / path.name).write_bytes(content)
     json_files: dict[str, object] = {"config.json": config, INDEX: shards.index(planned)}
-    if source.lacks_companions:
+    if lacks_generation_config(source):
         json_files["generation_config.json"] = configs.RELEASED_GENERATION
     for name, value in json_files.items():
         write_json(folder / name, value)
-    manifest.write(folder, source, staging.finished, {*json_files, *(path.name for path in source.companions)})
+    manifest.write(folder, source, staging.finished, {*json_files, *(path.name for path in copied)})

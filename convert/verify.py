@@ -1,4 +1,4 @@
-"""Verifies an MLX folder: against its manifest and, if the source is given, against the checkpoint it was made from."""
+"""Verifies a folder: against its manifest, the checkpoint it was made from, or the checksums of its download."""
 
 from __future__ import annotations
 
@@ -11,39 +11,44 @@ from pathlib import Path
 import numpy as np
 
 from mlx_oss.config import ModelConfig
-from mlx_oss.convert import configs, manifest
+from mlx_oss.convert import configs, downloads, manifest
 from mlx_oss.convert.checksum import crc32
+from mlx_oss.convert.companions import companions
 from mlx_oss.convert.jobs import Job, Target, plan_jobs
 from mlx_oss.convert.profiles import Specs
 from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_named
-from mlx_oss.convert.source import MLX, Source, open_source
 from mlx_oss.convert.thread_pool import ReportBytes, ThreadPool
 from mlx_oss.convert.transforms import Rows, read
 from mlx_oss.errors import CheckpointError, ConversionError
+from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
+from mlx_oss.weights.layouts.mlx_folder import MLX
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
 
 
 def verify(target: str | Path, source: str | Path | None = None, progress: OnProgress | None = None) -> Report:
-    """Checks that an MLX folder is intact and, with `source`, that it is what converting the source gives.
+    """Checks that a folder is intact and, with `source`, that it is what converting the source gives.
 
-    Without `source`, every byte of the folder is compared with the checksums in its manifest, `conversion.json`. With
-    `source`, the bytes of all tensors, the copied files and the config are also compared with those that a conversion
-    would write now. A folder without a manifest, as other programs write it, can only be verified with `source`. Then
-    other files are compared only if both folders have them, and of the config only what defines the model.
+    Without `source`, every byte of a folder that `convert` wrote is compared with the checksums in its manifest,
+    `conversion.json`. With `source`, the bytes of all tensors, the copied files and the config are also compared with
+    those that a conversion would write now. A folder without a manifest may be compared with a source, too. Then other
+    files are compared only if both folders have them, and of the config only what defines the model.
+
+    A folder without a manifest, and without `source`, is checked as a download: its index, and the names, shapes and
+    sizes of all tensors; and every file whose checksum the download has recorded is compared with it.
 
     Args:
-        target: The MLX folder.
+        target: The folder: an MLX folder or, without `source`, a checkpoint in any layout.
         source: The checkpoint it was made from.
         progress: Called in this thread after each step. An exception that it raises ends the verification.
 
     Returns:
-        A report with `folder`, `layout`, `tensors`, `shards` and `nbytes`.
+        A report with `folder`, `layout`, `tensors`, `shards`, `nbytes` and, for a download, `compared`.
 
     Raises:
-        CheckpointError: If a tensor or file differs (the first one is named), is missing or damaged; if the folder has
-            neither a manifest nor a `source` to compare with.
+        CheckpointError: If a tensor or file differs (the first one is named), is missing or damaged; if an MLX folder
+            has neither a manifest nor recorded checksums nor a `source` to compare with.
         ConfigError: If a config.json is damaged or not a gpt-oss config.
-        ConversionError: If `target` or `source` is not the folder of a model, or the system refuses to read a file.
+        ConversionError: If `target` is not a folder, or the system refuses to read a file.
         TokenizerError: If the source's tokenizer.json disagrees with the bundled vocabulary.
     """
     with os_errors_named():
@@ -56,6 +61,8 @@ def _verify(folder: Path, source: Path | None, progress: OnProgress | None) -> R
     parsed = manifest.read(folder)
     if parsed is not None:
         manifest.check_files(folder, parsed)
+    if parsed is None and source is None:
+        return _verify_download(folder, progress)
     stored = read_folder(folder)
     checksums = None if parsed is None else parsed["crc32"]
     if checksums is not None and set(checksums) != set(stored):
@@ -63,12 +70,7 @@ def _verify(folder: Path, source: Path | None, progress: OnProgress | None) -> R
         raise CheckpointError(
             f"{folder}: tensor {name} is in the weight files or in {manifest.NAME}, but not in both: convert again"
         )
-    if source is None and checksums is None:
-        raise CheckpointError(
-            f"{folder} has no {manifest.NAME}, which only this converter writes: compare it with the checkpoint it was "
-            "made from, --source SRC"
-        )
-    opened = None if source is None else open_source(source)
+    opened = None if source is None else open_checkpoint(source)
     jobs = _reading_jobs(stored) if opened is None else _conversion_jobs(folder, stored, opened)
     by_file: dict[str, list[Job]] = {}
     for job in jobs:
@@ -78,7 +80,26 @@ def _verify(folder: Path, source: Path | None, progress: OnProgress | None) -> R
         checks = {file: partial(_check, jobs, stored, checksums, opened) for file, jobs in by_file.items()}
         for file, _ in pool.as_completed(checks):
             meter.finish_shard(file)
-    return Report(folder, opened.layout if opened else MLX, len(stored), len(by_file), meter.total)
+    return Report(folder, (opened.layout if opened else MLX).name, len(stored), len(by_file), meter.total)
+
+
+def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
+    """Checks a folder without a manifest against its own index and against the checksums of its download."""
+    checkpoint, checksums = open_checkpoint(folder), downloads.recorded(folder)
+    weights = sorted({tensor.file.name for tensor in checkpoint.files.values()})
+    compared = [name for name in weights if name in checksums]
+    if checkpoint.layout is MLX and not compared:
+        raise CheckpointError(
+            f"{folder} has no {manifest.NAME}, which only this converter writes, and no checksums of a download: "
+            "compare it with the checkpoint it was made from, --source SRC"
+        )
+    meter = ProgressMeter(progress, sum((folder / name).stat().st_size for name in checksums), len(checksums))
+    with ThreadPool(meter.advance) as pool:
+        checks = {name: partial(downloads.compare, folder / name, checksum) for name, checksum in checksums.items()}
+        for name, _ in pool.as_completed(checks):
+            meter.finish_shard(name)
+    nbytes = sum(tensor.nbytes for tensor in checkpoint.files.values())
+    return Report(folder, checkpoint.layout.name, len(checkpoint.files), len(weights), nbytes, compared=len(compared))
 
 
 def _reading_jobs(stored: Mapping[str, TensorInfo]) -> Iterator[Job]:
@@ -88,7 +109,7 @@ def _reading_jobs(stored: Mapping[str, TensorInfo]) -> Iterator[Job]:
         yield Job((target,), Rows(tensor, 1, 0, tensor.nbytes))
 
 
-def _conversion_jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Source) -> list[Job]:
+def _conversion_jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Checkpoint) -> list[Job]:
     """The jobs that convert the source to this folder's profile. Raises CheckpointError if the two do not match."""
     config = ModelConfig.from_file(folder / "config.json")
     if replace(config, quantization=None) != replace(source.config, quantization=None):
@@ -107,14 +128,14 @@ def _conversion_jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Sou
     return jobs
 
 
-def _compare_files(folder: Path, source: Source) -> None:
+def _compare_files(folder: Path, source: Checkpoint) -> None:
     """Compares the copied files and the config with the source's.
 
     A folder without a manifest was written by another program, which may use other settings: then only files that both
     folders have are compared, and the config is not.
     """
     has_manifest = (folder / manifest.NAME).exists()
-    for path in source.companions:
+    for path in companions(source):
         copy = folder / path.name
         if (has_manifest or copy.exists()) and not (copy.exists() and copy.read_bytes() == path.read_bytes()):
             raise CheckpointError(f"{copy} is missing or differs from {path}: convert again")
@@ -138,7 +159,7 @@ def _check(
     jobs: Sequence[Job],
     stored: Mapping[str, TensorInfo],
     checksums: Mapping[str, str] | None,
-    source: Source | None,
+    source: Checkpoint | None,
     report_bytes: ReportBytes,
 ) -> None:
     """Checks the stored tensors of some jobs.

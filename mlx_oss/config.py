@@ -271,20 +271,26 @@ class ModelConfig:
         Raises:
             ConfigError: If the file is missing or not JSON, or as in `from_dict`; names the file.
         """
-        try:
-            raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{path} does not exist: give the folder of a converted model") from None
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} cannot be read as JSON ({error}): download or convert the model again") from None
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{path} does not contain a JSON object: download or convert the model again")
+        raw = read_json(path)
         try:
             return cls.from_dict(raw)
         except ConfigError as error:
             raise ConfigError(str(error).replace("config.json", str(path), 1)) from None
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Parses a `config.json`. Raises ConfigError if it is missing or not a JSON object; names the file."""
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: give the folder of a model") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON ({error}): download or convert the model again") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} does not contain a JSON object: download or convert the model again")
+    return raw
 
 
 _WHOLE = (

@@ -1,4 +1,4 @@
-"""`mlx-oss verify`: checks that a converted model is intact, and that its source converts to the same tensors."""
+"""`mlx-oss verify`: checks that a model on disk is intact, and that its source converts to the same tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="folder that mlx-oss convert wrote")
+    parser.add_argument("folder", metavar="DIR", help="folder of a model, converted or as it was downloaded")
     parser.add_argument(
         "--source",
         metavar="SRC",

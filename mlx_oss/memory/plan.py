@@ -1,7 +1,7 @@
 """Plans how to hold a model in a given amount of memory, before any of it is loaded.
 
 Either everything is in memory, or some experts of each layer while the others stay on disk. A plan also sets the
-context and the prefill chunk. It counts the tensors of a folder and adds the estimates for everything else; `load`
+context and the prefill chunk. It counts the parameters of the model and adds the estimates for everything else; `load`
 follows the plan. `tests/bench_memory.py` compares plans with the memory that the operating system reports for the
 process.
 """
@@ -19,7 +19,9 @@ from mlx_oss.memory.estimates import format_bytes, kv_cache_bytes, parse_bytes, 
 from mlx_oss.memory.footprint import Footprint
 from mlx_oss.model.kv_cache import MOST_SNAPSHOTS
 from mlx_oss.model.transformer import PREFILL_CHUNK
-from mlx_oss.weights.folder import ModelFolder, open_folder
+from mlx_oss.weights.arrays import NAMES
+from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_model
+from mlx_oss.weights.placements import Placement, placements
 
 BASE_BYTES = 120_000_000  # Python, MLX, NumPy and the vocabulary
 VOCABULARY_BYTES = 80_000_000  # the vocabulary's part of BASE_BYTES, which is loaded after the weights
@@ -108,12 +110,12 @@ def plan(
     chunk: int | None = None,
     dtype: str = "auto",
 ) -> Plan:
-    """Plans how to hold the model of an MLX folder in memory, without loading it.
+    """Plans how to hold a model in memory, without loading it.
 
     A plan is returned even if the memory is too small: see `Plan.verdict`.
 
     Args:
-        path: Folder of the model, written by `mlx-oss convert` or downloaded from mlx-community.
+        path: Folder of the model: a release in Hugging Face's or OpenAI's layout, or an MLX folder.
         context: Tokens of context that have to fit. None: with everything in memory, the largest that fits of the
             model's limit, half of it, a quarter and so on, down to 8,192; with experts on disk, the largest that fits
             of 8,192, 4,096, 2,048 and 1,024.
@@ -127,13 +129,21 @@ def plan(
     Raises:
         OptionError: If an argument is out of range.
         ConfigError: If config.json is missing or wrong.
-        CheckpointError: If a weight file or tensor is missing or wrong.
+        CheckpointError: If a weight file or tensor is missing or wrong, or if the model has to be converted first.
     """
-    return plan_folder(open_folder(path), context=context, memory=memory, chunk=chunk, dtype=dtype)
+    checkpoint = open_model(path)
+    placed = placements_for(checkpoint, dtype)
+    return plan_for(checkpoint, placed, context=context, memory=memory, chunk=chunk, dtype=dtype)
 
 
-def plan_folder(
-    folder: ModelFolder,
+def placements_for(checkpoint: Checkpoint, dtype: str) -> tuple[Placement, ...]:
+    """The parameters of a checkpoint's model on this machine. Raises OptionError for an unknown dtype."""
+    return placements(checkpoint, NAMES[device.activation_dtype(dtype)], upcasts=not device.on_gpu())
+
+
+def plan_for(
+    checkpoint: Checkpoint,
+    placed: Sequence[Placement],
     *,
     context: int | None = None,
     memory: str | int | None = None,
@@ -141,46 +151,56 @@ def plan_folder(
     dtype: str = "auto",
     slots: int | None = None,
 ) -> Plan:
-    """Like `plan`, for a folder that is already open.
+    """Like `plan`, for a checkpoint that is already open, and the parameters of its model.
 
     With `slots`, the plan has this number of expert slots per layer, whether it fits or not.
     """
-    longest = folder.config.max_position_embeddings
+    longest = checkpoint.config.max_position_embeddings
     if context is not None and (type(context) is not int or not 1 <= context <= longest):
         raise OptionError(f"context is {context!r}, expected 1 to {longest:,} tokens or None")
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise OptionError(f"chunk is {chunk!r}, expected at least 1 token or None")
     limit, source = (parse_bytes(memory), "as requested") if memory is not None else host_memory.memory_limit()
     chunks = CHUNKS if chunk is None else (chunk,)
-    planner = _Planner(folder, device.activation_dtype(dtype).size, limit, source, chunks)
+    planner = _Planner(checkpoint, placed, device.activation_dtype(dtype).size, limit, source, chunks)
     if slots is None:
         return planner.best(context)
-    experts = folder.config.num_local_experts
+    experts = checkpoint.config.num_local_experts
     if type(slots) is not int or not planner.min_slots <= slots <= experts:
         raise OptionError(f"slots is {slots!r}, expected {planner.min_slots} to {experts} experts per layer")
     return planner.make("experts on disk", context or longest, chunks[0], slots)
 
 
 class _Planner:
-    """The arithmetic for one folder and one memory limit.
+    """The arithmetic for one model and one memory limit.
 
     Args:
-        folder: The folder.
+        checkpoint: The checkpoint of the model.
+        placed: The parameters of the model.
         itemsize: Bytes per activation.
         limit: Memory limit in bytes.
         source: Where the limit comes from.
         chunks: Prefill chunks to choose from, in tokens, the largest first.
     """
 
-    def __init__(self, folder: ModelFolder, itemsize: int, limit: int, source: str, chunks: Sequence[int]) -> None:
-        self.folder, self.itemsize, self.limit, self.source, self.chunks = folder, itemsize, limit, source, chunks
-        self.footprint = Footprint(folder, itemsize, upcasts=not device.on_gpu())
-        c = folder.config
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        placed: Sequence[Placement],
+        itemsize: int,
+        limit: int,
+        source: str,
+        chunks: Sequence[int],
+    ) -> None:
+        self.folder, self.config = checkpoint.folder, checkpoint.config
+        self.itemsize, self.limit, self.source, self.chunks = itemsize, limit, source, chunks
+        self.footprint = Footprint(placed, self.config.num_local_experts, itemsize)
+        c = self.config
         # At least two: one is read while the other one computes.
         self.min_slots = min(max(c.num_experts_per_tok, 2), c.num_local_experts)
 
     def best(self, context: int | None) -> Plan:
-        longest, chunks = self.folder.config.max_position_embeddings, self.chunks
+        longest, chunks = self.config.max_position_embeddings, self.chunks
         for tokens in _halved(longest, USUAL) if context is None else [context]:
             if self.peak(None, tokens, chunks[0]) <= self.limit:
                 return self.make("everything in memory", tokens, chunks[0], None)
@@ -194,7 +214,7 @@ class _Planner:
     def slots(self, context: int, chunk: int) -> int:
         """The number of slots per layer that fit, at most one for each expert."""
         room = self.limit - self.peak(0, context, chunk)
-        return min(room // self.footprint.slot_bytes, self.folder.config.num_local_experts)
+        return min(room // self.footprint.slot_bytes, self.config.num_local_experts)
 
     def peak(self, slots: int | None, context: int, chunk: int) -> int:
         running = self.kv(context) + self.prefill(context, chunk)
@@ -202,19 +222,19 @@ class _Planner:
         return BASE_BYTES + self.footprint.weights(slots) + max(loading, running)
 
     def kv(self, context: int) -> int:
-        config = self.folder.config
+        config = self.config
         return kv_cache_bytes(config, context, self.itemsize) + snapshot_bytes(config, MOST_SNAPSHOTS, self.itemsize)
 
     def prefill(self, context: int, chunk: int) -> int:
         chunk = min(chunk, context)
-        return prefill_bytes(self.folder.config, chunk, context, self.itemsize, cpu=not device.on_gpu())
+        return prefill_bytes(self.config, chunk, context, self.itemsize, cpu=not device.on_gpu())
 
     def make(self, verdict: Verdict, context: int, chunk: int, slots: int | None) -> Plan:
         whole = self.peak(None, context, chunk)
         saved = {name: self.footprint.saved_by(bits) for name, bits in (("q8", 8), ("q4", 4))}
         fitting = [name for name, nbytes in saved.items() if nbytes and whole - nbytes <= self.limit]
         return Plan(
-            folder=self.folder.path,
+            folder=self.folder,
             verdict=verdict,
             memory=self.limit,
             source=self.source,
@@ -222,7 +242,7 @@ class _Planner:
             context=context,
             chunk=chunk,
             slots=slots,
-            experts=self.folder.config.num_local_experts,
+            experts=self.config.num_local_experts,
             base_bytes=BASE_BYTES,
             weight_bytes=self.footprint.weights(slots),
             kv_bytes=self.kv(context),

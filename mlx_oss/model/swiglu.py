@@ -9,12 +9,16 @@ import mlx.core as mx
 from mlx_oss.backend import cores
 
 
-def swiglu(h: mx.array, bias: mx.array, alpha: float, limit: float) -> mx.array:
-    """h and bias (N, 1, 2 F), first the gate, then up -> (N, 1, F)."""
+def swiglu(h: mx.array, bias: mx.array, alpha: float, limit: float, alternate: bool = False) -> mx.array:
+    """h and bias (N, 1, 2 F) -> (N, 1, F). The gate is the first half of them; if they `alternate`, every second value.
+
+    The result is the same for both orders.
+    """
     F = h.shape[-1] // 2
+    gate, up = (slice(0, None, 2), slice(1, None, 2)) if alternate else (slice(F), slice(F, None))
     slope, bound = mx.array(alpha, h.dtype), mx.array(limit, h.dtype)
     return cores.over_cores(
-        lambda h, bias: _activated(h[..., :F], h[..., F:], bias[..., :F], bias[..., F:], slope, bound),
+        lambda h, bias: _activated(h[..., gate], h[..., up], bias[..., gate], bias[..., up], slope, bound),
         h,
         bias,
         work=16 * h.nbytes,  # computing the sigmoid takes 16 times as long as reading h

@@ -73,15 +73,20 @@ class Attention(nn.Module):
 
 
 class Experts(nn.Module):
-    """The SwiGLU experts: computes the T experts of each token, and adds up their weighted outputs."""
+    """The SwiGLU experts: computes the T experts of each token, and adds up their weighted outputs.
 
-    def __init__(self, config: ModelConfig, specs: Specs, path: str) -> None:
+    With `rows_alternate`, the even rows of `gate_up_proj` are gate and the odd ones are up, as the releases store them.
+    Otherwise all rows of gate come first.
+    """
+
+    def __init__(self, config: ModelConfig, specs: Specs, path: str, rows_alternate: bool = False) -> None:
         super().__init__()
         c = config
         gate_up, down = (specs.get(f"{path}.{name}", MXFP4) for name in ("gate_up_proj", "down_proj"))
         self.gate_up_proj = ExpertLinear(c.num_local_experts, c.hidden_size, 2 * c.intermediate_size, gate_up)
         self.down_proj = ExpertLinear(c.num_local_experts, c.intermediate_size, c.hidden_size, down)
         self.alpha, self.limit = c.swiglu_alpha, c.swiglu_limit
+        self.rows_alternate = rows_alternate
 
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array, residual: mx.array) -> mx.array:
         """x and residual (B, L, C), experts and weights (B, L, T) -> residual + weighted outputs (B, L, C)."""
@@ -107,18 +112,18 @@ class Experts(nn.Module):
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C); `sorted_indices` states that `experts` is sorted."""
         h = self.gate_up_proj(x, experts, sorted_indices)
-        h = swiglu(h, self.gate_up_proj.bias[experts][:, None], self.alpha, self.limit)
+        h = swiglu(h, self.gate_up_proj.bias[experts][:, None], self.alpha, self.limit, self.rows_alternate)
         return self.down_proj(h, experts, sorted_indices) + self.down_proj.bias[experts][:, None]
 
 
 class MoE(nn.Module):
     """Mixture of experts: a linear router picks T experts for each token; the softmax of their logits weights them."""
 
-    def __init__(self, config: ModelConfig, specs: Specs, path: str) -> None:
+    def __init__(self, config: ModelConfig, specs: Specs, path: str, rows_alternate: bool) -> None:
         super().__init__()
         self.T = config.num_experts_per_tok
         self.router = linear(config.hidden_size, config.num_local_experts, True, specs.get(f"{path}.router"))
-        self.experts = Experts(config, specs, f"{path}.experts")
+        self.experts = Experts(config, specs, f"{path}.experts", rows_alternate)
 
     def __call__(self, x: mx.array, residual: mx.array) -> mx.array:
         """x and residual (B, L, C) -> residual + weighted outputs of the experts for x (B, L, C)."""
@@ -131,12 +136,12 @@ class MoE(nn.Module):
 class Block(nn.Module):
     """Attention, then the mixture of experts: each normalises its input and adds its output to the residual stream."""
 
-    def __init__(self, config: ModelConfig, freqs: mx.array, specs: Specs, path: str) -> None:
+    def __init__(self, config: ModelConfig, freqs: mx.array, specs: Specs, path: str, rows_alternate: bool) -> None:
         super().__init__()
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config, freqs, specs, f"{path}.self_attn")
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MoE(config, specs, f"{path}.mlp")
+        self.mlp = MoE(config, specs, f"{path}.mlp", rows_alternate)
 
     def __call__(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | RotatingKVCache) -> mx.array:
         """x (B, L, C) -> (B, L, C); `mask` as in `attention`; `cache` is the layer's own and is extended by L."""
@@ -154,6 +159,7 @@ class Transformer(nn.Module):
         config: Sizes and settings of the model.
         specs: How modules are quantised, by path ("layers.0.self_attn.qkv_proj"). Modules not listed are not
             quantised, except experts, which are MXFP4 by default.
+        rows_alternate: How the experts hold gate and up, as `Experts` describes.
 
     Attributes:
         config: Sizes and settings of the model.
@@ -161,7 +167,7 @@ class Transformer(nn.Module):
         chunk: Number of tokens of a prompt that are computed at a time.
     """
 
-    def __init__(self, config: ModelConfig, specs: Specs | None = None) -> None:
+    def __init__(self, config: ModelConfig, specs: Specs | None = None, *, rows_alternate: bool = False) -> None:
         super().__init__()
         c, specs = config, specs or {}
         self.config = config
@@ -171,7 +177,7 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
         if spec := specs.get("embed_tokens"):
             self.embed_tokens = self.embed_tokens.to_quantized(spec.group_size, spec.bits, mode=spec.mode)
-        self.layers = [Block(c, freqs, specs, f"layers.{n}") for n in range(c.num_hidden_layers)]
+        self.layers = [Block(c, freqs, specs, f"layers.{n}", rows_alternate) for n in range(c.num_hidden_layers)]
         self.norm = nn.RMSNorm(c.hidden_size, c.rms_norm_eps)
         self.lm_head = linear(c.hidden_size, c.vocab_size, False, specs.get("lm_head"))
 

@@ -2,61 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_oss.config import QuantizationSpec
 from mlx_oss.offload.reader import Reader
 from mlx_oss.weights.arrays import STORED, allocated, bytes_of
-from mlx_oss.weights.files import OpenFile
-from mlx_oss.weights.safetensors import TensorInfo
+from mlx_oss.weights.placements import Placement
+from mlx_oss.weights.reading import Files, as_held
 
 
 class EmbeddingOnDisk:
     """tokens (...) int -> (..., C), with the same values as `nn.Embedding` and `nn.QuantizedEmbedding`.
 
     Args:
-        tensors: The stored tensors by suffix: `weight`; if quantised also `scales` and, if affine, `biases`.
-        files: Open files by path.
-        spec: How the embedding is quantised. None means not at all.
-        dtype: Dtype of the scales, and so of the result, if it is quantised. Otherwise the result has the stored dtype.
+        placed: The parameters of the embedding: the weight; if quantised also the scales and, if affine, the biases.
+        files: The open files that they are read from.
         reader: Reads the rows.
     """
 
-    def __init__(
-        self,
-        tensors: Mapping[str, TensorInfo],
-        files: Mapping[Path, OpenFile],
-        spec: QuantizationSpec | None,
-        dtype: mx.Dtype,
-        reader: Reader,
-    ) -> None:
-        self._tensors, self._files, self._spec, self._dtype, self._reader = tensors, files, spec, dtype, reader
+    def __init__(self, placed: Sequence[Placement], files: Files, reader: Reader) -> None:
+        self._placed, self._files, self._reader = placed, files, reader
 
     def __call__(self, tokens: mx.array) -> mx.array:
         """Waits until `tokens` is computed and its rows are read. Raises CheckpointError if they cannot be read."""
         ids, index = np.unique(np.array(tokens), return_inverse=True)
         with self._reader.lock:
-            rows = {
-                suffix: self._rows(tensor, self._files[tensor.file], ids) for suffix, tensor in self._tensors.items()
-            }
-        values = rows["weight"]
-        if spec := self._spec:
-            scales, biases = self._scales(rows["scales"]), rows.get("biases")
-            biases = None if biases is None else self._scales(biases)
-            values = mx.dequantize(values, scales, biases, spec.group_size, spec.bits, spec.mode)
+            values, *others = [as_held(placement, [self._rows(placement, ids)]) for placement in self._placed]
+        if spec := self._placed[0].spec:
+            scales, *biases = others
+            values = mx.dequantize(values, scales, biases[0] if biases else None, spec.group_size, spec.bits, spec.mode)
         return values[mx.array(index.reshape(tokens.shape))]
 
-    def _scales(self, stored: mx.array) -> mx.array:
-        return stored.astype(self._dtype) if mx.issubdtype(stored.dtype, mx.floating) else stored
-
-    def _rows(self, tensor: TensorInfo, file: OpenFile, ids: np.ndarray) -> mx.array:
-        """The rows `ids` of a tensor, as stored."""
-        stored = allocated((len(ids), *tensor.shape[1:]), STORED[tensor.dtype])
-        into, nbytes = bytes_of(stored), tensor.nbytes // tensor.shape[0]
-        parts = ((file, tensor.start + int(row) * nbytes, into[n * nbytes :][:nbytes]) for n, row in enumerate(ids))
+    def _rows(self, placement: Placement, ids: np.ndarray) -> mx.array:
+        """The rows `ids` of a parameter, as stored."""
+        stored = placement.parts[0].stored
+        (span,) = stored.spans
+        rows = allocated((len(ids), *stored.shape[1:]), STORED[stored.dtype])
+        into, nbytes, file = bytes_of(rows), span.nbytes // stored.shape[0], self._files[span.tensor.file]
+        parts = ((file, span.start(0) + int(row) * nbytes, into[n * nbytes :][:nbytes]) for n, row in enumerate(ids))
         self._reader.finish(self._reader.start(parts))
-        return stored
+        return rows

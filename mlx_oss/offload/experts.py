@@ -27,7 +27,8 @@ class ExpertSource:
 
     Attributes:
         origin: What to read from.
-        start: Byte where the tensor of expert 0 starts in `origin`.
+        start: First byte of expert 0 in `origin`.
+        step: Bytes from an expert to the next one in `origin`.
         nbytes: Bytes of one expert.
         target: Memory of all slots.
         stride: Bytes of one slot in `target`.
@@ -36,6 +37,7 @@ class ExpertSource:
 
     origin: Origin
     start: int
+    step: int
     nbytes: int
     target: memoryview
     stride: int
@@ -44,7 +46,7 @@ class ExpertSource:
     def part(self, expert: int, slot: int) -> tuple[Origin, int, memoryview]:
         """The read that fills the slot with the expert: (origin, first byte, memory to fill), as for `Reader.start`."""
         first = slot * self.stride + self.offset
-        return self.origin, self.start + expert * self.nbytes, self.target[first : first + self.nbytes]
+        return self.origin, self.start + expert * self.step, self.target[first : first + self.nbytes]
 
 
 class OffloadedExperts(Experts):
@@ -55,8 +57,10 @@ class OffloadedExperts(Experts):
     CheckpointError if an expert cannot be read; the next call tries again.
     """
 
-    def __init__(self, config: ModelConfig, specs: Specs, path: str, slots: int, reader: Reader) -> None:
-        super().__init__(replace(config, num_local_experts=slots), specs, path)
+    def __init__(
+        self, config: ModelConfig, specs: Specs, path: str, slots: int, reader: Reader, rows_alternate: bool
+    ) -> None:
+        super().__init__(replace(config, num_local_experts=slots), specs, path, rows_alternate)
         self._slots, self._reader = ExpertCache(config.num_local_experts, slots), reader
         self._sources: tuple[ExpertSource, ...] = ()
         self._computing = deque[mx.array]()  # not yet evaluated; an interrupted call leaves it behind

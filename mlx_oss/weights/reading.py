@@ -1,124 +1,129 @@
-"""Stored tensors -> MLX arrays: read directly into the arrays, several reads at a time, each byte once.
+"""Placements -> MLX arrays: read directly into the arrays, several reads at a time, each byte once.
 
-Tensors that the model holds as one matrix are joined while they are read, without a copy. Knows nothing of modules or
-casts.
+What the model holds as one matrix is joined while it is read, without a copy. Then floats are cast as the placement
+says. Knows nothing of modules.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import mlx.core as mx
 
+from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.arrays import STORED, allocated, bytes_of
 from mlx_oss.weights.files import READERS, OpenFile
-from mlx_oss.weights.safetensors import TensorInfo
+from mlx_oss.weights.placements import Part, Placement, StoredArray
 
 AHEAD = 1_500_000_000  # limit in bytes of what is being read, or has been read but not yet consumed by the caller
 PORTION = 16 << 20  # bytes: a request reads at most this much; a thread gets requests for at least this much at a time
 
-Key = TypeVar("Key")
 Files = Mapping[Path, OpenFile]
 
 
-@dataclass(frozen=True, slots=True)
-class Concat:
-    """Tensors of one dtype to be concatenated by rows.
-
-    Attributes:
-        tensors: The tensors, in the order of their rows.
-        bias: True for biases (..., rows), False for matrices (..., rows, columns).
-    """
-
-    tensors: Sequence[TensorInfo]
-    bias: bool
-
-    @property
-    def axis(self) -> int:
-        """The axis of the rows."""
-        dimensions = len(self.tensors[0].shape)
-        return dimensions - (1 if self.bias or dimensions == 1 else 2)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        first, axis = self.tensors[0].shape, self.axis
-        return (*first[:axis], sum(tensor.shape[axis] for tensor in self.tensors), *first[axis + 1 :])
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        return STORED[self.tensors[0].dtype]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
-
-    @property
-    def blocks(self) -> int:
-        """Number of contiguous pieces per tensor, one per expert. In the array, the pieces of the tensors alternate."""
-        return math.prod(self.tensors[0].shape[: self.axis])
+def open_files(placements: Iterable[Placement]) -> Files:
+    """Opens the files that the placements are read from. Raises CheckpointError for one that cannot be opened."""
+    arrays = (array for placement in placements for part in placement.parts for array in part.arrays)
+    return {path: OpenFile(path) for path in {span.tensor.file for array in arrays for span in array.spans}}
 
 
-def open_files(tensors: Iterable[TensorInfo]) -> Files:
-    """Opens the files that contain the tensors. Raises CheckpointError for one that cannot be opened."""
-    return {path: OpenFile(path) for path in {tensor.file for tensor in tensors}}
-
-
-def read(wanted: Mapping[Key, Concat], files: Files) -> Iterator[tuple[Key, mx.array]]:
-    """Reads arrays in the background and yields (key, array) as they are stored, the largest first.
+def read(placements: Iterable[Placement], files: Files) -> Iterator[tuple[Placement, mx.array]]:
+    """Reads parameters in the background and yields each as the model holds it, the largest first.
 
     Args:
-        wanted: The tensors to join and read, by a key of the caller's choice.
+        placements: The parameters to read.
         files: The open files that contain them.
 
     Yields:
-        Each key with its array. Reading goes on ahead of the caller, up to AHEAD bytes.
+        Each placement with its array. Reading goes on ahead of the caller, up to AHEAD bytes.
 
     Raises:
-        CheckpointError: If a tensor cannot be read.
+        CheckpointError: If a tensor cannot be read, or contains a value that rounding turns into infinity.
     """
-    being_read: deque[tuple[Key, mx.array, list[Future[None]]]] = deque()
+    being_read: deque[tuple[Placement, list[mx.array], list[Future[None]]]] = deque()
     with ThreadPoolExecutor(READERS, thread_name_prefix="mlx-oss-load") as threads:
 
-        def finish() -> tuple[Key, mx.array]:
-            key, array, portions = being_read.popleft()
+        def finish() -> tuple[Placement, mx.array]:
+            placement, arrays, portions = being_read.popleft()
             for portion in portions:
                 portion.result()
-            return key, array
+            return placement, as_held(placement, arrays)
 
         try:
-            for key, joined in sorted(wanted.items(), key=lambda item: -item[1].nbytes):
-                while being_read and joined.nbytes + sum(array.nbytes for _, array, _ in being_read) > AHEAD:
+            for placement in sorted(placements, key=lambda placement: -placement.stored_nbytes):
+                while being_read and placement.stored_nbytes + sum(p.stored_nbytes for p, _, _ in being_read) > AHEAD:
                     yield finish()
-                for tensor in joined.tensors:
-                    files[tensor.file].expect(tensor.start, tensor.nbytes)
-                array = allocated(joined.shape, joined.dtype)
-                portions = _portions(_requests(joined, bytes_of(array)))
-                being_read.append((key, array, [threads.submit(_fill, files, portion) for portion in portions]))
+                stored = [array for part in placement.parts for array in part.arrays]
+                for span in (span for array in stored for span in array.spans):
+                    files[span.tensor.file].expect(span.tensor.start, span.tensor.nbytes)
+                arrays = [allocated(array.shape, STORED[array.dtype]) for array in stored]
+                requests = (r for array, into in zip(stored, arrays, strict=True) for r in _requests(array, into))
+                futures = [threads.submit(_fill, files, portion) for portion in _portions(requests)]
+                being_read.append((placement, arrays, futures))
             while being_read:
                 yield finish()
         finally:
             threads.shutdown(cancel_futures=True)
 
 
+def as_held(placement: Placement, arrays: Sequence[mx.array]) -> mx.array:
+    """Rounds, dequantises, casts and joins what was read for a placement, as the model holds it.
+
+    Computes immediately, so that what was read can be freed.
+
+    Args:
+        placement: The placement.
+        arrays: The arrays of all its parts, or the same rows of each.
+    """
+    if placement.is_as_stored:
+        return arrays[0]
+    left, dtype = iter(arrays), STORED[placement.dtype]
+    parts = [_values(part, [next(left) for _ in part.arrays]).astype(dtype) for part in placement.parts]
+    joined = parts[0] if len(parts) == 1 else mx.concatenate(parts, _row_axis(placement))
+    mx.eval(joined)
+    return joined
+
+
+def _row_axis(placement: Placement) -> int:
+    return 1 if ".experts." in placement.module else 0
+
+
+def _values(part: Part, arrays: Sequence[mx.array]) -> mx.array:
+    """The values of a part: dequantised, or rounded to the dtype that they have in the layout."""
+    if spec := part.spec:
+        weight, *others = arrays  # floats are cast first, else the values would be rounded to the stored dtype
+        scales, *biases = (_cast(array, part.values) for array in others)
+        return mx.dequantize(weight, scales, biases[0] if biases else None, spec.group_size, spec.bits, spec.mode)
+    (stored,) = arrays
+    if part.stored.dtype == part.values:
+        return stored
+    rounded = _cast(stored, part.values)
+    if not mx.isfinite(rounded).all():
+        tensor = part.stored.spans[0].tensor
+        raise CheckpointError(f"{tensor.file}: tensor {tensor.name} holds NaN or infinity: download it again")
+    return rounded
+
+
+def _cast(array: mx.array, dtype: str) -> mx.array:
+    """Casts floats. Packed integers stay as they are."""
+    return array.astype(STORED[dtype]) if mx.issubdtype(array.dtype, mx.floating) else array
+
+
 ReadRequest = tuple[Path, int, memoryview]  # file, offset of the first byte, destination
 
 
-def _requests(joined: Concat, target: memoryview) -> Iterator[ReadRequest]:
+def _requests(array: StoredArray, into: mx.array) -> Iterator[ReadRequest]:
     """Splits the reading of an array into requests of at most PORTION bytes."""
-    stride, offset = joined.nbytes // joined.blocks, 0
-    for tensor in joined.tensors:
-        nbytes = tensor.nbytes // joined.blocks
-        for block in range(joined.blocks):
-            start, into = tensor.start + block * nbytes, target[offset + block * stride :][:nbytes]
-            for first in range(0, nbytes, PORTION):
-                yield tensor.file, start + first, into[first : first + PORTION]
-        offset += nbytes
+    target, stride, offset = bytes_of(into), array.nbytes // array.blocks, 0
+    for span in array.spans:
+        for block in range(array.blocks):
+            start, part = span.start(block), target[offset + block * stride :][: span.nbytes]
+            for first in range(0, span.nbytes, PORTION):
+                yield span.tensor.file, start + first, part[first : first + PORTION]
+        offset += span.nbytes
 
 
 def _portions(requests: Iterable[ReadRequest]) -> Iterator[list[ReadRequest]]:

@@ -161,12 +161,16 @@ def test_affine_folder_is_dequantised_for_another_profile(source, lossless, tmp_
 
 
 def test_mlx_folder_without_mxfp4_experts_is_refused(lossless, tmp_path):
-    config = json.loads((lossless / "config.json").read_text())
-    config["quantization"] = {"group_size": 64, "bits": 4}
-    for path in lossless.iterdir():
-        (tmp_path / "src").mkdir(exist_ok=True)
-        (tmp_path / "src" / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "src" / "config.json").write_text(json.dumps(config))
+    """Its experts are affine, as mlx-lm may write them."""
+    config, affine = json.loads((lossless / "config.json").read_text()), {"group_size": 32, "bits": 4}
+    tensors = {name: array for file in lossless.glob("*.safetensors") for name, array in mx.load(str(file)).items()}
+    for path in [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]:
+        values = mx.dequantize(tensors[f"{path}.weight"], tensors[f"{path}.scales"], mode="mxfp4", **affine)
+        parts = mx.quantize(values.astype(mx.bfloat16), **affine)
+        tensors |= dict(zip((f"{path}.{suffix}" for suffix in ("weight", "scales", "biases")), parts, strict=True))
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "config.json").write_text(json.dumps(config | {"quantization": affine}))
+    mx.save_safetensors(str(tmp_path / "src" / "model.safetensors"), tensors)
     with pytest.raises(CheckpointError, match="not stored in MXFP4"):
         convert(tmp_path / "src", tmp_path / "dst")
 

@@ -18,9 +18,10 @@ from mlx_oss.cli import main
 from mlx_oss.errors import OptionError
 from mlx_oss.memory.estimates import format_bytes, parse_bytes
 from mlx_oss.memory.footprint import Footprint
+from mlx_oss.memory.plan import placements_for
 from mlx_oss.nano import nano_folder
 from mlx_oss.offload import offload_stats
-from mlx_oss.weights.folder import open_folder
+from mlx_oss.weights.layouts.checkpoint import open_model
 from tests.test_loader import AFFINE_4, AFFINE_8, even, is_rest, quantized  # noqa: F401
 
 SIZE = {"float32": 4, "bfloat16": 2}
@@ -33,7 +34,8 @@ def held(model: mlx_oss.Transformer) -> int:
 
 
 def counted(folder: Path, dtype: str) -> Footprint:
-    return Footprint(open_folder(folder), SIZE[dtype], upcasts=not on_gpu())
+    checkpoint = open_model(folder)
+    return Footprint(placements_for(checkpoint, dtype), checkpoint.config.num_local_experts, SIZE[dtype])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

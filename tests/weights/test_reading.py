@@ -13,8 +13,9 @@ import pytest
 from mlx_oss import load_model
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights import arrays, files, reading
-from mlx_oss.weights.reading import Concat, open_files, read
-from mlx_oss.weights.safetensors import read_header
+from mlx_oss.weights.placements import Part, Placement, Span, StoredArray
+from mlx_oss.weights.reading import open_files, read
+from mlx_oss.weights.safetensors import TensorInfo, read_header
 
 SHAPES = {  # the shapes of tensors that are joined, by what they are
     "vector": [(5,)],
@@ -27,6 +28,15 @@ SHAPES = {  # the shapes of tensors that are joined, by what they are
 
 def readers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("mlx-oss-load")]
+
+
+def placed(what: str, tensors: list[TensorInfo]) -> Placement:
+    """A parameter of packed words that consists of these tensors, joined by rows."""
+    first, axis = tensors[0].shape, 1 if "experts" in what else 0
+    blocks = first[0] if axis else 1
+    shape = (*first[:axis], sum(tensor.shape[axis] for tensor in tensors), *first[axis + 1 :])
+    spans = tuple(Span(tensor, blocks, 0, tensor.nbytes // blocks) for tensor in tensors)
+    return Placement(what, "weight", "U32", shape, (Part(StoredArray("U32", shape, spans), "U32"),))
 
 
 @pytest.fixture
@@ -50,11 +60,8 @@ def test_members_are_joined_by_rows_whatever_is_read_at_a_time(stored, monkeypat
     monkeypatch.setattr(arrays, "LARGE", large)
     file, members = stored
     tensors = read_header(file)
-    wanted = {
-        what: Concat([tensors[f"{what} {n}"] for n in range(len(stored_arrays))], "biases" in what)
-        for what, stored_arrays in members.items()
-    }
-    found = dict(read(wanted, open_files(tensors.values())))
+    wanted = [placed(what, [tensors[f"{what} {n}"] for n in range(len(each))]) for what, each in members.items()]
+    found = {placement.module: array for placement, array in read(wanted, open_files(wanted))}
     assert found.keys() == members.keys()
     for what, stored_arrays in members.items():
         axis = -2 if "matrices" in what else -1
@@ -81,10 +88,10 @@ def test_a_disk_that_fails_while_a_model_is_loaded_is_named_and_nobody_reads_on(
 def test_a_file_that_is_cut_short_behind_the_check_of_its_header_is_named(stored):
     file, _ = stored
     tensors = read_header(file)
-    files = open_files(tensors.values())
+    wanted = [placed(name, [tensor]) for name, tensor in tensors.items()]
+    files = open_files(wanted)
     with file.open("r+b") as opened:
         opened.truncate(file.stat().st_size - 5)
-    wanted = {name: Concat([tensor], bias=False) for name, tensor in tensors.items()}
     with pytest.raises(CheckpointError, match="is cut short"):
         list(read(wanted, files))
     assert not readers()

@@ -1,11 +1,11 @@
-"""Reads OpenAI's `metal/model.bin`: its config, and where its tensors are.
+"""OpenAI's `metal/model.bin`: its config, where its tensors are, and what was done to them.
 
 The format is the one that gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes: MXFP4 experts, and
-bfloat16 for everything else. The file has no table of its tensors; they follow one another in a fixed order. It leaves
-out the rows of embedding and unembedding that no token uses, the last 1,074 of the releases' 201,088. The converter
-fills them with zeros. Only in these rows can a folder made from this file differ from one made from another layout: all
-other bytes of the weight files are the same. The other changes that the format makes to the tensors are undone in
-`metal_transforms`.
+bfloat16 for everything else. The file has no table of its tensors; they follow one another in a fixed order. They are
+those of `original/`, with these changes: each expert is a tensor of its own; 14 is added to every MXFP4 scale; in q and
+k the two halves of each head are interleaved, so that rows that are rotated together are neighbours, and the values are
+scaled by 1/2 and 1/4; and the rows of embedding and unembedding that no token uses are left out, the last 1,074 of the
+releases' 201,088. The converter undoes all that, and fills the missing rows with zeros.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,10 +21,11 @@ from uuid import UUID
 import numpy as np
 
 from mlx_oss.config import ModelConfig
-from mlx_oss.convert.configs import from_openai
 from mlx_oss.errors import CheckpointError, ConfigError
+from mlx_oss.weights.layouts import openai
+from mlx_oss.weights.layouts.stored import Change, InterleavedHalves, Layout, OffsetScales, RowsLeftOut, Stored
 from mlx_oss.weights.mxfp4 import BLOCK
-from mlx_oss.weights.names import Shape
+from mlx_oss.weights.names import Shape, is_expert
 from mlx_oss.weights.safetensors import ITEMSIZE, LFS_POINTER, TensorInfo, weight_files
 
 FILE = "model.bin"
@@ -41,7 +43,30 @@ _FIELDS = (
     "yarn_offset yarn_scale yarn_multiplier epsilon"
 ).split()
 _TOKENS, VOCABULARY = 200_014, 201_088  # rows of the releases' embedding: in this file, and in every other layout
+_SCALE_OFFSET, _FACTORS = 14, {"q_proj": 2.0, "k_proj": 4.0}
 _HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layout, tokenizer and its four sizes
+
+
+def _locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Stored:
+    stored = openai.locate(name, dtype, shape, config)
+    path, _, suffix = name.rpartition(".")
+    change: Change | None = None
+    if is_expert(name):
+        change = OffsetScales(_SCALE_OFFSET) if suffix == "scales" else None
+        return replace(stored, shape=(1, *stored.shape[1:]), by_expert=True, change=change)
+    if path in ("model.embed_tokens", "lm_head"):
+        change = RowsLeftOut()
+    elif (projection := path.rpartition(".")[2]) in _FACTORS:
+        change = InterleavedHalves(_FACTORS[projection])
+    return replace(stored, change=change)
+
+
+METAL = Layout(
+    "OpenAI Metal",
+    _locate,
+    dtype="BF16",
+    must_convert="it holds each expert apart, and q and k in another order, as only OpenAI's own Metal code reads them",
+)
 
 
 def is_metal(folder: Path) -> bool:
@@ -96,7 +121,7 @@ def _config(fields: Mapping[str, Any], vocab: int) -> dict[str, Any]:
         wavelength = 2 * math.pi * math.exp(frequency * math.log(f["theta"]) / (f["head_dim"] / 2))
         return float(f"{initial / wavelength:.4g}")
 
-    openai = {
+    raw = {
         "num_hidden_layers": f["blocks"],
         "num_experts": f["experts"],
         "experts_per_token": f["active"],
@@ -114,7 +139,7 @@ def _config(fields: Mapping[str, Any], vocab: int) -> dict[str, Any]:
         "rope_ntk_beta": rotations(low),
         "rope_ntk_alpha": rotations(low + 1 / f["yarn_scale"]),
     }
-    return from_openai(openai) | {"rms_norm_eps": exact["epsilon"]}
+    return openai.from_openai(raw) | {"rms_norm_eps": exact["epsilon"]}
 
 
 def _align_up(position: int, multiple: int) -> int:

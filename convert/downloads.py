@@ -1,0 +1,76 @@
+"""The checksums that a download has left with a folder, to verify a checkpoint that this converter has not written.
+
+huggingface_hub (2.4.0) leaves them in two places: `hf download --local-dir` writes one small text file for each file,
+and its cache names the files that a snapshot links to by their checksum. A checksum is a sha256, or git's SHA-1 of
+a blob for files that are not stored with Git LFS. Knows nothing of checkpoints.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from mlx_oss.errors import CheckpointError
+
+_RECORDS = Path(".cache/huggingface/download")
+_RECORD_BYTES = 4096  # more than any record has
+_CHECKSUM = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+_PIECE = 1 << 20  # bytes read at a time
+
+
+def recorded(folder: Path) -> dict[str, str]:
+    """The recorded checksums of the files in a folder, by the file's name. Empty if none is recorded."""
+    checksums = {}
+    for path in sorted(folder.iterdir()):
+        checksum = path.is_file() and (_from_local_dir(path) or _from_cache(path))
+        if checksum:
+            checksums[path.name] = checksum
+    return checksums
+
+
+def compare(path: Path, checksum: str, report_bytes: Callable[[int], None]) -> None:
+    """Compares a file with its recorded checksum.
+
+    Args:
+        path: The file.
+        checksum: A sha256, or git's SHA-1 of a blob, in hexadecimal.
+        report_bytes: Called with the number of bytes read after each step.
+
+    Raises:
+        CheckpointError: If the file differs or cannot be read.
+    """
+    try:
+        size = path.stat().st_size
+        digest = hashlib.sha256() if len(checksum) == 64 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                report_bytes(len(piece))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
+    if digest.hexdigest() != checksum:
+        raise CheckpointError(f"{path} differs from the checksum that was recorded at its download: download it again")
+
+
+def _from_local_dir(path: Path) -> str | None:
+    """The second line of the file's record. The folder of `original/` is a folder in the one that has the records."""
+    for folder, name in ((path.parent, path.name), (path.parent.parent, f"{path.parent.name}/{path.name}")):
+        record = folder / _RECORDS / f"{name}.metadata"
+        try:
+            with record.open("rb") as file:
+                lines = file.read(_RECORD_BYTES).decode(errors="replace").split("\n")
+        except OSError:
+            continue
+        if len(lines) > 1 and _CHECKSUM.fullmatch(lines[1].strip()):
+            return lines[1].strip()
+    return None
+
+
+def _from_cache(path: Path) -> str | None:
+    """The name of the file that a snapshot of the cache links to."""
+    target = Path(os.path.realpath(path))
+    is_blob = path.is_symlink() and target.parent.name == "blobs" and _CHECKSUM.fullmatch(target.name)
+    return target.name if is_blob else None

@@ -1,0 +1,248 @@
+"""Opens the folder of a checkpoint: recognises its layout, and finds every tensor that the config requires.
+
+The folder must contain each of these tensors once, in its shape and dtype, and no other. Reads the config and headers
+only. What is done with a checkpoint is decided elsewhere: `placements` for a model, `convert` for an MLX folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec, read_json
+from mlx_oss.errors import CheckpointError, ConfigError
+from mlx_oss.weights.layouts import metal, openai
+from mlx_oss.weights.layouts.hugging_face import DENSE, HUGGING_FACE
+from mlx_oss.weights.layouts.metal import METAL
+from mlx_oss.weights.layouts.mlx_folder import MLX
+from mlx_oss.weights.layouts.openai import OPENAI
+from mlx_oss.weights.layouts.stored import FLOATS, Layout, RowsLeftOut, Stored, Tensor
+from mlx_oss.weights.names import Shape, can_quantize, is_expert, modules, plain_tensors, stored_tensors
+from mlx_oss.weights.safetensors import TensorInfo, read_folder, weight_files
+
+# How the names of tensors end that only one layout has.
+_MARKERS = {
+    ".mlp.experts.gate_up_proj_blocks": HUGGING_FACE,
+    ".mlp.experts.gate_up_proj": DENSE,
+    ".mlp.mlp1_weight.blocks": OPENAI,
+    ".mlp.experts.gate_proj.weight": MLX,
+}
+_ADAPTER = "adapter_model.safetensors"  # the name under which PEFT saves a LoRA adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that passed all checks.
+
+    Attributes:
+        folder: Its folder.
+        layout: How it stores the model.
+        config: The model's config.
+        raw_config: The parsed config, with Hugging Face's keys in every layout.
+        files: The tensors of its files, by their names there.
+        specs: How each module's canonical tensors are quantised, by the module's path. None: not at all.
+        tensors: The canonical tensors, by name, in the order in which the model uses them.
+    """
+
+    folder: Path
+    layout: Layout
+    config: ModelConfig
+    raw_config: Mapping[str, Any]
+    files: Mapping[str, TensorInfo]
+    specs: Mapping[str, QuantizationSpec | None]
+    tensors: Mapping[str, Tensor]
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint in any layout.
+
+    Raises:
+        ConfigError: If config.json is missing, damaged or not a gpt-oss config, or the weights are quantised in another
+            format.
+        CheckpointError: If `path` is not the folder of a model or holds a format that is not supported, or if a file
+            or tensor is missing, damaged, unknown, or of the wrong shape or dtype.
+    """
+    folder = Path(os.path.expanduser(path))
+    _refuse_what_is_no_checkpoint(folder)
+    if metal.is_metal(folder):
+        layout, (raw, files) = METAL, metal.read_metal(folder)
+        config = ModelConfig.from_dict(raw)
+    else:
+        files = read_folder(folder)
+        raw, config = _read_config(folder / "config.json")
+        layout = _recognised(folder, files)
+    opening = _Opening(folder, layout, config, files)
+    specs = {module: opening.spec(module, shape) for module, shape, _ in modules(config)}
+    tensors = {tensor.name: tensor for tensor in opening.tensors(specs)}
+    return Checkpoint(folder, layout, config, raw, files, specs, tensors)
+
+
+def open_model(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint that a model can be loaded from as it is.
+
+    Raises:
+        ConfigError: As `open_checkpoint`.
+        CheckpointError: As `open_checkpoint`, or if the layout has to be converted first.
+    """
+    checkpoint = open_checkpoint(path)
+    if reason := checkpoint.layout.must_convert:
+        folder = checkpoint.folder
+        raise CheckpointError(
+            f"{folder} cannot be loaded as it is, because {reason}: convert it with `mlx-oss convert {folder} DST`"
+        )
+    return checkpoint
+
+
+def _refuse_what_is_no_checkpoint(folder: Path) -> None:
+    """Raises CheckpointError for what is known not to be a checkpoint. `read_folder` finds the rest."""
+    if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
+        state = (
+            "is not a folder, or is not accessible" if os.path.lexists(folder) else "is not a folder: it does not exist"
+        )
+        hint = "; GGUF files are not supported" if folder.suffix == ".gguf" else ""
+        raise CheckpointError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
+    if not os.access(folder, os.R_OK | os.X_OK):  # else it would look empty
+        raise CheckpointError(f"{folder} cannot be read (permission denied): change its permissions")
+    weights = weight_files(folder)
+    if (folder / "adapter_config.json").is_file() and {*weights} <= {_ADAPTER}:
+        raise CheckpointError(
+            f"{folder} holds a LoRA adapter, not a model: merge it into its model first (with PEFT: merge_and_unload, "
+            "then save_pretrained)"
+        )
+    if weights or metal.is_metal(folder):
+        return
+    if weight_files(folder / "original"):
+        raise CheckpointError(f"{folder} holds no *.safetensors file, but original/ does: give {folder / 'original'}")
+    if any(folder.glob("*.bin")):
+        raise CheckpointError(
+            f"{folder} holds PyTorch *.bin files, which are not supported: save the model as safetensors"
+        )
+    if any(folder.glob("*.gguf")):
+        raise CheckpointError(
+            f"{folder} holds GGUF files, which are not supported: use the model in Hugging Face's format "
+            "(config.json and *.safetensors)"
+        )
+
+
+def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
+    raw = read_json(path)
+    quantization = raw.get("quantization_config")
+    method = quantization.get("quant_method", "mxfp4") if isinstance(quantization, dict) else "mxfp4"
+    if method != "mxfp4":
+        raise ConfigError(
+            f"{path}: the weights are quantised with {method!r}, which is not supported: save the model in bfloat16"
+        )
+    try:
+        raw = openai.from_openai(raw) if openai.is_openai(raw) else raw
+        return raw, ModelConfig.from_dict(raw)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("config.json", str(path), 1)) from None
+
+
+def _recognised(folder: Path, files: Mapping[str, TensorInfo]) -> Layout:
+    layouts = [layout for marker, layout in _MARKERS.items() if any(name.endswith(marker) for name in files)]
+    if len(layouts) == 1:
+        return layouts[0]
+    found = f"it has tensors of {' and '.join(layout.name for layout in layouts)}"
+    if not layouts:
+        found = f"none of its tensors has a name that ends in {', '.join(_MARKERS)}"
+    raise CheckpointError(
+        f"{folder} has a gpt-oss config, but its tensors do not match exactly one known layout ({found}): use a "
+        "released checkpoint"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """Finds what belongs to the model in the files of a folder, and checks that nothing is missing or left over."""
+
+    folder: Path
+    layout: Layout
+    config: ModelConfig
+    files: Mapping[str, TensorInfo]
+
+    def spec(self, module: str, shape: Shape) -> QuantizationSpec | None:
+        """How a module's canonical tensors are quantised.
+
+        In an MLX folder, a module is quantised if it has `.scales`, by its own entry in the config or else the default.
+        In every other layout, the experts are MXFP4, and nothing else is quantised.
+        """
+        if self.layout is not MLX:
+            return MXFP4 if is_expert(module) else None
+        if f"{module}.scales" not in self.files:
+            if is_expert(module) and f"{module}.weight" in self.files:
+                raise CheckpointError(
+                    f"{self.folder}: {module} is not quantised: convert the release with `mlx-oss convert`"
+                )
+            return None
+        spec = self.config.quantization.for_module(module) if self.config.quantization else None
+        if spec is None or not can_quantize(module):
+            raise CheckpointError(
+                f"{self.folder}: {module} is quantised, but config.json has no `quantization` for it: download or "
+                "convert the model again"
+            )
+        if shape[-1] % spec.group_size:
+            raise CheckpointError(
+                f"{self.folder}: {module} has {shape[-1]} columns, which is not a multiple of the group size "
+                f"{spec.group_size} in config.json: convert the release again"
+            )
+        return spec
+
+    def tensors(self, specs: Mapping[str, QuantizationSpec | None]) -> list[Tensor]:
+        """All canonical tensors, in the order in which the model uses them."""
+        found = []
+        for module, shape, bias in modules(self.config):
+            spec = specs[module]
+            if module.endswith(".up_proj") and specs[module.replace("up_proj", "gate_proj")] not in (None, spec):
+                raise CheckpointError(
+                    f"{self.folder}: {module} and its gate_proj are quantised differently: convert the release with "
+                    "`mlx-oss convert`"
+                )
+            for name, stored_shape in stored_tensors(module, shape, bias, spec).items():
+                found.append(self._find(name, _packed_dtype(name, spec), stored_shape))
+        found += [self._find(name, None, shape) for name, shape in plain_tensors(self.config).items()]
+        used = {source.name for tensor in found for source in tensor.sources}
+        if unknown := sorted(set(self.files) - used):
+            raise CheckpointError(
+                f"{self.files[unknown[0]].file}: tensor {unknown[0]} is not part of the gpt-oss model that config.json "
+                "describes: use a plain gpt-oss model, which has no such tensor"
+            )
+        return found
+
+    def _find(self, name: str, dtype: str | None, shape: Shape) -> Tensor:
+        """Finds a canonical tensor. Its dtype is None for floats."""
+        stored = self.layout.locate(name, dtype, shape, self.config)
+        names = [f"{stored.name}.{expert}" for expert in range(shape[0])] if stored.by_expert else [stored.name]
+        sources = tuple(self._checked(source, stored) for source in names)
+        dtype = dtype or self.layout.dtype or sources[0].dtype
+        return Tensor(name, dtype, shape, sources, stored.first, stored.step, stored.change)
+
+    def _checked(self, name: str, stored: Stored) -> TensorInfo:
+        tensor = self.files.get(name)
+        if tensor is None:
+            raise CheckpointError(f"{self.folder}: tensor {name} is missing: download or convert the model again")
+        shape = stored.shape
+        if isinstance(stored.change, RowsLeftOut) and tensor.shape[0] < shape[0]:
+            shape = (tensor.shape[0], *shape[1:])
+        if tensor.shape != shape:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} has shape {tensor.shape}, but config.json requires {shape}: check that "
+                "both belong to the same model, or download or convert it again"
+            )
+        allowed = FLOATS if stored.dtype is None else {stored.dtype}
+        if tensor.dtype not in allowed:
+            raise CheckpointError(
+                f"{tensor.file}: tensor {name} is {tensor.dtype}, expected {' or '.join(sorted(allowed))}: use a "
+                "released checkpoint, or a fine-tune in bfloat16, float16 or float32"
+            )
+        return tensor
+
+
+def _packed_dtype(name: str, spec: QuantizationSpec | None) -> str | None:
+    """The dtype of a canonical tensor of integers; None for floats."""
+    if spec is not None and name.endswith(".weight"):
+        return "U32"
+    return "U8" if spec == MXFP4 and name.endswith(".scales") else None

@@ -1,0 +1,133 @@
+"""The terms in which a layout is described: where a canonical tensor is stored, and what was done to it.
+
+Knows nothing of files, and of no layout in particular.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mlx_oss.config import ModelConfig
+from mlx_oss.weights.names import Shape, is_expert
+from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
+
+FLOATS = frozenset({"BF16", "F16", "F32"})  # dtypes that a tensor of floats may be stored in
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """The experts are floats (E, columns, rows): transposed, and not quantised. Weight and scales are made of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetScales:
+    """`offset` was added to each byte."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class InterleavedHalves:
+    """The halves of each head were interleaved, and the values divided by `factor`, a power of two."""
+
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class RowsLeftOut:
+    """Rows at the end that no token uses were left out."""
+
+
+Change = Dense | OffsetScales | InterleavedHalves | RowsLeftOut
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a layout stores a canonical tensor: in which rows of which tensor of its files.
+
+    Rows are counted within each expert, if there are experts.
+
+    Attributes:
+        name: Name of the tensor in the files.
+        shape: Its shape there.
+        dtype: Its dtype there; None: a float of any size.
+        first: The first row.
+        step: 1; or 2 if the rows of two canonical tensors alternate.
+        by_expert: True if each expert has a tensor of its own, (1, ...), whose name ends in its number.
+        change: What the layout has done to the values. None: nothing.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str | None = None
+    first: int = 0
+    step: int = 1
+    by_expert: bool = False
+    change: Change | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A way to store a model.
+
+    Attributes:
+        name: Its name for people.
+        locate: locate(name, dtype, shape, config) tells where a canonical tensor is stored. The dtype is None for
+            floats.
+        dtype: Dtype of the canonical tensors of floats, to which others are rounded. None: as stored.
+        must_convert: Why a model cannot be loaded from it without conversion, as a part of a sentence. None: it can.
+    """
+
+    name: str
+    locate: Callable[[str, str | None, Shape, ModelConfig], Stored]
+    dtype: str | None = None
+    must_convert: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A canonical tensor, found in the files of a checkpoint.
+
+    Attributes:
+        name: Its canonical name.
+        dtype: Dtype of its values. Those in the files are rounded to it if theirs is another.
+        shape: Its shape.
+        sources: The tensors of the files that contain it: one, or one for each expert.
+        first: First row in a source.
+        step: Distance between its rows there; with 2, the rows of another canonical tensor lie between.
+        change: What the layout has done to the values.
+    """
+
+    name: str
+    dtype: str
+    shape: Shape
+    sources: tuple[TensorInfo, ...]
+    first: int
+    step: int
+    change: Change | None
+
+    @property
+    def source(self) -> TensorInfo:
+        """The tensor that contains it, or the first expert of it."""
+        return self.sources[0]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * ITEMSIZE[self.dtype]
+
+    @property
+    def stored_dtype(self) -> str:
+        """The dtype of its bytes in the files; packed integers count as the canonical tensor's."""
+        return self.source.dtype if self.source.dtype in FLOATS else self.dtype
+
+    @property
+    def blocks(self) -> int:
+        """Number of contiguous pieces in a file, one for each expert."""
+        return self.shape[0] if is_expert(self.name) else 1
+
+    @property
+    def rows(self) -> int:
+        """Number of rows, of each expert if there are experts."""
+        return self.shape[1 if is_expert(self.name) else 0]
