@@ -25,6 +25,7 @@ from mlx_oss.errors import HarmonyError, OptionError, SessionError
 from mlx_oss.events import Stats
 from mlx_oss.generation.sampling import SamplingOptions
 from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict
+from mlx_oss.model.samples import samples
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.tokenizer import LAST_TEXT_ID
 
@@ -39,10 +40,20 @@ _DECODING_ERRORS = (ValueError, LookupError, TypeError, AttributeError, Recursio
 
 
 def fingerprint(model: Transformer) -> str:
-    """SHA-256 of a model's config, dtype and some weights of each layer. Only models with the same one share caches."""
-    samples = [model.norm.weight, *(layer.self_attn.sinks for layer in model.layers)]
-    samples += [layer.mlp.router.bias for layer in model.layers] + [model.lm_head.weight[0]]
-    return _sha256(f"{model.config} {model.dtype}".encode(), *map(_bytes, samples))
+    """SHA-256 of a model's mathematics: its config, its dtype and some values of every module.
+
+    Only models with the same fingerprint share caches. How weights are stored does not count where the values are
+    equal, so a release and the folder that it was converted to have the same one.
+    """
+    config = _numbers(asdict(replace(model.config, quantization=None)))
+    return _sha256(f"{json.dumps(config)} {model.dtype}".encode(), *map(_bytes, samples(model)))
+
+
+def _numbers(value: Any) -> Any:
+    """The value with every number in it as a float, because checkpoints write 32 and 32.0 for the same setting."""
+    if isinstance(value, dict):
+        return {key: _numbers(each) for key, each in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +217,9 @@ def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str,
         SessionError: If the caches are damaged or belong to another model.
     """
     if saved.model != fingerprint(model):
-        raise SessionError(f"{path} was saved with another model: `text_only=True` loads its conversation alone")
+        raise SessionError(
+            f"{path} was saved with another model, or by an earlier version: `text_only=True` loads its messages alone"
+        )
     try:
         caches = mx.load(str(path), format="safetensors")
         assert isinstance(caches, dict)

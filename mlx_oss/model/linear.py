@@ -15,6 +15,8 @@ import numpy as np
 from mlx_oss.backend import cpu_linear, device
 from mlx_oss.config import QuantizationSpec
 
+PACKED = ("weight", "scales", "biases")
+
 
 def linear(inputs: int, outputs: int, bias: bool, spec: QuantizationSpec | None) -> nn.Module:
     """A linear layer with random weights, quantised as `spec` says; None means not quantised."""
@@ -58,6 +60,11 @@ class ExpertLinear(nn.Module):
         if biases:
             self.biases = biases[0]
         self.bias = mx.zeros((experts, outputs))
+
+    @property
+    def packed(self) -> list[str]:
+        """Names of the parameters that hold the matrices: weight, scales and, if affine, biases."""
+        return [name for name in PACKED if self.get(name) is not None]
 
     def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (n, 1, inputs), experts (N,) -> (N, 1, outputs), without the bias.
@@ -106,4 +113,4 @@ def _token_of_pair(pairs: int, each: int) -> mx.array:
 
 def _stored(layer: nn.Module) -> list[mx.array]:
     """The packed words, the scales and, if affine, the biases."""
-    return [layer[name] for name in ("weight", "scales", "biases") if layer.get(name) is not None]
+    return [layer[name] for name in PACKED if layer.get(name) is not None]

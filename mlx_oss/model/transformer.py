@@ -14,7 +14,7 @@ Dimensions in the shapes of this package:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -108,6 +108,23 @@ class Experts(nn.Module):
         order = mx.argsort(experts)
         rows = order // (experts.size // x.shape[0])
         return self._forward(x[rows], experts[order], sorted_indices=True)[mx.argsort(order)]
+
+    def edges(self) -> Iterator[mx.array]:
+        """Yields the first and the last row of each matrix of expert 0, dequantised, and their biases.
+
+        They are the same for both orders of rows: those of gate and up are gate's first and up's last.
+        """
+        for name in ("gate_up_proj", "down_proj"):
+            layer: ExpertLinear = self[name]
+            spec, (weight, *parts) = layer.spec, [self.edges_of(name, suffix) for suffix in layer.packed]
+            scales, *biases = parts
+            yield mx.dequantize(weight, scales, biases[0] if biases else None, spec.group_size, spec.bits, spec.mode)
+            yield self.edges_of(name, "bias")
+
+    def edges_of(self, name: str, suffix: str) -> mx.array:
+        """The first and the last row of expert 0 in a parameter, as it is held."""
+        array: mx.array = self[name][suffix]
+        return array[0][mx.array([0, array.shape[1] - 1])]
 
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C); `sorted_indices` states that `experts` is sorted."""

@@ -19,6 +19,7 @@ from mlx_oss.config import ModelConfig
 from mlx_oss.model.transformer import Experts, Specs
 from mlx_oss.offload.expert_cache import ExpertCache
 from mlx_oss.offload.reader import OffloadStats, Origin, Reader
+from mlx_oss.weights.arrays import allocated, bytes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class ExpertSource:
     """Where a tensor of all experts of a layer is stored, and where its bytes belong in a slot.
 
     Attributes:
+        parameter: The name of the tensor in `Experts`, such as "down_proj.weight".
         origin: What to read from.
         start: First byte of expert 0 in `origin`.
         step: Bytes from an expert to the next one in `origin`.
@@ -35,6 +37,7 @@ class ExpertSource:
         offset: Byte within a slot where the tensor starts.
     """
 
+    parameter: str
     origin: Origin
     start: int
     step: int
@@ -99,6 +102,16 @@ class OffloadedExperts(Experts):
         if len(parts) == 1:
             return parts[0]
         return mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)).astype(np.uint32))]
+
+    def edges_of(self, name: str, suffix: str) -> mx.array:
+        """Like `Experts.edges_of`. Expert 0 need not be in a slot: its rows are read from where it is stored."""
+        parameter = self[name][suffix]
+        rows = allocated((2, *parameter.shape[2:]), parameter.dtype)
+        first, last = bytes_of(rows)[: rows.nbytes // 2], bytes_of(rows)[rows.nbytes // 2 :]
+        sources = [source for source in self._sources if source.parameter == f"{name}.{suffix}"]
+        sources[0].origin.read(sources[0].start, first)
+        sources[-1].origin.read(sources[-1].start + sources[-1].nbytes - len(last), last)
+        return rows
 
     def _groups(self, needed: list[int]) -> list[list[int]]:
         """The needed experts in groups, in the order in which they are computed: those in memory, then those to read.

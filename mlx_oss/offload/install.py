@@ -60,12 +60,12 @@ def offload_stats(model: Transformer) -> OffloadStats:
 
 def _sources(placement: Placement, target: memoryview, slots: int, files: Files) -> Iterator[ExpertSource]:
     """Where the contents of a placement's slots, which are at `target`, are read from."""
-    slot, offset = len(target) // slots, 0
+    name, slot, offset = ".".join(placement.name.split(".")[-2:]), len(target) // slots, 0
     if not placement.is_read_when_needed:
         ((_, whole),) = read([placement], files)
-        yield ExpertSource(Memory(bytes_of(whole)), 0, slot, slot, target, slot, 0)
+        yield ExpertSource(name, Memory(bytes_of(whole)), 0, slot, slot, target, slot, 0)
         return
     for span in placement.parts[0].stored.spans:
         step = span.tensor.nbytes // span.blocks
-        yield ExpertSource(files[span.tensor.file], span.start(0), step, span.nbytes, target, slot, offset)
+        yield ExpertSource(name, files[span.tensor.file], span.start(0), step, span.nbytes, target, slot, offset)
         offset += span.nbytes
