@@ -2,7 +2,7 @@
 
     python examples/research.py NOTES QUESTION [MODEL]
 
-NOTES is the folder, MODEL the folder of a converted gpt-oss. Without MODEL, nano answers. nano was not trained to use a
+NOTES is the folder, MODEL the folder of a gpt-oss. Without MODEL, nano answers. nano was not trained to use a
 browser, so it answers without looking at the notes.
 """
 
@@ -16,7 +16,7 @@ INSTRUCTIONS = "Answer from the user's notes: search and open them with the brow
 
 def main(notes: str, question: str, folder: str | None = None) -> None:
     if folder is None:
-        print("nano cannot browse; give the folder of a converted gpt-oss", file=sys.stderr)
+        print("nano cannot browse; give the folder of a gpt-oss", file=sys.stderr)
     session = mlx_oss.ChatSession(
         *mlx_oss.load(folder), instructions=INSTRUCTIONS, reasoning_effort="high", tools=[BrowserTool(notes)]
     )

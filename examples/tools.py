@@ -2,7 +2,7 @@
 
     python examples/tools.py [FOLDER] [QUESTION ...]
 
-FOLDER is a converted model. Without it nano answers, which can use a weather function and Python.
+FOLDER is a model. Without it nano answers, which can use a weather function and Python.
 """
 
 import sys

@@ -122,7 +122,7 @@ def measure(
     compare: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> BenchReport:
-    """Measures a converted model.
+    """Measures a model.
 
     Args:
         folder: Folder of the model.

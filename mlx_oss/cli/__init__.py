@@ -26,8 +26,8 @@ COMMANDS = {
     "parse": ("mlx_oss.cli.parse", "print the messages in a model's output, and what had to be repaired"),
     "plan": ("mlx_oss.cli.plan", "show how much of a model fits into memory"),
     "bench": ("mlx_oss.cli.bench", "measure a model's speed and memory on this machine"),
-    "convert": ("mlx_oss.convert.command", "convert a released checkpoint to an MLX folder"),
-    "verify": ("mlx_oss.cli.verify", "check a converted model, byte by byte"),
+    "convert": ("mlx_oss.convert.command", "convert a checkpoint to an MLX folder"),
+    "verify": ("mlx_oss.cli.verify", "check a model on disk, byte by byte"),
 }
 
 

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 _NANO = """\
 This is nano, a small demonstration model that comes with mlx-oss. It is not gpt-oss. For gpt-oss-20b, download
-openai/gpt-oss-20b from Hugging Face, then: mlx-oss convert gpt-oss-20b gpt-oss-20b-mlx
-and: mlx-oss chat --model gpt-oss-20b-mlx
+openai/gpt-oss-20b from Hugging Face, then: mlx-oss chat --model gpt-oss-20b
 """
 
 
@@ -23,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="FOLDER",
-        help="folder of a converted model (default: nano, a small demonstration model that comes with mlx-oss)",
+        help="folder of a model, as downloaded or converted (default: nano, a small demonstration model that comes "
+        "with mlx-oss)",
     )
     add_dtype_argument(parser)
     add_memory_arguments(parser)
@@ -77,7 +77,8 @@ def add_folder_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder",
         nargs="?",
-        help="folder of a converted model (default: nano, a small demonstration model that comes with mlx-oss)",
+        help="folder of a model, as downloaded or converted (default: nano, a small demonstration model that comes "
+        "with mlx-oss)",
     )
 
 

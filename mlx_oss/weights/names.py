@@ -1,8 +1,8 @@
-"""The tensors of an MLX folder: the names and shapes that a config requires.
+"""The canonical tensors: the names and shapes that a config requires.
 
-Both the converter and the loader use this table. The names are those of mlx-lm, so either project can read
-the other's folders. Shapes are those of the values; `stored_tensors` returns the shapes that a quantised module is
-stored with. Knows nothing of files.
+They are the tensors of an MLX folder. Every layout says where it stores them, the loader reads them, and the converter
+writes them. The names are those of mlx-lm, so either project can read the other's folders. Shapes are those of the
+values; `stored_tensors` returns the shapes that a quantised module is stored with. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
-
-EXPERT_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 Shape = tuple[int, ...]
 

@@ -190,18 +190,23 @@ def _placements(checkpoint: Checkpoint, dtype: str, upcasts: bool) -> Iterator[P
                 parts = tuple(_dequantised(checkpoint, member, dtype) for member in members)
             else:
                 parts = tuple(_parts(tensors))
-            held, first = dtype, parts[0]
-            if len(parts) == 1 and first.values not in FLOATS:
-                held = first.values
-            elif len(parts) == 1 and suffix == "weight" and len(first.stored.shape) == 2:
-                smaller = ITEMSIZE[first.values] < ITEMSIZE[dtype]
-                held = first.values if module == EMBEDDING or (upcasts and smaller) else dtype
+            held = _held_dtype(module, suffix, parts, dtype, upcasts)
             shape = _joined_shape(parts, 1 if is_expert(members[0]) else 0)
             yield Placement(module, suffix, held, shape, parts, spec, rows_alternate=tensors[0].step == 2)
     for name in plain_tensors(checkpoint.config):
         module, _, suffix = name.removeprefix("model.").rpartition(".")
         (part,) = _parts([checkpoint.tensors[name]])
         yield Placement(module, suffix, dtype, part.stored.shape, (part,))
+
+
+def _held_dtype(module: str, suffix: str, parts: Sequence[Part], dtype: str, upcasts: bool) -> str:
+    """The dtype in which a parameter is held, if `dtype` is that of the activations."""
+    values = parts[0].values
+    if values not in FLOATS:
+        return values
+    is_matrix = suffix == "weight" and len(parts) == 1 and len(parts[0].stored.shape) == 2
+    is_upcast = module == EMBEDDING or (upcasts and ITEMSIZE[values] < ITEMSIZE[dtype])
+    return values if is_matrix and is_upcast else dtype
 
 
 def _fusions(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import pytest
 from mlx_oss.cli import main as mlx_oss
 from mlx_oss.convert import ConvertOptions, convert, verify
 from mlx_oss.convert.command import main
-from mlx_oss.errors import CheckpointError, ConversionError
+from mlx_oss.errors import CheckpointError, ConversionError, MlxOssError
 from mlx_oss.memory.estimates import MAC_SIZES
 from mlx_oss.weights.safetensors import read_folder
 from tests.synthetic import LAYOUTS, TINY, write_checkpoint
@@ -244,3 +245,84 @@ def test_a_dry_run_as_json_has_tensors_and_macs(source, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["outcome"] == "would write" and {kind["dtype"] for kind in report["kinds"]} == {"BF16", "U32", "U8"}
     assert [int(size) for size in report["contexts"]] == list(MAC_SIZES)
+
+
+def recorded(folder: Path, records: Path, prefix: str = "") -> Path:
+    """Records the checksums of all files of a folder as `hf download --local-dir` does; weights are in Git LFS."""
+    records = records / ".cache" / "huggingface" / "download" / prefix
+    records.mkdir(parents=True)
+    for path in folder.iterdir():
+        if path.is_file():
+            content = path.read_bytes()
+            etag = hashlib.sha256(content).hexdigest()
+            if path.suffix != ".safetensors":
+                etag = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            (records / f"{path.name}.metadata").write_text(f"{'a1' * 20}\n{etag}\n1764000000.5\n")
+    return folder
+
+
+def cached(folder: Path, cache: Path) -> Path:
+    """The folder as the cache of huggingface_hub holds it: a snapshot of links to files named by their checksums."""
+    snapshot = cache / "snapshots" / ("a1" * 20)
+    for made in (cache / "blobs", snapshot):
+        made.mkdir(parents=True)
+    for path in folder.iterdir():
+        blob = cache / "blobs" / hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.copy(path, blob)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / blob.name)
+    return snapshot
+
+
+@pytest.fixture(params=["hf_sharded", "original", "cached", "mlx"])
+def download(request, tmp_path) -> Path:
+    """A folder whose download has recorded the checksums of its files."""
+    layout = "hf_sharded" if request.param in ("cached", "mlx") else request.param
+    source = write_checkpoint(tmp_path / "repository" / "original", layout=layout)
+    if request.param == "cached":
+        return cached(source, tmp_path / "cache")
+    if request.param == "original":
+        return recorded(source, tmp_path / "repository", "original")
+    if request.param == "mlx":
+        convert(source, tmp_path / "mlx")
+        (tmp_path / "mlx" / "conversion.json").unlink()  # as mlx-community has none
+        source = tmp_path / "mlx"
+    return recorded(source, source)
+
+
+@pytest.mark.filterwarnings("ignore:config.json. unknown keys")
+def test_a_download_is_compared_with_its_recorded_checksums(download):
+    report = verify(download)
+    assert report.compared == report.shards == len(list(download.glob("*.safetensors")))
+    draw = random.Random(3)
+    for path in [path for path in download.iterdir() if path.is_file()]:
+        kept = path.read_bytes()
+        for place in (len(kept) - 1, draw.randrange(len(kept))):
+            path.write_bytes(kept[:place] + bytes([kept[place] ^ 1]) + kept[place + 1 :])
+            with pytest.raises(MlxOssError, match=path.name):
+                verify(download)
+        path.write_bytes(kept)
+    verify(download)
+
+
+@pytest.mark.parametrize("layout", ["hf_sharded", "original"])
+def test_a_release_without_recorded_checksums_is_checked_by_index_and_sizes(tmp_path, capsys, layout):
+    source = write_checkpoint(tmp_path / "src", layout=layout)
+    assert verify(source).compared == 0
+    assert mlx_oss(["verify", str(source)]) == 0
+    assert "no checksums" in capsys.readouterr().out
+    weights = next(source.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert mlx_oss(["verify", str(source)]) == 2
+    assert f"{weights} is truncated" in capsys.readouterr().err
+
+
+def test_a_record_that_is_no_record_is_none(tmp_path):
+    source = write_checkpoint(tmp_path / "src")
+    records = source / ".cache" / "huggingface" / "download"
+    records.mkdir(parents=True)
+    for content in (b"", b"one line", b"\xff\xfe\n\xff\n", b"a\n" + b"f" * 63 + b"\n1\n", b"\n" * 10_000_000):
+        (records / "model.safetensors.metadata").write_bytes(content)
+        assert verify(source).compared == 0
+    (records / "model.safetensors.metadata").unlink()
+    (records / "model.safetensors.metadata").mkdir()
+    assert verify(source).compared == 0

@@ -1,0 +1,168 @@
+"""Releases are loaded as they are: the same model, bit for bit, as the folder that they are converted to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+import mlx_oss
+from mlx_oss import ChatSession, SamplingOptions, load_model
+from mlx_oss.chat.session_file import fingerprint
+from mlx_oss.cli import main
+from mlx_oss.convert import ConvertOptions, convert
+from mlx_oss.errors import CheckpointError, SessionError
+from mlx_oss.offload import offload_stats
+from tests.offload.test_exact import run
+from tests.shapes import MANY, SHAPES, dims
+from tests.synthetic import TINY, write_checkpoint
+
+AS_THEY_ARE = ("hf", "hf_sharded", "original", "original_sharded")
+# A model that can chat: it has the releases' vocabulary, and a prompt fills its window several times.
+CHATTING = TINY | {"vocab_size": 201_088, "hidden_size": 64, "intermediate_size": 96, "head_dim": 24}
+GREEDY = SamplingOptions(temperature=0)
+
+
+def fewest(shape: str) -> int:
+    return max(dims(shape)["num_experts_per_tok"], 2)
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory) -> dict[str, Path]:
+    """The same model by layout: two releases, what the first is converted to, and two other models."""
+    base = tmp_path_factory.mktemp("chatting")
+    made = {layout: write_checkpoint(base / layout, CHATTING, layout=layout) for layout in ("hf", "original")}
+    convert(made["hf"], base / "mlx")
+    convert(made["hf"], base / "q8", ConvertOptions(overrides={"lm_head": "q8"}))
+    other = write_checkpoint(base / "other", CHATTING, seed=1)
+    return made | {"mlx": base / "mlx", "q8": base / "q8", "other": other}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", AS_THEY_ARE)
+@pytest.mark.parametrize("shape", [*SHAPES, *MANY])
+def test_logits_are_the_converted_folders_bit_for_bit(tmp_path_factory, shape, layout, dtype):
+    """In memory and with experts on disk; prompts in chunks of several sizes, single tokens, and a batch."""
+    base = tmp_path_factory.mktemp("released")
+    source = write_checkpoint(base / layout, dims(shape), layout=layout)
+    convert(source, base / "mlx")
+    wanted = run(load_model(base / "mlx", dtype=dtype))
+    for slots in (None, fewest(shape), dims(shape)["num_local_experts"]):
+        made = run(load_model(source, dtype=dtype, slots=slots))
+        assert all(np.array_equal(a, b) for a, b in zip(made, wanted, strict=True)), slots
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stored", [mx.float32, mx.float16])
+def test_floats_of_a_fine_tune_are_rounded_as_the_converter_rounds_them(release, tmp_path, stored, dtype):
+    config, tensors = (release("tiny", "hf") / "config.json").read_text(), {}
+    for name, array in mx.load(str(release("tiny", "hf") / "model.safetensors")).items():
+        noise = mx.random.uniform(0.999, 1.001, array.shape)
+        tensors[name] = (array * noise).astype(stored) if array.dtype == mx.bfloat16 else array
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "config.json").write_text(config)
+    mx.save_safetensors(str(tmp_path / "src" / "model.safetensors"), tensors)
+    convert(tmp_path / "src", tmp_path / "dst")
+    wanted = run(load_model(tmp_path / "dst", dtype=dtype))
+    for slots in (None, 3):
+        model = load_model(tmp_path / "src", dtype=dtype, slots=slots)
+        assert all(np.array_equal(a, b) for a, b in zip(run(model), wanted, strict=True))
+        assert model.plan.weight_bytes == load_model(tmp_path / "dst", dtype=dtype, slots=slots).plan.weight_bytes
+    tensors["model.norm.weight"] = mx.full(tensors["model.norm.weight"].shape, mx.inf, stored)
+    mx.save_safetensors(str(tmp_path / "src" / "model.safetensors"), tensors)
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds NaN or infinity"):
+        load_model(tmp_path / "src", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", AS_THEY_ARE)
+def test_a_release_is_planned_as_it_is_held_and_as_the_converted_folder_is(release, folder, shape, layout, dtype):
+    source = release(shape, layout)
+    for slots in (None, fewest(shape)):
+        made, converted = (load_model(path, dtype=dtype, slots=slots) for path in (source, folder(shape)))
+        parameters = sum(array.nbytes for _, array in tree_flatten(made.parameters()))
+        assert made.plan.weight_bytes == converted.plan.weight_bytes
+        assert made.plan.weight_bytes == parameters if slots is None else made.plan.weight_bytes > parameters
+        assert made.plan.peak_bytes <= converted.plan.peak_bytes
+        run(made)
+        run(converted)
+        assert offload_stats(made).nbytes == offload_stats(converted).nbytes
+
+
+@pytest.mark.parametrize(("saved_by", "opened_by"), [("hf", "mlx"), ("mlx", "original"), ("original", "hf")])
+@pytest.mark.parametrize("slots", [None, 4])
+def test_released_and_converted_forms_open_each_others_sessions(chatting, tmp_path, saved_by, opened_by, slots):
+    tokenizer = mlx_oss.load_tokenizer()
+    saver, opener = load_model(chatting[saved_by], slots=slots), load_model(chatting[opened_by])
+    session = ChatSession(saver, tokenizer, options=GREEDY, max_tokens=8)
+    session.ask("Hi")
+    session.save(tmp_path / "chat")
+    loaded = ChatSession.load(tmp_path / "chat", opener, tokenizer)
+    assert loaded.ask("And now?").text == session.ask("And now?").text
+    assert loaded.usage.reused_tokens == session.usage.reused_tokens > 0
+
+
+def test_a_model_with_other_values_does_not_open_them(chatting, tmp_path):
+    tokenizer = mlx_oss.load_tokenizer()
+    session = ChatSession(load_model(chatting["hf"]), tokenizer, options=GREEDY, max_tokens=4)
+    session.ask("Hi")
+    session.save(tmp_path / "chat")
+    for other in (
+        load_model(chatting["q8"]),
+        load_model(chatting["other"]),
+        load_model(chatting["hf"], dtype="bfloat16"),
+    ):
+        with pytest.raises(SessionError, match="another model"):
+            ChatSession.load(tmp_path / "chat", other, tokenizer)
+    kept = ChatSession.load(tmp_path / "chat", load_model(chatting["other"]), tokenizer, text_only=True)
+    assert kept.messages == session.messages
+
+
+@pytest.mark.parametrize("slots", [None, 3])
+def test_a_fine_tune_of_any_module_has_another_fingerprint(release, tmp_path, slots):
+    source = release("tiny", "hf")
+    tensors = mx.load(str(source / "model.safetensors"))
+    wanted = fingerprint(load_model(source, slots=slots))
+    (tmp_path / "tuned").mkdir()
+    shutil.copy(source / "config.json", tmp_path / "tuned")
+    for name in [name for name in tensors if ".1." in name or name.count(".") < 3]:
+        changed = dict(tensors) | {name: tensors[name] + mx.array(1, tensors[name].dtype)}
+        mx.save_safetensors(str(tmp_path / "tuned" / "model.safetensors"), changed)
+        assert fingerprint(load_model(tmp_path / "tuned", slots=slots)) != wanted, name
+    mx.save_safetensors(str(tmp_path / "tuned" / "model.safetensors"), tensors)
+    assert fingerprint(load_model(tmp_path / "tuned", slots=slots)) == wanted
+
+
+def test_the_commands_take_a_release(chatting, capsys):
+    written = {}
+    for layout in ("hf", "original", "mlx"):
+        path = str(chatting[layout])
+        asked = ["chat", "Hi", "--model", path, "--temperature", "0", "--max-tokens", "5", "--context", "256"]
+        assert main(asked) == 0
+        written[layout] = capsys.readouterr().out
+        assert main(["plan", path, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["verdict"] == "everything in memory"
+        assert main(["verify", path]) == 0
+        assert "verified" in capsys.readouterr().out
+    assert written["hf"] == written["original"] == written["mlx"]
+
+
+def test_the_benchmark_takes_a_release(chatting, capsys):
+    assert main(["bench", str(chatting["original"]), "--tokens", "2", "--prompt", "5", "--repeats", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("layout", "reason"), [("bf16", "not quantised"), ("metal", "another order")])
+@pytest.mark.parametrize("command", ["chat", "generate", "plan", "bench"])
+def test_what_has_to_be_converted_is_told_in_one_line(release, capsys, command, layout, reason):
+    path = str(release("tiny", layout))
+    arguments = ["Hi", "--model", path] if command in ("chat", "generate") else [path]
+    assert main([command, *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert reason in err and f"`mlx-oss convert {path} DST`" in err
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
