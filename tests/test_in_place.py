@@ -43,18 +43,32 @@ def chatting(tmp_path_factory) -> dict[str, Path]:
     return made | {"mlx": base / "mlx", "q8": base / "q8", "other": other}
 
 
+def same(released: Path, converted: Path, **options) -> bool:
+    """True if both give the same logits: of prompts in chunks of several sizes, of single tokens, and of a batch."""
+    made, wanted = (run(load_model(path, **options)) for path in (released, converted))
+    return all(np.array_equal(a, b) for a, b in zip(made, wanted, strict=True))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("layout", AS_THEY_ARE)
+@pytest.mark.parametrize("layout", ["hf", "original"])
 @pytest.mark.parametrize("shape", [*SHAPES, *MANY])
-def test_logits_are_the_converted_folders_bit_for_bit(tmp_path_factory, shape, layout, dtype):
-    """In memory and with experts on disk; prompts in chunks of several sizes, single tokens, and a batch."""
-    base = tmp_path_factory.mktemp("released")
-    source = write_checkpoint(base / layout, dims(shape), layout=layout)
-    convert(source, base / "mlx")
-    wanted = run(load_model(base / "mlx", dtype=dtype))
+def test_logits_are_the_converted_folders_bit_for_bit(routed, tmp_path, shape, layout, dtype):
+    source = write_checkpoint(tmp_path / layout, dims(shape), layout=layout)
     for slots in (None, fewest(shape), dims(shape)["num_local_experts"]):
-        made = run(load_model(source, dtype=dtype, slots=slots))
-        assert all(np.array_equal(a, b) for a, b in zip(made, wanted, strict=True)), slots
+        assert same(source, routed(shape), dtype=dtype, slots=slots), slots
+
+
+@pytest.mark.parametrize("layout", AS_THEY_ARE)
+def test_logits_are_the_same_however_the_release_is_split_into_files(release, folder, layout):
+    for slots in (None, 3):
+        assert same(release("tiny", layout), folder("tiny"), slots=slots)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_logits_are_the_same_on_the_branches_for_a_gpu(release, folder, shape, dtype, monkeypatch):
+    monkeypatch.setattr("mlx_oss.backend.device.on_gpu", lambda: True)
+    for layout in ("hf", "original"):
+        assert same(release(shape, layout), folder(shape), dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -57,8 +57,8 @@ def read(placements: Iterable[Placement], files: Files) -> Iterator[tuple[Placem
                 while being_read and placement.stored_nbytes + sum(p.stored_nbytes for p, _, _ in being_read) > AHEAD:
                     yield finish()
                 stored = [array for part in placement.parts for array in part.arrays]
-                for span in (span for array in stored for span in array.spans):
-                    files[span.tensor.file].expect(span.tensor.start, span.tensor.nbytes)
+                for tensor in {span.tensor for array in stored for span in array.spans}:
+                    files[tensor.file].expect(tensor.start, tensor.nbytes)
                 arrays = [allocated(array.shape, STORED[array.dtype]) for array in stored]
                 requests = (r for array, into in zip(stored, arrays, strict=True) for r in _requests(array, into))
                 futures = [threads.submit(_fill, files, portion) for portion in _portions(requests)]
