@@ -77,7 +77,7 @@ def _convert(
     source: str | Path, target: str | Path, options: ConvertOptions | None, progress: OnProgress | None
 ) -> Report:
     options = options or ConvertOptions()
-    src, dst = Path(source), Path(os.path.abspath(target))
+    src, dst = Path(os.path.expanduser(source)), Path(os.path.abspath(os.path.expanduser(target)))
     if os.path.realpath(src.parent) == os.path.realpath(dst.parent) and src.name in hidden_names(dst):
         raise ConversionError(f"{src} is the hidden folder of the conversion to {dst}: choose another target")
     if not options.dry_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -52,10 +53,10 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
         TokenizerError: If the source's tokenizer.json disagrees with the bundled vocabulary.
     """
     with os_errors_named():
-        return _verify(Path(target), None if source is None else Path(source), progress)
+        return _verify(Path(os.path.expanduser(target)), source, progress)
 
 
-def _verify(folder: Path, source: Path | None, progress: OnProgress | None) -> Report:
+def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None) -> Report:
     if not folder.is_dir():
         raise ConversionError(f"{folder} is not a folder: give the folder of a converted model")
     parsed = manifest.read(folder)

@@ -78,12 +78,16 @@ def read_metal(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     """Returns (config with Hugging Face's keys, tensors by OpenAI's names); names of tensors of expert n end in `.n`.
 
     Raises:
-        CheckpointError: If the file is not a Metal model, has a damaged header, or has another length than the header
-            describes.
+        CheckpointError: If the file cannot be read, is not a Metal model, has a damaged header, or has another length
+            than the header describes.
     """
     path = folder / FILE
-    with path.open("rb") as file:
-        head = file.read(_HEADER.size)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(_HEADER.size)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None
     if len(head) < _HEADER.size or not head.startswith(_MAGIC):
         if head.startswith(LFS_POINTER):
             raise CheckpointError(f"{path} is a Git LFS pointer, not the model: run `git lfs pull` in its folder")
@@ -100,7 +104,6 @@ def read_metal(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     except ConfigError as error:
         raise CheckpointError(f"{path} has a damaged header ({error}): download it again") from None
     start = _align_up(_HEADER.size + 16 * special + regex + tokens, 16384)
-    size = path.stat().st_size
     tensors, end = _tensors(path, config, start, size)
     if config["vocab_size"] == _TOKENS:
         config["vocab_size"] = VOCABULARY
