@@ -79,7 +79,8 @@ def run_verify(folder: str, source: str | None, as_json: bool) -> int:
     """Verifies a folder, prints the report and returns the exit status. Raises MlxOssError if `verify` does."""
     with _shown(sys.stderr) as progress:
         report = verify(folder, source, progress)
-    sys.stdout.write(_as_json(report, "verified") if as_json else _as_text(report, "verified"))
+    outcome = "checked" if report.compared == 0 else "verified"
+    sys.stdout.write(_as_json(report, outcome) if as_json else _as_text(report, outcome))
     return 0
 
 
@@ -172,7 +173,9 @@ def _shown(stream: TextIO) -> Iterator[OnProgress]:
             nonlocal finished
             if now.shards_done > finished:
                 with suppress(OSError):  # a closed pipe must not end the conversion
-                    stream.write(f"{now.shard}: {now.shards_done} of {now.shards}, {now.done / now.total:.0%}\n")
+                    stream.write(
+                        f"{now.shard}: {now.shards_done} of {now.shards}, {now.done / max(now.total, 1):.0%}\n"
+                    )
             finished = now.shards_done
 
         yield show_line

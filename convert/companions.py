@@ -8,7 +8,6 @@ from mlx_oss.errors import CheckpointError
 from mlx_oss.tokenizer import check_tokenizer_json
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.metal import METAL
-from mlx_oss.weights.layouts.openai import OPENAI
 from mlx_oss.weights.safetensors import LFS_POINTER
 
 # Files of a release that are copied into the MLX folder.
@@ -16,11 +15,6 @@ _NAMES = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json chat_template.jinja generation_config.json LICENSE "
     "USAGE_POLICY"
 ).split()
-
-
-def lacks_generation_config(checkpoint: Checkpoint) -> bool:
-    """True for OpenAI's layouts, which come without a generation_config.json."""
-    return checkpoint.layout in (OPENAI, METAL)
 
 
 def companions(checkpoint: Checkpoint) -> tuple[Path, ...]:

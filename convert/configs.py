@@ -1,4 +1,4 @@
-"""The `config.json` of an MLX folder, made from that of a checkpoint. Pure functions over parsed JSON."""
+"""The config files of an MLX folder, made from those of a checkpoint. Pure functions over parsed JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checksums that a download has left with a folder, to verify a checkpoint that this converter has not written.
+"""Compares files with the checksums that huggingface_hub stored when it downloaded them.
 
 huggingface_hub (2.4.0) leaves them in two places: `hf download --local-dir` writes one small text file for each file,
 and its cache names the files that a snapshot links to by their checksum. A checksum is a sha256, or git's SHA-1 of
@@ -23,7 +23,7 @@ _PIECE = 1 << 20  # bytes read at a time
 
 def recorded(folder: Path) -> dict[str, str]:
     """The recorded checksums of the files in a folder, by the file's name. Empty if none is recorded."""
-    checksums = {}
+    checksums, folder = {}, Path(os.path.abspath(folder))  # "." has no name, and no parent
     for path in sorted(folder.iterdir()):
         checksum = path.is_file() and (_from_local_dir(path) or _from_cache(path))
         if checksum:
@@ -56,7 +56,7 @@ def compare(path: Path, checksum: str, report_bytes: Callable[[int], None]) -> N
 
 
 def _from_local_dir(path: Path) -> str | None:
-    """The second line of the file's record. The folder of `original/` is a folder in the one that has the records."""
+    """The second line of the file's record. The records of `original/` are in the folder above it."""
     for folder, name in ((path.parent, path.name), (path.parent.parent, f"{path.parent.name}/{path.name}")):
         record = folder / _RECORDS / f"{name}.metadata"
         try:

@@ -20,7 +20,7 @@ from mlx_oss.convert.report import Kind
 from mlx_oss.convert.transforms import CheckedScales, TensorTransform, Transform
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
-from mlx_oss.weights.layouts.stored import Dense, Tensor
+from mlx_oss.weights.layouts.description import CanonicalTensor, Dense
 from mlx_oss.weights.names import Shape, is_expert, modules, plain_tensors, stored_tensors
 from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
 
@@ -66,7 +66,7 @@ def plan_jobs(source: Checkpoint, specs: Specs) -> list[list[Job]]:
         or a module outside the layers.
 
     Raises:
-        CheckpointError: If a module is quantised in a way that only the release can be converted from.
+        CheckpointError: If an MLX folder is quantised in a way that cannot be converted.
     """
     units: dict[str, list[Job]] = {}
     for job in _jobs(source, specs):
@@ -98,7 +98,7 @@ def _jobs(source: Checkpoint, specs: Specs) -> Iterator[Job]:
 
 
 def _copy(name: str, source: Checkpoint) -> Job:
-    return _job([source.tensors[name]], tensors.values(source.tensors[name], source.config.head_dim))
+    return _job([source.tensors[name]], tensors.read_tensor(source.tensors[name], source.config.head_dim))
 
 
 def _module(path: str, shape: Shape, spec: QuantizationSpec | None, source: Checkpoint) -> Iterator[Job]:
@@ -113,12 +113,16 @@ def _module(path: str, shape: Shape, spec: QuantizationSpec | None, source: Chec
         for name in stored:
             yield _copy(name, source)
         return
-    values: TensorTransform | Dequantized = tensors.values(source.tensors[f"{path}.weight"], source.config.head_dim)
+    values: TensorTransform | Dequantized = tensors.read_tensor(
+        source.tensors[f"{path}.weight"], source.config.head_dim
+    )
     if source_spec is not None:
         from mlx_oss.convert.affine import Dequantized
 
         packed, scales, biases = (source.tensors[f"{path}.{suffix}"] for suffix in ("weight", "scales", "biases"))
-        values = Dequantized(tensors.rows(packed), tensors.rows(scales), tensors.rows(biases), source_spec)
+        values = Dequantized(
+            tensors.read_rows(packed), tensors.read_rows(scales), tensors.read_rows(biases), source_spec
+        )
     if spec is None:
         yield Job((Target(f"{path}.weight", "BF16", shape),), values)
         return
@@ -148,20 +152,22 @@ def _projection(path: str, source: Checkpoint) -> Iterator[Job]:
     yield _job(bias, _read(bias, source))
 
 
-def _read(parts: Sequence[Tensor], source: Checkpoint) -> TensorTransform:
+def _read(parts: Sequence[CanonicalTensor], source: Checkpoint) -> TensorTransform:
     """Reads a tensor, or two whose rows alternate."""
-    return tensors.alternating(parts[0]) if len(parts) > 1 else tensors.values(parts[0], source.config.head_dim)
+    return (
+        tensors.read_alternating(parts[0]) if len(parts) > 1 else tensors.read_tensor(parts[0], source.config.head_dim)
+    )
 
 
-def _quantised(weights: Sequence[Tensor], scales: Sequence[Tensor]) -> Job:
+def _quantised(weights: Sequence[CanonicalTensor], scales: Sequence[CanonicalTensor]) -> Job:
     """Quantises a fine-tune's experts to MXFP4. The source of weights and scales is the same tensor."""
-    dense = DenseExperts(tensors.as_bfloat16(weights[0].source), len(weights))
+    dense = DenseExperts(tensors.as_bfloat16(weights[0].sources[0]), len(weights))
     targets: list[Target] = []
     for weight, scale, loss in zip(weights, scales, dense.losses, strict=True):
         targets += Target(weight.name, weight.dtype, weight.shape, loss), Target(scale.name, scale.dtype, scale.shape)
     return Job(tuple(targets), dense)
 
 
-def _job(parts: Iterable[Tensor], transform: Transform) -> Job:
+def _job(parts: Iterable[CanonicalTensor], transform: Transform) -> Job:
     targets = (Target(tensor.name, tensors.target_dtype(tensor), tensor.shape) for tensor in parts)
     return Job(tuple(targets), transform)

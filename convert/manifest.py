@@ -31,7 +31,7 @@ def write(
         shards: The tensors of each shard, by shard name.
         other_files: Names of all other files in the folder.
     """
-    sizes = {tensor.file.name: tensor.file.stat().st_size for tensor in source.files.values()}
+    sizes = {tensor.file.name: tensor.file.stat().st_size for tensor in source.file_tensors.values()}
     tensors = {name: written for shard in shards.values() for name, written in shard.items()}
     (folder / NAME).write_bytes(
         _sealed(

@@ -48,14 +48,14 @@ class DeinterleavedHeads(_ChangedRows):
     `factor` is a power of two.
     """
 
-    row_bytes: int
     head_dim: int
     factor: float
 
     def pieces(self) -> Iterator[tuple[np.ndarray]]:
-        heads = Rows(self.source, self.head_dim * self.row_bytes, self.rows.start, self.rows.stop)
+        row_bytes = self.rows.row_bytes
+        heads = Rows(self.source, self.head_dim * row_bytes, self.rows.start, self.rows.stop)
         for (piece,) in heads.pieces():
-            pairs = piece.view("<u2").reshape(-1, self.head_dim // 2, 2, self.row_bytes // 2)
+            pairs = piece.view("<u2").reshape(-1, self.head_dim // 2, 2, row_bytes // 2)
             values = float32(np.ascontiguousarray(pairs.swapaxes(1, 2))) * np.float32(self.factor)
             yield ((values.view(np.uint32) >> 16).astype("<u2").reshape(-1).view(np.uint8),)
 

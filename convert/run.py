@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from mlx_oss.convert import configs, manifest, profiles, shards
-from mlx_oss.convert.companions import companions, lacks_generation_config
+from mlx_oss.convert.companions import companions
 from mlx_oss.convert.jobs import group_kinds, plan_jobs
 from mlx_oss.convert.options import ConvertOptions
 from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_named
@@ -27,6 +27,8 @@ from mlx_oss.convert.verify import verify
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
+from mlx_oss.weights.layouts.metal import METAL
+from mlx_oss.weights.layouts.openai import OPENAI
 from mlx_oss.weights.safetensors import INDEX, weight_files
 
 _MARGIN = 64 << 20  # bytes of disk needed besides the weights: tokenizer files, headers, index
@@ -107,7 +109,7 @@ def _convert(
         nbytes=nbytes,
         resumed_shards=resumed,
         errors={name: written.error for name, written in written_tensors.items() if written.error is not None},
-        source_kinds=group_kinds(opened.files.values()),
+        source_kinds=group_kinds(opened.file_tensors.values()),
         kinds=group_kinds(target for unit in units for job in unit for target in job.targets),
         contexts=contexts_by_mac(opened.config, nbytes),
     )
@@ -118,7 +120,7 @@ def _plan_id(source: Checkpoint, planned: Sequence[Shard], config: dict[str, obj
 
     Source files are identified by path, size and time of modification.
     """
-    files = sorted({tensor.file for tensor in source.files.values()})
+    files = sorted({tensor.file for tensor in source.file_tensors.values()})
     stats = [(os.path.realpath(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     headers = [(shard.name, shards.header(shard)[8:].decode()) for shard in planned]
     text = json.dumps([manifest.FORMAT, source.layout.name, stats, headers, config], sort_keys=True)
@@ -232,8 +234,8 @@ def _write_other_files(
             raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
         (folder / path.name).write_bytes(content)
     json_files: dict[str, object] = {"config.json": config, INDEX: shards.index(planned)}
-    if lacks_generation_config(source):
-        json_files["generation_config.json"] = configs.RELEASED_GENERATION
+    if source.layout in (OPENAI, METAL) and "generation_config.json" not in {path.name for path in copied}:
+        json_files["generation_config.json"] = configs.RELEASED_GENERATION  # OpenAI's layouts come without it
     for name, value in json_files.items():
         write_json(folder / name, value)
     manifest.write(folder, source, staging.finished, {*json_files, *(path.name for path in copied)})

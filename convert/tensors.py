@@ -1,4 +1,4 @@
-"""Makes the transforms that read canonical tensors, whatever the layout is that they are stored in.
+"""Makes the transforms that read canonical tensors from any layout.
 
 Knows what a layout may have done to a tensor, and which transform undoes it. Knows no layout.
 """
@@ -6,65 +6,73 @@ Knows what a layout may have done to a tensor, and which transform undoes it. Kn
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from mlx_oss.convert.metal_transforms import DeinterleavedHeads, StackedExperts, ZeroPaddedRows
 from mlx_oss.convert.transforms import ROUNDED, Deinterleave, Rounded, Rows, TensorTransform
-from mlx_oss.weights.layouts.stored import FLOATS, InterleavedHalves, OffsetScales, RowsLeftOut, Tensor
+from mlx_oss.weights.layouts.description import (
+    FLOATS,
+    CanonicalTensor,
+    Change,
+    InterleavedHalves,
+    OffsetScales,
+    RowsLeftOut,
+)
 from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
 
 
-def target_dtype(tensor: Tensor) -> str:
+def target_dtype(tensor: CanonicalTensor) -> str:
     """The dtype in which a canonical tensor is written: floats become bfloat16."""
     return "BF16" if tensor.dtype in FLOATS else tensor.dtype
 
 
-def rows(tensor: Tensor) -> Rows:
+def read_rows(tensor: CanonicalTensor) -> Rows:
     """Reads the rows of a canonical tensor as they are stored; floats of other dtypes are rounded to bfloat16."""
     (source,) = tensor.sources
     return _rows(tensor, source)
 
 
-def values(tensor: Tensor, head_dim: int) -> TensorTransform:
+def read_tensor(tensor: CanonicalTensor, head_dim: int) -> TensorTransform:
     """Reads a canonical tensor, and undoes what its layout has done to it.
 
     Args:
         tensor: The tensor. None of its rows may lie between those of another one.
         head_dim: Width of a head.
     """
-    parts, change = tuple(_rows(tensor, source) for source in tensor.sources), tensor.change
-    if len(parts) > 1 or isinstance(change, OffsetScales):
-        return StackedExperts(parts, change.offset if isinstance(change, OffsetScales) else 0)
-    if isinstance(change, RowsLeftOut):
-        return ZeroPaddedRows(parts[0], tensor.rows - tensor.source.shape[0])
-    if isinstance(change, InterleavedHalves):
-        return DeinterleavedHeads(parts[0], parts[0].row_bytes, head_dim, change.factor)
-    assert change is None, f"{tensor.name} {change=}"
-    return parts[0]
+    joined, change = _joined([_rows(tensor, source) for source in tensor.sources], tensor.change), tensor.change
+    if isinstance(joined, Rows) and isinstance(change, RowsLeftOut):
+        return ZeroPaddedRows(joined, tensor.rows - tensor.sources[0].shape[0])
+    if isinstance(joined, Rows) and isinstance(change, InterleavedHalves):
+        return DeinterleavedHeads(joined, head_dim, change.factor)
+    return joined
 
 
-def alternating(even: Tensor) -> TensorTransform:
+def read_alternating(even: CanonicalTensor) -> TensorTransform:
     """Reads two canonical tensors whose rows alternate, in one pass. `even` is the one of the even rows."""
-    parts = tuple(Deinterleave(as_bfloat16(source), _row_bytes(even)) for source in even.sources)
-    if len(parts) > 1 or isinstance(even.change, OffsetScales):
-        return StackedExperts(parts, even.change.offset if isinstance(even.change, OffsetScales) else 0)
-    return parts[0]
+    parts = [Deinterleave(as_bfloat16(source), _row_bytes(even)) for source in even.sources]
+    return _joined(parts, even.change)
 
 
 def as_bfloat16(tensor: TensorInfo) -> TensorInfo:
-    """A tensor of the files, seen as the one that is written; it is rounded while it is read if it is F32 or F16."""
+    """The tensor as bfloat16: F32 and F16 are rounded while they are read."""
     if tensor.dtype not in ROUNDED:
         return tensor
     return Rounded(tensor.name, tensor.file, "BF16", tensor.shape, tensor.start, tensor.end, tensor.dtype)
 
 
-def _rows(tensor: Tensor, source: TensorInfo) -> Rows:
+def _joined(parts: Sequence[Rows | Deinterleave], change: Change | None) -> TensorTransform:
+    """Joins the parts that a tensor is stored in, and subtracts what was added to its scales."""
+    offset = change.offset if isinstance(change, OffsetScales) else 0
+    return StackedExperts(tuple(parts), offset) if len(parts) > 1 or offset else parts[0]
+
+
+def _rows(tensor: CanonicalTensor, source: TensorInfo) -> Rows:
     """The rows of a canonical tensor in one of its sources."""
     row, source = _row_bytes(tensor), as_bfloat16(source)
     start = tensor.first * row
-    available = source.nbytes - start
-    return Rows(source, row, start, start + min(available, row * tensor.rows * tensor.blocks))
+    return Rows(source, row, start, start + min(source.nbytes - start, row * tensor.rows * tensor.experts))
 
 
-def _row_bytes(tensor: Tensor) -> int:
+def _row_bytes(tensor: CanonicalTensor) -> int:
     """Bytes of a row as it is written."""
-    return math.prod(tensor.shape) * ITEMSIZE[target_dtype(tensor)] // (tensor.blocks * tensor.rows)
+    return math.prod(tensor.shape) * ITEMSIZE[target_dtype(tensor)] // (tensor.experts * tensor.rows)

@@ -21,7 +21,8 @@ from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_
 from mlx_oss.convert.thread_pool import ReportBytes, ThreadPool
 from mlx_oss.convert.transforms import Rows, read
 from mlx_oss.errors import CheckpointError, ConversionError
-from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
+from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint, recognised
+from mlx_oss.weights.layouts.metal import METAL, is_metal
 from mlx_oss.weights.layouts.mlx_folder import MLX
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
 
@@ -58,12 +59,14 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
 
 def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None) -> Report:
     if not folder.is_dir():
-        raise ConversionError(f"{folder} is not a folder: give the folder of a converted model")
+        raise ConversionError(f"{folder} is not a folder: give the folder of a model")
     parsed = manifest.read(folder)
     if parsed is not None:
         manifest.check_files(folder, parsed)
     if parsed is None and source is None:
         return _verify_download(folder, progress)
+    if source is not None:
+        _check_is_mlx(folder)
     stored = read_folder(folder)
     checksums = None if parsed is None else parsed["crc32"]
     if checksums is not None and set(checksums) != set(stored):
@@ -84,10 +87,20 @@ def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None
     return Report(folder, (opened.layout if opened else MLX).name, len(stored), len(by_file), meter.total)
 
 
+def _check_is_mlx(folder: Path) -> None:
+    """Raises CheckpointError if the folder is a checkpoint in another layout, which is not compared with a source."""
+    layout = recognised(folder, {} if is_metal(folder) else read_folder(folder))
+    if layout is not MLX:
+        raise CheckpointError(
+            f"{folder} is in the layout of {layout.name}, but only MLX folders are compared with a source: verify it "
+            "without --source"
+        )
+
+
 def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
     """Checks a folder without a manifest against its own index and against the checksums of its download."""
     checkpoint, checksums = open_checkpoint(folder), downloads.recorded(folder)
-    weights = sorted({tensor.file.name for tensor in checkpoint.files.values()})
+    weights = sorted({tensor.file.name for tensor in checkpoint.file_tensors.values()})
     compared = [name for name in weights if name in checksums]
     if checkpoint.layout is MLX and not compared:
         raise CheckpointError(
@@ -99,8 +112,10 @@ def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
         checks = {name: partial(downloads.compare, folder / name, checksum) for name, checksum in checksums.items()}
         for name, _ in pool.as_completed(checks):
             meter.finish_shard(name)
-    nbytes = sum(tensor.nbytes for tensor in checkpoint.files.values())
-    return Report(folder, checkpoint.layout.name, len(checkpoint.files), len(weights), nbytes, compared=len(compared))
+    nbytes = sum(tensor.nbytes for tensor in checkpoint.file_tensors.values())
+    return Report(
+        folder, checkpoint.layout.name, len(checkpoint.file_tensors), len(weights), nbytes, compared=len(compared)
+    )
 
 
 def _reading_jobs(stored: Mapping[str, TensorInfo]) -> Iterator[Job]:
@@ -176,8 +191,13 @@ def _check(
                 if source is not None:
                     (actual,) = read(tensor, ends[n], ends[n] + piece.nbytes, piece.nbytes)
                     if not np.array_equal(actual, piece):
+                        remedy = "convert again"
+                        if source.layout is METAL and tensor.name in ("model.embed_tokens.weight", "lm_head.weight"):
+                            remedy = (
+                                "it may only lack rows that no token uses, so compare with another form of the release"
+                            )
                         raise CheckpointError(
-                            f"{tensor.file}: tensor {tensor.name} differs from {source.folder}: convert again"
+                            f"{tensor.file}: tensor {tensor.name} differs from {source.folder}: {remedy}"
                         )
                 crcs[n] = crc32(piece.data, crcs[n])
                 ends[n] += piece.nbytes

@@ -15,10 +15,11 @@ import mlx.core as mx
 
 from mlx_oss.backend.host_memory import keep_freed_memory, keep_resident
 from mlx_oss.errors import OptionError
-from mlx_oss.memory.plan import placements_for, plan_for
+from mlx_oss.memory.plan import place_here, plan_for
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload import install
 from mlx_oss.weights.layouts.checkpoint import open_model
+from mlx_oss.weights.placements import quantised_modules
 from mlx_oss.weights.reading import open_files, read
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def load_model(
             which and why.
     """
     checkpoint = open_model(path)
-    placed = placements_for(checkpoint, dtype)
-    chosen = plan_for(checkpoint, placed, context=context, memory=memory, dtype=dtype, slots=slots)
+    placements = place_here(checkpoint, dtype)
+    chosen = plan_for(checkpoint, placements, context=context, memory=memory, dtype=dtype, slots=slots)
     if chosen.verdict == "too small":
         raise OptionError(
             f"{chosen}: allow more memory, use a shorter context, or convert the model with a smaller profile"
@@ -108,15 +109,14 @@ def load_model(
     _log.log(logging.WARNING if reduced and slots is None else logging.INFO, "%s", chosen)
     keep_resident()
     keep_freed_memory(chosen.memory - chosen.peak_bytes)
-    specs = {placement.module: placement.spec for placement in placed if placement.spec}
-    rows_alternate = any(placement.rows_alternate for placement in placed)
-    model = Transformer(checkpoint.config, specs, rows_alternate=rows_alternate)
+    rows_alternate = any(placement.rows_alternate for placement in placements)
+    model = Transformer(checkpoint.config, quantised_modules(placements), rows_alternate=rows_alternate)
     model.plan, model.context, model.chunk = chosen, chosen.context, chosen.chunk
-    files, weights = open_files(placed), []
+    files, weights = open_files(placements), []
     if chosen.slots is not None:
-        weights += install(model, chosen.slots, placed, files)
-        placed = tuple(placement for placement in placed if not placement.can_stay_on_disk)
-    weights += [(placement.name, array) for placement, array in read(placed, files)]
+        weights += install(model, chosen.slots, placements, files)
+        placements = tuple(placement for placement in placements if not placement.can_stay_on_disk)
+    weights += [(placement.name, array) for placement, array in read(placements, files)]
     model.load_weights(weights, strict=True)
     mx.eval(model.parameters())
     return model

@@ -42,7 +42,7 @@ ORDER = """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 KNOW_MLX = set(
     """
-    backend.cores backend.cpu_attention backend.cpu_linear backend.device backend.host_memory
+    backend.cores backend.cpu_attention backend.cpu_linear backend.device backend.host_memory backend.packed
     model.attention model.kv_cache model.linear model.samples model.swiglu model.transformer
     weights.arrays weights.reading offload.embedding offload.experts offload.install
     nano convert.affine loader generation.generate generation.sampling chat.session_file bench.kernels bench.worker

@@ -40,17 +40,17 @@ _DECODING_ERRORS = (ValueError, LookupError, TypeError, AttributeError, Recursio
 
 
 def fingerprint(model: Transformer) -> str:
-    """SHA-256 of a model's mathematics: its config, its dtype and some values of every module.
+    """SHA-256 of what a model computes with: its config, its dtype and some values of every module.
 
-    Only models with the same fingerprint share caches. How weights are stored does not count where the values are
-    equal, so a release and the folder that it was converted to have the same one.
+    Only models with the same fingerprint share caches. It does not depend on how weights are stored: a release and the
+    folder that it was converted to have the same one.
     """
     config = _numbers(asdict(replace(model.config, quantization=None)))
     return _sha256(f"{json.dumps(config)} {model.dtype}".encode(), *map(_bytes, samples(model)))
 
 
 def _numbers(value: Any) -> Any:
-    """The value with every number in it as a float, because checkpoints write 32 and 32.0 for the same setting."""
+    """Returns `value` with every integer as a float, because checkpoints write 32 or 32.0 for the same setting."""
     if isinstance(value, dict):
         return {key: _numbers(each) for key, each in value.items()}
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -218,7 +218,7 @@ def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str,
     """
     if saved.model != fingerprint(model):
         raise SessionError(
-            f"{path} was saved with another model, or by an earlier version: `text_only=True` loads its messages alone"
+            f"{path} was saved with another model or dtype, or by an earlier version: `text_only=True` loads its text"
         )
     try:
         caches = mx.load(str(path), format="safetensors")

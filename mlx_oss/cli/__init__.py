@@ -27,7 +27,7 @@ COMMANDS = {
     "plan": ("mlx_oss.cli.plan", "show how much of a model fits into memory"),
     "bench": ("mlx_oss.cli.bench", "measure a model's speed and memory on this machine"),
     "convert": ("mlx_oss.convert.command", "convert a checkpoint to an MLX folder"),
-    "verify": ("mlx_oss.cli.verify", "check a model on disk, byte by byte"),
+    "verify": ("mlx_oss.cli.verify", "check that a model on disk is complete and, where checksums exist, intact"),
 }
 
 

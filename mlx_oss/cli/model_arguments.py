@@ -108,7 +108,7 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
         "--context",
         type=int,
         metavar="N",
-        help="length of the longest conversation, in tokens (default: as many as fit, see mlx-oss plan)",
+        help="length of the longest conversation, in tokens (default: as many as fit)",
     )
 
 

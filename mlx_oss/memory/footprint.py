@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mlx_oss.weights.names import can_quantize
+from mlx_oss.weights.names import can_quantize, is_expert
 from mlx_oss.weights.placements import EMBEDDING, Placement
 from mlx_oss.weights.reading import AHEAD
 
@@ -37,9 +37,7 @@ class Footprint:
         if slots is None:
             return sum(self.kinds.values())
         return slots * self.slot_bytes + sum(
-            placement.nbytes
-            for placement in self._placements
-            if not (placement.can_stay_on_disk and placement.is_read_when_needed)
+            placement.nbytes for placement in self._placements if not placement.is_read_on_demand
         )
 
     def loading(self, slots: int | None) -> int:
@@ -49,17 +47,22 @@ class Footprint:
         return max(placement.loading_nbytes for placement in loaded) + min(excess, AHEAD)
 
     def saved_by(self, bits: int) -> int:
-        """Bytes saved if every matrix that is not quantised were stored with `bits` bits in affine groups of 64."""
+        """Bytes saved if every matrix that is not quantised were stored with `bits` bits in affine groups of 64.
+
+        0 if that is not possible, because the columns of a matrix are not a multiple of 64.
+        """
         saved = 0
         for placement in self._placements:
             if placement.suffix == "weight" and placement.spec is None and can_quantize(placement.module):
+                if placement.shape[-1] % _GROUP:
+                    return 0
                 values = math.prod(placement.shape)
                 saved += placement.nbytes - values * bits // 8 - 2 * values // _GROUP * self._itemsize
         return saved
 
 
 def _kind(module: str) -> str:
-    if ".experts." in module:
+    if is_expert(module):
         return "experts"
     if ".self_attn" in module:
         return "attention"

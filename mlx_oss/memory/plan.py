@@ -19,9 +19,9 @@ from mlx_oss.memory.estimates import format_bytes, kv_cache_bytes, parse_bytes, 
 from mlx_oss.memory.footprint import Footprint
 from mlx_oss.model.kv_cache import MOST_SNAPSHOTS
 from mlx_oss.model.transformer import PREFILL_CHUNK
-from mlx_oss.weights.arrays import NAMES
+from mlx_oss.weights.arrays import DTYPE_NAMES
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_model
-from mlx_oss.weights.placements import Placement, placements
+from mlx_oss.weights.placements import Placement, place
 
 BASE_BYTES = 120_000_000  # Python, MLX, NumPy and the vocabulary
 VOCABULARY_BYTES = 80_000_000  # the vocabulary's part of BASE_BYTES, which is loaded after the weights
@@ -132,18 +132,18 @@ def plan(
         CheckpointError: If a weight file or tensor is missing or wrong, or if the model has to be converted first.
     """
     checkpoint = open_model(path)
-    placed = placements_for(checkpoint, dtype)
-    return plan_for(checkpoint, placed, context=context, memory=memory, chunk=chunk, dtype=dtype)
+    placements = place_here(checkpoint, dtype)
+    return plan_for(checkpoint, placements, context=context, memory=memory, chunk=chunk, dtype=dtype)
 
 
-def placements_for(checkpoint: Checkpoint, dtype: str) -> tuple[Placement, ...]:
-    """The parameters of a checkpoint's model on this machine. Raises OptionError for an unknown dtype."""
-    return placements(checkpoint, NAMES[device.activation_dtype(dtype)], upcasts=not device.on_gpu())
+def place_here(checkpoint: Checkpoint, dtype: str) -> tuple[Placement, ...]:
+    """The parameters of a checkpoint's model as this machine holds them. Raises OptionError for an unknown dtype."""
+    return place(checkpoint, DTYPE_NAMES[device.activation_dtype(dtype)], upcasts=not device.on_gpu())
 
 
 def plan_for(
     checkpoint: Checkpoint,
-    placed: Sequence[Placement],
+    placements: Sequence[Placement],
     *,
     context: int | None = None,
     memory: str | int | None = None,
@@ -162,7 +162,7 @@ def plan_for(
         raise OptionError(f"chunk is {chunk!r}, expected at least 1 token or None")
     limit, source = (parse_bytes(memory), "as requested") if memory is not None else host_memory.memory_limit()
     chunks = CHUNKS if chunk is None else (chunk,)
-    planner = _Planner(checkpoint, placed, device.activation_dtype(dtype).size, limit, source, chunks)
+    planner = _Planner(checkpoint, placements, device.activation_dtype(dtype).size, limit, source, chunks)
     if slots is None:
         return planner.best(context)
     experts = checkpoint.config.num_local_experts
@@ -176,7 +176,7 @@ class _Planner:
 
     Args:
         checkpoint: The checkpoint of the model.
-        placed: The parameters of the model.
+        placements: The parameters of the model.
         itemsize: Bytes per activation.
         limit: Memory limit in bytes.
         source: Where the limit comes from.
@@ -186,7 +186,7 @@ class _Planner:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        placed: Sequence[Placement],
+        placements: Sequence[Placement],
         itemsize: int,
         limit: int,
         source: str,
@@ -194,7 +194,7 @@ class _Planner:
     ) -> None:
         self.folder, self.config = checkpoint.folder, checkpoint.config
         self.itemsize, self.limit, self.source, self.chunks = itemsize, limit, source, chunks
-        self.footprint = Footprint(placed, self.config.num_local_experts, itemsize)
+        self.footprint = Footprint(placements, self.config.num_local_experts, itemsize)
         c = self.config
         # At least two: one is read while the other one computes.
         self.min_slots = min(max(c.num_experts_per_tok, 2), c.num_local_experts)

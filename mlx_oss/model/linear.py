@@ -15,8 +15,6 @@ import numpy as np
 from mlx_oss.backend import cpu_linear, device
 from mlx_oss.config import QuantizationSpec
 
-PACKED = ("weight", "scales", "biases")
-
 
 def linear(inputs: int, outputs: int, bias: bool, spec: QuantizationSpec | None) -> nn.Module:
     """A linear layer with random weights, quantised as `spec` says; None means not quantised."""
@@ -42,7 +40,7 @@ class QuantizedLinear(nn.QuantizedLinear):
             y: mx.array = super().__call__(x)
             return y
         spec = QuantizationSpec(self.group_size, self.bits, self.mode)
-        return cpu_linear.quantized_linear(x, spec, self.get("bias"), *_stored(self))
+        return cpu_linear.quantized_linear(x, spec, self.get("bias"), *_packed_arrays(self))
 
 
 class ExpertLinear(nn.Module):
@@ -61,11 +59,6 @@ class ExpertLinear(nn.Module):
             self.biases = biases[0]
         self.bias = mx.zeros((experts, outputs))
 
-    @property
-    def packed(self) -> list[str]:
-        """Names of the parameters that hold the matrices: weight, scales and, if affine, biases."""
-        return [name for name in PACKED if self.get(name) is not None]
-
     def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
         """x (n, 1, inputs), experts (N,) -> (N, 1, outputs), without the bias.
 
@@ -73,13 +66,13 @@ class ExpertLinear(nn.Module):
         is sorted, which makes the product faster if experts have many rows each.
         """
         if sorted_indices and not device.on_gpu():
-            return cpu_linear.expert_linear(x, experts, self.spec, *_stored(self))
+            return cpu_linear.expert_linear(x, experts, self.spec, *_packed_arrays(self))
         # MLX uses its kernel for sorted experts only if `rows` is None.
         rows = None if sorted_indices else _token_of_pair(experts.size, experts.size // x.shape[0])
         gathered = partial(self._gathered, x, rows, experts)
         if device.on_gpu():
-            return gathered(*_stored(self))
-        return cpu_linear.by_rows_of(gathered, experts.size, *_stored(self))
+            return gathered(*_packed_arrays(self))
+        return cpu_linear.by_rows_of(gathered, experts.size, *_packed_arrays(self))
 
     def _gathered(
         self,
@@ -111,6 +104,10 @@ def _token_of_pair(pairs: int, each: int) -> mx.array:
     return mx.array(np.arange(pairs, dtype=np.uint32) // each)
 
 
-def _stored(layer: nn.Module) -> list[mx.array]:
-    """The packed words, the scales and, if affine, the biases."""
-    return [layer[name] for name in PACKED if layer.get(name) is not None]
+def packed(layer: nn.Module) -> list[str]:
+    """Names of the parameters that hold a layer's matrix: weight; if quantised, scales and, if affine, biases."""
+    return [name for name in ("weight", "scales", "biases") if layer.get(name) is not None]
+
+
+def _packed_arrays(layer: nn.Module) -> list[mx.array]:
+    return [layer[name] for name in packed(layer)]

@@ -1,7 +1,7 @@
-"""A few values of every module of a model: two models are told apart by them, however their weights are stored.
+"""A few values of every module, so that two models can be told apart even if their weights are stored differently.
 
-Quantised rows are dequantised, and a row counts by what it means and not by where it lies. So a release and the folder
-that it was converted to have the same samples.
+Quantised rows are dequantised, and rows are chosen by their meaning, not their position. So a release and the folder
+that it was converted to have the same samples. A fine-tune that changes none of these rows has them, too.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from collections.abc import Iterator
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_oss.model.linear import PACKED
-from mlx_oss.model.transformer import Attention, Transformer
+from mlx_oss.backend.packed import dequantized
+from mlx_oss.config import QuantizationSpec
+from mlx_oss.model.linear import packed
+from mlx_oss.model.transformer import Attention, Experts, Transformer
 
 
 def samples(model: Transformer) -> Iterator[mx.array]:
-    """Yields float32 arrays: rows of each matrix, all vectors, and of each layer's experts the edges of the first one.
+    """Yields float32 arrays: some rows of each matrix, all vectors, and the first and last rows of each expert 0.
 
     Raises:
         CheckpointError: If weights are on disk and cannot be read.
@@ -37,14 +39,17 @@ def _samples(model: Transformer) -> Iterator[mx.array]:
         yield _rows(layer.mlp.router, [0])
         yield from (attention.qkv_proj.bias, attention.o_proj.bias, layer.mlp.router.bias, attention.sinks)
         yield from (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
-        yield from layer.mlp.experts.edges()
+        experts: Experts = layer.mlp.experts
+        for name in ("gate_up_proj", "down_proj"):
+            matrix = experts[name]
+            yield dequantized(matrix.spec, *(experts.edges_of(name, suffix) for suffix in packed(matrix)))
+            yield experts.edges_of(name, "bias")
 
 
 def _rows(layer: nn.Module, rows: list[int]) -> mx.array:
     """Rows of a linear layer's matrix, dequantised."""
-    weight, *parts = (layer[name][mx.array(rows)] for name in PACKED if layer.get(name) is not None)
+    weight, *parts = (layer[name][mx.array(rows)] for name in packed(layer))
     if not parts:
-        row: mx.array = weight
-        return row
-    scales, *biases = parts
-    return mx.dequantize(weight, scales, biases[0] if biases else None, layer.group_size, layer.bits, layer.mode)
+        values: mx.array = weight
+        return values
+    return dequantized(QuantizationSpec(layer.group_size, layer.bits, layer.mode), weight, *parts)

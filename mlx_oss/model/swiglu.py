@@ -10,9 +10,10 @@ from mlx_oss.backend import cores
 
 
 def swiglu(h: mx.array, bias: mx.array, alpha: float, limit: float, alternate: bool = False) -> mx.array:
-    """h and bias (N, 1, 2 F) -> (N, 1, F). The gate is the first half of them; if they `alternate`, every second value.
+    """h and bias (N, 1, 2 F) -> (N, 1, F).
 
-    The result is the same for both orders.
+    The first half is gate and the second half is up. With `alternate`, even positions are gate and odd ones are up. The
+    result is the same.
     """
     F = h.shape[-1] // 2
     gate, up = (slice(0, None, 2), slice(1, None, 2)) if alternate else (slice(F), slice(F, None))

@@ -1,7 +1,7 @@
 """The gpt-oss transformer on MLX.
 
-The reference is `gpt_oss/torch/model.py` in openai/gpt-oss. The matrices of q, k and v, and those of gate and up, are
-fused into one each; `load` fuses them. Knows nothing of files, text or sampling: token ids in, logits out.
+The reference is `gpt_oss/torch/model.py` in openai/gpt-oss. `load` joins the matrices of q, k and v into one, and those
+of gate and up into one. Knows nothing of files, text or sampling: token ids in, logits out.
 
 Dimensions in the shapes of this package:
 
@@ -14,7 +14,7 @@ Dimensions in the shapes of this package:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -109,20 +109,11 @@ class Experts(nn.Module):
         rows = order // (experts.size // x.shape[0])
         return self._forward(x[rows], experts[order], sorted_indices=True)[mx.argsort(order)]
 
-    def edges(self) -> Iterator[mx.array]:
-        """Yields the first and the last row of each matrix of expert 0, dequantised, and their biases.
-
-        They are the same for both orders of rows: those of gate and up are gate's first and up's last.
-        """
-        for name in ("gate_up_proj", "down_proj"):
-            layer: ExpertLinear = self[name]
-            spec, (weight, *parts) = layer.spec, [self.edges_of(name, suffix) for suffix in layer.packed]
-            scales, *biases = parts
-            yield mx.dequantize(weight, scales, biases[0] if biases else None, spec.group_size, spec.bits, spec.mode)
-            yield self.edges_of(name, "bias")
-
     def edges_of(self, name: str, suffix: str) -> mx.array:
-        """The first and the last row of expert 0 in a parameter, as it is held."""
+        """The first and the last row of expert 0 in a parameter, as it is held. `samples` tells models apart by them.
+
+        Both are the same for either order of the rows of gate and up: gate's first row, and up's last.
+        """
         array: mx.array = self[name][suffix]
         return array[0][mx.array([0, array.shape[1] - 1])]
 

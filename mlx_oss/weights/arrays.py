@@ -14,8 +14,8 @@ import mlx.core as mx
 from mlx_oss.backend.host_memory import in_large_pages
 
 # MLX's dtype for each safetensors dtype that a weight can have.
-STORED = {"U32": mx.uint32, "U8": mx.uint8, "BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
-NAMES = {dtype: name for name, dtype in STORED.items()}  # and the other way round
+MLX_DTYPES = {"U32": mx.uint32, "U8": mx.uint8, "BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32}
+DTYPE_NAMES = {dtype: name for name, dtype in MLX_DTYPES.items()}  # and the other way round
 LARGE = 256 << 10  # bytes: for smaller arrays, filling with zeros is faster than allocating without filling
 
 
@@ -46,7 +46,7 @@ def _uninitialized(like: mx.array) -> mx.array:
     MLX allocates without filling only when it reads a file, so this loads a file that has a header but no data.
     """
     header = json.dumps(
-        {"it": {"dtype": NAMES[like.dtype], "shape": like.shape, "data_offsets": [0, like.nbytes]}}
+        {"it": {"dtype": DTYPE_NAMES[like.dtype], "shape": like.shape, "data_offsets": [0, like.nbytes]}}
     ).encode()
     file: Any = _HeaderOnlyFile(len(header).to_bytes(8, "little") + header, like.nbytes)
     tensors: Any = mx.load(file, format="safetensors", stream=mx.cpu)

@@ -1,8 +1,8 @@
 """The canonical tensors: the names and shapes that a config requires.
 
 They are the tensors of an MLX folder. Every layout says where it stores them, the loader reads them, and the converter
-writes them. The names are those of mlx-lm, so either project can read the other's folders. Shapes are those of the
-values; `stored_tensors` returns the shapes that a quantised module is stored with. Knows nothing of files.
+writes them. The names are those of mlx-lm, so either project can read the other's folders. The shapes are those
+of the values. A quantised module is stored in other shapes, which `stored_tensors` returns. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,13 @@ def modules(config: ModelConfig) -> Iterator[tuple[str, Shape, Shape | None]]:
 
 
 def is_expert(path: str) -> bool:
+    """True for modules of the experts and their tensors, by canonical path and by the model's."""
     return ".mlp.experts." in path
+
+
+def row_axis(path: str) -> int:
+    """The axis of the rows in the tensors of a module: 0, or 1 behind that of the experts."""
+    return 1 if is_expert(path) else 0
 
 
 def can_quantize(path: str) -> bool:
@@ -66,6 +72,11 @@ def stored_tensors(path: str, shape: Shape, bias: Shape | None, spec: Quantizati
     if bias is not None:
         tensors[f"{path}.bias"] = bias
     return tensors
+
+
+def unpacked(words: int, spec: QuantizationSpec) -> int:
+    """Number of values in a number of packed words."""
+    return words * 32 // spec.bits
 
 
 def plain_tensors(config: ModelConfig) -> dict[str, Shape]:

@@ -1,21 +1,21 @@
 """Placements: which bytes of a checkpoint become which parameter of the model, and how the model holds them.
 
-This is the one list of what a model is made of: `memory` adds it up, `reading` reads it, and `offload` reads parts of
-it when they are needed. Knows the canonical tensors and what the model fuses. Knows nothing of layouts, and needs no
+This is the one list of what a model is made of. `memory` adds it up, `reading` reads it, and `offload` reads parts of
+it when a token needs them. Knows the canonical tensors and what the model fuses. Knows nothing of layouts, and needs no
 MLX.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from mlx_oss.config import ModelConfig, QuantizationSpec
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
-from mlx_oss.weights.layouts.stored import FLOATS, Tensor
-from mlx_oss.weights.names import Shape, is_expert, modules, plain_tensors
+from mlx_oss.weights.layouts.description import FLOATS, CanonicalTensor
+from mlx_oss.weights.names import Shape, is_expert, modules, plain_tensors, row_axis, unpacked
 from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
 
 EMBEDDING = "embed_tokens"  # the model's name for it
@@ -27,28 +27,30 @@ _FUSED = {
     "gate_proj": "gate_up_proj",
     "up_proj": "gate_up_proj",
 }
-_SUFFIXES = ("weight", "scales", "biases", "bias")  # names of a module's tensors
+_PACKED = ("weight", "scales", "biases")  # names of the tensors that hold a module's matrix
+# Bytes for each value while floats are rounded: the rounded value in bfloat16, and whether it is finite.
+_ROUNDING_BYTES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A range of bytes that is read from each block of a tensor in a file; each expert is a block.
+    """A range of bytes of a tensor in a file: the same range of each expert, if it contains experts.
 
     Attributes:
         tensor: The tensor.
-        blocks: Number of its blocks.
-        first: First byte within a block.
-        nbytes: Bytes of each block.
+        experts: Number of experts in it; 1 outside the experts.
+        first: First byte of the range within an expert.
+        nbytes: Bytes of the range within an expert.
     """
 
     tensor: TensorInfo
-    blocks: int
+    experts: int
     first: int
     nbytes: int
 
-    def start(self, block: int) -> int:
-        """Offset in the file of the first byte of a block's range."""
-        return self.tensor.start + block * (self.tensor.nbytes // self.blocks) + self.first
+    def start(self, expert: int) -> int:
+        """Offset in the file of the first byte of an expert's range."""
+        return self.tensor.start + expert * (self.tensor.nbytes // self.experts) + self.first
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class StoredArray:
     Attributes:
         dtype: Dtype of its bytes, as safetensors names it.
         shape: Its shape.
-        spans: Where its bytes are. A block of the array holds that block of each span, one after the other.
+        spans: Where its bytes are. For each expert, the array holds the expert's range of every span, in this order.
     """
 
     dtype: str
@@ -66,12 +68,12 @@ class StoredArray:
     spans: tuple[Span, ...]
 
     @property
-    def blocks(self) -> int:
-        return self.spans[0].blocks
+    def experts(self) -> int:
+        return self.spans[0].experts
 
     @property
     def nbytes(self) -> int:
-        return self.blocks * sum(span.nbytes for span in self.spans)
+        return self.experts * sum(span.nbytes for span in self.spans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +81,15 @@ class Part:
     """Some rows of a parameter, or all of them.
 
     Attributes:
-        stored: Their values as stored; packed integers, if they are dequantised while they are loaded.
-        values: The dtype of the values. What is stored in another float dtype is rounded to it.
+        array: The values as stored. Packed integers if the part is dequantised during loading.
+        value_dtype: The dtype of the values. Floats that are stored in another dtype are rounded to it.
         spec: How they are dequantised. None: not at all.
         scales: Scales, if they are dequantised.
         biases: Biases, if they are dequantised and affine.
     """
 
-    stored: StoredArray
-    values: str
+    array: StoredArray
+    value_dtype: str
     spec: QuantizationSpec | None = None
     scales: StoredArray | None = None
     biases: StoredArray | None = None
@@ -95,7 +97,12 @@ class Part:
     @property
     def arrays(self) -> tuple[StoredArray, ...]:
         """Everything that is read for it."""
-        return tuple(array for array in (self.stored, self.scales, self.biases) if array is not None)
+        return tuple(array for array in (self.array, self.scales, self.biases) if array is not None)
+
+    @property
+    def is_rounded(self) -> bool:
+        """True if its values are stored in another float dtype than they have in the layout."""
+        return self.spec is None and self.array.dtype != self.value_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,7 @@ class Placement:
         suffix: Its name within the module: "weight", "scales", "biases" or "bias", or "sinks".
         dtype: Its dtype in memory, as safetensors names it.
         shape: Its shape in memory.
-        parts: Its rows in order. There are several only if they cannot be joined as they are stored.
+        parts: The rows, in order. More than one part only if the stored parts differ in dtype or quantisation.
         spec: How the module is quantised in the model. None: not at all.
         rows_alternate: True if rows of gate and up alternate; False if all rows of gate come first, or it has none.
     """
@@ -139,30 +146,31 @@ class Placement:
     def is_as_stored(self) -> bool:
         """True if its bytes in memory are those that are read; False if they are cast, dequantised or joined."""
         part = self.parts[0]
-        return len(self.parts) == 1 and not part.spec and part.stored.dtype == part.values == self.dtype
+        return len(self.parts) == 1 and not part.spec and part.array.dtype == part.value_dtype == self.dtype
 
     @property
     def loading_nbytes(self) -> int:
         """Bytes that are needed in addition while it is made from what is read."""
         if self.is_as_stored:
             return 0
-        return self.stored_nbytes + (self.nbytes if len(self.parts) > 1 else 0)
+        rounding = max(math.prod(part.array.shape) * _ROUNDING_BYTES * part.is_rounded for part in self.parts)
+        return self.stored_nbytes + rounding + (self.nbytes if len(self.parts) > 1 else 0)
 
     @property
     def can_stay_on_disk(self) -> bool:
-        """True for the embedding and the experts, of which a token needs only a few rows or experts."""
-        return self.module == EMBEDDING or ".experts." in self.module
+        """True for the embedding and the experts: a token needs only a row of one, and a few of the others."""
+        return self.module == EMBEDDING or is_expert(self.module)
 
     @property
-    def is_read_when_needed(self) -> bool:
-        """True if, with experts on disk, it is read when it is needed.
+    def is_read_on_demand(self) -> bool:
+        """True if offloading reads it from disk when a token needs it.
 
-        False if all of it is in memory even then: a bias, which is small, or what has to be converted.
+        Biases of the experts, which are small, and what has to be converted are in memory even then.
         """
-        return self.module == EMBEDDING or (self.is_as_stored and self.suffix != "bias")
+        return self.module == EMBEDDING or (is_expert(self.module) and self.is_as_stored and self.suffix != "bias")
 
 
-def placements(checkpoint: Checkpoint, dtype: str, *, upcasts: bool) -> tuple[Placement, ...]:
+def place(checkpoint: Checkpoint, dtype: str, *, upcasts: bool) -> tuple[Placement, ...]:
     """Lists all parameters of the model of a checkpoint.
 
     Modules that are quantised alike stay quantised when they are fused. Otherwise they are dequantised, which is exact.
@@ -170,18 +178,23 @@ def placements(checkpoint: Checkpoint, dtype: str, *, upcasts: bool) -> tuple[Pl
     held as they are stored. That is the embedding, which is cast row by row, and every matrix if `upcasts`.
 
     Args:
-        checkpoint: The checkpoint.
+        checkpoint: A checkpoint that a model can be loaded from (see `open_model`).
         dtype: Dtype of the activations, as safetensors names it.
         upcasts: True if layers cast smaller floats while they compute, as on MLX's CPU backend.
     """
     return tuple(_placements(checkpoint, dtype, upcasts))
 
 
+def quantised_modules(placements: Iterable[Placement]) -> Mapping[str, QuantizationSpec]:
+    """How modules of the model are quantised, by path. Modules that are not quantised are left out."""
+    return {placement.module: placement.spec for placement in placements if placement.spec}
+
+
 def _placements(checkpoint: Checkpoint, dtype: str, upcasts: bool) -> Iterator[Placement]:
     for module, members in _fusions(checkpoint.config):
         specs = [checkpoint.specs[member] for member in members]
         spec = specs[0] if len(set(specs)) == 1 else None
-        for suffix in _SUFFIXES:
+        for suffix in (*_PACKED, "bias"):
             named = [f"{member}.{suffix}" for member in members]
             tensors = [checkpoint.tensors[name] for name in named if name in checkpoint.tensors]
             if not tensors or (spec is None and suffix in ("scales", "biases")):
@@ -190,23 +203,22 @@ def _placements(checkpoint: Checkpoint, dtype: str, upcasts: bool) -> Iterator[P
                 parts = tuple(_dequantised(checkpoint, member, dtype) for member in members)
             else:
                 parts = tuple(_parts(tensors))
-            held = _held_dtype(module, suffix, parts, dtype, upcasts)
-            shape = _joined_shape(parts, 1 if is_expert(members[0]) else 0)
+            held, shape = _held_dtype(module, suffix, parts, dtype, upcasts), _joined_shape(parts, row_axis(module))
             yield Placement(module, suffix, held, shape, parts, spec, rows_alternate=tensors[0].step == 2)
     for name in plain_tensors(checkpoint.config):
         module, _, suffix = name.removeprefix("model.").rpartition(".")
         (part,) = _parts([checkpoint.tensors[name]])
-        yield Placement(module, suffix, dtype, part.stored.shape, (part,))
+        yield Placement(module, suffix, dtype, part.array.shape, (part,))
 
 
 def _held_dtype(module: str, suffix: str, parts: Sequence[Part], dtype: str, upcasts: bool) -> str:
     """The dtype in which a parameter is held, if `dtype` is that of the activations."""
-    values = parts[0].values
-    if values not in FLOATS:
-        return values
-    is_matrix = suffix == "weight" and len(parts) == 1 and len(parts[0].stored.shape) == 2
-    is_upcast = module == EMBEDDING or (upcasts and ITEMSIZE[values] < ITEMSIZE[dtype])
-    return values if is_matrix and is_upcast else dtype
+    stored = parts[0].value_dtype
+    if stored not in FLOATS:
+        return stored
+    is_matrix = suffix == "weight" and len(parts) == 1 and len(parts[0].array.shape) == 2
+    is_upcast = module == EMBEDDING or (upcasts and ITEMSIZE[stored] < ITEMSIZE[dtype])
+    return stored if is_matrix and is_upcast else dtype
 
 
 def _fusions(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -220,13 +232,13 @@ def _fusions(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
         yield path, tuple(members)
 
 
-def _parts(tensors: Sequence[Tensor]) -> Iterator[Part]:
+def _parts(tensors: Sequence[CanonicalTensor]) -> Iterator[Part]:
     """The parts of a parameter that consists of these tensors: a single one if they have the same dtype."""
     if len({(tensor.stored_dtype, tensor.dtype) for tensor in tensors}) > 1:
         for tensor in tensors:
             yield from _parts([tensor])
         return
-    first, axis = tensors[0], 1 if is_expert(tensors[0].name) else 0
+    first, axis = tensors[0], row_axis(tensors[0].name)
     rows = sum(tensor.rows for tensor in tensors)
     shape = (*first.shape[:axis], rows, *first.shape[axis + 1 :])
     # Alternating rows of two tensors are all rows of the one that contains them.
@@ -236,29 +248,38 @@ def _parts(tensors: Sequence[Tensor]) -> Iterator[Part]:
 
 def _dequantised(checkpoint: Checkpoint, module: str, dtype: str) -> Part:
     """The weight of a module that is fused with others that are not quantised alike."""
-    tensors = [checkpoint.tensors.get(f"{module}.{suffix}") for suffix in ("weight", "scales", "biases")]
-    weight, scales, biases = (None if tensor is None else next(_parts([tensor])).stored for tensor in tensors)
-    assert weight, module
-    spec = checkpoint.specs[module]
-    return Part(weight, dtype if spec else checkpoint.tensors[f"{module}.weight"].dtype, spec, scales, biases)
+    tensors = [checkpoint.tensors.get(f"{module}.{suffix}") for suffix in _PACKED]
+    weight, *others = (next(_parts([tensor])) for tensor in tensors if tensor is not None)
+    if (spec := checkpoint.specs[module]) is None:
+        return weight
+    return Part(weight.array, dtype, spec, *(part.array for part in others))
 
 
 def _joined_shape(parts: Sequence[Part], axis: int) -> Shape:
     """The shape of the parts, joined along `axis` after they are dequantised."""
 
     def shape(part: Part) -> Shape:
-        *rows, last = part.stored.shape
-        return (*rows, last * 32 // part.spec.bits) if part.spec else part.stored.shape
+        *rows, columns = part.array.shape
+        return (*rows, unpacked(columns, part.spec)) if part.spec else part.array.shape
 
     first = shape(parts[0])
     return (*first[:axis], sum(shape(part)[axis] for part in parts), *first[axis + 1 :])
 
 
-def _whole(tensor: Tensor) -> Span:
-    return Span(tensor.source, tensor.blocks, 0, tensor.source.nbytes // tensor.blocks)
+def _whole(tensor: CanonicalTensor) -> Span:
+    """All of the tensor that contains a canonical one."""
+    source = _unchanged(tensor)
+    return Span(source, tensor.experts, 0, source.nbytes // tensor.experts)
 
 
-def _span(tensor: Tensor) -> Span:
+def _span(tensor: CanonicalTensor) -> Span:
     """The rows of a canonical tensor in the tensor that contains it."""
-    row = math.prod(tensor.shape) * ITEMSIZE[tensor.stored_dtype] // (tensor.blocks * tensor.rows)
-    return Span(tensor.source, tensor.blocks, tensor.first * row, tensor.rows * row)
+    row = math.prod(tensor.shape) * ITEMSIZE[tensor.stored_dtype] // (tensor.experts * tensor.rows)
+    return Span(_unchanged(tensor), tensor.experts, tensor.first * row, tensor.rows * row)
+
+
+def _unchanged(tensor: CanonicalTensor) -> TensorInfo:
+    """The one tensor that contains a canonical tensor, as it is."""
+    (source,) = tensor.sources
+    assert tensor.change is None, f"{tensor.name} {tensor.change=}"
+    return source

@@ -1,7 +1,7 @@
 """Placements -> MLX arrays: read directly into the arrays, several reads at a time, each byte once.
 
-What the model holds as one matrix is joined while it is read, without a copy. Then floats are cast as the placement
-says. Knows nothing of modules.
+Matrices that the model fuses are joined while they are read, without a copy. Then floats are cast as the placement
+says. Knows nothing of layouts.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_oss.backend.packed import dequantized
 from mlx_oss.errors import CheckpointError
-from mlx_oss.weights.arrays import STORED, allocated, bytes_of
+from mlx_oss.weights.arrays import MLX_DTYPES, allocated, bytes_of
 from mlx_oss.weights.files import READERS, OpenFile
+from mlx_oss.weights.names import row_axis
 from mlx_oss.weights.placements import Part, Placement, StoredArray
 
 AHEAD = 1_500_000_000  # limit in bytes of what is being read, or has been read but not yet consumed by the caller
@@ -41,7 +43,7 @@ def read(placements: Iterable[Placement], files: Files) -> Iterator[tuple[Placem
         Each placement with its array. Reading goes on ahead of the caller, up to AHEAD bytes.
 
     Raises:
-        CheckpointError: If a tensor cannot be read, or contains a value that rounding turns into infinity.
+        CheckpointError: If a tensor cannot be read, or holds NaN or infinity after rounding.
     """
     being_read: deque[tuple[Placement, list[mx.array], list[Future[None]]]] = deque()
     with ThreadPoolExecutor(READERS, thread_name_prefix="mlx-oss-load") as threads:
@@ -59,7 +61,7 @@ def read(placements: Iterable[Placement], files: Files) -> Iterator[tuple[Placem
                 stored = [array for part in placement.parts for array in part.arrays]
                 for tensor in {span.tensor for array in stored for span in array.spans}:
                     files[tensor.file].expect(tensor.start, tensor.nbytes)
-                arrays = [allocated(array.shape, STORED[array.dtype]) for array in stored]
+                arrays = [allocated(array.shape, MLX_DTYPES[array.dtype]) for array in stored]
                 requests = (r for array, into in zip(stored, arrays, strict=True) for r in _requests(array, into))
                 futures = [threads.submit(_fill, files, portion) for portion in _portions(requests)]
                 being_read.append((placement, arrays, futures))
@@ -80,36 +82,31 @@ def as_held(placement: Placement, arrays: Sequence[mx.array]) -> mx.array:
     """
     if placement.is_as_stored:
         return arrays[0]
-    left, dtype = iter(arrays), STORED[placement.dtype]
+    left, dtype = iter(arrays), MLX_DTYPES[placement.dtype]
     parts = [_values(part, [next(left) for _ in part.arrays]).astype(dtype) for part in placement.parts]
-    joined = parts[0] if len(parts) == 1 else mx.concatenate(parts, _row_axis(placement))
+    joined = parts[0] if len(parts) == 1 else mx.concatenate(parts, row_axis(placement.module))
     mx.eval(joined)
     return joined
-
-
-def _row_axis(placement: Placement) -> int:
-    return 1 if ".experts." in placement.module else 0
 
 
 def _values(part: Part, arrays: Sequence[mx.array]) -> mx.array:
     """The values of a part: dequantised, or rounded to the dtype that they have in the layout."""
     if spec := part.spec:
         weight, *others = arrays  # floats are cast first, else the values would be rounded to the stored dtype
-        scales, *biases = (_cast(array, part.values) for array in others)
-        return mx.dequantize(weight, scales, biases[0] if biases else None, spec.group_size, spec.bits, spec.mode)
+        return dequantized(spec, weight, *(_cast(array, part.value_dtype) for array in others))
     (stored,) = arrays
-    if part.stored.dtype == part.values:
+    if not part.is_rounded:
         return stored
-    rounded = _cast(stored, part.values)
+    rounded = _cast(stored, part.value_dtype)
     if not mx.isfinite(rounded).all():
-        tensor = part.stored.spans[0].tensor
+        tensor = part.array.spans[0].tensor
         raise CheckpointError(f"{tensor.file}: tensor {tensor.name} holds NaN or infinity: download it again")
     return rounded
 
 
 def _cast(array: mx.array, dtype: str) -> mx.array:
     """Casts floats. Packed integers stay as they are."""
-    return array.astype(STORED[dtype]) if mx.issubdtype(array.dtype, mx.floating) else array
+    return array.astype(MLX_DTYPES[dtype]) if mx.issubdtype(array.dtype, mx.floating) else array
 
 
 ReadRequest = tuple[Path, int, memoryview]  # file, offset of the first byte, destination
@@ -117,12 +114,12 @@ ReadRequest = tuple[Path, int, memoryview]  # file, offset of the first byte, de
 
 def _requests(array: StoredArray, into: mx.array) -> Iterator[ReadRequest]:
     """Splits the reading of an array into requests of at most PORTION bytes."""
-    target, stride, offset = bytes_of(into), array.nbytes // array.blocks, 0
+    target, stride, offset = bytes_of(into), array.nbytes // array.experts, 0
     for span in array.spans:
-        for block in range(array.blocks):
-            start, part = span.start(block), target[offset + block * stride :][: span.nbytes]
+        for expert in range(array.experts):
+            start, destination = span.start(expert), target[offset + expert * stride :][: span.nbytes]
             for first in range(0, span.nbytes, PORTION):
-                yield span.tensor.file, start + first, part[first : first + PORTION]
+                yield span.tensor.file, start + first, destination[first : first + PORTION]
         offset += span.nbytes
 
 

@@ -113,6 +113,16 @@ def weight_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("."))
 
 
+def check_folder(folder: Path) -> None:
+    """Raises CheckpointError if the path is not a folder that can be read."""
+    if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
+        state = "is not a folder, or is not accessible" if os.path.lexists(folder) else "does not exist"
+        hint = "; GGUF files are not supported" if folder.suffix == ".gguf" else ""
+        raise CheckpointError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
+    if not os.access(folder, os.R_OK | os.X_OK):  # else it would look empty
+        raise CheckpointError(f"{folder} cannot be read (permission denied): change its permissions")
+
+
 def read_folder(folder: Path) -> dict[str, TensorInfo]:
     """Every tensor of the safetensors files in a folder, by name.
 
@@ -123,12 +133,7 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
         CheckpointError: If the folder or a shard is missing, a shard or the index is damaged, a tensor occurs twice, or
             the index disagrees with the shards.
     """
-    if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
-        raise CheckpointError(
-            f"{folder} is not a folder, or is not accessible: give the folder with config.json and *.safetensors"
-        )
-    if not os.access(folder, os.R_OK | os.X_OK):  # else it would look empty
-        raise CheckpointError(f"{folder} cannot be read (permission denied): change its permissions")
+    check_folder(folder)
     index = _read_index(folder / INDEX)
     files = weight_files(folder) if index is None else sorted(set(index.values()))
     if index is not None and SINGLE not in files and os.path.exists(folder / SINGLE):

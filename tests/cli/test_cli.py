@@ -118,7 +118,7 @@ def test_a_warning_is_one_line_on_stderr(random_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "absent"], "absent is not a folder"),
+        (["--model", "absent"], "absent does not exist"),
         (["--temperature", "-1"], "temperature is -1.0"),
         (["--temperature", "nan"], "temperature is nan"),
         (["--top-p", "0"], "top_p is 0"),

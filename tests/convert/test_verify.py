@@ -316,6 +316,36 @@ def test_a_release_without_recorded_checksums_is_checked_by_index_and_sizes(tmp_
     assert f"{weights} is truncated" in capsys.readouterr().err
 
 
+def test_a_download_is_found_from_within_its_folder(download, monkeypatch):
+    monkeypatch.chdir(download)
+    assert verify(".").compared == verify(download).compared > 0
+
+
+def test_a_download_of_which_only_an_empty_file_is_recorded(tmp_path, capsys):
+    source = write_checkpoint(tmp_path / "src")
+    records = source / ".cache" / "huggingface" / "download"
+    records.mkdir(parents=True)
+    (source / "LICENSE").write_bytes(b"")
+    (records / "LICENSE.metadata").write_text(f"a1\n{hashlib.sha1(b'blob 0' + bytes(1)).hexdigest()}\n1\n")
+    assert mlx_oss(["verify", str(source)]) == 0
+    assert "not the values" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["hf", "original", "metal"])
+def test_only_mlx_folders_are_compared_with_a_source(source, tmp_path, layout):
+    folder = write_checkpoint(tmp_path / "release", layout=layout)
+    with pytest.raises(CheckpointError, match="only MLX folders are compared with a source"):
+        verify(folder, source)
+
+
+def test_settings_beside_openai_s_layout_are_kept(tmp_path):
+    source = write_checkpoint(tmp_path / "src", layout="original")
+    (source / "generation_config.json").write_text('{"eos_token_id": 7}')
+    convert(source, tmp_path / "dst", ConvertOptions(verify=True))
+    assert (tmp_path / "dst" / "generation_config.json").read_text() == '{"eos_token_id": 7}'
+    verify(tmp_path / "dst", source)
+
+
 def test_a_record_that_is_no_record_is_none(tmp_path):
     source = write_checkpoint(tmp_path / "src")
     records = source / ".cache" / "huggingface" / "download"

@@ -18,7 +18,7 @@ from mlx_oss.cli import main
 from mlx_oss.errors import OptionError
 from mlx_oss.memory.estimates import format_bytes, parse_bytes
 from mlx_oss.memory.footprint import Footprint
-from mlx_oss.memory.plan import placements_for
+from mlx_oss.memory.plan import place_here
 from mlx_oss.nano import nano_folder
 from mlx_oss.offload import offload_stats
 from mlx_oss.weights.layouts.checkpoint import open_model
@@ -35,7 +35,7 @@ def held(model: mlx_oss.Transformer) -> int:
 
 def counted(folder: Path, dtype: str) -> Footprint:
     checkpoint = open_model(folder)
-    return Footprint(placements_for(checkpoint, dtype), checkpoint.config.num_local_experts, SIZE[dtype])
+    return Footprint(place_here(checkpoint, dtype), checkpoint.config.num_local_experts, SIZE[dtype])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -146,12 +146,18 @@ def test_memory_that_the_device_has_not_is_not_planned_with(routed, monkeypatch)
         load_model(path)
 
 
-def test_a_smaller_profile_is_named_where_it_would_do(routed):
-    path = routed("32 experts")
-    whole = plan(path, memory="1TB", context=64)
-    saved = counted(path, "bfloat16" if on_gpu() else "float32").saved_by(4)
-    tight = plan(path, memory=whole.peak_bytes - saved, context=64)
+def test_a_smaller_profile_is_named_where_it_would_do(even):  # noqa: F811
+    whole = plan(even, memory="1TB", context=64)
+    saved = counted(even, "bfloat16" if on_gpu() else "float32").saved_by(4)
+    tight = plan(even, memory=whole.peak_bytes - saved, context=64)
     assert tight.profile in ("q8", "q4") and whole.profile is None
+
+
+def test_a_profile_that_is_not_possible_is_not_named(routed):
+    """The converter refuses groups of 64 in matrices of 96 columns."""
+    path = routed("32 experts")
+    assert counted(path, "float32").saved_by(8) == 0
+    assert plan(path, memory=least(path, context=64).least_bytes, context=64).profile is None
 
 
 @pytest.mark.parametrize(

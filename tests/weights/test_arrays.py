@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from mlx_oss.weights import arrays
-from mlx_oss.weights.arrays import STORED, allocated, bytes_of
+from mlx_oss.weights.arrays import MLX_DTYPES, allocated, bytes_of
 
 
 @pytest.mark.parametrize("large", [0, arrays.LARGE])
-@pytest.mark.parametrize("dtype", STORED.values(), ids=STORED)
+@pytest.mark.parametrize("dtype", MLX_DTYPES.values(), ids=MLX_DTYPES)
 def test_what_is_written_is_what_mlx_computes_with(dtype, large, monkeypatch):
     monkeypatch.setattr(arrays, "LARGE", large)
     array = allocated((3, 5, 7), dtype)

@@ -15,23 +15,23 @@ import pytest
 from mlx_oss.convert import convert
 from mlx_oss.errors import CheckpointError, MlxOssError
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint, open_model
-from mlx_oss.weights.layouts.stored import Dense, Tensor
-from mlx_oss.weights.placements import placements
+from mlx_oss.weights.layouts.description import CanonicalTensor, Dense
+from mlx_oss.weights.placements import place
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
 from tests.synthetic import TINY, write_checkpoint
 
 AS_THEY_ARE = ("hf", "hf_sharded", "original", "original_sharded")
 
 
-def spans(tensor: Tensor) -> Iterator[tuple[TensorInfo, np.ndarray]]:
+def spans(tensor: CanonicalTensor) -> Iterator[tuple[TensorInfo, np.ndarray]]:
     """(stored tensor, the offsets in it of a canonical tensor's bytes) for each source of the tensor."""
     for source in tensor.sources:
-        blocks = tensor.blocks // len(tensor.sources)
+        blocks = tensor.experts // len(tensor.sources)
         rows = np.arange(source.nbytes).reshape(blocks, source.shape[1 if ".experts." in tensor.name else 0], -1)
         yield source, rows[:, tensor.first :: tensor.step][:, : tensor.rows].reshape(-1)
 
 
-def content(tensor: Tensor) -> bytes:
+def content(tensor: CanonicalTensor) -> bytes:
     parts = []
     for source, offsets in spans(tensor):
         stored = np.frombuffer(source.file.read_bytes()[source.start : source.end], np.uint8)
@@ -42,7 +42,7 @@ def content(tensor: Tensor) -> bytes:
 @pytest.mark.parametrize("layout", [*AS_THEY_ARE, "metal", "mlx"])
 def test_every_stored_byte_belongs_to_exactly_one_canonical_tensor(release, folder, shape, layout):
     checkpoint = open_checkpoint(folder(shape) if layout == "mlx" else release(shape, layout))
-    used = {name: np.zeros(tensor.nbytes, int) for name, tensor in checkpoint.files.items()}
+    used = {name: np.zeros(tensor.nbytes, int) for name, tensor in checkpoint.file_tensors.items()}
     for tensor in checkpoint.tensors.values():
         for source, offsets in spans(tensor):
             used[source.name][offsets] += 1
@@ -64,19 +64,19 @@ def test_experts_that_are_not_quantised_are_one_tensor_for_weight_and_scales(rel
     for projection, first in (("gate", 0), ("up", 1)):
         for suffix in ("weight", "scales"):
             tensor = found[f"model.layers.1.mlp.experts.{projection}_proj.{suffix}"]
-            assert (tensor.source.name, tensor.first) == ("model.layers.1.mlp.experts.gate_up_proj", first)
+            assert (tensor.sources[0].name, tensor.first) == ("model.layers.1.mlp.experts.gate_up_proj", first)
             assert isinstance(tensor.change, Dense)
 
 
 @pytest.mark.parametrize("layout", [*AS_THEY_ARE, "mlx"])
 def test_a_model_reads_every_stored_byte_once(release, folder, shape, layout):
     checkpoint = open_model(folder(shape) if layout == "mlx" else release(shape, layout))
-    used = {name: np.zeros(tensor.nbytes, int) for name, tensor in checkpoint.files.items()}
-    for placement in placements(checkpoint, "F32", upcasts=True):
+    used = {name: np.zeros(tensor.nbytes, int) for name, tensor in checkpoint.file_tensors.items()}
+    for placement in place(checkpoint, "F32", upcasts=True):
         for part in placement.parts:
             for span in (span for array in part.arrays for span in array.spans):
-                for block in range(span.blocks):
-                    start = span.start(block) - span.tensor.start
+                for expert in range(span.experts):
+                    start = span.start(expert) - span.tensor.start
                     used[span.tensor.name][start : start + span.nbytes] += 1
     assert all((count == 1).all() for count in used.values())
 
@@ -158,6 +158,9 @@ def test_a_file_in_place_of_a_folder_and_a_folder_without_weights_are_told(tmp_p
     with pytest.raises(CheckpointError, match=r"original/ does: give .*repository/original"):
         open_model(tmp_path / "repository")
     assert open_model(tmp_path / "repository" / "original")
+    write_checkpoint(tmp_path / "other" / "metal", layout="metal")
+    with pytest.raises(CheckpointError, match=r"metal/ does: give .*other/metal"):
+        open_model(tmp_path / "other")
 
 
 def test_an_unreadable_config_is_named_whatever_the_layout(release, tmp_path):

@@ -33,9 +33,9 @@ def readers() -> list[threading.Thread]:
 def placed(what: str, tensors: list[TensorInfo]) -> Placement:
     """A parameter of packed words that consists of these tensors, joined by rows."""
     first, axis = tensors[0].shape, 1 if "experts" in what else 0
-    blocks = first[0] if axis else 1
+    experts = first[0] if axis else 1
     shape = (*first[:axis], sum(tensor.shape[axis] for tensor in tensors), *first[axis + 1 :])
-    spans = tuple(Span(tensor, blocks, 0, tensor.nbytes // blocks) for tensor in tensors)
+    spans = tuple(Span(tensor, experts, 0, tensor.nbytes // experts) for tensor in tensors)
     return Placement(what, "weight", "U32", shape, (Part(StoredArray("U32", shape, spans), "U32"),))
 
 

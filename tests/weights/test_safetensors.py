@@ -259,7 +259,7 @@ def test_a_damaged_shard_is_named(shards):
 
 def test_an_empty_folder_and_no_folder_are_refused(tmp_path):
     assert "contains no *.safetensors" in error_of(tmp_path)
-    assert "is not a folder" in error_of(tmp_path / "absent")
+    assert "does not exist" in error_of(tmp_path / "absent")
 
 
 def test_what_macos_puts_beside_a_file_on_other_disks_is_no_shard(tmp_path):

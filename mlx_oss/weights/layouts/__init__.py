@@ -1,9 +1,9 @@
-"""How each kind of checkpoint stores a model, said once. Needs no MLX.
+"""Describes how each kind of checkpoint stores a model. Needs no MLX.
 
-A layout tells where each tensor of the MLX folder's table (`mlx_oss.weights.names`), the canonical tensors, is found in
-the files. `placements` and the converter build on that, so neither needs to know a layout.
+A layout says where the files hold each canonical tensor (see `mlx_oss.weights.names`). `placements` and the converter
+use only that description.
 
-    stored.py        the terms in which a layout is described
+    description.py   the classes that describe a layout
     mlx_folder.py    what this project's converter, mlx-lm and mlx-community write
     hugging_face.py  the releases, and fine-tunes whose experts are not quantised
     openai.py        `original/` of the releases

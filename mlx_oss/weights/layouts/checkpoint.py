@@ -1,12 +1,13 @@
 """Opens the folder of a checkpoint: recognises its layout, and finds every tensor that the config requires.
 
 The folder must contain each of these tensors once, in its shape and dtype, and no other. Reads the config and headers
-only. What is done with a checkpoint is decided elsewhere: `placements` for a model, `convert` for an MLX folder.
+only, no weights.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +16,15 @@ from typing import Any
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec, read_json
 from mlx_oss.errors import CheckpointError, ConfigError
 from mlx_oss.weights.layouts import metal, openai
+from mlx_oss.weights.layouts.description import FLOATS, CanonicalTensor, Layout, Location, RowsLeftOut
 from mlx_oss.weights.layouts.hugging_face import DENSE, HUGGING_FACE
 from mlx_oss.weights.layouts.metal import METAL
 from mlx_oss.weights.layouts.mlx_folder import MLX
 from mlx_oss.weights.layouts.openai import OPENAI
-from mlx_oss.weights.layouts.stored import FLOATS, Layout, RowsLeftOut, Stored, Tensor
 from mlx_oss.weights.names import Shape, can_quantize, is_expert, modules, plain_tensors, stored_tensors
-from mlx_oss.weights.safetensors import TensorInfo, read_folder, weight_files
+from mlx_oss.weights.safetensors import TensorInfo, check_folder, read_folder, weight_files
 
-# How the names of tensors end that only one layout has.
+# Endings of names that only one layout has.
 _MARKERS = {
     ".mlp.experts.gate_up_proj_blocks": HUGGING_FACE,
     ".mlp.experts.gate_up_proj": DENSE,
@@ -42,7 +43,7 @@ class Checkpoint:
         layout: How it stores the model.
         config: The model's config.
         raw_config: The parsed config, with Hugging Face's keys in every layout.
-        files: The tensors of its files, by their names there.
+        file_tensors: The tensors of its files, by their names there.
         specs: How each module's canonical tensors are quantised, by the module's path. None: not at all.
         tensors: The canonical tensors, by name, in the order in which the model uses them.
     """
@@ -51,9 +52,9 @@ class Checkpoint:
     layout: Layout
     config: ModelConfig
     raw_config: Mapping[str, Any]
-    files: Mapping[str, TensorInfo]
+    file_tensors: Mapping[str, TensorInfo]
     specs: Mapping[str, QuantizationSpec | None]
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, CanonicalTensor]
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -73,10 +74,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     else:
         files = read_folder(folder)
         raw, config = _read_config(folder / "config.json")
-        layout = _recognised(folder, files)
-    opening = _Opening(folder, layout, config, files)
-    specs = {module: opening.spec(module, shape) for module, shape, _ in modules(config)}
-    tensors = {tensor.name: tensor for tensor in opening.tensors(specs)}
+        layout = recognised(folder, files)
+    finder = _Finder(folder, layout, config, files)
+    specs = {module: finder.spec(module, shape) for module, shape, _ in modules(config)}
+    tensors = {tensor.name: tensor for tensor in finder.tensors(specs)}
     return Checkpoint(folder, layout, config, raw, files, specs, tensors)
 
 
@@ -91,21 +92,15 @@ def open_model(path: str | Path) -> Checkpoint:
     if reason := checkpoint.layout.must_convert:
         folder = checkpoint.folder
         raise CheckpointError(
-            f"{folder} cannot be loaded as it is, because {reason}: convert it with `mlx-oss convert {folder} DST`"
+            f"{folder} cannot be loaded as it is, because {reason}: convert it with `mlx-oss convert "
+            f"{shlex.quote(str(folder))} DST`"
         )
     return checkpoint
 
 
 def _refuse_what_is_no_checkpoint(folder: Path) -> None:
-    """Raises CheckpointError for what is known not to be a checkpoint. `read_folder` finds the rest."""
-    if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
-        state = (
-            "is not a folder, or is not accessible" if os.path.lexists(folder) else "is not a folder: it does not exist"
-        )
-        hint = "; GGUF files are not supported" if folder.suffix == ".gguf" else ""
-        raise CheckpointError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
-    if not os.access(folder, os.R_OK | os.X_OK):  # else it would look empty
-        raise CheckpointError(f"{folder} cannot be read (permission denied): change its permissions")
+    """Raises CheckpointError for what is known not to be a checkpoint. Reading the files finds the rest."""
+    check_folder(folder)
     weights = weight_files(folder)
     if (folder / "adapter_config.json").is_file() and {*weights} <= {_ADAPTER}:
         raise CheckpointError(
@@ -114,8 +109,9 @@ def _refuse_what_is_no_checkpoint(folder: Path) -> None:
         )
     if weights or metal.is_metal(folder):
         return
-    if weight_files(folder / "original"):
-        raise CheckpointError(f"{folder} holds no *.safetensors file, but original/ does: give {folder / 'original'}")
+    for name in ("original", "metal"):
+        if weight_files(folder / name) or metal.is_metal(folder / name):
+            raise CheckpointError(f"{folder} holds no weights, but {name}/ does: give {folder / name}")
     if any(folder.glob("*.bin")):
         raise CheckpointError(
             f"{folder} holds PyTorch *.bin files, which are not supported: save the model as safetensors"
@@ -142,7 +138,10 @@ def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
         raise ConfigError(str(error).replace("config.json", str(path), 1)) from None
 
 
-def _recognised(folder: Path, files: Mapping[str, TensorInfo]) -> Layout:
+def recognised(folder: Path, files: Mapping[str, TensorInfo]) -> Layout:
+    """The layout of a folder, by the names of the tensors in its files. Raises CheckpointError if it is none or two."""
+    if metal.is_metal(folder):
+        return METAL
     layouts = [layout for marker, layout in _MARKERS.items() if any(name.endswith(marker) for name in files)]
     if len(layouts) == 1:
         return layouts[0]
@@ -156,7 +155,7 @@ def _recognised(folder: Path, files: Mapping[str, TensorInfo]) -> Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class _Opening:
+class _Finder:
     """Finds what belongs to the model in the files of a folder, and checks that nothing is missing or left over."""
 
     folder: Path
@@ -191,7 +190,7 @@ class _Opening:
             )
         return spec
 
-    def tensors(self, specs: Mapping[str, QuantizationSpec | None]) -> list[Tensor]:
+    def tensors(self, specs: Mapping[str, QuantizationSpec | None]) -> list[CanonicalTensor]:
         """All canonical tensors, in the order in which the model uses them."""
         found = []
         for module, shape, bias in modules(self.config):
@@ -212,15 +211,15 @@ class _Opening:
             )
         return found
 
-    def _find(self, name: str, dtype: str | None, shape: Shape) -> Tensor:
+    def _find(self, name: str, dtype: str | None, shape: Shape) -> CanonicalTensor:
         """Finds a canonical tensor. Its dtype is None for floats."""
         stored = self.layout.locate(name, dtype, shape, self.config)
         names = [f"{stored.name}.{expert}" for expert in range(shape[0])] if stored.by_expert else [stored.name]
         sources = tuple(self._checked(source, stored) for source in names)
         dtype = dtype or self.layout.dtype or sources[0].dtype
-        return Tensor(name, dtype, shape, sources, stored.first, stored.step, stored.change)
+        return CanonicalTensor(name, dtype, shape, sources, stored.first, stored.step, stored.change)
 
-    def _checked(self, name: str, stored: Stored) -> TensorInfo:
+    def _checked(self, name: str, stored: Location) -> TensorInfo:
         tensor = self.files.get(name)
         if tensor is None:
             raise CheckpointError(f"{self.folder}: tensor {name} is missing: download or convert the model again")

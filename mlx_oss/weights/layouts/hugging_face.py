@@ -7,7 +7,7 @@ values, and the same bytes are four words of MLX's packed weight. A fine-tune ma
 from __future__ import annotations
 
 from mlx_oss.config import ModelConfig
-from mlx_oss.weights.layouts.stored import Dense, Layout, Stored
+from mlx_oss.weights.layouts.description import Dense, Layout, Location
 from mlx_oss.weights.mxfp4 import BLOCK
 from mlx_oss.weights.names import Shape, is_expert
 
@@ -15,27 +15,27 @@ _SUFFIXES = {"weight": "_blocks", "scales": "_scales", "bias": "_bias"}
 _WORD = 8  # values in a word of a packed weight
 
 
-def locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Stored:
+def locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Location:
     """Where a canonical tensor is stored, as for `Layout.locate`."""
     if not is_expert(name):
-        return Stored(name, shape, dtype)
+        return Location(name, shape, dtype)
     path, _, suffix = name.rpartition(".")
     tensor, first, step = _projection(path)
     experts, rows, *columns = shape
     if suffix == "weight":
         columns = [columns[0] * _WORD // BLOCK, BLOCK // 2]
     stored_dtype = None if suffix == "bias" else "U8"
-    return Stored(tensor + _SUFFIXES[suffix], (experts, step * rows, *columns), stored_dtype, first, step)
+    return Location(tensor + _SUFFIXES[suffix], (experts, step * rows, *columns), stored_dtype, first, step)
 
 
-def _locate_dense(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Stored:
+def _locate_dense(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Location:
     path, _, suffix = name.rpartition(".")
     if not is_expert(name) or suffix == "bias":
         return locate(name, dtype, shape, config)
     tensor, first, step = _projection(path)
     experts, rows, columns = shape
     columns *= _WORD if suffix == "weight" else BLOCK
-    return Stored(tensor, (experts, columns, step * rows), None, first, step, change=Dense())
+    return Location(tensor, (experts, columns, step * rows), None, first, step, change=Dense())
 
 
 def _projection(path: str) -> tuple[str, int, int]:

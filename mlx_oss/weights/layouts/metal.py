@@ -1,11 +1,11 @@
 """OpenAI's `metal/model.bin`: its config, where its tensors are, and what was done to them.
 
 The format is the one that gpt_oss/metal/scripts/create-local-model.py in openai/gpt-oss writes: MXFP4 experts, and
-bfloat16 for everything else. The file has no table of its tensors; they follow one another in a fixed order. They are
-those of `original/`, with these changes: each expert is a tensor of its own; 14 is added to every MXFP4 scale; in q and
-k the two halves of each head are interleaved, so that rows that are rotated together are neighbours, and the values are
-scaled by 1/2 and 1/4; and the rows of embedding and unembedding that no token uses are left out, the last 1,074 of the
-releases' 201,088. The converter undoes all that, and fills the missing rows with zeros.
+bfloat16 for everything else. The file has no table of its tensors; they follow one another in a fixed order. The
+tensors are those of `original/` with four changes. Each expert is a tensor of its own. 14 is added to every MXFP4
+scale. In q and k, the two halves of each head are interleaved, so that rows that are rotated together are neighbours,
+and the values are scaled by 1/2 and 1/4. The rows of embedding and unembedding that no token uses are left out: the
+last 1,074 of the releases' 201,088. The converter undoes these changes, and fills the missing rows with zeros.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError
 from mlx_oss.weights.layouts import openai
-from mlx_oss.weights.layouts.stored import Change, InterleavedHalves, Layout, OffsetScales, RowsLeftOut, Stored
+from mlx_oss.weights.layouts.description import Change, InterleavedHalves, Layout, Location, OffsetScales, RowsLeftOut
 from mlx_oss.weights.mxfp4 import BLOCK
 from mlx_oss.weights.names import Shape, is_expert
 from mlx_oss.weights.safetensors import ITEMSIZE, LFS_POINTER, TensorInfo, weight_files
@@ -47,7 +47,7 @@ _SCALE_OFFSET, _FACTORS = 14, {"q_proj": 2.0, "k_proj": 4.0}
 _HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layout, tokenizer and its four sizes
 
 
-def _locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Stored:
+def _locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Location:
     stored = openai.locate(name, dtype, shape, config)
     path, _, suffix = name.rpartition(".")
     change: Change | None = None
@@ -65,7 +65,7 @@ METAL = Layout(
     "OpenAI Metal",
     _locate,
     dtype="BF16",
-    must_convert="it holds each expert apart, and q and k in another order, as only OpenAI's own Metal code reads them",
+    must_convert="the Metal file stores each expert separately, and the rows of q and k in another order",
 )
 
 

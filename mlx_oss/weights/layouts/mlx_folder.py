@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mlx_oss.config import ModelConfig
-from mlx_oss.weights.layouts.stored import Layout, Stored
+from mlx_oss.weights.layouts.description import Layout, Location
 from mlx_oss.weights.names import Shape
 
 
-def _locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Stored:
-    return Stored(name, shape, dtype)
+def _locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Location:
+    return Location(name, shape, dtype)
 
 
 MLX = Layout("MLX", _locate)

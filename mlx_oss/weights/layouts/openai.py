@@ -12,7 +12,7 @@ from typing import Any
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import ConfigError
 from mlx_oss.weights.layouts import hugging_face
-from mlx_oss.weights.layouts.stored import Layout, Stored
+from mlx_oss.weights.layouts.description import Layout, Location
 from mlx_oss.weights.names import Shape
 
 # Hugging Face's name below `model.layers.N.` -> OpenAI's below `block.N.`.
@@ -68,7 +68,7 @@ _RELEASED = {
 }
 
 
-def locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Stored:
+def locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Location:
     """Where a canonical tensor is stored, as for `Layout.locate`."""
     stored = hugging_face.locate(name, dtype, shape, config)
     if stored.name in _TOP:

@@ -1,4 +1,4 @@
-"""The terms in which a layout is described: where a canonical tensor is stored, and what was done to it.
+"""The classes that describe a layout: where a canonical tensor is stored, and how its values were changed.
 
 Knows nothing of files, and of no layout in particular.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mlx_oss.config import ModelConfig
-from mlx_oss.weights.names import Shape, is_expert
+from mlx_oss.weights.names import Shape, is_expert, row_axis
 from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
 
 FLOATS = frozenset({"BF16", "F16", "F32"})  # dtypes that a tensor of floats may be stored in
@@ -44,7 +44,7 @@ Change = Dense | OffsetScales | InterleavedHalves | RowsLeftOut
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class Location:
     """Where a layout stores a canonical tensor: in which rows of which tensor of its files.
 
     Rows are counted within each expert, if there are experts.
@@ -74,20 +74,20 @@ class Layout:
 
     Attributes:
         name: Its name for people.
-        locate: locate(name, dtype, shape, config) tells where a canonical tensor is stored. The dtype is None for
+        locate: locate(name, dtype, shape, config) returns where a canonical tensor is stored. The dtype is None for
             floats.
         dtype: Dtype of the canonical tensors of floats, to which others are rounded. None: as stored.
-        must_convert: Why a model cannot be loaded from it without conversion, as a part of a sentence. None: it can.
+        must_convert: Reason why the model must be converted first; completes "because ...". None: it need not.
     """
 
     name: str
-    locate: Callable[[str, str | None, Shape, ModelConfig], Stored]
+    locate: Callable[[str, str | None, Shape, ModelConfig], Location]
     dtype: str | None = None
     must_convert: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
+class CanonicalTensor:
     """A canonical tensor, found in the files of a checkpoint.
 
     Attributes:
@@ -109,25 +109,22 @@ class Tensor:
     change: Change | None
 
     @property
-    def source(self) -> TensorInfo:
-        """The tensor that contains it, or the first expert of it."""
-        return self.sources[0]
-
-    @property
     def nbytes(self) -> int:
+        """Bytes of its values in their own dtype."""
         return math.prod(self.shape) * ITEMSIZE[self.dtype]
 
     @property
     def stored_dtype(self) -> str:
         """The dtype of its bytes in the files; packed integers count as the canonical tensor's."""
-        return self.source.dtype if self.source.dtype in FLOATS else self.dtype
+        stored = self.sources[0].dtype
+        return stored if stored in FLOATS else self.dtype
 
     @property
-    def blocks(self) -> int:
-        """Number of contiguous pieces in a file, one for each expert."""
+    def experts(self) -> int:
+        """Number of experts; 1 outside the experts."""
         return self.shape[0] if is_expert(self.name) else 1
 
     @property
     def rows(self) -> int:
         """Number of rows, of each expert if there are experts."""
-        return self.shape[1 if is_expert(self.name) else 0]
+        return self.shape[row_axis(self.name)]
