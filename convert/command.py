@@ -79,7 +79,8 @@ def run_verify(folder: str, source: str | None, as_json: bool) -> int:
     """Verifies a folder, prints the report and returns the exit status. Raises MlxOssError if `verify` does."""
     with _shown(sys.stderr) as progress:
         report = verify(folder, source, progress)
-    outcome = "checked" if report.compared == 0 else "verified"
+    is_whole = report.compared is None or report.compared == report.shards
+    outcome = "verified" if is_whole else "checked"
     sys.stdout.write(_as_json(report, outcome) if as_json else _as_text(report, outcome))
     return 0
 

@@ -16,18 +16,27 @@ from pathlib import Path
 from mlx_oss.errors import CheckpointError
 
 _RECORDS = Path(".cache/huggingface/download")
+_ENDING = ".metadata"
 _RECORD_BYTES = 4096  # more than any record has
 _CHECKSUM = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 _PIECE = 1 << 20  # bytes read at a time
 
 
 def recorded(folder: Path) -> dict[str, str]:
-    """The recorded checksums of the files in a folder, by the file's name. Empty if none is recorded."""
-    checksums, folder = {}, Path(os.path.abspath(folder))  # "." has no name, and no parent
-    for path in sorted(folder.iterdir()):
-        checksum = path.is_file() and (_from_local_dir(path) or _from_cache(path))
-        if checksum:
-            checksums[path.name] = checksum
+    """The recorded checksums of the files in a folder, by the file's name. Empty if none is recorded.
+
+    Raises:
+        CheckpointError: If a file of which a checksum is recorded is missing.
+    """
+    checksums, folder = {}, Path(os.path.realpath(folder))  # the folder of "." or of a link has another parent
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    for records in (folder / _RECORDS, folder.parent / _RECORDS / folder.name):
+        names |= {path.name.removesuffix(_ENDING) for path in records.glob(f"*{_ENDING}")}
+    for name in sorted(names):
+        if checksum := _from_local_dir(folder / name) or _from_cache(folder / name):
+            checksums[name] = checksum
+            if not (folder / name).is_file():
+                raise CheckpointError(f"{folder / name} is missing, although it was downloaded: download it again")
     return checksums
 
 
@@ -58,8 +67,10 @@ def compare(path: Path, checksum: str, report_bytes: Callable[[int], None]) -> N
 def _from_local_dir(path: Path) -> str | None:
     """The second line of the file's record. The records of `original/` are in the folder above it."""
     for folder, name in ((path.parent, path.name), (path.parent.parent, f"{path.parent.name}/{path.name}")):
-        record = folder / _RECORDS / f"{name}.metadata"
+        record = folder / _RECORDS / f"{name}{_ENDING}"
         try:
+            if not record.is_file():
+                continue
             with record.open("rb") as file:
                 lines = file.read(_RECORD_BYTES).decode(errors="replace").split("\n")
         except OSError:

@@ -36,7 +36,8 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
     files are compared only if both folders have them, and of the config only what defines the model.
 
     A folder without a manifest, and without `source`, is checked as a download: its index, and the names, shapes and
-    sizes of all tensors; and every file whose checksum the download has recorded is compared with it.
+    sizes of all tensors; that its tokenizer is that of gpt-oss; and every file whose checksum the download has recorded
+    is compared with it.
 
     Args:
         target: The folder: an MLX folder or, without `source`, a checkpoint in any layout.
@@ -51,7 +52,7 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
             has neither a manifest nor recorded checksums nor a `source` to compare with.
         ConfigError: If a config.json is damaged or not a gpt-oss config.
         ConversionError: If `target` is not a folder, or the system refuses to read a file.
-        TokenizerError: If the source's tokenizer.json disagrees with the bundled vocabulary.
+        TokenizerError: If the tokenizer.json of the source or the download disagrees with the bundled vocabulary.
     """
     with os_errors_named():
         return _verify(Path(os.path.expanduser(target)), source, progress)
@@ -100,6 +101,7 @@ def _check_is_mlx(folder: Path) -> None:
 def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
     """Checks a folder without a manifest against its own index and against the checksums of its download."""
     checkpoint, checksums = open_checkpoint(folder), downloads.recorded(folder)
+    companions(checkpoint)  # checks them
     weights = sorted({tensor.file.name for tensor in checkpoint.file_tensors.values()})
     compared = [name for name in weights if name in checksums]
     if checkpoint.layout is MLX and not compared:

@@ -298,6 +298,7 @@ _WHOLE = (
     "num_attention_heads num_key_value_heads head_dim sliding_window max_position_embeddings"
 ).split()
 _POSITIVE = ("rms_norm_eps", "swiglu_limit", "swiglu_alpha", "rope_theta")
+_LARGEST_YARN = 1e9  # larger numbers overflow in the model
 _LARGEST = 2**31 - 1  # the largest dimension of an MLX array
 # The group sizes and bits that MLX's affine mode implements.
 _AFFINE_GROUPS, _AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
@@ -353,7 +354,8 @@ def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | No
         if name == "truncate":
             _require(isinstance(value, bool), f"{key}.{name}", value, "true or false")
         elif not (name == "attention_factor" and value is None):
-            _require(_is_positive(value), f"{key}.{name}", value, "a number > 0")
+            good = _is_positive(value) and value < _LARGEST_YARN
+            _require(good, f"{key}.{name}", value, f"a number between 0 and {_LARGEST_YARN:.0e}")
     return YarnScaling(**raw)
 
 

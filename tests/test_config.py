@@ -213,6 +213,7 @@ def test_a_count_is_whole(key):
         ({"rope_scaling": yarn(beta_fast="32")}, "rope_scaling.beta_fast is '32'"),
         ({"rope_scaling": yarn(truncate=0)}, "rope_scaling.truncate is 0, expected true or false"),
         ({"rope_scaling": yarn(attention_factor=True)}, "rope_scaling.attention_factor is True"),
+        ({"rope_scaling": yarn(attention_factor=1e300)}, "rope_scaling.attention_factor is 1e+300"),
         ({"quantization": 4}, "quantization is 4, expected an object"),
         ({"quantization": {"group_size": 64}}, "quantization.bits is None"),
         ({"quantization": QUANTIZATION | {"group_size": 64}}, "mode mxfp4 has group_size 32 and bits 4"),

@@ -1,7 +1,8 @@
 """A few values of every module, so that two models can be told apart even if their weights are stored differently.
 
 Quantised rows are dequantised, and rows are chosen by their meaning, not their position. So a release and the folder
-that it was converted to have the same samples. A fine-tune that changes none of these rows has them, too.
+that it was converted to have the same samples. A fine-tune that changes only other rows has them, too: for example one
+of some tokens' embeddings, or of a few experts.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import mlx.nn as nn
 
 from mlx_oss.backend.packed import dequantized
 from mlx_oss.config import QuantizationSpec
-from mlx_oss.model.linear import packed
+from mlx_oss.model.linear import ExpertLinear, packed
 from mlx_oss.model.transformer import Attention, Experts, Transformer
 
 
 def samples(model: Transformer) -> Iterator[mx.array]:
-    """Yields float32 arrays: some rows of each matrix, all vectors, and the first and last rows of each expert 0.
+    """Yields float32 arrays: rows of each matrix, all vectors, and the first and last rows of some experts.
 
     Raises:
         CheckpointError: If weights are on disk and cannot be read.
@@ -28,22 +29,33 @@ def samples(model: Transformer) -> Iterator[mx.array]:
 
 
 def _samples(model: Transformer) -> Iterator[mx.array]:
-    yield model.embed_tokens(mx.array([0]))  # the last rows belong to no token, and not every layout has them
-    yield _rows(model.lm_head, [0])
+    c, tokens = model.config, _spread(model.config.vocab_size, 32)  # without the last ones: not every layout has them
+    yield model.embed_tokens(mx.array(tokens))
+    yield _rows(model.lm_head, tokens)
     yield model.norm.weight
+    heads = [head * c.head_dim for head in range(sum(c.qkv_heads))]
     for layer in model.layers:
         attention: Attention = layer.self_attn
-        q, k = attention.H * attention.D, attention.K * attention.D
-        yield _rows(attention.qkv_proj, [0, q, q + k, q + 2 * k - 1])
-        yield _rows(attention.o_proj, [0])
-        yield _rows(layer.mlp.router, [0])
+        yield _rows(attention.qkv_proj, heads)
+        yield _rows(attention.o_proj, _spread(c.hidden_size, 32))
+        yield _rows(layer.mlp.router, list(range(c.num_local_experts)))
         yield from (attention.qkv_proj.bias, attention.o_proj.bias, layer.mlp.router.bias, attention.sinks)
         yield from (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
-        experts: Experts = layer.mlp.experts
-        for name in ("gate_up_proj", "down_proj"):
-            matrix = experts[name]
-            yield dequantized(matrix.spec, *(experts.edges_of(name, suffix) for suffix in packed(matrix)))
-            yield experts.edges_of(name, "bias")
+        for expert in _spread(c.num_local_experts, 4):
+            yield from _edges(layer.mlp.experts, expert)
+
+
+def _spread(size: int, count: int) -> list[int]:
+    """Up to `count` numbers below `size`, from 0 on in equal distances."""
+    return list(range(0, size, max(size // count, 1)))[:count]
+
+
+def _edges(experts: Experts, expert: int) -> Iterator[mx.array]:
+    """The first and last rows of an expert's matrices, dequantised, and of their biases."""
+    for name in ("gate_up_proj", "down_proj"):
+        matrix: ExpertLinear = experts[name]
+        yield dequantized(matrix.spec, *(experts.edges_of(expert, name, suffix) for suffix in packed(matrix)))
+        yield experts.edges_of(expert, name, "bias")
 
 
 def _rows(layer: nn.Module, rows: list[int]) -> mx.array:

@@ -109,13 +109,13 @@ class Experts(nn.Module):
         rows = order // (experts.size // x.shape[0])
         return self._forward(x[rows], experts[order], sorted_indices=True)[mx.argsort(order)]
 
-    def edges_of(self, name: str, suffix: str) -> mx.array:
-        """The first and the last row of expert 0 in a parameter, as it is held. `samples` tells models apart by them.
+    def edges_of(self, expert: int, name: str, suffix: str) -> mx.array:
+        """The first and the last row of an expert in a parameter, as it is held. `samples` tells models apart by them.
 
         Both are the same for either order of the rows of gate and up: gate's first row, and up's last.
         """
         array: mx.array = self[name][suffix]
-        return array[0][mx.array([0, array.shape[1] - 1])]
+        return array[expert][mx.array([0, array.shape[1] - 1])]
 
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C); `sorted_indices` states that `experts` is sorted."""

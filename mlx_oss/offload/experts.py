@@ -103,14 +103,15 @@ class OffloadedExperts(Experts):
             return parts[0]
         return mx.concatenate(parts)[mx.array(np.argsort(np.concatenate(order)).astype(np.uint32))]
 
-    def edges_of(self, name: str, suffix: str) -> mx.array:
-        """Like `Experts.edges_of`. Expert 0 need not be in a slot: its rows are read from where it is stored."""
+    def edges_of(self, expert: int, name: str, suffix: str) -> mx.array:
+        """Like `Experts.edges_of`. The expert need not be in a slot: its rows are read from where it is stored."""
         parameter = self[name][suffix]
         rows = allocated((2, *parameter.shape[2:]), parameter.dtype)
         first, last = bytes_of(rows)[: rows.nbytes // 2], bytes_of(rows)[rows.nbytes // 2 :]
         sources = [source for source in self._sources if source.parameter == f"{name}.{suffix}"]
-        sources[0].origin.read(sources[0].start, first)
-        sources[-1].origin.read(sources[-1].start + sources[-1].nbytes - len(last), last)
+        start, end = (sources[n].start + expert * sources[n].step for n in (0, -1))
+        sources[0].origin.read(start, first)
+        sources[-1].origin.read(end + sources[-1].nbytes - len(last), last)
         return rows
 
     def _groups(self, needed: list[int]) -> list[list[int]]:

@@ -75,6 +75,15 @@ class StoredArray:
     def nbytes(self) -> int:
         return self.experts * sum(span.nbytes for span in self.spans)
 
+    def tensor_at(self, position: int) -> TensorInfo:
+        """The tensor that the byte at a position of the array is read from."""
+        position %= self.nbytes // self.experts
+        for span in self.spans:
+            if position < span.nbytes:
+                return span.tensor
+            position -= span.nbytes
+        raise IndexError(position)
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -216,7 +225,9 @@ def _held_dtype(module: str, suffix: str, parts: Sequence[Part], dtype: str, upc
     stored = parts[0].value_dtype
     if stored not in FLOATS:
         return stored
-    is_matrix = suffix == "weight" and len(parts) == 1 and len(parts[0].array.shape) == 2
+    is_matrix = (
+        suffix == "weight" and len(parts[0].array.shape) == 2 and {part.value_dtype for part in parts} == {stored}
+    )
     is_upcast = module == EMBEDDING or (upcasts and ITEMSIZE[stored] < ITEMSIZE[dtype])
     return stored if is_matrix and is_upcast else dtype
 

@@ -12,11 +12,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_oss.backend.packed import dequantized
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.arrays import MLX_DTYPES, allocated, bytes_of
 from mlx_oss.weights.files import READERS, OpenFile
+from mlx_oss.weights.mxfp4 import SCALE_NAN
 from mlx_oss.weights.names import row_axis
 from mlx_oss.weights.placements import Part, Placement, StoredArray
 
@@ -43,7 +45,7 @@ def read(placements: Iterable[Placement], files: Files) -> Iterator[tuple[Placem
         Each placement with its array. Reading goes on ahead of the caller, up to AHEAD bytes.
 
     Raises:
-        CheckpointError: If a tensor cannot be read, or holds NaN or infinity after rounding.
+        CheckpointError: If a tensor cannot be read, holds NaN or infinity after rounding, or a NaN scale.
     """
     being_read: deque[tuple[Placement, list[mx.array], list[Future[None]]]] = deque()
     with ThreadPoolExecutor(READERS, thread_name_prefix="mlx-oss-load") as threads:
@@ -52,6 +54,8 @@ def read(placements: Iterable[Placement], files: Files) -> Iterator[tuple[Placem
             placement, arrays, portions = being_read.popleft()
             for portion in portions:
                 portion.result()
+            if placement.dtype == "U8":
+                _check_scales(placement.parts[0].array, arrays[0])
             return placement, as_held(placement, arrays)
 
         try:
@@ -69,6 +73,14 @@ def read(placements: Iterable[Placement], files: Files) -> Iterator[tuple[Placem
                 yield finish()
         finally:
             threads.shutdown(cancel_futures=True)
+
+
+def _check_scales(stored: StoredArray, array: mx.array) -> None:
+    """Raises CheckpointError for a NaN among MXFP4 scales: no model has one, so it means damage."""
+    scales = np.frombuffer(bytes_of(array), np.uint8)
+    if scales.max() == SCALE_NAN:
+        tensor = stored.tensor_at(int(scales.argmax()))
+        raise CheckpointError(f"{tensor.file}: tensor {tensor.name} holds a NaN scale (0xFF): download it again")
 
 
 def as_held(placement: Placement, arrays: Sequence[mx.array]) -> mx.array:
@@ -98,8 +110,8 @@ def _values(part: Part, arrays: Sequence[mx.array]) -> mx.array:
     if not part.is_rounded:
         return stored
     rounded = _cast(stored, part.value_dtype)
-    if not mx.isfinite(rounded).all():
-        tensor = part.array.spans[0].tensor
+    if not (finite := mx.isfinite(rounded)).all():
+        tensor = part.array.tensor_at(int(mx.argmin(finite.flatten())) * stored.itemsize)
         raise CheckpointError(f"{tensor.file}: tensor {tensor.name} holds NaN or infinity: download it again")
     return rounded
 

@@ -116,7 +116,11 @@ def weight_files(folder: Path) -> list[str]:
 def check_folder(folder: Path) -> None:
     """Raises CheckpointError if the path is not a folder that can be read."""
     if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
-        state = "is not a folder, or is not accessible" if os.path.lexists(folder) else "does not exist"
+        state = (
+            "is not a folder, or is not accessible"
+            if os.path.lexists(folder)
+            else "does not exist, or is not accessible"
+        )
         hint = "; GGUF files are not supported" if folder.suffix == ".gguf" else ""
         raise CheckpointError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
     if not os.access(folder, os.R_OK | os.X_OK):  # else it would look empty

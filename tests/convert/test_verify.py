@@ -17,10 +17,10 @@ import pytest
 from mlx_oss.cli import main as mlx_oss
 from mlx_oss.convert import ConvertOptions, convert, verify
 from mlx_oss.convert.command import main
-from mlx_oss.errors import CheckpointError, ConversionError, MlxOssError
+from mlx_oss.errors import CheckpointError, ConversionError, MlxOssError, TokenizerError
 from mlx_oss.memory.estimates import MAC_SIZES
 from mlx_oss.weights.safetensors import read_folder
-from tests.synthetic import LAYOUTS, TINY, write_checkpoint
+from tests.synthetic import LAYOUTS, TINY, tokenizer_json, write_checkpoint
 
 OPTIONS = ConvertOptions(shard_bytes=200_000)
 
@@ -346,6 +346,38 @@ def test_settings_beside_openai_s_layout_are_kept(tmp_path):
     verify(tmp_path / "dst", source)
 
 
+def test_a_download_is_found_through_a_link(download, tmp_path):
+    (tmp_path / "link").symlink_to(download)
+    assert verify(tmp_path / "link").compared == verify(download).compared
+
+
+def test_a_file_that_was_downloaded_and_is_missing_is_named(tmp_path):
+    source = write_checkpoint(tmp_path / "src")
+    (source / "LICENSE").write_text("terms")
+    recorded(source, source)
+    (source / "LICENSE").unlink()
+    with pytest.raises(CheckpointError, match="LICENSE is missing, although it was downloaded"):
+        verify(source)
+
+
+def test_a_download_with_another_tokenizer_is_refused(tmp_path):
+    source = write_checkpoint(tmp_path / "src")
+    data = tokenizer_json()
+    data["added_tokens"][0]["content"] = "<|other|>"
+    (source / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(TokenizerError, match=r"<.other.>"):
+        verify(source)
+
+
+def test_a_download_that_is_recorded_in_part_is_checked_and_not_verified(tmp_path, capsys):
+    source = write_checkpoint(tmp_path / "src", layout="hf_sharded")
+    recorded(source, source)
+    next((source / ".cache" / "huggingface" / "download").glob("*.safetensors.metadata")).unlink()
+    assert mlx_oss(["verify", str(source)]) == 0
+    out = capsys.readouterr().out
+    assert ": checked," in out and "2 of 3 weight files" in out
+
+
 def test_a_record_that_is_no_record_is_none(tmp_path):
     source = write_checkpoint(tmp_path / "src")
     records = source / ".cache" / "huggingface" / "download"
@@ -353,6 +385,7 @@ def test_a_record_that_is_no_record_is_none(tmp_path):
     for content in (b"", b"one line", b"\xff\xfe\n\xff\n", b"a\n" + b"f" * 63 + b"\n1\n", b"\n" * 10_000_000):
         (records / "model.safetensors.metadata").write_bytes(content)
         assert verify(source).compared == 0
-    (records / "model.safetensors.metadata").unlink()
-    (records / "model.safetensors.metadata").mkdir()
-    assert verify(source).compared == 0
+    for make in (Path.mkdir, os.mkfifo):
+        (records / "model.safetensors.metadata").rename(records / f"old {make.__name__}")
+        make(records / "model.safetensors.metadata")
+        assert verify(source).compared == 0

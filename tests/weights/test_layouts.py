@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mlx_oss.convert import convert
-from mlx_oss.errors import CheckpointError, MlxOssError
+from mlx_oss.errors import CheckpointError, ConfigError, MlxOssError
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint, open_model
 from mlx_oss.weights.layouts.description import CanonicalTensor, Dense
 from mlx_oss.weights.placements import place
@@ -170,6 +170,22 @@ def test_an_unreadable_config_is_named_whatever_the_layout(release, tmp_path):
             (source / "config.json").write_text(text)
             with pytest.raises(MlxOssError, match=r"config\.json"):
                 open_model(source)
+
+
+def test_a_left_over_quantization_config_does_not_matter_in_an_mlx_folder(folder, tmp_path):
+    (tmp_path / "copy").mkdir()
+    for path in folder("tiny").iterdir():
+        (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
+    config = json.loads((folder("tiny") / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes"}
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    assert open_model(tmp_path / "copy").config == open_model(folder("tiny")).config
+
+
+def test_a_config_without_num_experts_beside_openai_s_tensors_is_told_by_its_own_keys(release, tmp_path):
+    source = rewritten(release("tiny", "original"), tmp_path / "src", lambda config, tensors: config.pop("num_experts"))
+    with pytest.raises(ConfigError, match="num_experts is missing"):
+        open_model(source)
 
 
 def test_the_converted_folder_of_each_layout_is_found_to_be_one(release, tmp_path):

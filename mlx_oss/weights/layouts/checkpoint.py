@@ -73,8 +73,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         config = ModelConfig.from_dict(raw)
     else:
         files = read_folder(folder)
-        raw, config = _read_config(folder / "config.json")
         layout = recognised(folder, files)
+        raw, config = _read_config(folder / "config.json", layout)
     finder = _Finder(folder, layout, config, files)
     specs = {module: finder.spec(module, shape) for module, shape, _ in modules(config)}
     tensors = {tensor.name: tensor for tensor in finder.tensors(specs)}
@@ -123,16 +123,17 @@ def _refuse_what_is_no_checkpoint(folder: Path) -> None:
         )
 
 
-def _read_config(path: Path) -> tuple[dict[str, Any], ModelConfig]:
+def _read_config(path: Path, layout: Layout) -> tuple[dict[str, Any], ModelConfig]:
     raw = read_json(path)
     quantization = raw.get("quantization_config")
-    method = quantization.get("quant_method", "mxfp4") if isinstance(quantization, dict) else "mxfp4"
-    if method != "mxfp4":
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    if method not in (None, "mxfp4") and layout is not MLX:  # whose own key is `quantization`
         raise ConfigError(
             f"{path}: the weights are quantised with {method!r}, which is not supported: save the model in bfloat16"
         )
     try:
-        raw = openai.from_openai(raw) if openai.is_openai(raw) else raw
+        has_openai_keys = openai.is_openai(raw) or (layout is OPENAI and "model_type" not in raw)
+        raw = openai.from_openai(raw) if has_openai_keys else raw
         return raw, ModelConfig.from_dict(raw)
     except ConfigError as error:
         raise ConfigError(str(error).replace("config.json", str(path), 1)) from None
@@ -149,8 +150,7 @@ def recognised(folder: Path, files: Mapping[str, TensorInfo]) -> Layout:
     if not layouts:
         found = f"none of its tensors has a name that ends in {', '.join(_MARKERS)}"
     raise CheckpointError(
-        f"{folder} has a gpt-oss config, but its tensors do not match exactly one known layout ({found}): use a "
-        "released checkpoint"
+        f"{folder}: its tensors do not match exactly one known layout of gpt-oss ({found}): use a released checkpoint"
     )
 
 
