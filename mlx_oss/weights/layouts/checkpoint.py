@@ -73,8 +73,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         config = ModelConfig.from_dict(raw)
     else:
         files = read_folder(folder)
+        raw = _read_config(folder / "config.json")
         layout = recognised(folder, files)
-        raw, config = _read_config(folder / "config.json", layout)
+        raw, config = _checked_config(folder / "config.json", raw, layout)
     finder = _Finder(folder, layout, config, files)
     specs = {module: finder.spec(module, shape) for module, shape, _ in modules(config)}
     tensors = {tensor.name: tensor for tensor in finder.tensors(specs)}
@@ -123,14 +124,19 @@ def _refuse_what_is_no_checkpoint(folder: Path) -> None:
         )
 
 
-def _read_config(path: Path, layout: Layout) -> tuple[dict[str, Any], ModelConfig]:
+def _read_config(path: Path) -> dict[str, Any]:
     raw = read_json(path)
     quantization = raw.get("quantization_config")
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    if method not in (None, "mxfp4") and layout is not MLX:  # whose own key is `quantization`
+    if method not in (None, "mxfp4") and "quantization" not in raw:  # the key of MLX folders, for which it is left over
         raise ConfigError(
             f"{path}: the weights are quantised with {method!r}, which is not supported: save the model in bfloat16"
         )
+    return raw
+
+
+def _checked_config(path: Path, raw: dict[str, Any], layout: Layout) -> tuple[dict[str, Any], ModelConfig]:
+    """Returns (the config with Hugging Face's keys, the checked config)."""
     try:
         has_openai_keys = openai.is_openai(raw) or (layout is OPENAI and "model_type" not in raw)
         raw = openai.from_openai(raw) if has_openai_keys else raw
