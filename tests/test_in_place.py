@@ -64,11 +64,10 @@ def test_logits_are_the_same_however_the_release_is_split_into_files(release, fo
         assert same(release("tiny", layout), folder("tiny"), slots=slots)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_logits_are_the_same_on_the_branches_for_a_gpu(release, folder, shape, dtype, monkeypatch):
+def test_logits_are_the_same_on_the_branches_for_a_gpu(release, folder, shape, monkeypatch):
     monkeypatch.setattr("mlx_oss.backend.device.on_gpu", lambda: True)
     for layout in ("hf", "original"):
-        assert same(release(shape, layout), folder(shape), dtype=dtype)
+        assert same(release(shape, layout), folder(shape), dtype="bfloat16")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -133,10 +132,9 @@ def test_a_nan_scale_is_named(release, tmp_path, name):
         load_model(source)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("layout", AS_THEY_ARE)
-def test_a_release_is_planned_as_it_is_held_and_as_the_converted_folder_is(release, folder, shape, layout, dtype):
-    source = release(shape, layout)
+@pytest.mark.parametrize("layout", ["hf", "original"])
+def test_a_release_is_planned_as_it_is_held_and_as_the_converted_folder_is(release, folder, shape, layout):
+    source, dtype = release(shape, layout), "bfloat16" if layout == "hf" else "float32"
     for slots in (None, fewest(shape)):
         made, converted = (load_model(path, dtype=dtype, slots=slots) for path in (source, folder(shape)))
         parameters = sum(array.nbytes for _, array in tree_flatten(made.parameters()))
