@@ -20,7 +20,7 @@ from mlx_oss.convert.verify import verify
 from mlx_oss.errors import MlxOssError, OptionError
 from mlx_oss.memory.estimates import WORKING_BYTES, format_bytes
 
-_DESCRIPTION = "Turn a released gpt-oss checkpoint into an MLX folder."
+_DESCRIPTION = "Writes a checkpoint as an MLX folder: for mlx-lm, in less space, or if it cannot be loaded as it is."
 _RESUMABLE = "interrupted: the finished shards are kept, and the same command continues from there\n"
 
 
