@@ -115,7 +115,8 @@ class Experts(nn.Module):
         Both are the same for either order of the rows of gate and up: gate's first row, and up's last.
         """
         array: mx.array = self[name][suffix]
-        return array[expert][mx.array([0, array.shape[1] - 1])]
+        first, rows = expert * array.shape[1], array.reshape(-1, *array.shape[2:])
+        return rows[mx.array([first, first + array.shape[1] - 1])]
 
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C); `sorted_indices` states that `experts` is sorted."""
