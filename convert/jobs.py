@@ -145,7 +145,7 @@ def _projection(path: str, source: Checkpoint) -> Iterator[Job]:
         paths = [path, path.replace("gate_proj", "up_proj")]
     weight, scales, bias = ([source.tensors[f"{p}.{suffix}"] for p in paths] for suffix in ("weight", "scales", "bias"))
     if isinstance(weight[0].change, Dense):
-        yield _quantised(weight, scales)
+        yield _quantized(weight, scales)
     else:
         yield _job(weight, _read(weight, source))
         yield _job(scales, CheckedScales(_read(scales, source)))
@@ -159,7 +159,7 @@ def _read(parts: Sequence[CanonicalTensor], source: Checkpoint) -> TensorTransfo
     )
 
 
-def _quantised(weights: Sequence[CanonicalTensor], scales: Sequence[CanonicalTensor]) -> Job:
+def _quantized(weights: Sequence[CanonicalTensor], scales: Sequence[CanonicalTensor]) -> Job:
     """Quantises a fine-tune's experts to MXFP4. The source of weights and scales is the same tensor."""
     dense = DenseExperts(tensors.as_bfloat16(weights[0].sources[0]), len(weights))
     targets: list[Target] = []

@@ -101,7 +101,7 @@ def _check_is_mlx(folder: Path) -> None:
 def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
     """Checks a folder without a manifest against its own index and against the checksums of its download."""
     checkpoint, checksums = open_checkpoint(folder), downloads.recorded(folder)
-    companions(checkpoint)  # checks them
+    companions(checkpoint)  # raises if the tokenizer is not that of gpt-oss, or a file is only a Git LFS pointer
     weights = sorted({tensor.file.name for tensor in checkpoint.file_tensors.values()})
     compared = [name for name in weights if name in checksums]
     if checkpoint.layout is MLX and not compared:

@@ -19,7 +19,7 @@ from mlx_oss.memory.plan import place_here, plan_for
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload import install
 from mlx_oss.weights.layouts.checkpoint import open_model
-from mlx_oss.weights.placements import quantised_modules
+from mlx_oss.weights.placements import quantized_modules
 from mlx_oss.weights.reading import open_files, read
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def load_model(
     keep_resident()
     keep_freed_memory(chosen.memory - chosen.peak_bytes)
     rows_alternate = any(placement.rows_alternate for placement in placements)
-    model = Transformer(checkpoint.config, quantised_modules(placements), rows_alternate=rows_alternate)
+    model = Transformer(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate)
     model.plan, model.context, model.chunk = chosen, chosen.context, chosen.chunk
     files, weights = open_files(placements), []
     if chosen.slots is not None:

@@ -16,14 +16,16 @@ _NANO = """\
 This is nano, a small demonstration model that comes with mlx-oss. It is not gpt-oss. For gpt-oss-20b, download
 openai/gpt-oss-20b from Hugging Face, then: mlx-oss chat --model gpt-oss-20b
 """
+_FOLDER_HELP = (
+    "folder of a model, as downloaded or converted (default: nano, a small demonstration model that comes with mlx-oss)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="FOLDER",
-        help="folder of a model, as downloaded or converted (default: nano, a small demonstration model that comes "
-        "with mlx-oss)",
+        help=_FOLDER_HELP,
     )
     add_dtype_argument(parser)
     add_memory_arguments(parser)
@@ -77,8 +79,7 @@ def add_folder_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder",
         nargs="?",
-        help="folder of a model, as downloaded or converted (default: nano, a small demonstration model that comes "
-        "with mlx-oss)",
+        help=_FOLDER_HELP,
     )
 
 

@@ -151,7 +151,7 @@ def plan_for(
     dtype: str = "auto",
     slots: int | None = None,
 ) -> Plan:
-    """Like `plan`, for a checkpoint that is already open, and the parameters of its model.
+    """Like `plan`, for an open checkpoint and its `placements`, which must be those for `dtype` (see `place_here`).
 
     With `slots`, the plan has this number of expert slots per layer, whether it fits or not.
     """

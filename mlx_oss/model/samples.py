@@ -1,8 +1,8 @@
 """A few values of every module, so that two models can be told apart even if their weights are stored differently.
 
 Quantised rows are dequantised, and rows are chosen by their meaning, not their position. So a release and the folder
-that it was converted to have the same samples. A fine-tune that changes only other rows has them, too: for example one
-of some tokens' embeddings, or of a few experts.
+that it was converted to have the same samples. They do not show a fine-tune that changes only other rows, for example
+the embeddings of single tokens, or rows in the middle of the experts' matrices.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def samples(model: Transformer) -> Iterator[mx.array]:
 
 
 def _samples(model: Transformer) -> Iterator[mx.array]:
-    c, tokens = model.config, _spread(model.config.vocab_size, 32)  # without the last ones: not every layout has them
+    c, tokens = model.config, _spread(model.config.vocab_size, 32)  # not the last rows: the Metal file lacks them
     yield model.embed_tokens(mx.array(tokens))
     yield _rows(model.lm_head, tokens)
     yield model.norm.weight

@@ -1,6 +1,6 @@
 """Puts offloaded experts and an offloaded embedding into a model that is being loaded.
 
-Knows which parts of which placement belong to which slot. The loader loads all other weights.
+Knows where the contents of a slot are stored. The loader loads all other weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mlx_oss.offload.embedding import EmbeddingOnDisk
 from mlx_oss.offload.experts import ExpertSource, OffloadedExperts
 from mlx_oss.offload.reader import Memory, OffloadStats, Reader
 from mlx_oss.weights.arrays import MLX_DTYPES, allocated, bytes_of
-from mlx_oss.weights.placements import EMBEDDING, Placement, quantised_modules
+from mlx_oss.weights.placements import EMBEDDING, Placement, quantized_modules
 from mlx_oss.weights.reading import Files, read
 
 
@@ -38,7 +38,7 @@ def install(
     reader = Reader()
     embedding = [placement for placement in placements if placement.module == EMBEDDING]
     model.embed_tokens = EmbeddingOnDisk(embedding, files, reader)  # type: ignore[assignment]
-    specs = quantised_modules(placements)
+    specs = quantized_modules(placements)
     parameters = []
     for number, layer in enumerate(model.layers):
         path = f"layers.{number}.mlp.experts"

@@ -194,7 +194,7 @@ def place(checkpoint: Checkpoint, dtype: str, *, upcasts: bool) -> tuple[Placeme
     return tuple(_placements(checkpoint, dtype, upcasts))
 
 
-def quantised_modules(placements: Iterable[Placement]) -> Mapping[str, QuantizationSpec]:
+def quantized_modules(placements: Iterable[Placement]) -> Mapping[str, QuantizationSpec]:
     """How modules of the model are quantised, by path. Modules that are not quantised are left out."""
     return {placement.module: placement.spec for placement in placements if placement.spec}
 
@@ -209,7 +209,7 @@ def _placements(checkpoint: Checkpoint, dtype: str, upcasts: bool) -> Iterator[P
             if not tensors or (spec is None and suffix in ("scales", "biases")):
                 continue
             if spec is None and suffix == "weight" and any(specs):
-                parts = tuple(_dequantised(checkpoint, member, dtype) for member in members)
+                parts = tuple(_dequantized(checkpoint, member, dtype) for member in members)
             else:
                 parts = tuple(_parts(tensors))
             held, shape = _held_dtype(module, suffix, parts, dtype, upcasts), _joined_shape(parts, row_axis(module))
@@ -257,7 +257,7 @@ def _parts(tensors: Sequence[CanonicalTensor]) -> Iterator[Part]:
     yield Part(StoredArray(first.stored_dtype, shape, tuple(spans)), first.dtype)
 
 
-def _dequantised(checkpoint: Checkpoint, module: str, dtype: str) -> Part:
+def _dequantized(checkpoint: Checkpoint, module: str, dtype: str) -> Part:
     """The weight of a module that is fused with others that are not quantised alike."""
     tensors = [checkpoint.tensors.get(f"{module}.{suffix}") for suffix in _PACKED]
     weight, *others = (next(_parts([tensor])) for tensor in tensors if tensor is not None)

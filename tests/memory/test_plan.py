@@ -22,6 +22,7 @@ from mlx_oss.memory.plan import place_here
 from mlx_oss.nano import nano_folder
 from mlx_oss.offload import offload_stats
 from mlx_oss.weights.layouts.checkpoint import open_model
+from tests.synthetic import TINY, write_checkpoint
 from tests.test_loader import AFFINE_4, AFFINE_8, even, is_rest, quantized  # noqa: F401
 
 SIZE = {"float32": 4, "bfloat16": 2}
@@ -257,3 +258,24 @@ def test_a_smaller_chunk_is_told(routed):
     assert small.chunk < 512 and f"processed {small.chunk} tokens at a time, which rounds differently" in str(small)
     large = mlx_oss.plan(path, context=1024, memory=mlx_oss.plan(path, context=1024, chunk=512, memory=1).least_bytes)
     assert large.chunk == 512 and "rounds differently" not in str(large)
+
+
+@pytest.mark.skipif(on_gpu(), reason="a GPU allocates whole pages")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stored", [mx.bfloat16, mx.float16, mx.float32])
+def test_loading_allocates_no_more_than_is_planned_for_it(tmp_path, stored, dtype):
+    """The embedding has most of the bytes. In float16 and float32 it is rounded, which needs memory for both."""
+    source = write_checkpoint(tmp_path / "src", TINY | {"vocab_size": 6000})
+    tensors = mx.load(str(source / "model.safetensors"))
+    tensors = {name: a.astype(stored) if a.dtype == mx.bfloat16 else a for name, a in tensors.items()}
+    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    del tensors
+    footprint = counted(source, dtype)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    model = load_model(source, dtype=dtype)
+    allocated = mx.get_peak_memory() - before
+    small = 20_000  # bytes of what is no weight, such as the frequencies
+    assert footprint.weights(None) <= allocated <= footprint.weights(None) + footprint.loading(None) + small
+    assert footprint.loading(None) <= 2 * (allocated - footprint.weights(None)) + small
+    assert held(model) == footprint.weights(None)

@@ -76,7 +76,7 @@ class Layout:
         name: Its name for people.
         locate: locate(name, dtype, shape, config) returns where a canonical tensor is stored. The dtype is None for
             floats.
-        dtype: Dtype of the canonical tensors of floats, to which others are rounded. None: as stored.
+        dtype: Dtype of its canonical tensors of floats. None: they keep the dtype in which they are stored.
         must_convert: Reason why the model must be converted first; completes "because ...". None: it need not.
     """
 
@@ -92,7 +92,7 @@ class CanonicalTensor:
 
     Attributes:
         name: Its canonical name.
-        dtype: Dtype of its values. Those in the files are rounded to it if theirs is another.
+        dtype: Dtype of its values. Floats that are stored in another dtype are rounded to it.
         shape: Its shape.
         sources: The tensors of the files that contain it: one, or one for each expert.
         first: First row in a source.

@@ -23,7 +23,7 @@ import numpy as np
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError
 from mlx_oss.weights.layouts import openai
-from mlx_oss.weights.layouts.description import Change, InterleavedHalves, Layout, Location, OffsetScales, RowsLeftOut
+from mlx_oss.weights.layouts.description import InterleavedHalves, Layout, Location, OffsetScales, RowsLeftOut
 from mlx_oss.weights.mxfp4 import BLOCK
 from mlx_oss.weights.names import Shape, is_expert
 from mlx_oss.weights.safetensors import ITEMSIZE, LFS_POINTER, TensorInfo, weight_files
@@ -50,15 +50,14 @@ _HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layou
 def _locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Location:
     stored = openai.locate(name, dtype, shape, config)
     path, _, suffix = name.rpartition(".")
-    change: Change | None = None
     if is_expert(name):
-        change = OffsetScales(_SCALE_OFFSET) if suffix == "scales" else None
-        return replace(stored, shape=(1, *stored.shape[1:]), by_expert=True, change=change)
+        offset = OffsetScales(_SCALE_OFFSET) if suffix == "scales" else None
+        return replace(stored, shape=(1, *stored.shape[1:]), by_expert=True, change=offset)
     if path in ("model.embed_tokens", "lm_head"):
-        change = RowsLeftOut()
-    elif (projection := path.rpartition(".")[2]) in _FACTORS:
-        change = InterleavedHalves(_FACTORS[projection])
-    return replace(stored, change=change)
+        return replace(stored, change=RowsLeftOut())
+    if (projection := path.rpartition(".")[2]) in _FACTORS:
+        return replace(stored, change=InterleavedHalves(_FACTORS[projection]))
+    return stored
 
 
 METAL = Layout(
