@@ -154,13 +154,14 @@ def _projection(path: str, source: Checkpoint) -> Iterator[Job]:
 
 def _read(parts: Sequence[CanonicalTensor], source: Checkpoint) -> TensorTransform:
     """Reads a tensor, or two whose rows alternate."""
-    return (
-        tensors.read_alternating(parts[0]) if len(parts) > 1 else tensors.read_tensor(parts[0], source.config.head_dim)
-    )
+    if len(parts) == 1:
+        return tensors.read_tensor(parts[0], source.config.head_dim)
+    return tensors.read_alternating(*parts)
 
 
 def _quantized(weights: Sequence[CanonicalTensor], scales: Sequence[CanonicalTensor]) -> Job:
     """Quantises a fine-tune's experts to MXFP4. The source of weights and scales is the same tensor."""
+    assert [weight.first for weight in weights] == list(range(len(weights))), weights[0].name  # gate, then up
     dense = DenseExperts(tensors.as_bfloat16(weights[0].sources[0]), len(weights))
     targets: list[Target] = []
     for weight, scale, loss in zip(weights, scales, dense.losses, strict=True):

@@ -47,8 +47,9 @@ def read_tensor(tensor: CanonicalTensor, head_dim: int) -> TensorTransform:
     return joined
 
 
-def read_alternating(even: CanonicalTensor) -> TensorTransform:
-    """Reads two canonical tensors whose rows alternate, in one pass. `even` is the one of the even rows."""
+def read_alternating(even: CanonicalTensor, odd: CanonicalTensor) -> TensorTransform:
+    """Reads two canonical tensors whose rows alternate, in one pass. Its pieces are those of `even`, then of `odd`."""
+    assert (even.first, odd.first) == (0, 1) and even.sources == odd.sources, f"{even.name} {even.first=} {odd.first=}"
     parts = [Deinterleave(as_bfloat16(source), _row_bytes(even)) for source in even.sources]
     return _joined(parts, even.change)
 

@@ -252,8 +252,10 @@ def _parts(tensors: Sequence[CanonicalTensor]) -> Iterator[Part]:
     first, axis = tensors[0], row_axis(tensors[0].name)
     rows = sum(tensor.rows for tensor in tensors)
     shape = (*first.shape[:axis], rows, *first.shape[axis + 1 :])
-    # Alternating rows of two tensors are all rows of the one that contains them.
-    spans = [_whole(first)] if first.step == 2 else [_span(tensor) for tensor in tensors]
+    spans = [_span(tensor) for tensor in tensors]
+    if first.step == 2:  # then the rows of two tensors are all rows of the one that contains them
+        assert [tensor.first for tensor in tensors] == [0, 1], first.name  # the model takes even rows for gate's
+        spans = [_whole(first)]
     yield Part(StoredArray(first.stored_dtype, shape, tuple(spans)), first.dtype)
 
 
