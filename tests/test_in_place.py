@@ -92,6 +92,22 @@ def test_floats_of_a_fine_tune_are_rounded_as_the_converter_rounds_them(release,
         load_model(tmp_path / "src", dtype=dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_q_k_and_v_in_different_floats_are_held_as_in_the_converted_folder(release, tmp_path, dtype):
+    source = release("tiny", "hf")
+    tensors = dict(mx.load(str(source / "model.safetensors")).items())
+    for letter, stored in (("q", mx.float16), ("k", mx.float32)):
+        for name in [name for name in tensors if f".{letter}_proj." in name]:
+            tensors[name] = tensors[name].astype(stored)
+    (tmp_path / "src").mkdir()
+    shutil.copy(source / "config.json", tmp_path / "src")
+    mx.save_safetensors(str(tmp_path / "src" / "model.safetensors"), tensors)
+    convert(tmp_path / "src", tmp_path / "dst")
+    assert same(tmp_path / "src", tmp_path / "dst", dtype=dtype)
+    planned = [load_model(tmp_path / name, dtype=dtype).plan.weight_bytes for name in ("src", "dst")]
+    assert planned[0] == planned[1]
+
+
 def damaged(source: Path, target: Path, name: str, change) -> Path:
     """A copy of a checkpoint in one file in which change(array) replaces one tensor."""
     tensors = dict(mx.load(str(source / "model.safetensors")).items())
