@@ -1,4 +1,4 @@
-"""Token by token, at the lowest level of the API: ids in, ids out. Shows the alternative where the model was unsure.
+"""Token by token, below the chat: ids in, ids out. Shows the alternative where the model was unsure.
 
 python examples/generate.py "Name three colours." [--model FOLDER]
 """
@@ -25,7 +25,8 @@ prompt = render_conversation(messages, next_role="assistant")
 options = mlx_oss.SamplingOptions(temperature=0, top_logprobs=2)
 decoder = tokenizer.stream_decoder()
 started, count = time.perf_counter(), 0
-for step in mlx_oss.generate_step(model, prompt, options, stop_ids=tokenizer.stop_ids, max_tokens=200):
+request = mlx_oss.Request(prompt, options, stop_ids=tokenizer.stop_ids, max_tokens=200)
+for step in model.submit(request):
     count += 1
     (_, first), *others = step.top_logprobs
     unsure = f"  [or {tokenizer.decode([others[0][0]])!r}]" if others and first - others[0][1] < 1 else ""

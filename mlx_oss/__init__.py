@@ -21,6 +21,7 @@ from mlx_oss.errors import (
     ConfigError,
     ContextError,
     ConversionError,
+    EngineError,
     HarmonyError,
     MlxOssError,
     OptionError,
@@ -56,8 +57,11 @@ if TYPE_CHECKING:
         Usage,
         collect,
     )
-    from mlx_oss.generation.generate import Step, generate_step, prefill
-    from mlx_oss.generation.sampling import SamplingOptions
+    from mlx_oss.generation.engine import Engine, PromptCache, PromptProgress, Request, Step, Stream
+    from mlx_oss.generation.generate import generate_step, prefill
+    from mlx_oss.generation.local import LocalEngine
+    from mlx_oss.generation.options import SamplingOptions
+    from mlx_oss.generation.scripted import ScriptedEngine
     from mlx_oss.harmony import Message, ToolDescription
     from mlx_oss.loader import load, load_model
     from mlx_oss.memory.plan import Plan, plan
@@ -72,8 +76,11 @@ _NAMES = {  # the names of each module that are public here
     "constrain": "Guards",
     "events": "AnswerDelta Citation Event Finished PreambleDelta PrefillProgress ReasoningDelta ReasoningStopped "
     "RepairedOutput Reply Stats ToolCall ToolResult TurnsDropped Usage collect",
-    "generation.generate": "Step generate_step prefill",
-    "generation.sampling": "SamplingOptions",
+    "generation.engine": "Engine PromptCache PromptProgress Request Step Stream",
+    "generation.generate": "generate_step prefill",
+    "generation.local": "LocalEngine",
+    "generation.options": "SamplingOptions",
+    "generation.scripted": "ScriptedEngine",
     "harmony": "Message ToolDescription",
     "loader": "load load_model",
     "memory.plan": "Plan plan",
@@ -83,7 +90,7 @@ _NAMES = {  # the names of each module that are public here
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 # Modules that load MLX. A fast BLAS must be loaded before MLX is.
-_COMPUTING = ("chat.session", "generation", "loader", "memory.plan", "model")
+_COMPUTING = ("generation.generate", "generation.local", "loader", "memory.plan", "model")
 
 __all__ = [
     "AnswerDelta",
@@ -95,10 +102,13 @@ __all__ = [
     "ConfigError",
     "ContextError",
     "ConversionError",
+    "Engine",
+    "EngineError",
     "Event",
     "Finished",
     "Guards",
     "HarmonyError",
+    "LocalEngine",
     "Message",
     "MlxOssError",
     "ModelConfig",
@@ -106,14 +116,19 @@ __all__ = [
     "Plan",
     "PreambleDelta",
     "PrefillProgress",
+    "PromptCache",
+    "PromptProgress",
     "ReasoningDelta",
     "ReasoningStopped",
     "RepairedOutput",
     "Reply",
+    "Request",
     "SamplingOptions",
+    "ScriptedEngine",
     "SessionError",
     "Stats",
     "Step",
+    "Stream",
     "Tokenizer",
     "TokenizerError",
     "ToolCall",

@@ -1,15 +1,24 @@
-"""Actions: work that a generator on the computing thread hands to its caller's thread or event loop.
+"""Actions: what a generator leaves to the thread or event loop that reads it, such as waiting or running a tool.
 
-Knows nothing of what the work is.
+So one generator serves both `for` and `async for`: `iterate` performs its actions on the caller's thread,
+`AsyncIterate` in the caller's event loop. Knows nothing of what the work is.
 """
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from concurrent.futures import Future
+from typing import Generic, TypeVar, cast
+
+T = TypeVar("T")
+
+_END = object()
 
 
 class Action(ABC):
-    """Work that a generator on the computing thread yields to its caller. The generator continues when it is done."""
+    """Work that a generator yields to its caller. The generator continues when it is done."""
 
     @abstractmethod
     def perform(self) -> None:
@@ -20,15 +29,79 @@ class Action(ABC):
         """Does the work in the caller's event loop. Returns when it is done or cancelled."""
 
 
-class Pause(Action):
-    """An action that does nothing.
+class Wait(Action, Generic[T]):
+    """Waits until a future is done.
 
-    A generator that has nothing to yield for a long time yields this. Other sessions can then use the computing thread
-    in between, and the generator can be closed at that point.
+    If Ctrl-C or the cancellation of a task interrupts the wait, `cancel` is called, and the future is waited for all
+    the same, so that nothing works for it any more when the generator is closed.
+
+    Args:
+        future: The future. Its exception is not raised here, but by its `result`.
+        cancel: Called if the wait is interrupted; should let the future be done soon.
     """
 
+    def __init__(self, future: Future[T], cancel: Callable[[], None]) -> None:
+        self.future = future
+        self._cancel = cancel
+
     def perform(self) -> None:
-        pass
+        try:
+            self.future.exception()
+        except BaseException:
+            self._cancel()
+            self.future.exception()
+            raise
 
     async def aperform(self) -> None:
-        pass
+        waiting = asyncio.wrap_future(self.future)
+        cancelled: asyncio.CancelledError | None = None
+        while not waiting.done():
+            try:
+                await asyncio.wait([waiting])
+            except asyncio.CancelledError as error:
+                self._cancel()
+                cancelled = error
+        waiting.exception()  # otherwise asyncio reports that nobody has looked at it
+        if cancelled is not None:
+            raise cancelled
+
+
+def iterate(generator: Generator[T | Action, None, None]) -> Iterator[T]:
+    """Yields the generator's items, and performs its actions on the caller's thread.
+
+    Closing the iterator, or an exception in an action (Ctrl-C while it waits), closes the generator.
+    """
+    try:
+        for item in generator:
+            if isinstance(item, Action):
+                item.perform()
+            else:
+                yield item
+    finally:
+        generator.close()
+
+
+class AsyncIterate(AsyncIterator[T]):
+    """Like `iterate`, for `async for`: actions are performed in the caller's event loop.
+
+    The generator is closed if the task is cancelled, and when this object is no longer used, for example because the
+    loop was left before its end.
+    """
+
+    def __init__(self, generator: Generator[T | Action, None, None]) -> None:
+        self._generator = generator
+
+    async def __anext__(self) -> T:
+        try:
+            while isinstance(item := next(self._generator, _END), Action):
+                await item.aperform()
+        except BaseException:
+            self._generator.close()
+            raise
+        if item is _END:
+            raise StopAsyncIteration
+        return cast(T, item)
+
+    async def aclose(self) -> None:
+        """Closes the generator."""
+        self._generator.close()

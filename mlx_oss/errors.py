@@ -8,6 +8,7 @@
     ├── HarmonyError         a conversation cannot be rendered, or a stream is malformed (strict mode only)
     ├── OptionError          an argument is invalid, or needs something that is not installed
     ├── ContextError         the conversation does not fit the context
+    ├── EngineError          the engine cannot compute: the process was forked, the program is exiting
     ├── SessionError         a saved session cannot be read or written, or a turn of the session is running
     ├── ToolError            a tool failed; the session reports the message to the model
     └── BenchmarkError       a benchmarked engine cannot load or run the model
@@ -22,6 +23,7 @@ __all__ = [
     "ConfigError",
     "ContextError",
     "ConversionError",
+    "EngineError",
     "HarmonyError",
     "MlxOssError",
     "OptionError",
@@ -61,6 +63,10 @@ class OptionError(MlxOssError):
 
 class ContextError(MlxOssError):
     """A conversation does not fit the context."""
+
+
+class EngineError(MlxOssError):
+    """The engine cannot compute: in a forked process, from its own thread, at exit, or without a scripted answer."""
 
 
 class SessionError(MlxOssError):

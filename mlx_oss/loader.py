@@ -2,7 +2,7 @@
 
 The checkpoint is checked first: it must contain every tensor that the config requires, once, in its shape and dtype,
 and no other. Weights are read directly into the model's arrays, so the peak memory of loading is about the size of the
-model. Knows nothing of layouts: it plans, reads and installs `Placement`s.
+model. The result is an engine that runs the model. Knows nothing of layouts: it plans, reads and installs `Placement`s.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import mlx.core as mx
 
 from mlx_oss.backend.host_memory import keep_freed_memory, keep_resident
 from mlx_oss.errors import OptionError
+from mlx_oss.generation import compute_thread
+from mlx_oss.generation.local import LocalEngine
 from mlx_oss.memory.plan import place_here, plan_for
 from mlx_oss.model.transformer import Transformer
-from mlx_oss.offload import install
+from mlx_oss.offload.install import install
 from mlx_oss.weights.layouts.checkpoint import open_model
 from mlx_oss.weights.placements import quantized_modules
 from mlx_oss.weights.reading import open_files, read
@@ -36,11 +38,12 @@ def load(
     dtype: DType = "auto",
     memory: str | int | None = None,
     context: int | None = None,
-) -> tuple[Transformer, Tokenizer]:
+) -> tuple[LocalEngine, Tokenizer]:
     """Loads a model and the tokenizer.
 
-    `model.plan` describes how the model is held in memory. It is also logged (logger "mlx_oss"): as a warning if
-    weights stay on disk, or if no `context` was given and the model's full context does not fit.
+    The model is an engine: give it to a `ChatSession`, or call it for logits, `model(tokens)`. `model.plan` describes
+    how it is held in memory. It is also logged (logger "mlx_oss"): as a warning if weights stay on disk, or if no
+    `context` was given and the model's full context does not fit.
 
     Args:
         path: Folder of the model: a release in Hugging Face's or OpenAI's layout (`original/`), as it was downloaded,
@@ -62,6 +65,7 @@ def load(
             which and why.
         ConversionError: If `path` is None and nano cannot be written to the cache folder.
         TokenizerError: If the bundled vocabulary is missing or damaged.
+        EngineError: If this process was forked from one that has computed.
     """
     from mlx_oss.tokenizer import load_tokenizer
 
@@ -79,7 +83,7 @@ def load_model(
     memory: str | int | None = None,
     context: int | None = None,
     slots: int | None = None,
-) -> Transformer:
+) -> LocalEngine:
     """Loads a model without the tokenizer.
 
     Args:
@@ -90,14 +94,16 @@ def load_model(
         slots: Number of experts of each layer to keep in memory. None: as many as `memory` has room for.
 
     Returns:
-        The model. `model.plan` describes how it is held in memory.
+        The model, as `load` returns it.
 
     Raises:
         OptionError: If an argument is out of range, or the memory is too small even with experts on disk.
         ConfigError: If config.json is missing or wrong; names the file and key.
         CheckpointError: If a weight file or tensor is missing or wrong, or the model has to be converted first; says
             which and why.
+        EngineError: If this process was forked from one that has computed.
     """
+    compute_thread.claim()
     checkpoint = open_model(path)
     placements = place_here(checkpoint, dtype)
     chosen = plan_for(checkpoint, placements, context=context, memory=memory, dtype=dtype, slots=slots)
@@ -111,7 +117,6 @@ def load_model(
     keep_freed_memory(chosen.memory - chosen.peak_bytes)
     rows_alternate = any(placement.rows_alternate for placement in placements)
     model = Transformer(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate)
-    model.plan, model.context, model.chunk = chosen, chosen.context, chosen.chunk
     files, weights = open_files(placements), []
     if chosen.slots is not None:
         weights += install(model, chosen.slots, placements, files)
@@ -119,4 +124,4 @@ def load_model(
     weights += [(placement.name, array) for placement, array in read(placements, files)]
     model.load_weights(weights, strict=True)
     mx.eval(model.parameters())
-    return model
+    return LocalEngine(model, chosen)

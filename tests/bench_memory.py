@@ -104,7 +104,7 @@ def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
     import numpy as np
 
     from mlx_oss.backend.host_memory import peak_resident_bytes
-    from mlx_oss.offload import offload_stats
+    from mlx_oss.offload.install import offload_stats
 
     facts: dict[str, Any] = {"load": time.perf_counter() - started, "slots": plan.slots, "chunk": plan.chunk}
     facts |= {"planned": plan.peak_bytes, "loaded": peak_resident_bytes()}
@@ -113,16 +113,19 @@ def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
     cache, chosen, decode = model.make_cache(), [], 0.0
     for number in range(1 + tokens):
         sys.stdin.readline()
-        started, before = time.perf_counter(), offload_stats(model)
+        started, before = time.perf_counter(), offload_stats(model.transformer)
         logits = model(mx.array([chosen[-1:]]), cache)[0, 0] if number else mlx_oss.prefill(model, ids, cache)
         chosen.append(int(mx.argmax(logits)))
         seconds = time.perf_counter() - started
         if number == 0:
-            facts |= {"prefill": seconds, "prefill_reads": spent(offload_stats(model) - before)}
-            after_prefill = offload_stats(model)
+            facts |= {"prefill": seconds, "prefill_reads": spent(offload_stats(model.transformer) - before)}
+            after_prefill = offload_stats(model.transformer)
         else:
             decode += seconds
-            facts |= {"decode": decode / number, "decode_reads": spent(offload_stats(model) - after_prefill)}
+            facts |= {
+                "decode": decode / number,
+                "decode_reads": spent(offload_stats(model.transformer) - after_prefill),
+            }
         facts["measured"] = peak_resident_bytes()
         facts["off"] = round(facts["planned"] / facts["measured"] - 1, 4)
         if number == tokens:

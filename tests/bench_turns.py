@@ -21,6 +21,7 @@ from mlx_lm.utils import load_model
 import mlx_oss
 from mlx_oss.harmony import render_message
 from mlx_oss.nano import nano_folder
+from tests.engines import prompt_of
 
 TURNS = 20
 QUESTIONS = ("What is the capital of France?", "And of Italy?", "Tell me a joke.", "What can you do?", "What is 2 + 3?")
@@ -38,7 +39,7 @@ def main() -> None:
     ours_last, theirs_last = [], []
     for number in range(TURNS):
         question = QUESTIONS[number % len(QUESTIONS)]
-        prompt = session._prompt()[:-2] + render_message(mlx_oss.Message("user", question)) + session._prompt()[-2:]
+        prompt = prompt_of(session)[:-2] + render_message(mlx_oss.Message("user", question)) + prompt_of(session)[-2:]
         shared = sum(1 for _ in itertools.takewhile(lambda p: p[0] == p[1], zip(held, prompt, strict=False)))
         if len(held) > shared and not can_trim_prompt_cache(cache):
             cache, shared = make_prompt_cache(theirs), 0

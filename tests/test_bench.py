@@ -71,37 +71,37 @@ def sample(first: float, decode: float = 1.0) -> dict[str, object]:
 
 
 def test_a_layer_launches_twenty_kernels_at_most(folder):
-    assert kernels_per_layer(load_model(folder("one kv head"))) <= 20
+    assert kernels_per_layer(load_model(folder("one kv head")).transformer) <= 20
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_stored_in_another_dtype_add_no_kernel(folder, dtype):
-    assert kernels_per_layer(load_model(folder("one kv head"), dtype=dtype)) <= 20
+    assert kernels_per_layer(load_model(folder("one kv head"), dtype=dtype).transformer) <= 20
 
 
 def test_sharing_out_among_cores_is_not_counted(folder, monkeypatch):
     monkeypatch.setattr(cores, "SHARED_FROM", 0)
-    assert kernels_per_layer(load_model(folder("one kv head"))) <= 20
+    assert kernels_per_layer(load_model(folder("one kv head")).transformer) <= 20
     assert cores.SHARED_FROM == 0
 
 
 def test_a_further_operation_in_each_layer_is_counted(folder, monkeypatch):
     model = load_model(folder("one kv head"))
-    before = kernels_per_layer(model)
-    norm = type(model.layers[0].input_layernorm)
+    before = kernels_per_layer(model.transformer)
+    norm = type(model.transformer.layers[0].input_layernorm)
     monkeypatch.setattr(norm, "__call__", lambda self, x: mx.sin(mx.fast.rms_norm(x, self.weight, self.eps)))
-    assert kernels_per_layer(model) == before + 2  # a layer has two norms
+    assert kernels_per_layer(model.transformer) == before + 2  # a layer has two norms
 
 
 def test_counting_leaves_the_model_as_it_was(folder):
     model, tokens = load_model(folder("one kv head")), mx.array([[3, 1, 2]])
     before = model(tokens)
-    kernels_per_layer(model)
-    assert len(model.layers) == 4 and mx.array_equal(model(tokens), before)
+    kernels_per_layer(model.transformer)
+    assert len(model.transformer.layers) == 4 and mx.array_equal(model(tokens), before)
 
 
 def test_models_of_few_layers_are_counted_too(folder):
-    assert kernels_per_layer(load_model(folder("head size as released"))) > 0
+    assert kernels_per_layer(load_model(folder("head size as released")).transformer) > 0
 
 
 def test_a_token_reads_its_experts_one_row_of_the_embedding_and_all_else(shape, folder):
@@ -112,12 +112,12 @@ def test_a_token_reads_its_experts_one_row_of_the_embedding_and_all_else(shape, 
     )
     mxfp4 = 17 / 32  # bytes per weight: 4 bits, and an 8-bit scale for each 32 weights
     expert = mxfp4 * (2 * F * C + C * F) + 4 * (2 * F + C)
-    matrix = model.lm_head.weight.itemsize  # as stored on the CPU backend
+    matrix = model.transformer.lm_head.weight.itemsize  # as stored on the CPU backend
     attention = ((H + 2 * K) * D + E) * (matrix * C + 4) + C * (matrix * H * D + 4) + 4 * H
     layer = T * expert + attention + 2 * 4 * C
-    embedding_row = C * model.embed_tokens.weight.itemsize
+    embedding_row = C * model.transformer.embed_tokens.weight.itemsize
     expected = s["num_hidden_layers"] * layer + 4 * C + matrix * C * s["vocab_size"] + embedding_row
-    assert bytes_per_token(model) == pytest.approx(expected, abs=100)
+    assert bytes_per_token(model.transformer) == pytest.approx(expected, abs=100)
 
 
 def test_what_experts_on_disk_cost_is_told(fake_processes, capsys):

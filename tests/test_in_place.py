@@ -13,11 +13,10 @@ from mlx.utils import tree_flatten
 
 import mlx_oss
 from mlx_oss import ChatSession, SamplingOptions, load_model
-from mlx_oss.chat.session_file import fingerprint
 from mlx_oss.cli import main
 from mlx_oss.convert import ConvertOptions, convert
 from mlx_oss.errors import CheckpointError, SessionError
-from mlx_oss.offload import offload_stats
+from mlx_oss.offload.install import offload_stats
 from tests.offload.test_exact import run
 from tests.shapes import MANY, SHAPES, dims
 from tests.synthetic import TINY, write_checkpoint
@@ -153,13 +152,13 @@ def test_a_release_is_planned_as_it_is_held_and_as_the_converted_folder_is(relea
     source, dtype = release(shape, layout), "bfloat16" if layout == "hf" else "float32"
     for slots in (None, fewest(shape)):
         made, converted = (load_model(path, dtype=dtype, slots=slots) for path in (source, folder(shape)))
-        parameters = sum(array.nbytes for _, array in tree_flatten(made.parameters()))
+        parameters = sum(array.nbytes for _, array in tree_flatten(made.transformer.parameters()))
         assert made.plan.weight_bytes == converted.plan.weight_bytes
         assert made.plan.weight_bytes == parameters if slots is None else made.plan.weight_bytes > parameters
         assert made.plan.peak_bytes <= converted.plan.peak_bytes
         run(made)
         run(converted)
-        assert offload_stats(made).nbytes == offload_stats(converted).nbytes
+        assert offload_stats(made.transformer).nbytes == offload_stats(converted.transformer).nbytes
 
 
 @pytest.mark.parametrize(("saved_by", "opened_by"), [("hf", "mlx"), ("mlx", "original"), ("original", "hf")])
@@ -195,15 +194,15 @@ def test_a_model_with_other_values_does_not_open_them(chatting, tmp_path):
 def test_a_fine_tune_of_any_module_has_another_fingerprint(release, tmp_path, slots):
     source = release("tiny", "hf")
     tensors = mx.load(str(source / "model.safetensors"))
-    wanted = fingerprint(load_model(source, slots=slots))
+    wanted = load_model(source, slots=slots).fingerprint
     (tmp_path / "tuned").mkdir()
     shutil.copy(source / "config.json", tmp_path / "tuned")
     for name in [name for name in tensors if ".1." in name or name.count(".") < 3]:
         changed = dict(tensors) | {name: tensors[name] + mx.array(1, tensors[name].dtype)}
         mx.save_safetensors(str(tmp_path / "tuned" / "model.safetensors"), changed)
-        assert fingerprint(load_model(tmp_path / "tuned", slots=slots)) != wanted, name
+        assert load_model(tmp_path / "tuned", slots=slots).fingerprint != wanted, name
     mx.save_safetensors(str(tmp_path / "tuned" / "model.safetensors"), tensors)
-    assert fingerprint(load_model(tmp_path / "tuned", slots=slots)) == wanted
+    assert load_model(tmp_path / "tuned", slots=slots).fingerprint == wanted
 
 
 def test_the_commands_take_a_release(chatting, capsys):

@@ -153,7 +153,8 @@ def test_a_tensor_of_another_dtype_is_named(changed, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["lm_head.bias", "model.layers.3.input_layernorm.weight", "model.layers.0.self_attn.rope"]
+    "name",
+    ["lm_head.bias", "model.layers.3.input_layernorm.weight", "model.layers.0.self_attn.rope"],
 )
 def test_an_unknown_tensor_is_named(changed, name):
     assert f"tensor {name} is not part of" in error_of(
@@ -170,7 +171,11 @@ def test_an_unknown_tensor_is_named(changed, name):
         ("head_dim", 42, "tensor model.layers.0.self_attn.q_proj.weight has shape (240, 96)"),
         ("num_attention_heads", 8, "tensor model.layers.0.self_attn.q_proj.weight has shape (240, 96)"),
         ("num_local_experts", 4, "tensor model.layers.0.mlp.router.weight has shape (5, 96)"),
-        ("intermediate_size", 128, "tensor model.layers.0.mlp.experts.gate_proj.weight has shape (5, 160, 12)"),
+        (
+            "intermediate_size",
+            128,
+            "tensor model.layers.0.mlp.experts.gate_proj.weight has shape (5, 160, 12)",
+        ),
     ],
 )
 def test_a_config_of_another_model_is_refused(changed, key, value, named):
@@ -262,7 +267,7 @@ def test_a_truncated_shard_and_a_lying_index_are_refused(folder, tmp_path):
 def test_weights_are_fused_in_the_order_the_model_splits_them(folder):
     _, tensors = read(folder("tiny"))
     model = load_model(folder("tiny"), dtype="float32")
-    for n, layer in enumerate(model.layers):
+    for n, layer in enumerate(model.transformer.layers):
         attention, experts = f"model.layers.{n}.self_attn", f"model.layers.{n}.mlp.experts"
         for part in ("weight", "bias"):
             joined = mx.concatenate([tensors[f"{attention}.{x}_proj.{part}"] for x in "qkv"])
@@ -282,13 +287,13 @@ def test_auto_is_bfloat16_on_a_gpu_and_float32_on_the_cpu(folder):
 def test_floats_are_in_the_dtype_asked_for_and_matrices_as_stored_where_the_layer_upcasts(folder, name, dtype):
     model = load_model(folder("tiny"), dtype=name)
     matrices, others = set(), set()
-    for path, array in tree_flatten(model.parameters()):
+    for path, array in tree_flatten(model.transformer.parameters()):
         if mx.issubdtype(array.dtype, mx.floating) and path != "embed_tokens.weight":
             is_matrix = path.endswith("weight") and array.ndim == 2
             (matrices if is_matrix else others).add(array.dtype)
     assert others == {dtype} and model.dtype == dtype
     assert matrices == {dtype if on_gpu() else mx.bfloat16}
-    assert model.embed_tokens.weight.dtype == mx.bfloat16
+    assert model.transformer.embed_tokens.weight.dtype == mx.bfloat16
     assert model(mx.array([[1, 2]])).dtype == dtype
 
 
@@ -328,7 +333,8 @@ def test_a_folder_with_the_rest_in_8_bit_gives_the_logits_of_its_values(even, tm
     packed, plain = quantized(even, tmp_path / "q8", lambda path: AFFINE_8 if is_rest(path) else None)
     assert np.abs(logits(packed) - logits(plain)).max() < TOLERANCE
     model = load_model(packed, dtype="float32")
-    assert model.layers[0].self_attn.qkv_proj.weight.dtype == model.embed_tokens.weight.dtype == mx.uint32
+    qkv, embedding = model.transformer.layers[0].self_attn.qkv_proj, model.transformer.embed_tokens
+    assert qkv.weight.dtype == embedding.weight.dtype == mx.uint32
     assert np.abs(logits(packed) - logits(even)).max() > TOLERANCE  # quantising did change the model
 
 
@@ -383,6 +389,6 @@ def test_parts_that_differ_in_their_float_format_only_are_joined_as_they_are(fol
 
     path = changed(widen)
     assert np.array_equal(logits(path), logits(folder("tiny")))
-    held = dict(tree_flatten(load_model(path).parameters()))
+    held = dict(tree_flatten(load_model(path).transformer.parameters()))
     assert held["layers.0.mlp.experts.gate_up_proj.weight"].dtype == mx.uint32
     assert load_model(path).plan.weight_bytes == sum(a.nbytes for a in held.values())

@@ -18,6 +18,7 @@ from mlx_oss.harmony import PYTHON
 from mlx_oss.tools import PythonTool
 from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
 from mlx_oss.weights.safetensors import read_folder
+from tests.engines import Watched
 
 GREEDY = mlx_oss.SamplingOptions(temperature=0)
 DATE = "2026-01-15"
@@ -117,19 +118,13 @@ def test_nano_answers_an_arithmetic_question_through_the_python_tool(loaded):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_ids_that_nano_never_saw_are_not_sampled_at_temperature_1(loaded, seed, monkeypatch):
+def test_ids_that_nano_never_saw_are_not_sampled_at_temperature_1(loaded, seed):
     """They share one row, so without a correction its probability would count nearly 200,000 times."""
-    sampled = []
-
-    def watched(*args, **options):
-        for step in mlx_oss.generate_step(*args, **options):
-            sampled.append(step.token)
-            yield step
-
-    monkeypatch.setattr("mlx_oss.chat.response.generate_step", watched)
-    chat = session(loaded, options=mlx_oss.SamplingOptions(seed=seed))
+    sampled, engine = [], Watched(loaded[0])
+    chat = session((engine, loaded[1]), options=mlx_oss.SamplingOptions(seed=seed))
     for question in ("Hello!", "What is the capital of Japan?", "Tell me a joke.", "Who wrote Xyzzy?"):
         chat.ask(question)
+        sampled += engine.written
     assert len(sampled) > 40
     assert set(sampled) <= known_ids()
 

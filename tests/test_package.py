@@ -32,9 +32,9 @@ ORDER = """
     backend
     tokenizer weights model
     harmony memory offload
-    events convert
+    events convert generation
     constrain tools nano
-    loader generation
+    loader
     chat bench
     cli
     __main__
@@ -43,9 +43,10 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 KNOW_MLX = set(
     """
     backend.cores backend.cpu_attention backend.cpu_linear backend.device backend.host_memory backend.packed
-    model.attention model.kv_cache model.linear model.samples model.swiglu model.transformer
+    model.attention model.fingerprint model.kv_cache model.linear model.swiglu model.transformer
     weights.arrays weights.reading offload.embedding offload.experts offload.install
-    nano convert.affine loader generation.generate generation.sampling chat.session_file bench.kernels bench.worker
+    nano convert.affine loader generation.generate generation.local generation.prompt_cache generation.sampling
+    bench.kernels bench.worker
     """.split()
 )
 

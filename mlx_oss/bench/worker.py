@@ -94,10 +94,10 @@ def _ours() -> Load:
     from mlx_oss.backend.device import device_name
     from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
     from mlx_oss.errors import OptionError
-    from mlx_oss.generation.generate import generate_step
-    from mlx_oss.generation.sampling import SamplingOptions
+    from mlx_oss.generation.engine import Request
+    from mlx_oss.generation.options import SamplingOptions
     from mlx_oss.loader import load_model
-    from mlx_oss.offload import offload_stats
+    from mlx_oss.offload.install import offload_stats
 
     def load(folder: Path, options: Options) -> Engine:
         model = load_model(folder, **options)
@@ -111,14 +111,15 @@ def _ours() -> Load:
                 )
             greedy = SamplingOptions(temperature=0, logprobs=False)
             prompt = [token % vocabulary for token in prompt]
-            return (step.token for step in generate_step(model, prompt, greedy, max_tokens=tokens))
+            return (step.token for step in model.submit(Request(prompt, greedy, tokens)))
 
         def facts() -> dict[str, object]:
+            reads = offload_stats(model.transformer)
             return {
-                "reads": {"hit_rate": offload_stats(model).hit_rate, **asdict(offload_stats(model))},
+                "reads": {"hit_rate": reads.hit_rate, **asdict(reads)},
                 "device": device_name() + (f" with {Path(blas).name}" if blas else ""),
-                "bytes_per_token": bytes_per_token(model),
-                "kernels_per_layer": kernels_per_layer(model),
+                "bytes_per_token": bytes_per_token(model.transformer),
+                "kernels_per_layer": kernels_per_layer(model.transformer),
             }
 
         return generate, facts

@@ -113,6 +113,16 @@ class Conversation:
         return list(takewhile(lambda message: message.role == "tool", reversed(self.messages)))[::-1]
 
     @property
+    def awaits_first_round(self) -> bool:
+        """True if the user's message is the last one: the model has not written anything in this turn."""
+        return bool(self.entries) and self.entries[-1].message.role == "user"
+
+    @property
+    def prompt_length(self) -> int:
+        """Number of ids of the conversation in the next prompt."""
+        return sum(map(len, self._prompt_parts()))
+
+    @property
     def reasoned(self) -> int:
         """Number of reasoning tokens since the user's last message."""
         return sum(entry.reasoned for entry in self.entries[max(self.turn_starts, default=0) :])

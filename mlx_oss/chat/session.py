@@ -1,67 +1,56 @@
 """ChatSession: a conversation with a model, turn by turn, which feeds the model only what is new.
 
-What the model wrote stays in the prompt with exactly the ids it wrote, and the KV caches are kept between turns. Once
-a turn is answered, its reasoning is left out of the prompt (harmony's rule), so the next turn steps the caches back to
-the point before that reasoning and feeds the answer again. `tool_loop` defines what happens in a turn. Knows nothing of
-terminals.
+What the model wrote stays in the prompt with exactly the ids it wrote, and the engine keeps its caches between turns.
+Once a turn is answered, its reasoning is left out of the prompt (harmony's rule), so the next turn steps the caches
+back to the point before that reasoning and feeds the answer again. `tool_loop` defines what happens in a turn. Knows
+nothing of terminals, and nothing of MLX.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
+from mlx_oss.action import Action, AsyncIterate, iterate
 from mlx_oss.chat import session_file
-from mlx_oss.chat.history import Conversation, Effort, Entry
-from mlx_oss.chat.tool_loop import ContextPolicy, ToolLoop
-from mlx_oss.chat.turn_lock import TurnLock
-from mlx_oss.constrain import Guards, OutputConstraints
-from mlx_oss.errors import OptionError
-from mlx_oss.events import (
-    Event,
-    Reply,
-    Stats,
-    ToolCall,
-    Usage,
-    collect,
-)
-from mlx_oss.generation import compute_thread
-from mlx_oss.generation.prompt_cache import PromptCache
-from mlx_oss.generation.sampling import SamplingOptions
-from mlx_oss.harmony import (
-    Message,
-    ToolNamespace,
-)
-from mlx_oss.model.transformer import Transformer
+from mlx_oss.chat.history import Conversation, Effort, Entry, preamble
+from mlx_oss.chat.live import LiveConversation
+from mlx_oss.chat.setup import ContextPolicy, Frame, Limits, TurnSetup
+from mlx_oss.chat.tool_loop import ToolLoop
+from mlx_oss.constrain import Guards, OutputConstraints, final_header
+from mlx_oss.errors import ContextError, OptionError
+from mlx_oss.events import Event, Reply, Stats, ToolCall, ToolResult, Usage, collect
+from mlx_oss.generation.engine import Engine
+from mlx_oss.generation.options import SamplingOptions
+from mlx_oss.harmony import Message, ToolNamespace, render_conversation
 from mlx_oss.tokenizer import Tokenizer
-from mlx_oss.tools.calls import AnyTool, Confirm, ToolInvocation, Toolset, rebind_tools
+from mlx_oss.tools.calls import AnyTool, Confirm, Toolset, rebind_tools
 
 _SAVED_OPTIONS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # attributes saved as they are
 
 
-class ChatSession(ToolLoop):
+class ChatSession:
     """A conversation with a model, turn by turn.
 
-    In each turn the model reads only what is new, because the KV caches are kept between turns. Every method may be
-    called from any thread or task, but only one turn of a session can run at a time. Several sessions can run turns at
-    the same time: all MLX work runs on one shared thread, which can switch between them after each event.
+    In each turn the model reads only what is new, because the engine keeps its caches between turns. Every method may
+    be called from any thread or task, but only one turn of a session can run at a time. Several sessions can run turns
+    at the same time: the engine can switch between them after each token.
 
     The methods that run a turn (`send`, `resume`, `retry`, `edit` and the async ones) return iterators of events. The
-    turn starts when the first event is read; errors are raised then or later, not by the method itself. If experts are
-    on disk, a turn can also raise CheckpointError. Closing the iterator, or an exception such as KeyboardInterrupt
-    while an event is awaited, ends the turn; what the model wrote until then is kept.
+    turn starts when the first event is read. Errors are raised then or later; only a message that is not a str is
+    refused at once. If experts are on disk, a turn can also raise CheckpointError. Closing the iterator, or an
+    exception such as KeyboardInterrupt while an event is awaited, ends the turn; what the model wrote until then is
+    kept.
 
     The arguments `instructions`, `reasoning_effort`, `max_rounds`, `options`, `max_tokens`, `context_limit` and
     `context_policy` are also attributes. They may be set between turns; the next turn checks and uses the new values.
 
     Args:
-        model: The model, as `mlx_oss.load` returns it.
+        model: The engine that runs the model, as `mlx_oss.load` returns it; in tests, a `ScriptedEngine`.
         tokenizer: The tokenizer, as `mlx_oss.load` returns it.
         instructions: Instructions of the app developer for the model; other chat APIs call this the system prompt.
         reasoning_effort: "low", "medium" or "high". "none" starts the answer at once, without reasoning and tool calls;
@@ -90,9 +79,10 @@ class ChatSession(ToolLoop):
             once, because the model has to read the remaining turns again.
 
     Attributes:
+        model: The engine.
+        tokenizer: The tokenizer.
         tools: Descriptions of the functions that the model may call.
         system_tools: Descriptions of the built-in tools that the model may call.
-        usage: What the last turn cost. While a turn runs: what its finished rounds cost.
 
     Raises:
         OptionError: If an option is invalid, if two tools have the same name, if `response_format` (or, with
@@ -103,7 +93,7 @@ class ChatSession(ToolLoop):
 
     def __init__(
         self,
-        model: Transformer,
+        model: Engine,
         tokenizer: Tokenizer,
         *,
         instructions: str = "",
@@ -121,40 +111,50 @@ class ChatSession(ToolLoop):
         context_limit: int | None = None,
         context_policy: ContextPolicy = "refuse",
     ) -> None:
+        if not isinstance(model, Engine):
+            raise OptionError(
+                f"model is a {type(model).__name__}, expected what `mlx_oss.load` returns, or another engine: "
+                "mlx_oss.LocalEngine(transformer) makes one of a Transformer"
+            )
         self.model, self.tokenizer = model, tokenizer
         self.instructions, self.reasoning_effort = instructions, reasoning_effort
         self._toolset = Toolset([*tools, *system_tools], confirm)
         self.tools, self.system_tools = self._toolset.functions, self._toolset.namespaces
-        self._invocation: ToolInvocation | None = None
         self.max_rounds = max_rounds
         self.options, self.max_tokens = options or SamplingOptions(), max_tokens
-        self._output_constraints = OutputConstraints(response_format, max_reasoning_tokens, guards)
+        self._constraints = OutputConstraints(response_format, max_reasoning_tokens, guards)
         self.current_date = current_date or datetime.date.today().isoformat()
         self.context_limit = model.context if context_limit is None else context_limit
         self.context_policy = context_policy
-        self.usage = Usage()
         self._total_stats = Stats()
-        self._conversation, self._cache = Conversation(), PromptCache(model)
-        self._late_results: list[Entry] = []
-        self._turn_lock, self._results_lock, self._turn_is_running = TurnLock(), Lock(), False
-        self._check_options()  # reports an invalid option here, not in the first turn
+        self._conversation, self._cache = LiveConversation(), model.make_prompt_cache()
+        self._loop: ToolLoop | None = None  # of the running turn, otherwise of the last one
+        self._setup()  # reports an invalid option here, not in the first turn
 
     @property
     def messages(self) -> list[Message]:
         """The conversation so far, without the system and developer messages."""
-        return self._conversation.messages
+        return self._conversation.current.messages
 
     @property
     def turns(self) -> int:
         """Number of turns in the conversation; each starts with a message of the user."""
-        return len(self._conversation.turn_starts)
+        return len(self._conversation.current.turn_starts)
+
+    @property
+    def usage(self) -> Usage:
+        """What the last turn cost. While a turn runs: what its finished rounds cost."""
+        return self._loop.usage if self._loop is not None else Usage()
+
+    @property
+    def context_used(self) -> int:
+        """Number of tokens in the next prompt, not counting the user's next message."""
+        return self._frame().prompt_length(self._conversation.current)
 
     @property
     def stats(self) -> Stats:
         """What all turns of this session cost, including those undone since, and the memory of the caches."""
-        return replace(
-            self._total_stats, cache_bytes=self._cache.kv.nbytes, snapshot_bytes=self._cache.kv.snapshot_bytes
-        )
+        return replace(self._total_stats, cache_bytes=self._cache.nbytes, snapshot_bytes=self._cache.snapshot_bytes)
 
     def ask(self, text: str) -> Reply:
         """Runs a turn to its end: like `send`, but returns the whole turn.
@@ -191,14 +191,14 @@ class ChatSession(ToolLoop):
             OptionError: If `text` is not a str, an option set since the last turn is invalid, or a grammar is too
                 complex to follow.
         """
-        return compute_thread.iterate(self._user_turn(text))
+        return iterate(self._turn(_question(text)))
 
     def asend(self, text: str) -> AsyncIterator[Event]:
         """Like `send`, for `async for`; same events and errors.
 
         Cancelling the task ends the turn within a token; what was generated is kept.
         """
-        return compute_thread.AsyncIterate(self._user_turn(text))
+        return AsyncIterate(self._turn(_question(text)))
 
     def add_tool_result(self, call: ToolCall, result: str) -> None:
         """Adds the result of a tool call to the conversation. `resume` then lets the model continue.
@@ -214,12 +214,7 @@ class ChatSession(ToolLoop):
         """
         if not isinstance(result, str):
             raise OptionError(f"a tool result must be a str, not {type(result).__name__}: pass json.dumps(result)")
-        entry = Entry.from_tool_result(call, result)
-        with self._results_lock:
-            if self._turn_is_running:
-                self._late_results.append(entry)
-            else:
-                self._conversation = self._conversation.with_entries([entry])
+        self._conversation.add_result(Entry.from_tool_result(call, result))
 
     def resume(self) -> Iterator[Event]:
         """Runs a turn without a message of the user: the model continues, for example after `add_tool_result`.
@@ -232,11 +227,11 @@ class ChatSession(ToolLoop):
             ContextError: If the conversation does not fit the context; it stays as it was.
             OptionError: If an option set since the last turn is invalid, or a grammar is too complex to follow.
         """
-        return compute_thread.iterate(self._resumed_turn())
+        return iterate(self._turn())
 
     def aresume(self) -> AsyncIterator[Event]:
         """Like `resume`, for `async for`; same events and errors."""
-        return compute_thread.AsyncIterate(self._resumed_turn())
+        return AsyncIterate(self._turn())
 
     def retry(self) -> Iterator[Event]:
         """Runs the last turn again, with the same message of the user; the new answer replaces the old one.
@@ -252,11 +247,11 @@ class ChatSession(ToolLoop):
             OptionError: If there is no turn, an option set since the last turn is invalid, or a grammar is too complex
                 to follow.
         """
-        return compute_thread.iterate(self._retry_turn())
+        return iterate(self._turn(instead_of=-1))
 
     def aretry(self) -> AsyncIterator[Event]:
         """Like `retry`, for `async for`; same events and errors."""
-        return compute_thread.AsyncIterate(self._retry_turn())
+        return AsyncIterate(self._turn(instead_of=-1))
 
     def edit(self, turn: int, text: str) -> Iterator[Event]:
         """Replaces the user's message in a turn, forgets all later turns, and runs the turn again.
@@ -274,7 +269,7 @@ class ChatSession(ToolLoop):
             OptionError: If there is no such turn, `text` is not a str, an option set since the last turn is invalid, or
                 a grammar is too complex to follow.
         """
-        return compute_thread.iterate(self._user_turn(text, turn))
+        return iterate(self._turn(_question(text), instead_of=turn))
 
     def undo(self) -> str | None:
         """Forgets the last turn.
@@ -285,16 +280,16 @@ class ChatSession(ToolLoop):
         Raises:
             SessionError: If a turn of this session is running.
         """
-        with self._between_turns():
+        with self._conversation.changing():
             if not self.turns:
                 return None
-            self._conversation, question = self._conversation.split_before(-1)
+            self._conversation.current, question = self._conversation.current.split_before(-1)
             return str(question.message.content)
 
     def clear(self) -> None:
         """Forgets the conversation; options stay. Raises SessionError if a turn of this session is running."""
-        with self._between_turns():
-            self._conversation = Conversation()
+        with self._conversation.changing():
+            self._conversation.current = Conversation()
 
     def cancel(self) -> None:
         """Ends the running turn after the token, or the chunk of the prompt, that is being computed.
@@ -303,9 +298,9 @@ class ChatSession(ToolLoop):
         that is running is stopped; if it cannot be stopped, the turn no longer waits for it. May be called from any
         thread or task; does nothing if no turn is running.
         """
-        self._turn_lock.cancel()
-        if (run := self._invocation) is not None:
-            run.cancel()
+        self._conversation.cancel()
+        if self._loop is not None:
+            self._loop.cancel_tool()
 
     def fork(self) -> ChatSession:
         """Returns a second session with the same conversation, tools and options, which continues independently.
@@ -315,10 +310,9 @@ class ChatSession(ToolLoop):
         Raises:
             SessionError: If a turn of this session is running.
         """
-        with self._between_turns():
+        with self._conversation.changing():
             forked = copy(self)
-            forked._cache, forked._late_results, forked._invocation = self._cache.fork(), [], None
-            forked._turn_lock, forked._results_lock = TurnLock(), Lock()
+            forked._conversation, forked._cache = LiveConversation(self._conversation.current), self._cache.fork()
             return forked
 
     def save(self, path: str | Path) -> None:
@@ -332,33 +326,25 @@ class ChatSession(ToolLoop):
         Raises:
             SessionError: If the file cannot be written, or a turn of this session is running.
         """
-        with self._between_turns():
-            compute_thread.run(lambda: session_file.write(path, self._to_saved(), self._cache.kv.tensors()))
-
-    @contextmanager
-    def _between_turns(self) -> Iterator[None]:
-        """Holds the turn lock. If it is held, waits for turns whose `async for` loop was left early."""
-        if self._turn_lock.is_held:
-            compute_thread.wait_for_abandoned()
-        with self._turn_lock:
-            yield
+        with self._conversation.changing():
+            session_file.write(path, self._to_saved(), self._cache.tensors)
 
     def _to_saved(self) -> session_file.Saved:
         return session_file.Saved(
             preamble=self._preamble(),
-            entries=self._conversation.entries,
+            entries=self._conversation.current.entries,
             cached=self._cache.ids,
             options=self.options,
-            limits={**{name: getattr(self, name) for name in _SAVED_OPTIONS}, **self._output_constraints.as_json},
+            limits={**{name: getattr(self, name) for name in _SAVED_OPTIONS}, **self._constraints.as_json},
             stats=self._total_stats,
-            model=session_file.fingerprint(self.model),
+            model=self.model.fingerprint,
         )
 
     @classmethod
     def load(
         cls,
         path: str | Path,
-        model: Transformer,
+        model: Engine,
         tokenizer: Tokenizer,
         *,
         text_only: bool = False,
@@ -370,7 +356,7 @@ class ChatSession(ToolLoop):
 
         Args:
             path: The file.
-            model: The model that the session was saved with; with `text_only`, any model.
+            model: The engine of the model that the session was saved with; with `text_only`, any engine.
             tokenizer: The tokenizer, as `mlx_oss.load` returns it.
             text_only: Restore only the text of the conversation, without the caches; the model reads it again in the
                 next turn. This accepts a file of another model, and recovers what is readable of a damaged file.
@@ -394,9 +380,61 @@ class ChatSession(ToolLoop):
         described = [*kwargs.pop("tools"), *kwargs.pop("system_tools")]
         session = cls(model, tokenizer, tools=rebind_tools(tools, described), **kwargs)
         session._total_stats = saved.stats
-        session._conversation = Conversation(tuple(saved.entries))
+        session._conversation = LiveConversation(Conversation(tuple(saved.entries)))
         if not text_only:
-            caches = compute_thread.run(lambda: session_file.read_caches(path, saved, model))
-            session._cache.kv.restore(caches, len(saved.cached))
-            session._cache.ids = list(saved.cached)
+            session_file.restore(path, saved, session._cache, model.fingerprint)
         return session
+
+    def _turn(
+        self, question: Entry | None = None, instead_of: int | None = None
+    ) -> Generator[Event | Action, None, None]:
+        """Runs a turn.
+
+        Args:
+            question: The user's message. None: the turn continues the conversation as it is, or asks again what it
+                replaces.
+            instead_of: Index of the turn that it replaces, with all later ones.
+        """
+        with self._conversation.turn():
+            before = self._conversation.current
+            kept, replaced = (before, None) if instead_of is None else before.split_before(instead_of)
+            if question is None and replaced is not None:
+                question = replace(replaced, retries=replaced.retries + 1)
+            begun, setup = kept.with_entries([question] if question is not None else []), self._setup()
+            self._conversation.current = begun
+            self._loop = loop = ToolLoop(
+                self.model, self.tokenizer, self._cache, setup, self._toolset, self._constraints, self._conversation
+            )
+            is_refused = False
+            try:
+                for result in begun.pending_results:
+                    yield ToolResult(result.name or "", str(result.content))
+                finished = yield from loop.run()
+            except ContextError:
+                self._conversation.current, is_refused = before, True
+                raise
+            finally:
+                if not is_refused:
+                    self._total_stats = self._total_stats.after(loop.usage)
+        yield finished  # after the conversation is let go: a caller that stops reading here can use it at once
+
+    def _setup(self) -> TurnSetup:
+        """The options as they are now, checked and rendered. Raises OptionError for an invalid one."""
+        limits = Limits(self.context_limit, self.context_policy, self.max_tokens, self.max_rounds)
+        limits.check_context(self.model.context)
+        return TurnSetup(self._frame(), self.options, limits, self._constraints.rules(self.tools, self.system_tools))
+
+    def _frame(self) -> Frame:
+        header = final_header() if self.reasoning_effort == "none" else []
+        return Frame(render_conversation(self._preamble()), header)
+
+    def _preamble(self) -> list[Message]:
+        """The system and developer messages."""
+        tools, answer = (self.tools, self.system_tools), self._constraints.prompt_format
+        return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, answer)
+
+
+def _question(text: str) -> Entry:
+    if not isinstance(text, str):
+        raise OptionError(f"the user's message must be a str, not {type(text).__name__}")
+    return Entry.from_message(Message("user", text))

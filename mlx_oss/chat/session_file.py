@@ -1,7 +1,7 @@
 """The file of a saved session: safetensors, with the conversation as JSON in the header and the caches as tensors.
 
 The text can be read even if the tensors are damaged. Checksums protect both. The file contains a fingerprint of the
-model, because caches of another model would give wrong answers without an error. Knows nothing of turns.
+model, because caches of another model would give wrong answers without an error. Knows nothing of turns and MLX.
 """
 
 from __future__ import annotations
@@ -11,49 +11,31 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import mlx.core as mx
-import numpy as np
-
 from mlx_oss.chat.history import Entry
 from mlx_oss.constrain import kwargs_from_saved
-from mlx_oss.errors import HarmonyError, OptionError, SessionError
+from mlx_oss.errors import CheckpointError, HarmonyError, OptionError, SessionError
 from mlx_oss.events import Stats
-from mlx_oss.generation.sampling import SamplingOptions
+from mlx_oss.generation.engine import PromptCache, SavedTensor
+from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict
-from mlx_oss.model.samples import samples
-from mlx_oss.model.transformer import Transformer
 from mlx_oss.tokenizer import LAST_TEXT_ID
+from mlx_oss.weights.safetensors import read_header
 
 FORMAT = "mlx_oss session 1"
 T = TypeVar("T")
 
 _RECOVERY_BYTES = 2**26  # how much of a file is searched for text if the length of its header is damaged
+_DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # their names in safetensors
+_NAMES = {stored: name for name, stored in _DTYPES.items()}
 _COUNTS = ("reasoned", "retries")  # fields of `Entry` that are saved as they are
 _ESCAPED = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-f]{4})')  # an escape sequence of JSON
 _SURROGATE = re.compile("[\ud800-\udfff]")  # in a path: bytes that are not UTF-8; in a text: half of a character
 _DECODING_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, HarmonyError, OptionError)
-
-
-def fingerprint(model: Transformer) -> str:
-    """SHA-256 of what a model computes with: its config, its dtype and some values of every module.
-
-    Only models with the same fingerprint share caches. It does not depend on how weights are stored: a release and the
-    folder that it was converted to have the same one.
-    """
-    config = _numbers(asdict(replace(model.config, quantization=None)))
-    return _sha256(f"{json.dumps(config)} {model.dtype}".encode(), *map(_bytes, samples(model)))
-
-
-def _numbers(value: Any) -> Any:
-    """Returns `value` with every integer as a float, because checkpoints write 32 or 32.0 for the same setting."""
-    if isinstance(value, dict):
-        return {key: _numbers(each) for key, each in value.items()}
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +78,38 @@ class Saved:
         }
 
 
-def write(path: str | Path, saved: Saved, caches: Mapping[str, mx.array]) -> None:
+def write(path: str | Path, saved: Saved, tensors: Callable[[], Iterable[tuple[str, SavedTensor]]]) -> None:
     """Writes a temporary file and renames it, so that the file is always complete.
 
     Args:
         path: The file to write.
         saved: Everything except the caches.
-        caches: The tensors, by name.
+        tensors: `PromptCache.tensors` of the caches. It is called twice, so that one tensor at a time is in memory.
 
     Raises:
         SessionError: If the file cannot be written.
     """
     path = Path(path)
-    caches = {name: mx.contiguous(array) for name, array in caches.items()}
-    text = _to_json(replace(saved, caches=_checksum(caches)))
+    checksum, entries, end = _Checksum(), {}, 0
+    for name, tensor in tensors():
+        checksum.add(name, tensor)
+        start, end = end, end + len(tensor.data)
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": tensor.shape, "data_offsets": [start, end]}
+    text = _to_json(replace(saved, caches=checksum.value))
+    metadata = {"format": FORMAT, "text": text, "seal": _sha256(text.encode())}
+    header = json.dumps({"__metadata__": metadata, **entries}).encode()
+    header += b" " * (-len(header) % 8)
     unfinished = path.parent / f".{path.name}.unfinished.safetensors"
     try:
         _check_path(path)
-        unfinished.touch()  # if this fails, its error is clearer than that of MLX
-        mx.save_safetensors(str(unfinished), caches, {"format": FORMAT, "text": text, "seal": _sha256(text.encode())})
-        with unfinished.open("rb") as file:
+        with unfinished.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            for _, tensor in tensors():
+                file.write(tensor.data)
+            file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         with contextlib.suppress(OSError, ValueError):  # the temporary file may not exist
             unfinished.unlink()
         reason = getattr(error, "strerror", None) or error
@@ -158,7 +149,7 @@ def read(path: str | Path, *, damaged: bool = False) -> Saved:
 
 
 def _check_path(path: Path) -> None:
-    """Raises ValueError for a path that MLX cannot open, or would change into another path."""
+    """Raises ValueError for a path that does not name a file, or not the same one everywhere."""
     if not path.name or "\0" in str(path) or _SURROGATE.search(str(path)):
         raise ValueError("not a valid file name")
 
@@ -205,29 +196,43 @@ def _decode_all(text: str, prefix: str, convert: Callable[[Any], T]) -> Iterator
         start = text.find(prefix, start + 1)
 
 
-def read_caches(path: str | Path, saved: Saved, model: Transformer) -> dict[str, mx.array]:
-    """Reads the caches.
+def restore(path: str | Path, saved: Saved, cache: PromptCache, fingerprint: str) -> None:
+    """Reads the caches into a prompt cache, one tensor at a time.
 
     Args:
         path: The file.
         saved: What `read` returned for it.
-        model: The model that the caches must belong to.
+        cache: The prompt cache; it stays as it is if the caches cannot be read.
+        fingerprint: Fingerprint of the engine that the caches must belong to.
 
     Raises:
         SessionError: If the caches are damaged or belong to another model.
     """
-    if saved.model != fingerprint(model):
+    if saved.model != fingerprint:
         raise SessionError(
             f"{path} was saved with another model or dtype, or by an earlier version: `text_only=True` loads its text"
         )
     try:
-        caches = mx.load(str(path), format="safetensors")
-        assert isinstance(caches, dict)
-        if _checksum(caches) == saved.caches:
-            return caches
-    except (OSError, RuntimeError, ValueError):
-        pass
-    raise SessionError(f"{path} has damaged caches: `text_only=True` recovers the conversation without them")
+        cache.restore(saved.cached, _tensors(Path(path), saved.caches))
+    except (OSError, ValueError, CheckpointError):
+        raise SessionError(
+            f"{path} has damaged caches: `text_only=True` recovers the conversation without them"
+        ) from None
+
+
+def _tensors(path: Path, expected: str) -> Iterator[tuple[str, SavedTensor]]:
+    """The tensors of a file, sorted by name. Raises ValueError at the end if their checksum is not the expected one."""
+    checksum = _Checksum()
+    with path.open("rb") as file:
+        for name, info in sorted(read_header(path).items()):
+            if info.dtype not in _NAMES:
+                raise ValueError(f"{name} has dtype {info.dtype}")
+            file.seek(info.start)
+            tensor = SavedTensor(_NAMES[info.dtype], info.shape, file.read(info.nbytes))
+            checksum.add(name, tensor)
+            yield name, tensor
+    if checksum.value != expected:
+        raise ValueError("the checksum is wrong")
 
 
 def _to_json(saved: Saved) -> str:
@@ -268,20 +273,21 @@ def _from_json(text: str) -> Saved:
     return saved
 
 
-def _checksum(caches: Mapping[str, mx.array]) -> str:
-    """SHA-256 of the names, dtypes, shapes and values."""
-    parts: list[bytes | memoryview] = []
-    for name, array in sorted(caches.items()):
-        parts += [f"{name} {array.dtype} {array.shape}".encode(), _bytes(array)]
-    return _sha256(*parts)
+class _Checksum:
+    """SHA-256 of the names, dtypes, shapes and values of tensors that are added sorted by name."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, name: str, tensor: SavedTensor) -> None:
+        # As MLX writes dtypes, because the first version of the format did.
+        self._hash.update(f"{name} mlx.core.{tensor.dtype} {tensor.shape}".encode())
+        self._hash.update(tensor.data)
+
+    @property
+    def value(self) -> str:
+        return self._hash.hexdigest()
 
 
-def _bytes(array: mx.array) -> bytes | memoryview:
-    return np.array(mx.contiguous(array).reshape(-1).view(mx.uint8)).data
-
-
-def _sha256(*parts: bytes | memoryview) -> str:
-    checksum = hashlib.sha256()
-    for part in parts:
-        checksum.update(part)
-    return checksum.hexdigest()
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

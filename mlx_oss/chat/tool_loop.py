@@ -1,195 +1,130 @@
-"""What happens in a turn of a session: rounds of prefill and generation, and the tool calls between them.
+"""What happens in a turn of a session: rounds of generation, and the tool calls between them.
 
-This is the half of `ChatSession` that runs on the computing thread. Its generators yield events for the caller, and
-actions (`mlx_oss.action`) that the caller's thread performs. Knows nothing of files, and of how tools run.
+Knows nothing of files, and of how tools run and engines compute.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from threading import Lock
-from typing import Literal, get_args
 
 from mlx_oss.action import Action
-from mlx_oss.chat.history import OPENING, Conversation, Effort, Entry, preamble
+from mlx_oss.chat.history import Conversation, Entry
+from mlx_oss.chat.live import LiveConversation
 from mlx_oss.chat.response import Response
-from mlx_oss.chat.turn_lock import TurnLock
-from mlx_oss.constrain import OutputConstraints, TurnConstraint, final_header
-from mlx_oss.errors import ContextError, OptionError
-from mlx_oss.events import Event, Finished, Stats, ToolCall, ToolResult, TurnsDropped, Usage
-from mlx_oss.generation.generate import room_for_answer
-from mlx_oss.generation.prompt_cache import PromptCache
-from mlx_oss.generation.sampling import SamplingOptions
-from mlx_oss.harmony import Message, ToolDescription, ToolNamespace, render_conversation
-from mlx_oss.model.transformer import Transformer
+from mlx_oss.chat.setup import TurnSetup
+from mlx_oss.constrain import OutputConstraints
+from mlx_oss.errors import ContextError
+from mlx_oss.events import Event, Finished, ToolCall, ToolResult, TurnsDropped, Usage
+from mlx_oss.generation.engine import Engine, PromptCache, Request, room_for_answer
+from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.tokenizer import LONGEST_TOKEN, Tokenizer
 from mlx_oss.tools.calls import ToolInvocation, Toolset
-
-ContextPolicy = Literal["refuse", "drop_oldest"]
 
 _MARGIN = 64  # tokens of the message around a tool's result, and a few for the answer
 
 
 class ToolLoop:
-    """The state of a session and its turns. `ChatSession` initialises it and documents the options."""
+    """Runs one turn; call `run` once.
 
-    model: Transformer
-    tokenizer: Tokenizer
-    instructions: str
-    reasoning_effort: Effort
-    tools: tuple[ToolDescription, ...]
-    system_tools: tuple[ToolNamespace, ...]
-    max_rounds: int
-    options: SamplingOptions
-    max_tokens: int | None
-    current_date: str
-    context_limit: int
-    context_policy: ContextPolicy
-    usage: Usage  # of the running turn, otherwise of the last one
-    _toolset: Toolset
-    _invocation: ToolInvocation | None  # the tool call that is running
-    _output_constraints: OutputConstraints
-    _conversation: Conversation
-    _cache: PromptCache
-    _late_results: list[Entry]  # tool results that the app adds while a turn is running
-    _turn_is_running: bool
-    _results_lock: Lock  # guards the two above
-    _turn_lock: TurnLock
-    _total_stats: Stats
+    Args:
+        engine: The engine.
+        tokenizer: The tokenizer.
+        cache: What it holds of the conversation.
+        setup: The options of the turn.
+        toolset: The tools that the model may call.
+        constraints: Reads the answer as a value.
+        conversation: The conversation, which ends with what the model is to answer. It gets what the model writes.
 
-    @property
-    def context_used(self) -> int:
-        """Number of tokens in the next prompt, not counting the user's next message."""
-        return len(self._prompt())
+    Attributes:
+        usage: What the finished rounds cost.
+    """
 
-    def _check_options(self) -> None:
-        """Raises OptionError for an invalid option. Checked before every turn, as options may be set between turns."""
-        longest = self.model.context
-        if type(self.context_limit) is not int or not 1 <= self.context_limit <= longest:
-            raise OptionError(f"context_limit is {self.context_limit!r}, expected 1 to {longest:,} tokens or None")
-        if self.context_policy not in get_args(ContextPolicy):
-            raise OptionError(f"context_policy is {self.context_policy!r}, expected refuse or drop_oldest")
-        if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
-            raise OptionError(f"max_tokens is {self.max_tokens!r}, expected at least 1 or None")
-        if type(self.max_rounds) is not int or self.max_rounds < 0:
-            raise OptionError(f"max_rounds is {self.max_rounds!r}, expected at least 0")
-        self._prompt(), self._turn_constraint()  # these raise for what cannot be rendered or enforced
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        cache: PromptCache,
+        setup: TurnSetup,
+        toolset: Toolset,
+        constraints: OutputConstraints,
+        conversation: LiveConversation,
+    ) -> None:
+        self.usage = Usage()
+        self._engine, self._tokenizer, self._cache = engine, tokenizer, cache
+        self._setup, self._limits = setup, setup.limits
+        self._toolset, self._constraints, self._conversation = toolset, constraints, conversation
+        self._invocation: ToolInvocation | None = None  # the tool call that is running
 
-    def _user_turn(self, text: str, turn: int | None = None) -> Generator[Event | Action, None, None]:
-        """Runs a turn with a message of the user; if `turn` is given, it replaces that turn and all later ones."""
-        if not isinstance(text, str):
-            raise OptionError(f"the user's message must be a str, not {type(text).__name__}")
-        with self._hold_turn_lock():
-            kept = self._conversation if turn is None else self._conversation.split_before(turn)[0]
-            finished = yield from self._answer_question(kept, Entry.from_message(Message("user", text)))
-        yield finished  # after the lock is released: a caller that stops reading here can use the session at once
+    def cancel_tool(self) -> None:
+        """Stops the tool that is running, if one is; may be called from any thread."""
+        if (invocation := self._invocation) is not None:
+            invocation.cancel()
 
-    def _retry_turn(self) -> Generator[Event | Action, None, None]:
-        """Runs the last turn again with the same message of the user."""
-        with self._hold_turn_lock():
-            kept, question = self._conversation.split_before(-1)
-            finished = yield from self._answer_question(kept, replace(question, retries=question.retries + 1))
-        yield finished
-
-    def _answer_question(self, kept: Conversation, question: Entry) -> Generator[Event | Action, None, Finished]:
-        """Runs a turn that starts with `question`, after `kept`; restores the conversation on ContextError."""
-        self._check_options()
-        before, self._conversation = self._conversation, kept.with_entries([question])
-        try:
-            return (yield from self._run_rounds(snapshot=True))
-        except ContextError:
-            self._conversation = before
-            raise
-
-    def _resumed_turn(self) -> Generator[Event | Action, None, None]:
-        """Runs a turn that continues the conversation as it is; yields the pending tool results first."""
-        with self._hold_turn_lock():
-            self._check_options()
-            for result in self._conversation.pending_results:
-                yield ToolResult(result.name or "", str(result.content))
-            finished = yield from self._run_rounds(snapshot=False)
-        yield finished
-
-    @contextmanager
-    def _hold_turn_lock(self) -> Iterator[None]:
-        """Holds the turn lock. While it is held, `add_tool_result` collects results in `_late_results`: the calls that
-        they answer may not be in the conversation yet.
-        """
-        with self._turn_lock:
-            with self._results_lock:
-                self._turn_is_running = True
-            try:
-                yield
-            finally:
-                with self._results_lock:
-                    self._turn_is_running = False
-                    self._conversation, self._late_results = self._conversation.with_entries(self._late_results), []
-
-    def _run_rounds(self, *, snapshot: bool) -> Generator[Event | Action, None, Finished]:
+    def run(self) -> Generator[Event | Action, None, Finished]:
         """Runs rounds until one calls no tool that the session runs; returns the turn's last event.
 
-        With `snapshot`, the first round takes a snapshot of the cache before the model writes, so that the next turn
-        can step the cache back to before the reasoning.
+        Raises:
+            ContextError: If the first prompt does not fit the context. In later rounds that ends the turn with the
+                reason "length" instead: tools have run, so the turn is kept.
         """
-        self.usage, turn_refused = Usage(), False
-        try:
-            for rounds in itertools.count():
-                try:
-                    response = yield from self._run_round(snapshot=snapshot and not rounds)
-                except ContextError:
-                    if turn_refused := not rounds:
-                        raise
-                    return Finished("length", self.usage)  # tools have run, so the turn is kept
-                calls = [call for call in response.calls if self._toolset.handles(call)]
-                if rounds > self.max_rounds or not calls:
-                    break
-                yield from self._run_tools(calls, refused=rounds == self.max_rounds)
-                if calls != response.calls:
-                    break
-                if self._turn_lock.cancelled:
-                    return Finished("cancelled", self.usage)
-                if self.max_tokens is not None and self.usage.generated_tokens >= self.max_tokens:
-                    return Finished("length", self.usage)
-        finally:
-            if not turn_refused:
-                self._total_stats = self._total_stats.after(self.usage)
+        max_rounds, max_tokens = self._limits.max_rounds, self._limits.max_tokens
+        for rounds in itertools.count():
+            try:
+                dropped = self._drop_oldest_turns()
+                response = self._begin_round(self._conversation.current if not dropped else dropped[0])
+            except ContextError:
+                if not rounds:
+                    raise
+                return Finished("length", self.usage)
+            stopped_results: list[Entry] = []
+            try:
+                if dropped:
+                    self._conversation.current = dropped[0]
+                    yield TurnsDropped(dropped[1])
+                yield from response.run()
+            except BaseException:  # e.g. the iterator was closed at a tool call: its result then says it was stopped
+                for call in self._own(response):
+                    stopped_results.append(Entry.from_tool_result(call, self._toolset.invoke(call).result.text))
+                raise
+            finally:
+                self._conversation.add_written([*map(Entry.from_model, response.messages), *stopped_results])
+                self.usage = self.usage.plus(response.usage)
+            calls = self._own(response)
+            if rounds > max_rounds or not calls:
+                break
+            yield from self._run_tools(calls, refused=rounds == max_rounds)
+            if calls != response.calls:
+                break
+            if self._is_cancelled():
+                return Finished("cancelled", self.usage)
+            if max_tokens is not None and self.usage.generated_tokens >= max_tokens:
+                return Finished("length", self.usage)
         citations = self._toolset.citations(response.answer)
-        parsed = self._output_constraints.parse_answer(response.messages)
-        return Finished(response.reason, self.usage, citations, parsed)
+        return Finished(response.reason, self.usage, citations, self._constraints.parse_answer(response.messages))
 
-    def _run_round(self, *, snapshot: bool) -> Generator[Event | Action, None, Response]:
-        """Runs one round and adds what the model wrote to the conversation, however the round ends."""
-        conversation, dropped = self._conversation_within_context()
-        prompt = self._prompt(conversation)
-        room = room_for_answer(self.context_limit, len(prompt))
-        self._conversation = conversation
-        response = Response(
-            self.model,
-            self._cache,
+    def _begin_round(self, conversation: Conversation) -> Response:
+        """Submits the request of a round. Raises ContextError if the prompt leaves no room to answer."""
+        setup, opening = self._setup, len(self._setup.frame.opening)
+        prompt, constraint = setup.frame.prompt(conversation), setup.constraint(conversation)
+        limit = room_for_answer(self._limits.context_limit, len(prompt))
+        if self._limits.max_tokens is not None:
+            limit = min(self._limits.max_tokens - self.usage.generated_tokens, limit)
+        request = Request(
             prompt,
-            lambda: self._turn_lock.cancelled,
-            self._opening_header(),
-            self._turn_constraint(),
+            options=_sampling(setup.options, conversation.retries),
+            max_tokens=limit,
+            stop_ids=self._tokenizer.stop_ids,
+            constraint=constraint if constraint.restricts else None,
+            cache=self._cache,
+            # The next turn goes back to where the reasoning of this one begins.
+            snapshots=(len(prompt) - opening,) if conversation.awaits_first_round else (),
         )
-        stopped_results: list[Entry] = []
-        try:
-            if dropped:
-                yield TurnsDropped(dropped)
-            limit = room if self.max_tokens is None else min(self.max_tokens - self.usage.generated_tokens, room)
-            yield from response.run(self._round_options(), limit, self.tokenizer.stop_ids, snapshot=snapshot)
-        except BaseException:  # e.g. the iterator was closed at a tool call: its result then says that it was stopped
-            calls = filter(self._toolset.handles, response.calls)
-            stopped_results = [Entry.from_tool_result(call, self._toolset.invoke(call).result.text) for call in calls]
-            raise
-        finally:
-            with self._results_lock:
-                written = [*map(Entry.from_model, response.messages), *stopped_results, *self._late_results]
-                self._conversation, self._late_results = conversation.with_entries(written), []
-            self.usage = self.usage.plus(response.usage)
-        return response
+        return Response(self._engine, request, constraint, opening=opening, is_cancelled=self._is_cancelled)
+
+    def _is_cancelled(self) -> bool:
+        return self._conversation.is_cancelled
 
     def _run_tools(self, calls: Sequence[ToolCall], *, refused: bool) -> Generator[Event | Action, None, None]:
         """Runs the calls and adds their results to the conversation.
@@ -198,68 +133,56 @@ class ToolLoop:
         """
         for call in calls:
             self._invocation = invocation = self._toolset.invoke(call)
-            if self._turn_lock.cancelled:
+            if self._is_cancelled():
                 invocation.cancel()
             try:
                 if refused:
-                    reason = f"not run: a turn may call tools {self.max_rounds} times; answer with what you have"
-                    invocation.refuse(reason)
+                    most = self._limits.max_rounds
+                    invocation.refuse(f"not run: a turn may call tools {most} times; answer with what you have")
                 else:
                     yield invocation
             finally:
                 invocation.cancel()
                 self._invocation = None
-                result = self._result_within_context(invocation.result)
-                self._conversation = self._conversation.with_entries([Entry.from_tool_result(call, result.text)])
+                result = self._within_context(invocation.result)
+                answered = self._conversation.current.with_entries([Entry.from_tool_result(call, result.text)])
+                self._conversation.current = answered
             yield result
 
-    def _result_within_context(self, result: ToolResult) -> ToolResult:
+    def _own(self, response: Response) -> list[ToolCall]:
+        """The calls that the session runs."""
+        return [call for call in response.calls if self._toolset.handles(call)]
+
+    def _within_context(self, result: ToolResult) -> ToolResult:
         """The result, or an error result if it does not fit the context.
 
         With the policy "drop_oldest" the older turns do not count: they can be dropped to make room.
         """
-        can_drop = self.context_policy == "drop_oldest"
-        kept = self._conversation.without_oldest_turns(0)[0] if can_drop else self._conversation
-        room = self.context_limit - len(self._prompt(kept)) - _MARGIN
-        if len(result.text) <= room * LONGEST_TOKEN and len(self.tokenizer.encode(result.text)) <= room:
+        kept = self._conversation.current
+        if self._limits.context_policy == "drop_oldest":
+            kept = kept.without_oldest_turns(0)[0]
+        room = self._limits.context_limit - self._setup.frame.prompt_length(kept) - _MARGIN
+        if len(result.text) <= room * LONGEST_TOKEN and len(self._tokenizer.encode(result.text)) <= room:
             return result
         error = f"the result is too long, {len(result.text):,} characters: ask for less of it"
         return ToolResult(result.recipient, f"Error: {error}", error)
 
-    def _round_options(self) -> SamplingOptions:
-        """The sampling options; with a seed, each retry of a turn draws with the next higher seed."""
-        options = replace(self.options, logprobs=False)  # a chat does not report log-probabilities
-        if options.seed is None:
-            return options
-        return replace(options, seed=(options.seed + self._conversation.retries) % 2**64)
-
-    def _conversation_within_context(self) -> tuple[Conversation, int]:
-        """The conversation for the next prompt, and how many of its oldest turns were dropped.
+    def _drop_oldest_turns(self) -> tuple[Conversation, int] | None:
+        """The conversation without its oldest turns, and how many were dropped; None if none is.
 
         Turns are dropped only with the policy "drop_oldest" and if the context is full: then enough of them to free a
         quarter of it at once.
         """
-        quarter = self.context_limit // 4
-        room = self.context_limit - min(self.max_tokens or quarter, quarter)
-        if self.context_policy == "refuse" or self.context_used <= room:
-            return self._conversation, 0
-        return self._conversation.without_oldest_turns(room - quarter - len(self._prompt(Conversation())))
+        limits, current = self._limits, self._conversation.current
+        quarter = limits.context_limit // 4
+        room = limits.context_limit - min(limits.max_tokens or quarter, quarter)
+        if limits.context_policy == "refuse" or self._setup.frame.prompt_length(current) <= room:
+            return None
+        kept, count = current.without_oldest_turns(room - quarter - self._setup.frame.prompt_length(Conversation()))
+        return (kept, count) if count else None
 
-    def _prompt(self, conversation: Conversation | None = None) -> list[int]:
-        """All ids of the prompt for a conversation, by default the current one."""
-        conversation = self._conversation if conversation is None else conversation
-        return render_conversation(self._preamble()) + conversation.prompt_ids() + OPENING + self._opening_header()
 
-    def _opening_header(self) -> list[int]:
-        """The ids of the opening after `<|start|>assistant`; with the effort "none", they open the answer."""
-        return final_header() if self.reasoning_effort == "none" else []
-
-    def _turn_constraint(self) -> TurnConstraint | None:
-        """The constraint for the rest of the turn; None if nothing is restricted."""
-        header, reasoned = self._opening_header(), self._conversation.reasoned
-        return self._output_constraints.for_turn(self.tools, self.system_tools, header, reasoned)
-
-    def _preamble(self) -> list[Message]:
-        """The system and developer messages."""
-        tools, answer = (self.tools, self.system_tools), self._output_constraints.prompt_format
-        return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, answer)
+def _sampling(options: SamplingOptions, retries: int) -> SamplingOptions:
+    """The options of a turn: with a seed, each retry draws with the next higher seed."""
+    options = replace(options, logprobs=False)  # a chat does not report log-probabilities
+    return options if options.seed is None else replace(options, seed=(options.seed + retries) % 2**64)

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
     model, tokenizer = model_arguments.load(args)
     from mlx_oss.chat.history import preamble
-    from mlx_oss.generation.generate import generate_step
+    from mlx_oss.generation.engine import Request
     from mlx_oss.harmony import Message, render_conversation
     from mlx_oss.tools.calls import Toolset
 
@@ -60,9 +60,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         blocks = preamble("", args.reasoning, toolset.functions, toolset.namespaces, None)
         prompt = render_conversation([*blocks, Message("user", args.prompt)], next_role="assistant")
+    cache = model.make_prompt_cache()
     for _ in range(_MAX_ROUNDS):
         decoder, written = tokenizer.stream_decoder(), []
-        for step in generate_step(model, prompt, options, max_tokens=args.max_tokens, stop_ids=tokenizer.stop_ids):
+        request = Request(prompt, options, args.max_tokens, tokenizer.stop_ids, cache=cache)
+        for step in model.submit(request):
             written.append(step.token)
             text = decoder.feed(step.token)
             if args.json:
@@ -82,14 +84,11 @@ def run(args: argparse.Namespace) -> int:
 def _tool_results(toolset: Toolset, written: list[int]) -> list[int]:
     """Runs the tools that the model called. Returns the ids that it reads next, or none if no tool was run."""
     from mlx_oss.chat.history import OPENING, Entry
-    from mlx_oss.chat.stream import EventTranslator
-    from mlx_oss.harmony import HarmonyParser
+    from mlx_oss.chat.translation import tool_calls
+    from mlx_oss.harmony import parse_messages
 
-    parser, translator = HarmonyParser(), EventTranslator()
-    for token in written:
-        translator.translate(parser.feed(token))
     ids: list[int] = []
-    for call in filter(toolset.handles, translator.calls):
+    for call in filter(toolset.handles, tool_calls(parse_messages(written))):
         invocation = toolset.invoke(call)
         invocation.perform()
         ids += Entry.from_tool_result(call, invocation.result.text).ids

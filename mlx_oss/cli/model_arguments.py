@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlx_oss.generation.sampling import SamplingOptions
-    from mlx_oss.model.transformer import Transformer
+    from mlx_oss.generation.local import LocalEngine
+    from mlx_oss.generation.options import SamplingOptions
     from mlx_oss.tokenizer import Tokenizer
 
 _NANO = """\
@@ -115,13 +115,13 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sampling_options(args: argparse.Namespace) -> SamplingOptions:
     """Returns the sampling options. Raises OptionError for a value out of range."""
-    from mlx_oss.generation.sampling import SamplingOptions
+    from mlx_oss.generation.options import SamplingOptions
 
     names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
     return SamplingOptions(**{name: getattr(args, name) for name in names})
 
 
-def load(args: argparse.Namespace) -> tuple[Transformer, Tokenizer]:
+def load(args: argparse.Namespace) -> tuple[LocalEngine, Tokenizer]:
     """Loads the model and its tokenizer. Without --model, it loads nano and writes a note about it to stderr."""
     import mlx_oss
 

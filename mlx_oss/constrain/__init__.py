@@ -14,12 +14,13 @@ from mlx_oss.constrain.grammar import Grammar
 from mlx_oss.constrain.headers import legal_headers
 from mlx_oss.constrain.outputs import Guards, OutputConstraints, kwargs_from_saved
 from mlx_oss.constrain.repetition import RepetitionGuard
-from mlx_oss.constrain.turn import Rules, TurnConstraint, final_header
+from mlx_oss.constrain.turn import Parsed, Rules, TurnConstraint, final_header
 
 __all__ = [
     "Grammar",
     "Guards",
     "OutputConstraints",
+    "Parsed",
     "RepetitionGuard",
     "Rules",
     "TurnConstraint",

@@ -13,7 +13,7 @@ from typing import Any
 from mlx_oss.constrain import grammar
 from mlx_oss.constrain.answer import AnswerFormat, option_from_json
 from mlx_oss.constrain.grammar import Grammar
-from mlx_oss.constrain.turn import Rules, TurnConstraint
+from mlx_oss.constrain.turn import Rules
 from mlx_oss.errors import OptionError
 from mlx_oss.harmony import ParsedMessage, ResponseFormat, ToolDescription, ToolNamespace
 
@@ -64,23 +64,12 @@ class OutputConstraints:
         """What the developer message says about the format of the answer."""
         return None if self._format is None else self._format.prompt_format
 
-    def for_turn(
-        self,
-        tools: Sequence[ToolDescription] = (),
-        system_tools: Sequence[ToolNamespace] = (),
-        header: Sequence[int] = (),
-        reasoned: int = 0,
-    ) -> TurnConstraint | None:
-        """The constraint of a turn, or of the rest of one.
+    def rules(self, tools: Sequence[ToolDescription] = (), system_tools: Sequence[ToolNamespace] = ()) -> Rules:
+        """The rules of a turn.
 
         Args:
             tools: Functions that the model may call.
             system_tools: Built-in tools that the model may call.
-            header: What the prompt contains after `<|start|>assistant`.
-            reasoned: Reasoning tokens that the turn has used already.
-
-        Returns:
-            The constraint; None if nothing is restricted.
 
         Raises:
             OptionError: If arguments are strict and the schema of a tool cannot be enforced.
@@ -90,14 +79,13 @@ class OutputConstraints:
         constrained = grammar.is_installed() if strict is None else strict
         described = {name: tool for name, tool in callables.items() if tool is not None and constrained}
         grammars = {name: _arguments_grammar(tool, bool(strict)) for name, tool in described.items()}
-        rules = Rules(
+        return Rules(
             recipients=tuple(callables) if guards.legal_headers else None,
             arguments={name: grammar_ for name, grammar_ in grammars.items() if grammar_ is not None},
             answer=None if self._format is None else self._format.grammar,
             max_reasoning_tokens=self._max_reasoning_tokens,
             stop_repetition=guards.stop_repetition,
         )
-        return TurnConstraint(rules, header, reasoned) if rules.restrict_anything else None
 
     def parse_answer(self, messages: Iterable[ParsedMessage]) -> Any:
         """The answer as a value; None if there is no format, or the answer is unfinished or cannot be parsed."""

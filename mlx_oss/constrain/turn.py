@@ -17,7 +17,7 @@ import numpy as np
 from mlx_oss.constrain.grammar import Grammar, Matcher
 from mlx_oss.constrain.headers import State, legal_headers
 from mlx_oss.constrain.repetition import RepetitionGuard
-from mlx_oss.harmony import HarmonyParser, MessageStarted, render_conversation
+from mlx_oss.harmony import HarmonyParser, Header, MessageStarted, ParserEvent, render_conversation
 from mlx_oss.tokenizer import CALL, CHANNEL, END, LAST_TEXT_ID, MESSAGE, RETURN, START, STOP_IDS, load_tokenizer
 
 Reason = Literal["limit", "repetition"]
@@ -65,8 +65,29 @@ class Rules:
         return bool(headers or limited or self.arguments or self.answer or self.stop_repetition)
 
 
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What one token of the model did.
+
+    Attributes:
+        header: Header of the message that the token continues; None if it starts one, or stands between two.
+        events: What the harmony parser made of the token.
+        reasoning_stopped: Why the reasoning has been ended by now; None if it has not.
+        stopped: Why the turn should end now although the model goes on; None if it should not.
+    """
+
+    header: Header | None
+    events: tuple[ParserEvent, ...]
+    reasoning_stopped: Reason | None = None
+    stopped: Literal["repetition"] | None = None
+
+
 class TurnConstraint:
-    """The constraint of one turn, as `generate_step` uses it (`generation.generate.Constraint`).
+    """Follows one turn of the model: parses what it writes, and says what may come next.
+
+    It is a `generation.engine.Constraint`. An engine calls `allowed` and `accept` on its own thread, at most one token
+    ahead of the reader, who calls `parsed` for each token. So each token is parsed once. An engine may also ignore the
+    constraint; then `parsed` parses.
 
     Args:
         rules: The restrictions.
@@ -74,6 +95,7 @@ class TurnConstraint:
         reasoned: Reasoning tokens that earlier rounds of the turn have used.
 
     Attributes:
+        restricts: True if the rules restrict anything, so that the engine needs the constraint.
         reasoned: Reasoning tokens that the turn has used; an empty reasoning message counts as one.
         reasoning_stopped: Why the reasoning was ended; None if it was not.
         stopped: Why the turn should end now although the model goes on; None if it should not.
@@ -83,8 +105,10 @@ class TurnConstraint:
         self.reasoned = reasoned
         self.reasoning_stopped: Reason | None = None
         self.stopped: Literal["repetition"] | None = None
+        self.restricts = rules.restrict_anything
         self._rules = rules
         self._parser = HarmonyParser()
+        self._parsed: deque[Parsed] = deque()  # the tokens that were accepted and not yet asked for
         self._state: State | None = None
         self._forced: deque[int] = deque()
         self._matcher: Matcher | None = None
@@ -93,6 +117,7 @@ class TurnConstraint:
         self._expect_header("first")
         for token in opening:
             self.accept(token)
+        self._parsed.clear()
 
     @property
     def _in_reasoning(self) -> bool:
@@ -114,8 +139,9 @@ class TurnConstraint:
         """
         if self._forced:
             self._forced.popleft()
-        before = self._parser.state
-        started = any(isinstance(event, MessageStarted) for event in self._parser.feed(token))
+        before, header = self._parser.state, self._parser.header
+        events = self._parser.feed(token)
+        started = any(isinstance(event, MessageStarted) for event in events)
         if self._parser.state != "content":
             self._accept_in_header(token, before)
         elif started:
@@ -129,6 +155,17 @@ class TurnConstraint:
             self._end_reasoning("repetition")
         elif repeated >= MAX_REPETITION_ELSEWHERE:
             self.stopped = "repetition"
+        self._parsed.append(Parsed(header, events, self.reasoning_stopped, self.stopped))
+
+    def parsed(self, token: int) -> Parsed:
+        """What the next token did; every token is asked for once, in order."""
+        if self._parsed:
+            return self._parsed.popleft()
+        return Parsed(self._parser.header, self._parser.feed(token))
+
+    def finish(self) -> Parsed:
+        """What the end of the stream did: a message that is unfinished is cut off."""
+        return Parsed(self._parser.header, self._parser.finish())
 
     def _accept_in_header(self, token: int, before: str) -> None:
         """Takes a token of a header, or one between messages; `before` is the parser's state before it."""

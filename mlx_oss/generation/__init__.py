@@ -1,9 +1,11 @@
-"""Text generation on token ids: sampling, prefill and decoding.
+"""From the ids of a prompt to the tokens that follow it. Knows nothing of text, messages or sessions.
 
-Knows nothing of text, messages or sessions.
-
-    generate.py        prefill of a prompt, and decoding token by token
-    sampling.py        sampling options, and the choice of the next token from logits
-    prompt_cache.py    a KV cache together with the ids that it holds
-    compute_thread.py  the computing thread, which runs all MLX computations of all sessions
+engine.py          Engine, Request and Stream: what chats, servers and tests see of all this
+scripted.py        ScriptedEngine, which says what it was told
+local.py           LocalEngine, which runs a model in this process
+prompt_cache.py    a KV cache together with the ids that it holds
+generate.py        prefill of a prompt, and decoding token by token
+options.py         SamplingOptions
+sampling.py        the choice of the next token from logits
+compute_thread.py  the computing thread, which runs all MLX computations of all engines
 """

@@ -1,28 +1,23 @@
-"""The computing thread: one thread that runs all MLX computations of all sessions.
+"""The computing thread: one thread that runs all MLX computations of all engines in this process.
 
 An MLX stream belongs to the thread that created it, so one thread cannot finish arrays that another thread has begun.
-With one thread for all computations, a session can be used from any thread or task. Sessions that run at the same time
-alternate, one event each. A caller that reads its events slowly delays only its own session. Knows nothing of
-sessions.
+With one thread for all computations, an engine can be used from any thread or task. Knows nothing of engines.
 """
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import contextlib
+import os
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Callable
+from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from mlx_oss.action import Action
 from mlx_oss.backend.cores import settle
+from mlx_oss.errors import EngineError
 
 T = TypeVar("T")
-
-_END = object()
 
 
 class _Thread(threading.Thread):
@@ -39,7 +34,7 @@ class _Thread(threading.Thread):
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         if self._ended:
-            raise RuntimeError("the program is exiting: nothing more can be computed")
+            raise EngineError("the program is exiting, so nothing more can be computed: compute before it exits")
         future: Future[T] = Future()
         self._tasks.put((future, function))
         return future
@@ -62,104 +57,83 @@ class _Thread(threading.Thread):
         settled.result()
 
 
-_lock = threading.Lock()
-_started: list[_Thread] = []
-_closing: list[Future[None]] = []  # one for each generator of an abandoned loop that is not closed yet
+class _Process:
+    """What this process computes with. A process that is forked from it begins anew.
+
+    Attributes:
+        thread: The computing thread; None before it is first needed.
+        lock: Held while the thread is started.
+        is_claimed: True once something may have been computed.
+        is_forked: True if it was forked from a process that has computed: MLX would wait there for ever, for threads
+            that were not forked with it.
+    """
+
+    def __init__(self, is_forked: bool = False) -> None:
+        self.thread: _Thread | None = None
+        self.lock = threading.Lock()
+        self.is_claimed = self.is_forked = is_forked
 
 
-def _thread() -> _Thread:
-    """The computing thread, started when it is first needed."""
-    with _lock:
-        if not _started:
-            _started.append(_Thread())
-            _started[0].start()
-            atexit.register(_started[0].end)
-        return _started[0]
+_process = _Process()
+
+
+def _begin_anew() -> None:
+    global _process
+    _process = _Process(is_forked=_process.is_claimed)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
+@atexit.register
+def _end() -> None:
+    if _process.thread is not None:
+        _process.thread.end()
+
+
+def claim() -> None:
+    """Notes that this process computes with MLX, so that those forked from it later do not.
+
+    Raises:
+        EngineError: If this process was forked from one that has computed.
+    """
+    check_process()
+    _process.is_claimed = True
+
+
+def check_process() -> None:
+    """Raises EngineError if this process was forked from one that has computed."""
+    if _process.is_forked:
+        raise EngineError(
+            "this process was forked from one that has computed with MLX, so it cannot compute: start it with "
+            'multiprocessing.get_context("spawn") or subprocess, or load the model only after the fork'
+        )
+
+
+def submit(function: Callable[[], T]) -> Future[T]:
+    """Runs the function on the computing thread, after those submitted before it. Does not wait.
+
+    Raises:
+        EngineError: If the program is exiting, or this process was forked from one that has computed.
+    """
+    claim()
+    with _process.lock:
+        if _process.thread is None:
+            _process.thread = _Thread()
+            _process.thread.start()
+    return _process.thread.submit(function)
 
 
 def run(function: Callable[[], T]) -> T:
     """Runs the function on the computing thread; returns its result or raises its exception.
 
     Raises:
-        RuntimeError: If the program is exiting.
+        EngineError: As `submit`.
     """
-    thread = _thread()
-    if threading.current_thread() is thread:
-        return function()
-    return thread.submit(function).result()
+    return function() if is_current() else submit(function).result()
 
 
-def iterate(generator: Generator[T | Action, None, None]) -> Iterator[T]:
-    """Yields the generator's items, each computed on the computing thread when the caller requests it.
-
-    Actions are performed on the caller's thread and not yielded. Closing the iterator, or an exception while it waits
-    for an item (Ctrl-C), closes the generator as soon as that item is done.
-
-    Raises:
-        RuntimeError: If the program is exiting.
-    """
-    try:
-        while (item := run(lambda: next(generator, _END))) is not _END:
-            if isinstance(item, Action):
-                item.perform()
-            else:
-                yield cast(T, item)
-    finally:
-        with contextlib.suppress(RuntimeError):  # the program is exiting, and nothing can be submitted any more
-            run(generator.close)
-
-
-class AsyncIterate(AsyncIterator[T]):
-    """Like `iterate`, for `async for`.
-
-    Actions are performed in the caller's event loop. The generator is closed if the task is cancelled, or if the loop
-    is abandoned (left before its end, so that this object is garbage-collected).
-    """
-
-    def __init__(self, generator: Generator[T | Action, None, None]) -> None:
-        self._generator = generator
-
-    async def __anext__(self) -> T:
-        try:
-            while isinstance(item := await self._next(), Action):
-                await item.aperform()
-        except BaseException:
-            await self.aclose()
-            raise
-        if item is _END:
-            raise StopAsyncIteration
-        return cast(T, item)
-
-    async def _next(self) -> object:
-        # The lambda must not refer to `self`: that would keep the object of an abandoned loop from being collected.
-        generator = self._generator
-        return await asyncio.wrap_future(_thread().submit(lambda: next(generator, _END)))
-
-    async def aclose(self) -> None:
-        """Closes the generator after its current item. Waits until it is closed, even if this call is cancelled."""
-        closed = asyncio.ensure_future(asyncio.wrap_future(_thread().submit(self._generator.close)))
-        cancelled: asyncio.CancelledError | None = None
-        while not closed.done():
-            try:
-                await asyncio.shield(closed)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
-
-    def __del__(self) -> None:
-        # Not `_thread()`: it takes a lock, and a finaliser must not wait for one.
-        if _started:  # otherwise the generator never ran
-            with contextlib.suppress(RuntimeError):
-                closing = _started[0].submit(self._generator.close)  # before anything that this caller submits next
-                _closing.append(closing)
-                closing.add_done_callback(_closing.remove)
-
-
-def wait_for_abandoned() -> None:
-    """Waits until the generators of abandoned async loops are closed.
-
-    Returns at once on the computing thread, which would wait for itself.
-    """
-    if not _started or threading.current_thread() is not _started[0]:
-        wait(list(_closing))
+def is_current() -> bool:
+    """True on the computing thread."""
+    return threading.current_thread() is _process.thread

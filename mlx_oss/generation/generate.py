@@ -1,61 +1,37 @@
 """Token ids in, token ids out: prefills a prompt in chunks, then decodes one token per step.
 
-Decoding is always one step ahead of the caller. Knows nothing of text or harmony; `chat` does.
+Decoding is always one step ahead of the caller. Computes on the caller's thread: `LocalEngine` calls it on its own.
+Knows nothing of text or harmony; `chat` does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_oss.backend.cores import side_stream
-from mlx_oss.errors import ContextError, OptionError
-from mlx_oss.generation.sampling import Sampler, SamplingOptions
+from mlx_oss.errors import OptionError
+from mlx_oss.generation import compute_thread
+from mlx_oss.generation.engine import Constraint, Step, room_for_answer
+from mlx_oss.generation.options import SamplingOptions
+from mlx_oss.generation.sampling import Sampler
 from mlx_oss.model.kv_cache import Cache
-from mlx_oss.model.transformer import Transformer
+from mlx_oss.model.transformer import PREFILL_CHUNK, Transformer
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One generated token.
+class HasTransformer(Protocol):
+    """What `mlx_oss.load` returns: a model with the limits that were planned for it."""
 
-    Attributes:
-        token: Its id.
-        logprob: Its log-probability in nats at temperature 1, after logit bias and repetition penalty, among the ids
-            that can be sampled. None if `SamplingOptions.logprobs` is False.
-        top_logprobs: The most likely ids and their log-probabilities, most likely first: `SamplingOptions.top_logprobs`
-            of them, fewer if a constraint allows fewer, and none for a token that a constraint determines.
-        finish: "stop" if the token is a stop id, "length" if it is the last token allowed, None otherwise.
-    """
-
-    token: int
-    logprob: float | None
-    top_logprobs: tuple[tuple[int, float], ...] = ()
-    finish: str | None = None
-
-
-class Constraint(Protocol):
-    """Decides token by token which ids can come next; see `generate_step`."""
-
-    def allowed(self) -> np.ndarray | int | None:
-        """Which ids can come next.
-
-        Returns:
-            None for every id; an id for exactly that one; or bool (V',), at least one of them True, which says for each
-            of the V' ids that can be sampled whether it can come next.
-        """
-
-    def accept(self, token: int) -> None:
-        """Records the token that was chosen. Called for each token, in order."""
+    transformer: Transformer
+    context: int
+    chunk: int
 
 
 def prefill(
-    model: Transformer,
+    model: Transformer | HasTransformer,
     tokens: Sequence[int],
     cache: Cache,
     *,
@@ -65,10 +41,10 @@ def prefill(
     """Feeds tokens to the model in chunks.
 
     Args:
-        model: The model.
+        model: The model, as `mlx_oss.load` returns it, or a `Transformer`.
         tokens: Token ids, at least one.
         cache: The tokens before these; it is extended chunk by chunk.
-        chunk: Number of tokens in a chunk. None means `model.chunk`.
+        chunk: Number of tokens in a chunk. None means `model.chunk`, and 512 for a `Transformer`.
         progress: progress(done, total) is called after every chunk. An exception that it raises ends the prefill and
             leaves the cache extended by `done` tokens.
 
@@ -78,28 +54,22 @@ def prefill(
     Raises:
         OptionError: If there are no tokens, a token is not in the vocabulary, or `chunk` is less than 1.
         CheckpointError: If weights are on disk and cannot be read.
+        EngineError: If this process was forked from one that has computed.
     """
-    chunks = prefill_chunks(model, tokens, cache, chunk=chunk)
-    while True:
-        try:
-            done = next(chunks)
-        except StopIteration as end:
-            logits: mx.array = end.value
-            return logits
+    transformer, _, planned = _parts(model)
+    for done, last in prefill_chunks(transformer, tokens, cache, planned if chunk is None else chunk):  # noqa: B007
         if progress is not None:
             progress(done, len(tokens))
+    return transformer.logits(last)[0, 0]
 
 
 def prefill_chunks(
-    model: Transformer, tokens: Sequence[int], cache: Cache, *, chunk: int | None = None
-) -> Generator[int, None, mx.array]:
-    """Like `prefill`, as a generator.
+    model: Transformer, tokens: Sequence[int], cache: Cache, chunk: int
+) -> Iterator[tuple[int, mx.array]]:
+    """Feeds tokens to the model in chunks of `chunk` tokens; `prefill` has the details.
 
     Yields:
-        The number of tokens done so far, after every chunk.
-
-    Returns:
-        The logits (V,) of the token that follows the last one.
+        After every chunk, the number of tokens done so far, and the final hidden state (1, 1, C) of the last of them.
 
     Raises:
         OptionError: If there are no tokens, a token is not in the vocabulary, or `chunk` is less than 1.
@@ -107,7 +77,6 @@ def prefill_chunks(
     """
     if not tokens:
         raise OptionError("the prompt is empty: it needs at least one token")
-    chunk = model.chunk if chunk is None else chunk
     if chunk < 1:
         raise OptionError(f"chunk is {chunk}, expected at least 1 token")
     vocab = model.config.vocab_size
@@ -118,21 +87,11 @@ def prefill_chunks(
         part = mx.array([list(tokens[start : start + chunk])])
         hidden = model.hidden(part, cache)
         mx.eval(hidden[:, -1], cache.arrays)
-        yield start + part.shape[1]
-    return model.logits(hidden[:, -1:])[0, 0]
-
-
-def room_for_answer(context: int, used: int) -> int:
-    """Number of tokens that fit into the context after `used` tokens. Raises ContextError if there is no room."""
-    if used >= context:
-        raise ContextError(
-            f"{used:,} tokens leave no room to answer in a context of {context:,}: shorten the conversation"
-        )
-    return context - used
+        yield start + part.shape[1], hidden[:, -1:]
 
 
 def generate_step(
-    model: Transformer,
+    model: Transformer | HasTransformer,
     prompt_ids: Sequence[int],
     options: SamplingOptions | None = None,
     *,
@@ -150,7 +109,7 @@ def generate_step(
     if the generator is closed early. Arguments are checked, and computation starts, when the first step is requested.
 
     Args:
-        model: The model.
+        model: The model, as `mlx_oss.load` returns it, or a `Transformer`. It computes on the caller's thread.
         prompt_ids: Token ids that follow those already in `cache`; at least one.
         options: How tokens are chosen. None means `SamplingOptions()`.
         cache: The tokens before the prompt; it is extended. None means that there are none.
@@ -161,7 +120,7 @@ def generate_step(
         constraint: Restricts the choice of each token. For each token, `accept` and then `allowed` are called while the
             model computes what follows that token. A constraint that allows every id changes no token and costs no
             time.
-        chunk: Number of prompt tokens in a chunk of the prefill. None means `model.chunk`.
+        chunk: Number of prompt tokens in a chunk of the prefill, as for `prefill`.
         progress: progress(done, total) is called after every chunk of the prefill; see `prefill`.
 
     Yields:
@@ -172,16 +131,43 @@ def generate_step(
             or `options.logit_bias` has an id that the model does not have.
         ContextError: If the context has no room for a token after the prompt.
         CheckpointError: If weights are on disk and cannot be read.
+        EngineError: If this process was forked from one that has computed.
     """
     if max_tokens is not None and max_tokens < 1:
         raise OptionError(f"max_tokens is {max_tokens}, expected at least 1 or None")
-    cache = model.make_cache() if cache is None else cache
-    options = options or SamplingOptions()
-    room = room_for_answer(model.context, cache.offset + len(prompt_ids))
-    sampler, stops = Sampler(options, cache.offset + len(prompt_ids)), frozenset(stop_ids)
-    picker = _TokenPicker(sampler, [*recent, *prompt_ids], constraint)
+    transformer, context, _ = _parts(model)
+    cache = transformer.make_cache() if cache is None else cache
+    options, position = options or SamplingOptions(), cache.offset + len(prompt_ids)
+    room = room_for_answer(context, position)
     limit = room if max_tokens is None else min(max_tokens, room)
-    pending = picker.pick(prefill(model, prompt_ids, cache, chunk=chunk, progress=progress))
+    picker = TokenPicker(options, position, [*recent, *prompt_ids], constraint)
+    logits = prefill(model, prompt_ids, cache, chunk=chunk, progress=progress)
+    yield from decode(transformer, logits, cache, picker, limit=limit, stop_ids=frozenset(stop_ids))
+
+
+def decode(
+    model: Transformer,
+    logits: mx.array,
+    cache: Cache,
+    picker: TokenPicker,
+    *,
+    limit: int,
+    stop_ids: Collection[int],
+) -> Generator[Step, None, None]:
+    """The second half of `generate_step`: generates tokens after a prompt that has been read.
+
+    Args:
+        model: The model.
+        logits: The logits (V,) of the first token.
+        cache: The prompt; it is extended.
+        picker: Chooses the tokens.
+        limit: Maximum number of tokens to generate.
+        stop_ids: Ids that end the generation.
+
+    Yields:
+        A `Step` for each generated token.
+    """
+    pending = picker.pick(logits)
     for count in range(1, limit + 1):
         current = pending
         logits = model(current[0].reshape(1, 1), cache)[0, 0]
@@ -190,24 +176,45 @@ def generate_step(
             picker.observe(_number(current[0]))
         pending = picker.pick(logits)
         token = _number(current[0])
-        finish = "stop" if token in stops else "length" if count == limit else None
-        logprob = _number(current[1]) if options.logprobs else None
+        finish = "stop" if token in stop_ids else "length" if count == limit else None
+        logprob = _number(current[1]) if picker.options.logprobs else None
         yield Step(token, logprob, _alternatives(current), finish)
         if finish:
             return
 
 
-class _TokenPicker:
+def _parts(model: Transformer | HasTransformer) -> tuple[Transformer, int, int]:
+    """The transformer, its context and its chunk; a `Transformer` alone has the limits of its config.
+
+    Raises EngineError if this process was forked from one that has computed.
+    """
+    compute_thread.check_process()
+    if isinstance(model, Transformer):
+        return model, model.config.max_position_embeddings, PREFILL_CHUNK
+    return model.transformer, model.context, model.chunk
+
+
+class TokenPicker:
     """Chooses one token after another, and starts computing each choice.
 
+    Args:
+        options: How tokens are chosen.
+        position: Position in the sequence of the first token to choose.
+        recent: The ids before it, for the repetition penalty.
+        constraint: Restricts each choice; None means no restriction.
+
     Attributes:
+        options: How tokens are chosen.
         is_sequential: True if a choice depends on the token before it. Then `observe` must be called with that token
             before the next `pick`.
     """
 
-    def __init__(self, sampler: Sampler, recent: list[int], constraint: Constraint | None) -> None:
-        self._sampler, self._recent, self._constraint = sampler, recent, constraint
-        self.is_sequential = sampler.needs_recent or constraint is not None
+    def __init__(
+        self, options: SamplingOptions, position: int, recent: Sequence[int], constraint: Constraint | None
+    ) -> None:
+        self.options = options
+        self._sampler, self._recent, self._constraint = Sampler(options, position), list(recent), constraint
+        self.is_sequential = self._sampler.needs_recent or constraint is not None
 
     def observe(self, token: int) -> None:
         """Records a chosen token, for the repetition penalty and the constraint."""

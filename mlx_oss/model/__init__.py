@@ -7,6 +7,6 @@ Knows nothing of files, text or sampling.
     kv_cache.py     keys and values of all layers, and snapshots to rewind to
     linear.py       linear layers with stored bfloat16 or quantised weights, and those of the experts
     rope.py         YaRN rotary frequencies
-    samples.py      a few values of every module, to tell models apart
+    fingerprint.py  what tells a model apart from others
     swiglu.py       activation of the experts
 """

@@ -110,7 +110,7 @@ class Experts(nn.Module):
         return self._forward(x[rows], experts[order], sorted_indices=True)[mx.argsort(order)]
 
     def edges_of(self, expert: int, name: str, suffix: str) -> mx.array:
-        """The first and the last row of an expert in a parameter, as it is held. `samples` tells models apart by them.
+        """The first and the last row of an expert in a parameter, as it is held. `fingerprint` has them.
 
         Both are the same for either order of the rows of gate and up: gate's first row, and up's last.
         """
@@ -161,8 +161,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """The whole gpt-oss model: token ids (B, L) in, logits (B, L, V) out.
 
-    A new instance has random weights, which are computed only if it is used. `load` returns one with the weights of a
-    folder, and with the attribute `plan`, which says how much memory the model uses.
+    A new instance has random weights, which are computed only if it is used. `load` returns an engine with one that has
+    the weights of a folder.
 
     Args:
         config: Sizes and settings of the model.
@@ -172,15 +172,12 @@ class Transformer(nn.Module):
 
     Attributes:
         config: Sizes and settings of the model.
-        context: Maximum number of tokens in a conversation: the model's own limit, or what `load` has planned.
-        chunk: Number of tokens of a prompt that are computed at a time.
     """
 
     def __init__(self, config: ModelConfig, specs: Specs | None = None, *, rows_alternate: bool = False) -> None:
         super().__init__()
         c, specs = config, specs or {}
         self.config = config
-        self.context, self.chunk = c.max_position_embeddings, PREFILL_CHUNK
         inverse = inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
         freqs = mx.array((1 / inverse).astype("float32"))  # mx.fast.rope expects the reciprocal
         self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)

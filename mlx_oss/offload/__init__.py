@@ -10,10 +10,3 @@ changes, and it computes the same bits as with everything in memory.
     embedding.py     an embedding that reads only the rows it needs
     reader.py        reads parts of files into memory, several at a time
 """
-
-from __future__ import annotations
-
-from mlx_oss.offload.install import install, offload_stats
-from mlx_oss.offload.reader import OffloadStats
-
-__all__ = ["OffloadStats", "install", "offload_stats"]

@@ -80,7 +80,7 @@ def test_nothing_is_loaded_where_it_cannot_help(libraries, monkeypatch, elsewher
     assert prefer_fast_blas() is None and asked == []
 
 
-@pytest.mark.parametrize("name", ["load", "ChatSession", "generate_step", "Transformer", "SamplingOptions", "Cache"])
+@pytest.mark.parametrize("name", ["load", "LocalEngine", "generate_step", "Transformer", "Cache"])
 def test_every_public_name_that_loads_mlx_looks_for_one_first(name):
     program = f"""
 import sys, mlx_oss, mlx_oss.backend.blas as blas

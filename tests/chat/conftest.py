@@ -5,17 +5,15 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from mlx_oss import ChatSession, ModelConfig, Transformer
-from mlx_oss.chat import response
-from mlx_oss.generation import prompt_cache
-from tests.chat.scripted import DATE, TOKENIZER, Script
+from mlx_oss import ChatSession, LocalEngine, ModelConfig
+from tests.chat.scripted import DATE, TOKENIZER, Recording, Script
 
 
 @pytest.fixture(scope="module")
-def model() -> Transformer:
+def model() -> LocalEngine:
     """Random weights, the real vocabulary, and a sliding window shorter than any prompt, so that ring caches wrap."""
     mx.random.seed(6)
-    model = Transformer(
+    model = Recording(
         ModelConfig(
             num_hidden_layers=4,
             num_local_experts=4,
@@ -32,17 +30,14 @@ def model() -> Transformer:
     for layer in model.layers:  # so that early tokens still change the logits noticeably
         layer.self_attn.o_proj.weight = 10 * layer.self_attn.o_proj.weight
     mx.eval(model.parameters())  # as in a loaded model: lazy weights could not be evaluated on another thread
-    return model
+    return LocalEngine(model)
 
 
 @pytest.fixture
-def script(model, monkeypatch) -> Script:
-    script = Script(model)
-    monkeypatch.setattr(response, "generate_step", script.generate_step)
-    monkeypatch.setattr(prompt_cache, "prefill_chunks", script.prefill_chunks)
-    return script
+def script(model) -> Script:
+    return Script(model.transformer)
 
 
 @pytest.fixture
-def session(model, script) -> ChatSession:
-    return ChatSession(model, TOKENIZER, current_date=DATE)
+def session(script) -> ChatSession:
+    return ChatSession(script, TOKENIZER, current_date=DATE)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_oss import (
+    Cache,
     ChatSession,
     Event,
     Finished,
+    LocalEngine,
     Message,
-    SamplingOptions,
+    ModelConfig,
+    Request,
+    Stream,
     Transformer,
     load_tokenizer,
 )
-from mlx_oss.generation.generate import Step, prefill, prefill_chunks
 from mlx_oss.harmony import (
     SystemContent,
     render_conversation,
@@ -55,54 +58,104 @@ def system(effort: str = "medium") -> list[int]:
     )
 
 
-class Script:
-    """Replaces generation: feeds the tokens of the next script to the real model and records the prompts.
+@dataclass
+class Record:
+    """What a `Recording` has computed, and what it should raise.
+
+    Attributes:
+        logits: The first logits (V,) since this was set to None.
+        error: Raised by the next computation, if there is one.
+    """
+
+    logits: mx.array | None = None
+    error: Exception | None = None
+
+
+class Recording(Transformer):
+    """Keeps the first logits that it computes."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.record = Record()
+
+    def hidden(self, tokens: mx.array, cache: Cache | None = None) -> mx.array:
+        if self.record.error is not None:
+            raise self.record.error
+        return super().hidden(tokens, cache)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        logits = super().logits(hidden)
+        if self.record.logits is None:
+            self.record.logits = logits[0, -1]
+            mx.eval(self.record.logits)
+        return logits
+
+
+class OneAtATime:
+    """A constraint that allows exactly the next token of a script, and raises the exceptions in it."""
+
+    def __init__(self, script: Sequence[int | Exception], pause: Callable[[int], None] = lambda count: None) -> None:
+        self.script, self.count, self.pause = script, 0, pause
+
+    def allowed(self) -> int:
+        token = self.script[self.count] if self.count < len(self.script) else END
+        return END if isinstance(token, Exception) else token
+
+    def accept(self, token: int) -> None:
+        assert self.count < len(self.script), "the session asked for a token after the end of the script"
+        if isinstance(error := self.script[self.count], Exception):
+            raise error
+        self.count += 1
+        self.pause(self.count)
+
+
+class Script(LocalEngine):
+    """Says what a test tells it, while the model and its caches are real; constraints are ignored.
 
     Attributes:
         turns: The scripts of the next rounds; an exception is raised where it stands.
-        fed: The prompt tokens that the model read in this turn, without the generated ones.
+        requests: The requests so far.
         logits: The logits after the last prompt.
+        pause: Called on the computing thread with the number of tokens of the round, for each token.
     """
 
-    def __init__(self, model: Transformer) -> None:
-        self.model = model
+    transformer: Recording
+
+    def __init__(self, transformer: Recording) -> None:
+        super().__init__(transformer)
         self.turns: list[list[int | Exception] | Exception] = []
-        self.fed: list[int] = []
-        self.logits = np.zeros(0)
+        self.requests: list[Request] = []
+        self.pause: Callable[[int], None] = lambda count: None
+        self._rounds: list[tuple[Request, Stream]] = []
 
     def says(self, *turns: str | list[int | Exception] | Exception) -> None:
         """Adds the scripts of the next rounds."""
         self.turns += [ids(turn) if isinstance(turn, str) else turn for turn in turns]
 
-    def prefill_chunks(self, model: Transformer, tokens: list[int], cache: Any) -> Iterator[int]:
-        self.fed += tokens
-        return prefill_chunks(model, tokens, cache)
-
-    def generate_step(
-        self,
-        model: Transformer,
-        prompt: list[int],
-        options: SamplingOptions,
-        *,
-        cache: Any,
-        recent: Sequence[int] = (),
-        max_tokens: int | None,
-        stop_ids: Iterable[int],
-        constraint: object = None,
-    ) -> Iterator[Step]:
-        script = self.turns.pop(0)
+    def submit(self, request: Request) -> Stream:
+        script = self.turns.pop(0) if self.turns else []
         if isinstance(script, Exception):
-            raise script
-        self.fed += prompt
-        self.logits = np.array(prefill(model, prompt, cache))
-        for count, token in enumerate(script, start=1):
-            if isinstance(token, Exception):
-                raise token
-            model(mx.array([[token]]), cache)
-            yield Step(token, 0.0, (), "stop" if token in stop_ids else "length" if count == max_tokens else None)
-            if token in stop_ids or count == max_tokens:
-                return
-        raise AssertionError("the session asked for a token after the end of the script")
+            script = [script]
+        self.transformer.record.logits = None
+        self.requests.append(request)
+        stream = super().submit(replace(request, constraint=OneAtATime(script, self.pause)))
+        self._rounds.append((request, stream))
+        return stream
+
+    @property
+    def fed(self) -> list[int]:
+        """The prompt tokens that the model has read since `forget_fed`, without the generated ones."""
+        parts = [
+            request.prompt[stream.counts.reused_tokens : stream.counts.read_tokens] for request, stream in self._rounds
+        ]
+        return [id_ for part in parts for id_ in part]
+
+    def forget_fed(self) -> None:
+        self._rounds = []
+
+    @property
+    def logits(self) -> np.ndarray:
+        return np.array(self.transformer.record.logits)
 
     def read(self, *parts: list[int]) -> None:
         """Asserts that the last prompt was these ids, by comparing the logits after it."""
@@ -111,12 +164,12 @@ class Script:
     def of_prompt(self, *parts: list[int]) -> np.ndarray:
         """The logits after these ids, computed without a cache."""
         prompt = mx.array([[id_ for part in parts for id_ in part]])
-        return np.array(self.model.logits(self.model.hidden(prompt)[:, -1:])[0, 0])
+        return np.array(self.transformer.logits(self.transformer.hidden(prompt)[:, -1:])[0, 0])
 
 
 def turn(session: ChatSession, script: Script, text: str | None) -> list[Event]:
     """Runs a whole turn (None: resume) and checks its usage."""
-    script.fed = []
+    script.forget_fed()
     events = list(session.resume() if text is None else session.send(text))
     finished = events[-1]
     assert isinstance(finished, Finished) and finished.usage == session.usage

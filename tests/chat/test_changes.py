@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import mlx.core as mx
 import pytest
 
@@ -17,8 +20,7 @@ from mlx_oss import (
     TurnsDropped,
     collect,
 )
-from mlx_oss.chat import response
-from mlx_oss.chat.turn_lock import TurnLock
+from mlx_oss.chat.live import LiveConversation
 from mlx_oss.errors import ContextError, OptionError, SessionError
 from mlx_oss.harmony import Message, render_message
 from mlx_oss.tokenizer import END
@@ -69,7 +71,7 @@ def test_undo_without_turns_is_none(session):
 def test_retry_asks_the_same_without_the_answer_given(session, script):
     script.says(THINK + HELLO, THINK + FINE, HELLO)
     turn(session, script, "Hi")
-    script.fed = []
+    script.forget_fed()
     events = list(session.retry())
     assert text_of(events, AnswerDelta).startswith("Fine") and session.turns == 1
     script.read(system(), user("Hi"), OPENING)
@@ -78,23 +80,16 @@ def test_retry_asks_the_same_without_the_answer_given(session, script):
     script.read(system(), user("Hi"), said(FINE), user("More"), OPENING)
 
 
-def test_a_retry_draws_anew_with_a_seed_and_the_same_way_each_time(model, script, monkeypatch):
-    seeds = []
-
-    def watched(model, prompt, options, **more):
-        seeds.append(options.seed)
-        return script.generate_step(model, prompt, options, **more)
-
-    monkeypatch.setattr(response, "generate_step", watched)
+def test_a_retry_draws_anew_with_a_seed_and_the_same_way_each_time(script):
     script.says(*[HELLO] * 5)
-    session = ChatSession(model, TOKENIZER, options=SamplingOptions(seed=2**64 - 2))
+    session = ChatSession(script, TOKENIZER, options=SamplingOptions(seed=2**64 - 2))
     for events in (session.send("Hi"), session.retry(), session.retry(), session.send("So"), session.retry()):
         list(events)
-    assert seeds == [2**64 - 2, 2**64 - 1, 0, 2**64 - 2, 2**64 - 1]
+    assert [request.options.seed for request in script.requests] == [2**64 - 2, 2**64 - 1, 0, 2**64 - 2, 2**64 - 1]
     script.says(HELLO)
     session.undo()
     list(session.retry())  # the third retry of the first turn
-    assert seeds[-1] == 1
+    assert script.requests[-1].options.seed == 1
 
 
 @pytest.mark.parametrize(("number", "from_the_end"), [(0, -3), (1, -2), (2, -1)])
@@ -141,13 +136,15 @@ def test_forks_go_on_independently_from_a_shared_prefix(session, script):
 def test_a_tool_result_given_at_the_very_end_of_its_turn_is_not_lost(session, script):
     """Added by another thread after the last round, but before the turn lock is released."""
 
-    class Late(TurnLock):
-        def __exit__(self, *error: object) -> None:
-            session.add_tool_result(ToolCall("functions.weather", "{}"), "rain")
-            super().__exit__(*error)
+    class Late(LiveConversation):
+        @contextmanager
+        def turn(self) -> Iterator[None]:
+            with super().turn():
+                yield
+                session.add_tool_result(ToolCall("functions.weather", "{}"), "rain")
 
     script.says(CALL)
-    session._turn_lock = Late()
+    session._conversation = Late()
     turn(session, script, "Weather?")
     assert [message.role for message in session.messages] == ["user", "assistant", "tool"]
 
@@ -229,7 +226,7 @@ def test_cancelled_between_tokens_a_turn_keeps_what_was_said(session, script):
 
 @pytest.mark.parametrize("effort", ["medium", "none"])
 def test_an_answer_that_is_cut_by_cancelling_is_not_said_to_be_whole(model, script, effort):
-    session = ChatSession(model, TOKENIZER, current_date=DATE, reasoning_effort=effort)
+    session = ChatSession(script, TOKENIZER, current_date=DATE, reasoning_effort=effort)
     script.says(HELLO if effort == "medium" else HELLO.partition("<|message|>")[2])
     received = []
     for event in session.send("Hi"):
@@ -240,9 +237,9 @@ def test_an_answer_that_is_cut_by_cancelling_is_not_said_to_be_whole(model, scri
     assert contents(session)[-1] == ("assistant", "final", received[0].text)
 
 
-def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, script, monkeypatch):
-    monkeypatch.setattr(session.model, "chunk", 7)
-    script.says(HELLO)
+def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, script):
+    script.chunk = 7
+    script.says(HELLO, HELLO)
     received = []
     for event in session.send("a b c d e f g h i j k l m n o p"):
         received.append(event)
@@ -252,7 +249,7 @@ def test_cancelled_while_the_prompt_is_read_whole_chunks_are_kept(session, scrip
     assert received == [PrefillProgress(7, total), PrefillProgress(14, total), Finished("cancelled", session.usage)]
     assert session.usage.generated_tokens == 0
     assert session.usage.prompt_tokens == session.stats.prefilled_tokens == 14  # the tokens that were read
-    script.fed = []
+    script.forget_fed()
     list(session.retry())
     assert len(script.fed) == total - 14 + len(OPENING)
     script.read(system(), user("a b c d e f g h i j k l m n o p"), OPENING)
@@ -300,8 +297,8 @@ def test_a_tool_result_given_while_its_turn_runs_comes_after_the_call(session, s
     assert events[0] == ToolResult("functions.weather", "rain")
 
 
-def test_long_prompts_report_how_far_they_are_read(session, script, monkeypatch):
-    monkeypatch.setattr(session.model, "chunk", 10)
+def test_long_prompts_report_how_far_they_are_read(session, script):
+    script.chunk = 10
     script.says(HELLO)
     events = turn(session, script, "word " * 30)
     progress = [event for event in events if isinstance(event, PrefillProgress)]
@@ -316,7 +313,7 @@ def limited(model, limit: int, policy: str = "drop_oldest", **more) -> ChatSessi
 
 def test_a_full_context_is_refused_by_default(model, script):
     script.says(HELLO)
-    session = limited(model, len(system()) + 60, "refuse")
+    session = limited(script, len(system()) + 60, "refuse")
     turn(session, script, "Hi")
     before = session.messages
     with pytest.raises(ContextError, match="leave no room"):
@@ -326,13 +323,13 @@ def test_a_full_context_is_refused_by_default(model, script):
 
 def test_an_answer_ends_where_the_context_does(model, script):
     script.says(HELLO)
-    session = limited(model, len(system()) + len(user("Hi")) + len(OPENING) + 5, "refuse")
+    session = limited(script, len(system()) + len(user("Hi")) + len(OPENING) + 5, "refuse")
     assert turn(session, script, "Hi")[-1].reason == "length" and session.usage.generated_tokens == 5
 
 
 def test_the_oldest_turns_are_dropped_whole_and_the_others_read_as_if_they_had_never_been(model, script):
     one = len(user("turn 0")) + len(said(HELLO))
-    session = limited(model, 2 * (len(system()) + 4 * one))
+    session = limited(script, 2 * (len(system()) + 4 * one))
     dropped = []
     for number in range(30):
         script.says(THINK + HELLO)
@@ -348,7 +345,7 @@ def test_the_oldest_turns_are_dropped_whole_and_the_others_read_as_if_they_had_n
 
 def test_what_does_not_fit_even_alone_is_refused_and_nothing_is_dropped(model, script):
     script.says(HELLO)
-    session = limited(model, len(system()) + 100)
+    session = limited(script, len(system()) + 100)
     turn(session, script, "Hi")
     before = session.messages
     with pytest.raises(ContextError):
@@ -358,7 +355,7 @@ def test_what_does_not_fit_even_alone_is_refused_and_nothing_is_dropped(model, s
 
 def test_what_does_not_fit_after_a_tool_result_is_refused_and_nothing_is_dropped_or_reported(model, script):
     script.says(HELLO, CALL)
-    session = limited(model, len(system()) + 120)
+    session = limited(script, len(system()) + 120)
     turn(session, script, "Hi")
     session.add_tool_result(turn(session, script, "Weather?")[0], "rain " * 300)
     before, events = session.messages, []

@@ -11,6 +11,7 @@ from mlx_oss.harmony import render_message
 from mlx_oss.model import kv_cache
 from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, said, system, turn, user
 
+SHORT = "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant<|channel|>final<|message|>Hi<|return|>"
 LONG = "<|channel|>final<|message|>" + "It is a long story, told in many words. " * 4 + "<|return|>"
 
 
@@ -46,12 +47,12 @@ def test_twenty_turns_with_reasoning_and_tools_read_two_percent_more_than_must_b
 
 def test_two_hundred_turns_hold_only_what_they_must(model, script):
     """Keys and values of the kept tokens, and a limited number of snapshots."""
-    session = ChatSession(model, TOKENIZER, current_date=DATE)
+    session = ChatSession(script, TOKENIZER, current_date=DATE)
     config = model.config
     a_token = 2 * config.num_key_value_heads * config.head_dim * mx.float32.size
     ring = a_token * config.sliding_window
     for number in range(200):
-        script.says(THINK + HELLO)
+        script.says(SHORT)
         for _ in session.send(f"turn {number}"):
             pass
         stats = session.stats

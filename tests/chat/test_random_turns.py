@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 import random
+from dataclasses import replace
 
-import pytest
+import numpy as np
 
-from mlx_oss import ChatSession, Finished, SamplingOptions, ToolDescription
-from mlx_oss.chat import response
-from mlx_oss.chat.stream import without_bare_header
+from mlx_oss import ChatSession, Finished, LocalEngine, Request, SamplingOptions, Stream, ToolDescription
+from mlx_oss.chat.translation import without_bare_header
 from mlx_oss.errors import ToolError
-from mlx_oss.generation.generate import Step, generate_step
+from mlx_oss.generation.engine import Constraint
 from mlx_oss.harmony import HarmonyParser, MessageFinished, ToolNamespace
 from mlx_oss.tokenizer import CALL, CHANNEL, CONSTRAIN, END, ENDOFTEXT, MESSAGE, RETURN, START
 from mlx_oss.tools.base import SystemTool
@@ -47,39 +47,55 @@ BEGINNINGS = [
 ]
 
 
-@pytest.fixture
-def written(monkeypatch) -> list[list[int]]:
-    """The tokens of every round. Some rounds start with a plausible beginning of a message, not with random tokens."""
-    written: list[list[int]] = []
-    rng = random.Random(0)
+class Begun:
+    """A constraint that starts with the given tokens, then allows what another one allows; records all tokens."""
 
-    def watched(model, prompt, options, *, max_tokens, **others):
-        beginning = TOKENIZER.encode_with_specials(rng.choice(BEGINNINGS))[: max_tokens - 1]
-        written.append(list(beginning))
-        yield from (Step(token, 0.0, (), None) for token in beginning)
-        prompt, max_tokens = [*prompt, *beginning], max_tokens - len(beginning)
-        for step in generate_step(model, prompt, options, max_tokens=max_tokens, **others):
-            written[-1].append(step.token)
-            yield step
+    def __init__(self, beginning: list[int], rest: Constraint) -> None:
+        self.beginning, self.rest = beginning, rest
+        self.written: list[int] = []
 
-    monkeypatch.setattr(response, "generate_step", watched)
-    return written
+    def allowed(self) -> np.ndarray | int | None:
+        at = len(self.written)
+        return self.beginning[at] if at < len(self.beginning) else self.rest.allowed()
+
+    def accept(self, token: int) -> None:
+        self.written.append(token)
+        self.rest.accept(token)
 
 
-def test_a_random_models_turns_end_and_lose_no_text(model, written):
-    session, calls = None, 0
+class Wild(LocalEngine):
+    """Some rounds start with a plausible beginning of a message, not with random tokens.
+
+    Attributes:
+        rounds: The constraints of the rounds so far; they have recorded the tokens.
+    """
+
+    def __init__(self, model: LocalEngine) -> None:
+        super().__init__(model.transformer)
+        self.rounds: list[Begun] = []
+        self._rng = random.Random(0)
+
+    def submit(self, request: Request) -> Stream:
+        assert request.constraint is not None and request.max_tokens is not None
+        beginning = TOKENIZER.encode_with_specials(self._rng.choice(BEGINNINGS))[: request.max_tokens - 1]
+        self.rounds.append(Begun(beginning, request.constraint))
+        return super().submit(replace(request, constraint=self.rounds[-1]))
+
+
+def test_a_random_models_turns_end_and_lose_no_text(model):
+    engine, session, calls = Wild(model), None, 0
     for seed in range(TURNS):
         rng = random.Random(seed)
         bias = {token: rng.uniform(8, 18) for token in (*rng.sample(CONTROLS, 7), *rng.sample(LIKELY, 9))}
         if session is None or seed % 5 == 0:
             tools = [f, Python(), ToolDescription("news")]
-            session = ChatSession(model, TOKENIZER, current_date=DATE, tools=tools, max_rounds=2, max_tokens=24)
+            session = ChatSession(engine, TOKENIZER, current_date=DATE, tools=tools, max_rounds=2, max_tokens=24)
         session.options = SamplingOptions(seed=seed, logit_bias=bias, temperature=rng.choice([0.5, 1, 2]))
-        before, written[:] = len(session.messages), []
+        before, engine.rounds = len(session.messages), []
         events = list(session.send("Hi <|end|>"))
         assert isinstance(events[-1], Finished), seed
         said = [message for message in session.messages[before:] if message.role != "user"]
-        for tokens in written:
+        for tokens in (begun.written for begun in engine.rounds):
             parser = HarmonyParser()
             parser_events = [event for token in tokens for event in parser.feed(token)]
             parser_events += without_bare_header(parser.finish())

@@ -15,11 +15,11 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlx_oss import ChatSession, SamplingOptions, ToolDescription, Transformer
-from mlx_oss.chat import response
+from mlx_oss import ChatSession, LocalEngine, SamplingOptions, ToolDescription, Transformer
 from mlx_oss.errors import SessionError
 from mlx_oss.harmony import PYTHON
 from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, said, system, turn, user
+from tests.engines import prompt_of
 
 EXTRAS = {
     "instructions": "Be brief.",
@@ -44,7 +44,7 @@ def saved(session, script, tmp_path) -> Path:
 
 
 def test_a_saved_session_goes_on_without_reading_its_prompt_again(session, script, model, saved):
-    loaded = ChatSession.load(saved, model, TOKENIZER)
+    loaded = ChatSession.load(saved, script, TOKENIZER)
     assert loaded.messages == session.messages
     held = session.stats.cache_bytes
     assert replace(loaded.stats, cache_bytes=held) == session.stats and loaded.stats.cache_bytes <= held
@@ -57,7 +57,7 @@ def test_a_saved_session_goes_on_without_reading_its_prompt_again(session, scrip
 
 
 def test_a_saved_session_can_be_taken_back_and_goes_on_from_there(script, model, saved):
-    loaded = ChatSession.load(saved, model, TOKENIZER)
+    loaded = ChatSession.load(saved, script, TOKENIZER)
     assert loaded.undo() == "So?"
     script.says(HELLO)
     turn(loaded, script, "Well?")
@@ -66,20 +66,20 @@ def test_a_saved_session_can_be_taken_back_and_goes_on_from_there(script, model,
 
 
 def test_everything_that_was_chosen_comes_back(model, script, tmp_path):
-    session = ChatSession(model, TOKENIZER, current_date=DATE, **EXTRAS)
+    session = ChatSession(script, TOKENIZER, current_date=DATE, **EXTRAS)
     script.says(THINK + CALL)
     call = turn(session, script, "Weather?")[-2]
     session.add_tool_result(call, "rain \ud7ff \u2028 <|end|>")
     session.save(tmp_path / "chat")
-    loaded = ChatSession.load(tmp_path / "chat", model, TOKENIZER)
+    loaded = ChatSession.load(tmp_path / "chat", script, TOKENIZER)
     for name, value in EXTRAS.items():
         assert getattr(loaded, name) == (tuple(value) if isinstance(value, list) else value), name
-    assert loaded.messages == session.messages and loaded._prompt() == session._prompt()
+    assert loaded.messages == session.messages and prompt_of(loaded) == prompt_of(session)
 
 
 def test_an_empty_session_can_be_saved(session, script, model, tmp_path):
     session.save(tmp_path / "chat")
-    loaded = ChatSession.load(tmp_path / "chat", model, TOKENIZER)
+    loaded = ChatSession.load(tmp_path / "chat", script, TOKENIZER)
     script.says(HELLO)
     turn(loaded, script, "Hi")
     script.read(system(), user("Hi"), OPENING)
@@ -88,26 +88,19 @@ def test_an_empty_session_can_be_saved(session, script, model, tmp_path):
 def test_saving_again_replaces_the_file_and_leaves_nothing_beside_it(session, script, model, saved):
     session.undo()
     session.save(saved)
-    assert ChatSession.load(saved, model, TOKENIZER).turns == 1
+    assert ChatSession.load(saved, script, TOKENIZER).turns == 1
     assert [path.name for path in saved.parent.iterdir()] == ["chat"]
 
 
-def test_a_retry_after_loading_draws_as_it_would_have_without(model, script, tmp_path, monkeypatch):
-    seeds = []
-
-    def watched(model, prompt, options, **more):
-        seeds.append(options.seed)
-        return script.generate_step(model, prompt, options, **more)
-
-    monkeypatch.setattr(response, "generate_step", watched)
+def test_a_retry_after_loading_draws_as_it_would_have_without(script, tmp_path):
     script.says(*[HELLO] * 4)
-    session = ChatSession(model, TOKENIZER, options=SamplingOptions(seed=5))
+    session = ChatSession(script, TOKENIZER, options=SamplingOptions(seed=5))
     for events in (session.send("Hi"), session.retry()):
         list(events)
     session.save(tmp_path / "chat")
-    for one in (session, ChatSession.load(tmp_path / "chat", model, TOKENIZER)):
+    for one in (session, ChatSession.load(tmp_path / "chat", script, TOKENIZER)):
         list(one.retry())
-    assert seeds == [5, 6, 7, 7]
+    assert [request.options.seed for request in script.requests] == [5, 6, 7, 7]
 
 
 PROGRAM = """
@@ -170,8 +163,8 @@ def test_a_damaged_name_is_refused(model, saved, name):
 def test_a_file_cut_short_still_has_its_text(session, script, model, saved):
     saved.write_bytes(saved.read_bytes()[:-1000])
     with pytest.raises(SessionError, match="text_only=True"):
-        ChatSession.load(saved, model, TOKENIZER)
-    recovered = ChatSession.load(saved, model, TOKENIZER, text_only=True)
+        ChatSession.load(saved, script, TOKENIZER)
+    recovered = ChatSession.load(saved, script, TOKENIZER, text_only=True)
     assert recovered.messages == session.messages
     script.says(HELLO)
     turn(recovered, script, "More")
@@ -181,8 +174,8 @@ def test_a_file_cut_short_still_has_its_text(session, script, model, saved):
 
 def test_a_file_of_another_model_is_refused_and_its_text_comes_back(session, model, saved):
     mx.random.seed(7)
-    other = Transformer(model.config)
-    mx.eval(other.parameters())
+    other = LocalEngine(Transformer(model.config))
+    mx.eval(other.transformer.parameters())
     with pytest.raises(SessionError, match="another model"):
         ChatSession.load(saved, other, TOKENIZER)
     assert ChatSession.load(saved, other, TOKENIZER, text_only=True).messages == session.messages
@@ -264,7 +257,7 @@ def test_half_a_character_can_be_sent_and_saved(session, script, model, tmp_path
     turn(session, script, "Hi \ud83d there \u2028 \\ud800 é")
     session.save(tmp_path / "chat")
     for text_only in (False, True):
-        loaded = ChatSession.load(tmp_path / "chat", model, TOKENIZER, text_only=text_only)
+        loaded = ChatSession.load(tmp_path / "chat", script, TOKENIZER, text_only=text_only)
         assert loaded.messages == session.messages and loaded.instructions == session.instructions
 
 

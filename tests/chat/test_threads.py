@@ -52,7 +52,7 @@ def test_one_session_may_move_from_thread_to_thread(seeded):
 
 
 def test_turns_of_two_sessions_interleave_event_by_event(model, script):
-    first, second = (ChatSession(model, TOKENIZER, current_date=DATE) for _ in range(2))
+    first, second = (ChatSession(script, TOKENIZER, current_date=DATE) for _ in range(2))
     script.says(HELLO, HELLO)
     one, two = first.send("Hi"), second.send("Hi")
     for _ in range(3):
@@ -60,16 +60,9 @@ def test_turns_of_two_sessions_interleave_event_by_event(model, script):
     assert list(one)[:-1] == list(two)[:-1]
 
 
-def test_all_computing_is_done_on_one_thread(session, script, monkeypatch):
+def test_all_computing_is_done_on_one_thread(session, script):
     seen = set()
-    real = script.generate_step
-
-    def watched(*args, **more):
-        for step in real(*args, **more):
-            seen.add(threading.current_thread().name)
-            yield step
-
-    monkeypatch.setattr("mlx_oss.chat.response.generate_step", watched)
+    script.pause = lambda count: seen.add(threading.current_thread().name)
     script.says(HELLO, HELLO)
     session.ask("Hi")
     asyncio.run(collect_all(session.asend("Hi")))
@@ -157,7 +150,7 @@ def test_a_session_whose_loop_was_left_can_be_changed_at_once(session, script):
 
     async def chat() -> None:
         async for _ in session.asend("Hi"):
-            compute_thread._thread().submit(lambda: time.sleep(0.1))  # another session computes
+            compute_thread.submit(lambda: time.sleep(0.1))  # another session computes
             break
         assert session.undo() == "Hi"
         async for _ in session.asend("So?"):
@@ -168,20 +161,16 @@ def test_a_session_whose_loop_was_left_can_be_changed_at_once(session, script):
     assert session.turns == 1
 
 
-def test_a_task_is_cancelled_while_a_long_call_is_written(session, script, monkeypatch):
+def test_a_task_is_cancelled_while_a_long_call_is_written(session, script):
     """Even though a call yields no event before it is complete."""
     script.says(CALL.replace("Oslo", "x y " * 200))
-    real, written = script.generate_step, []
 
-    def slow(*args, **more):
-        for step in real(*args, **more):
-            written.append(step)
-            if len(written) == 10:
-                loop.call_soon_threadsafe(task.cancel)
-                time.sleep(0.05)
-            yield step
+    def cancel(count: int) -> None:
+        if count == 10:
+            loop.call_soon_threadsafe(task.cancel)
+            time.sleep(0.05)
 
-    monkeypatch.setattr("mlx_oss.chat.response.generate_step", slow)
+    script.pause = cancel
 
     async def chat() -> None:
         nonlocal loop, task
@@ -191,11 +180,12 @@ def test_a_task_is_cancelled_while_a_long_call_is_written(session, script, monke
 
     loop, task = None, None
     asyncio.run(chat())
-    assert session.usage.generated_tokens == len(written) < 20
+    assert 10 <= session.usage.generated_tokens < 20
+    assert len(session._cache.ids) == len(script.requests[-1].prompt) + session.usage.generated_tokens
 
 
 def test_other_sessions_have_their_turn_while_a_long_call_is_written(model, script):
-    calling, other = (ChatSession(model, TOKENIZER, current_date=DATE) for _ in range(2))
+    calling, other = (ChatSession(script, TOKENIZER, current_date=DATE) for _ in range(2))
     long = ids(CALL.replace("Oslo", "x y " * 100))
     script.says(long, HELLO)
     order = []
@@ -211,21 +201,23 @@ def test_other_sessions_have_their_turn_while_a_long_call_is_written(model, scri
     assert order == ["other", "calling"]
 
 
-def test_closing_that_is_cancelled_closes_and_is_cancelled(session, script):
+def test_closing_ends_the_turn_at_once_even_while_the_engine_computes(session, script):
+    """A task waits for the next event, while another one closes the turn."""
     script.says(HELLO, HELLO)
 
     async def chat() -> None:
         events = session.asend("Hi")
         await anext(events)
-        compute_thread._thread().submit(lambda: time.sleep(0.2))
-        closing = asyncio.create_task(events.aclose())
+        compute_thread.submit(lambda: time.sleep(0.2))
+        waiting = asyncio.create_task(anext(events, None))
         await asyncio.sleep(0.05)
-        closing.cancel()
-        await asyncio.wait([closing])
-        assert closing.cancelled()
+        await events.aclose()
+        assert session.undo() == "Hi"
+        assert await waiting is None
 
     asyncio.run(chat())
-    assert session.ask("So?").finish_reason == "stop" and session.turns == 2
+    assert session.ask("So?").finish_reason == "stop" and session.turns == 1
+    script.read(system(), user("So?"), OPENING)
 
 
 def test_cancel_from_another_thread_ends_the_turn_within_a_token(session, script):
@@ -282,11 +274,13 @@ def test_a_turn_is_said_in_the_prompt_as_it_was_written(session, script):
     script.read(system(), user("Hi"), said(HELLO), user("So?"), OPENING)
 
 
-def test_an_unused_turn_starts_no_thread_when_it_is_collected():
+def test_an_unused_turn_starts_no_thread():
     program = """
+import mlx_oss
+session = mlx_oss.ChatSession(*mlx_oss.load())
+session.send("Hi"), session.asend("Hi")
 from mlx_oss.generation import compute_thread
-compute_thread.AsyncIterate(iter(()))
-assert not compute_thread._started
+assert compute_thread._process.thread is None
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 

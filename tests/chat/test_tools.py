@@ -38,7 +38,7 @@ def weather(city: str) -> dict[str, object]:
 @pytest.fixture
 def make(model, script):
     def make(*tools, **options) -> ChatSession:
-        return ChatSession(model, TOKENIZER, current_date=DATE, tools=tools, **options)
+        return ChatSession(script, TOKENIZER, current_date=DATE, tools=tools, **options)
 
     return make
 
@@ -597,13 +597,13 @@ def test_a_saved_session_gets_its_handlers_back(make, script, model, tmp_path):
     script.says(CALL, HELLO)
     turn(session, script, "Oslo?")
     session.save(tmp_path / "chat")
-    bare = ChatSession.load(tmp_path / "chat", model, TOKENIZER)
+    bare = ChatSession.load(tmp_path / "chat", script, TOKENIZER)
     assert (bare.tools, bare.system_tools) == (session.tools, session.system_tools)
     script.says(CALL)
     assert bare.ask("And now?").finish_reason == "tool_calls"
-    loaded = ChatSession.load(tmp_path / "chat", model, TOKENIZER, tools=[weather, len_of])
+    loaded = ChatSession.load(tmp_path / "chat", script, TOKENIZER, tools=[weather, len_of])
     assert [tool.name for tool in loaded.tools] == ["weather", "news", "len_of"]
-    loaded = ChatSession.load(tmp_path / "chat", model, TOKENIZER, tools=[weather])
+    loaded = ChatSession.load(tmp_path / "chat", script, TOKENIZER, tools=[weather])
     script.says(CALL, HELLO)
     events = turn(loaded, script, "And now?")
     assert results(events)[0].error is None

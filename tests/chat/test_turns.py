@@ -21,14 +21,14 @@ from mlx_oss import (
     ReasoningDelta,
     RepairedOutput,
     Reply,
+    Request,
     SamplingOptions,
+    ScriptedEngine,
     ToolCall,
     ToolDescription,
     collect,
 )
-from mlx_oss.chat.history import Entry
 from mlx_oss.errors import ContextError, OptionError
-from mlx_oss.generation import prompt_cache
 from mlx_oss.generation.generate import generate_step
 from mlx_oss.harmony import (
     PYTHON,
@@ -56,6 +56,7 @@ from tests.chat.scripted import (
     turn,
     user,
 )
+from tests.engines import Watched
 
 
 def test_logits_tell_prompts_apart(script):
@@ -251,12 +252,13 @@ def test_reasoning_that_was_cut_off_stays_until_an_answer_is_finished(session, s
     script.read(system(), user("Hi"), user("Well?"), said(HELLO), user("So?"), OPENING)
 
 
-def test_an_exception_while_the_prompt_is_read_leaves_a_usable_session(session, script, monkeypatch):
-    script.says(HELLO, HELLO)
+def test_an_exception_while_the_prompt_is_read_leaves_a_usable_session(session, script):
+    script.says(HELLO, HELLO, HELLO)
     turn(session, script, "Hi")
-    with monkeypatch.context() as failing, pytest.raises(RuntimeError, match="no memory"):
-        failing.setattr(prompt_cache, "prefill_chunks", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+    script.transformer.record.error = RuntimeError("no memory")
+    with pytest.raises(RuntimeError, match="no memory"):
         list(session.send("What?"))
+    script.transformer.record.error = None
     turn(session, script, "Again")
     script.read(system(), user("Hi"), said(HELLO), user("What?"), user("Again"), OPENING)
 
@@ -284,7 +286,7 @@ def test_a_conversation_that_does_not_fit_is_refused_and_left_as_it_was(session,
     turn(session, script, "Hi")
     used, before = session.context_used, session.messages
     session.context_limit = used + len(user("x")) + 3
-    script.fed = []
+    script.forget_fed()
     with pytest.raises(ContextError, match="leave no room to answer"):
         list(session.send("long " * 50))
     assert session.messages == before and session.context_used == used and script.fed == []
@@ -293,7 +295,7 @@ def test_a_conversation_that_does_not_fit_is_refused_and_left_as_it_was(session,
 
 
 def test_a_turn_that_is_cut_by_its_length_says_so_and_is_kept(model, script):
-    session = ChatSession(model, TOKENIZER, current_date=DATE, max_tokens=6)
+    session = ChatSession(script, TOKENIZER, current_date=DATE, max_tokens=6)
     script.says(THINK + HELLO, HELLO)
     events = turn(session, script, "Hi")
     assert events[-1].reason == "length" and events[-1].usage.generated_tokens == 6
@@ -306,7 +308,7 @@ def test_a_turn_that_is_cut_by_its_length_says_so_and_is_kept(model, script):
 def test_an_answer_that_ends_with_the_last_token_allowed_is_not_cut(model, script):
     for end in ("<|return|>", "<|end|>"):
         written = HELLO.replace("<|return|>", end)
-        session = ChatSession(model, TOKENIZER, current_date=DATE, max_tokens=len(ids(written)))
+        session = ChatSession(script, TOKENIZER, current_date=DATE, max_tokens=len(ids(written)))
         script.says(written)
         assert turn(session, script, "Hi")[-1].reason == "stop"
 
@@ -375,7 +377,7 @@ def test_text_on_no_channel_is_an_answer(session, script):
 
 
 def test_clearing_forgets_the_conversation_and_nothing_else(model, script):
-    session = ChatSession(model, TOKENIZER, current_date=DATE, instructions="Be brief.", reasoning_effort="low")
+    session = ChatSession(script, TOKENIZER, current_date=DATE, instructions="Be brief.", reasoning_effort="low")
     script.says(THINK + HELLO, HELLO)
     turn(session, script, "Hi")
     session.clear()
@@ -397,7 +399,7 @@ def test_tools_and_instructions_stand_in_the_developer_block(model, script):
     tool = ToolDescription(
         "weather", "Tells the weather.", {"type": "object", "properties": {"city": {"type": "string"}}}
     )
-    session = ChatSession(model, TOKENIZER, current_date=DATE, instructions="Be kind.", tools=[tool])
+    session = ChatSession(script, TOKENIZER, current_date=DATE, instructions="Be kind.", tools=[tool])
     script.says(HELLO)
     turn(session, script, "Hi")
     blocks = [
@@ -441,19 +443,20 @@ def test_a_session_with_the_real_sampler_is_decided_by_its_seed(model):
 
 
 def test_real_generation_and_the_script_keep_the_same_promise_about_the_cache(model, script):
-    """The cache contains the prompt and every yielded token, in real generation and in its scripted replacement."""
-    script.turns = [[5, 6, 7]]
-    for function in (generate_step, script.generate_step):
-        cache = model.make_cache()
-        steps = function(model, [1, 2, 3], SamplingOptions(), cache=cache, max_tokens=3, stop_ids=())
-        assert [cache.offset for _ in steps] == [4, 5, 6]
+    """The cache contains the prompt and every yielded token, of a model and of a script."""
+    script.says([5, 6, 7])
+    for engine in (model, script, ScriptedEngine([5, 6, 7])):
+        cache = engine.make_prompt_cache()
+        stream = engine.submit(Request([1, 2, 3], max_tokens=3, cache=cache))
+        for count, step in enumerate(stream, start=1):
+            assert cache.ids[:3] == [1, 2, 3] and len(cache.ids) == 3 + count and cache.ids[-1] == step.token
 
 
 def test_a_header_that_is_cut_off_leaves_nothing(model, script):
     """Wherever a turn is cut off, there is no message without text, no repair, and no answer that was not started."""
     written = ids(THINK + HELLO)
     for count in range(1, len(written)):
-        session = ChatSession(model, TOKENIZER, current_date=DATE, max_tokens=count)
+        session = ChatSession(script, TOKENIZER, current_date=DATE, max_tokens=count)
         script.says(written)
         events = turn(session, script, "Hi")
         assert not any(isinstance(event, RepairedOutput) for event in events)
@@ -461,21 +464,20 @@ def test_a_header_that_is_cut_off_leaves_nothing(model, script):
         said = [(channel, text) for _, channel, text in contents(session)[1:]]
         assert len(said) == begun
         assert [channel for channel, _ in said] == ["analysis", "final"][:begun]
-        assert session._conversation.reasoned <= len(ids(THINK))
+        assert session._conversation.current.reasoned <= len(ids(THINK))
 
 
 def test_a_session_penalises_repetition_in_all_that_the_model_has_read(model):
     liked = dict.fromkeys(ids("Hi So? user"), 30.0)  # tokens of the prompt
     options = SamplingOptions(temperature=0, repetition_penalty=1.8, repetition_window=40, logit_bias=liked)
     free = Guards(legal_headers=False, strict_arguments=False, stop_repetition=False)
-    session = ChatSession(model, TOKENIZER, current_date=DATE, options=options, guards=free, max_tokens=12)
+    engine = Watched(model)
+    session = ChatSession(engine, TOKENIZER, current_date=DATE, options=options, guards=free, max_tokens=12)
     for text in ("Hi", "So?"):
-        before = session._conversation.with_entries([Entry.from_message(Message("user", text))])
-        prompt = session._prompt(before)
         session.ask(text)
+        prompt, written = engine.requests[-1].prompt, engine.written
         alone = generate_step(model, prompt, options, max_tokens=12, stop_ids=TOKENIZER.stop_ids)
         expected = [step.token for step in alone]
-        written = session._cache.ids[len(prompt) :]
         assert written and written == expected[: len(written)]
 
 
@@ -484,12 +486,12 @@ def test_with_a_seed_turns_are_drawn_alike_only_where_they_stand_alike(model):
     free = Guards(legal_headers=False, strict_arguments=False, stop_repetition=False)
 
     def drawn(session: ChatSession, text: str) -> list[int]:
-        start = len(session._prompt(session._conversation.with_entries([Entry.from_message(Message("user", text))])))
         session.ask(text)
-        return session._cache.ids[start:]
+        return session.model.written
 
     one, other = (
-        ChatSession(model, TOKENIZER, current_date=DATE, options=options, guards=free, max_tokens=12) for _ in range(2)
+        ChatSession(Watched(model), TOKENIZER, current_date=DATE, options=options, guards=free, max_tokens=12)
+        for _ in range(2)
     )
     first, second = drawn(one, "Hi"), drawn(one, "Hi")
     assert first[:5] != second[:5] and drawn(other, "Hi") == first and drawn(other, "Hi") == second

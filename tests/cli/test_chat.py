@@ -353,7 +353,7 @@ def test_a_place_that_cannot_be_is_told_in_a_line(place, say, tmp_path, monkeypa
 
     class Saving(FakeSession):
         def save(self, path: Path) -> None:
-            session_file.write(path, EMPTY, {})
+            session_file.write(path, EMPTY, lambda: ())
 
     monkeypatch.chdir(tmp_path)
     Path("notes.txt").write_text("mine")

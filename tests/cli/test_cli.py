@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 import mlx_oss
-from mlx_oss import SamplingOptions
+from mlx_oss import SamplingOptions, ScriptedEngine
 from mlx_oss.cli import COMMANDS, main
 from mlx_oss.convert import convert
-from mlx_oss.generation.generate import Step
 from mlx_oss.harmony import Message, SystemContent, render_conversation
 from tests.synthetic import TINY, write_checkpoint
 
@@ -224,11 +223,11 @@ def test_generate_shows_the_text_of_every_token(random_folder, capsys):
     assert capsys.readouterr().out == mlx_oss.load_tokenizer().decode(entries) + "\n"
 
 
-def test_a_terminal_gets_no_control_characters_that_a_model_writes_and_a_file_does(random_folder, monkeypatch, capsys):
+def test_a_terminal_gets_no_control_characters_that_a_model_writes_and_a_file_does(monkeypatch, capsys):
     written = mlx_oss.load_tokenizer().encode("a\x1b]0;title\x07b\n")
-    steps = [Step(token, None) for token in written]
-    monkeypatch.setattr("mlx_oss.generation.generate.generate_step", lambda *_, **__: iter(steps))
-    arguments = ["generate", "Hi", "--model", str(random_folder)]
+    engine, tokenizer = ScriptedEngine(*2 * [written]), mlx_oss.load_tokenizer()
+    monkeypatch.setattr("mlx_oss.cli.model_arguments.load", lambda args: (engine, tokenizer))
+    arguments = ["generate", "Hi", "--max-tokens", str(len(written))]
     assert main(arguments) == 0 and capsys.readouterr().out == "a\x1b]0;title\x07b\n\n"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(arguments) == 0 and capsys.readouterr().out == "a\ufffd]0;title\ufffdb\n\n"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import mlx.core as mx
 import pytest
 
-from mlx_oss import ModelConfig, Transformer
+from mlx_oss import LocalEngine, ModelConfig, Transformer
 
 
 @pytest.fixture(scope="package")
-def model() -> Transformer:
+def model() -> LocalEngine:
     mx.random.seed(8)
     model = Transformer(
         ModelConfig(
@@ -26,4 +26,4 @@ def model() -> Transformer:
         )
     )
     mx.eval(model.parameters())
-    return model
+    return LocalEngine(model)

@@ -23,6 +23,7 @@ from mlx_oss.errors import OptionError
 from mlx_oss.harmony import ResponseFormat, parse_messages
 from mlx_oss.tokenizer import CALL, CHANNEL, END, ENDOFTEXT, MESSAGE, RETURN, START
 from tests.constrain.schemas import closing_ids, schemas
+from tests.engines import constraint_of, prompt_of
 from tests.harmony.strategies import examples
 
 TOKENIZER = load_tokenizer()
@@ -184,7 +185,7 @@ def test_an_answer_that_python_cannot_read_is_not_parsed_and_raises_nothing(text
 
 def test_the_prompt_contains_the_format(nano):
     session = asking(nano, response_format=ResponseFormat("capital", SCHEMA, "Where it is."))
-    block = TOKENIZER.decode(session._prompt())
+    block = TOKENIZER.decode(prompt_of(session))
     assert '# Response Formats\n\n## capital\n\n// Where it is.\n{"type":"object"' in block
 
 
@@ -217,9 +218,9 @@ def test_the_rounds_of_a_turn_share_the_limit_and_the_next_turn_has_its_own(nano
     session = asking(nano, tools=[weather], max_reasoning_tokens=16, guards=Guards(strict_arguments=False))
     reply = session.ask("What is the weather in Lisbon?")
     used = len(TOKENIZER.encode(reply.reasoning))
-    assert session._conversation.reasoned == used <= 16
+    assert session._conversation.current.reasoned == used <= 16
     session.add_tool_result(reply.tool_calls[0], '{"temperature": 18, "condition": "sunny"}')
-    assert session._turn_constraint().reasoned == used
+    assert constraint_of(session).reasoned == used
     assert mlx_oss.collect(session.resume()).text == "The weather in Lisbon: sunny, 18 degrees."
     assert session.ask("What is the capital of France?").reasoning == "The user asks for the capital of France."
 
@@ -234,10 +235,10 @@ def test_reasoning_is_counted_as_it_was_written_from_round_to_round_and_in_a_fil
     session = ChatSession(model, TOKENIZER, max_reasoning_tokens=5)
     said = [Entry.from_message(mlx_oss.Message("user", "Hi"))]
     said += map(Entry.from_model, parse_messages(TOKENIZER.encode_with_specials(written)))
-    session._conversation = session._conversation.with_entries(said)
-    assert constraint.reasoned == session._conversation.reasoned == session._turn_constraint().reasoned == 5
+    session._conversation.current = session._conversation.current.with_entries(said)
+    assert constraint.reasoned == session._conversation.current.reasoned == constraint_of(session).reasoned == 5
     session.save(tmp_path / "chat")
-    assert ChatSession.load(tmp_path / "chat", model, TOKENIZER)._turn_constraint().reasoned == 5
+    assert constraint_of(ChatSession.load(tmp_path / "chat", model, TOKENIZER)).reasoned == 5
 
 
 @TURNS
@@ -255,7 +256,7 @@ def test_without_reasoning_the_answer_is_opened_at_once_and_kept_so(nano):
     session = asking(nano, reasoning_effort="none")
     reply = session.ask("What is the capital of France?")
     assert (reply.reasoning, reply.text) == ("", "The capital of France is Paris.")
-    assert "Reasoning: low" in TOKENIZER.decode(session._prompt())
+    assert "Reasoning: low" in TOKENIZER.decode(prompt_of(session))
     again = session.ask("And of Italy?")
     assert again.usage.reused_tokens > again.usage.prompt_tokens / 2
     kinds = [(message.role, message.channel) for message in session.messages]
@@ -284,7 +285,7 @@ def test_forks_retries_and_saved_sessions_have_the_same_restrictions(nano, tmp_p
         assert other.reasoning_effort == "none"
         reply = mlx_oss.collect(other.retry())
         assert reply.parsed == json.loads(reply.text) and set(reply.parsed) == {"capital", "sure"}
-    assert loaded._output_constraints.as_json == session._output_constraints.as_json
+    assert loaded._constraints.as_json == session._constraints.as_json
 
 
 @pytest.mark.parametrize(
@@ -311,8 +312,8 @@ def test_what_cannot_be_enforced_is_refused_when_the_session_is_made(model, choi
 @pytest.mark.parametrize("parameters", [{"type": 7}, {"$ref": "#/nowhere"}])
 def test_calls_follow_a_schema_as_far_as_it_can_be_enforced(model, parameters):
     """Unless `strict_arguments` is True."""
-    rough = ChatSession(model, TOKENIZER, tools=[UNIQUE])._turn_constraint()
-    none = ChatSession(model, TOKENIZER, tools=[ToolDescription("f", "", parameters)])._turn_constraint()
+    rough = constraint_of(ChatSession(model, TOKENIZER, tools=[UNIQUE]))
+    none = constraint_of(ChatSession(model, TOKENIZER, tools=[ToolDescription("f", "", parameters)]))
     for constraint in (rough, none):
         for token in TOKENIZER.encode_with_specials("<|channel|>commentary to=functions.f<|message|>"):
             constraint.accept(token)
@@ -324,7 +325,7 @@ def test_calls_follow_a_schema_as_far_as_it_can_be_enforced(model, parameters):
 def test_without_the_extra_headers_are_legal_and_calls_unconstrained(model, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
     tool = ToolDescription("f", "", {"not": {}})
-    assert ChatSession(model, TOKENIZER, tools=[tool])._turn_constraint().allowed() is not None
+    assert constraint_of(ChatSession(model, TOKENIZER, tools=[tool])).allowed() is not None
     for choices in ({"response_format": "a"}, {"tools": [tool], "guards": Guards(strict_arguments=True)}):
         with pytest.raises(OptionError, match=r"pip install 'mlx-oss\[constrain\]'"):
             ChatSession(model, TOKENIZER, **choices)

@@ -36,7 +36,7 @@ def test_keys_and_values_are_those_a_full_cache_holds(shape, folder, context):
     """Caches grow in steps of 256 tokens. The ring buffer of a sliding layer keeps a window, or one token less."""
     model = load_model(folder(shape), dtype="float32")
     cache = model.make_cache()
-    mx.eval(model.hidden(mx.arange(context)[None] % 200, cache))
+    mx.eval(model.transformer.hidden(mx.arange(context)[None] % 200, cache))
     held = sum(array.nbytes for array in cache.arrays)
     bytes_per_token_and_layer = 2 * model.config.num_key_value_heads * model.config.head_dim * 4
     difference = kv_cache_bytes(model.config, context, itemsize=4) - held

@@ -22,7 +22,7 @@ from mlx_oss.memory.estimates import format_bytes, parse_bytes
 from mlx_oss.memory.footprint import Footprint
 from mlx_oss.memory.plan import place_here
 from mlx_oss.nano import nano_folder
-from mlx_oss.offload import offload_stats
+from mlx_oss.offload.install import offload_stats
 from mlx_oss.weights.layouts.checkpoint import open_model
 from tests.synthetic import TINY, write_checkpoint
 from tests.test_loader import AFFINE_4, AFFINE_8, even, is_rest, quantized  # noqa: F401
@@ -31,7 +31,7 @@ SIZE = {"float32": 4, "bfloat16": 2}
 
 
 def held(model: mlx_oss.Transformer) -> int:
-    parameters = tree_flatten(model.parameters())
+    parameters = tree_flatten(model.transformer.parameters())
     assert isinstance(parameters, list)
     return sum(array.nbytes for _, array in parameters)
 
@@ -56,7 +56,7 @@ def test_slots_are_counted_as_a_loaded_model_holds_them(shape, folder, dtype):
         model = load_model(path, dtype=dtype, slots=slots)
         biases = sum(
             source.origin._content.nbytes
-            for layer in model.layers
+            for layer in model.transformer.layers
             for source in layer.mlp.experts._sources
             if hasattr(source.origin, "_content")
         )
@@ -127,7 +127,7 @@ def test_load_does_as_planned_and_tells(routed, caplog):
     model = load_model(path, memory=memory, context=2000)
     assert isinstance(model.plan, Plan) and model.plan == plan(path, memory=memory, context=2000)
     assert (model.context, model.chunk) == (2000, model.plan.chunk)
-    assert model.layers[0].mlp.experts.down_proj.weight.shape[0] == model.plan.slots
+    assert model.transformer.layers[0].mlp.experts.down_proj.weight.shape[0] == model.plan.slots
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and "experts of each layer are in memory" in record.getMessage()
     with pytest.raises(mlx_oss.errors.ContextError):
@@ -230,10 +230,10 @@ def test_commands_with_little_memory_write_the_same(capsys):
 def test_a_session_tells_what_was_read():
     model, tokenizer = load_model(nano_folder(), slots=4), mlx_oss.load_tokenizer()
     session = mlx_oss.ChatSession(model, tokenizer, options=mlx_oss.SamplingOptions(temperature=0), max_tokens=5)
-    before = offload_stats(model)
+    before = offload_stats(model.transformer)
     session.ask("Hi")
     session.ask("And you?")
-    spent, stats = offload_stats(model) - before, session.stats
+    spent, stats = offload_stats(model.transformer) - before, session.stats
     assert (stats.experts_held, stats.experts_read, stats.read_bytes) == (spent.hits, spent.misses, spent.nbytes)
     assert 0 < stats.hit_rate < 1 and stats.read_seconds == pytest.approx(spent.seconds)
     assert stats.read_bytes_per_token == spent.nbytes / (stats.prefilled_tokens + stats.generated_tokens)

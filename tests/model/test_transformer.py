@@ -55,7 +55,7 @@ def test_any_rope_setting_gives_the_reference_logits(scaling, release, folder):
     loaded = load_model(folder("tiny"), dtype="float32")
     config = dataclasses.replace(loaded.config, rope_scaling=scaling, rope_theta=500.0, quantization=None)
     model = Transformer(config)
-    model.update(loaded.parameters())
+    model.update(loaded.transformer.parameters())
     tokens = np.arange(40) * 7 % config.vocab_size
     expected = reference.logits(config, reference.read_release(release("tiny")), tokens)
     assert np.abs(np.array(model(mx.array(tokens[None]))[0]) - expected).max() < TOLERANCE
@@ -65,7 +65,7 @@ def test_clamps_of_the_swiglu_are_reached_and_equal_the_reference(release, folde
     loaded = load_model(folder("tiny"), dtype="float32")
     config = dataclasses.replace(loaded.config, swiglu_limit=0.25, quantization=None)
     model = Transformer(config)
-    model.update(loaded.parameters())
+    model.update(loaded.transformer.parameters())
     tokens = np.arange(30)
     expected = reference.logits(config, reference.read_release(release("tiny")), tokens)
     assert np.abs(np.array(model(mx.array(tokens[None]))[0]) - expected).max() < TOLERANCE
@@ -107,7 +107,7 @@ def test_sorting_by_expert_changes_nothing(model, monkeypatch):
 
 def test_last_hidden_state_gives_the_last_logits(model):
     tokens = tokens_for(model, 2, 9)
-    assert distance(model.logits(model.hidden(tokens)[:, -1]), model(tokens)[:, -1]) < TOLERANCE
+    assert distance(model.transformer.logits(model.transformer.hidden(tokens)[:, -1]), model(tokens)[:, -1]) < TOLERANCE
 
 
 def test_sliding_mask_is_the_one_drawn_by_hand():

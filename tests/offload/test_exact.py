@@ -12,9 +12,10 @@ import pytest
 from mlx_oss import Transformer, load_model
 from mlx_oss.backend.device import on_gpu
 from mlx_oss.generation.generate import generate_step, prefill
-from mlx_oss.generation.sampling import SamplingOptions
-from mlx_oss.offload import OffloadStats, offload_stats
+from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.offload import experts as offloaded
+from mlx_oss.offload.install import offload_stats
+from mlx_oss.offload.reader import OffloadStats
 from tests.shapes import MANY, ROUTINGS, SHAPES, dims
 
 pytestmark = pytest.mark.skipif(on_gpu(), reason="Metal uses different kernels for different numbers of rows")
@@ -55,7 +56,7 @@ def test_routings_are_skewed_and_random_as_the_other_tests_expect(routed):
     for routing in ROUTINGS:
         model = load_model(routed("32 experts", routing), slots=32)
         model(mx.array([ids(model, 70)]))
-        needed[routing] = offload_stats(model).misses / len(model.layers)
+        needed[routing] = offload_stats(model.transformer).misses / len(model.transformer.layers)
     assert needed["skewed"] < 12 < 22 < needed["random"]
 
 
@@ -91,22 +92,22 @@ def test_a_chunk_reads_each_expert_it_needs_at_most_once_a_layer(routed, slots, 
 def test_what_is_read_is_counted(routed, slots):
     folder = routed("32 experts")
     model = load_model(folder, slots=slots)
-    assert offload_stats(model).nbytes == 0 and offload_stats(model).hit_rate == 1
+    assert offload_stats(model.transformer).nbytes == 0 and offload_stats(model.transformer).hit_rate == 1
     for token in ids(model, 30):
         model(mx.array([[token]]))
-    made, c = offload_stats(model), model.config
+    made, c = offload_stats(model.transformer), model.config
     values = 3 * c.hidden_size * c.intermediate_size
     assert made.hits + made.misses == 30 * c.num_hidden_layers * c.num_experts_per_tok
     assert made.nbytes == made.misses * (values // 2 + values // 32) + 30 * 2 * c.hidden_size
     assert 0 < made.hit_rate < 1 and made.seconds > 0
-    assert offload_stats(load_model(folder)) == OffloadStats()
+    assert offload_stats(load_model(folder).transformer) == OffloadStats()
 
 
 def test_all_experts_in_slots_are_read_once(routed):
     model = load_model(routed("32 experts"), slots=32)
     for seed in range(4):
         model(mx.array([ids(model, 50, seed)]))
-    assert offload_stats(model).misses <= 32 * len(model.layers)
+    assert offload_stats(model.transformer).misses <= 32 * len(model.transformer.layers)
 
 
 def test_calls_whose_results_are_not_computed_yet_do_not_disturb_one_another(routed):

@@ -170,7 +170,7 @@ def test_threads_and_files_end_with_the_model(routed):
     model = load_model(routed("32 experts"), slots=4)
     model(mx.array([PROMPT]))
     threads = [thread for thread in readers() if thread not in before]
-    descriptor = next(iter(model.layers[0].mlp.experts._sources)).origin._descriptor
+    descriptor = next(iter(model.transformer.layers[0].mlp.experts._sources)).origin._descriptor
     assert threads and os.fstat(descriptor)
     del model
     gc.collect()
@@ -184,7 +184,7 @@ def test_threads_and_files_end_with_the_model(routed):
 def remaining(model: Transformer) -> tuple[int, int, int]:
     """Numbers of threads, of open files (where the system lists them), and of objects."""
     files = Path("/proc/self/fd")
-    model.layers[0].mlp.experts._reader.settle()
+    model.transformer.layers[0].mlp.experts._reader.settle()
     gc.collect()
     return threading.active_count(), len(list(files.iterdir())) if files.exists() else 0, len(gc.get_objects())
 
@@ -255,7 +255,7 @@ def test_a_read_that_an_interruption_left_behind_does_not_write_to_a_slot_later(
     folder = routed("32 experts")
     model, tokens = load_model(folder, slots=4), mx.array([PROMPT])
     wanted = np.array(load_model(folder)(tokens))
-    threads, read, calls = model.layers[0].mlp.experts._reader._threads, OpenFile.read, [0]
+    threads, read, calls = model.transformer.layers[0].mlp.experts._reader._threads, OpenFile.read, [0]
     submit = threads.submit
 
     def interrupted(*work):
@@ -297,4 +297,4 @@ def test_a_computation_that_failed_does_not_fail_every_later_one(routed, monkeyp
 def test_layers_keep_nothing_of_what_they_computed(routed):
     model = load_model(routed("32 experts"), slots=4)
     mx.eval(model(mx.array([PROMPT])))
-    assert not any(layer.mlp.experts._computing for layer in model.layers)
+    assert not any(layer.mlp.experts._computing for layer in model.transformer.layers)

@@ -1,16 +1,20 @@
-"""A few values of every module, so that two models can be told apart even if their weights are stored differently.
+"""The fingerprint of a model: what tells it apart from others, even if their weights are stored differently.
 
-Quantised rows are dequantised, and rows are chosen by their meaning, not their position. So a release and the folder
-that it was converted to have the same samples. They do not show a fine-tune that changes only other rows, for example
-the embeddings of single tokens, or rows in the middle of the experts' matrices.
+It does not show a fine-tune that changes only few rows, for example the embeddings of single tokens, or rows in the
+middle of the experts' matrices.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_oss.backend.packed import dequantized
 from mlx_oss.config import QuantizationSpec
@@ -18,17 +22,32 @@ from mlx_oss.model.linear import ExpertLinear, packed
 from mlx_oss.model.transformer import Attention, Experts, Transformer
 
 
-def samples(model: Transformer) -> Iterator[mx.array]:
-    """Yields float32 arrays: rows of each matrix, all vectors, and the first and last rows of some experts.
+def fingerprint(model: Transformer) -> str:
+    """SHA-256 of what a model computes with: its config, its dtype and some values of every module.
+
+    Only models with the same fingerprint share caches. It does not depend on how weights are stored: a release and the
+    folder that it was converted to have the same one. Quantised rows are dequantised for it, and rows are chosen by
+    their meaning, not their position.
 
     Raises:
         CheckpointError: If weights are on disk and cannot be read.
     """
+    config = _numbers(asdict(replace(model.config, quantization=None)))
+    checksum = hashlib.sha256(f"{json.dumps(config)} {model.dtype}".encode())
     for array in _samples(model):
-        yield array.astype(mx.float32)
+        checksum.update(np.array(array.astype(mx.float32)).tobytes())
+    return checksum.hexdigest()
+
+
+def _numbers(value: Any) -> Any:
+    """Returns `value` with every integer as a float, because checkpoints write 32 or 32.0 for the same setting."""
+    if isinstance(value, dict):
+        return {key: _numbers(each) for key, each in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _samples(model: Transformer) -> Iterator[mx.array]:
+    """Rows of each matrix, all vectors, and the first and last rows of some experts."""
     c, tokens = model.config, _spread(model.config.vocab_size, 32)  # not the last rows: the Metal file lacks them
     yield model.embed_tokens(mx.array(tokens))
     yield _rows(model.lm_head, tokens)

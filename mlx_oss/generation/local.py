@@ -1,0 +1,146 @@
+"""`LocalEngine`: runs a model in this process, one request after another on the computing thread.
+
+Requests of several conversations alternate, a chunk of a prompt or a token each. Knows nothing of text and messages.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from mlx_oss.config import ModelConfig
+from mlx_oss.errors import EngineError, OptionError
+from mlx_oss.generation import compute_thread
+from mlx_oss.generation.engine import Counts, Engine, Items, PromptProgress, Request, Stream, room_for_answer
+from mlx_oss.generation.generate import TokenPicker, decode
+from mlx_oss.generation.prompt_cache import KVPromptCache
+from mlx_oss.model.fingerprint import fingerprint
+from mlx_oss.model.kv_cache import Cache
+from mlx_oss.model.transformer import PREFILL_CHUNK, Transformer
+from mlx_oss.offload.install import offload_stats
+
+if TYPE_CHECKING:
+    from mlx_oss.memory.plan import Plan
+
+
+class LocalEngine(Engine):
+    """A model that is ready to run in this process; `mlx_oss.load` returns one.
+
+    Give it to a `ChatSession`, submit requests to it, or call it for logits: `model(tokens)`.
+
+    Args:
+        transformer: The network with its weights.
+        plan: How it is held in memory; None if nothing was planned.
+        context: Maximum number of tokens of a prompt and its answer together. None means what the plan has room for,
+            and without a plan what the config says.
+        chunk: Number of tokens of a prompt that are computed at a time. None means as planned, and 512 without a plan.
+
+    Attributes:
+        transformer: The network.
+        plan: How it is held in memory; None if nothing was planned.
+        context: Maximum number of tokens of a prompt and its answer together.
+        chunk: Number of tokens of a prompt that are computed at a time.
+    """
+
+    def __init__(
+        self,
+        transformer: Transformer,
+        plan: Plan | None = None,
+        *,
+        context: int | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        compute_thread.claim()
+        planned = (plan.context, plan.chunk) if plan else (transformer.config.max_position_embeddings, PREFILL_CHUNK)
+        self.transformer, self.plan = transformer, plan
+        self.context = planned[0] if context is None else context
+        self.chunk = planned[1] if chunk is None else chunk
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and settings of the model."""
+        return self.transformer.config
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """The dtype of the activations."""
+        return self.transformer.dtype
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """SHA-256 of what the model computes with; see `model.fingerprint`."""
+        return compute_thread.run(lambda: fingerprint(self.transformer))
+
+    def __call__(self, tokens: mx.array, cache: Cache | None = None) -> mx.array:
+        """Computes logits, on the caller's thread: tokens (B, L) int -> (B, L, V).
+
+        Args:
+            tokens: Token ids below V.
+            cache: The tokens before these; it is extended. None means that there are none.
+
+        Raises:
+            CheckpointError: If weights are on disk and cannot be read.
+            EngineError: If this process was forked from one that has computed.
+        """
+        compute_thread.check_process()
+        logits: mx.array = self.transformer(tokens, cache)
+        return logits
+
+    def make_cache(self) -> Cache:
+        """Returns an empty KV cache, for `model(tokens, cache)` and `generate_step`."""
+        return self.transformer.make_cache()
+
+    def make_prompt_cache(self) -> KVPromptCache:
+        """Returns an empty cache for one conversation, for `Request.cache`."""
+        return KVPromptCache(self.transformer)
+
+    def submit(self, request: Request) -> Stream:
+        """Begins a request. Nothing is computed before the first step is asked for.
+
+        Args:
+            request: The request.
+
+        Raises:
+            ContextError: If the context has no room for a token after the prompt.
+            OptionError: If the prompt cache is not of this engine.
+            EngineError: If this process was forked from one that has computed, or a constraint calls the engine that is
+                asking it.
+        """
+        room = room_for_answer(self.context, len(request.prompt))
+        limit = room if request.max_tokens is None else min(request.max_tokens, room)
+        if compute_thread.is_current():
+            raise EngineError("a constraint runs on the thread of the engine, so it cannot wait for the engine")
+        compute_thread.check_process()
+        cache, counts = request.cache or self.make_prompt_cache(), Counts()
+        if not isinstance(cache, KVPromptCache) or cache.model is not self.transformer:
+            raise OptionError("the prompt cache is of another engine: take it from `make_prompt_cache` of this one")
+        return Stream(request, _generate(self, request, cache, limit, counts), counts, compute_thread.submit)
+
+
+def _generate(engine: LocalEngine, request: Request, cache: KVPromptCache, limit: int, counts: Counts) -> Items:
+    """Reads what the cache does not hold of the prompt, takes the snapshots, and decodes."""
+    model, prompt = engine.transformer, list(request.prompt)
+    read_before = offload_stats(model)
+    try:
+        # At least the last id is read again, for its logits.
+        reused = cache.rewind(prompt[: max(request.snapshots, default=len(prompt) - 1)])
+        counts.read_tokens = counts.reused_tokens = reused
+        for end in sorted({*request.snapshots, len(prompt)}):
+            if end > reused:
+                for last in cache.read(prompt[len(cache.ids) : end], engine.chunk):  # noqa: B007
+                    counts.read_tokens, counts.offload = len(cache.ids), offload_stats(model) - read_before
+                    yield PromptProgress(len(cache.ids) - reused, len(prompt) - reused)
+            if reused <= end < len(prompt):
+                cache.kv.snapshot()
+        picker = TokenPicker(request.options, len(prompt), prompt, request.constraint)
+        for step in decode(model, model.logits(last)[0, 0], cache.kv, picker, limit=limit, stop_ids=request.stop_ids):
+            cache.ids.append(step.token)
+            counts.offload = offload_stats(model) - read_before
+            yield step
+    except GeneratorExit:
+        raise
+    except BaseException:
+        cache.forget()  # the layers may have stopped at different positions
+        raise

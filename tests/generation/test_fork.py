@@ -1,0 +1,81 @@
+"""In a process that was forked from one that has computed, MLX would wait for ever: there the engine raises at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+PROGRAM = """
+import os, sys, signal
+import mlx_oss
+signal.alarm(60)
+
+def child(function):
+    "What the function prints in a child that ends like a program."
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        try:
+            print(function(), flush=True)
+        except mlx_oss.EngineError as error:
+            print("EngineError:", error, flush=True)
+        sys.exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+tokenizer = mlx_oss.load_tokenizer()
+"""
+LATE = """
+model, _ = mlx_oss.load()
+session = mlx_oss.ChatSession(model, tokenizer, max_tokens=3)
+"""
+
+
+def run(program: str) -> list[str]:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM + program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "session.ask('Hi')",
+        "next(session.send('Hi'))",
+        "mlx_oss.load()",
+        "model.submit(mlx_oss.Request([1, 2]))",
+        "model(__import__('mlx.core').core.array([[1, 2]]))",
+        "session.save(sys.argv[0] + '/none')",
+        "session.fork()",
+        "next(mlx_oss.generate_step(model, [1, 2]))",
+    ],
+)
+@pytest.mark.parametrize("before", ["", "session.ask('Hi')"])
+def test_a_child_of_a_process_that_has_computed_gets_a_clear_error_at_once(use, before):
+    said = run(f"{LATE}\n{before}\nchild(lambda: {use})")
+    assert len(said) == 1 and said[0].startswith("EngineError: this process was forked") and "spawn" in said[0]
+
+
+def test_a_child_that_was_forked_in_the_middle_of_a_turn_gets_the_error_too():
+    begin = "session.max_tokens = 20\nevents = session.send('Hi')\nnext(events)"
+    said = run(f"{LATE}\n{begin}\nchild(lambda: next(events))\nlist(events)")
+    assert len(said) == 1 and said[0].startswith("EngineError: this process was forked")
+
+
+def test_the_parent_computes_on_after_a_fork():
+    assert run(f"{LATE}\nchild(lambda: 1)\nprint(session.ask('Hi').usage.generated_tokens)") == ["1", "3"]
+
+
+def test_a_child_of_a_process_that_has_not_computed_loads_and_computes():
+    load = "mlx_oss.ChatSession(*mlx_oss.load(), max_tokens=3).ask('Hi').usage.generated_tokens"
+    assert run(f"import mlx.core\nmlx_oss.SamplingOptions, mlx_oss.generate_step\nchild(lambda: {load})") == ["3"]
+
+
+def test_a_child_may_use_a_scripted_engine():
+    scripted = "mlx_oss.ChatSession(mlx_oss.ScriptedEngine('Hi.'), tokenizer).ask('Hi').text"
+    assert run(f"{LATE}\nsession.ask('Hi')\nchild(lambda: {scripted})") == ["Hi."]
