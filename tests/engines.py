@@ -14,7 +14,7 @@ class Watched(LocalEngine):
     """
 
     def __init__(self, model: LocalEngine) -> None:
-        super().__init__(model.transformer, model.plan)
+        super().__init__(model.transformer, context=model.context, chunk=model.chunk)
         self.requests: list[Request] = []
 
     def submit(self, request: Request) -> Stream:

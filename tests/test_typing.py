@@ -48,7 +48,10 @@ def main() -> int:
     report: Report = convert("here", "there", ConvertOptions(profile="q8"))
     ids: list[int] = render_conversation([Message("user", "Hi")])
     plan: mlx_oss.Plan = mlx_oss.plan("there")
-    print(text, report.nbytes, ids, plan.peak_bytes, PythonTool().guarantees, list(words(session, "And now?")))
+    engine: mlx_oss.Engine = model if model.plan.slots is None else mlx_oss.ScriptedEngine("Hello", "And now.")
+    cache: mlx_oss.PromptCache = engine.make_prompt_cache()
+    steps: list[int] = [step.token for step in engine.submit(mlx_oss.Request(ids, options, max_tokens=3, cache=cache))]
+    print(steps, text, report.nbytes, ids, plan.peak_bytes, PythonTool().guarantees, list(words(session, "And now?")))
     return 0
 '''
 

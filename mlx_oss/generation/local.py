@@ -39,7 +39,6 @@ class LocalEngine(Engine):
 
     Attributes:
         transformer: The network.
-        plan: How it is held in memory; None if nothing was planned.
         context: Maximum number of tokens of a prompt and its answer together.
         chunk: Number of tokens of a prompt that are computed at a time.
     """
@@ -54,9 +53,16 @@ class LocalEngine(Engine):
     ) -> None:
         compute_thread.claim()
         planned = (plan.context, plan.chunk) if plan else (transformer.config.max_position_embeddings, PREFILL_CHUNK)
-        self.transformer, self.plan = transformer, plan
+        self.transformer, self._plan = transformer, plan
         self.context = planned[0] if context is None else context
         self.chunk = planned[1] if chunk is None else chunk
+
+    @property
+    def plan(self) -> Plan:
+        """How the model is held in memory. Raises OptionError if nothing was planned, as for a bare `Transformer`."""
+        if self._plan is None:
+            raise OptionError("this model was not loaded from a folder, so it has no plan: `mlx_oss.load` makes one")
+        return self._plan
 
     @property
     def config(self) -> ModelConfig:

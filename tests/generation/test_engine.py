@@ -355,7 +355,9 @@ def test_a_constraint_that_uses_the_engine_is_refused_instead_of_waiting_for_eve
 
 
 def test_limits_are_those_of_the_plan_or_as_given(model):
-    assert (model.context, model.chunk, model.plan) == (CONTEXT, 5, None)
+    assert (model.context, model.chunk) == (CONTEXT, 5)
+    with pytest.raises(OptionError, match="has no plan"):
+        model.plan  # noqa: B018
     engine = LocalEngine(model.transformer, context=20)
     assert (engine.context, engine.chunk) == (20, 512)
     assert len(list(engine.submit(Request(PROMPT)))) == 4
