@@ -1,4 +1,4 @@
-"""Actions: what a generator leaves to the thread or event loop that reads it, such as waiting or running a tool.
+"""Actions: work such as waiting or running a tool, which a generator leaves to whatever iterates over it.
 
 So one generator serves both `for` and `async for`: `iterate` performs its actions on the caller's thread,
 `AsyncIterate` in the caller's event loop. Knows nothing of what the work is.
@@ -11,6 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
 from typing import Generic, TypeVar, cast
+
+from mlx_oss.errors import SessionError
 
 T = TypeVar("T")
 
@@ -32,23 +34,26 @@ class Action(ABC):
 class Wait(Action, Generic[T]):
     """Waits until a future is done.
 
-    If Ctrl-C or the cancellation of a task interrupts the wait, `cancel` is called, and the future is waited for all
-    the same, so that nothing works for it any more when the generator is closed.
+    If Ctrl-C or a task's cancellation interrupts the wait, `cancel` is called and the wait goes on until the future is
+    done. So nothing works for it any more when the generator is closed. Only a second Ctrl-C does not wait.
 
     Args:
         future: The future. Its exception is not raised here, but by its `result`.
         cancel: Called if the wait is interrupted; should let the future be done soon.
+
+    Attributes:
+        future: The future.
+        cancel: As above.
     """
 
     def __init__(self, future: Future[T], cancel: Callable[[], None]) -> None:
-        self.future = future
-        self._cancel = cancel
+        self.future, self.cancel = future, cancel
 
     def perform(self) -> None:
         try:
             self.future.exception()
         except BaseException:
-            self._cancel()
+            self.cancel()
             self.future.exception()
             raise
 
@@ -59,7 +64,7 @@ class Wait(Action, Generic[T]):
             try:
                 await asyncio.wait([waiting])
             except asyncio.CancelledError as error:
-                self._cancel()
+                self.cancel()
                 cancelled = error
         waiting.exception()  # otherwise asyncio reports that nobody has looked at it
         if cancelled is not None:
@@ -90,11 +95,21 @@ class AsyncIterate(AsyncIterator[T]):
 
     def __init__(self, generator: Generator[T | Action, None, None]) -> None:
         self._generator = generator
+        self._action: Action | None = None  # the one that is being performed
+        self._is_closed = False
 
     async def __anext__(self) -> T:
+        if self._action is not None:
+            raise SessionError("another task is waiting for the next event: read the events of a turn in one task")
         try:
             while isinstance(item := next(self._generator, _END), Action):
-                await item.aperform()
+                self._action = item
+                try:
+                    await item.aperform()
+                finally:
+                    self._action = None
+                if self._is_closed:
+                    self._generator.close()
         except BaseException:
             self._generator.close()
             raise
@@ -103,5 +118,11 @@ class AsyncIterate(AsyncIterator[T]):
         return cast(T, item)
 
     async def aclose(self) -> None:
-        """Closes the generator."""
-        self._generator.close()
+        """Closes the generator. If a task waits for something, that ends first, within a token or a chunk."""
+        self._is_closed = True
+        try:
+            if isinstance(waiting := self._action, Wait):
+                waiting.cancel()
+                await waiting.aperform()
+        finally:
+            self._generator.close()

@@ -41,9 +41,9 @@ def load(
 ) -> tuple[LocalEngine, Tokenizer]:
     """Loads a model and the tokenizer.
 
-    The model is an engine: give it to a `ChatSession`, or call it for logits, `model(tokens)`. `model.plan` describes
-    how it is held in memory. It is also logged (logger "mlx_oss"): as a warning if weights stay on disk, or if no
-    `context` was given and the model's full context does not fit.
+    The model is an engine: give it to a `ChatSession`, submit a `Request`, or call it for logits, `model(tokens)`.
+    `model.plan` describes how it is held in memory. It is also logged (logger "mlx_oss"): as a warning if weights stay
+    on disk, or if no `context` was given and the model's full context does not fit.
 
     Args:
         path: Folder of the model: a release in Hugging Face's or OpenAI's layout (`original/`), as it was downloaded,
@@ -103,7 +103,7 @@ def load_model(
             which and why.
         EngineError: If this process was forked from one that has computed.
     """
-    compute_thread.claim()
+    compute_thread.check_process()
     checkpoint = open_model(path)
     placements = place_here(checkpoint, dtype)
     chosen = plan_for(checkpoint, placements, context=context, memory=memory, dtype=dtype, slots=slots)
@@ -113,6 +113,7 @@ def load_model(
         )
     reduced = chosen.slots is not None or chosen.context < (context or checkpoint.config.max_position_embeddings)
     _log.log(logging.WARNING if reduced and slots is None else logging.INFO, "%s", chosen)
+    compute_thread.mark_computing()
     keep_resident()
     keep_freed_memory(chosen.memory - chosen.peak_bytes)
     rows_alternate = any(placement.rows_alternate for placement in placements)

@@ -1,4 +1,4 @@
-"""The conversation of a session: read at any time, changed by one turn at a time, cancelled from anywhere.
+"""The conversation of a session: read at any time, changed by one turn at a time.
 
 Knows nothing of what a turn does.
 """
@@ -23,57 +23,38 @@ class LiveConversation:
         conversation: What it starts with; None is an empty one.
 
     Attributes:
-        current: The conversation as it is now.
+        current: The conversation as it is now. Only whoever holds it may set it.
     """
 
     def __init__(self, conversation: Conversation | None = None) -> None:
         self.current = conversation or Conversation()
-        self._busy = threading.Lock()
-        # The cancel flag of the running turn. Each turn has its own: a cancel that arrives at the moment a turn ends
-        # must not cancel the next one.
-        self._cancel: threading.Event | None = None
-        # Tool results that the app adds during a turn: the calls that they answer may not be in the conversation yet.
-        # None between turns.
+        self._held = threading.Lock()
+        # Tool results that the app adds while the conversation is held: the calls that they answer may not be in it
+        # yet. None while it is not held.
         self._late_results: list[Entry] | None = None
-        self._adding = threading.Lock()  # guards `_late_results`, and `current` where results may be added to it
+        # Guards the two above. Reentrant, because the garbage collector may end an abandoned turn on any thread.
+        self._guard = threading.RLock()
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Holds the conversation for a change. Raises SessionError if it is held already."""
-        if not self._busy.acquire(blocking=False):
+    def held(self) -> Iterator[None]:
+        """Holds the conversation for a turn or a change. Raises SessionError if it is held already."""
+        if not self._held.acquire(blocking=False):
             raise SessionError(
                 "the session is in the middle of a turn: read its events to the end, close the iterator, or cancel it"
             )
+        with self._guard:
+            self._late_results = []
         try:
             yield
         finally:
-            self._busy.release()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Holds the conversation for a turn, which can be cancelled. Raises SessionError if it is held already."""
-        with self.changing():
-            self._cancel, self._late_results = threading.Event(), []
-            try:
-                yield
-            finally:
-                with self._adding:
-                    self.current, self._late_results = self.current.with_entries(self._late_results), None
-                self._cancel = None
-
-    @property
-    def is_cancelled(self) -> bool:
-        """True if the running turn was cancelled and should end."""
-        return (flag := self._cancel) is not None and flag.is_set()
-
-    def cancel(self) -> None:
-        """Cancels the running turn, from any thread; does nothing if no turn is running."""
-        if (flag := self._cancel) is not None:
-            flag.set()
+            with self._guard:
+                self.add_written([])
+                self._late_results = None
+            self._held.release()
 
     def add_result(self, result: Entry) -> None:
-        """Adds a tool's result, from any thread. During a turn it comes after what the model is writing."""
-        with self._adding:
+        """Adds a tool's result, from any thread. While the conversation is held, it comes after what is written."""
+        with self._guard:
             if self._late_results is None:
                 self.current = self.current.with_entries([result])
             else:
@@ -81,5 +62,6 @@ class LiveConversation:
 
     def add_written(self, entries: Iterable[Entry]) -> None:
         """Adds what the model has written in a turn, and then the results that have been added meanwhile."""
-        with self._adding:
-            self.current, self._late_results = self.current.with_entries([*entries, *(self._late_results or ())]), []
+        with self._guard:
+            late, self._late_results = self._late_results or [], []
+            self.current = self.current.with_entries([*entries, *late])

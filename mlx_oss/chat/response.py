@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 
-from mlx_oss.action import Action, Wait
+from mlx_oss.action import Action
 from mlx_oss.chat.translation import assistant_messages, chat_events, tool_calls, without_bare_header
 from mlx_oss.constrain import Parsed, TurnConstraint
 from mlx_oss.events import Event, FinishReason, PrefillProgress, ReasoningStopped, ToolCall, Usage
@@ -54,9 +54,9 @@ class Response:
         self._ended: float | None = None
 
     @property
-    def calls(self) -> list[ToolCall]:
-        """The tool calls that the model finished."""
-        return tool_calls(self.messages)
+    def call(self) -> ToolCall | None:
+        """The tool call that ended the round; None if none did."""
+        return next(iter(tool_calls(self.messages)), None)
 
     @property
     def is_answered(self) -> bool:
@@ -89,7 +89,7 @@ class Response:
     @property
     def reason(self) -> FinishReason:
         """Why the round ended; valid once it has."""
-        return "tool_calls" if self.calls else self._reason
+        return self._reason if self.call is None else "tool_calls"
 
     def run(self) -> Generator[Event | Action, None, None]:
         """Runs the round.
@@ -101,13 +101,13 @@ class Response:
         reported, reasoning_stopped = 0, None
         try:
             while not self._is_cancelled():
-                reading = self._stream.read()
+                wait = self._stream.wait()
                 try:
-                    yield Wait(reading, self._stream.cancel)
+                    yield wait
                 except GeneratorExit:
-                    self._take_unread(reading)
+                    self._take_undelivered(wait.future)
                     raise
-                item = reading.result()
+                item = wait.future.result()
                 if item is None:
                     break
                 if isinstance(item, PromptProgress):
@@ -120,7 +120,7 @@ class Response:
                     continue
                 parsed = self._constraint.parsed(item.token)
                 yield from self._take(parsed)
-                if self.is_answered or self.calls:  # may end with `<|end|>`, which is no stop id
+                if self.is_answered or self.call is not None:  # may end with `<|end|>`, which is no stop id
                     break
                 if parsed.reasoning_stopped and not reasoning_stopped:
                     reasoning_stopped = parsed.reasoning_stopped
@@ -130,7 +130,6 @@ class Response:
                     break
         finally:
             self._ended = time.perf_counter()
-            self._stream.close()
             if not self.is_answered:  # a message that started after the answer is not part of the turn
                 rest = self._constraint.finish()
                 events = without_bare_header(rest.events)
@@ -138,6 +137,7 @@ class Response:
                 last_events = list(chat_events(rest.header, events))
                 if self._is_cancelled():
                     self._reason = "cancelled"
+            self._stream.close()
         yield from last_events
 
     def _take(self, parsed: Parsed) -> list[Event]:
@@ -148,7 +148,7 @@ class Response:
         self.messages += assistant_messages(parsed.events)
         return list(chat_events(parsed.header, parsed.events))
 
-    def _take_unread(self, reading: Future[Item | None]) -> None:
+    def _take_undelivered(self, reading: Future[Item | None]) -> None:
         """Takes a token that came although the wait for it was interrupted: it is in the prompt cache."""
         if reading.done() and reading.exception() is None and isinstance(step := reading.result(), Step):
             self._take(self._constraint.parsed(step.token))

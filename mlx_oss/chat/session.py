@@ -22,7 +22,7 @@ from mlx_oss.chat.live import LiveConversation
 from mlx_oss.chat.setup import ContextPolicy, Frame, Limits, TurnSetup
 from mlx_oss.chat.tool_loop import ToolLoop
 from mlx_oss.constrain import Guards, OutputConstraints, final_header
-from mlx_oss.errors import ContextError, OptionError
+from mlx_oss.errors import OptionError
 from mlx_oss.events import Event, Reply, Stats, ToolCall, ToolResult, Usage, collect
 from mlx_oss.generation.engine import Engine
 from mlx_oss.generation.options import SamplingOptions
@@ -44,10 +44,12 @@ class ChatSession:
     turn starts when the first event is read. Errors are raised then or later; only a message that is not a str is
     refused at once. If experts are on disk, a turn can also raise CheckpointError. Closing the iterator, or an
     exception such as KeyboardInterrupt while an event is awaited, ends the turn; what the model wrote until then is
-    kept.
+    kept. After any error but ContextError the turn stays in the conversation as far as it went: `retry` asks again,
+    `undo` forgets it.
 
-    The arguments `instructions`, `reasoning_effort`, `max_rounds`, `options`, `max_tokens`, `context_limit` and
-    `context_policy` are also attributes. They may be set between turns; the next turn checks and uses the new values.
+    The arguments `instructions`, `reasoning_effort`, `max_rounds`, `options`, `max_tokens`, `current_date`,
+    `context_limit` and `context_policy` are also attributes. They may be set between turns; the next turn checks and
+    uses the new values.
 
     Args:
         model: The engine that runs the model, as `mlx_oss.load` returns it; in tests, a `ScriptedEngine`.
@@ -280,7 +282,7 @@ class ChatSession:
         Raises:
             SessionError: If a turn of this session is running.
         """
-        with self._conversation.changing():
+        with self._conversation.held():
             if not self.turns:
                 return None
             self._conversation.current, question = self._conversation.current.split_before(-1)
@@ -288,7 +290,7 @@ class ChatSession:
 
     def clear(self) -> None:
         """Forgets the conversation; options stay. Raises SessionError if a turn of this session is running."""
-        with self._conversation.changing():
+        with self._conversation.held():
             self._conversation.current = Conversation()
 
     def cancel(self) -> None:
@@ -298,9 +300,8 @@ class ChatSession:
         that is running is stopped; if it cannot be stopped, the turn no longer waits for it. May be called from any
         thread or task; does nothing if no turn is running.
         """
-        self._conversation.cancel()
         if self._loop is not None:
-            self._loop.cancel_tool()
+            self._loop.cancel()
 
     def fork(self) -> ChatSession:
         """Returns a second session with the same conversation, tools and options, which continues independently.
@@ -310,7 +311,7 @@ class ChatSession:
         Raises:
             SessionError: If a turn of this session is running.
         """
-        with self._conversation.changing():
+        with self._conversation.held():
             forked = copy(self)
             forked._conversation, forked._cache = LiveConversation(self._conversation.current), self._cache.fork()
             return forked
@@ -326,7 +327,7 @@ class ChatSession:
         Raises:
             SessionError: If the file cannot be written, or a turn of this session is running.
         """
-        with self._conversation.changing():
+        with self._conversation.held():
             session_file.write(path, self._to_saved(), self._cache.tensors)
 
     def _to_saved(self) -> session_file.Saved:
@@ -391,30 +392,27 @@ class ChatSession:
         """Runs a turn.
 
         Args:
-            question: The user's message. None: the turn continues the conversation as it is, or asks again what it
-                replaces.
+            question: The user's message. None: continue the conversation, or repeat the question of the replaced turn.
             instead_of: Index of the turn that it replaces, with all later ones.
         """
-        with self._conversation.turn():
+        with self._conversation.held():
+            self._loop = loop = ToolLoop(
+                self.model, self.tokenizer, self._cache, self._toolset, self._constraints, self._conversation
+            )
             before = self._conversation.current
             kept, replaced = (before, None) if instead_of is None else before.split_before(instead_of)
             if question is None and replaced is not None:
                 question = replace(replaced, retries=replaced.retries + 1)
-            begun, setup = kept.with_entries([question] if question is not None else []), self._setup()
-            self._conversation.current = begun
-            self._loop = loop = ToolLoop(
-                self.model, self.tokenizer, self._cache, setup, self._toolset, self._constraints, self._conversation
-            )
-            is_refused = False
+            setup = self._setup()
+            self._conversation.current = begun = kept.with_entries([question] if question is not None else [])
             try:
                 for result in begun.pending_results:
                     yield ToolResult(result.name or "", str(result.content))
-                finished = yield from loop.run()
-            except ContextError:
-                self._conversation.current, is_refused = before, True
-                raise
+                finished = yield from loop.run(setup)
             finally:
-                if not is_refused:
+                if loop.is_refused:
+                    self._conversation.current = before
+                else:
                     self._total_stats = self._total_stats.after(loop.usage)
         yield finished  # after the conversation is let go: a caller that stops reading here can use it at once
 

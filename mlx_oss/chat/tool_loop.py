@@ -6,7 +6,7 @@ Knows nothing of files, and of how tools run and engines compute.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import replace
 
 from mlx_oss.action import Action
@@ -26,19 +26,19 @@ _MARGIN = 64  # tokens of the message around a tool's result, and a few for the 
 
 
 class ToolLoop:
-    """Runs one turn; call `run` once.
+    """Runs one turn; call `run` once. `cancel` may be called before, and from any thread.
 
     Args:
         engine: The engine.
         tokenizer: The tokenizer.
-        cache: What it holds of the conversation.
-        setup: The options of the turn.
+        cache: What the engine holds of the conversation.
         toolset: The tools that the model may call.
         constraints: Reads the answer as a value.
         conversation: The conversation, which ends with what the model is to answer. It gets what the model writes.
 
     Attributes:
         usage: What the finished rounds cost.
+        is_refused: True if the conversation did not fit the context, so that there was no round.
     """
 
     def __init__(
@@ -46,58 +46,61 @@ class ToolLoop:
         engine: Engine,
         tokenizer: Tokenizer,
         cache: PromptCache,
-        setup: TurnSetup,
         toolset: Toolset,
         constraints: OutputConstraints,
         conversation: LiveConversation,
     ) -> None:
-        self.usage = Usage()
+        self.usage, self.is_refused = Usage(), False
         self._engine, self._tokenizer, self._cache = engine, tokenizer, cache
-        self._setup, self._limits = setup, setup.limits
         self._toolset, self._constraints, self._conversation = toolset, constraints, conversation
+        self._is_cancelled = False
         self._invocation: ToolInvocation | None = None  # the tool call that is running
 
-    def cancel_tool(self) -> None:
-        """Stops the tool that is running, if one is; may be called from any thread."""
+    def cancel(self) -> None:
+        """Ends the turn after the token, or the chunk of the prompt, that is being computed, and stops its tool."""
+        self._is_cancelled = True
         if (invocation := self._invocation) is not None:
             invocation.cancel()
 
-    def run(self) -> Generator[Event | Action, None, Finished]:
+    def run(self, setup: TurnSetup) -> Generator[Event | Action, None, Finished]:
         """Runs rounds until one calls no tool that the session runs; returns the turn's last event.
+
+        Args:
+            setup: The options of the turn.
 
         Raises:
             ContextError: If the first prompt does not fit the context. In later rounds that ends the turn with the
                 reason "length" instead: tools have run, so the turn is kept.
         """
+        self._setup, self._limits = setup, setup.limits
         max_rounds, max_tokens = self._limits.max_rounds, self._limits.max_tokens
         for rounds in itertools.count():
             try:
-                dropped = self._drop_oldest_turns()
-                response = self._begin_round(self._conversation.current if not dropped else dropped[0])
+                conversation, dropped = self._without_oldest_turns()
+                response = self._begin_round(conversation)
             except ContextError:
                 if not rounds:
+                    self.is_refused = True
                     raise
                 return Finished("length", self.usage)
-            stopped_results: list[Entry] = []
+            self._conversation.current = conversation
+            stopped_result: list[Entry] = []
             try:
                 if dropped:
-                    self._conversation.current = dropped[0]
-                    yield TurnsDropped(dropped[1])
+                    yield TurnsDropped(dropped)
                 yield from response.run()
             except BaseException:  # e.g. the iterator was closed at a tool call: its result then says it was stopped
-                for call in self._own(response):
-                    stopped_results.append(Entry.from_tool_result(call, self._toolset.invoke(call).result.text))
+                if (call := self._own_call(response)) is not None:
+                    stopped_result = [Entry.from_tool_result(call, self._toolset.invoke(call).result.text)]
                 raise
             finally:
-                self._conversation.add_written([*map(Entry.from_model, response.messages), *stopped_results])
+                self._conversation.add_written([*map(Entry.from_model, response.messages), *stopped_result])
                 self.usage = self.usage.plus(response.usage)
-            calls = self._own(response)
-            if rounds > max_rounds or not calls:
+            call = self._own_call(response)
+            if call is None or rounds > max_rounds:
                 break
-            yield from self._run_tools(calls, refused=rounds == max_rounds)
-            if calls != response.calls:
-                break
-            if self._is_cancelled():
+            yield from self._run_tool(call, is_refused=rounds == max_rounds)
+            if self._is_cancelled:
                 return Finished("cancelled", self.usage)
             if max_tokens is not None and self.usage.generated_tokens >= max_tokens:
                 return Finished("length", self.usage)
@@ -121,37 +124,34 @@ class ToolLoop:
             # The next turn goes back to where the reasoning of this one begins.
             snapshots=(len(prompt) - opening,) if conversation.awaits_first_round else (),
         )
-        return Response(self._engine, request, constraint, opening=opening, is_cancelled=self._is_cancelled)
+        return Response(self._engine, request, constraint, opening=opening, is_cancelled=lambda: self._is_cancelled)
 
-    def _is_cancelled(self) -> bool:
-        return self._conversation.is_cancelled
+    def _own_call(self, response: Response) -> ToolCall | None:
+        """The tool call of a round, if there is one that the session runs."""
+        call = response.call
+        return call if call is not None and self._toolset.handles(call) else None
 
-    def _run_tools(self, calls: Sequence[ToolCall], *, refused: bool) -> Generator[Event | Action, None, None]:
-        """Runs the calls and adds their results to the conversation.
+    def _run_tool(self, call: ToolCall, *, is_refused: bool) -> Generator[Event | Action, None, None]:
+        """Runs a call and adds its result to the conversation.
 
-        With `refused`, no call is run; the results tell the model to answer instead.
+        With `is_refused`, it is not run; the result tells the model to answer instead.
         """
-        for call in calls:
-            self._invocation = invocation = self._toolset.invoke(call)
-            if self._is_cancelled():
-                invocation.cancel()
-            try:
-                if refused:
-                    most = self._limits.max_rounds
-                    invocation.refuse(f"not run: a turn may call tools {most} times; answer with what you have")
-                else:
-                    yield invocation
-            finally:
-                invocation.cancel()
-                self._invocation = None
-                result = self._within_context(invocation.result)
-                answered = self._conversation.current.with_entries([Entry.from_tool_result(call, result.text)])
-                self._conversation.current = answered
-            yield result
-
-    def _own(self, response: Response) -> list[ToolCall]:
-        """The calls that the session runs."""
-        return [call for call in response.calls if self._toolset.handles(call)]
+        self._invocation = invocation = self._toolset.invoke(call)
+        if self._is_cancelled:
+            invocation.cancel()
+        try:
+            if is_refused:
+                most = self._limits.max_rounds
+                invocation.refuse(f"not run: a turn may call tools {most} times; answer with what you have")
+            else:
+                yield invocation
+        finally:
+            invocation.cancel()
+            self._invocation = None
+            result = self._within_context(invocation.result)
+            answered = self._conversation.current.with_entries([Entry.from_tool_result(call, result.text)])
+            self._conversation.current = answered
+        yield result
 
     def _within_context(self, result: ToolResult) -> ToolResult:
         """The result, or an error result if it does not fit the context.
@@ -167,8 +167,8 @@ class ToolLoop:
         error = f"the result is too long, {len(result.text):,} characters: ask for less of it"
         return ToolResult(result.recipient, f"Error: {error}", error)
 
-    def _drop_oldest_turns(self) -> tuple[Conversation, int] | None:
-        """The conversation without its oldest turns, and how many were dropped; None if none is.
+    def _without_oldest_turns(self) -> tuple[Conversation, int]:
+        """The conversation for the next prompt, and how many of its oldest turns were dropped.
 
         Turns are dropped only with the policy "drop_oldest" and if the context is full: then enough of them to free a
         quarter of it at once.
@@ -177,9 +177,8 @@ class ToolLoop:
         quarter = limits.context_limit // 4
         room = limits.context_limit - min(limits.max_tokens or quarter, quarter)
         if limits.context_policy == "refuse" or self._setup.frame.prompt_length(current) <= room:
-            return None
-        kept, count = current.without_oldest_turns(room - quarter - self._setup.frame.prompt_length(Conversation()))
-        return (kept, count) if count else None
+            return current, 0
+        return current.without_oldest_turns(room - quarter - self._setup.frame.prompt_length(Conversation()))
 
 
 def _sampling(options: SamplingOptions, retries: int) -> SamplingOptions:

@@ -17,6 +17,7 @@ import numpy as np
 from mlx_oss.constrain.grammar import Grammar, Matcher
 from mlx_oss.constrain.headers import State, legal_headers
 from mlx_oss.constrain.repetition import RepetitionGuard
+from mlx_oss.errors import EngineError
 from mlx_oss.harmony import HarmonyParser, Header, MessageStarted, ParserEvent, render_conversation
 from mlx_oss.tokenizer import CALL, CHANNEL, END, LAST_TEXT_ID, MESSAGE, RETURN, START, STOP_IDS, load_tokenizer
 
@@ -59,7 +60,7 @@ class Rules:
     stop_repetition: bool = True
 
     @property
-    def restrict_anything(self) -> bool:
+    def restricts_anything(self) -> bool:
         """True if at least one restriction is set."""
         headers, limited = self.recipients is not None, self.max_reasoning_tokens is not None
         return bool(headers or limited or self.arguments or self.answer or self.stop_repetition)
@@ -70,12 +71,14 @@ class Parsed:
     """What one token of the model did.
 
     Attributes:
+        token: The token; None for the end of the stream.
         header: Header of the message that the token continues; None if it starts one, or stands between two.
         events: What the harmony parser made of the token.
         reasoning_stopped: Why the reasoning has been ended by now; None if it has not.
         stopped: Why the turn should end now although the model goes on; None if it should not.
     """
 
+    token: int | None
     header: Header | None
     events: tuple[ParserEvent, ...]
     reasoning_stopped: Reason | None = None
@@ -87,7 +90,7 @@ class TurnConstraint:
 
     It is a `generation.engine.Constraint`. An engine calls `allowed` and `accept` on its own thread, at most one token
     ahead of the reader, who calls `parsed` for each token. So each token is parsed once. An engine may also ignore the
-    constraint; then `parsed` parses.
+    constraint; then `parsed` parses, and nothing is restricted.
 
     Args:
         rules: The restrictions.
@@ -105,10 +108,11 @@ class TurnConstraint:
         self.reasoned = reasoned
         self.reasoning_stopped: Reason | None = None
         self.stopped: Literal["repetition"] | None = None
-        self.restricts = rules.restrict_anything
+        self.restricts = rules.restricts_anything
         self._rules = rules
         self._parser = HarmonyParser()
         self._parsed: deque[Parsed] = deque()  # the tokens that were accepted and not yet asked for
+        self._is_ignored = False  # True once a token was asked for that the engine had not accepted
         self._state: State | None = None
         self._forced: deque[int] = deque()
         self._matcher: Matcher | None = None
@@ -135,8 +139,12 @@ class TurnConstraint:
     def accept(self, token: int) -> None:
         """Takes the next token that the model wrote, or that the prompt contains.
 
-        Raises OptionError if a grammar is too complex to follow.
+        Raises:
+            OptionError: If a grammar is too complex to follow.
+            EngineError: If the engine has given the token to the reader already.
         """
+        if self._is_ignored:
+            raise EngineError("the engine gave a step before the constraint accepted its token: accept first")
         if self._forced:
             self._forced.popleft()
         before, header = self._parser.state, self._parser.header
@@ -155,17 +163,28 @@ class TurnConstraint:
             self._end_reasoning("repetition")
         elif repeated >= MAX_REPETITION_ELSEWHERE:
             self.stopped = "repetition"
-        self._parsed.append(Parsed(header, events, self.reasoning_stopped, self.stopped))
+        self._parsed.append(Parsed(token, header, events, self.reasoning_stopped, self.stopped))
 
     def parsed(self, token: int) -> Parsed:
-        """What the next token did; every token is asked for once, in order."""
-        if self._parsed:
-            return self._parsed.popleft()
-        return Parsed(self._parser.header, self._parser.feed(token))
+        """What the next token did; every token is asked for once, in order.
+
+        Raises EngineError if the engine has accepted another one.
+        """
+        if not self._parsed:
+            self._is_ignored = True
+            return Parsed(token, self._parser.header, self._parser.feed(token))
+        parsed = self._parsed.popleft()
+        if parsed.token != token:
+            raise EngineError(
+                f"the engine gave token {token} after the constraint accepted {parsed.token}: give the same"
+            )
+        return parsed
 
     def finish(self) -> Parsed:
-        """What the end of the stream did: a message that is unfinished is cut off."""
-        return Parsed(self._parser.header, self._parser.finish())
+        """What the end of the stream did: an unfinished message is cut off. Includes tokens that nobody asked for."""
+        unread = [*self._parsed, Parsed(None, self._parser.header, self._parser.finish())]
+        self._parsed.clear()
+        return Parsed(None, unread[0].header, tuple(event for parsed in unread for event in parsed.events))
 
     def _accept_in_header(self, token: int, before: str) -> None:
         """Takes a token of a header, or one between messages; `before` is the parser's state before it."""

@@ -58,12 +58,12 @@ class _Thread(threading.Thread):
 
 
 class _Process:
-    """What this process computes with. A process that is forked from it begins anew.
+    """The state of the computing thread in this process. A forked child gets a new one.
 
     Attributes:
         thread: The computing thread; None before it is first needed.
         lock: Held while the thread is started.
-        is_claimed: True once something may have been computed.
+        may_have_computed: True once something may have been computed.
         is_forked: True if it was forked from a process that has computed: MLX would wait there for ever, for threads
             that were not forked with it.
     """
@@ -71,7 +71,7 @@ class _Process:
     def __init__(self, is_forked: bool = False) -> None:
         self.thread: _Thread | None = None
         self.lock = threading.Lock()
-        self.is_claimed = self.is_forked = is_forked
+        self.may_have_computed = self.is_forked = is_forked
 
 
 _process = _Process()
@@ -79,7 +79,7 @@ _process = _Process()
 
 def _begin_anew() -> None:
     global _process
-    _process = _Process(is_forked=_process.is_claimed)
+    _process = _Process(is_forked=_process.may_have_computed)
 
 
 if hasattr(os, "register_at_fork"):
@@ -92,14 +92,14 @@ def _end() -> None:
         _process.thread.end()
 
 
-def claim() -> None:
+def mark_computing() -> None:
     """Notes that this process computes with MLX, so that those forked from it later do not.
 
     Raises:
         EngineError: If this process was forked from one that has computed.
     """
     check_process()
-    _process.is_claimed = True
+    _process.may_have_computed = True
 
 
 def check_process() -> None:
@@ -117,7 +117,7 @@ def submit(function: Callable[[], T]) -> Future[T]:
     Raises:
         EngineError: If the program is exiting, or this process was forked from one that has computed.
     """
-    claim()
+    mark_computing()
     with _process.lock:
         if _process.thread is None:
             _process.thread = _Thread()

@@ -1,12 +1,13 @@
 """The engine: from the ids of a prompt to the tokens that follow it, behind one interface.
 
 Whoever wants tokens makes a `Request` and reads `Step`s from the `Stream` that `Engine.submit` returns. The engine owns
-the model, its caches and the thread that computes. `LocalEngine` runs a model in this process, `ScriptedEngine` says
-what it was told. Knows nothing of MLX, text and messages.
+the model, its caches and the thread that computes. `LocalEngine` runs a model in this process, `ScriptedEngine` returns
+scripted answers. Knows nothing of MLX, text and messages.
 """
 
 from __future__ import annotations
 
+import reprlib
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Sequence
@@ -14,7 +15,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Protocol
+from operator import index
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -40,7 +42,7 @@ class Step:
     token: int
     logprob: float | None
     top_logprobs: tuple[tuple[int, float], ...] = ()
-    finish: str | None = None
+    finish: Literal["stop", "length"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class PromptProgress:
 class Constraint(Protocol):
     """Decides token by token which ids can come next.
 
-    The engine calls it on its own thread, while the model computes. So it must not use the engine.
+    The engine calls it on its own thread, while the model computes. So it must not use the engine. An exception that it
+    raises is raised to the reader of the stream. An engine may ignore a constraint altogether.
     """
 
     def allowed(self) -> np.ndarray | int | None:
@@ -71,7 +74,7 @@ class Constraint(Protocol):
         """
 
     def accept(self, token: int) -> None:
-        """Records the token that was chosen. Called for each token, in order."""
+        """Records the token that was chosen. Called for each token, in order, before its `Step` is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class SavedTensor:
     Attributes:
         dtype: "float32", "bfloat16" or "float16".
         shape: Its shape.
-        data: Its values, in the order of the last axis first, little-endian.
+        data: Its values in row-major (C) order, little-endian.
     """
 
     dtype: str
@@ -93,8 +96,9 @@ class PromptCache:
     """What an engine holds of one conversation, so that a request reads only what is new.
 
     `Engine.make_prompt_cache` makes one. A request that uses it continues at the end of the longest common beginning of
-    `ids` and its prompt, and leaves there what it has read and generated. If two requests use it at the same time, the
-    later one ends the earlier one.
+    `ids` and its prompt, or earlier: a model with a sliding window can only step back to `Request.snapshots`. The
+    request leaves there what it has read and generated. If two requests use a cache at the same time, the later one
+    ends the earlier one. This class holds ids only; engines with caches of their own override its methods.
 
     Attributes:
         ids: The ids that are held.
@@ -120,16 +124,24 @@ class PromptCache:
         return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def fork(self) -> PromptCache:
-        """A second cache that holds the same. Both share memory until one of them is extended."""
+        """A second cache that holds the same. Both share memory until one of them is extended.
+
+        Raises:
+            EngineError: If the engine cannot compute any more; so do `tensors` and `restore`.
+        """
         forked = PromptCache()
         forked.ids = list(self.ids)
         return forked
 
     def take_over(self, stream: Stream) -> None:
         """Ends the stream that used the cache until now. `Stream` calls this on the thread of the engine."""
-        if self._stream is not None and (before := self._stream()) is not None:
-            before.end()
+        self.end_stream()
         self._stream = weakref.ref(stream)
+
+    def end_stream(self) -> None:
+        """Ends the stream that uses the cache, if there is one; only for the thread of the engine."""
+        if self._stream is not None and (stream := self._stream()) is not None:
+            stream.end()
 
     def tensors(self) -> Iterator[tuple[str, SavedTensor]]:
         """Yields everything that is held, snapshots included, sorted by name. `restore` is the reverse."""
@@ -147,6 +159,7 @@ class PromptCache:
         """
         if list(tensors):
             raise ValueError("tensors of another engine")
+        self.end_stream()
         self.ids = list(ids)
 
 
@@ -159,17 +172,19 @@ class Request:
         options: How tokens are chosen.
         max_tokens: Maximum number of tokens to generate. None means as many as the engine's context has room for, which
             is the limit in any case.
-        stop_ids: Ids that end the generation. A `Step` is given for them, too.
+        stop_ids: Ids that end the generation. The one that does is the last `Step`.
         constraint: Restricts the choice of each token. None means no restriction.
         cache: What was read before. None means that the whole prompt is read, and nothing is kept.
         snapshots: Positions in the prompt, as numbers of ids, that later requests with this cache may go back to: for
             example where the answer starts, if its reasoning will not be part of the next prompt. Everything after the
-            last of them is read anew, whatever the cache holds.
+            last of them is always read again, even if the cache holds it. At earlier ones a snapshot is taken only if
+            the request reads that far.
         progress: progress(done, total) is called by the thread or task that iterates over the stream, after each chunk
             of the prompt: how many of its new tokens have been read.
 
     Raises:
-        OptionError: If the prompt is empty, `max_tokens` is less than 1, or a snapshot is not inside the prompt.
+        OptionError: If the prompt is empty or has something that is not an id, `max_tokens` is less than 1, or a
+            snapshot is not inside the prompt.
     """
 
     prompt: Sequence[int]
@@ -182,12 +197,22 @@ class Request:
     progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
-        if len(self.prompt) == 0:
+        try:
+            object.__setattr__(self, "prompt", tuple(map(index, self.prompt)))
+        except TypeError:
+            shown = reprlib.repr(self.prompt)
+            raise OptionError(f"the prompt is {shown}, expected token ids: encode text first") from None
+        if not self.prompt:
             raise OptionError("the prompt is empty: it needs at least one token")
         if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
             raise OptionError(f"max_tokens is {self.max_tokens!r}, expected at least 1 or None")
         if bad := [position for position in self.snapshots if not 0 < position < len(self.prompt)]:
             raise OptionError(f"a snapshot at {bad[0]} is not inside the prompt of {len(self.prompt)} tokens")
+
+    def limit(self, context: int) -> int:
+        """Maximum number of tokens to generate in a context. Raises ContextError if it has no room for one."""
+        room = room_for_answer(context, len(self.prompt))
+        return room if self.max_tokens is None else min(self.max_tokens, room)
 
 
 Item = Step | PromptProgress
@@ -213,14 +238,17 @@ class Counts:
 class Stream(Iterator[Step], AsyncIterator[Step]):
     """The tokens of one request, each computed when it is asked for, or at most one token ahead.
 
-    Iterate over it with `for` or `async for`. A stream that is no longer used ends by itself; `close` ends it at once.
+    Iterate over it with `for` or `async for`, from one thread or task at a time. A stream that is no longer used ends
+    by itself; `close` ends it at once. One that was cancelled, closed or replaced ends without a step that has
+    `finish`.
 
     Args:
         request: The request.
         items: Computes the progress after each chunk of the prompt, then the steps. It must not refer to the stream,
-            which would keep an unused one from ending.
+            which would keep an unused one from ending. If it is dropped unfinished, its `finally` runs on any thread.
         counts: What `items` counts.
-        submit: Runs a function on the thread of the engine.
+        submit: Runs a function later, one at a time and in order, and returns its future, like the method of
+            `ThreadPoolExecutor(1)`. Raises EngineError or RuntimeError if nothing can be run any more.
 
     Attributes:
         counts: What the request has cost so far: tokens read and reused, reads from disk.
@@ -244,12 +272,16 @@ class Stream(Iterator[Step], AsyncIterator[Step]):
         """
         return self._submit(self._next)
 
+    def wait(self) -> Wait[Item | None]:
+        """Asks for the next item, as `read` does. The action waits for it, and cancels the stream if interrupted."""
+        return Wait(self.read(), self.cancel)
+
     def _next(self) -> Item | None:
-        if not self._has_begun and self._request.cache is not None:
-            self._request.cache.take_over(self)
-        self._has_begun = True
         if self._is_cancelled:
             self.end()
+        elif not self._has_begun and self._request.cache is not None:
+            self._request.cache.take_over(self)
+        self._has_begun = True
         return next(self._items, None)
 
     def cancel(self) -> None:
@@ -264,14 +296,14 @@ class Stream(Iterator[Step], AsyncIterator[Step]):
         self._items.close()
 
     def close(self) -> None:
-        """Ends the stream. Does not wait; but nothing that is submitted to the engine afterwards comes before."""
+        """Ends the stream without waiting. What is submitted to the engine later runs after that."""
         self.cancel()
-        with suppress(EngineError):  # the program is exiting: nothing is computed any more
+        with suppress(EngineError, RuntimeError):  # the program is exiting: nothing is computed any more
             self._submit(self._next)
 
     def __next__(self) -> Step:
         while True:
-            wait = Wait(self.read(), self.cancel)
+            wait = self.wait()
             wait.perform()
             if isinstance(item := wait.future.result(), Step):
                 return item
@@ -284,7 +316,7 @@ class Stream(Iterator[Step], AsyncIterator[Step]):
 
     async def __anext__(self) -> Step:
         while True:
-            wait = Wait(self.read(), self.cancel)
+            wait = self.wait()
             await wait.aperform()
             if isinstance(item := wait.future.result(), Step):
                 return item
@@ -300,9 +332,17 @@ class Stream(Iterator[Step], AsyncIterator[Step]):
 class Engine(ABC):
     """Generates tokens for requests. One engine serves any number of conversations, from any thread or task.
 
+    To write one: set `context` and `fingerprint`. `make_prompt_cache` may return a `PromptCache()`. `submit` returns a
+    `Stream` of a generator that yields a `PromptProgress` after each chunk of the prompt, if it reads in chunks, and
+    then a `Step` for each token, up to and including one of `request.stop_ids` or the last of `request.limit(context)`,
+    with `finish` set. Before the first step it sets `read_tokens` and `reused_tokens` of the stream's `Counts`, and it
+    keeps `request.cache.ids` up to date. It calls `accept` of the constraint before it yields the token's step, or
+    ignores the constraint. `ScriptedEngine` is a short example.
+
     Attributes:
         context: Maximum number of tokens of a prompt and its answer together.
-        fingerprint: Tells engines apart: what one of them has saved, another opens only if it has the same fingerprint.
+        fingerprint: Identifies what the engine computes. A saved cache can only be restored by an engine with the same
+            fingerprint.
     """
 
     context: int
@@ -317,7 +357,7 @@ class Engine(ABC):
 
         Raises:
             ContextError: If the context has no room for a token after the prompt.
-            EngineError: If the engine cannot be used from here.
+            EngineError: If the engine has shut down, or cannot be used in this process or thread.
         """
 
     @abstractmethod

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import mlx.core as mx
 
@@ -23,7 +23,7 @@ from mlx_oss.model.transformer import PREFILL_CHUNK, Transformer
 
 
 class HasTransformer(Protocol):
-    """What `mlx_oss.load` returns: a model with the limits that were planned for it."""
+    """The part of `LocalEngine` that these functions need; a protocol, because `local` imports this module."""
 
     transformer: Transformer
     context: int
@@ -132,6 +132,7 @@ def generate_step(
         ContextError: If the context has no room for a token after the prompt.
         CheckpointError: If weights are on disk and cannot be read.
         EngineError: If this process was forked from one that has computed.
+        Exception: What the constraint raises.
     """
     if max_tokens is not None and max_tokens < 1:
         raise OptionError(f"max_tokens is {max_tokens}, expected at least 1 or None")
@@ -176,6 +177,7 @@ def decode(
             picker.observe(_number(current[0]))
         pending = picker.pick(logits)
         token = _number(current[0])
+        finish: Literal["stop", "length"] | None
         finish = "stop" if token in stop_ids else "length" if count == limit else None
         logprob = _number(current[1]) if picker.options.logprobs else None
         yield Step(token, logprob, _alternatives(current), finish)
@@ -229,7 +231,7 @@ class TokenPicker:
         if isinstance(allowed, int):
             self._sampler.skip()
             chosen: tuple[mx.array, ...] = (mx.array(allowed),)
-            if self._sampler.options.logprobs:
+            if self.options.logprobs:
                 chosen += (mx.array(0.0),)  # it is the only id that can be sampled
         else:
             mask = None if allowed is None else mx.array(allowed)
@@ -239,11 +241,11 @@ class TokenPicker:
 
     def _sampled(self, logits: mx.array) -> tuple[mx.array, ...]:
         token = self._sampler.sample(logits)
-        if not self._sampler.options.logprobs:
+        if not self.options.logprobs:
             return (token,)
         norm = mx.logsumexp(logits, stream=side_stream())
         chosen = (token, logits[token] - norm)
-        count = min(self._sampler.options.top_logprobs, logits.shape[0])
+        count = min(self.options.top_logprobs, logits.shape[0])
         if count == 0:
             return chosen
         ids = mx.argpartition(-logits, kth=count - 1)[:count]

@@ -1,19 +1,22 @@
-"""`LocalEngine`: runs a model in this process, one request after another on the computing thread.
+"""`LocalEngine`: runs a model in this process.
 
-Requests of several conversations alternate, a chunk of a prompt or a token each. Knows nothing of text and messages.
+All requests share the computing thread, which switches between them after each token or chunk of a prompt. Knows
+nothing of text and messages.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import mlx.core as mx
 
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import EngineError, OptionError
 from mlx_oss.generation import compute_thread
-from mlx_oss.generation.engine import Counts, Engine, Items, PromptProgress, Request, Stream, room_for_answer
+from mlx_oss.generation.engine import Counts, Engine, Items, PromptProgress, Request, Stream
 from mlx_oss.generation.generate import TokenPicker, decode
 from mlx_oss.generation.prompt_cache import KVPromptCache
 from mlx_oss.model.fingerprint import fingerprint
@@ -23,6 +26,8 @@ from mlx_oss.offload.install import offload_stats
 
 if TYPE_CHECKING:
     from mlx_oss.memory.plan import Plan
+
+T = TypeVar("T")
 
 
 class LocalEngine(Engine):
@@ -51,7 +56,7 @@ class LocalEngine(Engine):
         context: int | None = None,
         chunk: int | None = None,
     ) -> None:
-        compute_thread.claim()
+        compute_thread.mark_computing()
         planned = (plan.context, plan.chunk) if plan else (transformer.config.max_position_embeddings, PREFILL_CHUNK)
         self.transformer, self._plan = transformer, plan
         self.context = planned[0] if context is None else context
@@ -111,18 +116,21 @@ class LocalEngine(Engine):
         Raises:
             ContextError: If the context has no room for a token after the prompt.
             OptionError: If the prompt cache is not of this engine.
-            EngineError: If this process was forked from one that has computed, or a constraint calls the engine that is
-                asking it.
+            EngineError: If this process was forked from one that has computed.
         """
-        room = room_for_answer(self.context, len(request.prompt))
-        limit = room if request.max_tokens is None else min(request.max_tokens, room)
-        if compute_thread.is_current():
-            raise EngineError("a constraint runs on the thread of the engine, so it cannot wait for the engine")
+        limit = request.limit(self.context)
         compute_thread.check_process()
         cache, counts = request.cache or self.make_prompt_cache(), Counts()
         if not isinstance(cache, KVPromptCache) or cache.model is not self.transformer:
             raise OptionError("the prompt cache is of another engine: take it from `make_prompt_cache` of this one")
-        return Stream(request, _generate(self, request, cache, limit, counts), counts, compute_thread.submit)
+        return Stream(request, _generate(self, request, cache, limit, counts), counts, _submit)
+
+
+def _submit(function: Callable[[], T]) -> Future[T]:
+    """`compute_thread.submit`, which raises EngineError where waiting for the result would wait for ever."""
+    if compute_thread.is_current():
+        raise EngineError("a constraint runs on the thread of the engine, so it cannot wait for the engine")
+    return compute_thread.submit(function)
 
 
 def _generate(engine: LocalEngine, request: Request, cache: KVPromptCache, limit: int, counts: Counts) -> Items:
@@ -148,5 +156,6 @@ def _generate(engine: LocalEngine, request: Request, cache: KVPromptCache, limit
     except GeneratorExit:
         raise
     except BaseException:
-        cache.forget()  # the layers may have stopped at different positions
+        if cache.kv.offset != len(cache.ids):  # stopped in the middle of a computation: nothing in it is certain
+            cache.forget()
         raise

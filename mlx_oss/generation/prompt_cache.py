@@ -63,9 +63,9 @@ class KVPromptCache(PromptCache):
         Returns:
             The number of ids that are kept.
         """
-        reached = self.kv.rewind(self.shared_with(prompt))
-        del self.ids[reached:]
-        return reached
+        kept = self.kv.rewind(self.shared_with(prompt))
+        del self.ids[kept:]
+        return kept
 
     def read(self, tokens: Sequence[int], chunk: int) -> Iterator[mx.array]:
         """Prefills the tokens in chunks. Chunks that are done are kept if the iterator is closed early.
@@ -98,6 +98,7 @@ class KVPromptCache(PromptCache):
         if ids or named:
             self._check(kv, len(ids), named)
             kv.restore(named, len(ids))
+        self.end_stream()
         self.kv, self.ids = kv, ids
 
     def _check(self, kv: Cache, length: int, named: Mapping[str, mx.array]) -> None:

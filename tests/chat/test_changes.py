@@ -138,8 +138,8 @@ def test_a_tool_result_given_at_the_very_end_of_its_turn_is_not_lost(session, sc
 
     class Late(LiveConversation):
         @contextmanager
-        def turn(self) -> Iterator[None]:
-            with super().turn():
+        def held(self) -> Iterator[None]:
+            with super().held():
                 yield
                 session.add_tool_result(ToolCall("functions.weather", "{}"), "rain")
 

@@ -98,13 +98,10 @@ class Allowing:
 )
 @pytest.mark.parametrize("constraint", [None, Allowing()])
 def test_an_engine_gives_the_steps_of_generate_step(model, options, constraint):
-    """Bit for bit, and the same again with a cache that holds everything."""
+    """Bit for bit, with a cache and without."""
     wanted = list(generate_step(model, PROMPT, options, max_tokens=20, constraint=constraint, stop_ids=[11]))
-    cache = model.make_prompt_cache()
-    for _ in range(2):
-        request = Request(PROMPT, options, 20, [11], constraint, cache, snapshots=[])
-        assert list(model.submit(request)) == wanted
-        cache = None
+    for cache in (None, model.make_prompt_cache()):
+        assert list(model.submit(Request(PROMPT, options, 20, [11], constraint, cache))) == wanted
 
 
 def test_a_request_reads_only_what_is_new_and_says_so(model):
@@ -134,9 +131,13 @@ def test_a_request_goes_back_to_a_snapshot_although_the_window_has_passed(model)
 def test_the_same_prompt_again_reads_at_least_its_last_token_or_from_the_last_snapshot(model):
     cache, wanted = model.make_prompt_cache(), tokens_of(model)
     tokens_of(model, cache=cache, snapshots=[11])
-    for snapshots, most in (([11], 11), ([], len(PROMPT) - 1)):
+    for snapshots in ([11], [], [11]):
         stream = model.submit(Request(PROMPT, GREEDY, 12, cache=cache, snapshots=snapshots))
-        assert [step.token for step in stream] == wanted and stream.counts.reused_tokens <= most
+        assert [step.token for step in stream] == wanted and stream.counts.reused_tokens == 11
+    short = model.make_prompt_cache()
+    tokens_of(model, PROMPT[: WINDOW - 2], 1, cache=short)
+    stream = model.submit(Request(PROMPT[: WINDOW - 2], GREEDY, 1, cache=short))
+    assert len(list(stream)) == 1 and stream.counts.reused_tokens == WINDOW - 3  # the window has not passed
 
 
 def test_progress_comes_after_each_chunk_to_the_thread_that_reads(model):
@@ -169,7 +170,7 @@ def test_a_stream_that_is_cancelled_ends_and_leaves_a_usable_cache(model, taken)
     while (step := next(stream, None)) is not None:  # the thread may be late
         given.append(step.token)
     assert len(given) < CONTEXT - len(PROMPT) and next(stream, None) is None
-    assert cache.ids in ([*PROMPT, *given], [])
+    assert cache.ids == [*PROMPT, *given] if given else cache.ids == PROMPT[: len(cache.ids)]
     longer = [*PROMPT, *given, 4]
     assert tokens_of(model, longer, 6, cache=cache) == tokens_of(model, longer, 6)
 
@@ -205,6 +206,33 @@ def test_a_request_ends_the_one_that_used_its_cache_before(model):
     given = [next(first).token for _ in range(3)]
     assert tokens_of(model, [*PROMPT, 1], 6, cache=cache) == tokens_of(model, [*PROMPT, 1], 6)
     assert list(first) == [] and given == tokens_of(model, count=3)
+
+
+def test_a_stream_that_is_closed_before_it_begins_ends_no_other(model):
+    cache = model.make_prompt_cache()
+    first, second = (model.submit(Request(PROMPT, GREEDY, 6, cache=cache)) for _ in range(2))
+    given = [next(first).token]
+    second.close()
+    assert given + [step.token for step in first] == tokens_of(model, count=6) and list(second) == []
+
+
+def test_a_cache_that_is_restored_ends_the_stream_that_uses_it(model):
+    saved = model.make_prompt_cache()
+    tokens_of(model, count=2, cache=saved)
+    cache = model.make_prompt_cache()
+    stream = model.submit(Request(PROMPT[:5], GREEDY, cache=cache))
+    next(stream)
+    cache.restore(saved.ids, saved.tensors())
+    assert list(stream) == [] and cache.ids == saved.ids
+    assert tokens_of(model, [*cache.ids, 1], cache=cache) == tokens_of(model, [*saved.ids, 1])
+
+
+def test_a_prompt_is_what_it_was_when_the_request_was_made(model):
+    for prompt in (list(PROMPT), np.array(PROMPT), tuple(PROMPT)):
+        stream = model.submit(Request(prompt, GREEDY, 12))
+        if isinstance(prompt, list):
+            prompt.clear()
+        assert [step.token for step in stream] == tokens_of(model)
 
 
 def test_streams_that_alternate_say_what_they_say_alone(model):
@@ -248,6 +276,8 @@ def test_a_task_that_is_cancelled_ends_its_stream_and_the_cache_is_usable(model)
         await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.wait([task])
+
+        assert await anext(stream, None) is None
 
     asyncio.run(main())
     assert tokens_of(model, cache=cache) == tokens_of(model)
@@ -304,6 +334,9 @@ def test_tensors_that_are_not_those_of_the_cache_are_refused_and_it_stays_as_it_
     ("change", "message"),
     [
         ({"prompt": []}, "prompt is empty"),
+        ({"prompt": "Hello"}, "prompt is 'Hello', expected token ids"),
+        ({"prompt": [1, 2.5]}, r"prompt is \[1, 2.5\], expected token ids"),
+        ({"prompt": 7}, "prompt is 7"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"max_tokens": 1.5}, "max_tokens is 1.5"),
         ({"snapshots": [0]}, "snapshot at 0 is not inside the prompt of 16"),
@@ -325,9 +358,15 @@ def test_a_prompt_without_room_is_refused_before_anything_is_computed(model):
 
 
 def test_a_token_outside_the_vocabulary_is_refused(model):
+    """So is a bias for one; what the cache holds stays there."""
     cache = model.make_prompt_cache()
+    tokens_of(model, count=1, cache=cache)
     with pytest.raises(OptionError, match="token id 53 is outside"):
-        next(model.submit(Request([1, 53], cache=cache)))
+        next(model.submit(Request([*cache.ids, 1, 53], cache=cache)))
+    assert len(cache.ids) == len(PROMPT) + 1
+    with pytest.raises(OptionError, match=r"logit_bias\[53\] is outside"):
+        next(model.submit(Request([*cache.ids, 1], SamplingOptions(logit_bias={53: 1}), cache=cache)))
+    assert len(cache.ids) == len(PROMPT) + 2
     assert tokens_of(model, cache=cache) == tokens_of(model)
 
 
@@ -349,9 +388,11 @@ def test_an_error_of_a_constraint_comes_to_the_reader_and_leaves_a_usable_cache(
 
 
 def test_a_constraint_that_uses_the_engine_is_refused_instead_of_waiting_for_ever(model):
-    constraint = Allowing(lambda token: model.submit(Request(PROMPT)))
-    with pytest.raises(EngineError, match="cannot wait for the engine"):
-        list(model.submit(Request(PROMPT, GREEDY, constraint=constraint)))
+    other = model.submit(Request(PROMPT))
+    for use in (lambda token: next(other), lambda token: list(model.submit(Request(PROMPT)))):
+        with pytest.raises(EngineError, match="cannot wait for the engine"):
+            list(model.submit(Request(PROMPT, GREEDY, constraint=Allowing(use))))
+    assert len(list(other)) == CONTEXT - len(PROMPT)
 
 
 def test_limits_are_those_of_the_plan_or_as_given(model):

@@ -29,7 +29,7 @@ def child(function):
 
 tokenizer = mlx_oss.load_tokenizer()
 """
-LATE = """
+LOADED = """
 model, _ = mlx_oss.load()
 session = mlx_oss.ChatSession(model, tokenizer, max_tokens=3)
 """
@@ -57,18 +57,18 @@ def run(program: str) -> list[str]:
 )
 @pytest.mark.parametrize("before", ["", "session.ask('Hi')"])
 def test_a_child_of_a_process_that_has_computed_gets_a_clear_error_at_once(use, before):
-    said = run(f"{LATE}\n{before}\nchild(lambda: {use})")
-    assert len(said) == 1 and said[0].startswith("EngineError: this process was forked") and "spawn" in said[0]
+    printed = run(f"{LOADED}\n{before}\nchild(lambda: {use})")
+    assert len(printed) == 1 and printed[0].startswith("EngineError: this process was forked") and "spawn" in printed[0]
 
 
 def test_a_child_that_was_forked_in_the_middle_of_a_turn_gets_the_error_too():
     begin = "session.max_tokens = 20\nevents = session.send('Hi')\nnext(events)"
-    said = run(f"{LATE}\n{begin}\nchild(lambda: next(events))\nlist(events)")
-    assert len(said) == 1 and said[0].startswith("EngineError: this process was forked")
+    printed = run(f"{LOADED}\n{begin}\nchild(lambda: next(events))\nlist(events)")
+    assert len(printed) == 1 and printed[0].startswith("EngineError: this process was forked")
 
 
 def test_the_parent_computes_on_after_a_fork():
-    assert run(f"{LATE}\nchild(lambda: 1)\nprint(session.ask('Hi').usage.generated_tokens)") == ["1", "3"]
+    assert run(f"{LOADED}\nchild(lambda: 1)\nprint(session.ask('Hi').usage.generated_tokens)") == ["1", "3"]
 
 
 def test_a_child_of_a_process_that_has_not_computed_loads_and_computes():
@@ -78,4 +78,4 @@ def test_a_child_of_a_process_that_has_not_computed_loads_and_computes():
 
 def test_a_child_may_use_a_scripted_engine():
     scripted = "mlx_oss.ChatSession(mlx_oss.ScriptedEngine('Hi.'), tokenizer).ask('Hi').text"
-    assert run(f"{LATE}\nsession.ask('Hi')\nchild(lambda: {scripted})") == ["Hi."]
+    assert run(f"{LOADED}\nsession.ask('Hi')\nchild(lambda: {scripted})") == ["Hi."]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -13,6 +14,7 @@ from mlx_oss import (
     ChatSession,
     Finished,
     PreambleDelta,
+    PromptCache,
     ReasoningDelta,
     Request,
     SamplingOptions,
@@ -85,7 +87,7 @@ def test_the_requests_are_kept():
     assert "First?" in TOKENIZER.decode(requests[1].prompt) and "One." in TOKENIZER.decode(requests[1].prompt)
 
 
-def test_reuse_is_counted_like_that_of_a_model():
+def test_what_earlier_turns_have_read_counts_as_reused():
     session = chat("One.", "Two.")
     first, second = session.ask("First?").usage, session.ask("Second?").usage
     assert first.reused_tokens == 0 and second.reused_tokens > first.prompt_tokens
@@ -102,7 +104,7 @@ def test_exceptions_are_raised_where_they_stand():
     assert session.messages[-1].content == "Hello" and session.ask("Three").text == "Fine."
 
 
-def test_an_answer_too_few_is_told():
+def test_an_answer_too_few_is_reported():
     session = chat("One.")
     session.ask("First?")
     with pytest.raises(EngineError, match="request 2 has no answer"):
@@ -111,9 +113,41 @@ def test_an_answer_too_few_is_told():
     assert session.ask("Second?").text == "Two."
 
 
-def test_an_answer_without_an_end_is_told():
+def test_an_answer_without_an_end_is_reported():
     with pytest.raises(EngineError, match=r"has ended.*<\|return\|>"):
         chat(FINAL + "Hello").ask("Hi")
+
+
+@pytest.mark.parametrize("answer", [7, ["Hello"], [1.5], None, [[1]], b"Hi"])
+def test_what_is_no_answer_is_refused_when_it_is_given(answer):
+    with pytest.raises(OptionError, match="is not a str, a sequence of ids, or an exception"):
+        ScriptedEngine("Fine.", answer)
+
+
+def test_a_function_among_the_ids_is_called_there():
+    """So a test can cancel a turn from another thread at a certain token, or wait."""
+    ids = TOKENIZER.encode_with_specials(FINAL + "One two three<|return|>")
+    reached, go_on = threading.Event(), threading.Event()
+    session = chat([*ids[:5], reached.set, go_on.wait, *ids[5:]])
+
+    def cancel() -> None:
+        reached.wait()
+        session.cancel()
+        go_on.set()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    reply = session.ask("Count.")
+    thread.join()
+    assert reply.finish_reason == "cancelled" and "One two three".startswith(reply.text) and reply.text
+
+
+def test_a_cache_of_a_model_is_refused():
+    class Other(PromptCache):
+        pass
+
+    with pytest.raises(OptionError, match="of another engine"):
+        ScriptedEngine("Hi").submit(Request([1], cache=Other()))
 
 
 def test_limits_hold():
