@@ -107,7 +107,7 @@ class Response:
                 except GeneratorExit:
                     self._take_undelivered(wait.future)
                     raise
-                item = wait.future.result()
+                item = wait.result()
                 if item is None:
                     break
                 if isinstance(item, PromptProgress):

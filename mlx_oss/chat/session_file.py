@@ -214,7 +214,7 @@ def restore(path: str | Path, saved: Saved, cache: PromptCache, fingerprint: str
         )
     try:
         cache.restore(saved.cached, _tensors(Path(path), saved.caches))
-    except (OSError, ValueError, CheckpointError):
+    except (OSError, ValueError, RuntimeError, CheckpointError):  # MLX raises RuntimeError for impossible shapes
         raise SessionError(
             f"{path} has damaged caches: `text_only=True` recovers the conversation without them"
         ) from None

@@ -206,8 +206,9 @@ class Request:
             raise OptionError("the prompt is empty: it needs at least one token")
         if self.max_tokens is not None and (type(self.max_tokens) is not int or self.max_tokens < 1):
             raise OptionError(f"max_tokens is {self.max_tokens!r}, expected at least 1 or None")
-        if bad := [position for position in self.snapshots if not 0 < position < len(self.prompt)]:
-            raise OptionError(f"a snapshot at {bad[0]} is not inside the prompt of {len(self.prompt)} tokens")
+        length = len(self.prompt)
+        if bad := [position for position in self.snapshots if type(position) is not int or not 0 < position < length]:
+            raise OptionError(f"a snapshot at {bad[0]!r} is not inside the prompt of {length} tokens")
 
     def limit(self, context: int) -> int:
         """Maximum number of tokens to generate in a context. Raises ContextError if it has no room for one."""
@@ -305,7 +306,7 @@ class Stream(Iterator[Step], AsyncIterator[Step]):
         while True:
             wait = self.wait()
             wait.perform()
-            if isinstance(item := wait.future.result(), Step):
+            if isinstance(item := wait.result(), Step):
                 return item
             if item is None:
                 raise StopIteration
@@ -318,7 +319,7 @@ class Stream(Iterator[Step], AsyncIterator[Step]):
         while True:
             wait = self.wait()
             await wait.aperform()
-            if isinstance(item := wait.future.result(), Step):
+            if isinstance(item := wait.result(), Step):
                 return item
             if item is None:
                 raise StopAsyncIteration

@@ -7,10 +7,12 @@ Knows nothing of text or harmony; `chat` does.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_oss.backend.cores import side_stream
 from mlx_oss.errors import OptionError
@@ -20,6 +22,7 @@ from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.generation.sampling import Sampler
 from mlx_oss.model.kv_cache import Cache
 from mlx_oss.model.transformer import PREFILL_CHUNK, Transformer
+from mlx_oss.tokenizer import LAST_TEXT_ID
 
 
 class HasTransformer(Protocol):
@@ -227,7 +230,7 @@ class TokenPicker:
 
     def pick(self, logits: mx.array) -> tuple[mx.array, ...]:
         """(token,) and, if the options request them, its logprob, and the most likely ids and their logprobs."""
-        allowed = None if self._constraint is None else self._constraint.allowed()
+        allowed = None if self._constraint is None else _checked(self._constraint.allowed(), logits.shape[0])
         if isinstance(allowed, int):
             self._sampler.skip()
             chosen: tuple[mx.array, ...] = (mx.array(allowed),)
@@ -251,6 +254,22 @@ class TokenPicker:
         ids = mx.argpartition(-logits, kth=count - 1)[:count]
         ids = ids[mx.argsort(-logits[ids])]
         return (*chosen, ids, logits[ids] - norm)
+
+
+def _checked(allowed: Any, vocab: int) -> np.ndarray | int | None:
+    """What a constraint allows. Raises OptionError if it is not what `Constraint` describes: MLX would crash."""
+    known = min(vocab, LAST_TEXT_ID + 1)
+    if allowed is None:
+        return None
+    if isinstance(allowed, np.ndarray) and allowed.dtype == bool and allowed.ndim == 1:
+        if len(allowed) >= known and allowed[:known].any():
+            return allowed
+        raise OptionError(f"the constraint gave a mask that allows none of the {known} ids: at least one must be True")
+    if isinstance(allowed, int | np.integer) and 0 <= allowed < vocab:
+        return int(allowed)
+    raise OptionError(
+        f"the constraint allows {reprlib.repr(allowed)}, expected None, an id below {vocab}, or a bool array ({known},)"
+    )
 
 
 def _number(array: mx.array) -> Any:

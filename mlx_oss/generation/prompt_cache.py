@@ -107,7 +107,7 @@ class KVPromptCache(PromptCache):
         shapes = {f"layers.{number}": window or length for number, window in enumerate(windows)}
         rings = [window for window in windows if window is not None]
         for position in {name.split(".")[1] for name in named if name.startswith("snapshots.")}:
-            if not position.isdecimal() or not 0 < int(position) <= length:
+            if not position.isdecimal() or str(int(position)) != position or not 0 < int(position) <= length:
                 raise ValueError(f"there is no position {position}")
             shapes |= {f"snapshots.{position}.{number}": window for number, window in enumerate(rings)}
         wanted = {

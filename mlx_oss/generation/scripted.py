@@ -10,7 +10,7 @@ from typing import Literal
 
 from mlx_oss.errors import EngineError, OptionError
 from mlx_oss.generation.engine import Counts, Engine, Item, Items, PromptCache, Request, Step, Stream
-from mlx_oss.tokenizer import CHANNEL, MESSAGE, N_RANKS, RETURN, load_tokenizer
+from mlx_oss.tokenizer import CHANNEL, MESSAGE, N_RANKS, N_VOCAB, RETURN, load_tokenizer
 
 Token = int | Exception | Callable[[], object]
 Answer = str | Sequence[Token] | Exception
@@ -40,12 +40,14 @@ class ScriptedEngine(Engine):
         requests: The requests so far. `requests[-1].prompt` has the ids that the model would have read last.
 
     Raises:
-        OptionError: If an answer is something else.
+        OptionError: If an answer is something else, or `context` is less than 1.
     """
 
     fingerprint = "scripted"
 
     def __init__(self, *answers: Answer, context: int = 131_072) -> None:
+        if type(context) is not int or context < 1:
+            raise OptionError(f"context is {context!r}, expected at least 1 token")
         self.context = context
         self.requests: list[Request] = []
         self._answers: list[Answer] = []
@@ -91,9 +93,11 @@ class ScriptedEngine(Engine):
         """The result of the function, as a future that is done."""
         future: Future[Item | None] = Future()
         try:
-            future.set_result(function())
+            item = function()
         except BaseException as error:  # it belongs to whoever reads the future
             future.set_exception(error)
+        else:
+            future.set_result(item)
         return future
 
     def make_prompt_cache(self) -> PromptCache:
@@ -103,11 +107,15 @@ class ScriptedEngine(Engine):
 
 def _check(answer: Answer) -> None:
     """Raises OptionError for something that is not an answer."""
+
+    def is_id(token: object) -> bool:
+        return type(token) is int and 0 <= token < N_VOCAB
+
     tokens = [] if isinstance(answer, str | Exception) else answer
     if (
         not isinstance(tokens, Sequence)
         or isinstance(tokens, bytes | bytearray)
-        or not all(type(token) is int or isinstance(token, Exception) or callable(token) for token in tokens)
+        or not all(is_id(token) or isinstance(token, Exception) or callable(token) for token in tokens)
     ):
         raise OptionError(f"the answer {reprlib.repr(answer)} is not a str, a sequence of ids, or an exception")
 

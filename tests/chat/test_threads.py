@@ -303,3 +303,34 @@ def test_stats_can_be_read_while_a_turn_runs(session, script):
         over.set()
         watcher.join()
     assert len(seen) > 1 and seen[-1][2] <= 15
+
+
+INTERRUPTED = """
+import random, signal, time
+import mlx_oss
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+draw, interrupted = random.Random(3), 0
+session = mlx_oss.ChatSession(mlx_oss.ScriptedEngine(*["one two three four five six"] * 1000), mlx_oss.load_tokenizer())
+session.ask("Hi")
+for number in range(1, 301):
+    signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.0001, 0.003))
+    try:
+        session.ask("Hi")
+        time.sleep(0.01)
+    except KeyboardInterrupt:
+        interrupted += 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert session.turns <= number + 1
+assert session.ask("Hi").text == "one two three four five six" and interrupted > 200
+print("fine")
+"""
+
+
+def test_ctrl_c_at_any_moment_leaves_a_usable_session():
+    """KeyboardInterrupt comes to the main thread at random places; the turn itself runs on another one."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "fine\n", done.stderr[-2000:]

@@ -9,6 +9,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 
 import mlx.core as mx
 import numpy as np
@@ -200,6 +201,68 @@ def test_a_stream_that_nobody_uses_any_more_is_freed_without_the_garbage_collect
         gc.enable()
 
 
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_a_cache_is_freed_without_the_garbage_collector_after_its_stream_was(model, how):
+    def refuse(token: int) -> None:
+        raise RuntimeError("no more")
+
+    async def cancelled(cache: PromptCache) -> None:
+        async def listen() -> None:
+            async for _ in model.submit(Request(PROMPT, GREEDY, cache=cache)):
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(listen())
+        await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.wait([task])
+
+    gc.collect()
+    gc.disable()
+    try:
+        cache = model.make_prompt_cache()
+        gone = weakref.ref(cache)
+        if how == "cancelled":
+            asyncio.run(cancelled(cache))
+        else:
+            with suppress(RuntimeError):
+                list(model.submit(Request(PROMPT, GREEDY, cache=cache, constraint=Allowing(refuse))))
+        del cache
+        compute_thread.run(lambda: None)
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        53,
+        10**7,
+        2**40,
+        -1,
+        1.5,
+        "x",
+        [True] * 53,
+        np.zeros(53, bool),
+        np.ones(52, bool),
+        np.ones((1, 53), bool),
+        np.ones(53),
+    ],
+)
+def test_what_no_constraint_may_allow_is_an_error_and_not_a_crash(model, allowed):
+    constraint = Allowing()
+    constraint.allowed = lambda: allowed
+    with pytest.raises(OptionError, match=r"the constraint (allows|gave a mask)"):
+        next(model.submit(Request(PROMPT, constraint=constraint)))
+
+
+def test_a_constraint_may_allow_a_numpy_id_and_a_longer_mask(model):
+    masks = iter([np.int64(7), np.arange(200_000) == 9, np.arange(200_000) == 9])
+    constraint = Allowing()
+    constraint.allowed = lambda: next(masks)
+    assert [step.token for step in model.submit(Request(PROMPT, max_tokens=2, constraint=constraint))] == [7, 9]
+
+
 def test_a_request_ends_the_one_that_used_its_cache_before(model):
     cache = model.make_prompt_cache()
     first = model.submit(Request(PROMPT, GREEDY, cache=cache))
@@ -341,6 +404,7 @@ def test_tensors_that_are_not_those_of_the_cache_are_refused_and_it_stays_as_it_
         ({"max_tokens": 1.5}, "max_tokens is 1.5"),
         ({"snapshots": [0]}, "snapshot at 0 is not inside the prompt of 16"),
         ({"snapshots": [4, 16]}, "snapshot at 16"),
+        ({"snapshots": [2.0]}, "snapshot at 2.0"),
     ],
 )
 def test_a_wrong_request_is_refused_when_it_is_made(change, message):

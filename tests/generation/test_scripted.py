@@ -118,7 +118,7 @@ def test_an_answer_without_an_end_is_reported():
         chat(FINAL + "Hello").ask("Hi")
 
 
-@pytest.mark.parametrize("answer", [7, ["Hello"], [1.5], None, [[1]], b"Hi"])
+@pytest.mark.parametrize("answer", [7, ["Hello"], [1.5], None, [[1]], b"Hi", [-1], [999_999]])
 def test_what_is_no_answer_is_refused_when_it_is_given(answer):
     with pytest.raises(OptionError, match="is not a str, a sequence of ids, or an exception"):
         ScriptedEngine("Fine.", answer)
