@@ -27,8 +27,8 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
-    version errors
-    action config folders
+    version errors action
+    config folders
     backend
     tokenizer weights model
     harmony memory offload

@@ -1,6 +1,7 @@
 """Conversations with the model. Knows engines by their interface; nothing of MLX.
 
 session       ChatSession, the public API: turns, undo, retry, edit, fork, save and load
+driver        runs the generator of a turn for its caller, on threads or in an event loop
 setup         what a turn is run with: the options, checked and rendered once
 live          the conversation while turns change it: one turn at a time, cancelled from any thread
 tool_loop     what happens in a turn: rounds of generation, and the tools that run between them

@@ -15,8 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlx_oss.action import Action, AsyncIterate, iterate
+from mlx_oss.action import Action
 from mlx_oss.chat import session_file
+from mlx_oss.chat.driver import AsyncIterate, iterate
 from mlx_oss.chat.history import Conversation, Effort, Entry, preamble
 from mlx_oss.chat.live import LiveConversation
 from mlx_oss.chat.setup import ContextPolicy, Frame, Limits, TurnSetup
