@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -66,15 +67,36 @@ class _Process:
         may_have_computed: True once something may have been computed.
         is_forked: True if it was forked from a process that has computed: MLX would wait there for ever, for threads
             that were not forked with it.
+        goes_on: Set when the thread may go on after a fork.
     """
 
     def __init__(self, is_forked: bool = False) -> None:
         self.thread: _Thread | None = None
         self.lock = threading.Lock()
         self.may_have_computed = self.is_forked = is_forked
+        self.goes_on = threading.Event()
 
 
 _process = _Process()
+
+
+def _pause() -> None:
+    """Lets nothing be half computed while the process forks: a child waits for ever when it frees such an array."""
+    if not _process.may_have_computed or _process.is_forked or is_current():
+        return
+    settle()
+    if (thread := _process.thread) is not None:
+        _process.goes_on.clear()
+        settled, goes_on = threading.Event(), _process.goes_on
+
+        def wait() -> None:
+            settle()
+            settled.set()
+            goes_on.wait()
+
+        with suppress(EngineError):  # the program is exiting
+            thread.submit(wait)
+            settled.wait()
 
 
 def _begin_anew() -> None:
@@ -83,7 +105,7 @@ def _begin_anew() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(before=_pause, after_in_parent=lambda: _process.goes_on.set(), after_in_child=_begin_anew)
 
 
 @atexit.register
