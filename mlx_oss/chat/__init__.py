@@ -3,8 +3,8 @@
 session       ChatSession, the public API: turns, undo, retry, edit, fork, save and load
 driver        runs the generator of a turn for its caller, on threads or in an event loop
 setup         what a turn is run with: the options, checked and rendered once
-live          the conversation while turns change it: one turn at a time, cancelled from any thread
-tool_loop     what happens in a turn: rounds of generation, and the tools that run between them
+live          the conversation while turns change it, one at a time
+tool_loop     what happens in a turn: rounds of generation, and the tools that run between them; can be cancelled
 response      one round: one request to the engine, and the events of what the model writes
 translation   translates parser events to the events of `mlx_oss.events`
 history       the messages of a conversation with their token ids

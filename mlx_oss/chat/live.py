@@ -42,9 +42,9 @@ class LiveConversation:
             raise SessionError(
                 "the session is in the middle of a turn: read its events to the end, close the iterator, or cancel it"
             )
-        with self._guard:
-            self._late_results = []
         try:
+            with self._guard:
+                self._late_results = []
             yield
         finally:
             with self._guard:
