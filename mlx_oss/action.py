@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from mlx_oss.shield import shield
+
 T = TypeVar("T")
 
 
@@ -46,12 +48,7 @@ class Wait(Action, Generic[T]):
         self.future, self.cancel = future, cancel
 
     def perform(self) -> None:
-        try:
-            self.future.exception()
-        except BaseException:
-            self.cancel()
-            self.future.exception()
-            raise
+        shield(self.future.exception, self.cancel)
 
     async def aperform(self) -> None:
         waiting = asyncio.wrap_future(self.future)

@@ -27,7 +27,8 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
-    version errors action
+    version errors shield
+    action
     config folders
     backend
     tokenizer weights model

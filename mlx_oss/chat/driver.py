@@ -5,147 +5,75 @@ Both yield the events and perform the actions in between (`mlx_oss.action`). Kno
 
 from __future__ import annotations
 
-import atexit
-import os
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from queue import SimpleQueue
+from collections.abc import AsyncIterator, Generator
 from typing import Any, TypeVar, cast
 
 from mlx_oss.action import Action, Wait
 from mlx_oss.errors import SessionError
+from mlx_oss.shield import shield
 
 T = TypeVar("T")
 
 _END = object()
 
 
-def iterate(generator: Generator[T | Action, None, None]) -> Iterator[T]:
+def iterate(generator: Generator[T | Action, None, None]) -> Generator[T, None, None]:
     """Yields the generator's items, and performs its actions on the caller's thread.
 
-    The generator itself runs on another thread, and waits there. So Ctrl-C interrupts the caller, but never the
-    generator in the middle of a change. Closing the iterator, or an exception in an action or while waiting (Ctrl-C),
-    closes the generator after what it waits for.
+    The generator itself runs in a `shield`, and waits there. So Ctrl-C interrupts the caller, but never the generator
+    in the middle of a change. Closing the iterator, or an exception in an action or while waiting (Ctrl-C), closes the
+    generator after what it waits for.
     """
-    background = _Background(generator)
+    shielded = _Shielded(generator)
     try:
-        while (item := _elsewhere(background.next)) is not _END:
+        while (item := shield(shielded.next, shielded.interrupt)) is not _END:
             if isinstance(item, Action):
                 item.perform()
             else:
                 yield cast(T, item)
     finally:
-        background.interrupt()
-        _elsewhere(background.close)
+        shielded.interrupt()
+        shield(shielded.close)
 
 
-class _Background:
-    """A generator that is advanced and closed on other threads, one at a time."""
+class _Shielded:
+    """A generator that a `shield` advances and closes."""
 
     def __init__(self, generator: Generator[Any, None, None]) -> None:
         self._generator = generator
-        self._lock = threading.Lock()
+        self._running = threading.Lock()
         self._wait: Wait[Any] | None = None
         self._is_interrupted = False
 
     def next(self) -> object:
         """The next item that is not a `Wait`, or _END."""
-        with self._lock:
+        item: object = _END
+        with self._running:
             while not self._is_interrupted and isinstance(item := next(self._generator, _END), Wait):
                 self._wait = item
                 if self._is_interrupted:
                     item.cancel()
                 item.perform()
                 self._wait = None
-            return _END if self._is_interrupted else item
+        if self._is_interrupted:
+            self.close()
+            return _END
+        return item
 
     def interrupt(self) -> None:
-        """Ends what `next` waits for; it then returns _END."""
+        """Ends what `next` waits for; it then closes the generator and returns _END."""
         self._is_interrupted = True
         if (wait := self._wait) is not None:
             wait.cancel()
 
     def close(self) -> None:
-        """Closes the generator when `next` has returned."""
-        with self._lock:
-            self._generator.close()
-
-
-class _Task:
-    """A function that another thread runs.
-
-    The caller waits with a plain lock. Those of `concurrent.futures` are written in Python, and break if Ctrl-C
-    interrupts them at the wrong place.
-    """
-
-    def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
-        self._result: Any = None
-        self._error: BaseException | None = None
-        self._is_running = threading.Lock()
-        self._is_running.acquire()
-
-    def run(self) -> None:
-        try:
-            self._result = self._function()
-        except BaseException as error:  # it belongs to the caller
-            self._error = error
-
-    def finish(self) -> None:
-        """Lets the caller go on."""
-        self._is_running.release()
-
-    def outcome(self) -> Any:
-        """Waits until the function has run; returns its result or raises its exception."""
-        self._is_running.acquire()
-        if self._error is None:
-            return self._result
-        error, self._error = self._error, None
-        try:
-            raise error
-        finally:
-            del error  # it refers to this frame
-
-
-class _Worker(threading.Thread):
-    """Runs tasks. A daemon, unlike the threads of an executor: the program does not wait for it when it exits."""
-
-    def __init__(self) -> None:
-        super().__init__(name="mlx-oss turn", daemon=True)
-        self.tasks: SimpleQueue[_Task] = SimpleQueue()
-
-    def run(self) -> None:
-        while True:
-            task = self.tasks.get()
-            task.run()
-            _idle.append(self)  # before the caller goes on, who may need a thread at once
-            task.finish()
-            del task  # keeps no references while it is idle
-
-
-_idle: list[_Worker] = []
-_exiting = threading.Event()
-atexit.register(_exiting.set)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_idle.clear)  # threads are not forked
-
-
-def _elsewhere(function: Callable[[], T]) -> T:
-    """Runs the function on another thread; returns its result or raises its exception.
-
-    While the program exits, it runs on this thread: then daemons run no more.
-    """
-    if _exiting.is_set():
-        return function()
-    try:
-        worker = _idle.pop()
-    except IndexError:
-        worker = _Worker()
-        worker.start()
-    task = _Task(function)
-    worker.tasks.put(task)
-    result: T = task.outcome()
-    return result
+        """Closes the generator. If `next` is running, it will: it was interrupted, and so was the wait for it."""
+        if self._running.acquire(blocking=False):
+            try:
+                self._generator.close()
+            finally:
+                self._running.release()
 
 
 class AsyncIterate(AsyncIterator[T]):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import AsyncIterator, Generator, Iterator, Sequence
+from contextlib import closing
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from mlx_oss.events import Event, Reply, Stats, ToolCall, ToolResult, Usage, col
 from mlx_oss.generation.engine import Engine
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.harmony import Message, ToolNamespace, render_conversation
+from mlx_oss.shield import shielded
 from mlx_oss.tokenizer import Tokenizer
 from mlx_oss.tools.calls import AnyTool, Confirm, Toolset, rebind_tools
 
@@ -174,7 +176,9 @@ class ChatSession:
             OptionError: If `text` is not a str, an option set since the last turn is invalid, or a grammar is too
                 complex to follow.
         """
-        return collect(self.send(text))
+        events: Generator[Event, None, None] = iterate(self._turn(_question(text)))
+        with closing(events):
+            return collect(events)
 
     def send(self, text: str) -> Iterator[Event]:
         """Runs a turn: sends a message of the user and yields events while the model answers.
@@ -274,6 +278,7 @@ class ChatSession:
         """
         return iterate(self._turn(_question(text), instead_of=turn))
 
+    @shielded
     def undo(self) -> str | None:
         """Forgets the last turn.
 
@@ -289,6 +294,7 @@ class ChatSession:
             self._conversation.current, question = self._conversation.current.split_before(-1)
             return str(question.message.content)
 
+    @shielded
     def clear(self) -> None:
         """Forgets the conversation; options stay. Raises SessionError if a turn of this session is running."""
         with self._conversation.held():
@@ -304,6 +310,7 @@ class ChatSession:
         if self._loop is not None:
             self._loop.cancel()
 
+    @shielded
     def fork(self) -> ChatSession:
         """Returns a second session with the same conversation, tools and options, which continues independently.
 
@@ -317,10 +324,12 @@ class ChatSession:
             forked._conversation, forked._cache = LiveConversation(self._conversation.current), self._cache.fork()
             return forked
 
+    @shielded
     def save(self, path: str | Path) -> None:
         """Writes the conversation, options and caches to one file; `load` restores them.
 
-        The file is replaced as a whole: if writing fails, an existing file stays as it was.
+        The file is replaced as a whole: if writing fails, an existing file stays as it was. Ctrl-C takes effect when it
+        has been written.
 
         Args:
             path: The file to write.

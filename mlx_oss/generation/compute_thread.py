@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from mlx_oss.backend.cores import settle
 from mlx_oss.errors import EngineError
+from mlx_oss.shield import shield
 
 T = TypeVar("T")
 
@@ -67,17 +68,26 @@ class _Process:
         may_have_computed: True once something may have been computed.
         is_forked: True if it was forked from a process that has computed: MLX would wait there for ever, for threads
             that were not forked with it.
-        goes_on: Set when the thread may go on after a fork.
     """
 
     def __init__(self, is_forked: bool = False) -> None:
         self.thread: _Thread | None = None
         self.lock = threading.Lock()
         self.may_have_computed = self.is_forked = is_forked
-        self.goes_on = threading.Event()
+
+
+class _Forking(threading.local):
+    """What a thread does that is just forking the process.
+
+    Attributes:
+        goes_on: Released when the computing thread may go on; None if it was not stopped.
+    """
+
+    goes_on: threading.Lock | None = None
 
 
 _process = _Process()
+_forking = _Forking()
 
 
 def _pause() -> None:
@@ -86,17 +96,25 @@ def _pause() -> None:
         return
     settle()
     if (thread := _process.thread) is not None:
-        _process.goes_on.clear()
-        settled, goes_on = threading.Event(), _process.goes_on
+        settled, goes_on = threading.Lock(), threading.Lock()  # plain ones, which Ctrl-C cannot break
+        settled.acquire()
+        goes_on.acquire()
 
         def wait() -> None:
             settle()
-            settled.set()
-            goes_on.wait()
+            settled.release()
+            goes_on.acquire()
 
         with suppress(EngineError):  # the program is exiting
+            _forking.goes_on = goes_on
             thread.submit(wait)
-            settled.wait()
+            settled.acquire()
+
+
+def _go_on() -> None:
+    goes_on, _forking.goes_on = _forking.goes_on, None
+    if goes_on is not None:
+        goes_on.release()
 
 
 def _begin_anew() -> None:
@@ -105,7 +123,7 @@ def _begin_anew() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_pause, after_in_parent=lambda: _process.goes_on.set(), after_in_child=_begin_anew)
+    os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_begin_anew)
 
 
 @atexit.register
@@ -141,10 +159,11 @@ def submit(function: Callable[[], T]) -> Future[T]:
     """
     mark_computing()
     with _process.lock:
-        if _process.thread is None:
-            _process.thread = _Thread()
-            _process.thread.start()
-    return _process.thread.submit(function)
+        if (thread := _process.thread) is None:
+            thread = _Thread()
+            thread.start()
+            _process.thread = thread  # not before: an exception (Ctrl-C) may keep it from starting
+    return thread.submit(function)
 
 
 def run(function: Callable[[], T]) -> T:
@@ -153,7 +172,7 @@ def run(function: Callable[[], T]) -> T:
     Raises:
         EngineError: As `submit`.
     """
-    return function() if is_current() else submit(function).result()
+    return function() if is_current() else shield(lambda: submit(function).result())
 
 
 def is_current() -> bool:

@@ -22,6 +22,7 @@ from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.events import Citation, ToolCall, ToolResult
 from mlx_oss.harmony import ToolDescription, ToolNamespace
 from mlx_oss.harmony.header import ROLES, read_header
+from mlx_oss.shield import shield
 from mlx_oss.tools.base import STOPPED, SystemTool
 from mlx_oss.tools.functions import Tool, text_of, tool_from
 
@@ -139,25 +140,32 @@ class ToolInvocation(Action):
     ) -> None:
         self._tool, self._call, self._confirm, self._known = tool, call, confirm, known
         self._text: Future[str] = Future()  # cancelling it cancels whatever the call is waiting for
+        self._is_cancelled = False
         self.result = self._failed(STOPPED)
 
     def cancel(self) -> None:
         """Cancels the call without waiting. Can be called from any thread; has no effect on a call that is done."""
-        self._text.cancel()
+        self._is_cancelled = True
+        shield(self._text.cancel)
 
     def refuse(self, reason: str) -> None:
         """Sets an error as the result, instead of running the call."""
         self.result = self._failed(reason)
 
     def perform(self) -> None:
-        approval = self._ask()
-        if isinstance(approval, Awaitable):
-            approval = _on_a_thread(lambda: asyncio.run(self._await_approval(approval))).result()
-        if self._is_approved(approval):
-            self._start(None)
-            with contextlib.suppress(CancelledError):
-                self._text.exception()
-            self._store_result()
+        approval, context = self._ask(), contextvars.copy_context()
+
+        def run() -> None:
+            answer = approval
+            if isinstance(answer, Awaitable):
+                answer = _on_a_thread(lambda: asyncio.run(self._await_approval(answer))).result()
+            if self._is_approved(answer):
+                self._start(context, None)
+                with contextlib.suppress(CancelledError):
+                    self._text.exception()
+                self._store_result()
+
+        shield(run, self.cancel)
 
     async def aperform(self) -> None:
         approval = self._ask()
@@ -166,13 +174,13 @@ class ToolInvocation(Action):
         if self._is_approved(approval):
             loop, done = asyncio.get_running_loop(), asyncio.Event()
             self._text.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
-            self._start(loop)
+            self._start(contextvars.copy_context(), loop)
             await done.wait()
             self._store_result()
 
     def _ask(self) -> Any:
         """The answer of `confirm`, or an awaitable for it. Unknown tools and cancelled calls need no confirmation."""
-        if self._confirm is None or self._tool is None or self._text.cancelled():
+        if self._confirm is None or self._tool is None or self._is_cancelled:
             return True
         return self._confirm(self._call)
 
@@ -194,9 +202,8 @@ class ToolInvocation(Action):
             self.refuse("the user refused this call" + (f": {approval}" if isinstance(approval, str) else ""))
         return approval is True
 
-    def _start(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _start(self, context: contextvars.Context, loop: asyncio.AbstractEventLoop | None) -> None:
         """Runs the call on a new thread. An async handler is awaited in `loop`; None means a new event loop."""
-        context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._work, loop), name="mlx-oss tool", daemon=True).start()
 
     def _work(self, loop: asyncio.AbstractEventLoop | None) -> None:

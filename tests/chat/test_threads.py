@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from mlx_oss import AnswerDelta, ChatSession, Finished, SamplingOptions
 from mlx_oss.generation import compute_thread
+from tests.chat import interrupted
 from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, contents, ids, said, system, turn, user
 
 
@@ -334,3 +336,10 @@ def test_ctrl_c_at_any_moment_leaves_a_usable_session():
     """KeyboardInterrupt comes to the main thread at random places; the turn itself runs on another one."""
     done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120)
     assert done.stdout == "fine\n", done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", list(interrupted.ACTIONS))
+def test_an_interruption_at_each_step_of_the_main_thread_leaves_a_usable_session(name):
+    program = [sys.executable, "-m", "tests.chat.interrupted", name]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0 and int(done.stdout) > 100, done.stderr[-5000:]

@@ -1,0 +1,129 @@
+"""`shield`: runs a function where Ctrl-C cannot interrupt it halfway.
+
+A signal's handler runs on the main thread, between any two steps of what is running there. An exception that it raises
+(KeyboardInterrupt) can leave a lock held for ever: the locks of `concurrent.futures` and `threading.Event` are written
+in Python, and `with` does not protect their first and last steps. So what other threads also use is waited for, and
+changed, on a thread beside the main one. Knows nothing of what the functions do.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def shield(function: Callable[[], T], cancel: Callable[[], object] | None = None) -> T:
+    """Runs the function; returns its result or raises its exception.
+
+    On the main thread the function runs on another one, while this one waits. If an exception interrupts the wait
+    (Ctrl-C), `cancel` is called, the wait goes on until the function has ended, and the exception is raised. Only a
+    second one does not wait for the function, which then ends by itself. Any other thread runs the function itself:
+    signals do not come there. So does the main thread while the program exits: then other threads run no more.
+
+    Args:
+        function: The function.
+        cancel: Called if the wait is interrupted; should make the function end soon.
+    """
+    if threading.current_thread() is not threading.main_thread() or _exiting.is_set():
+        return function()
+    try:
+        worker = _idle.pop()
+    except IndexError:
+        worker = _Worker()
+        worker.start()
+    task = _Task(function)
+    try:
+        worker.tasks.put(task)
+        task.wait()
+    except BaseException:
+        if not task.claim():  # otherwise it never begins
+            if cancel is not None:
+                cancel()
+            task.wait()
+        raise
+    result: T = task.outcome()
+    return result
+
+
+def shielded(method: Callable[P, T]) -> Callable[P, T]:
+    """Decorates a function or method that `shield` runs."""
+
+    @functools.wraps(method)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        return shield(lambda: method(*args, **kwargs))
+
+    return wrapper
+
+
+class _Task:
+    """A function that another thread runs. Whoever waits for it uses a plain lock, which an exception cannot break."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._claimed, self._running = threading.Lock(), threading.Lock()
+        self._running.acquire()
+        self._is_done = False
+
+    def claim(self) -> bool:
+        """True for the first caller, who alone may run the function."""
+        return self._claimed.acquire(blocking=False)
+
+    def run(self) -> None:
+        try:
+            self._result = self._function()
+        except BaseException as error:  # it belongs to the caller
+            self._error = error
+
+    def finish(self) -> None:
+        """Lets the caller go on."""
+        self._is_done = True
+        self._running.release()
+
+    def wait(self) -> None:
+        """Waits for `finish`. An exception may have ended an earlier wait, even after it got the lock."""
+        if not self._is_done:
+            self._running.acquire()
+
+    def outcome(self) -> Any:
+        """What the function returned. Raises its exception."""
+        if self._error is None:
+            return self._result
+        error, self._error = self._error, None
+        try:
+            raise error
+        finally:
+            del error  # it refers to this frame
+
+
+class _Worker(threading.Thread):
+    """Runs tasks. A daemon, unlike the threads of an executor: the program does not wait for it when it exits."""
+
+    def __init__(self) -> None:
+        super().__init__(name="mlx-oss shield", daemon=True)
+        self.tasks: SimpleQueue[_Task] = SimpleQueue()
+
+    def run(self) -> None:
+        while True:
+            task = self.tasks.get()
+            if task.claim():
+                task.run()
+            _idle.append(self)  # before the caller goes on, who may need a thread at once
+            task.finish()
+            del task  # keeps no references while it is idle
+
+
+_idle: list[_Worker] = []
+_exiting = threading.Event()
+atexit.register(_exiting.set)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # threads are not forked

@@ -1,0 +1,95 @@
+"""A program: interrupts the main thread at each step of something that it does, and uses the session after that.
+
+`python -m tests.chat.interrupted NAME` prints the number of steps. If a thread waits for ever, it ends with the stacks
+of all threads. A signal's handler runs between two steps of Python code: a trace function can raise at each of them.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx_oss
+from mlx_oss.generation import compute_thread
+
+CALL = "<|channel|>commentary to=functions.now<|message|>{}<|call|>"
+FILE = Path(tempfile.mkdtemp()) / "session"
+
+
+def now() -> str:
+    """The time."""
+    return "late"
+
+
+def ask(session: mlx_oss.ChatSession, *answers: str) -> mlx_oss.Reply:
+    engine: Any = session.model
+    engine.says(*answers)
+    return session.ask("Hi")
+
+
+def close_at_first_event(session: mlx_oss.ChatSession) -> None:
+    engine: Any = session.model
+    engine.says("one two")
+    with closing(session.send("Hi")) as events:
+        next(events)
+
+
+ACTIONS: dict[str, Callable[[mlx_oss.ChatSession], object]] = {
+    "ask": lambda session: ask(session, CALL, "done"),
+    "close": close_at_first_event,
+    "undo": mlx_oss.ChatSession.undo,
+    "save": lambda session: session.save(FILE),
+    "compute": lambda session: compute_thread.run(lambda: None),
+}
+
+
+def interrupted(step: int, action: Callable[[], object]) -> bool:
+    """Raises KeyboardInterrupt at a step of the action. False if the action has fewer steps."""
+    count = 0
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and frame.f_code is not interrupted.__code__:
+            count += 1
+            if count == step:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return count >= step
+
+
+def main(name: str) -> int:
+    """The number of steps of the action."""
+    for step in itertools.count(1, 3 if name in ("ask", "close") else 1):  # steps repeat for each token
+        engine = mlx_oss.ScriptedEngine("hello")
+        session = mlx_oss.ChatSession(engine, mlx_oss.load_tokenizer(), tools=[now], confirm=lambda call: True)
+        session.ask("Hi")
+        faulthandler.dump_traceback_later(20, exit=True)
+        if not interrupted(step, partial(ACTIONS[name], session)):
+            break
+        time.sleep(0.0005)  # if the wait for the end was interrupted, another thread may still be ending the turn
+        assert ask(session, "fine").finish_reason == "stop", step
+        calls = [i for i, message in enumerate(session.messages) if str(message.content) == "{}"]
+        assert all(session.messages[i + 1].role == "tool" for i in calls), step
+    return step
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1]))
