@@ -10,11 +10,14 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 from mlx_oss.shield import shield
 
 T = TypeVar("T")
+
+_AGAIN = 0.005  # seconds
 
 
 class Action(ABC):
@@ -51,20 +54,15 @@ class Wait(Action, Generic[T]):
         shield(self.future.exception, self.cancel)
 
     async def aperform(self) -> None:
-        waiting = asyncio.wrap_future(self.future)
-        cancelled: asyncio.CancelledError | None = None
-        while not waiting.done():
-            try:
-                await asyncio.wait([waiting])
-            except asyncio.CancelledError as error:
-                self.cancel()
-                cancelled = error
-        waiting.exception()  # otherwise asyncio reports that nobody has looked at it
-        if cancelled is not None:
-            try:
-                raise cancelled
-            finally:
-                del cancelled  # the exception refers to this frame: without this, only the garbage collector frees both
+        done = done_event(self.future)
+        try:
+            await done.wait()
+        except asyncio.CancelledError:
+            self.cancel()
+            while not shield(self.future.done):  # asked again and again, as a loop that Ctrl-C has ended forgets events
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(_AGAIN)
+            raise
 
     def result(self) -> T:
         """The result of the future, or its exception. May be called once: then the future is let go."""
@@ -72,3 +70,15 @@ class Wait(Action, Generic[T]):
             return self.future.result()
         finally:
             del self.future  # its exception will refer to the frames that hold this object
+
+
+def done_event(future: Future[Any]) -> asyncio.Event:
+    """An event of the running loop that is set when the future is done."""
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell(_: object) -> None:
+        with suppress(RuntimeError):  # the loop has been closed
+            loop.call_soon_threadsafe(done.set)
+
+    shield(lambda: future.add_done_callback(tell))
+    return done

@@ -38,7 +38,10 @@ def shield(function: Callable[[], T], cancel: Callable[[], object] | None = None
         worker = _idle.pop()
     except IndexError:
         worker = _Worker()
-        worker.start()
+        try:
+            worker.start()
+        except RuntimeError:  # the program exits, or no more threads can be started
+            return function()
     task = _Task(function)
     try:
         worker.tasks.put(task)

@@ -117,7 +117,7 @@ def test_nano_answers_an_arithmetic_question_through_the_python_tool(loaded):
     assert [call.recipient for call in reply.tool_calls] == ["python"] and "1776" in reply.text
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_ids_that_nano_never_saw_are_not_sampled_at_temperature_1(loaded, seed):
     """They share one row, so without a correction its probability would count nearly 200,000 times."""
     sampled, engine = [], Watched(loaded[0])

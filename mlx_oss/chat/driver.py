@@ -46,29 +46,40 @@ class _Shielded:
         self._wait: Wait[Any] | None = None
         self._is_interrupted = False
 
+    def step(self) -> object:
+        """The next item, or _END."""
+        with self._running:
+            item = self._advance()
+        return self._unless_interrupted(item)
+
     def next(self) -> object:
         """The next item that is not a `Wait`, or _END."""
-        item: object = _END
         with self._running:
-            while not self._is_interrupted and isinstance(item := next(self._generator, _END), Wait):
+            while isinstance(item := self._advance(), Wait):
                 self._wait = item
                 if self._is_interrupted:
                     item.cancel()
                 item.perform()
                 self._wait = None
-        if self._is_interrupted:
-            self.close()
-            return _END
-        return item
+        return self._unless_interrupted(item)
+
+    def _advance(self) -> object:
+        return _END if self._is_interrupted else next(self._generator, _END)
+
+    def _unless_interrupted(self, item: object) -> object:
+        if not self._is_interrupted:
+            return item
+        self.close()
+        return _END
 
     def interrupt(self) -> None:
-        """Ends what `next` waits for; it then closes the generator and returns _END."""
+        """Ends what is waited for. If the generator is running, it is closed after that, and _END comes next."""
         self._is_interrupted = True
         if (wait := self._wait) is not None:
             wait.cancel()
 
     def close(self) -> None:
-        """Closes the generator. If `next` is running, it will: it was interrupted, and so was the wait for it."""
+        """Closes the generator, unless it is running: whoever closes a running one has interrupted it before."""
         if self._running.acquire(blocking=False):
             try:
                 self._generator.close()
@@ -84,7 +95,7 @@ class AsyncIterate(AsyncIterator[T]):
     """
 
     def __init__(self, generator: Generator[T | Action, None, None]) -> None:
-        self._generator = generator
+        self._shielded = _Shielded(generator)
         self._action: Action | None = None  # the one that is being performed
         self._is_closed = False
 
@@ -92,16 +103,16 @@ class AsyncIterate(AsyncIterator[T]):
         if self._action is not None:
             raise SessionError("another task is waiting for the next event: read the events of a turn in one task")
         try:
-            while isinstance(item := next(self._generator, _END), Action):
+            while isinstance(item := shield(self._shielded.step, self._shielded.interrupt), Action):
                 self._action = item
                 try:
                     await item.aperform()
                 finally:
                     self._action = None
                 if self._is_closed:
-                    self._generator.close()
+                    shield(self._shielded.close)
         except BaseException:
-            self._generator.close()
+            shield(self._shielded.close)
             raise
         if item is _END:
             raise StopAsyncIteration
@@ -115,4 +126,4 @@ class AsyncIterate(AsyncIterator[T]):
                 waiting.cancel()
                 await waiting.aperform()
         finally:
-            self._generator.close()
+            shield(self._shielded.close)

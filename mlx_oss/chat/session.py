@@ -207,6 +207,7 @@ class ChatSession:
         """
         return AsyncIterate(self._turn(_question(text)))
 
+    @shielded
     def add_tool_result(self, call: ToolCall, result: str) -> None:
         """Adds the result of a tool call to the conversation. `resume` then lets the model continue.
 

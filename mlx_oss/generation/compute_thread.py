@@ -96,7 +96,7 @@ def _pause() -> None:
         return
     settle()
     if (thread := _process.thread) is not None:
-        settled, goes_on = threading.Lock(), threading.Lock()  # plain ones, which Ctrl-C cannot break
+        settled, goes_on = threading.Lock(), threading.Lock()  # plain ones: Ctrl-C cannot break them
         settled.acquire()
         goes_on.acquire()
 
@@ -108,7 +108,7 @@ def _pause() -> None:
         with suppress(EngineError):  # the program is exiting
             _forking.goes_on = goes_on
             thread.submit(wait)
-            settled.acquire()
+            shield(settled.acquire)
 
 
 def _go_on() -> None:
@@ -158,12 +158,18 @@ def submit(function: Callable[[], T]) -> Future[T]:
         EngineError: If the program is exiting, or this process was forked from one that has computed.
     """
     mark_computing()
+    if (thread := _process.thread) is None:
+        thread = shield(_start)
+    return thread.submit(function)
+
+
+def _start() -> _Thread:
     with _process.lock:
-        if (thread := _process.thread) is None:
+        if _process.thread is None:
             thread = _Thread()
             thread.start()
-            _process.thread = thread  # not before: an exception (Ctrl-C) may keep it from starting
-    return thread.submit(function)
+            _process.thread = thread
+        return _process.thread
 
 
 def run(function: Callable[[], T]) -> T:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any
 
-from mlx_oss.action import Action
+from mlx_oss.action import Action, done_event
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.events import Citation, ToolCall, ToolResult
 from mlx_oss.harmony import ToolDescription, ToolNamespace
@@ -172,11 +172,10 @@ class ToolInvocation(Action):
         if isinstance(approval, Awaitable):
             approval = await self._await_approval(approval)
         if self._is_approved(approval):
-            loop, done = asyncio.get_running_loop(), asyncio.Event()
-            self._text.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
-            self._start(contextvars.copy_context(), loop)
+            done, context, loop = done_event(self._text), contextvars.copy_context(), asyncio.get_running_loop()
+            shield(lambda: self._start(context, loop))
             await done.wait()
-            self._store_result()
+            shield(self._store_result)
 
     def _ask(self) -> Any:
         """The answer of `confirm`, or an awaitable for it. Unknown tools and cancelled calls need no confirmation."""
@@ -192,11 +191,11 @@ class ToolInvocation(Action):
             await asyncio.wait([question])
         finally:
             question.cancel()
-        return None if question.cancelled() and self._text.cancelled() else question.result()
+        return None if question.cancelled() and self._is_cancelled else question.result()
 
     def _is_approved(self, approval: Any) -> bool:
         """Whether the call may run. Sets the result if the user refused it."""
-        if self._text.cancelled():
+        if self._is_cancelled:
             return False
         if approval is not True:
             self.refuse("the user refused this call" + (f": {approval}" if isinstance(approval, str) else ""))
@@ -250,7 +249,7 @@ class ToolInvocation(Action):
                 with contextlib.suppress(RuntimeError):  # the event loop has been closed
                     stop()
 
-        self._text.add_done_callback(stop_if_cancelled)
+        shield(lambda: self._text.add_done_callback(stop_if_cancelled))
 
     def _store_result(self) -> None:
         if self._text.cancelled():

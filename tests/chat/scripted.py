@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -72,7 +73,14 @@ class Record:
 
 
 class Recording(Transformer):
-    """Keeps the first logits that it computes."""
+    """Keeps the first logits that it computes.
+
+    Attributes:
+        is_scripted: True if the later ones do not matter, because only one id is allowed. Then they are not computed:
+            with the real vocabulary they cost several times as much as the rest of the model.
+    """
+
+    is_scripted = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -84,6 +92,8 @@ class Recording(Transformer):
         return super().hidden(tokens, cache)
 
     def logits(self, hidden: mx.array) -> mx.array:
+        if self.is_scripted and self.record.logits is not None:
+            return mx.broadcast_to(hidden[..., :1], (*hidden.shape[:-1], self.config.vocab_size))
         logits = super().logits(hidden)
         if self.record.logits is None:
             self.record.logits = logits[0, -1]
@@ -122,7 +132,9 @@ class Script(LocalEngine):
     transformer: Recording
 
     def __init__(self, transformer: Recording) -> None:
-        super().__init__(transformer)
+        scripted = copy(transformer)
+        scripted.is_scripted = True
+        super().__init__(scripted)
         self.turns: list[list[int | Exception] | Exception] = []
         self.requests: list[Request] = []
         self.pause: Callable[[int], None] = lambda count: None
@@ -164,7 +176,7 @@ class Script(LocalEngine):
     def of_prompt(self, *parts: list[int]) -> np.ndarray:
         """The logits after these ids, computed without a cache."""
         prompt = mx.array([[id_ for part in parts for id_ in part]])
-        return np.array(self.transformer.logits(self.transformer.hidden(prompt)[:, -1:])[0, 0])
+        return np.array(Transformer.logits(self.transformer, self.transformer.hidden(prompt)[:, -1:])[0, 0])
 
 
 def turn(session: ChatSession, script: Script, text: str | None) -> list[Event]:

@@ -331,7 +331,7 @@ def test_the_oldest_turns_are_dropped_whole_and_the_others_read_as_if_they_had_n
     one = len(user("turn 0")) + len(said(HELLO))
     session = limited(script, 2 * (len(system()) + 4 * one))
     dropped = []
-    for number in range(30):
+    for number in range(18):
         script.says(THINK + HELLO)
         events = turn(session, script, f"turn {number}")
         dropped += [event.count for event in events if isinstance(event, TurnsDropped)]

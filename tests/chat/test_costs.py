@@ -45,13 +45,13 @@ def test_twenty_turns_with_reasoning_and_tools_read_two_percent_more_than_must_b
     assert least <= prefilled <= 1.02 * least
 
 
-def test_eighty_turns_hold_only_what_they_must(model, script):
+def test_fifty_turns_hold_only_what_they_must(model, script):
     """Keys and values of the kept tokens, and a limited number of snapshots."""
     session = ChatSession(script, TOKENIZER, current_date=DATE)
     config = model.config
     a_token = 2 * config.num_key_value_heads * config.head_dim * mx.float32.size
     ring = a_token * config.sliding_window
-    for number in range(80):
+    for number in range(50):
         script.says(SHORT)
         for _ in session.send(f"turn {number}"):
             pass

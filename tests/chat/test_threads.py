@@ -343,3 +343,34 @@ def test_an_interruption_at_each_step_of_the_main_thread_leaves_a_usable_session
     program = [sys.executable, "-m", "tests.chat.interrupted", name]
     done = subprocess.run(program, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
     assert done.returncode == 0 and int(done.stdout) > 100, done.stderr[-5000:]
+
+
+COLLECTED = """
+import faulthandler, gc
+import mlx_oss
+
+class Collecting(list):
+    def append(self, entry):
+        super().append(entry)
+        gc.collect()
+
+faulthandler.dump_traceback_later(20, exit=True)
+function = mlx_oss.ToolDescription("f", "", {"type": "object", "properties": {}})
+engine = mlx_oss.ScriptedEngine("<|channel|>commentary to=functions.f<|message|>{}<|call|>")
+session = mlx_oss.ChatSession(engine, mlx_oss.load_tokenizer(), tools=[function])
+gc.disable()
+events = session.send("Hi")
+call = next(event for event in events if isinstance(event, mlx_oss.ToolCall))
+cycle = [events]
+cycle.append(cycle)
+del events, cycle
+session._conversation._late_results = Collecting()
+session.add_tool_result(call, "rain")
+print(session.messages[-1].content)
+session.clear()
+"""
+
+
+def test_the_garbage_collector_may_end_a_turn_while_the_conversation_changes():
+    done = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "rain\n", done.stderr[-5000:]

@@ -333,7 +333,7 @@ def test_a_task_that_is_cancelled_ends_its_stream_and_the_cache_is_usable(model)
 
         async def listen() -> None:
             async for _ in stream:
-                await asyncio.sleep(0)
+                pass
 
         task = asyncio.create_task(listen())
         await asyncio.sleep(0.05)

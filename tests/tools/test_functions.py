@@ -828,7 +828,7 @@ def test_null_is_told_where_it_says_something_else_than_leaving_out():
 
 
 @pytest.mark.parametrize(
-    "function", [lambda x: x, lambda *rest: rest, eval("lambda a, /: a"), eval("lambda a: a")], ids=str
+    "function", [lambda x: x, lambda *rest: rest, eval("lambda a, /: a"), eval("lambda a: a")], ids=range(4)
 )
 def test_what_cannot_be_called_by_name_is_refused(function):
     with pytest.raises(OptionError):
