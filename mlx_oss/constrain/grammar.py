@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import chain
 from typing import Any
@@ -22,6 +22,7 @@ from mlx_oss.tokenizer import LAST_TEXT_ID, N_RANKS, N_VOCAB, RETURN, load_token
 WHITESPACE = r"(?: |\n[ \t]{0,32})"
 
 
+@cache  # each turn asks
 def is_installed() -> bool:
     """True if llguidance is installed, so that grammars can be created."""
     return find_spec("llguidance") is not None
