@@ -36,7 +36,8 @@ class Wait(Action, Generic[T]):
     """Waits until a future is done.
 
     If Ctrl-C or a task's cancellation interrupts the wait, `cancel` is called and the wait goes on until the future is
-    done. So nothing works for it any more when the generator is closed. Only a second Ctrl-C does not wait.
+    done. So nothing works for it any more when the generator is closed. Only a second Ctrl-C does not wait, if there is
+    no event loop.
 
     Args:
         future: The future. Its exception is not raised here, but by its `result`.

@@ -8,7 +8,9 @@ changed, on a thread beside the main one. Knows nothing of what the functions do
 
 from __future__ import annotations
 
+import _thread
 import atexit
+import contextvars
 import functools
 import os
 import threading
@@ -32,19 +34,20 @@ def shield(function: Callable[[], T], cancel: Callable[[], object] | None = None
         function: The function.
         cancel: Called if the wait is interrupted; should make the function end soon.
     """
-    if threading.current_thread() is not threading.main_thread() or _exiting.is_set():
+    if threading.get_ident() != threading.main_thread().ident or _exiting.is_set():
         return function()
-    try:
-        worker = _idle.pop()
-    except IndexError:
-        worker = _Worker()
-        try:
-            worker.start()
-        except RuntimeError:  # the program exits, or no more threads can be started
-            return function()
     task = _Task(function)
     try:
-        worker.tasks.put(task)
+        tasks = _idle.pop()
+    except IndexError:
+        tasks = SimpleQueue()
+        try:
+            # Not a `threading.Thread`: to start one takes locks that the caller may hold, if this is a finalizer.
+            _thread.start_new_thread(_work, (tasks,))
+        except RuntimeError:  # the program exits, or no more threads can be started
+            return function()
+    try:
+        tasks.put(task)
         task.wait()
     except BaseException:
         if not task.claim():  # otherwise it never begins
@@ -67,10 +70,13 @@ def shielded(method: Callable[P, T]) -> Callable[P, T]:
 
 
 class _Task:
-    """A function that another thread runs. Whoever waits for it uses a plain lock, which an exception cannot break."""
+    """A function that another thread runs, with the context variables of this one.
+
+    Whoever waits for it uses a plain lock, which an exception cannot break.
+    """
 
     def __init__(self, function: Callable[[], Any]) -> None:
-        self._function = function
+        self._function, self._context = function, contextvars.copy_context()
         self._result: Any = None
         self._error: BaseException | None = None
         self._claimed, self._running = threading.Lock(), threading.Lock()
@@ -83,7 +89,7 @@ class _Task:
 
     def run(self) -> None:
         try:
-            self._result = self._function()
+            self._result = self._context.run(self._function)
         except BaseException as error:  # it belongs to the caller
             self._error = error
 
@@ -108,24 +114,18 @@ class _Task:
             del error  # it refers to this frame
 
 
-class _Worker(threading.Thread):
-    """Runs tasks. A daemon, unlike the threads of an executor: the program does not wait for it when it exits."""
-
-    def __init__(self) -> None:
-        super().__init__(name="mlx-oss shield", daemon=True)
-        self.tasks: SimpleQueue[_Task] = SimpleQueue()
-
-    def run(self) -> None:
-        while True:
-            task = self.tasks.get()
-            if task.claim():
-                task.run()
-            _idle.append(self)  # before the caller goes on, who may need a thread at once
-            task.finish()
-            del task  # keeps no references while it is idle
+def _work(tasks: SimpleQueue[_Task]) -> None:
+    """Runs tasks for ever, on a thread that the program does not wait for when it exits."""
+    while True:
+        task = tasks.get()
+        if task.claim():
+            task.run()
+        _idle.append(tasks)  # before the caller goes on, who may need a thread at once
+        task.finish()
+        del task  # keeps no references while it is idle
 
 
-_idle: list[_Worker] = []
+_idle: list[SimpleQueue[_Task]] = []  # of threads that have nothing to do
 _exiting = threading.Event()
 atexit.register(_exiting.set)
 if hasattr(os, "register_at_fork"):

@@ -118,6 +118,9 @@ class AsyncIterate(AsyncIterator[T]):
             raise StopAsyncIteration
         return cast(T, item)
 
+    def __del__(self) -> None:
+        shield(self._shielded.close)
+
     async def aclose(self) -> None:
         """Closes the generator. If a task waits for something, that ends first, within a token or a chunk."""
         self._is_closed = True

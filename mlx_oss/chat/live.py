@@ -47,10 +47,12 @@ class LiveConversation:
                 self._late_results = []
             yield
         finally:
-            with self._guard:
-                self.add_written([])
-                self._late_results = None
-            self._held.release()
+            try:
+                with self._guard:
+                    self.add_written([])
+                    self._late_results = None
+            finally:
+                self._held.release()
 
     def add_result(self, result: Entry) -> None:
         """Adds a tool's result, from any thread. While the conversation is held, it comes after what is written."""

@@ -56,7 +56,7 @@ class _Thread(threading.Thread):
         """Waits for submitted functions and for MLX. Nothing can be submitted afterwards."""
         settled = self.submit(settle)
         self._ended = True
-        settled.result()
+        shield(settled.result)
 
 
 class _Process:

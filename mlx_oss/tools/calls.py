@@ -14,8 +14,9 @@ import contextlib
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, Future, InvalidStateError, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from queue import SimpleQueue
+from typing import Any, TypeVar, cast
 
 from mlx_oss.action import Action, done_event
 from mlx_oss.errors import OptionError, ToolError
@@ -25,6 +26,8 @@ from mlx_oss.harmony.header import ROLES, read_header
 from mlx_oss.shield import shield
 from mlx_oss.tools.base import STOPPED, SystemTool
 from mlx_oss.tools.functions import Tool, text_of, tool_from
+
+T = TypeVar("T")
 
 Confirm = Callable[[ToolCall], "bool | str | Awaitable[bool | str]"]
 AnyTool = Callable[..., Any] | Tool | ToolDescription | SystemTool | ToolNamespace
@@ -158,7 +161,7 @@ class ToolInvocation(Action):
         def run() -> None:
             answer = approval
             if isinstance(answer, Awaitable):
-                answer = _on_a_thread(lambda: asyncio.run(self._await_approval(answer))).result()
+                answer = _on_a_thread(lambda: context.run(asyncio.run, self._await_approval(answer)))
             if self._is_approved(answer):
                 self._start(context, None)
                 with contextlib.suppress(CancelledError):
@@ -210,7 +213,7 @@ class ToolInvocation(Action):
             try:
                 text = self._run(loop)
             except BaseException as error:  # even SystemExit, which would otherwise only end this thread
-                self._text.set_exception(error)
+                self._text.set_exception(error.with_traceback(None))  # which refers to this frame
             else:
                 self._text.set_result(text)
 
@@ -231,9 +234,24 @@ class ToolInvocation(Action):
 
     def _wait_for(self, result: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
         """Blocks this thread until `loop`, which runs on another thread, has awaited the result."""
-        future = asyncio.run_coroutine_threadsafe(_awaited(result), loop)
-        self._on_cancel(future.cancel)
-        return future.result()
+        done: SimpleQueue[asyncio.Task[tuple[Any, BaseException | None]]] = SimpleQueue()
+        begun: list[asyncio.Task[tuple[Any, BaseException | None]]] = []
+
+        def begin() -> None:
+            task = loop.create_task(_outcome(result))
+            task.add_done_callback(done.put)
+            begun.append(task)
+
+        def stop() -> None:
+            for task in begun:
+                task.cancel()
+
+        loop.call_soon_threadsafe(begin)
+        self._on_cancel(lambda: loop.call_soon_threadsafe(stop))
+        value, error = done.get().result()
+        if error is not None:
+            raise error
+        return value
 
     async def _await_here(self, result: Awaitable[Any]) -> Any:
         """Awaits the result in this thread's event loop, and stops when the call is cancelled."""
@@ -269,11 +287,30 @@ class ToolInvocation(Action):
         return ToolResult(self._call.recipient, f"{above}Error: {reason}", reason)
 
 
-async def _awaited(result: Awaitable[Any]) -> Any:
-    return await result
+async def _outcome(result: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """The result or the exception, which would end the event loop if it were SystemExit or KeyboardInterrupt."""
+    try:
+        return await result, None
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return None, error
 
 
-def _on_a_thread(function: Callable[[], Any]) -> Future[Any]:
-    """Runs a function to its end on a new thread, where no event loop is running."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function)
+def _on_a_thread(function: Callable[[], T]) -> T:
+    """Runs a function on a new thread, where no event loop is running; returns its result or raises its exception."""
+    results: SimpleQueue[T] = SimpleQueue()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.put(function())
+        except BaseException as error:  # it belongs to the caller
+            errors.append(error)
+            results.put(cast(T, None))
+
+    threading.Thread(target=run, name="mlx-oss confirm", daemon=True).start()
+    result = results.get()
+    if errors:
+        raise errors.pop()
+    return result

@@ -35,6 +35,13 @@ def now() -> str:
     return "late"
 
 
+async def later() -> str:
+    """The time, a little later."""
+    RUNS.append(None)
+    await asyncio.sleep(0)
+    return "later"
+
+
 def ask(session: mlx_oss.ChatSession, *answers: str) -> mlx_oss.Reply:
     engine: Any = session.model
     engine.says(*answers)
@@ -50,7 +57,7 @@ def close_at_first_event(session: mlx_oss.ChatSession) -> None:
 
 def ask_in_a_loop(session: mlx_oss.ChatSession) -> None:
     engine: Any = session.model
-    engine.says(CALL, "done")
+    engine.says(CALL.replace("now", "later"), "done")
 
     async def main() -> None:
         async for _ in session.asend("Hi"):
@@ -97,7 +104,7 @@ def main(name: str) -> int:
     """The number of steps of the action."""
     for step in itertools.count(1, STRIDE.get(name, 1)):
         engine = mlx_oss.ScriptedEngine("hello")
-        session = mlx_oss.ChatSession(engine, mlx_oss.load_tokenizer(), tools=[now], confirm=lambda call: True)
+        session = mlx_oss.ChatSession(engine, mlx_oss.load_tokenizer(), tools=[now, later], confirm=lambda call: True)
         session.ask("Hi")
         faulthandler.dump_traceback_later(20, exit=True)
         if not interrupted(step, partial(ACTIONS[name], session)):

@@ -284,6 +284,31 @@ def test_the_app_is_asked_on_its_own_thread_and_no_tool_runs_on_the_computing_on
     assert threads["tool"] is not compute_thread.run(threading.current_thread)
 
 
+def test_async_tools_and_hooks_see_the_context_of_the_caller(make, script):
+    variable = contextvars.ContextVar("variable", default="unset")
+    seen = []
+
+    async def weather(city: str) -> str:
+        seen.append(variable.get())
+        return "rain"
+
+    async def confirm(call: ToolCall) -> bool:
+        seen.append(variable.get())
+        return True
+
+    variable.set("set by the caller")
+    session = make(weather, confirm=confirm)
+    script.says(CALL, HELLO, CALL, HELLO)
+    turn(session, script, "Oslo?")
+
+    async def main() -> None:
+        async for _ in session.asend("Oslo?"):
+            pass
+
+    asyncio.run(main())
+    assert seen == ["set by the caller"] * 4
+
+
 def test_an_error_of_the_apps_own_hook_reaches_the_app_and_the_session_goes_on(make, script):
     def confirm(call: ToolCall) -> bool:
         raise ZeroDivisionError
