@@ -18,7 +18,7 @@ LONG = "<|channel|>final<|message|>" + "It is a long story, told in many words. 
 def test_twenty_turns_with_reasoning_and_tools_read_two_percent_more_than_must_be(session, script):
     """The minimum is each new text and header once, and a final answer once more when its reasoning is dropped.
 
-    The logits after every prompt are also compared with those of a fresh session.
+    The logits after every third prompt are also compared with those of a fresh session.
     """
     draw = random.Random(4)
     prefilled, least, prompt = 0, len(system()), system()
@@ -31,7 +31,8 @@ def test_twenty_turns_with_reasoning_and_tools_read_two_percent_more_than_must_b
         events = turn(session, script, text)
         prefilled += len(script.fed)
         least += len(question) + len(OPENING)
-        script.read(prompt, question, OPENING)
+        if number % 3 == 2:
+            script.read(prompt, question, OPENING)
         if uses_tool:
             (call,) = [event for event in events if isinstance(event, ToolCall)]
             session.add_tool_result(call, "It rains. " * 4)

@@ -66,7 +66,7 @@ def broken_turn(session: ChatSession, damage) -> tuple[str, str]:
 
 def test_a_file_cut_short_in_the_middle_of_an_answer_is_named_and_the_session_goes_on(nano):
     model, tokenizer = load_model(nano, slots=4), load_tokenizer()
-    session = ChatSession(model, tokenizer, options=GREEDY)
+    session = ChatSession(model, tokenizer, options=GREEDY, max_tokens=60)
     file = weights_file(nano)
     content = file.read_bytes()
     text, message = broken_turn(session, lambda: os.truncate(file, 0))
@@ -78,7 +78,7 @@ def test_a_file_cut_short_in_the_middle_of_an_answer_is_named_and_the_session_go
     session.undo()
     with file.open("r+b") as mended:
         mended.write(content)
-    undisturbed = ChatSession(load_model(nano), tokenizer, options=GREEDY)
+    undisturbed = ChatSession(load_model(nano), tokenizer, options=GREEDY, max_tokens=60)
     again = session.edit(0, "What can you do?")
     assert [e for e in again if hasattr(e, "text")] == [
         e for e in undisturbed.send("What can you do?") if hasattr(e, "text")
