@@ -17,7 +17,7 @@ from mlx_oss.shield import shield
 
 T = TypeVar("T")
 
-_AGAIN = 0.005  # seconds
+_POLL = 0.005  # seconds
 
 
 class Action(ABC):
@@ -60,9 +60,9 @@ class Wait(Action, Generic[T]):
             await done.wait()
         except asyncio.CancelledError:
             self.cancel()
-            while not shield(self.future.done):  # asked again and again, as a loop that Ctrl-C has ended forgets events
+            while not shield(self.future.done):  # not the event: Ctrl-C can make a loop forget to set it
                 with suppress(asyncio.CancelledError):
-                    await asyncio.sleep(_AGAIN)
+                    await asyncio.sleep(_POLL)
             raise
 
     def result(self) -> T:

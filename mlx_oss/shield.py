@@ -26,9 +26,9 @@ def shield(function: Callable[[], T], cancel: Callable[[], object] | None = None
     """Runs the function; returns its result or raises its exception.
 
     On the main thread the function runs on another one, while this one waits. If an exception interrupts the wait
-    (Ctrl-C), `cancel` is called, the wait goes on until the function has ended, and the exception is raised. Only a
-    second one does not wait for the function, which then ends by itself. Any other thread runs the function itself:
-    signals do not come there. So does the main thread while the program exits: then other threads run no more.
+    (Ctrl-C), `cancel` is called, the wait goes on until the function has ended, and the exception is raised. A second
+    exception is raised at once; the function then goes on by itself. Any other thread runs the function itself: signals
+    do not come there. So does the main thread while the program exits: then no other thread may run any more.
 
     Args:
         function: The function.

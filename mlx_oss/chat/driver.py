@@ -79,7 +79,7 @@ class _Shielded:
             wait.cancel()
 
     def close(self) -> None:
-        """Closes the generator, unless it is running: whoever closes a running one has interrupted it before."""
+        """Closes the generator. One that is running was interrupted before, and is closed when it stops."""
         if self._running.acquire(blocking=False):
             try:
                 self._generator.close()

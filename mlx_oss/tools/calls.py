@@ -205,7 +205,7 @@ class ToolInvocation(Action):
         return approval is True
 
     def _start(self, context: contextvars.Context, loop: asyncio.AbstractEventLoop | None) -> None:
-        """Runs the call on a new thread. An async handler is awaited in `loop`; None means a new event loop."""
+        """Runs the call on a new thread, in a context. An async handler is awaited in `loop`; None means a new loop."""
         threading.Thread(target=context.run, args=(self._work, loop), name="mlx-oss tool", daemon=True).start()
 
     def _work(self, loop: asyncio.AbstractEventLoop | None) -> None:

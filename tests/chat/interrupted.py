@@ -1,7 +1,8 @@
 """A program: interrupts the main thread at each step of something that it does, and uses the session after that.
 
-`python -m tests.chat.interrupted NAME` prints the number of steps. If a thread waits for ever, it ends with the stacks
-of all threads. A signal's handler runs between two steps of Python code: a trace function can raise at each of them.
+`python -m tests.chat.interrupted NAME FILE` prints the number of steps; FILE is where it saves. If a thread waits for
+ever, it ends with the stacks of all threads. A signal's handler runs between two steps of Python code: a trace function
+can raise at each of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import faulthandler
 import gc
 import itertools
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -26,7 +26,6 @@ CALL = "<|channel|>commentary to=functions.now<|message|>{}<|call|>"
 SKIPPED = (__file__, *(str(path) for path in Path(asyncio.__file__).parent.iterdir()))  # not ours to protect
 STRIDE = {"ask": 7, "close": 5, "ask_in_a_loop": 41}  # thousands of steps, much the same for each token
 RUNS: list[None] = []  # one for each call that was run
-FILE = Path(tempfile.mkdtemp()) / "session"
 
 
 def now() -> str:
@@ -71,7 +70,7 @@ ACTIONS: dict[str, Callable[[mlx_oss.ChatSession], object]] = {
     "ask_in_a_loop": ask_in_a_loop,
     "close": close_at_first_event,
     "undo": mlx_oss.ChatSession.undo,
-    "save": lambda session: session.save(FILE),
+    "save": lambda session: session.save(sys.argv[2]),
     "compute": lambda session: compute_thread.run(lambda: None),
 }
 

@@ -339,8 +339,8 @@ def test_ctrl_c_at_any_moment_leaves_a_usable_session():
 
 
 @pytest.mark.parametrize("name", list(interrupted.ACTIONS))
-def test_an_interruption_at_each_step_of_the_main_thread_leaves_a_usable_session(name):
-    program = [sys.executable, "-m", "tests.chat.interrupted", name]
+def test_an_interruption_at_each_step_of_the_main_thread_leaves_a_usable_session(name, tmp_path):
+    program = [sys.executable, "-m", "tests.chat.interrupted", name, str(tmp_path / "session")]
     done = subprocess.run(program, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2])
     assert done.returncode == 0 and int(done.stdout) > 100, done.stderr[-5000:]
 
