@@ -119,7 +119,8 @@ class AsyncIterate(AsyncIterator[T]):
         return cast(T, item)
 
     def __del__(self) -> None:
-        shield(self._shielded.close)
+        if hasattr(self, "_shielded"):  # an interruption may have come before
+            shield(self._shielded.close)
 
     async def aclose(self) -> None:
         """Closes the generator. If a task waits for something, that ends first, within a token or a chunk."""
