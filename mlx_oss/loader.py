@@ -8,12 +8,13 @@ model. The result is an engine that runs the model. Knows nothing of layouts: it
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import mlx.core as mx
 
-from mlx_oss.backend.host_memory import keep_freed_memory, keep_resident
+from mlx_oss.backend.host_memory import keep_freed_memory
 from mlx_oss.errors import OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.local import LocalEngine
@@ -38,6 +39,7 @@ def load(
     dtype: DType = "auto",
     memory: str | int | None = None,
     context: int | None = None,
+    wire: bool | None = None,
 ) -> tuple[LocalEngine, Tokenizer]:
     """Loads a model and the tokenizer.
 
@@ -51,9 +53,11 @@ def load(
             demonstration model.
         dtype: Dtype of the activations: "float32", "bfloat16" or "auto". "auto" is bfloat16 on a GPU, and float32 on
             the CPU backend, where it is faster.
-        memory: Limit for the process, in bytes or as text like "8GB". None: what the device recommends. If the weights
-            do not fit, the embedding and the experts that are used least stay on disk. The answers are the same.
+        memory: Limit for the process, in bytes or as text like "8GB". None: as `plan` describes. If the weights do not
+            fit, the embedding and the experts that are used least stay on disk. The answers are the same.
         context: Tokens that a conversation needs room for. None: chosen as `plan` describes.
+        wire: Whether the weights are wired while the engine computes, as planned (`Plan.wired_bytes`), and until some
+            seconds later. None: True, unless the environment variable MLX_OSS_WIRE is 0.
 
     Returns:
         The model and the tokenizer.
@@ -73,7 +77,7 @@ def load(
         from mlx_oss.nano import nano_folder
 
         path = nano_folder()
-    return load_model(path, dtype=dtype, memory=memory, context=context), load_tokenizer()
+    return load_model(path, dtype=dtype, memory=memory, context=context, wire=wire), load_tokenizer()
 
 
 def load_model(
@@ -83,6 +87,7 @@ def load_model(
     memory: str | int | None = None,
     context: int | None = None,
     slots: int | None = None,
+    wire: bool | None = None,
 ) -> LocalEngine:
     """Loads a model without the tokenizer.
 
@@ -92,6 +97,7 @@ def load_model(
         memory: Limit for the process, as for `load`.
         context: Tokens that a conversation needs room for, as for `load`.
         slots: Number of experts of each layer to keep in memory. None: as many as `memory` has room for.
+        wire: Whether the weights are wired while the engine computes, as for `load`.
 
     Returns:
         The model, as `load` returns it.
@@ -114,7 +120,6 @@ def load_model(
     reduced = chosen.slots is not None or chosen.context < (context or checkpoint.config.max_position_embeddings)
     _log.log(logging.WARNING if reduced and slots is None else logging.INFO, "%s", chosen)
     compute_thread.mark_computing()
-    keep_resident()
     keep_freed_memory(chosen.memory - chosen.peak_bytes)
     rows_alternate = any(placement.rows_alternate for placement in placements)
     model = Transformer(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate)
@@ -125,4 +130,5 @@ def load_model(
     weights += [(placement.name, array) for placement, array in read(placements, files)]
     model.load_weights(weights, strict=True)
     mx.eval(model.parameters())
-    return LocalEngine(model, chosen)
+    wire = os.environ.get("MLX_OSS_WIRE") != "0" if wire is None else wire
+    return LocalEngine(model, chosen, wired_bytes=chosen.wired_bytes if wire else 0)

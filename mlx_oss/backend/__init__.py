@@ -3,7 +3,9 @@
 Knows nothing of the model.
 
     device.py         whether a GPU computes, and the dtype and compilation that suit it
-    host_memory.py    memory limits, wired weights, reuse of freed memory, huge pages
+    machine.py        the memory limit of a machine, and how much may be wired, as arithmetic
+    host_memory.py    this machine, reuse of freed memory, huge pages, memory in use
+    wired.py          wires weights while a model computes on a Mac
     packed.py         packed weights -> values
     blas.py           loads a fast BLAS for the CPU backend before MLX is loaded
     cores.py          splits work among the cores of the CPU backend

@@ -1,4 +1,4 @@
-"""The host's memory: how much a model may use, which part stays wired, and how freed memory is reused."""
+"""The host's memory: how much a model may use, how freed memory is reused, and what the process uses."""
 
 from __future__ import annotations
 
@@ -14,45 +14,24 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_oss.backend import device
+from mlx_oss.backend.machine import Machine, mac
 
 FREED = 64 << 20  # bytes of freed memory to keep for reuse
-# Fraction of the limit that Metal recommends. Beyond it MLX returns all freed memory to the system, and every operation
-# has to allocate again.
-_USABLE = 0.95
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
-def memory_limit() -> tuple[int, str]:
-    """Bytes that this process can use before the system swaps or kills it, and where that number comes from.
-
-    Returns:
-        (bytes, "recommended by Metal") if MLX computes on Metal, else (bytes, "available"): what is available now.
-    """
+def this_machine() -> Machine:
+    """The machine that this process runs on. If its GPU is not Metal's, the limit is the memory that is free now."""
     if device.on_metal():
-        return int(_USABLE * int(mx.device_info()["max_recommended_working_set_size"])), "recommended by Metal"
+        info = mx.device_info()
+        return mac(int(info["memory_size"]), int(info["max_recommended_working_set_size"]))
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()
         sizes.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
     with contextlib.suppress(OSError, ValueError):  # limit of a container; the file says "max" if there is none
         sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(sizes), "available"
-
-
-def keep_resident() -> int | None:
-    """Wires the model's weights, up to the limit that Metal recommends, so that they are not paged out between tokens.
-
-    Returns:
-        The limit in bytes. None if MLX does not compute on Metal, or if macOS is older than 15 and has no such limit.
-    """
-    if not device.on_metal():
-        return None
-    limit = int(mx.device_info()["max_recommended_working_set_size"])
-    try:
-        mx.set_wired_limit(limit)
-    except (RuntimeError, ValueError):
-        return None
-    return limit
+    return Machine(min(sizes), gpu=device.on_gpu())
 
 
 def keep_freed_memory(spare: int = 0) -> bool:

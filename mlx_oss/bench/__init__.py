@@ -119,6 +119,7 @@ def measure(
     repeats: int = 5,
     dtype: str = "auto",
     memory: str | None = None,
+    wire: bool | None = None,
     compare: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> BenchReport:
@@ -131,6 +132,7 @@ def measure(
         repeats: Repetitions of each measurement. Loading is repeated at least LOADS times.
         dtype: Dtype of mlx-oss's activations.
         memory: Memory limit of mlx-oss, as for `mlx_oss.load`.
+        wire: Whether mlx-oss wires its weights, as for `mlx_oss.load`.
         compare: Engines to compare mlx-oss with. "mlx-lm" is mlx-lm unchanged. "mlx-lm-float32" is mlx-lm with float32
             activations and OpenAI's rotary frequencies, so that it generates the same tokens as mlx-oss in float32.
             mlx-lm must be installed.
@@ -157,7 +159,7 @@ def measure(
                 if progress is not None:
                     progress(f"{engine}, {task}, {repeat + 1} of {rounds}")
                 request = {"folder": str(folder), "lengths": list(lengths), "tokens": tokens, "engine": engine}
-                options = {"dtype": dtype, "memory": memory} if engine == "mlx-oss" else {}
+                options = {"dtype": dtype, "memory": memory, "wire": wire} if engine == "mlx-oss" else {}
                 measured.append(_run({**request, "options": options}))
         return samples
 

@@ -40,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--memory",
         metavar="SIZE",
         help="memory limit of mlx-oss, e.g. 8GB; experts that do not fit stay on disk "
-        "(default: what the device recommends)",
+        "(default: what the system can spare)",
     )
+    model_arguments.add_wire_argument(parser)
     parser.add_argument(
         "--compare",
         choices=("mlx-lm", "mlx-lm-float32"),
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             repeats=args.repeats,
             dtype=args.dtype,
             memory=args.memory,
+            wire=model_arguments.wire(args),
             compare=args.compare,
             progress=_show_progress if shows_progress else None,
         )

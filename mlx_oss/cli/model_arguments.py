@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_dtype_argument(parser)
     add_memory_arguments(parser)
+    add_wire_argument(parser)
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
         "--temperature",
@@ -103,7 +104,7 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         metavar="SIZE",
-        help="memory limit, e.g. 8GB; experts that do not fit stay on disk (default: what the device recommends)",
+        help="memory limit, e.g. 8GB; experts that do not fit stay on disk (default: what the system can spare)",
     )
     parser.add_argument(
         "--context",
@@ -111,6 +112,20 @@ def add_memory_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="length of the longest conversation, in tokens (default: as many as fit)",
     )
+
+
+def add_wire_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-wire",
+        action="store_true",
+        help="let macOS page weights out while the model computes (default: it may not, on Macs with 32 GB or more and "
+        "everything in memory)",
+    )
+
+
+def wire(args: argparse.Namespace) -> bool | None:
+    """What `add_wire_argument` parsed, as `load` takes it: without the option, the environment decides."""
+    return False if args.no_wire else None
 
 
 def sampling_options(args: argparse.Namespace) -> SamplingOptions:
@@ -127,4 +142,4 @@ def load(args: argparse.Namespace) -> tuple[LocalEngine, Tokenizer]:
 
     if args.model is None:
         sys.stderr.write(_NANO)
-    return mlx_oss.load(args.model, dtype=args.dtype, memory=args.memory, context=args.context)
+    return mlx_oss.load(args.model, dtype=args.dtype, memory=args.memory, context=args.context, wire=wire(args))

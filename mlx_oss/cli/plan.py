@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens of a prompt that are processed at a time (default: as many as fit, at most 512)",
     )
     model_arguments.add_dtype_argument(parser)
+    parser.add_argument(
+        "--macs",
+        action="store_true",
+        help="show instead what gpt-oss-20b and gpt-oss-120b do on Macs of each size, as a Markdown table; arithmetic "
+        "for 8,192 tokens of context, an SSD of 3 GB/s, memory of 100 GB/s, and experts that are equally likely",
+    )
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object, sizes in bytes")
 
 
@@ -31,6 +37,11 @@ def run(args: argparse.Namespace) -> int:
     """Prints the plan. The exit status is 1 if the model does not fit."""
     import mlx_oss
 
+    if args.macs:
+        from mlx_oss.memory.macs import table
+
+        sys.stdout.write(table() + "\n")
+        return 0
     folder = model_arguments.folder_or_nano(args)
     plan = mlx_oss.plan(folder, context=args.context, memory=args.memory, chunk=args.chunk, dtype=args.dtype)
     if args.json:
@@ -60,5 +71,7 @@ def _show(plan: Plan) -> None:
     table.add_row("peak", format_bytes(plan.whole_bytes), format_bytes(plan.peak_bytes))
     console.print(table)
     console.print(f"{plan}.", soft_wrap=True)
+    if plan.slots is not None and plan.source != "as requested":
+        console.print("--memory sets another limit.", soft_wrap=True)
     if plan.profile:
         console.print(f"If you convert it with --profile {plan.profile}, everything fits into memory.", soft_wrap=True)

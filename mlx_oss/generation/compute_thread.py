@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from mlx_oss.backend.cores import settle
@@ -20,6 +20,7 @@ from mlx_oss.errors import EngineError
 from mlx_oss.shield import shield
 
 T = TypeVar("T")
+IDLE_SECONDS = 5.0  # without anything to compute, until the thread runs what `when_idle` was given
 
 
 class _Thread(threading.Thread):
@@ -33,6 +34,7 @@ class _Thread(threading.Thread):
         super().__init__(name="mlx-oss", daemon=True)
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
         self._ended = False
+        self.when_idle: Callable[[], None] | None = None
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         if self._ended:
@@ -43,7 +45,11 @@ class _Thread(threading.Thread):
 
     def run(self) -> None:
         while True:
-            future, function = self._tasks.get()
+            try:
+                future, function = self._tasks.get(timeout=None if self.when_idle is None else IDLE_SECONDS)
+            except Empty:
+                self._be_idle()
+                continue
             if not future.set_running_or_notify_cancel():
                 continue
             try:
@@ -51,6 +57,11 @@ class _Thread(threading.Thread):
             except BaseException as error:  # any error belongs to the caller that waits for the future
                 future.set_exception(error)
             del future, function  # keeps no references while waiting for the next function
+
+    def _be_idle(self) -> None:
+        function, self.when_idle = self.when_idle, None
+        if function is not None:
+            function()
 
     def end(self) -> None:
         """Waits for submitted functions and for MLX. Nothing can be submitted afterwards."""
@@ -179,6 +190,15 @@ def run(function: Callable[[], T]) -> T:
         EngineError: As `submit`.
     """
     return function() if is_current() else shield(lambda: submit(function).result())
+
+
+def when_idle(function: Callable[[], None]) -> None:
+    """Runs the function once on the computing thread when nothing has been computed for IDLE_SECONDS.
+
+    Call it on that thread. It replaces a function that was given before and has not run yet.
+    """
+    if (thread := _process.thread) is not None:
+        thread.when_idle = function
 
 
 def is_current() -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import mlx.core as mx
 
+from mlx_oss.backend import wired
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import EngineError, OptionError
 from mlx_oss.generation import compute_thread
@@ -41,6 +42,8 @@ class LocalEngine(Engine):
         context: Maximum number of tokens of a prompt and its answer together. None means what the plan has room for,
             and without a plan what the config says.
         chunk: Number of tokens of a prompt that are computed at a time. None means as planned, and 512 without a plan.
+        wired_bytes: How many bytes of the weights may be wired while requests are computed. None means as planned, and
+            0 without a plan.
 
     Attributes:
         transformer: The network.
@@ -55,12 +58,15 @@ class LocalEngine(Engine):
         *,
         context: int | None = None,
         chunk: int | None = None,
+        wired_bytes: int | None = None,
     ) -> None:
         compute_thread.mark_computing()
         planned = (plan.context, plan.chunk) if plan else (transformer.config.max_position_embeddings, PREFILL_CHUNK)
         self.transformer, self._plan = transformer, plan
         self.context = planned[0] if context is None else context
         self.chunk = planned[1] if chunk is None else chunk
+        planned_bytes = plan.wired_bytes if plan else 0
+        self._wired = wired.WiredWeights(planned_bytes if wired_bytes is None else wired_bytes)
 
     @property
     def plan(self) -> Plan:
@@ -123,14 +129,19 @@ class LocalEngine(Engine):
         cache, counts = request.cache or self.make_prompt_cache(), Counts()
         if not isinstance(cache, KVPromptCache) or cache.model is not self.transformer:
             raise OptionError("the prompt cache is of another engine: take it from `make_prompt_cache` of this one")
-        return Stream(request, _generate(self, request, cache, limit, counts), counts, _submit)
+        return Stream(request, _generate(self, request, cache, limit, counts), counts, self._submit)
 
+    def _submit(self, function: Callable[[], T]) -> Future[T]:
+        """`compute_thread.submit` with the weights wired. Raises EngineError where the caller would wait for ever."""
+        if compute_thread.is_current():
+            raise EngineError("a constraint runs on the thread of the engine, so it cannot wait for the engine")
 
-def _submit(function: Callable[[], T]) -> Future[T]:
-    """`compute_thread.submit`, which raises EngineError where waiting for the result would wait for ever."""
-    if compute_thread.is_current():
-        raise EngineError("a constraint runs on the thread of the engine, so it cannot wait for the engine")
-    return compute_thread.submit(function)
+        def compute() -> T:
+            if self._wired.wire():
+                compute_thread.when_idle(wired.release)
+            return function()
+
+        return compute_thread.submit(compute)
 
 
 def _generate(engine: LocalEngine, request: Request, cache: KVPromptCache, limit: int, counts: Counts) -> Items:

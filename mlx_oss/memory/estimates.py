@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
+from mlx_oss.backend.machine import GIB, mac
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import OptionError
 
-GB = 1 << 30  # the unit in which the memory of Macs is specified
 MAC_SIZES = (8, 16, 18, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)  # GB
 # For everything except weights and KV cache: the computation of a prefill chunk, MLX's buffers, Python.
 WORKING_BYTES = 1_000_000_000
@@ -90,21 +90,12 @@ def format_bytes(nbytes: int, *, round_up: bool = False) -> str:
     return f"{hundredths / 100:.2f} {name}"
 
 
-def gpu_bytes(memory_bytes: int) -> int:
-    """The share of a Mac's memory that macOS recommends for the GPU (`recommendedMaxWorkingSetSize`).
-
-    It is two thirds, and three quarters from 36 GB on. Source: logs of llama.cpp for 16, 32, 36, 64 and 96 GB. Recent
-    macOS versions allow more (84 % of 128 GB), so this estimate is conservative.
-    """
-    return memory_bytes * 3 // 4 if memory_bytes >= 36 * GB else memory_bytes * 2 // 3
-
-
 def largest_context(config: ModelConfig, weight_bytes: int, memory_bytes: int) -> int:
     """The longest context in tokens that fits together with the weights on a Mac with `memory_bytes` of memory.
 
     It is at most the model's own limit, and 0 if the weights alone do not fit.
     """
-    room = gpu_bytes(memory_bytes) - weight_bytes - WORKING_BYTES
+    room = mac(memory_bytes).limit - weight_bytes - WORKING_BYTES
     fits, fails = 0, config.max_position_embeddings + 1
     while fails - fits > 1:
         middle = (fits + fails) // 2
@@ -114,4 +105,4 @@ def largest_context(config: ModelConfig, weight_bytes: int, memory_bytes: int) -
 
 def contexts_by_mac(config: ModelConfig, weight_bytes: int) -> dict[int, int]:
     """`largest_context` for each of MAC_SIZES, by the size in GB."""
-    return {size: largest_context(config, weight_bytes, size * GB) for size in MAC_SIZES}
+    return {size: largest_context(config, weight_bytes, size * GIB) for size in MAC_SIZES}

@@ -9,11 +9,12 @@ process.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mlx_oss.backend import device, host_memory
+from mlx_oss.backend.machine import Machine
 from mlx_oss.errors import OptionError
 from mlx_oss.memory.estimates import format_bytes, kv_cache_bytes, parse_bytes, prefill_bytes, snapshot_bytes
 from mlx_oss.memory.footprint import Footprint
@@ -42,7 +43,7 @@ class Plan:
         folder: Folder of the model.
         verdict: "everything in memory", "experts on disk", or "too small" if the memory is not enough for either.
         memory: Limit for the process.
-        source: Where the limit comes from, for example "recommended by Metal".
+        source: Where the limit comes from, in a few words, for example "as requested".
         weights: Size of the weights with everything in memory, by kind: experts, attention, embedding, unembedding,
             other.
         context: Longest conversation, in tokens.
@@ -57,6 +58,8 @@ class Plan:
         peak_bytes: The most that the process uses: the sum of the four sizes above, or more if loading needs more.
         least_bytes: The smallest limit that this context fits into.
         whole_bytes: The peak with everything in memory.
+        wired_bytes: Weights that may be wired while the model computes, so that macOS does not page them out. 0 on
+            Macs with less than 32 GB, on other machines, and with experts on disk.
         profile: The profile of `mlx-oss convert` ("q8" or "q4") with which everything would fit into memory. None: no
             profile is small enough, or everything fits already.
     """
@@ -77,6 +80,7 @@ class Plan:
     peak_bytes: int
     least_bytes: int
     whole_bytes: int
+    wired_bytes: int
     profile: str | None
 
     def __str__(self) -> str:
@@ -119,7 +123,8 @@ def plan(
         context: Tokens of context that have to fit. None: with everything in memory, the largest that fits of the
             model's limit, half of it, a quarter and so on, down to 8,192; with experts on disk, the largest that fits
             of 8,192, 4,096, 2,048 and 1,024.
-        memory: Limit for the process, in bytes or as text like "8GB". None: what the device recommends.
+        memory: Limit for the process, in bytes or as text like "8GB". None: what Metal recommends, less what macOS
+            and other programs need; on other machines the memory that is free now.
         chunk: Tokens of a prompt that are processed at a time. None: 512, or fewer if that does not fit.
         dtype: Dtype of the activations, as for `load`.
 
@@ -150,19 +155,27 @@ def plan_for(
     chunk: int | None = None,
     dtype: str = "auto",
     slots: int | None = None,
+    machine: Machine | None = None,
 ) -> Plan:
     """Like `plan`, for an open checkpoint and its `placements`, which must be those for `dtype` (see `place_here`).
 
-    With `slots`, the plan has this number of expert slots per layer, whether it fits or not.
+    With `slots`, the plan has this number of expert slots per layer, whether it fits or not. With `machine`, the plan
+    is for that machine instead of this one; the placements must then be those for it.
     """
     longest = checkpoint.config.max_position_embeddings
     if context is not None and (type(context) is not int or not 1 <= context <= longest):
         raise OptionError(f"context is {context!r}, expected 1 to {longest:,} tokens or None")
     if chunk is not None and (type(chunk) is not int or chunk < 1):
         raise OptionError(f"chunk is {chunk!r}, expected at least 1 token or None")
-    limit, source = (parse_bytes(memory), "as requested") if memory is not None else host_memory.memory_limit()
+    machine = host_memory.this_machine() if machine is None else machine
+    source = "available"
+    if memory is not None:
+        machine, source = replace(machine, limit=parse_bytes(memory)), "as requested"
+    elif machine.mac_memory is not None:
+        left = format_bytes(machine.mac_memory - machine.limit)
+        source = f"{left} of this Mac's {format_bytes(machine.mac_memory)} are left to the system"
     chunks = CHUNKS if chunk is None else (chunk,)
-    planner = _Planner(checkpoint, placements, device.activation_dtype(dtype).size, limit, source, chunks)
+    planner = _Planner(checkpoint, placements, device.activation_dtype(dtype).size, machine, source, chunks)
     if slots is None:
         return planner.best(context)
     experts = checkpoint.config.num_local_experts
@@ -172,13 +185,13 @@ def plan_for(
 
 
 class _Planner:
-    """The arithmetic for one model and one memory limit.
+    """The arithmetic for one model and one machine.
 
     Args:
         checkpoint: The checkpoint of the model.
         placements: The parameters of the model.
         itemsize: Bytes per activation.
-        limit: Memory limit in bytes.
+        machine: The machine, with the memory limit.
         source: Where the limit comes from.
         chunks: Prefill chunks to choose from, in tokens, the largest first.
     """
@@ -188,12 +201,13 @@ class _Planner:
         checkpoint: Checkpoint,
         placements: Sequence[Placement],
         itemsize: int,
-        limit: int,
+        machine: Machine,
         source: str,
         chunks: Sequence[int],
     ) -> None:
         self.folder, self.config = checkpoint.folder, checkpoint.config
-        self.itemsize, self.limit, self.source, self.chunks = itemsize, limit, source, chunks
+        self.itemsize, self.machine, self.limit = itemsize, machine, machine.limit
+        self.source, self.chunks = source, chunks
         self.footprint = Footprint(placements, self.config.num_local_experts, itemsize)
         c = self.config
         # At least two: one is read while the other one computes.
@@ -227,7 +241,7 @@ class _Planner:
 
     def prefill(self, context: int, chunk: int) -> int:
         chunk = min(chunk, context)
-        return prefill_bytes(self.config, chunk, context, self.itemsize, cpu=not device.on_gpu())
+        return prefill_bytes(self.config, chunk, context, self.itemsize, cpu=not self.machine.gpu)
 
     def make(self, verdict: Verdict, context: int, chunk: int, slots: int | None) -> Plan:
         whole = self.peak(None, context, chunk)
@@ -250,6 +264,7 @@ class _Planner:
             peak_bytes=self.peak(slots, context, chunk),
             least_bytes=self.peak(self.min_slots, context, self.chunks[-1]),
             whole_bytes=whole,
+            wired_bytes=self.machine.wired(self.footprint.weights(None)) if slots is None else 0,
             profile=fitting[0] if fitting and slots is not None else None,
         )
 

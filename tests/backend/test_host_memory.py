@@ -1,4 +1,4 @@
-"""How much memory is kept, wired and requested in huge pages, on each kind of system."""
+"""How much freed memory is kept, and what is requested in huge pages, on each kind of system."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_oss.backend import device, host_memory
-from mlx_oss.backend.host_memory import in_large_pages, keep_freed_memory, keep_resident
+from mlx_oss.backend.host_memory import in_large_pages, keep_freed_memory
 
 
 def test_freed_memory_is_kept_where_the_c_library_can(monkeypatch):
@@ -35,35 +35,6 @@ def test_a_gpu_keeps_no_more_of_what_is_freed_than_the_plan_leaves(monkeypatch):
     monkeypatch.setattr(mx, "set_cache_limit", limits.append)
     assert keep_freed_memory(5 << 30) and keep_freed_memory(-1) and keep_freed_memory()
     assert limits == [5 << 30, 64 << 20, 64 << 20]
-
-
-def test_without_metal_there_is_no_limit_to_set(monkeypatch):
-    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
-    assert keep_resident() is None
-
-
-@pytest.mark.parametrize("error", [None, RuntimeError, ValueError])
-def test_with_metal_weights_stay_wired_where_the_system_can(monkeypatch, error):
-    limits: list[int] = []
-
-    def set_limit(limit: int) -> None:
-        if error:
-            raise error("before macOS 15")
-        limits.append(limit)
-
-    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
-    monkeypatch.setattr(device, "on_gpu", lambda: True)
-    monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 2**34})
-    monkeypatch.setattr(mx, "set_wired_limit", set_limit)
-    assert keep_resident() == (None if error else 2**34) and limits == ([] if error else [2**34])
-
-
-def test_a_mac_that_computes_on_the_cpu_has_neither_limit_of_metal(monkeypatch):
-    """On such a Mac `mx.device_info` describes the CPU."""
-    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
-    monkeypatch.setattr(device, "on_gpu", lambda: False)
-    monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "Apple M4"})
-    assert keep_resident() is None and host_memory.memory_limit()[1] == "available"
 
 
 def test_huge_pages_are_requested_within_the_memory_and_change_nothing_in_it(monkeypatch):

@@ -7,14 +7,13 @@ import dataclasses
 import mlx.core as mx
 import pytest
 
+from mlx_oss.backend.machine import GIB, mac
 from mlx_oss.config import ModelConfig
 from mlx_oss.loader import load_model
 from mlx_oss.memory.estimates import (
-    GB,
     MAC_SIZES,
     WORKING_BYTES,
     contexts_by_mac,
-    gpu_bytes,
     kv_cache_bytes,
     largest_context,
 )
@@ -51,8 +50,8 @@ def test_a_released_models_cache_is_48_kib_a_token_and_a_window(released):
 @pytest.mark.parametrize("size", MAC_SIZES)
 def test_the_largest_context_fits_and_one_token_more_does_not(released, size):
     weights = 13_760_000_000
-    context = largest_context(released, weights, size * GB)
-    room = gpu_bytes(size * GB) - weights - WORKING_BYTES
+    context = largest_context(released, weights, size * GIB)
+    room = mac(size * GIB).limit - weights - WORKING_BYTES
     if context:
         assert kv_cache_bytes(released, context) <= room
     if context < released.max_position_embeddings:
@@ -63,13 +62,9 @@ def test_more_memory_or_smaller_weights_never_hold_less(released):
     for weights in (11_180_000_000, 13_760_000_000, 65_250_000_000):
         contexts = list(contexts_by_mac(released, weights).values())
         assert contexts == sorted(contexts)
-        assert all(a >= b for a, b in zip(contexts, contexts_by_mac(released, weights + GB).values(), strict=True))
+        assert all(a >= b for a, b in zip(contexts, contexts_by_mac(released, weights + GIB).values(), strict=True))
 
 
 def test_the_20b_fits_24_gb_with_its_whole_context_and_16_gb_not_at_all(released):
     contexts = contexts_by_mac(released, 13_760_000_000)
     assert contexts[16] == 0 and 0 < contexts[24] <= contexts[32] == 131_072
-
-
-def test_macos_gives_the_gpu_two_thirds_or_three_quarters():
-    assert [gpu_bytes(size * GB) / GB for size in (24, 36, 128)] == [16, 27, 96]

@@ -15,7 +15,9 @@ from mlx.utils import tree_flatten
 
 import mlx_oss
 from mlx_oss import Plan, load_model, plan
+from mlx_oss.backend import host_memory
 from mlx_oss.backend.device import on_gpu
+from mlx_oss.backend.machine import Machine
 from mlx_oss.cli import main
 from mlx_oss.errors import OptionError
 from mlx_oss.memory.estimates import format_bytes, parse_bytes
@@ -142,9 +144,9 @@ def test_a_model_that_fits_is_loaded_silently(routed, caplog):
 def test_memory_that_the_device_has_not_is_not_planned_with(routed, monkeypatch):
     path = routed("32 experts")
     memory = least(path).least_bytes
-    monkeypatch.setattr("mlx_oss.backend.host_memory.memory_limit", lambda: (memory, "available"))
+    monkeypatch.setattr(host_memory, "this_machine", lambda: Machine(memory, on_gpu()))
     assert plan(path).slots == 4 and "(available)" in str(plan(path))
-    monkeypatch.setattr("mlx_oss.backend.host_memory.memory_limit", lambda: (memory - 1, "available"))
+    monkeypatch.setattr(host_memory, "this_machine", lambda: Machine(memory - 1, on_gpu()))
     with pytest.raises(OptionError, match="needs at least"):
         load_model(path)
 

@@ -8,5 +8,6 @@ use only that description.
     hugging_face.py  the releases, and fine-tunes whose experts are not quantised
     openai.py        `original/` of the releases
     metal.py         `metal/model.bin` of the releases
+    releases.py      the sizes of the released models
     checkpoint.py    opens a folder: recognises its layout, reads headers and config, finds every tensor
 """

@@ -6,6 +6,7 @@ only, no weights.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -21,8 +22,17 @@ from mlx_oss.weights.layouts.hugging_face import DENSE, HUGGING_FACE
 from mlx_oss.weights.layouts.metal import METAL
 from mlx_oss.weights.layouts.mlx_folder import MLX
 from mlx_oss.weights.layouts.openai import OPENAI
-from mlx_oss.weights.names import Shape, can_quantize, is_expert, modules, plain_tensors, stored_tensors
-from mlx_oss.weights.safetensors import TensorInfo, check_folder, read_folder, weight_files
+from mlx_oss.weights.layouts.releases import RELEASES
+from mlx_oss.weights.names import (
+    Shape,
+    can_quantize,
+    is_expert,
+    lossless_quantization,
+    modules,
+    plain_tensors,
+    stored_tensors,
+)
+from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo, check_folder, read_folder, weight_files
 
 # Endings of names that only one layout has.
 _MARKERS = {
@@ -76,6 +86,45 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         raw = _read_config(folder / "config.json")
         layout = recognised(folder, files)
         raw, config = _checked_config(folder / "config.json", raw, layout)
+    return _found(folder, layout, config, raw, files)
+
+
+def released(name: str, bits: int | None = None) -> Checkpoint:
+    """A released model as a checkpoint whose files do not exist, to plan with before anything is downloaded.
+
+    Args:
+        name: A key of `releases.RELEASES`, which is also its folder.
+        bits: None: as released. Otherwise as `mlx-oss convert` stores it if everything outside the experts is quantised
+            with this many bits, in affine groups of 64.
+    """
+    raw = openai.from_openai(RELEASES[name])
+    config, layout = ModelConfig.from_dict(raw), HUGGING_FACE
+    specs = {module: MXFP4 if is_expert(module) else None for module, _, _ in modules(config)}
+    if bits is not None:
+        layout, affine = MLX, {"group_size": 64, "bits": bits, "mode": "affine"}
+        quantized = [module for module in specs if can_quantize(module) and not is_expert(module)]
+        raw["quantization"] = lossless_quantization() | dict.fromkeys(quantized, affine)
+        config = ModelConfig.from_dict(raw)
+        specs |= dict.fromkeys(quantized, QuantizationSpec(64, bits))
+    files: dict[str, TensorInfo] = {}
+    shapes = {
+        stored: (_packed_dtype(stored, specs[module]), stored_shape)
+        for module, shape, bias in modules(config)
+        for stored, stored_shape in stored_tensors(module, shape, bias, specs[module]).items()
+    }
+    shapes |= {name: (None, shape) for name, shape in plain_tensors(config).items()}
+    for tensor, (dtype, shape) in shapes.items():
+        stored = layout.locate(tensor, dtype, shape, config)
+        held = stored.dtype or "BF16"
+        nbytes = math.prod(stored.shape) * ITEMSIZE[held]
+        files[stored.name] = TensorInfo(stored.name, Path(name), held, stored.shape, 0, nbytes)
+    return _found(Path(name), layout, config, raw, files)
+
+
+def _found(
+    folder: Path, layout: Layout, config: ModelConfig, raw: Mapping[str, Any], files: Mapping[str, TensorInfo]
+) -> Checkpoint:
+    """Finds every canonical tensor in the tensors of the files."""
     finder = _Finder(folder, layout, config, files)
     specs = {module: finder.spec(module, shape) for module, shape, _ in modules(config)}
     tensors = {tensor.name: tensor for tensor in finder.tensors(specs)}
