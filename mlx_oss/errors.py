@@ -9,6 +9,7 @@
     ├── OptionError          an argument is invalid, or needs something that is not installed
     ├── ContextError         the conversation does not fit the context
     ├── EngineError          the engine cannot compute: the process was forked, the program is exiting
+    │   └── DeviceError      MLX failed: no memory, no GPU, stopped by the system
     ├── SessionError         a saved session cannot be read or written, or a turn of the session is running
     ├── ToolError            a tool failed; the session reports the message to the model
     └── BenchmarkError       a benchmarked engine cannot load or run the model
@@ -23,6 +24,7 @@ __all__ = [
     "ConfigError",
     "ContextError",
     "ConversionError",
+    "DeviceError",
     "EngineError",
     "HarmonyError",
     "MlxOssError",
@@ -67,6 +69,21 @@ class ContextError(MlxOssError):
 
 class EngineError(MlxOssError):
     """The engine cannot compute: in a forked process, from its own thread, at exit, or without a scripted answer."""
+
+
+class DeviceError(EngineError):
+    """MLX failed while it computed: the memory is used up, the system stopped the GPU, or there is no GPU.
+
+    The engine goes on: what the failed request had read and written is forgotten. A turn of a chat session is taken
+    back, unless the model has called tools in it.
+
+    Attributes:
+        took_too_long: True if the system stopped a computation because it took too long.
+    """
+
+    def __init__(self, message: str, took_too_long: bool = False) -> None:
+        super().__init__(message)
+        self.took_too_long = took_too_long
 
 
 class SessionError(MlxOssError):

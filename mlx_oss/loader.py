@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import mlx.core as mx
 
+from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.backend.host_memory import keep_freed_memory
 from mlx_oss.errors import OptionError
 from mlx_oss.generation import compute_thread
@@ -69,6 +70,7 @@ def load(
             which and why.
         ConversionError: If `path` is None and nano cannot be written to the cache folder.
         TokenizerError: If the bundled vocabulary is missing or damaged.
+        DeviceError: If MLX fails, for example because the memory is used up.
         EngineError: If this process was forked from one that has computed.
     """
     from mlx_oss.tokenizer import load_tokenizer
@@ -107,6 +109,7 @@ def load_model(
         ConfigError: If config.json is missing or wrong; names the file and key.
         CheckpointError: If a weight file or tensor is missing or wrong, or the model has to be converted first; says
             which and why.
+        DeviceError: If MLX fails, for example because the memory is used up.
         EngineError: If this process was forked from one that has computed.
     """
     compute_thread.check_process()
@@ -120,15 +123,16 @@ def load_model(
     reduced = chosen.slots is not None or chosen.context < (context or checkpoint.config.max_position_embeddings)
     _log.log(logging.WARNING if reduced and slots is None else logging.INFO, "%s", chosen)
     compute_thread.mark_computing()
-    keep_freed_memory(chosen.memory - chosen.peak_bytes)
-    rows_alternate = any(placement.rows_alternate for placement in placements)
-    model = Transformer(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate)
-    files, weights = open_files(placements), []
-    if chosen.slots is not None:
-        weights += install(model, chosen.slots, placements, files)
-        placements = tuple(placement for placement in placements if not placement.can_stay_on_disk)
-    weights += [(placement.name, array) for placement, array in read(placements, files)]
-    model.load_weights(weights, strict=True)
-    mx.eval(model.parameters())
+    with device_errors:
+        keep_freed_memory(chosen.memory - chosen.peak_bytes)
+        rows_alternate = any(placement.rows_alternate for placement in placements)
+        model = Transformer(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate)
+        files, weights = open_files(placements), []
+        if chosen.slots is not None:
+            weights += install(model, chosen.slots, placements, files)
+            placements = tuple(placement for placement in placements if not placement.can_stay_on_disk)
+        weights += [(placement.name, array) for placement, array in read(placements, files)]
+        model.load_weights(weights, strict=True)
+        mx.eval(model.parameters())
     wire = os.environ.get("MLX_OSS_WIRE") != "0" if wire is None else wire
     return LocalEngine(model, chosen, wired_bytes=chosen.wired_bytes if wire else 0)

@@ -6,6 +6,8 @@ Knows nothing of the model.
     machine.py        the memory limit of a machine, and how much may be wired, as arithmetic
     host_memory.py    this machine, reuse of freed memory, huge pages, memory in use
     wired.py          wires weights while a model computes on a Mac
+    device_errors.py  what MLX raises when the device fails, as errors of ours
+    expert_rows.py    how many pairs of tokens and experts to compute at once
     packed.py         packed weights -> values
     blas.py           loads a fast BLAS for the CPU backend before MLX is loaded
     cores.py          splits work among the cores of the CPU backend

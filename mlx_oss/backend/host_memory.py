@@ -14,6 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_oss.backend import device
+from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.backend.machine import Machine, mac
 
 FREED = 64 << 20  # bytes of freed memory to keep for reuse
@@ -21,9 +22,14 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def this_machine() -> Machine:
-    """The machine that this process runs on. If its GPU is not Metal's, the limit is the memory that is free now."""
+    """The machine that this process runs on. If its GPU is not Metal's, the limit is the memory that is free now.
+
+    Raises:
+        DeviceError: If there is no GPU although MLX was built for one.
+    """
     if device.on_metal():
-        info = mx.device_info()
+        with device_errors:
+            info = mx.device_info()
         return mac(int(info["memory_size"]), int(info["max_recommended_working_set_size"]))
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with contextlib.suppress(OSError, ValueError, StopIteration):

@@ -45,10 +45,10 @@ class ChatSession:
 
     The methods that run a turn (`send`, `resume`, `retry`, `edit` and the async ones) return iterators of events. The
     turn starts when the first event is read. Errors are raised then or later; only a message that is not a str is
-    refused at once. If experts are on disk, a turn can also raise CheckpointError. Closing the iterator, or an
-    exception such as KeyboardInterrupt while an event is awaited, ends the turn; what the model wrote until then is
-    kept. After any error but ContextError the turn stays in the conversation as far as it went: `retry` asks again,
-    `undo` forgets it.
+    refused at once. A turn can also raise DeviceError if MLX fails, and CheckpointError if experts are on disk. Closing
+    the iterator, or an exception such as KeyboardInterrupt while an event is awaited, ends the turn; what the model
+    wrote until then is kept. ContextError, and DeviceError before a tool has run, take the turn back. After any other
+    error it stays in the conversation as far as it went: `retry` asks again, `undo` forgets it.
 
     The arguments `instructions`, `reasoning_effort`, `max_rounds`, `options`, `max_tokens`, `current_date`,
     `context_limit` and `context_policy` are also attributes. They may be set between turns; the next turn checks and
@@ -421,7 +421,7 @@ class ChatSession:
                     yield ToolResult(result.name or "", str(result.content))
                 finished = yield from loop.run(setup)
             finally:
-                if loop.is_refused:
+                if loop.is_taken_back:
                     self._conversation.current = before
                 else:
                     self._total_stats = self._total_stats.after(loop.usage)

@@ -15,7 +15,7 @@ from mlx_oss.chat.live import LiveConversation
 from mlx_oss.chat.response import Response
 from mlx_oss.chat.setup import TurnSetup
 from mlx_oss.constrain import OutputConstraints
-from mlx_oss.errors import ContextError
+from mlx_oss.errors import ContextError, DeviceError
 from mlx_oss.events import Event, Finished, ToolCall, ToolResult, TurnsDropped, Usage
 from mlx_oss.generation.engine import Engine, PromptCache, Request, room_for_answer
 from mlx_oss.generation.options import SamplingOptions
@@ -38,7 +38,8 @@ class ToolLoop:
 
     Attributes:
         usage: What the finished rounds cost.
-        is_refused: True if the conversation did not fit the context, so that there was no round.
+        is_taken_back: True if the turn is to be taken back: the conversation did not fit the context, or MLX failed
+            before a tool had run.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class ToolLoop:
         constraints: OutputConstraints,
         conversation: LiveConversation,
     ) -> None:
-        self.usage, self.is_refused = Usage(), False
+        self.usage, self.is_taken_back = Usage(), False
         self._engine, self._tokenizer, self._cache = engine, tokenizer, cache
         self._toolset, self._constraints, self._conversation = toolset, constraints, conversation
         self._is_cancelled = False
@@ -71,6 +72,7 @@ class ToolLoop:
         Raises:
             ContextError: If the first prompt does not fit the context. In later rounds that ends the turn with the
                 reason "length" instead: tools have run, so the turn is kept.
+            DeviceError: If MLX fails.
         """
         self._setup, self._limits = setup, setup.limits
         max_rounds, max_tokens = self._limits.max_rounds, self._limits.max_tokens
@@ -80,7 +82,7 @@ class ToolLoop:
                 response = self._begin_round(conversation)
             except ContextError:
                 if not rounds:
-                    self.is_refused = True
+                    self.is_taken_back = True
                     raise
                 return Finished("length", self.usage)
             self._conversation.current = conversation
@@ -89,6 +91,9 @@ class ToolLoop:
                 if dropped:
                     yield TurnsDropped(dropped)
                 yield from response.run()
+            except DeviceError:
+                self.is_taken_back = not rounds  # once tools have run, the turn is kept
+                raise
             except BaseException:  # e.g. the iterator was closed at a tool call: its result then says it was stopped
                 if (call := self._own_call(response)) is not None:
                     stopped_result = [Entry.from_tool_result(call, self._toolset.invoke(call).result.text)]

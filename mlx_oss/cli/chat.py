@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import answer_arguments, model_arguments, tool_arguments
 from mlx_oss.cli.interrupts import echo_disabled, exiting_on_sigterm, interruptible
-from mlx_oss.errors import ContextError, MlxOssError, OptionError
+from mlx_oss.errors import ContextError, DeviceError, MlxOssError, OptionError
 
 if TYPE_CHECKING:
     from mlx_oss.chat.session import ChatSession
@@ -121,6 +121,7 @@ def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | Non
             return
         except UnicodeDecodeError:
             typed = "\udc80"  # a surrogate, as in locales where Python does not raise
+        turns = state.session.turns
         try:
             checked_text(typed)
             if typed.startswith("/") and not typed.startswith("//"):
@@ -130,6 +131,9 @@ def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | Non
         except ContextError as error:
             remedy = "; /undo and /clear make room" if state.session.turns else ""
             printer.notice(f"error: {error}{remedy}")
+        except DeviceError as error:
+            taken_back = "; the question was taken back" if state.session.turns == turns else ""
+            printer.notice(f"error: {error}{taken_back}")
         except MlxOssError as error:
             printer.notice(f"error: {error}")
 

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_oss.backend.cores import side_stream
+from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.errors import OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import Constraint, Step, room_for_answer
@@ -57,13 +58,26 @@ def prefill(
     Raises:
         OptionError: If there are no tokens, a token is not in the vocabulary, or `chunk` is less than 1.
         CheckpointError: If weights are on disk and cannot be read.
+        DeviceError: If MLX fails: the memory is used up, or the system stopped the GPU.
         EngineError: If this process was forked from one that has computed.
     """
+    last = _prefilled(model, tokens, cache, chunk, progress)
+    return _parts(model)[0].logits(last)[0, 0]
+
+
+def _prefilled(
+    model: Transformer | HasTransformer,
+    tokens: Sequence[int],
+    cache: Cache,
+    chunk: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> mx.array:
+    """Like `prefill`, but returns the final hidden state (1, 1, C) of the last token."""
     transformer, _, planned = _parts(model)
     for done, last in prefill_chunks(transformer, tokens, cache, planned if chunk is None else chunk):  # noqa: B007
         if progress is not None:
             progress(done, len(tokens))
-    return transformer.logits(last)[0, 0]
+    return last
 
 
 def prefill_chunks(
@@ -77,6 +91,7 @@ def prefill_chunks(
     Raises:
         OptionError: If there are no tokens, a token is not in the vocabulary, or `chunk` is less than 1.
         CheckpointError: If weights are on disk and cannot be read.
+        DeviceError: As `prefill`.
     """
     if not tokens:
         raise OptionError("the prompt is empty: it needs at least one token")
@@ -87,9 +102,10 @@ def prefill_chunks(
         raise OptionError(f"token id {bad} is outside the vocabulary of {vocab}: expected 0 to {vocab - 1}")
     cache.reserve(len(tokens))
     for start in range(0, len(tokens), chunk):
-        part = mx.array([list(tokens[start : start + chunk])])
-        hidden = model.hidden(part, cache)
-        mx.eval(hidden[:, -1], cache.arrays)
+        with device_errors:
+            part = mx.array([list(tokens[start : start + chunk])])
+            hidden = model.hidden(part, cache)
+            mx.eval(hidden[:, -1], cache.arrays)
         yield start + part.shape[1], hidden[:, -1:]
 
 
@@ -134,6 +150,7 @@ def generate_step(
             or `options.logit_bias` has an id that the model does not have.
         ContextError: If the context has no room for a token after the prompt.
         CheckpointError: If weights are on disk and cannot be read.
+        DeviceError: If MLX fails: the memory is used up, or the system stopped the GPU.
         EngineError: If this process was forked from one that has computed.
         Exception: What the constraint raises.
     """
@@ -145,13 +162,13 @@ def generate_step(
     room = room_for_answer(context, position)
     limit = room if max_tokens is None else min(max_tokens, room)
     picker = TokenPicker(options, position, [*recent, *prompt_ids], constraint)
-    logits = prefill(model, prompt_ids, cache, chunk=chunk, progress=progress)
-    yield from decode(transformer, logits, cache, picker, limit=limit, stop_ids=frozenset(stop_ids))
+    last = _prefilled(model, prompt_ids, cache, chunk, progress)
+    yield from decode(transformer, last, cache, picker, limit=limit, stop_ids=frozenset(stop_ids))
 
 
 def decode(
     model: Transformer,
-    logits: mx.array,
+    last: mx.array,
     cache: Cache,
     picker: TokenPicker,
     *,
@@ -162,7 +179,7 @@ def decode(
 
     Args:
         model: The model.
-        logits: The logits (V,) of the first token.
+        last: The final hidden state (1, 1, C) of the last token of the prompt.
         cache: The prompt; it is extended.
         picker: Chooses the tokens.
         limit: Maximum number of tokens to generate.
@@ -171,19 +188,26 @@ def decode(
     Yields:
         A `Step` for each generated token.
     """
-    pending = picker.pick(logits)
+    with device_errors:
+        scores = NextScores(model, last)
+    pending = picker.pick(scores)
     for count in range(1, limit + 1):
         current = pending
-        logits = model(current[0].reshape(1, 1), cache)[0, 0]
+        with device_errors:
+            scores = NextScores(model, model.hidden(current[0].reshape(1, 1), cache))
         if picker.is_sequential:
-            mx.async_eval(logits)
-            picker.observe(_number(current[0]))
-        pending = picker.pick(logits)
-        token = _number(current[0])
+            with device_errors:
+                mx.async_eval(scores.logits)
+                chosen = _number(current[0])
+            picker.observe(chosen)
+        pending = picker.pick(scores)
+        with device_errors:
+            token = _number(current[0])
+            logprob = _number(current[1]) if picker.options.logprobs else None
+            alternatives = _alternatives(current)
         finish: Literal["stop", "length"] | None
         finish = "stop" if token in stop_ids else "length" if count == limit else None
-        logprob = _number(current[1]) if picker.options.logprobs else None
-        yield Step(token, logprob, _alternatives(current), finish)
+        yield Step(token, logprob, alternatives, finish)
         if finish:
             return
 
@@ -197,6 +221,29 @@ def _parts(model: Transformer | HasTransformer) -> tuple[Transformer, int, int]:
     if isinstance(model, Transformer):
         return model, model.config.max_position_embeddings, PREFILL_CHUNK
     return model.transformer, model.context, model.chunk
+
+
+class NextScores:
+    """The logits of the next token.
+
+    Args:
+        model: The model.
+        last: The final hidden state (1, 1, C) of the last token.
+
+    Attributes:
+        logits: (V,), in the dtype of the model.
+    """
+
+    def __init__(self, model: Transformer, last: mx.array) -> None:
+        self.logits = model.logits(last)[0, 0]
+        self._model, self._last = model, last
+
+    @property
+    def exact(self) -> Callable[[mx.array], mx.array] | None:
+        """Ids (n,) -> their logits (n,), computed in float32; None if all of them are."""
+        if self.logits.dtype == mx.float32:
+            return None
+        return lambda ids: self._model.exact_logits(self._last[0, 0], ids)
 
 
 class TokenPicker:
@@ -228,18 +275,19 @@ class TokenPicker:
         if self._constraint is not None:
             self._constraint.accept(token)
 
-    def pick(self, logits: mx.array) -> tuple[mx.array, ...]:
+    def pick(self, scores: NextScores) -> tuple[mx.array, ...]:
         """(token,) and, if the options request them, its logprob, and the most likely ids and their logprobs."""
-        allowed = None if self._constraint is None else _checked(self._constraint.allowed(), logits.shape[0])
-        if isinstance(allowed, int):
-            self._sampler.skip()
-            chosen: tuple[mx.array, ...] = (mx.array(allowed),)
-            if self.options.logprobs:
-                chosen += (mx.array(0.0),)  # it is the only id that can be sampled
-        else:
-            mask = None if allowed is None else mx.array(allowed)
-            chosen = self._sampled(self._sampler.logits(logits, self._recent, mask))
-        mx.async_eval(chosen)
+        allowed = None if self._constraint is None else _checked(self._constraint.allowed(), scores.logits.shape[0])
+        with device_errors:
+            if isinstance(allowed, int):
+                self._sampler.skip()
+                chosen: tuple[mx.array, ...] = (mx.array(allowed),)
+                if self.options.logprobs:
+                    chosen += (mx.array(0.0),)  # it is the only id that can be sampled
+            else:
+                mask = None if allowed is None else mx.array(allowed)
+                chosen = self._sampled(self._sampler.logits(scores.logits, self._recent, mask, scores.exact))
+            mx.async_eval(chosen)
         return chosen
 
     def _sampled(self, logits: mx.array) -> tuple[mx.array, ...]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 import mlx.core as mx
 
 from mlx_oss.backend import wired
+from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.config import ModelConfig
-from mlx_oss.errors import EngineError, OptionError
+from mlx_oss.errors import DeviceError, EngineError, OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import Counts, Engine, Items, PromptProgress, Request, Stream
 from mlx_oss.generation.generate import TokenPicker, decode
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mlx_oss.memory.plan import Plan
 
 T = TypeVar("T")
+_LEAST_CHUNK = 32  # tokens; each time the system stops the GPU because a computation took too long, chunks are halved
 
 
 class LocalEngine(Engine):
@@ -102,7 +104,8 @@ class LocalEngine(Engine):
             EngineError: If this process was forked from one that has computed.
         """
         compute_thread.check_process()
-        logits: mx.array = self.transformer(tokens, cache)
+        with device_errors:
+            logits: mx.array = self.transformer(tokens, cache)
         return logits
 
     def make_cache(self) -> Cache:
@@ -160,11 +163,17 @@ def _generate(engine: LocalEngine, request: Request, cache: KVPromptCache, limit
             if reused <= end < len(prompt):
                 cache.kv.snapshot()
         picker = TokenPicker(request.options, len(prompt), prompt, request.constraint)
-        for step in decode(model, model.logits(last)[0, 0], cache.kv, picker, limit=limit, stop_ids=request.stop_ids):
+        for step in decode(model, last, cache.kv, picker, limit=limit, stop_ids=request.stop_ids):
             cache.ids.append(step.token)
             counts.offload = offload_stats(model) - read_before
             yield step
     except GeneratorExit:
+        raise
+    except DeviceError as error:
+        cache.forget()  # it may hold arrays that were never computed
+        mx.clear_cache()
+        if error.took_too_long:
+            engine.chunk = max(_LEAST_CHUNK, engine.chunk // 2)
         raise
     except BaseException:
         if cache.kv.offset != len(cache.ids):  # stopped in the middle of a computation: nothing in it is certain

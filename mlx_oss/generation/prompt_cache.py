@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import mlx.core as mx
 import numpy as np
 
+from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import PromptCache, SavedTensor
 from mlx_oss.generation.generate import prefill_chunks
@@ -122,8 +123,9 @@ class KVPromptCache(PromptCache):
 
 
 def _to_saved(array: mx.array) -> SavedTensor:
-    flat = mx.contiguous(array).reshape(-1).view(mx.uint8)
-    mx.eval(flat)
+    with device_errors:
+        flat = mx.contiguous(array).reshape(-1).view(mx.uint8)
+        mx.eval(flat)
     return SavedTensor(str(array.dtype).removeprefix("mlx.core."), tuple(array.shape), memoryview(flat))  # type: ignore[arg-type]
 
 

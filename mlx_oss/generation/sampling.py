@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
@@ -20,6 +20,9 @@ from mlx_oss.tokenizer import LAST_TEXT_ID
 # Distance between the random seeds of successive positions: 2^64 divided by the golden ratio, so that no position of
 # one seed has the same random key as a position of a nearby seed.
 _APART = 0x9E3779B97F4A7C15
+# How many of the largest logits are computed once more in float32 if the model computes in bfloat16. In bfloat16 many
+# of them are equal (0.6 % of nano's answers have a tie for the first place), and the lowest id would win.
+EXACT = 64
 COLD = 1e-5  # below this temperature the most likely token always wins, and dividing by it would overflow
 
 
@@ -45,19 +48,32 @@ class Sampler:
         """True if each choice depends on the tokens before it, so that `logits` needs them in `recent`."""
         return self.options.repetition_penalty != 1 and self.options.repetition_window > 0
 
-    def logits(self, logits: mx.array, recent: Sequence[int] = (), allowed: mx.array | None = None) -> mx.array:
+    def logits(
+        self,
+        logits: mx.array,
+        recent: Sequence[int] = (),
+        allowed: mx.array | None = None,
+        exact: Callable[[mx.array], mx.array] | None = None,
+    ) -> mx.array:
         """Logits (V,) of the model -> float32 (V',) of the ids that can be sampled, with bias and penalty applied.
 
         Args:
             logits: Logits of the model. They are not changed.
             recent: The ids before this token, for the repetition penalty.
             allowed: Bool (V',). Logits are -inf where it is False. None allows every id.
+            exact: Ids (n,) -> their logits (n,) in float32. They replace the EXACT largest logits of allowed ids. None
+                means that all are exact.
 
         Raises:
             OptionError: If `logit_bias` has an id that the model does not have.
         """
         logits = logits[: LAST_TEXT_ID + 1].astype(mx.float32)
         known = logits.shape[0]
+        if allowed is not None:
+            logits = mx.where(allowed[:known], logits, -math.inf)
+        if exact is not None:
+            best = mx.argpartition(-logits, kth=min(EXACT, known) - 1)[:EXACT]
+            logits[best] = mx.where(mx.isinf(logits[best]), logits[best], exact(best))
         if self._bias is not None:
             ids, biases = self._bias
             if (largest := max(self.options.logit_bias)) >= known:
@@ -70,7 +86,7 @@ class Sampler:
             ids = mx.array(sorted(seen), mx.int32)
             values, penalty = logits[ids], self.options.repetition_penalty
             logits[ids] = mx.where(values > 0, values / penalty, values * penalty)
-        return logits if allowed is None else mx.where(allowed[:known], logits, -math.inf)
+        return logits
 
     def sample(self, logits: mx.array) -> mx.array:
         """Logits float32 (V',) -> the next id, a scalar."""

@@ -43,6 +43,17 @@ class QuantizedLinear(nn.QuantizedLinear):
         return cpu_linear.quantized_linear(x, spec, self.get("bias"), *_packed_arrays(self))
 
 
+def rows_of(layer: nn.Module, rows: mx.array) -> mx.array:
+    """Rows (n,) of the matrix of a `linear` layer -> float32 (n, inputs), without rounding what is quantised."""
+    weight, *scaling = (array[rows] for array in _packed_arrays(layer))
+    if isinstance(layer, nn.QuantizedLinear):
+        # In affine mode the values get the dtype of the scales; those of the other modes are exact in bfloat16.
+        scaling = [array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array for array in scaling]
+        biases = scaling[1] if len(scaling) > 1 else None
+        weight = mx.dequantize(weight, scaling[0], biases, layer.group_size, layer.bits, mode=layer.mode)
+    return weight.astype(mx.float32)
+
+
 class ExpertLinear(nn.Module):
     """One quantised matrix and bias for each expert; each row of the input is multiplied with a chosen expert's matrix.
 

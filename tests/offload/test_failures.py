@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mlx_oss import ChatSession, SamplingOptions, Transformer, load_model, load_tokenizer
-from mlx_oss.errors import CheckpointError
+from mlx_oss.errors import CheckpointError, DeviceError
 from mlx_oss.generation.generate import generate_step
 from mlx_oss.nano import nano_folder
 from mlx_oss.offload import reader
@@ -289,7 +289,7 @@ def test_a_computation_that_failed_does_not_fail_every_later_one(routed, monkeyp
         real(*arrays)
 
     monkeypatch.setattr(mx, "eval", failing)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DeviceError):
         model(tokens)
     assert np.array_equal(np.array(model(tokens)), wanted)
 
