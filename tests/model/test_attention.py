@@ -102,3 +102,25 @@ def test_on_a_gpu_it_is_mlxs_kernel(monkeypatch):
     q, k, v, sinks = inputs(*SHAPES[0])
     attention(q, k, v, scale=SCALE, mask="causal", sinks=sinks)
     assert calls == [((q, k, v), {"scale": SCALE, "mask": "causal", "sinks": sinks})]
+
+
+@pytest.mark.parametrize("group", [1, 3, 8])
+@pytest.mark.parametrize("L", [1, 2, 4, 5, 6, 7, 8, 9, 30])
+def test_on_a_gpu_every_number_of_queries_has_a_kernel(L, group, monkeypatch):
+    """On Metal that is more than 8 queries, or up to 32 rows of queries times query heads a kv head."""
+    real, calls = mx.fast.scaled_dot_product_attention, []
+
+    def kernel(q, k, v, **options):
+        calls.append((q.shape[2], k.shape[2], options["mask"]))
+        return real(q, k, v, **options)
+
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", kernel)
+    q, k, v, sinks = inputs(2, 2 * group, 2, L, 37, 64)
+    for mask, allowed in masks(L, 37):
+        calls.clear()
+        out = attention(q, k, v, scale=SCALE, mask=mask, sinks=sinks)
+        assert np.abs(np.array(out) - reference(q, k, v, sinks, allowed)).max() < 1e-5
+        assert sum(queries for queries, *_ in calls) == L
+        assert all(queries > 8 or queries * group <= 32 for queries, *_ in calls)
+        assert len(calls) == (1 if L > 8 or L * group <= 32 else 2)
