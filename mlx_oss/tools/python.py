@@ -30,6 +30,7 @@ _ENDINGS: dict[Ending, str] = {
     "time": "the code was stopped after {seconds:g} seconds",
     "memory": "the code was stopped, as it used more than {memory:,.1f} GB of memory",
     "processes": "the code was stopped, as it started more than {processes} processes",
+    "unwatched": "the code was stopped, as the system did not say how much memory and how many processes it uses",
     "stopped": "the code was stopped",
     "died": "the interpreter was ended by the code",
 }

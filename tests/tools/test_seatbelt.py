@@ -1,7 +1,8 @@
-"""Tests of the profile for sandbox-exec on macOS that run anywhere.
+"""Tests of the sandbox on macOS that run anywhere: what its profile allows, and the tool around it.
 
-`decide` evaluates the part of the profile language that the profile uses. What sandbox-exec and the kernel make of the
-profile can be seen only on a Mac.
+`decide` evaluates the part of the profile language that the profile uses. The tool runs with a sandbox-exec that keeps
+the profile and runs the command, and a ps that reads /proc, so nothing is isolated here: the bombs stop by themselves.
+What sandbox-exec and the kernel make of the profile can be seen only on a Mac.
 """
 
 from __future__ import annotations
@@ -9,6 +10,12 @@ from __future__ import annotations
 import multiprocessing.synchronize
 import os
 import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from unicodedata import normalize
 from unittest import mock
@@ -17,8 +24,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_oss.errors import ToolError
-from mlx_oss.tools.sandbox import seatbelt
+from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.tools import Limits, PythonTool, python, sandbox
+from mlx_oss.tools.sandbox import jail, process, seatbelt
 
 TOKEN = re.compile(r'\s*([()]|#"[^"]*"|"(?:[^"\\]|\\["\\])*"|[^\s()"]+)')
 WORK = "/private/var/folders/ab/cd/T/mlx-oss-1"
@@ -262,3 +270,287 @@ def test_a_folder_is_named_as_the_kernel_names_it(tmp_path, monkeypatch):
     monkeypatch.setattr(seatbelt, "fcntl", asked)
     profile = profile_for(str(tmp_path), ["/opt/python"])
     assert not readable(profile, f"{str(tmp_path.resolve()).upper()}/secret")
+
+
+# --- The tool
+
+FAKE_SANDBOX_EXEC = """\
+#!/bin/sh
+[ "$1" = -p ] || { echo "usage: sandbox-exec -p profile command"; exit 64; }
+printf %s "$2" > "FOLDER/profile"
+shift 2
+exec "$@"
+"""
+# Of several columns in one option, everything after a "=" is a title, as in POSIX. Lines that are none are added.
+FAKE_PS = """\
+#!/bin/sh
+echo x >> "FOLDER/asked"
+sleep 0.1
+[ -e "FOLDER/broken" ] && exit 1
+exec "PYTHON" -I -S -c '
+import os, sys
+sizes = os.sysconf("SC_PAGESIZE") // 1024
+assert sys.argv[1] == "-A"
+columns = []
+for option, value in zip(sys.argv[2::2], sys.argv[3::2]):
+    assert option == "-o"
+    names, _, title = value.partition("=")
+    columns += names.split(",")
+print("  PGID    RSS\\n\\n 12\\n x y z\\n 1 -")
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        fields = open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()
+    except OSError:
+        continue
+    print("", *({"pgid": fields[2], "rss": int(fields[21]) * sizes}[name] for name in columns))
+' "$@"
+"""
+LIMITS = Limits(seconds=60, memory_bytes=1 << 30, processes=40, file_bytes=32 << 20)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the ps of these tests reads /proc")
+
+
+@pytest.fixture
+def mac(tmp_path, monkeypatch):
+    """A folder with a sandbox-exec and a ps, which the tool uses as on a Mac."""
+    for name, text in (("sandbox-exec", FAKE_SANDBOX_EXEC), ("ps", FAKE_PS)):
+        path = tmp_path / name
+        path.write_text(text.replace("FOLDER", str(tmp_path)).replace("PYTHON", sys.executable))
+        path.chmod(0o755)
+    monkeypatch.setattr(process, "_SANDBOX_EXEC", str(tmp_path / "sandbox-exec"))
+    monkeypatch.setattr(process, "_PS", str(tmp_path / "ps"))
+    return tmp_path
+
+
+@pytest.fixture(params=["seatbelt", "limits"])
+def tool(request, mac):
+    tool = PythonTool(isolation=request.param, limits=LIMITS)
+    yield tool
+    tool.close()
+
+
+def asked(mac: Path) -> int:
+    """How often ps was asked."""
+    return len((mac / "asked").read_text().splitlines())
+
+
+def stopped(tool: PythonTool, code: str) -> str:
+    """Runs code that has to be stopped, and returns the error message. Checks that the tool still works afterwards."""
+    with pytest.raises(ToolError) as caught:
+        tool.call("", code)
+    tool.limits = LIMITS
+    assert tool.call("", "6 * 7") == "42"
+    return str(caught.value)
+
+
+@linux
+def test_code_runs_and_keeps_its_variables(tool):
+    assert tool.call("", "import os; x = 5; open('a', 'w').write('kept')") == "4"
+    assert tool.call("", "x, open('a').read()") == "(5, 'kept')"
+    folder = Path(tool.call("", "os.getcwd()").strip("'"))
+    assert folder.is_dir()
+    tool.close()
+    assert not folder.exists()
+
+
+@linux
+def test_sandbox_exec_gets_a_profile_under_which_this_python_can_run(mac, monkeypatch):
+    home, temporary = mac / "höme", mac / "temporary files"
+    temporary.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    tool = PythonTool(isolation="seatbelt", limits=LIMITS)
+    work = tool.call("", "import os; os.getcwd()").strip("'")
+    tool.close()
+    profile = (mac / "profile").read_text(encoding="utf-8")
+    for path in (sys.executable, os.path.realpath(sys.executable), os.__file__, pytest.__file__, f"{work}/a"):
+        assert readable(profile, path)
+    assert decide(profile, "file-write-create", f"{work}/a")
+    for path in (home / "secret", temporary / "secret", "/private/tmp/x"):
+        assert not readable(profile, str(path)) and not decide(profile, "file-write-create", str(path))
+
+
+@linux
+def test_too_much_memory_of_several_processes_is_noticed(tool):
+    tool.limits = Limits(seconds=60, memory_bytes=200 << 20, processes=40)
+    hungry = """
+import os, time
+for _ in range(4):
+    if os.fork() == 0:
+        x = b"x" * (80 << 20)
+        time.sleep(60)
+        os._exit(0)
+time.sleep(60)
+"""
+    assert "more than 0.2 GB of memory" in stopped(tool, hungry)
+
+
+@linux
+def test_too_many_processes_are_noticed(tool):
+    tool.limits = Limits(seconds=60, processes=5)
+    many = "import subprocess, time\nkept = [subprocess.Popen(['sleep', '60']) for _ in range(8)]\ntime.sleep(60)"
+    assert "more than 5 processes" in stopped(tool, many)
+
+
+@linux
+def test_too_much_time_is_noticed(tool):
+    tool.limits = Limits(seconds=0.5)
+    assert "stopped after 0.5 seconds" in stopped(tool, "while True: pass")
+
+
+@linux
+def test_the_address_space_is_not_limited(tool):
+    """On a Mac the limit does not work, and can keep the interpreter from starting."""
+    assert tool.call("", "import resource; resource.getrlimit(resource.RLIMIT_AS)") == str(
+        resource.getrlimit(resource.RLIMIT_AS)
+    )
+    assert tool.call("", "resource.getrlimit(resource.RLIMIT_FSIZE)[0]") == str(LIMITS.file_bytes)
+
+
+@linux
+def test_ps_is_asked_only_while_code_runs(tool, mac):
+    tool.call("", "1")
+    count, deadline = 0, time.monotonic() + 60
+    while (now := asked(mac)) != count:  # until what the call's end asked for is done
+        assert time.monotonic() < deadline, "ps is asked although no code runs"
+        count = now
+        time.sleep(1.5)
+    waiting = f"import time\nwhile len(open({str(mac / 'asked')!r}).read()) < {2 * count + 6}: time.sleep(0.05)"
+    assert tool.call("", waiting) == "(no output: print what you want to see)"
+    assert asked(mac) >= count + 3
+
+
+@linux
+@pytest.mark.parametrize("isolation", ["seatbelt", "limits"])
+def test_processes_that_a_call_left_behind_are_noticed(mac, isolation):
+    interpreter = sandbox.Sandbox(isolation, Limits(seconds=60, processes=5))
+    try:
+        interpreter.run("import subprocess\nkept = [subprocess.Popen(['sleep', '60']) for _ in range(8)]")
+        assert interpreter._process.wait(60) == jail.TOO_MANY_PROCESSES
+    finally:
+        interpreter.close()
+
+
+@linux
+def test_the_code_cannot_take_what_the_supervisor_is_told(tool):
+    pipes = "import os; sum(os.path.exists(f'/proc/self/fd/{n}') and n > 2 for n in range(256))"
+    assert tool.call("", pipes) == "2"  # the pipes for code and for status
+
+
+@linux
+def test_a_ps_that_fails_is_reported(tool, mac):
+    (mac / "broken").touch()
+    with pytest.raises(ToolError, match=r"no isolation '\w+' here: the process was not listed \(.*ps\)"):
+        tool.call("", "1")
+    (mac / "broken").unlink()
+    assert tool.call("", "6 * 7") == "42"
+    waiting = f"import time; open({str(mac / 'broken')!r}, 'w').close(); time.sleep(60)"
+    with pytest.raises(ToolError, match="the system did not say how much memory"):
+        tool.call("", waiting)
+
+
+def test_lines_of_ps_that_make_no_sense_are_passed_over(tmp_path):
+    ps = tmp_path / "ps"
+    ps.write_text("#!/bin/sh\nprintf '\\n PGID RSS\\n 7 100\\n7\\n 7 -\\n 77 5\\n x\\n \\377 1\\n 7 20 x\\n'")
+    ps.chmod(0o755)
+    assert jail.group_sizes(str(ps), 7) == [100 * 1024, 0, 0, 20 * 1024]
+    with pytest.raises(OSError, match="not listed"):
+        jail.group_sizes(str(ps), 8)
+    with pytest.raises(OSError):
+        jail.group_sizes(str(tmp_path / "none"), 7)
+
+
+def test_a_ps_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
+    ps = tmp_path / "ps"
+    ps.write_text("#!/bin/sh\nexec sleep 60")
+    ps.chmod(0o755)
+    monkeypatch.setattr(jail, "_PS_SECONDS", 0.1)
+    with pytest.raises(OSError, match="timed out"):
+        jail.group_sizes(str(ps), 7)
+
+
+@linux
+def test_an_interpreter_that_exits_is_reported(tool, mac):
+    assert "the interpreter was ended by the code" in stopped(tool, "import os; os._exit(3)")
+    while_ps_runs = f"""
+import os, time
+count = len(open({str(mac / "asked")!r}).read())
+while len(open({str(mac / "asked")!r}).read()) == count: time.sleep(0.001)
+open({str(mac / "broken")!r}, "w").close()
+os._exit(3)
+"""
+    with pytest.raises(ToolError, match="the interpreter was ended by the code"):
+        tool.call("", while_ps_runs)
+
+
+def beats(folder: Path) -> bool:
+    """Whether a process keeps touching the file in this folder."""
+    before = (folder / "beat").stat().st_mtime_ns
+    time.sleep(0.3)
+    return (folder / "beat").stat().st_mtime_ns != before
+
+
+BEATING = """
+import os, time
+if os.fork() == 0:
+    while True:
+        open({path!r}, "w").close()
+        time.sleep(0.02)
+while not os.path.exists({path!r}): time.sleep(0.01)
+"""
+
+
+@linux
+def test_closing_the_tool_ends_the_process_group(tool, mac):
+    tool.call("", BEATING.format(path=str(mac / "beat")))
+    assert beats(mac)
+    tool.close()
+    assert not beats(mac)
+
+
+@linux
+@pytest.mark.parametrize("isolation", ["seatbelt", "limits"])
+@pytest.mark.parametrize("held", [False, True], ids=["", "another process keeps its pipes open"])
+def test_the_process_group_ends_when_the_program_is_killed(mac, isolation, held):
+    program = f"""
+import os, signal, time
+from mlx_oss.tools import PythonTool
+from mlx_oss.tools.sandbox import process
+process._SANDBOX_EXEC, process._PS = {str(mac / "sandbox-exec")!r}, {str(mac / "ps")!r}
+tool = PythonTool(isolation={isolation!r})
+tool.call("", {BEATING.format(path=str(mac / "beat"))!r})
+if {held} and os.fork() == 0:
+    time.sleep(20)
+    os._exit(0)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 15
+    while beats(mac):
+        assert time.monotonic() < deadline
+
+
+@linux
+def test_a_profile_that_sandbox_exec_refuses_is_reported(mac):
+    (mac / "sandbox-exec").write_text("#!/bin/sh\necho 'sandbox-exec: line 3: unbound variable'\nexit 65")
+    with pytest.raises(ToolError, match="no isolation 'seatbelt' here: sandbox-exec: line 3: unbound variable"):
+        sandbox.Sandbox("seatbelt", LIMITS)
+
+
+@linux
+def test_a_machine_without_sandbox_exec_is_reported(mac):
+    (mac / "sandbox-exec").unlink()
+    with pytest.raises(ToolError, match=r"No such file or directory \(.*sandbox-exec\)"):
+        sandbox.Sandbox("seatbelt", LIMITS)
+
+
+@linux
+def test_a_home_that_cannot_be_closed_is_reported_and_nothing_is_left_behind(mac, monkeypatch):
+    monkeypatch.setenv("HOME", f"{mac}/a\nb")
+    monkeypatch.setattr(tempfile, "tempdir", str(mac))
+    before, files = set(os.listdir("/proc/self/fd")), set(os.listdir(mac))
+    monkeypatch.setattr(python, "isolation_here", process.isolation_here.__wrapped__)
+    monkeypatch.setattr(process.sys, "platform", "darwin")
+    with pytest.raises(OptionError, match=r"cannot name .*a\\nb.*rename it.*isolation=\"limits\""):
+        PythonTool()
+    assert set(os.listdir("/proc/self/fd")) == before and set(os.listdir(mac)) == files

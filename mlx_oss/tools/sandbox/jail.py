@@ -10,12 +10,16 @@ no other processes, has no privileges, and its memory and number of processes ar
 limits apply. In both cases a supervisor kills everything when the program ends, when it exceeds a limit, or when the
 process that started the jail is gone.
 
-The exit status is that of the program, except: TOO_MUCH_MEMORY or TOO_MANY_PROCESSES if the supervisor killed it, and
-NO_JAIL, with the reason on a line of stdout, if the isolation is not available.
+On Linux the supervisor reads the usage from /proc all the time. Elsewhere it has to start ps for it. It does so only
+while a call runs and once when a call ends; the process that started the jail tells it through a pipe.
+
+The exit status is that of the program, except: TOO_MUCH_MEMORY, TOO_MANY_PROCESSES or UNWATCHED (ps failed) if the
+supervisor killed it, and NO_JAIL, with the reason on a line of stdout, if the isolation is not available.
 """
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -27,7 +31,8 @@ import sys
 import time
 from typing import NoReturn, TypedDict
 
-TOO_MUCH_MEMORY, TOO_MANY_PROCESSES, NO_JAIL = 90, 91, 92
+TOO_MUCH_MEMORY, TOO_MANY_PROCESSES, NO_JAIL, UNWATCHED = 90, 91, 92, 93
+CALL_BEGINS, CALL_ENDS = b"1", b"0"  # what the starting process writes to the pipe `calls`
 
 # Constants of Linux: clone flags, mount flags, umount flags, prctl options, system call numbers.
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
@@ -41,7 +46,8 @@ _NOBODY = 65534
 
 _SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # links into /usr on most systems
 _DEVICES = ("null", "full", "random", "urandom")  # not "zero": a shared mapping of it is memory of no file
-_INTERVAL = 0.05  # seconds between two checks of the usage
+_INTERVAL, _PS_INTERVAL = 0.05, 0.5  # seconds between two checks of the usage, in /proc and with ps
+_PS_SECONDS = 20.0  # for ps to answer
 
 
 class Config(TypedDict):
@@ -54,6 +60,8 @@ class Config(TypedDict):
     command: list[str]
     environment: dict[str, str]
     filter: str  # the seccomp filter in hexadecimal; empty if there is none for this machine
+    ps: str  # the ps command; empty on Linux, where /proc has the usage
+    calls: int  # with ps: file descriptor of a pipe that says when a call begins and ends
     lifeline: int  # file descriptor of a pipe whose other end closes when the starting process is gone
     starter: int  # process id of the starting process
     memory_bytes: int
@@ -74,7 +82,13 @@ def main(config: Config) -> NoReturn:
         except OSError as error:
             exit_without_jail(error)
         supervise(config, start_program(config, uid))
-    if sys.platform == "linux":
+    if config["ps"]:
+        os.set_inheritable(config["calls"], False)  # otherwise the program could read it and hide that it runs
+        try:
+            usage(config, os.getpgrp())
+        except OSError as error:
+            exit_without_jail(error)
+    elif sys.platform == "linux":
         _prctl(_CHILD_SUBREAPER, 1)  # orphans of the program become children of this process, so none is lost
     supervise(config, start_program(config, None))
 
@@ -185,12 +199,13 @@ def switch_user(uid: int) -> None:
 def set_limits(config: Config, existing_tasks: int) -> None:
     """Sets the resource limits of this process; `existing_tasks` of the same user count towards RLIMIT_NPROC too."""
     limits = {
-        "RLIMIT_AS": config["memory_bytes"],
         "RLIMIT_FSIZE": config["file_bytes"],
         "RLIMIT_NPROC": config["processes"] + existing_tasks,
         "RLIMIT_NOFILE": 256,
         "RLIMIT_CORE": 0,
     }
+    if not config["ps"]:  # macOS does not enforce a limit of the address space, and may not start the program under one
+        limits["RLIMIT_AS"] = config["memory_bytes"]
     for name, value in limits.items():
         try:
             hard = resource.getrlimit(getattr(resource, name))[1]
@@ -203,57 +218,93 @@ def set_limits(config: Config, existing_tasks: int) -> None:
 def supervise(config: Config, program_pid: int) -> NoReturn:
     """Waits until the program ends or has to be killed, then exits with the status."""
     status = 0
-    lifeline = select.poll()
-    lifeline.register(config["lifeline"], 0)  # on Linux the poll returns when the other end of the pipe is closed
+    events = select.poll()
+    if config["ps"]:
+        events.register(config["calls"], select.POLLIN)
+    else:
+        events.register(config["lifeline"], 0)  # on Linux the poll returns when the other end of the pipe is closed
+    interval, running = (_PS_INTERVAL, False) if config["ps"] else (_INTERVAL, True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        interval = _INTERVAL if sys.platform == "linux" else 10 * _INTERVAL
-        while not lifeline.poll(interval * 1000) and not starter_is_gone(config):
+        while not starter_is_gone(config):
+            told = b""
+            if events.poll(interval * 1000):
+                told = os.read(config["calls"], 100) if config["ps"] else b""
+                if not told:  # the other end is closed
+                    break
+                running = told.endswith(CALL_BEGINS)
+            reap_orphans(config, program_pid)
+            if CALL_ENDS in told or (running and not told):
+                status = excess(config, program_pid)
             pid, wait_status = os.waitpid(program_pid, os.WNOHANG)
-            if pid:
+            if pid:  # also if ps did not list it, as it had just ended
                 status = os.waitstatus_to_exitcode(wait_status) % 256
-                break
-            reap_orphans(program_pid)
-            count, used = usage(config, program_pid)
-            if count > config["processes"] + 1:
-                status = TOO_MANY_PROCESSES
-                break
-            if used > config["memory_bytes"]:
-                status = TOO_MUCH_MEMORY
+            if pid or status:
                 break
     finally:
         if not config["namespaces"]:
-            kill_all(program_pid)
+            kill_all(config, program_pid)
         os._exit(status)  # in a PID namespace this is process 1, so the kernel kills all others with it
 
 
+def excess(config: Config, program_pid: int) -> int:
+    """Returns the exit status for the limit that the program exceeds, or 0."""
+    try:
+        count, used = usage(config, program_pid)
+    except OSError:
+        return UNWATCHED
+    if count > config["processes"] + 1:
+        return TOO_MANY_PROCESSES
+    return TOO_MUCH_MEMORY if used > config["memory_bytes"] else 0
+
+
 def starter_is_gone(config: Config) -> bool:
-    """Whether the starting process has ended. Needed on macOS, where a poll with no events never reports a closed pipe.
+    """Whether the starting process has ended, although another process may hold its end of a pipe open.
 
     Not used in namespaces: the parent's process id is not visible there.
     """
     return not config["namespaces"] and os.getppid() != config["starter"]
 
 
-def reap_orphans(program_pid: int) -> None:
+def reap_orphans(config: Config, program_pid: int) -> None:
     """Collects the exit status of orphaned processes, but not that of the program, which `supervise` reads."""
-    for pid in descendants():
+    for pid in descendants(config):
         if pid != program_pid:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 
 
 def usage(config: Config, program_pid: int) -> tuple[int, int]:
-    """Returns the number of the program's processes and the bytes of memory that they use together."""
-    if sys.platform != "linux":
-        listed = subprocess.run(["/bin/ps", "-A", "-o", "pgid=,rss="], capture_output=True, text=True).stdout
-        sizes = [int(rss) * 1024 for pgid, rss in map(str.split, listed.splitlines()) if int(pgid) == program_pid]
+    """Returns the number of the program's processes and the bytes of memory that they use together.
+
+    Raises OSError if ps fails.
+    """
+    if config["ps"]:
+        sizes = group_sizes(config["ps"], program_pid)
         return len(sizes), sum(sizes)
-    pids = descendants()
+    pids = descendants(config)
     used = sum(map(memory_of, pids))
     if used > config["memory_bytes"]:  # this sum counts shared pages more than once, so measure precisely
         used = sum(map(proportional_memory_of, pids))
     return len(pids), used
+
+
+def group_sizes(ps: str, group: int) -> list[int]:
+    """The resident memory of each process in a process group, in bytes, as the ps command knows it.
+
+    Raises OSError if ps cannot be run or lists no process of the group.
+    """
+    # An option for each column: after "=", ps may take the rest of an option for the title of the column.
+    command = [ps, "-A", "-o", "pgid=", "-o", "rss="]
+    try:
+        listed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PS_SECONDS).stdout
+    except subprocess.TimeoutExpired:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), ps) from None
+    lines = [line.split() for line in listed.splitlines()]
+    sizes = [words[1:2] for words in lines if words[:1] == [str(group).encode()]]
+    if not sizes:
+        raise OSError(errno.ESRCH, "the process was not listed", ps)
+    return [int(size[0]) * 1024 if size and size[0].isdigit() else 0 for size in sizes]
 
 
 def memory_of(pid: int) -> int:
@@ -274,10 +325,13 @@ def proportional_memory_of(pid: int) -> int:
     return sizes.get("Pss", 0) - sizes.get("Pss_File", 0) + sizes.get("SwapPss", 0)
 
 
-def descendants() -> set[int]:
-    """Process ids of the descendants of this process; in a PID namespace these are all other processes."""
+def descendants(config: Config) -> set[int]:
+    """Process ids of the descendants of this process; in a PID namespace these are all other processes.
+
+    Where ps is used they are not known, and the set is empty.
+    """
     parents: dict[int, int] = {}
-    for name in filter(str.isdigit, os.listdir("/proc")) if os.path.isdir("/proc/self") else ():
+    for name in filter(str.isdigit, os.listdir("/proc")) if not config["ps"] and os.path.isdir("/proc/self") else ():
         try:
             with open(f"/proc/{name}/stat") as file:
                 parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
@@ -304,11 +358,11 @@ def _sizes(path: str) -> dict[str, int]:
     return {name.rstrip(":"): int(size) * 1024 for name, size, _ in lines}
 
 
-def kill_all(program_pid: int) -> None:
+def kill_all(config: Config, program_pid: int) -> None:
     """Kills the program's process group and all descendants until none is left, for at most 5 seconds."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        for kill, pid in [(os.killpg, program_pid), *((os.kill, pid) for pid in descendants())]:
+        for kill, pid in [(os.killpg, program_pid), *((os.kill, pid) for pid in descendants(config))]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(pid, signal.SIGKILL)
         try:

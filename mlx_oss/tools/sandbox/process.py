@@ -28,7 +28,7 @@ from mlx_oss.tools.sandbox import jail, seccomp
 from mlx_oss.tools.sandbox.seatbelt import profile
 
 Isolation = Literal["namespaces", "seatbelt", "limits"]
-Ending = Literal["done", "raised", "time", "memory", "processes", "stopped", "died"]
+Ending = Literal["done", "raised", "time", "memory", "processes", "unwatched", "stopped", "died"]
 
 GUARANTEES: dict[Isolation, str] = {
     "namespaces": """\
@@ -39,19 +39,29 @@ number of its processes, and the memory that they use together, including shared
 attributed to any process is refused (memfd, System V, shared mappings without a file). The kernel's buffers for pipes
 and sockets are not counted. When a call ends, everything it started is stopped, except threads.""",
     "seatbelt": """\
-Isolated with sandbox-exec of macOS. The code has no network. It can write only to a private working directory, and can
-read nothing in the home folder except Python itself. Memory and number of the processes in its process group are
-checked twice a second, and time is limited. A process that leaves the group is neither counted nor stopped. Not tested
-on a Mac.""",
+Isolated with sandbox-exec of macOS. The code has no network. It can write only to a private working directory. It can
+read and list nothing in homes (/Users, yours, root's), on other volumes (/Volumes, /Network) and in temporary folders,
+except for that directory and for Python itself, and reads from no terminal; it can find out whether a path exists in
+those places. It can read all other files and run all programs that you can, and see your processes with their
+arguments and environment. POSIX and System V shared memory is refused. Memory in RAM and number of the processes in
+its process group are checked twice a second while code runs and once when a call ends; time and the size of a file are
+limited. A process that leaves the group is neither counted nor stopped. Not tested on a Mac.""",
     "limits": """\
-Not isolated, only limited: time, memory, number of processes (on systems other than Linux, only those in the process
-group count), and the size of files. The code can use the network, and can read and write everything that you can. Files
+Not isolated, only limited: time, memory, number of processes, and the size of files. On systems other than Linux,
+memory and processes are checked twice a second while code runs and once when a call ends, and only processes in the
+process group count and are stopped. The code can use the network, and can read and write everything that you can. Files
 on a file system in memory, such as /dev/shm, count as memory only while they are mapped.""",
 }
 
 
 _STATUS_LINES: dict[bytes, Ending] = {b"ready": "done", b"done": "done", b"raised": "raised"}
-_EXIT_STATUSES: dict[int, Ending] = {jail.TOO_MUCH_MEMORY: "memory", jail.TOO_MANY_PROCESSES: "processes"}
+_EXIT_STATUSES: dict[int, Ending] = {
+    jail.TOO_MUCH_MEMORY: "memory",
+    jail.TOO_MANY_PROCESSES: "processes",
+    jail.UNWATCHED: "unwatched",
+}
+_SANDBOX_EXEC = "/usr/bin/sandbox-exec"
+_PS = "" if sys.platform == "linux" else "/bin/ps"  # where there is no /proc
 _START_SECONDS = 60.0  # for the interpreter to start
 
 
@@ -61,8 +71,7 @@ class Limits:
 
     Attributes:
         seconds: Time for one call.
-        memory_bytes: Memory of all processes together, in bytes; also the address space of each process, where the
-            system can limit it.
+        memory_bytes: Memory of all processes together, in bytes; on Linux also the address space of each process.
         processes: Number of processes.
         file_bytes: Size of one file, in bytes. With namespaces also the size of each folder that can be written: the
             working directory, /tmp and /dev/shm.
@@ -83,8 +92,8 @@ class Output:
     Attributes:
         text: What the code printed; the middle is left out if it exceeds `Limits.output`.
         ending: "done" or "raised" (an exception) if the code ended by itself and the interpreter goes on. Otherwise why
-            the interpreter has ended: "time", "memory" or "processes" for a limit that was exceeded, "stopped" for
-            `Sandbox.stop`, "died" if it exited.
+            the interpreter has ended: "time", "memory" or "processes" for a limit that was exceeded, "unwatched" if
+            its usage could not be read, "stopped" for `Sandbox.stop`, "died" if it exited.
     """
 
     text: str
@@ -128,17 +137,28 @@ class Sandbox:
         self._folder = tempfile.mkdtemp(prefix="mlx-oss-")
         requests, self._requests = os.pipe()
         self._status, status = os.pipe()
-        config = _config(isolation, limits, self._folder, requests, status)
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", jail.__file__, json.dumps(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(requests, status),
-            start_new_session=True,
-        )
-        os.close(requests)
-        os.close(status)
+        theirs, self._ours = [requests, status], [self._requests, self._status]
+        self._calls: int | None = None  # tells the supervisor when a call begins and ends, if it has to ask ps
+        if _PS and isolation != "namespaces":
+            calls, self._calls = os.pipe()
+            theirs.append(calls)
+            self._ours.append(self._calls)
+        try:
+            config = _config(isolation, limits, self._folder, *theirs)
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", jail.__file__, json.dumps(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=theirs,
+                start_new_session=True,
+            )
+        except BaseException:
+            self._release()
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
         started = self._listen(_START_SECONDS)
         if self.ended:
             reason = " ".join(started.text.split()) or f"it did not start: {started.ending}"
@@ -146,12 +166,15 @@ class Sandbox:
 
     def run(self, code: str) -> Output:
         """Runs code and returns its output, even if the interpreter ended with it."""
+        self._tell(jail.CALL_BEGINS)
         source = code.encode("utf-8", "replace")
         message = memoryview(struct.pack("<I", len(source)) + source)
         with contextlib.suppress(BrokenPipeError):  # it has ended; `_listen` finds out why
             while message:
                 message = message[os.write(self._requests, message) :]
-        return self._listen(self._limits.seconds)
+        output = self._listen(self._limits.seconds)
+        self._tell(jail.CALL_ENDS)
+        return output
 
     def stop(self) -> None:
         """Stops the code that `run` is running, and the interpreter with it. Can be called from any thread."""
@@ -172,13 +195,22 @@ class Sandbox:
             self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
-        os.close(self._requests)
-        os.close(self._status)
+        self._release()
+
+    def _release(self) -> None:
+        for descriptor in self._ours:
+            os.close(descriptor)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __del__(self) -> None:
         if hasattr(self, "_process"):
             self.close()
+
+    def _tell(self, what: bytes) -> None:
+        """Tells the supervisor that a call begins or ends."""
+        if self._calls is not None and not self.ended:
+            with contextlib.suppress(BrokenPipeError):  # it has ended
+                os.write(self._calls, what)
 
     def _listen(self, seconds: float) -> Output:
         """Reads output until the interpreter reports that the code has ended; otherwise ends the interpreter."""
@@ -228,13 +260,15 @@ class _BoundedOutput:
         return self._head.decode("utf-8", "replace") + gap + self._tail.decode("utf-8", "replace")
 
 
-def _config(isolation: Isolation, limits: Limits, folder: str, requests: int, status: int) -> jail.Config:
+def _config(
+    isolation: Isolation, limits: Limits, folder: str, requests: int, status: int, calls: int = -1
+) -> jail.Config:
     namespaces = isolation == "namespaces"
     work = "/mnt/data" if namespaces else os.path.realpath(folder)
     source = Path(__file__).with_name("interpreter.py").read_text(encoding="utf-8")
     command = [sys.executable, "-I", "-u", "-c", source, str(requests), str(status), str(int(namespaces))]
     if isolation == "seatbelt":
-        command = ["/usr/bin/sandbox-exec", "-p", profile(work, _python()), *command]
+        command = [_SANDBOX_EXEC, "-p", profile(work, _python(), sys.executable), *command]
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM")}
     return {
         "namespaces": namespaces,
@@ -245,6 +279,8 @@ def _config(isolation: Isolation, limits: Limits, folder: str, requests: int, st
         "environment": {"PATH": "/usr/bin:/bin", "HOME": work, "TMPDIR": work, "LANG": "C.UTF-8", "MPLBACKEND": "Agg"}
         | threads,
         "filter": seccomp.program(os.uname().machine).hex(),
+        "ps": "" if namespaces else _PS,
+        "calls": calls,
         "lifeline": requests,
         "starter": os.getpid(),
         "memory_bytes": limits.memory_bytes,
