@@ -17,10 +17,11 @@ import pytest
 from mlx_oss import bench
 from mlx_oss.backend import cores
 from mlx_oss.bench import BenchReport, Result, Speed, chips, measure, worker
-from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
+from mlx_oss.bench.kernels import bytes_per_token, copied_buffers, kernels_per_layer
 from mlx_oss.cli import main
 from mlx_oss.errors import BenchmarkError, OptionError
 from mlx_oss.loader import load_model
+from mlx_oss.model.kv_cache import KVCache
 from tests.shapes import SHAPES
 
 GB = 10**9
@@ -39,6 +40,7 @@ def a_load_or_two(monkeypatch):
 
 def report(*results: Result, **changed: object) -> BenchReport:
     facts = {"device": "Apple M4 Pro", "repeats": 3, "bytes_per_token": 27_300_000_000, "kernels_per_layer": 20.0}
+    facts["copied_buffers"] = (0, 96)
     return BenchReport(**facts | {"bandwidth": 273, "reads": None, "results": results} | changed)
 
 
@@ -67,7 +69,13 @@ def fake_processes(monkeypatch):
 def sample(first: float, decode: float = 1.0) -> dict[str, object]:
     lengths = {"8": {"prefill": 2 * first, "decode": decode, "ids": [1, 2]}}
     times = {"imports": -1.0, "load": -1.0, "first": first, "loaded": -1, "resident": 200 * first, "lengths": lengths}
-    return times | {"device": "Apple M1", "bytes_per_token": 5, "kernels_per_layer": 20.0, "reads": NOTHING}
+    return times | {
+        "device": "Apple M1",
+        "bytes_per_token": 5,
+        "kernels_per_layer": 20.0,
+        "reads": NOTHING,
+        "copied_buffers": [0, 8],
+    }
 
 
 def test_a_layer_launches_twenty_kernels_at_most(folder):
@@ -91,6 +99,23 @@ def test_a_further_operation_in_each_layer_is_counted(folder, monkeypatch):
     norm = type(model.transformer.layers[0].input_layernorm)
     monkeypatch.setattr(norm, "__call__", lambda self, x: mx.sin(mx.fast.rms_norm(x, self.weight, self.eps)))
     assert kernels_per_layer(model.transformer) == before + 2  # a layer has two norms
+
+
+def test_a_step_copies_no_keys_and_values(shape, folder):
+    model = load_model(folder(shape)).transformer
+    assert copied_buffers(model) == (0, 2 * len(model.layers))
+
+
+def test_buffers_that_something_else_still_holds_are_seen_to_be_copied(folder, monkeypatch):
+    model, held = load_model(folder("one kv head")).transformer, []
+    real = KVCache.update
+
+    def update(self, keys, values):
+        held[:] = [*held[-6:], *self.arrays]  # as a computation that still runs would
+        return real(self, keys, values)
+
+    monkeypatch.setattr(KVCache, "update", update)
+    assert copied_buffers(model) == (4, 8)  # those of the two full layers
 
 
 def test_counting_leaves_the_model_as_it_was(folder):

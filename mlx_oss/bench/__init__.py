@@ -93,6 +93,8 @@ class BenchReport:
         repeats: Number of repetitions.
         bytes_per_token: Bytes of weights that mlx-oss reads for a token; counted, not measured.
         kernels_per_layer: Kernels that mlx-oss launches per layer and token; counted, not measured.
+        copied_buffers: How many buffers of keys and values were copied while tokens were generated, and how many there
+            are. None should be: a step writes only what is new.
         reads: What experts on disk cost. None if everything is in memory.
         bandwidth: Memory bandwidth of the chip in GB/s. None if unknown.
         results: One result per engine, mlx-oss first.
@@ -102,6 +104,7 @@ class BenchReport:
     repeats: int
     bytes_per_token: int
     kernels_per_layer: float
+    copied_buffers: tuple[int, int]
     reads: OffloadFigures | None
     bandwidth: int | None
     results: tuple[Result, ...]
@@ -171,6 +174,7 @@ def measure(
         repeats=repeats,
         bytes_per_token=ours["bytes_per_token"],
         kernels_per_layer=ours["kernels_per_layer"],
+        copied_buffers=(ours["copied_buffers"][0], ours["copied_buffers"][1]),
         reads=_reads([sample["reads"] for sample in samples["mlx-oss"]], (sum(lengths) + len(lengths) * tokens)),
         bandwidth=bandwidth(ours["device"]),
         results=tuple(_result(engine, loads[engine][1:], measured) for engine, measured in samples.items()),

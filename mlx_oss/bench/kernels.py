@@ -1,4 +1,4 @@
-"""Counts what a decode step costs, whatever the machine: the kernels it launches and the bytes of weights it reads.
+"""Counts what a decode step costs, whatever the machine: kernels, bytes of weights, and copies of the KV cache.
 
 Kernels are counted in MLX's graph before it is evaluated. Views (slices, reshapes) launch nothing. A function of
 `mx.fast` is one kernel on Metal but many primitives on the CPU backend, so each is replaced by a single operation while
@@ -8,6 +8,7 @@ among cores.
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -20,13 +21,19 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_oss.backend import device
+from mlx_oss.generation.generate import generate_step
+from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.model.transformer import Transformer
+from mlx_oss.weights.arrays import bytes_of
 
 VIEWS = frozenset(
     "AsStrided Broadcast Depends ExpandDims Flatten Reshape Slice Split Squeeze StopGradient Transpose Unflatten "
     "View".split()
 )
 FILL = 3  # tokens in the cache before the step that is traced
+# Steps after which addresses are compared. Looking waits for the GPU, so it is done rarely; the distances have no
+# common divisor, or two buffers that are used in turn could look like one.
+_LOOKS = (3, 5, 8, 13, 21, 34)
 
 
 def kernels_per_layer(model: Transformer) -> float:
@@ -54,6 +61,26 @@ def bytes_per_token(model: Transformer) -> int:
             share = 1 / config.vocab_size
         total += round(array.nbytes * share)
     return total
+
+
+def copied_buffers(model: Transformer) -> tuple[int, int]:
+    """Generates some tokens, and looks whether keys and values stay where they are in memory.
+
+    A step should write only those of its own token. But MLX copies a whole buffer if a computation that still runs
+    needs it, which only a GPU can show: there the next token is being computed while the last one is read.
+
+    Returns:
+        (number of buffers that were copied, number of all buffers).
+    """
+    cache = model.make_cache()
+    cache.reserve(FILL + max(_LOOKS) + 1)
+    seen: list[set[int]] = []
+    steps = generate_step(model, [1] * FILL, SamplingOptions(temperature=0), cache=cache, max_tokens=max(_LOOKS))
+    for number, _ in enumerate(steps, start=1):
+        if number in _LOOKS:
+            addresses = [ctypes.addressof(ctypes.c_char.from_buffer(bytes_of(array))) for array in cache.arrays]
+            seen = [places | {at} for places, at in zip(seen or [set()] * len(addresses), addresses, strict=True)]
+    return sum(len(places) > 1 for places in seen), len(seen)
 
 
 def _kernels(model: Transformer, layers: int) -> int:

@@ -92,7 +92,7 @@ def _ours() -> Load:
 
     blas = prefer_fast_blas()  # before the imports below, which load MLX
     from mlx_oss.backend.device import device_name
-    from mlx_oss.bench.kernels import bytes_per_token, kernels_per_layer
+    from mlx_oss.bench.kernels import bytes_per_token, copied_buffers, kernels_per_layer
     from mlx_oss.errors import OptionError
     from mlx_oss.generation.engine import Request
     from mlx_oss.generation.options import SamplingOptions
@@ -120,6 +120,7 @@ def _ours() -> Load:
                 "device": device_name() + (f" with {Path(blas).name}" if blas else ""),
                 "bytes_per_token": bytes_per_token(model.transformer),
                 "kernels_per_layer": kernels_per_layer(model.transformer),
+                "copied_buffers": copied_buffers(model.transformer),
             }
 
         return generate, facts

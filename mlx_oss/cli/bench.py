@@ -97,6 +97,8 @@ def _show(report: BenchReport) -> None:
         f"A token reads {report.bytes_per_token / 1e9:.3g} GB of weights, "
         f"a layer launches {report.kernels_per_layer:.3g} kernels."
     )
+    copied, buffers = report.copied_buffers
+    console.print(f"Of {buffers} buffers of keys and values, {copied or 'none'} were copied in a step.")
     if report.reads:
         console.print(
             f"Experts on disk: {report.reads.hit_rate:.1%} were in memory when needed; a token reads "
