@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlx_oss.backend.mlx_library import load_mlx
 from mlx_oss.config import MXFP4, QuantizationSpec
 from mlx_oss.convert import tensors
 from mlx_oss.convert.profiles import Specs
@@ -113,12 +114,13 @@ def _module(path: str, shape: Shape, spec: QuantizationSpec | None, source: Chec
         for name in stored:
             yield _copy(name, source)
         return
+    load_mlx()
+    from mlx_oss.convert.affine import Affine, Dequantized
+
     values: TensorTransform | Dequantized = tensors.read_tensor(
         source.tensors[f"{path}.weight"], source.config.head_dim
     )
     if source_spec is not None:
-        from mlx_oss.convert.affine import Dequantized
-
         packed, scales, biases = (source.tensors[f"{path}.{suffix}"] for suffix in ("weight", "scales", "biases"))
         values = Dequantized(
             tensors.read_rows(packed), tensors.read_rows(scales), tensors.read_rows(biases), source_spec
@@ -126,8 +128,6 @@ def _module(path: str, shape: Shape, spec: QuantizationSpec | None, source: Chec
     if spec is None:
         yield Job((Target(f"{path}.weight", "BF16", shape),), values)
         return
-    from mlx_oss.convert.affine import Affine
-
     affine = Affine(values, shape[-1], spec)
     (weight, words), *scales_and_biases = stored.items()
     targets = [Target(weight, "U32", words, affine.loss), *(Target(n, "BF16", s) for n, s in scales_and_biases)]

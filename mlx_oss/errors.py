@@ -8,7 +8,7 @@
     ├── HarmonyError         a conversation cannot be rendered, or a stream is malformed (strict mode only)
     ├── OptionError          an argument is invalid, or needs something that is not installed
     ├── ContextError         the conversation does not fit the context
-    ├── EngineError          the engine cannot compute: the process was forked, the program is exiting
+    ├── EngineError          the engine cannot compute: MLX cannot be loaded, the process was forked
     │   └── DeviceError      MLX failed: no memory, no GPU, stopped by the system
     ├── SessionError         a saved session cannot be read or written, or a turn of the session is running
     ├── ToolError            a tool failed; the session reports the message to the model
@@ -68,7 +68,10 @@ class ContextError(MlxOssError):
 
 
 class EngineError(MlxOssError):
-    """The engine cannot compute: in a forked process, from its own thread, at exit, or without a scripted answer."""
+    """The engine cannot compute.
+
+    It cannot without MLX, in a forked process, from its own thread, at exit, or without a scripted answer.
+    """
 
 
 class DeviceError(EngineError):

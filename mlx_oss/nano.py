@@ -90,6 +90,9 @@ def unpack(release: Path) -> None:
 
 def _expand(path: Path, row_of_id: np.ndarray) -> None:
     """Rewrites the tensors in WHOLE with one row for each id: row `row_of_id[id]` of the stored tensor."""
+    from mlx_oss.backend.mlx_library import load_mlx
+
+    load_mlx()
     import mlx.core as mx
 
     tensors = mx.load(str(path))

@@ -2,6 +2,7 @@
 
 Knows nothing of the model.
 
+    mlx_library.py    loads MLX, and says what to do if that fails
     device.py         whether a GPU computes, and the dtype and compilation that suit it
     machine.py        the memory limit of a machine, and how much may be wired, as arithmetic
     host_memory.py    this machine, reuse of freed memory, huge pages, memory in use

@@ -89,8 +89,10 @@ def _timed(ids: Ids) -> tuple[float, float, list[int]]:
 
 def _ours() -> Load:
     from mlx_oss.backend.blas import prefer_fast_blas
+    from mlx_oss.backend.mlx_library import load_mlx
 
-    blas = prefer_fast_blas()  # before the imports below, which load MLX
+    blas = prefer_fast_blas()
+    load_mlx()  # before the imports below
     from mlx_oss.backend.device import device_name
     from mlx_oss.bench.kernels import bytes_per_token, copied_buffers, kernels_per_layer
     from mlx_oss.errors import OptionError

@@ -51,6 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MlxOssError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "mlx_oss").partition(".")[0]
+        if package == "mlx_oss":
+            raise
+        sys.stderr.write(
+            f"error: the package {package} is not installed in {sys.prefix}: activate the environment that mlx-oss is "
+            "installed in, or run `pip install -e .` in the checkout\n"
+        )
+        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of the output is gone, e.g. `| head`
