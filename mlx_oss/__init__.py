@@ -12,8 +12,16 @@ holds for the modules `mlx_oss.harmony`, `mlx_oss.tools`, `mlx_oss.errors` and `
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+# Old Pythons have to be able to read this file up to here: further imports fail there with a SyntaxError or TypeError.
+if sys.version_info < (3, 11):  # noqa: UP036
+    raise ImportError(
+        f"mlx-oss needs Python 3.11 or later, but {sys.executable} is Python {sys.version.split()[0]}: install a newer "
+        "one (from python.org, or with `brew install python`), and install mlx-oss in a virtual environment of it"
+    )
 
 from mlx_oss.errors import (
     BenchmarkError,
@@ -90,7 +98,7 @@ _NAMES = {  # the names of each module that are public here
     "tokenizer": "Tokenizer load_tokenizer",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
-# Modules that load MLX. A fast BLAS must be loaded before MLX is.
+# Modules that import MLX, which `load_mlx` has to load before.
 _COMPUTING = ("generation.generate", "generation.local", "loader", "memory.plan", "model")
 
 __all__ = [
@@ -159,9 +167,9 @@ def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'mlx_oss' has no attribute {name!r}")
     if _HOME[name].startswith(_COMPUTING):
-        from mlx_oss.backend.blas import prefer_fast_blas
+        from mlx_oss.backend.mlx_library import load_mlx
 
-        prefer_fast_blas()
+        load_mlx()
     value: object = getattr(import_module(f"mlx_oss.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -44,7 +44,7 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 KNOW_MLX = set(
     """
     backend.cores backend.cpu_attention backend.cpu_linear backend.device backend.host_memory backend.packed
-    backend.wired
+    backend.mlx_library backend.wired
     model.attention model.fingerprint model.kv_cache model.linear model.swiglu model.transformer
     weights.arrays weights.reading offload.embedding offload.experts offload.install
     nano convert.affine loader generation.generate generation.local generation.prompt_cache generation.sampling
@@ -93,7 +93,7 @@ def test_all_public_names_can_be_imported():
 
 
 def test_public_names_are_the_same_for_type_checkers_and_at_run_time():
-    (block,) = (node for node in SOURCES[""].body if isinstance(node, ast.If))
+    (block,) = (node for node in SOURCES[""].body if isinstance(node, ast.If) and "TYPE" in ast.unparse(node.test))
     eager = [
         node for node in SOURCES[""].body if isinstance(node, ast.ImportFrom) and f"{node.module}".startswith("mlx")
     ]
@@ -102,6 +102,18 @@ def test_public_names_are_the_same_for_type_checkers_and_at_run_time():
     assert set(for_checkers) == set(mlx_oss.__all__)
     for name, home in for_checkers.items():
         assert getattr(importlib.import_module(home), name) is getattr(mlx_oss, name)
+
+
+def test_an_old_python_is_told_which_one_it_is_and_what_to_do():
+    """The file is read before it is run, so all of it has to be correct for Pythons from 3.8 on."""
+    ast.parse((ROOT / "__init__.py").read_text(), feature_version=(3, 8))
+    program = "import sys; sys.version_info, sys.version = (3, 9, 6, 'final', 0), '3.9.6 (default)'; import mlx_oss"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("ImportError: mlx-oss needs Python 3.11 or later, but ")
+    assert f"{sys.executable} is Python 3.9.6: install a newer one" in last
+    oldest = re.search(r'requires-python = ">=3\.(\d+)"', (ROOT.parent / "pyproject.toml").read_text())
+    assert oldest and f"Python 3.{oldest[1]} or later" in last
 
 
 def test_a_name_that_is_not_public_is_no_attribute():
