@@ -66,7 +66,7 @@ def dispatch(state: ChatState, typed: str) -> None:
 def _help(state: ChatState, _: str) -> None:
     usages = {f"/{name} {command.arguments}": command.help for name, command in COMMANDS.items()}
     lines = [f"  {usage:{max(map(len, usages))}}  {help}" for usage, help in usages.items()]
-    keys = "Alt-Enter starts a new line, Ctrl-C stops an answer, Ctrl-D leaves.\n"
+    keys = "Enter sends; Ctrl-J, or Esc and then Enter, starts a new line; Ctrl-C stops an answer; Ctrl-D leaves.\n"
     keys += "For a question that begins with /, type //."
     state.notice("\n".join([*lines, keys]))
 

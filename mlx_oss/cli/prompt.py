@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,13 +11,15 @@ from mlx_oss.cli.sanitize import wants_plain
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History
+    from prompt_toolkit.input import Input
 
 
 def make_reader(commands: Sequence[str]) -> Callable[[], str]:
     """Creates a function that reads a question. It raises KeyboardInterrupt on Ctrl-C and EOFError on Ctrl-D.
 
-    A terminal without escape sequences uses Python's `input`. On other terminals, Enter sends the question, Alt-Enter
-    starts a new line, pasted lines stay together, and questions are saved for later conversations.
+    A terminal without escape sequences uses Python's `input`. On other terminals, Enter sends the question. Ctrl-J
+    starts a new line, and so does Esc followed by Enter. Pasted lines stay together, and questions are saved for later
+    conversations.
 
     Args:
         commands: Names of the commands to complete, without the slash.
@@ -34,7 +37,8 @@ def make_reader(commands: Sequence[str]) -> Callable[[], str]:
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.validate_and_handle()
 
-    @keys.add("escape", "enter")
+    @keys.add("c-j")
+    @keys.add("escape", "enter")  # also Alt-Enter, where the terminal sends Esc for Alt
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
@@ -49,7 +53,28 @@ def make_reader(commands: Sequence[str]) -> Callable[[], str]:
         prompt_continuation="  ",
         output=output,
     )
-    return lambda: session.prompt("> ")
+
+    def read() -> str:
+        _take_keys_typed_ahead(session.app.input)
+        return session.prompt("> ")
+
+    return read
+
+
+def _take_keys_typed_ahead(source: Input) -> None:
+    """Hands keys typed before the prompt to it.
+
+    Before the prompt, the terminal turns Enter (carriage return) into a newline, which is what Ctrl-J sends during the
+    prompt. So a newline that has been waiting is an Enter.
+    """
+    from prompt_toolkit.input.typeahead import store_typeahead
+    from prompt_toolkit.key_binding.key_processor import KeyPress
+    from prompt_toolkit.keys import Keys
+
+    with source.raw_mode():
+        while select.select([source.fileno()], [], [], 0)[0] and (pressed := source.read_keys()):
+            enter = KeyPress(Keys.ControlM, "\r")
+            store_typeahead(source, [enter if key.key is Keys.ControlJ else key for key in pressed])
 
 
 def _read_plain_line() -> str:

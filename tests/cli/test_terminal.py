@@ -154,14 +154,32 @@ def test_without_colours_a_conversation_has_no_escape_sequences(terminal, variab
     assert "Paris" in shown and "\x1b" not in shown + child.before
 
 
-def test_several_lines_are_one_question(terminal):
+LINES = {  # what a terminal sends between the lines of a question
+    "Esc and Enter": "What is the capital\x1b\rof France?",
+    "Ctrl-J": "What is the capital\nof France?",
+    "pasted": "\x1b[200~What is the capital\rof France?\x1b[201~",
+    "pasted, newlines": "\x1b[200~What is the capital\nof France?\n\x1b[201~",
+}
+
+
+@pytest.mark.parametrize("keys", LINES.values(), ids=LINES)
+def test_several_lines_are_one_question(terminal, keys):
     child = terminal("--json")
     child.expect(PROMPT)
-    child.send("What is the capital\x1b\rof France?\r")
+    child.send(keys + "\r")
     child.expect('"type": "finished"')
     child.expect(PROMPT)
     child.send("/stats\r")
     child.expect("answers 1, ")
+    leave(child)
+
+
+def test_enter_sends_what_is_typed_before_the_first_prompt(terminal):
+    """Until then, the terminal makes a newline of Enter, as Ctrl-J sends it."""
+    child = terminal()
+    child.send("/stats\r/undo\r")
+    child.expect("answers 0, ")
+    child.expect("nothing to undo")
     leave(child)
 
 
