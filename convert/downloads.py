@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
+from mlx_oss.folders import is_system_file
 
 _RECORDS = Path(".cache/huggingface/download")
 _ENDING = ".metadata"
@@ -32,7 +33,7 @@ def recorded(folder: Path) -> dict[str, str]:
     names = {path.name for path in folder.iterdir() if path.is_file()}
     for records in (folder / _RECORDS, folder.parent / _RECORDS / folder.name):
         names |= {path.name.removesuffix(_ENDING) for path in records.glob(f"*{_ENDING}")}
-    for name in sorted(names):
+    for name in sorted(name for name in names if not is_system_file(name)):
         if checksum := _from_local_dir(folder / name) or _from_cache(folder / name):
             checksums[name] = checksum
             if not (folder / name).is_file():

@@ -25,6 +25,7 @@ from mlx_oss.convert.staging import Staging, hidden_names, restore_replaced, wri
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import CheckpointError, ConversionError
+from mlx_oss.folders import is_empty
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
 from mlx_oss.weights.layouts.metal import METAL
@@ -139,7 +140,7 @@ def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
         raise ConversionError(f"{dst} is a mount point: choose a folder inside it, such as {dst / 'model'}")
     if dst.is_symlink():
         raise ConversionError(f"{dst} is a symbolic link: give the folder that it points to, {real_dst}")
-    if not dst.exists() or (dst.is_dir() and not any(dst.iterdir())):
+    if not dst.exists() or is_empty(dst):
         return
     is_model = (dst / "config.json").is_file() and bool(weight_files(dst))
     if not options.force:

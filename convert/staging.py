@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_oss.errors import ConversionError
+from mlx_oss.folders import is_empty, is_system_file
 
 _RECORD = ".conversion.json"
 _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -63,7 +64,7 @@ class Staging:
             self._lock = _locked(self.folder)
             try:
                 for path in self._unfinished():
-                    path.unlink()
+                    path.unlink(missing_ok=True)  # on exFAT, macOS deletes `._NAME` together with NAME
             except OSError:
                 os.close(self._lock)
                 raise
@@ -113,7 +114,8 @@ class Staging:
             OSError: If a folder cannot be renamed. The target is then as it was before.
         """
         for path in (*self.folder.iterdir(), self.folder):
-            sync(path)
+            if not is_system_file(path.name):
+                sync(path)
         replaced = _replaced(self.target)
         if self.target.is_dir() and any(self.target.iterdir()):
             self.target.rename(replaced)
@@ -172,12 +174,14 @@ def restore_replaced(target: Path) -> None:
             os.close(_locked(staging))
         if target.exists() and not staging.is_dir():
             _delete(replaced)
-        elif target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        elif target.exists() and not is_empty(target):
             raise ConversionError(
                 f"{target} exists, and {replaced} holds the folder that a killed conversion was replacing: move one "
                 "of them"
             )
         else:
+            for path in target.iterdir() if target.exists() else ():  # only what a system has added
+                path.unlink(missing_ok=True)
             replaced.rename(target)
             warnings.warn(f"{target} is restored: a conversion was killed while it replaced the folder", stacklevel=3)
     except BlockingIOError:  # another conversion is replacing it right now

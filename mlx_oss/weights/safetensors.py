@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
+from mlx_oss.folders import is_system_file
 
 ITEMSIZE = {"U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
 ITEMSIZE |= {"BOOL": 1, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
@@ -108,9 +109,9 @@ def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
     return TensorInfo(name, path, dtype, shape, base + start, base + end)
 
 
-def weight_files(folder: Path) -> list[str]:
-    """Names of the safetensors files in a folder, without the `._*` files that macOS adds on some file systems."""
-    return sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("."))
+def weight_files(folder: Path, pattern: str = "*.safetensors") -> list[str]:
+    """Names of the safetensors files in a folder, or of others, without those that a system adds, such as `._NAME`."""
+    return sorted(path.name for path in folder.glob(pattern) if not is_system_file(path.name))
 
 
 def check_folder(folder: Path) -> None:

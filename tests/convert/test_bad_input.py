@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlx_oss.config import ModelConfig
-from mlx_oss.convert import ConvertOptions, convert
+from mlx_oss.convert import ConvertOptions, convert, verify
 from mlx_oss.convert.command import main
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError, TokenizerError
 from mlx_oss.weights.safetensors import INDEX, read_folder
@@ -268,6 +268,30 @@ def test_existing_target_needs_force(source, tmp_path):
     convert(other, tmp_path / "fresh")
     weights = "model-00001-of-00001.safetensors"
     assert (tmp_path / "dst" / weights).read_bytes() == (tmp_path / "fresh" / weights).read_bytes()
+
+
+def test_a_target_that_holds_only_what_a_mac_adds_to_folders_is_empty(source, tmp_path):
+    (tmp_path / "dst").mkdir()
+    for name in (".DS_Store", "._dst"):
+        (tmp_path / "dst" / name).touch()
+    convert(source, tmp_path / "dst", ConvertOptions(verify=True))
+    assert (tmp_path / "dst" / "config.json").is_file() and not (tmp_path / "dst" / ".DS_Store").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "in"]
+
+
+def test_what_a_mac_adds_to_folders_spoils_neither_source_nor_result(source, tmp_path):
+    added = (".DS_Store", "._config.json", "._model.safetensors", "._pytorch_model.bin", "._model.gguf")
+    for name in added:
+        (source / name).write_bytes(b"\0\5\x16\7Mac OS X")
+    convert(source, tmp_path / "dst")
+    assert not [path.name for path in (tmp_path / "dst").iterdir() if path.name.startswith(".")]
+    for name in added:
+        (tmp_path / "dst" / name).write_bytes(b"\0\5\x16\7Mac OS X")
+    verify(tmp_path / "dst", source)
+    convert(tmp_path / "dst", tmp_path / "again")
+    for path in (*source.glob("[!.]*.safetensors"), source / INDEX):
+        path.unlink()
+    refuses(source, "contains no *.safetensors", error=CheckpointError, target=tmp_path / "third")
 
 
 def test_force_spares_what_is_no_model_folder(source, tmp_path):

@@ -135,13 +135,39 @@ def test_what_a_kill_moved_aside_is_put_back_with_a_warning(source, finished, tm
     assert files(tmp_path / "dst") == files(finished)
 
 
-def test_an_empty_folder_made_since_the_kill_does_not_cost_the_old_one(source, finished, tmp_path):
+@pytest.mark.parametrize("inside", [(), (".DS_Store", "._dst")], ids=["empty", "only what a Mac adds"])
+def test_an_empty_folder_made_since_the_kill_does_not_cost_the_old_one(source, finished, tmp_path, inside):
     shutil.copytree(finished, tmp_path / ".dst.replaced")
     (tmp_path / ".dst.partial").mkdir()
     (tmp_path / "dst").mkdir()
+    for name in inside:
+        (tmp_path / "dst" / name).touch()
     with pytest.warns(UserWarning, match="dst is restored"), pytest.raises(ConversionError, match="exists"):
         convert(source, tmp_path / "dst", OPTIONS)
     assert files(tmp_path / "dst") == files(finished)
+
+
+def test_it_resumes_on_a_disk_on_which_macos_keeps_a_second_file_for_each(
+    source, finished, tmp_path, dying, monkeypatch
+):
+    """As on exFAT: `._NAME` beside each file NAME, and deleting NAME deletes both."""
+    count = dying(NEVER)
+    convert(source, tmp_path / "whole", OPTIONS)
+    dying(count() * 4 // 5)  # some shards are finished
+    with pytest.raises(Killed):
+        convert(source, tmp_path / "dst", OPTIONS)
+    dying(NEVER)
+    for path in list((tmp_path / ".dst.partial").iterdir()):
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+    unlink = Path.unlink
+
+    def unlink_both(self: Path, missing_ok: bool = False) -> None:
+        unlink(self, missing_ok)
+        unlink(self.with_name(f"._{self.name}"), missing_ok=True)
+
+    monkeypatch.setattr(Path, "unlink", unlink_both)
+    assert convert(source, tmp_path / "dst", OPTIONS).resumed_shards
+    assert {name: data for name, data in files(tmp_path / "dst").items() if name[0] != "."} == files(finished)
 
 
 def test_something_else_under_the_name_costs_neither(source, finished, tmp_path):

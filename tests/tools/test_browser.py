@@ -55,6 +55,18 @@ def call(tool: BrowserTool, function: str, **arguments: object) -> str:
     return tool.call(function, json.dumps(arguments))
 
 
+def test_what_a_mac_adds_to_a_folder_is_neither_found_nor_read(notes, tmp_path):
+    for name in (".DS_Store", "._whales.md", "food/._krill.md"):
+        (notes / name).write_text("largest animal")
+    assert "._" not in call(BrowserTool(notes), "search", query="largest animal")
+    with pytest.raises(ToolError, match=r"no file '\._whales\.md'"):
+        call(BrowserTool(notes), "open", id="._whales.md")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "._whales.md").touch()
+    with pytest.raises(OptionError, match="holds no Markdown"):
+        BrowserTool(tmp_path / "other")
+
+
 def test_a_search_shows_results_with_links(tool):
     assert call(tool, "search", query="largest animal") == (
         "[0] largest animal\n**viewing lines [0 - 5] of 5**\n\n"

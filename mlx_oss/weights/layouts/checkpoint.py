@@ -162,11 +162,11 @@ def _refuse_what_is_no_checkpoint(folder: Path) -> None:
     for name in ("original", "metal"):
         if weight_files(folder / name) or metal.is_metal(folder / name):
             raise CheckpointError(f"{folder} holds no weights, but {name}/ does: give {folder / name}")
-    if any(folder.glob("*.bin")):
+    if weight_files(folder, "*.bin"):
         raise CheckpointError(
             f"{folder} holds PyTorch *.bin files, which are not supported: save the model as safetensors"
         )
-    if any(folder.glob("*.gguf")):
+    if weight_files(folder, "*.gguf"):
         raise CheckpointError(
             f"{folder} holds GGUF files, which are not supported: use the model in Hugging Face's format "
             "(config.json and *.safetensors)"
