@@ -103,11 +103,11 @@ def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
     import mlx.core as mx
     import numpy as np
 
-    from mlx_oss.backend.host_memory import peak_resident_bytes
+    from mlx_oss.backend.process_memory import peak_memory_bytes
     from mlx_oss.offload.install import offload_stats
 
     facts: dict[str, Any] = {"load": time.perf_counter() - started, "slots": plan.slots, "chunk": plan.chunk}
-    facts |= {"planned": plan.peak_bytes, "loaded": peak_resident_bytes()}
+    facts |= {"planned": plan.peak_bytes, "loaded": peak_memory_bytes()}
     tell(facts)
     ids = [(7919 * n + 1) % min(model.config.vocab_size, 199_998) for n in range(prompt)]
     cache, chosen, decode = model.make_cache(), [], 0.0
@@ -126,7 +126,7 @@ def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
                 "decode": decode / number,
                 "decode_reads": spent(offload_stats(model.transformer) - after_prefill),
             }
-        facts["measured"] = peak_resident_bytes()
+        facts["measured"] = peak_memory_bytes()
         facts["off"] = round(facts["planned"] / facts["measured"] - 1, 4)
         if number == tokens:
             facts |= {"ids": chosen, "logits": hashlib.sha256(np.array(logits).tobytes()).hexdigest()[:16]}

@@ -36,21 +36,21 @@ def measure(folder: str, length: int) -> dict[str, float]:
     from mlx_oss.backend.blas import prefer_fast_blas
 
     prefer_fast_blas()
-    from mlx_oss.backend.host_memory import peak_resident_bytes
+    from mlx_oss.backend.process_memory import peak_memory_bytes
     from mlx_oss.generation.generate import prefill
     from mlx_oss.loader import load_model
 
     model = load_model(folder)
     vocab = model.config.vocab_size
     prefill(model, [1] * 64, model.make_cache())
-    loaded, cache = peak_resident_bytes(), model.make_cache()
+    loaded, cache = peak_memory_bytes(), model.make_cache()
     started, worked = time.perf_counter(), time.process_time()
     prefill(model, [7919 * n % vocab for n in range(length)], cache, chunk=CHUNK)
     return {
         "seconds": time.perf_counter() - started,
         "worked": time.process_time() - worked,
         "cache": cache.nbytes,
-        "peak": peak_resident_bytes() - loaded,
+        "peak": peak_memory_bytes() - loaded,
     }
 
 

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import mmap
 import os
-import resource
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ import mlx.core as mx
 from mlx_oss.backend import device
 from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.backend.machine import Machine, mac
+from mlx_oss.backend.process_memory import peak_memory_bytes
 
 FREED = 64 << 20  # bytes of freed memory to keep for reuse
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -93,14 +93,8 @@ def memory_bytes() -> int:
     """Bytes of memory in use.
 
     On a GPU these are MLX's buffers, including freed ones that it keeps for reuse. On the CPU backend it is the peak
-    resident memory of the process.
+    memory of the process.
     """
     if device.on_gpu():
         return mx.get_active_memory() + mx.get_cache_memory()
-    return peak_resident_bytes()
-
-
-def peak_resident_bytes() -> int:
-    """Peak resident memory of the process in bytes, as the operating system reports it."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return peak_memory_bytes()

@@ -53,8 +53,9 @@ class Result:
         imports: Seconds to import the engine's modules.
         load: Seconds to load the model after the imports.
         first: Seconds to the first token that the process generates, after a prompt of four tokens.
-        loaded: Peak resident bytes of a process that only loads the model, as the operating system reports them.
-        resident: Peak resident bytes of a process that also generates.
+        loaded: Peak bytes of memory of a process that only loads the model. On a Mac this is the physical footprint,
+            which Activity Monitor shows and which includes what the GPU uses, elsewhere the resident memory.
+        resident: Peak bytes of memory of a process that also generates.
         speeds: Speed for each prompt length.
         ids: The greedily generated ids of the first repetition, by prompt length.
     """

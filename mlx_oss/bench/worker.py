@@ -59,10 +59,10 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
     imported = time.perf_counter()
     generate, facts = load(folder, options)
     done = time.perf_counter()
-    from mlx_oss.backend.host_memory import peak_resident_bytes
+    from mlx_oss.backend.process_memory import peak_memory_bytes
 
     loading: dict[str, object] = {"imports": imported - started, "load": done - imported}
-    loading["loaded"] = peak_resident_bytes()
+    loading["loaded"] = peak_memory_bytes()
     if not lengths:
         return loading
     first = _timed(generate(_prompt(WARM_UP, shift=1), WARM_UP))[0]
@@ -70,7 +70,7 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
     for length in lengths:
         prefill, decode, ids = _timed(generate(_prompt(length), tokens))
         runs[str(length)] = {"prefill": prefill, "decode": decode / (tokens - 1), "ids": ids}
-    return {**loading, "first": first, "resident": peak_resident_bytes(), "lengths": runs, **facts()}
+    return {**loading, "first": first, "resident": peak_memory_bytes(), "lengths": runs, **facts()}
 
 
 def _prompt(length: int, shift: int = 0) -> list[int]:
