@@ -25,7 +25,9 @@ _RESUMABLE = "interrupted: the finished shards are kept, and the same command co
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `convert` to a parser."""
+    """Adds the arguments of `convert` to a parser, and on a Mac a hint below its help."""
+    if sys.platform == "darwin":
+        parser.epilog = "`caffeinate -i mlx-oss convert SRC DST` keeps the Mac awake until the conversion ends."
     parser.add_argument("source", metavar="SRC", help="folder of a checkpoint: Hugging Face, original/, metal/ or MLX")
     parser.add_argument("target", metavar="DST", help="MLX folder to write")
     parser.add_argument(

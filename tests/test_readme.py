@@ -29,6 +29,13 @@ def python_blocks(document: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text_of(document), flags=re.DOTALL)
 
 
+@pytest.mark.parametrize("document", [*DOCUMENTS, ".github/CONTRIBUTING.md"])
+def test_commands_can_be_pasted_into_the_shell_of_macos(document):
+    """Unlike other shells, zsh passes `# comment` that is typed on to the command, and ends the command at a `;`."""
+    blocks = re.findall(r"```sh\n(.*?)```", text_of(document), flags=re.DOTALL)
+    assert not [line for block in blocks for line in block.splitlines() if re.search(r"(^|\s)#", line)]
+
+
 def test_the_documents_are_all_there():
     assert {"README.md", "examples/README.md", TREE, "tests/BENCHMARKS.md"} <= set(DOCUMENTS)
     assert len(text_of("README.md").splitlines()) <= 150

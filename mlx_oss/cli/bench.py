@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    if sys.platform == "darwin":
+        parser.epilog = "`caffeinate -i mlx-oss bench FOLDER` keeps the Mac awake until the benchmark ends."
     model_arguments.add_folder_argument(parser)
     parser.add_argument(
         "--prompt",

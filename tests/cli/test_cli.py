@@ -192,6 +192,16 @@ for arguments in ([], *([name] for name in sorted(COMMANDS, key="convert".__eq__
         assert name in out and summary in " ".join(out.split())
 
 
+@pytest.mark.parametrize("command", ["convert", "bench"])
+def test_on_a_mac_the_help_of_long_work_says_how_to_keep_it_awake(command, monkeypatch, capsys):
+    for platform in ("darwin", "linux"):
+        monkeypatch.setattr(sys, "platform", platform)
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert (f"`caffeinate -i mlx-oss {command} " in shown) == (platform == "darwin")
+
+
 def test_version_is_the_packages(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
