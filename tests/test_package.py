@@ -36,7 +36,7 @@ ORDER = """
     events convert generation
     constrain tools nano
     loader
-    chat bench
+    chat bench doctor
     cli
     __main__
 """
@@ -48,7 +48,7 @@ KNOW_MLX = set(
     model.attention model.fingerprint model.kv_cache model.linear model.swiglu model.transformer
     weights.arrays weights.reading offload.embedding offload.experts offload.install
     nano convert.affine loader generation.generate generation.local generation.prompt_cache generation.sampling
-    bench.kernels bench.worker
+    bench.kernels bench.worker doctor.kernels doctor.worker
     """.split()
 )
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "parse": ("mlx_oss.cli.parse", "print the messages in a model's output, and what had to be repaired"),
     "plan": ("mlx_oss.cli.plan", "show how much of a model fits into memory"),
     "bench": ("mlx_oss.cli.bench", "measure a model's speed and memory on this machine"),
+    "doctor": ("mlx_oss.cli.doctor", "check whether this machine runs mlx-oss well"),
     "convert": ("mlx_oss.convert.command", "convert a checkpoint to an MLX folder"),
     "verify": ("mlx_oss.cli.verify", "check that a model on disk is complete and, where checksums exist, intact"),
 }

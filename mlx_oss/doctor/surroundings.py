@@ -1,0 +1,49 @@
+"""Checks what chats use besides the model: the sandbox of the Python tool, optional packages, the terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from mlx_oss.doctor.findings import Finding
+
+_EXTRAS = {
+    "constrain": (("llguidance",), "answers of a given form"),
+    "browser": (("bs4", "markdownify"), "HTML files in the folder that the browser tool reads"),
+    "web": (("bs4", "markdownify", "httpx2"), "the browser tool on the web"),
+}
+
+
+def check_sandbox() -> Iterator[Finding]:
+    """Tries out the isolation of the Python tool."""
+    from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
+
+    isolation = isolation_here()
+    if isolation in GUARANTEES:
+        text = f"The Python tool runs code in isolation ({isolation})."
+        yield Finding("tools", "sandbox", "ok", text, "", {"isolation": isolation})
+    else:
+        text = f"The Python tool has no isolation here: {isolation}."
+        yield Finding("tools", "sandbox", "note", text, "Everything else works without it.", {"isolation": None})
+
+
+def check_extras() -> Iterator[Finding]:
+    """Lists which optional packages are installed."""
+    for extra, (modules, purpose) in _EXTRAS.items():
+        there = all(find_spec(module) for module in modules)
+        text = f"The extra `{extra}` is {'' if there else 'not '}installed ({purpose})."
+        yield Finding("extras", extra, "ok", text, "", {"installed": there})
+
+
+def check_terminal() -> Iterator[Finding]:
+    """Checks that the output can show the characters of answers."""
+    stream, kind = sys.__stdout__, os.environ.get("TERM", "")
+    encoding = getattr(stream, "encoding", None) or "none"
+    details = {"encoding": encoding, "TERM": kind, "NO_COLOR": bool(os.environ.get("NO_COLOR"))}
+    if encoding.lower().replace("-", "") not in ("utf8", "none"):
+        text = f"The output's encoding is {encoding}, so many characters are shown as ?."
+        yield Finding("terminal", "encoding", "note", text, "Set LANG to a UTF-8 locale, for example C.UTF-8.", details)
+    else:
+        yield Finding("terminal", "encoding", "ok", f"The output's encoding is {encoding}.", "", details)

@@ -1,0 +1,149 @@
+"""The process in which MLX computes: `python -m mlx_oss.doctor.worker JSON`. Prints lines of JSON as it goes on.
+
+A line has one of the keys "step" (what begins now), "facts" (about the device) and "findings". `gpu` reads them, also
+those of a process that crashed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from mlx_oss.doctor.explain import explain
+from mlx_oss.doctor.findings import Finding
+from mlx_oss.errors import MlxOssError
+
+_WAITS = 100  # repetitions of the computation whose waiting time is measured
+_LAYERS = 24  # of gpt-oss-20b
+
+
+def main(argument: str) -> int:
+    """Does what a JSON object asks for: its "job" is "device" or "kernels", its "folder" a path or null."""
+    request = json.loads(argument)
+    if request["job"] == "kernels":
+        from mlx_oss.backend.blas import prefer_fast_blas
+
+        prefer_fast_blas()
+        from mlx_oss.doctor import kernels
+
+        for name, findings in kernels.tests():
+            _step("kernels", name, findings)
+        return 0
+    if not _step("GPU", "loading MLX", _facts):
+        return 0
+    if _step("GPU", "multiplying two matrices", _product):
+        _step("GPU", "waiting for small results", _waits)
+        if request["folder"]:
+            _step("model", "planning the model's memory", lambda: _plan(Path(request["folder"])))
+    return 0
+
+
+def _write(**entry: Any) -> None:
+    sys.stdout.write(json.dumps(entry) + "\n")
+    sys.stdout.flush()
+
+
+def _step(group: str, name: str, check: Callable[[], Iterable[Finding]]) -> bool:
+    """Reports the findings of one check, also if it raises. Returns True if there was no problem."""
+    _write(step=name)
+    good = True
+    try:
+        for finding in check():
+            good = good and finding.level != "problem"
+            _write(findings=[asdict(finding)])
+    except MlxOssError as error:
+        _write(findings=[asdict(Finding(group, name, "problem", f"{error}."))])
+        return False
+    except Exception as error:
+        meaning, remedy = explain(f"{type(error).__name__}: {error}")
+        text = f"An error occurred in this step: {name}. {meaning}"
+        _write(findings=[asdict(Finding(group, name, "problem", text, remedy))])
+        return False
+    return good
+
+
+def _facts() -> Iterator[Finding]:
+    from mlx_oss.backend.blas import prefer_fast_blas
+
+    blas = prefer_fast_blas()
+    import mlx.core as mx
+
+    from mlx_oss.backend import device, host_memory
+
+    info = dict(mx.device_info())
+    name = device.device_name()
+    facts = {"device": name, "metal": device.on_metal(), "device_info": info}
+    _write(facts={**facts, "memory_limit": host_memory.memory_limit()})
+    if device.on_gpu():
+        yield Finding("GPU", "device", "ok", f"MLX computes on {name}.", "", info)
+        if "Paravirtual" in name:
+            text = "This Mac is a virtual machine, and its GPU can do less than a real one."
+            yield Finding("GPU", "virtual machine", "note", text, "Use the Mac itself rather than a virtual machine.")
+    elif platform.system() == "Darwin":
+        text = "MLX computes on the CPU of this Mac, although its default is the GPU."
+        yield Finding("GPU", "device", "problem", text, "Run `pip install --force-reinstall mlx`.", info)
+    else:
+        yield Finding("GPU", "device", "ok", "MLX computes on the CPU.", "", info)
+        if platform.system() == "Linux" and blas is None:
+            text = "No fast BLAS is installed, so prompts take many times as long."
+            remedy = "Install OpenBLAS, for example with `apt install libopenblas0`."
+            yield Finding("GPU", "BLAS", "note", text, remedy)
+        else:
+            text = f"Products are computed by {os.path.basename(blas or 'Accelerate')}."
+            yield Finding("GPU", "BLAS", "ok", text)
+
+
+def _product() -> Iterator[Finding]:
+    import mlx.core as mx
+
+    ones = mx.ones((64, 64))
+    started = time.perf_counter()
+    result = mx.matmul(ones, ones).sum().item()
+    seconds = time.perf_counter() - started
+    if result == 64**3:
+        text = "A product of two matrices is right."
+        yield Finding("GPU", "product", "ok", text, "", {"seconds": seconds})
+    else:
+        text = f"A product of two matrices is wrong: it adds up to {result} instead of {64**3}."
+        remedy = "Restart the computer. If this persists, run `pip install --force-reinstall mlx`."
+        yield Finding("GPU", "product", "problem", text, remedy)
+
+
+def _waits() -> Iterator[Finding]:
+    """How long computing almost nothing takes: starting a command, and waiting until its result is there."""
+    import mlx.core as mx
+
+    times = []
+    x = mx.zeros((1,))
+    for _ in range(10 + _WAITS):
+        started = time.perf_counter()
+        x = x + 1
+        mx.eval(x)
+        times.append(time.perf_counter() - started)
+    wait = median(times[10:])
+    text = f"Waiting for a small result takes {1e6 * wait:,.0f} microseconds"
+    text += f", so experts on disk cost gpt-oss-20b at least {1e3 * _LAYERS * wait:,.2g} ms for each token."
+    yield Finding("GPU", "wait", "ok", text, "", {"seconds": wait, "largest_seconds": max(times[10:])})
+
+
+def _plan(folder: Path) -> Iterator[Finding]:
+    from mlx_oss.memory.plan import plan
+
+    chosen = plan(folder)
+    small = chosen.verdict == "too small"
+    details = {"slots": chosen.slots, "experts": chosen.experts, "context": chosen.context, "peak": chosen.peak_bytes}
+    text = str(chosen).replace(str(chosen.folder), chosen.folder.name or "the model", 1)
+    remedy = "Use a smaller model, or convert it with --profile q8 or q4." if small else ""
+    yield Finding("model", "plan", "problem" if small else "ok", f"{text}.", remedy, details)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1]))
