@@ -46,7 +46,11 @@ _KNOWN = (  # pattern, what it means, what to do
         "Create a new virtual environment with a Python for Apple silicon, and install mlx-oss there.",
     ),
     ("default metallib|library not found|metallib", "The file with Metal's kernels cannot be loaded.", _AGAIN),
-    ("No module named 'mlx|Library not loaded|cannot open shared object|ImportError", "MLX cannot be loaded.", _AGAIN),
+    (
+        "No module named 'mlx|import of mlx|Library not loaded|cannot open shared object|ImportError",
+        "MLX cannot be loaded.",
+        _AGAIN,
+    ),
     (
         "no kernel image|CUDA driver version|cudaError|libcuda",
         "The GPU's driver and the installed MLX do not fit together.",

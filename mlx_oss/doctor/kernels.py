@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import mlx.core as mx
@@ -31,6 +32,7 @@ from mlx_oss.weights import mxfp4
 GROUP = "kernels"
 CONFIG = RELEASED["gpt-oss-20b"][0]
 EXPERTS = 4  # of 32, to need less memory
+ROWS = 512  # of the tests that compute a chunk of a prompt
 # Which columns and heads of large results are compared: a step that shares no factor with the sizes of a kernel's tiles
 # meets every place in a tile.
 _COLUMNS, _HEADS = 7, 5
@@ -132,7 +134,11 @@ def _random(seed: int) -> np.random.Generator:
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Normally distributed float32 values that bfloat16 can represent."""
-    values = rng.standard_normal(shape, np.float32)
+    return _bfloat16(rng.standard_normal(shape, np.float32))
+
+
+def _bfloat16(values: np.ndarray) -> np.ndarray:
+    """float32 values without the bits that bfloat16 lacks."""
     return (values.view(np.uint32) & 0xFFFF0000).view(np.float32)
 
 
@@ -145,7 +151,7 @@ def _experts() -> Iterator[Case]:
         scales = rng.integers(117, 123, blocks.shape[:-1], np.uint8)
         layer = ExpertLinear(EXPERTS, columns, rows, MXFP4)
         layer.weight, layer.scales = mx.array(mxfp4.pack_words(blocks)), mx.array(scales)
-        for tokens, kind in ((512, "512 rows sorted by expert"), (4, "4 rows of one token")):
+        for tokens, kind in ((ROWS, f"{ROWS} rows sorted by expert"), (4, "4 rows of one token")):
             is_sorted = tokens > 4
             chosen = np.sort(rng.integers(0, EXPERTS, tokens)) if is_sorted else rng.permutation(EXPERTS)[:tokens]
             x = _normal(rng, tokens if is_sorted else 1, 1, columns)
@@ -183,7 +189,7 @@ def _linear() -> Iterator[Case]:
     scales, zeros = _normal(rng, heads, C // 64), _normal(rng, heads, C // 64)
     with_codes = codes.reshape(heads, -1, 64) * scales[..., None].astype(np.float64) + zeros[..., None]
     plain, packed = Linear(1, 1), QuantizedLinear(64, 1, True, group_size=64, bits=8, mode="affine")
-    for rows in (1, 6, 512):
+    for rows in (1, 6, ROWS):
         x = _normal(rng, 1, rows, C)
 
         def compute(dtype: mx.Dtype, x: np.ndarray = x) -> mx.array:
@@ -214,7 +220,7 @@ def _norm() -> Iterator[Case]:
     layer = nn.RMSNorm(CONFIG.hidden_size, CONFIG.rms_norm_eps)
     rng = _random(20)
     weight = _normal(rng, CONFIG.hidden_size)
-    for rows in (1, 512):
+    for rows in (1, ROWS):
         x = _normal(rng, 1, rows, CONFIG.hidden_size)
 
         def compute(dtype: mx.Dtype, x: np.ndarray = x) -> mx.array:
@@ -246,7 +252,7 @@ def _swiglu() -> Iterator[Case]:
 
 def _weighted_sum() -> Iterator[Case]:
     rng, T = _random(40), CONFIG.num_experts_per_tok
-    for rows in (1, 512):
+    for rows in (1, ROWS):
         shapes = (rows, 1, CONFIG.hidden_size), (rows, 1, T), (rows, T, CONFIG.hidden_size)
         residual, weights, y = (_normal(rng, *shape) for shape in shapes)
 
@@ -268,7 +274,7 @@ def _rope() -> Iterator[Case]:
     inverse = inverse_frequencies(D, CONFIG.rope_theta, CONFIG.rope_scaling)
     freqs = (1 / inverse).astype("float32")
     rng = _random(50)
-    for B, L, offset in ((1, 1, 5), (2, 1, 700), (1, 6, 131_000), (2, 1, 131_000), (1, 512, 4000)):
+    for B, L, offset in ((1, 1, 5), (2, 1, 700), (1, 6, 131_000), (2, 1, 131_000), (1, ROWS, 4000)):
         x = _normal(rng, B, L, H + 2 * K, D)
 
         def compute(dtype: mx.Dtype, x: np.ndarray = x, offset: int = offset) -> mx.array:
@@ -296,11 +302,12 @@ def _attention() -> Iterator[Case]:
     concentration = CONFIG.rope_scaling.concentration if CONFIG.rope_scaling else 1.0
     scale = concentration**2 / math.sqrt(D)
     rng = _random(60)
-    for L, sliding in ((1, False), (4, False), (6, False), (512, False), (1, True), (4, True), (6, True), (512, True)):
+    for L, sliding in product((1, 4, 6, ROWS), (False, True)):
         S = (window if L == 1 else window - 1 + L) if sliding else 700
         # As in the model: a slice of q, k and v, and the used part of the cache's buffers.
         qkv, keys, values = _normal(rng, 1, L, H + 2 * K, D), _normal(rng, 1, K, 768, D), _normal(rng, 1, K, 768, D)
-        sinks = _normal(rng, H)
+        # As large as the sum over all keys, so that a wrong sink shows.
+        sinks = _bfloat16(rng.standard_normal(H, np.float32) + np.float32(math.log(S) + scale**2 * D / 2))
         mask: mx.array | str | None = None
         seen = np.ones((L, S), bool)
         if L > 1:
@@ -339,7 +346,7 @@ def _attention() -> Iterator[Case]:
 def _choices() -> Iterator[Case]:
     """The largest of the router's logits, the most likely tokens, and all tokens sorted."""
     rng, T = _random(70), CONFIG.num_experts_per_tok
-    logits, routed = _normal(rng, CONFIG.vocab_size), _normal(rng, 512, 32)
+    logits, routed = _normal(rng, CONFIG.vocab_size), _normal(rng, ROWS, 32)
 
     def route(dtype: mx.Dtype) -> mx.array:
         x = mx.array(routed).astype(dtype)
@@ -358,7 +365,7 @@ def _choices() -> Iterator[Case]:
         return x[mx.argsort(x)]
 
     largest = np.sort(logits)
-    yield Case("the 4 largest of 32, 512 rows", route, lambda: np.sort(routed)[:, -T:], exact=True)
+    yield Case(f"the 4 largest of 32, {ROWS} rows", route, lambda: np.sort(routed)[:, -T:], exact=True)
     yield Case("the 40 largest of 201,088, argpartition", likely, lambda: largest[-40:], exact=True)
     yield Case("the 40 largest of 201,088, topk", top, lambda: largest[-40:], exact=True)
     yield Case("201,088 values sorted", ordered, lambda: largest, exact=True)
