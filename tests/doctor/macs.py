@@ -115,6 +115,7 @@ class Mac:
         for name in [name for name in os.environ if name.startswith("MLX_")]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("MLX_OSS_CACHE", str(tmp_path))
+        monkeypatch.setenv("SYSTEM_VERSION_COMPAT", "1")
         monkeypatch.setattr(platform, "system", lambda: "Darwin")
         monkeypatch.setattr(platform, "machine", lambda: self.architecture)
         says = self.macos if self.python_says is None else self.python_says
