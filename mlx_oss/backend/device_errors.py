@@ -19,9 +19,17 @@ _OUT_OF_MEMORY = (
     "Resource limit",
     "out of memory",
 )
-_STOPPED = ("Impacting Interactivity", "ImpactingInteractivity", "GPU Timeout", "CallbackErrorTimeout")
-_VICTIM = ("Innocent Victim", "InnocentVictim", "victim of GPU error", "SubmissionsIgnored", "Access Revoked")
-_NO_GPU = ("No Metal device", "no CUDA-capable device", "CUDA driver version is insufficient")
+_STOPPED = (
+    "Impacting Interactivity",
+    "ImpactingInteractivity",
+    "GPU Timeout",
+    "CallbackErrorTimeout",
+    "GPU Hang",
+    "CallbackErrorHang",
+)
+_VICTIM = ("InnocentVictim", "victim of GPU error", "SubmissionsIgnored", "Access Revoked")
+_NO_GPU = ("No Metal device", "objectAtIndex", "no CUDA-capable device")
+_DRIVER = ("CUDA driver version", "no kernel image", "cudaError", "libcuda")
 _BROKEN = ("metallib", "Unable to load kernel", "Unable to load function", "Unable to build metal library")
 
 _CASES: tuple[tuple[tuple[str, ...], str, str], ...] = (
@@ -35,11 +43,20 @@ _CASES: tuple[tuple[tuple[str, ...], str, str], ...] = (
         "the system stopped the GPU, because a computation took too long",
         "quit other programs that use the GPU, and try again",
     ),
-    (_VICTIM, "the GPU was reset, because this or another program made it fail", "try again"),
+    (
+        _VICTIM,
+        "the GPU was reset, because this or another program made it fail",
+        "try again, and restart the computer if it stays so",
+    ),
     (
         _NO_GPU,
         "MLX finds no GPU, as in a session without a screen, in a sandbox, or on a virtual machine",
-        "run the program in an ordinary session of the Mac",
+        "log in at the Mac itself and start the program there",
+    ),
+    (
+        _DRIVER,
+        "the driver of the GPU and the installed MLX do not fit together",
+        "update the driver, or install the MLX that belongs to it (mlx[cuda12] or mlx[cuda13])",
     ),
     (
         _BROKEN,
@@ -49,14 +66,17 @@ _CASES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 )
 
 
+def known(message: str) -> tuple[str, str] | None:
+    """What a message of MLX, Metal or CUDA means, and what helps; None if it is not known."""
+    return next(((what, remedy) for parts, what, remedy in _CASES if any(part in message for part in parts)), None)
+
+
 def explained(error: Exception) -> DeviceError:
     """The error of ours for what MLX raised. It contains the first line of MLX's message."""
     message = str(error)
     detail = message.strip().splitlines()[0] if message.strip() else type(error).__name__
-    for parts, what, remedy in _CASES:
-        if any(part in message for part in parts):
-            return DeviceError(f"{what} ({detail}): {remedy}", took_too_long=parts is _STOPPED)
-    return DeviceError(f"MLX could not compute ({detail}): try again, and see `mlx-oss doctor` if it fails again")
+    what, remedy = known(message) or ("MLX could not compute", "try again, and see `mlx-oss doctor` if it stays so")
+    return DeviceError(f"{what} ({detail}): {remedy}", took_too_long=any(part in message for part in _STOPPED))
 
 
 class DeviceErrors:

@@ -8,7 +8,6 @@ crash and a GPU that hangs are findings as well.
     system.py        processor, macOS, Python
     installation.py  the installed MLX and its environment variables
     memory.py        memory, limits, swap, and what fits
-    fits.py          what of the released models fits into how much memory
     gpu.py           runs the worker
     worker.py        the process in which MLX computes
     kernels.py       the test of MLX's kernels
@@ -28,7 +27,7 @@ from typing import Any
 
 from mlx_oss.doctor import disk, gpu, host, installation, memory, surroundings, system
 from mlx_oss.doctor.findings import Finding, findings_of, without_private
-from mlx_oss.doctor.host import Machine
+from mlx_oss.doctor.host import Computer
 from mlx_oss.version import __version__
 
 __all__ = ["Examination", "Finding", "examine"]
@@ -108,7 +107,7 @@ def _device(folder: Path | None, facts: dict[str, Any]) -> list[Finding]:
     return reported.findings
 
 
-def _summary(machine: Machine) -> str:
+def _summary(machine: Computer) -> str:
     parts = [machine.chip]
     if machine.memory:
         parts.append(f"{machine.memory / (1 << 30):.0f} GB")

@@ -18,10 +18,9 @@ from statistics import median
 
 from mlx_oss.config import ModelConfig
 from mlx_oss.doctor.findings import Finding
-from mlx_oss.doctor.fits import expert_bytes
 from mlx_oss.errors import MlxOssError
 from mlx_oss.folders import cache_folder, state_folder
-from mlx_oss.memory.estimates import format_bytes
+from mlx_oss.memory.estimates import expert_bytes, format_bytes
 from mlx_oss.weights.files import READERS
 
 GROUP = "disk"

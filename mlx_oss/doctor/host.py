@@ -86,7 +86,7 @@ def meminfo() -> dict[str, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Computer:
     """The computer and its operating system.
 
     Attributes:
@@ -130,17 +130,17 @@ def as_numbers(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def machine() -> Machine:
+def machine() -> Computer:
     """Describes this computer."""
     if platform.system() != "Darwin":
         lines = (read_text("/proc/cpuinfo") or "").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
         memory = meminfo().get("MemTotal")
-        return Machine(
+        return Computer(
             platform.system(), platform.release(), "", platform.machine(), name or "unknown processor", False, memory
         )
     says = platform.mac_ver()[0]
-    return Machine(
+    return Computer(
         system="Darwin",
         version=sysctl("kern.osproductversion") or says,
         python_says=says,

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mlx_oss.doctor.findings import Finding
-from mlx_oss.doctor.host import Machine, as_numbers
+from mlx_oss.doctor.host import Computer, as_numbers
 from mlx_oss.doctor.system import OLDEST_MACOS
 
 GROUP = "MLX"
@@ -57,7 +57,7 @@ def wheel(name: str) -> Wheel | None:
     return Wheel(package.version, tags[0].rpartition("-")[2] if tags else "", kernels)
 
 
-def check(machine: Machine) -> Iterator[Finding]:
+def check(machine: Computer) -> Iterator[Finding]:
     """Checks that the packages of MLX belong together and to this machine, and the environment."""
     mlx = wheel("mlx")
     if mlx is None and find_spec("mlx") is None:
@@ -67,7 +67,7 @@ def check(machine: Machine) -> Iterator[Finding]:
     yield from _environment(machine)
 
 
-def _versions(machine: Machine, mlx: Wheel | None) -> Iterator[Finding]:
+def _versions(machine: Computer, mlx: Wheel | None) -> Iterator[Finding]:
     version = mlx.version if mlx else "unknown"
     found = {name: each for name in BACKENDS if (each := wheel(name))}
     details = {"mlx": version, **{name: each.version for name, each in found.items()}}
@@ -103,7 +103,7 @@ def _again(metal: Wheel) -> str:
     return f"Run `pip install --force-reinstall --no-deps mlx-metal=={metal.version}`."
 
 
-def _wheel(machine: Machine, metal: Wheel) -> Finding:
+def _wheel(machine: Computer, metal: Wheel) -> Finding:
     details = {"platform": metal.platform, "generation": machine.generation}
     needs = ".".join(map(str, metal.macos))
     has_units = (machine.generation or 0) >= MATRIX_UNITS
@@ -131,7 +131,7 @@ def _wheel(machine: Machine, metal: Wheel) -> Finding:
     return Finding(GROUP, "wheel", "ok", f"mlx-metal is built for macOS {needs}.", "", details)
 
 
-def _environment(machine: Machine) -> Iterator[Finding]:
+def _environment(machine: Computer) -> Iterator[Finding]:
     variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MLX_")}
     variables = {name: value for name, value in variables.items() if name not in _OURS}
     if machine.system == "Darwin" and variables.get("MLX_METAL_FAST_SYNCH", "0") not in ("", "0"):

@@ -21,16 +21,16 @@ import numpy as np
 from mlx_oss.backend import device
 from mlx_oss.config import MXFP4
 from mlx_oss.doctor.findings import REPORT_IT, Finding, Level
-from mlx_oss.doctor.fits import RELEASED
 from mlx_oss.model.attention import attention
 from mlx_oss.model.linear import ExpertLinear, Linear, QuantizedLinear
 from mlx_oss.model.rope import inverse_frequencies
 from mlx_oss.model.swiglu import swiglu
 from mlx_oss.model.transformer import Transformer, sliding_mask
 from mlx_oss.weights import mxfp4
+from mlx_oss.weights.layouts.checkpoint import released
 
 GROUP = "kernels"
-CONFIG = RELEASED["gpt-oss-20b"][0]
+CONFIG = released("gpt-oss-20b").config
 EXPERTS = 4  # of 32, to need less memory
 ROWS = 512  # of the tests that compute a chunk of a prompt
 # Which columns and heads of large results are compared: a step that shares no factor with the sizes of a kernel's tiles

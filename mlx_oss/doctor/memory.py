@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlx_oss.backend.machine import mac
 from mlx_oss.doctor import host
 from mlx_oss.doctor.findings import Finding
-from mlx_oss.doctor.fits import what_fits
-from mlx_oss.doctor.host import Machine
-from mlx_oss.memory.estimates import format_bytes, gpu_bytes
+from mlx_oss.doctor.host import Computer
+from mlx_oss.memory.estimates import format_bytes
 
 GROUP = "memory"
 _CLOSE = "Close other programs."
@@ -20,32 +20,33 @@ _MOST_WIRED = 0.9
 _USUAL_LIMITS = (0.55, 0.95)  # the share of the memory that Metal usually recommends
 
 
-def check(machine: Machine, facts: Mapping[str, Any]) -> Iterator[Finding]:
+def check(machine: Computer, facts: Mapping[str, Any]) -> Iterator[Finding]:
     """Checks the memory. `facts` is what the process with MLX reported; it may be empty."""
     if machine.memory is None:
         yield Finding(GROUP, "size", "note", "The system does not say how much memory there is.")
         return
-    limit, source = facts.get("memory_limit") or (_estimated(machine), "estimated")
-    info = facts.get("device_info", {})
-    yield _size(machine, info, limit, source)
+    limit = facts.get("memory_limit")
+    yield _size(machine, facts.get("device_info", {}), _estimated(machine) if limit is None else limit, limit is None)
     if machine.system == "Darwin":
         yield from _on_macos(machine)
     else:
         yield from _on_linux(machine)
-    for fit in what_fits(limit):
-        details = {"slots": fit.slots, "experts": fit.experts, "context": fit.context}
-        yield Finding(GROUP, fit.model, "ok", str(fit), "", details)
 
 
-def _estimated(machine: Machine) -> int:
+def _estimated(machine: Computer) -> int:
     assert machine.memory is not None
-    return gpu_bytes(machine.memory) if machine.system == "Darwin" else host.meminfo().get("MemAvailable", 0)
+    return mac(machine.memory).limit if machine.system == "Darwin" else host.meminfo().get("MemAvailable", 0)
 
 
-def _size(machine: Machine, info: Mapping[str, Any], limit: int, source: str) -> Finding:
+def _size(machine: Computer, info: Mapping[str, Any], limit: int, estimated: bool) -> Finding:
     memory = machine.memory or 0
-    text = f"Of {format_bytes(memory)} of memory, a model may use {format_bytes(limit)} ({source})."
-    details = {"memory": memory, "limit": limit, "source": source, **{key: info[key] for key in _LIMITS if key in info}}
+    text = f"Of {format_bytes(memory)} of memory, a model may use {format_bytes(limit)}{' (estimated)' * estimated}."
+    details = {
+        "memory": memory,
+        "limit": limit,
+        "estimated": estimated,
+        **{key: info[key] for key in _LIMITS if key in info},
+    }
     recommended = info.get("max_recommended_working_set_size")
     if machine.system == "Darwin" and recommended is not None:
         least, most = _USUAL_LIMITS
@@ -58,7 +59,7 @@ def _size(machine: Machine, info: Mapping[str, Any], limit: int, source: str) ->
     return Finding(GROUP, "size", "ok", text, "", details)
 
 
-def _on_macos(machine: Machine) -> Iterator[Finding]:
+def _on_macos(machine: Computer) -> Iterator[Finding]:
     memory = machine.memory or 0
     wired = host.sysctl_number("iogpu.wired_limit_mb")
     details = {"iogpu.wired_limit_mb": wired}
@@ -88,7 +89,7 @@ def _swap_used(text: str) -> int | None:
     return round(float(match[1].replace(",", ".")) * (1 << 10 * ("KMGT".index(match[2]) + 1))) if match else None
 
 
-def _on_linux(machine: Machine) -> Iterator[Finding]:
+def _on_linux(machine: Computer) -> Iterator[Finding]:
     memory = host.meminfo()
     text = f"{format_bytes(memory.get('MemAvailable', 0))} are available now."
     yield Finding(GROUP, "available", "ok", text, "", {"available": memory.get("MemAvailable")})

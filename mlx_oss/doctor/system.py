@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlx_oss.doctor.findings import Finding, Level
-from mlx_oss.doctor.host import Machine
+from mlx_oss.doctor.host import Computer
 
 GROUP = "system"
 OLDEST_MACOS = 14
@@ -22,7 +22,7 @@ _OTHER_PYTHON = (
 )
 
 
-def check(machine: Machine) -> Iterator[Finding]:
+def check(machine: Computer) -> Iterator[Finding]:
     """Checks the processor, the operating system and Python."""
     yield _processor(machine)
     if machine.system == "Darwin":
@@ -38,7 +38,7 @@ def check(machine: Machine) -> Iterator[Finding]:
     yield _python()
 
 
-def _processor(machine: Machine) -> Finding:
+def _processor(machine: Computer) -> Finding:
     details = {"chip": machine.chip, "architecture": machine.architecture}
     if machine.system != "Darwin":
         text = f"This is {machine.system} on {machine.chip} ({machine.architecture})."

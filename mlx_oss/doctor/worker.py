@@ -41,6 +41,7 @@ def main(argument: str) -> int:
         return 0
     if _step("GPU", "multiplying two matrices", _product):
         _step("GPU", "waiting for small results", _waits)
+        _step("memory", "planning the released models", _fits)
         if request["folder"]:
             _step("model", "planning the model's memory", lambda: _plan(Path(request["folder"])))
     return 0
@@ -81,7 +82,7 @@ def _facts() -> Iterator[Finding]:
     info = dict(mx.device_info())
     name = device.device_name()
     facts = {"device": name, "metal": device.on_metal(), "device_info": info}
-    _write(facts={**facts, "memory_limit": host_memory.memory_limit()})
+    _write(facts={**facts, "memory_limit": host_memory.this_machine().limit})
     if device.on_gpu():
         yield Finding("GPU", "device", "ok", f"MLX computes on {name}.", "", info)
         if "Paravirtual" in name:
@@ -132,6 +133,18 @@ def _waits() -> Iterator[Finding]:
     text = f"Waiting for a small result takes {1e6 * wait:,.0f} microseconds"
     text += f", so experts on disk cost gpt-oss-20b at least {1e3 * _LAYERS * wait:,.2g} ms for each token."
     yield Finding("GPU", "wait", "ok", text, "", {"seconds": wait, "largest_seconds": max(times[10:])})
+
+
+def _fits() -> Iterator[Finding]:
+    """What the released models would do here, without their files."""
+    from mlx_oss.backend.host_memory import this_machine
+    from mlx_oss.memory.macs import plan_released
+    from mlx_oss.weights.layouts.releases import RELEASES
+
+    for name in RELEASES:
+        chosen = plan_released(name, this_machine(), context=None)
+        details = {"slots": chosen.slots, "experts": chosen.experts, "context": chosen.context}
+        yield Finding("memory", name, "ok", f"{chosen}.", "", {**details, "peak": chosen.peak_bytes})
 
 
 def _plan(folder: Path) -> Iterator[Finding]:

@@ -38,6 +38,12 @@ def snapshot_bytes(config: ModelConfig, count: int, itemsize: int = 2) -> int:
     return count * sliding * config.sliding_window * 2 * config.num_key_value_heads * config.head_dim * itemsize
 
 
+def expert_bytes(config: ModelConfig) -> int:
+    """Bytes of one expert of one layer: its MXFP4 matrices (17 bytes for 32 values) and its biases in bfloat16."""
+    values = 3 * config.hidden_size * config.intermediate_size
+    return values // 32 * 17 + 2 * (2 * config.intermediate_size + config.hidden_size)
+
+
 def prefill_bytes(config: ModelConfig, chunk: int, context: int, itemsize: int = 2, cpu: bool = False) -> int:
     """The most bytes that computing the last `chunk` tokens of `context` needs in addition to weights and caches.
 

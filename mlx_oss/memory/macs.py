@@ -36,10 +36,10 @@ class Expectation:
 
 
 def plan_released(name: str, machine: Machine, *, bits: int | None = None, context: int | None = CONTEXT) -> Plan:
-    """Plans a released model in bfloat16 for a machine, without its files. `name` and `bits` as for `released`."""
-    checkpoint = released(name, bits)
-    placements = place(checkpoint, "BF16", upcasts=not machine.gpu)
-    return plan_for(checkpoint, placements, context=context, dtype="bfloat16", machine=machine)
+    """Plans a released model for a machine, in its usual dtype, without files. `name` and `bits` as for `released`."""
+    checkpoint, dtype = released(name, bits), "bfloat16" if machine.gpu else "float32"
+    placements = place(checkpoint, {"bfloat16": "BF16", "float32": "F32"}[dtype], upcasts=not machine.gpu)
+    return plan_for(checkpoint, placements, context=context, dtype=dtype, machine=machine)
 
 
 def expected(name: str, machine: Machine, *, bits: int | None = None) -> Expectation:

@@ -27,7 +27,7 @@ MESSAGES = {  # as MLX and Metal write them -> what ours says
     f"{FAILED}Caused GPU Timeout Error (00000002:{CALLBACK}Timeout).": "too long",
     f"{FAILED}Ignored (for causing prior/excessive GPU errors) (00000004:{CALLBACK}SubmissionsIgnored).": "was reset",
     f"{FAILED}Discarded (victim of GPU error/recovery) (00000005:{CALLBACK}InnocentVictim).": "was reset",
-    "[metal::load_device] No Metal device available. This typically occurs in headless sessions.": "ordinary session",
+    "[metal::load_device] No Metal device available. This typically occurs in headless sessions.": "log in at the Mac",
     "Failed to load the default metallib. library not found": REINSTALL,
     "[metal::Device] Unable to load kernel steel_attention_bfloat16\nCompiler error": REINSTALL,
     "[metal::Device] Unable to load function rope\n": REINSTALL,
