@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from mlx_oss.backend import device
 from mlx_oss.convert import convert
+from tests.gpu_branch import sitecustomize as gpu_branch
 from tests.shapes import SHAPES, dims, skew
 from tests.synthetic import write_checkpoint
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--gpu-branch",
+        choices=("float32", "bfloat16"),
+        help="run the tests as on a GPU with activations of this dtype, although MLX may compute on its CPU backend",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if dtype := config.getoption("--gpu-branch"):
+        gpu_branch.take(device, dtype)
+        folders = [str(Path(gpu_branch.__file__).parent), os.environ.get("PYTHONPATH")]
+        os.environ |= {gpu_branch.VARIABLE: dtype, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
 
 
 @pytest.fixture(scope="session", params=SHAPES)

@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
-from mlx_oss import ChatSession, LocalEngine, Request, Stream
+import math
+from typing import TypeVar
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_oss import ChatSession, LocalEngine, Request, Stream, Transformer
+from mlx_oss.backend import device
 from mlx_oss.constrain import TurnConstraint
+
+Model = TypeVar("Model", bound=Transformer)
+
+
+def as_loaded(model: Model) -> Model:
+    """A new model, with random weights, in the dtype that `load` would choose; its weights are computed.
+
+    On a real GPU it is float32. The kernels there depend on how many tokens are computed together, so in bfloat16 a
+    prompt in other chunks may lead to another token.
+    """
+    real = mx.default_device().type == mx.gpu
+    model.set_dtype(mx.float32 if real else device.activation_dtype("auto"))
+    mx.eval(model.parameters())  # lazy weights could not be evaluated on another thread
+    return model
+
+
+def rounding(logits: np.ndarray, dtype: mx.Dtype) -> float:
+    """How much logits of a model of this dtype may differ from the same logits, if tokens are computed in other chunks.
+
+    It is 1e-4 in float32. In bfloat16 it is two units in the last place of the largest logit: one because the hidden
+    state may be rounded the other way, and one for the logit itself.
+    """
+    return 1e-4 if dtype == mx.float32 else 2 * 2.0 ** (math.floor(math.log2(np.abs(logits).max())) - 7)
 
 
 class Watched(LocalEngine):

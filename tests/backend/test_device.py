@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import mlx.core as mx
 import numpy as np
+import pytest
 
 from mlx_oss.backend import device
 from mlx_oss.backend.cores import side_stream
 from mlx_oss.backend.device import compiled, device_name, on_gpu
+from tests.gpu_branch import sitecustomize as gpu_branch
 
 
 def test_a_gpu_compiles_and_has_no_side_stream(monkeypatch):
@@ -23,5 +30,20 @@ def test_on_the_cpu_backend_a_function_stays_as_it_is(monkeypatch):
     assert compiled(len) is len and device_name() == "CPU backend"
 
 
-def test_mlx_says_whether_there_is_a_gpu():
-    assert on_gpu() == (mx.default_device().type == mx.gpu)
+def test_mlx_says_whether_there_is_a_gpu(request):
+    forced = request.config.getoption("--gpu-branch") is not None
+    assert on_gpu() == (forced or mx.default_device().type == mx.gpu)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_program_that_a_test_starts_takes_the_same_branch_and_loads_mlx_no_sooner(dtype):
+    program = """
+import sys, mlx_oss
+assert "mlx.core" not in sys.modules
+from mlx_oss.backend import cores, device
+print(device.on_gpu(), cores.side_stream(), device.activation_dtype("auto"), device.activation_dtype("float32"))
+"""
+    folders = [str(Path(gpu_branch.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    variables = {gpu_branch.VARIABLE: dtype, "PYTHONPATH": os.pathsep.join(folders)}
+    out = subprocess.check_output([sys.executable, "-c", program], env=os.environ | variables, text=True)
+    assert out.split() == ["True", "None", f"mlx.core.{dtype}", "mlx.core.float32"]

@@ -7,6 +7,7 @@ import pytest
 
 from mlx_oss import ChatSession, LocalEngine, ModelConfig
 from tests.chat.scripted import DATE, TOKENIZER, Recording, Script
+from tests.engines import as_loaded
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,7 @@ def model() -> LocalEngine:
     )
     for layer in model.layers:  # so that early tokens still change the logits noticeably
         layer.self_attn.o_proj.weight = 10 * layer.self_attn.o_proj.weight
-    mx.eval(model.parameters())  # as in a loaded model: lazy weights could not be evaluated on another thread
-    return LocalEngine(model)
+    return LocalEngine(as_loaded(model))
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from mlx_oss.harmony import (
     render_message,
 )
 from mlx_oss.tokenizer import END, RETURN
+from tests.engines import rounding
 
-TOLERANCE = 1e-4
 DATE = "2025-08-05"
 TOKENIZER = load_tokenizer()
 OPENING = render_conversation([], next_role="assistant")
@@ -167,16 +167,18 @@ class Script(LocalEngine):
 
     @property
     def logits(self) -> np.ndarray:
-        return np.array(self.transformer.record.logits)
+        return np.array(self.transformer.record.logits.astype(mx.float32))
 
     def read(self, *parts: list[int]) -> None:
         """Asserts that the last prompt was these ids, by comparing the logits after it."""
-        assert np.abs(self.logits - self.of_prompt(*parts)).max() < TOLERANCE
+        wanted = self.of_prompt(*parts)
+        assert np.abs(self.logits - wanted).max() < rounding(wanted, self.dtype)
 
     def of_prompt(self, *parts: list[int]) -> np.ndarray:
         """The logits after these ids, computed without a cache."""
         prompt = mx.array([[id_ for part in parts for id_ in part]])
-        return np.array(Transformer.logits(self.transformer, self.transformer.hidden(prompt)[:, -1:])[0, 0])
+        logits = Transformer.logits(self.transformer, self.transformer.hidden(prompt)[:, -1:])[0, 0]
+        return np.array(logits.astype(mx.float32))
 
 
 def turn(session: ChatSession, script: Script, text: str | None) -> list[Event]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import mlx.core as mx
 import pytest
 
 from mlx_oss import (
@@ -389,7 +388,7 @@ def test_stats_add_up_all_turns(session, script):
     assert stats.prefilled_tokens == stats.prompt_tokens - stats.reused_tokens
     assert stats.generated_tokens == len(ids(THINK + HELLO)) + len(ids(FINE)) and stats.seconds > 0
     model = session.model
-    a_token = 2 * model.config.num_key_value_heads * model.config.head_dim * mx.float32.size
+    a_token = 2 * model.config.num_key_value_heads * model.config.head_dim * model.dtype.size
     window = model.config.sliding_window
     assert stats.cache_bytes == a_token * 2 * (256 + window)  # two full layers, in a step of 256, and two rings
     assert 0 < stats.snapshot_bytes <= 2 * a_token * 2 * window

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-import mlx.core as mx
-
 from mlx_oss import ChatSession, ToolCall
 from mlx_oss.harmony import render_message
 from mlx_oss.model import kv_cache
@@ -50,7 +48,7 @@ def test_fifty_turns_hold_only_what_they_must(model, script):
     """Keys and values of the kept tokens, and a limited number of snapshots."""
     session = ChatSession(script, TOKENIZER, current_date=DATE)
     config = model.config
-    a_token = 2 * config.num_key_value_heads * config.head_dim * mx.float32.size
+    a_token = 2 * config.num_key_value_heads * config.head_dim * model.dtype.size
     ring = a_token * config.sliding_window
     for number in range(50):
         script.says(SHORT)

@@ -47,7 +47,6 @@ from tests.chat.scripted import (
     OPENING,
     THINK,
     TOKENIZER,
-    TOLERANCE,
     contents,
     ids,
     said,
@@ -56,7 +55,7 @@ from tests.chat.scripted import (
     turn,
     user,
 )
-from tests.engines import Watched
+from tests.engines import Watched, rounding
 
 
 def test_logits_tell_prompts_apart(script):
@@ -64,7 +63,8 @@ def test_logits_tell_prompts_apart(script):
     prompt = [*system(), *user("Hi"), *said(THINK + HELLO), *user("And then?"), *OPENING]
     whole = script.of_prompt(prompt)
     for at in range(0, len(prompt), 19):
-        assert np.abs(script.of_prompt(prompt[:at], prompt[at + 1 :]) - whole).max() > 10 * TOLERANCE
+        difference = np.abs(script.of_prompt(prompt[:at], prompt[at + 1 :]) - whole).max()
+        assert difference > rounding(whole, script.dtype)
 
 
 def test_a_turn_yields_reasoning_and_answer_as_they_come(session, script):

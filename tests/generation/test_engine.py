@@ -29,6 +29,7 @@ from mlx_oss.errors import ContextError, EngineError, OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import PromptCache
 from mlx_oss.model.kv_cache import Cache
+from tests.engines import as_loaded
 
 CONTEXT = 96
 WINDOW = 7
@@ -69,9 +70,7 @@ def model() -> LocalEngine:
         sliding_window=WINDOW,
         max_position_embeddings=CONTEXT,
     )
-    transformer = Counting(config)
-    mx.eval(transformer.parameters())
-    return LocalEngine(transformer, chunk=5)
+    return LocalEngine(as_loaded(Counting(config)), chunk=5)
 
 
 def tokens_of(model: LocalEngine, prompt: Sequence[int] = PROMPT, count: int = 12, **more) -> list[int]:
