@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mlx_oss import load_model
+from mlx_oss.backend import device
 from mlx_oss.convert import ConvertOptions, convert
 from mlx_oss.model.rope import inverse_frequencies
 from mlx_oss.model.transformer import Transformer
@@ -80,6 +81,57 @@ def test_logits_equal_transformers_at_position_100000(shape, release, folder, mo
     allowed = 2 * max(np.abs(logits - exact).max() for logits in moved)
     assert np.abs(ours - exact).max() < allowed
     assert np.abs(ours - theirs.numpy()).max() < 2 * allowed
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The branches of a GPU, with kernels that round as a GPU's do.
+
+    Those compute in float32 and round the result. MLX's CPU backend rounds after each operation in them, and adds up
+    the products of quantised matrices in bfloat16.
+    """
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
+    if mx.default_device().type == mx.gpu:
+        return
+
+    def wide(value):
+        return value.astype(mx.float32) if isinstance(value, mx.array) and value.dtype == mx.bfloat16 else value
+
+    def rounding_once(kernel):
+        def call(x: mx.array, *others, **more) -> mx.array:
+            y = kernel(wide(x), *map(wide, others), **{name: wide(value) for name, value in more.items()})
+            return y.astype(x.dtype)
+
+        return call
+
+    monkeypatch.setattr(mx, "gather_qmm", rounding_once(mx.gather_qmm))
+    for name in ("rms_norm", "rope", "scaled_dot_product_attention"):
+        monkeypatch.setattr(mx.fast, name, rounding_once(getattr(mx.fast, name)))
+
+
+def divergence(exact: np.ndarray, rounded: np.ndarray) -> float:
+    """KL divergence in nats of the next token's distribution, as the mean over the positions. Both (..., V)."""
+    p, q = (torch.tensor(logits, dtype=torch.float64).log_softmax(-1) for logits in (exact, rounded))
+    return (p.exp() * (p - q)).sum(-1).mean().item()
+
+
+def test_bfloat16_loses_no_more_than_transformers_in_bfloat16(as_on_a_gpu, tmp_path):
+    """As the mean over four models, whose tokens go through every expert.
+
+    If a router chose some of them, rounding could change its choice. A single other expert would count more than all
+    that rounding does otherwise.
+    """
+    shape, ours, theirs = "every expert", [], []
+    for seed in range(4):
+        release = write_checkpoint(tmp_path / str(seed), SHAPES[shape], seed=seed)
+        tokens = np.random.default_rng(seed).integers(0, SHAPES[shape]["vocab_size"], (3, 40))
+        model = hugging_face_model(release, read_release(release))
+        with torch.no_grad():
+            exact = model(torch.tensor(tokens)).logits.numpy()
+            theirs.append(divergence(exact, model.bfloat16()(torch.tensor(tokens)).logits.float().numpy()))
+        made = load_model(release, dtype="bfloat16")(mx.array(tokens))
+        ours.append(divergence(exact, np.array(made.astype(mx.float32))))
+    assert 0 < np.mean(ours) <= np.mean(theirs)
 
 
 @pytest.fixture(scope="module")
