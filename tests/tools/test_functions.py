@@ -363,7 +363,7 @@ JSON = st.recursive(
 
 
 @pytest.mark.parametrize("hint", [value[0] for value in VALUES], ids=[str(value[0]) for value in VALUES])
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_what_the_schema_allows_is_what_is_accepted(hint, data):
     """jsonschema decides. It does not check formats, so hints with a format are left out."""
