@@ -508,6 +508,34 @@ def test_closing_the_tool_ends_the_process_group(tool, mac):
 
 
 @linux
+def test_a_supervisor_that_is_told_to_end_twice_still_kills_the_program(tmp_path):
+    """`stop` and `close` both tell it, and may do so from two threads."""
+    program = f"""
+import os, signal, threading, time
+from mlx_oss.tools.sandbox import jail
+kill_all, beat = jail.kill_all, {str(tmp_path / "beat")!r}
+def kill_all_while_told_to_end(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+    kill_all(*arguments)
+jail.kill_all = kill_all_while_told_to_end
+child = os.fork()
+if not child:
+    os.setpgid(0, 0)
+    for _ in range(500):
+        open(beat, "w").close()
+        time.sleep(0.02)
+    os._exit(0)
+while not os.path.exists(beat): time.sleep(0.01)
+threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
+config = dict(namespaces=False, ps="", lifeline=os.pipe()[0], starter=os.getppid(), memory_bytes=1 << 30, processes=40)
+jail.supervise(config, child)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
+    assert not beats(tmp_path)
+
+
+@linux
 @pytest.mark.parametrize("isolation", ["seatbelt", "limits"])
 @pytest.mark.parametrize("held", [False, True], ids=["", "another process keeps its pipes open"])
 def test_the_process_group_ends_when_the_program_is_killed(mac, isolation, held):

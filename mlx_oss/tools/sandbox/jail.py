@@ -224,7 +224,12 @@ def supervise(config: Config, program_pid: int) -> NoReturn:
     else:
         events.register(config["lifeline"], 0)  # on Linux the poll returns when the other end of the pipe is closed
     interval, running = (_PS_INTERVAL, False) if config["ps"] else (_INTERVAL, True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one would interrupt `kill_all`
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
     try:
         while not starter_is_gone(config):
             told = b""
