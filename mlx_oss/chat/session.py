@@ -337,6 +337,7 @@ class ChatSession:
 
         Raises:
             SessionError: If the file cannot be written, or a turn of this session is running.
+            DeviceError: If MLX fails.
         """
         with self._conversation.held():
             session_file.write(path, self._to_saved(), self._cache.tensors)
@@ -384,6 +385,7 @@ class ChatSession:
             SessionError: If the file cannot be read, is not a saved session, is damaged, or was saved with another
                 model.
             OptionError: If `tools` or `max_rounds` are invalid, or the extra `constrain` is needed but not installed.
+            DeviceError: If MLX fails.
         """
         saved = session_file.read(path, damaged=text_only)
         longest = model.context  # may be less than that of the model it was saved with

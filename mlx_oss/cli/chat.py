@@ -121,10 +121,10 @@ def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | Non
             return
         except UnicodeDecodeError:
             typed = "\udc80"  # a surrogate, as in locales where Python does not raise
-        turns = state.session.turns
+        turns, is_command = state.session.turns, typed.startswith("/") and not typed.startswith("//")
         try:
             checked_text(typed)
-            if typed.startswith("/") and not typed.startswith("//"):
+            if is_command:
                 dispatch(state, typed)
             elif typed:
                 reply(state.session.send(typed[1:] if typed.startswith("//") else typed))
@@ -132,7 +132,8 @@ def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | Non
             remedy = "; /undo and /clear make room" if state.session.turns else ""
             printer.notice(f"error: {error}{remedy}")
         except DeviceError as error:
-            taken_back = "; the question was taken back" if state.session.turns == turns else ""
+            is_taken_back = not is_command and state.session.turns == turns
+            taken_back = "; the question was taken back" if is_taken_back else ""
             printer.notice(f"error: {error}{taken_back}")
         except MlxOssError as error:
             printer.notice(f"error: {error}")

@@ -90,7 +90,12 @@ class LocalEngine(Engine):
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
         """SHA-256 of what the model computes with; see `model.fingerprint`."""
-        return compute_thread.run(lambda: fingerprint(self.transformer))
+
+        def compute() -> str:
+            with device_errors:
+                return fingerprint(self.transformer)
+
+        return compute_thread.run(compute)
 
     def __call__(self, tokens: mx.array, cache: Cache | None = None) -> mx.array:
         """Computes logits, on the caller's thread: tokens (B, L) int -> (B, L, V).

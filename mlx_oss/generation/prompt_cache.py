@@ -132,6 +132,9 @@ def _to_saved(array: mx.array) -> SavedTensor:
 def _from_saved(tensor: SavedTensor) -> mx.array:
     if tensor.dtype not in _DTYPES:
         raise ValueError(f"no cache has the dtype {tensor.dtype}")
-    array = mx.array(np.frombuffer(tensor.data, np.uint8)).view(_DTYPES[tensor.dtype]).reshape(tensor.shape)
-    mx.eval(array)
+    with device_errors:
+        data = mx.array(np.frombuffer(tensor.data, np.uint8))
+    array = data.view(_DTYPES[tensor.dtype]).reshape(tensor.shape)  # raises RuntimeError if the shape is impossible
+    with device_errors:
+        mx.eval(array)
     return array

@@ -126,6 +126,47 @@ def test_the_terminal_says_that_the_question_was_taken_back_and_reads_the_next(n
     assert "Paris" in out
 
 
+@pytest.mark.parametrize("point", ["dequantize", "array", "eval"])
+def test_a_chat_whose_caches_have_no_room_is_not_called_damaged(nano, asked, fail, tmp_path, point):
+    path = tmp_path / "chat"
+    asked.save(path)
+    if point == "dequantize":
+        del nano.fingerprint  # computed again
+    fail(point, 0)
+    with pytest.raises(DeviceError, match="--memory"):
+        ChatSession.load(path, nano, load_tokenizer())
+    assert ChatSession.load(path, nano, load_tokenizer()).messages == asked.messages
+
+
+def test_a_chat_that_cannot_be_saved_now_can_be_saved_later(nano, asked, fail, tmp_path):
+    del nano.fingerprint
+    fail("dequantize", 0)
+    with pytest.raises(DeviceError):
+        asked.save(tmp_path / "chat")
+    assert not list(tmp_path.iterdir())
+    asked.save(tmp_path / "chat")
+
+
+@pytest.mark.parametrize("command", ["/retry", "/save {}"])
+def test_after_a_command_that_fails_the_terminal_does_not_say_that_a_question_was_taken_back(
+    nano, asked, fail, monkeypatch, capsys, tmp_path, command
+):
+    typed = iter([command.format(tmp_path / "chat")])
+    session = asked.fork()
+
+    def read() -> str:
+        for line in typed:
+            fail("async_eval" if line == "/retry" else "contiguous", 0)
+            return line
+        raise EOFError
+
+    monkeypatch.setattr("mlx_oss.cli.prompt.make_reader", lambda _: read)
+    converse(session, PlainPrinter())
+    error = capsys.readouterr().err
+    assert "not enough memory" in error and "taken back" not in error
+    assert session.messages == asked.messages
+
+
 def test_work_that_takes_too_long_is_cut_smaller_from_then_on_but_not_without_end(nano, fail, monkeypatch):
     chunk = nano.chunk
     monkeypatch.setattr(nano, "chunk", chunk)
