@@ -27,7 +27,7 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
-    version errors shield
+    version errors shield python_process
     action
     config folders
     backend

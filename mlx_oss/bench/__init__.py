@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 from mlx_oss.bench.chips import bandwidth
 from mlx_oss.errors import BenchmarkError, OptionError
+from mlx_oss.python_process import command_of
 
 ENGINES = ("mlx-oss", "mlx-lm", "mlx-lm-float32")
 LENGTHS = (32, 128, 512)  # prompt lengths, in tokens
@@ -192,7 +192,7 @@ def _reads(samples: list[dict[str, float]], tokens: int) -> OffloadFigures | Non
 
 def _run(request: dict[str, Any]) -> dict[str, Any]:
     """Runs one measurement in a process of its own and returns its sample."""
-    command = [sys.executable, "-m", "mlx_oss.bench.worker", json.dumps(request)]
+    command = command_of("mlx_oss.bench.worker", json.dumps(request))
     process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if process.returncode == 0:
         sample: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])

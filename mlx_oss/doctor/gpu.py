@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from mlx_oss.doctor import host
 from mlx_oss.doctor.explain import explain
 from mlx_oss.doctor.findings import REPORT_IT, Finding
+from mlx_oss.python_process import command_of
 
 SECONDS = {"device": 120.0, "kernels": 240.0}  # time limits of the two processes
 
@@ -42,7 +42,7 @@ def run_worker(job: str, folder: Path | None = None) -> Reported:
     """
     request = json.dumps({"job": job, "folder": None if folder is None else str(folder)})
     environment = {name: value for name, value in os.environ.items() if name != "MLX_METAL_FAST_SYNCH"}
-    ended = host.run([sys.executable, "-m", "mlx_oss.doctor.worker", request], SECONDS[job], environment)
+    ended = host.run(command_of("mlx_oss.doctor.worker", request), SECONDS[job], environment)
     reported, step = Reported(), "starting Python"
     for line in ended.out.splitlines():
         try:

@@ -92,14 +92,14 @@ class Mac:
             if value is None:
                 return host.Ended(1, "", f"sysctl: unknown oid '{command[2]}'\n")
             return host.Ended(0, f"{value}\n", "")
-        assert command[1:3] == ["-m", "mlx_oss.doctor.worker"]
+        assert command[-2] == "mlx_oss.doctor.worker"
         self.environments.append(environment)
         if (ended := self.crash()) is not None:
             return ended
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
             try:
-                status = worker.main(command[3])
+                status = worker.main(command[-1])
             except BaseException:
                 return host.Ended(1, out.getvalue(), traceback.format_exc())
         return host.Ended(status, out.getvalue(), "")
