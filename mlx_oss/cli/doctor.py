@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mlx_oss.cli.interrupts import exiting_on_sigterm
 from mlx_oss.cli.sanitize import sanitize, wants_plain
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
     shows_progress = sys.stderr.isatty() and not wants_plain()
     try:
-        examination = examine(args.folder, quick=args.quick, **({"progress": _show_progress} if shows_progress else {}))
+        with exiting_on_sigterm():  # so that the process that computes ends as well
+            progress = {"progress": _show_progress} if shows_progress else {}
+            examination = examine(args.folder, quick=args.quick, **progress)
     finally:
         if shows_progress:
             sys.stderr.write("\r\x1b[K")

@@ -30,12 +30,17 @@ _SPACE = 1_000_000_000  # bytes that should be free for nano and saved sessions
 
 def check_model(folder: Path) -> Iterator[Finding]:
     """Reads parts of a model's files, and says what the speed means for experts on disk."""
-    files = [path for path in sorted(folder.glob("*.safetensors")) if path.stat().st_size >= READ]
+    files = [path for path in sorted(folder.glob("*.safetensors")) if path.is_file() and path.stat().st_size >= READ]
     if not files:
         text = f"{folder.name} has no weight file of 8 MB or more, so the disk was not measured."
         yield Finding(GROUP, "speed", "ok", text)
         return
-    nbytes, seconds, single = read_speed(files)
+    try:
+        nbytes, seconds, single = read_speed(files)
+    except OSError as error:
+        text = f"The model's files cannot be read: {error}."
+        yield Finding(GROUP, "speed", "problem", text, "Check the disk and who may read the files.")
+        return
     speed = nbytes / seconds
     text = f"The model's files are read with {speed / 1e9:.1f} GB/s"
     with contextlib.suppress(MlxOssError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import subprocess
 import sys
 import sysconfig
 import time
@@ -249,6 +252,51 @@ def test_examining_loads_no_mlx_into_this_process():
     program = "import sys; from mlx_oss.cli import main; main(['doctor', '--quick', '--json'])"
     program += "; print('mlx.core' in sys.modules)"
     assert host.run([sys.executable, "-c", program], 300).out.endswith("}\nFalse\n")
+
+
+@pytest.mark.parametrize("command", ["doctor", "bench"])
+def test_no_file_of_the_current_folder_is_run(tmp_path, command):
+    """It may be the folder of a downloaded model."""
+    (tmp_path / "statistics.py").write_text("open('run', 'w').close()\n")
+    program = "import sys; sys.path.remove(''); from mlx_oss.cli import main; main([sys.argv[1], '.', sys.argv[2]])"
+    options = {"doctor": "--quick", "bench": "--repeats=1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, command, options[command]], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert "no *.safetensors" in done.stdout + done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["statistics.py"]
+
+
+def test_weights_that_cannot_be_read_are_no_bug(tmp_path, monkeypatch):
+    (tmp_path / "model-2.safetensors").symlink_to(tmp_path / "deleted")
+    (tmp_path / "model.safetensors").write_bytes(bytes(disk.READ))
+
+    def refuse(path: str, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    (finding,) = disk.check_model(tmp_path)
+    assert finding.level == "problem" and "Permission denied" in finding.text and "bug" not in finding.remedy
+
+
+def test_a_doctor_that_is_ended_ends_the_process_that_computes(tmp_path):
+    program = f"""
+import os, signal, sys, threading
+from mlx_oss.cli import main
+from mlx_oss.doctor import gpu
+beating = "import sys, time\\nfor _ in range(500): open(sys.argv[1], 'w').close(); time.sleep(0.02)"
+gpu.command_of = lambda *_: [sys.executable, "-c", beating, {str(tmp_path / "beat")!r}]
+def end():
+    while not os.path.exists({str(tmp_path / "beat")!r}): pass
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=end).start()
+main(["doctor", "--quick"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 128 + signal.SIGTERM, done
+    before = (tmp_path / "beat").stat().st_mtime_ns
+    time.sleep(0.3)
+    assert (tmp_path / "beat").stat().st_mtime_ns == before
 
 
 def test_the_memory_of_this_machine_is_known():
