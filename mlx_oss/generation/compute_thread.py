@@ -61,7 +61,8 @@ class _Thread(threading.Thread):
     def _be_idle(self) -> None:
         function, self.when_idle = self.when_idle, None
         if function is not None:
-            function()
+            with suppress(Exception):  # nobody waits for it, and without the thread every later request would wait
+                function()
 
     def end(self) -> None:
         """Waits for submitted functions and for MLX. Nothing can be submitted afterwards."""
@@ -195,7 +196,7 @@ def run(function: Callable[[], T]) -> T:
 def when_idle(function: Callable[[], None]) -> None:
     """Runs the function once on the computing thread when nothing has been computed for IDLE_SECONDS.
 
-    Call it on that thread. It replaces a function that was given before and has not run yet.
+    Call it on that thread. It replaces a function that was given before and has not run yet. Its errors are ignored.
     """
     if (thread := _process.thread) is not None:
         thread.when_idle = function

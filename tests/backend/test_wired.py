@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -117,3 +118,16 @@ def test_where_the_system_cannot_wire_the_model_computes_all_the_same(on_a_mac, 
     monkeypatch.setattr(mx, "set_wired_limit", refuse)
     compute(load_model(nano_folder()))
     compute_thread.run(wired.release)
+
+
+def test_a_release_that_fails_does_not_end_the_computing_thread(monkeypatch):
+    called = threading.Event()
+
+    def fail() -> None:
+        called.set()
+        raise MemoryError
+
+    monkeypatch.setattr(compute_thread, "IDLE_SECONDS", 0.01)
+    compute_thread.run(lambda: compute_thread.when_idle(fail))
+    assert called.wait(60)
+    assert compute_thread.submit(lambda: 7).result(60) == 7
