@@ -34,6 +34,9 @@ def load_mlx() -> None:
 
 def _explanation(error: ImportError) -> str:
     text = str(error)
+    if "mlx" in sys.modules and not hasattr(sys.modules["mlx"], "__path__"):  # not a package
+        hiding = getattr(sys.modules["mlx"], "__file__", None) or "another module named mlx"
+        return f"{hiding} hides the library MLX: rename that file, or start mlx-oss in another folder"
     if isinstance(error, ModuleNotFoundError) and error.name in ("mlx", "mlx.core"):
         return (
             f"MLX is not installed in {sys.prefix}: activate the environment that mlx-oss is installed in, or run "

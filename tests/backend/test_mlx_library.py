@@ -52,6 +52,12 @@ def fake_mlx(folder: Path, message: str | None) -> Path:
     return folder
 
 
+def test_a_file_that_hides_mlx_is_named(tmp_path):
+    (tmp_path / "mlx.py").touch()
+    done = run(tmp_path, "-m", "mlx_oss", "chat", "Hi", "--model", "folder")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path / 'mlx.py'} hides the library MLX: ")
+
+
 @pytest.mark.parametrize("case", EXPECTED)
 def test_the_command_prints_one_sentence(case, tmp_path):
     message, expected = EXPECTED[case]
