@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
-from mlx_oss.folders import is_system_file
 
 ITEMSIZE = {"U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
 ITEMSIZE |= {"BOOL": 1, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
@@ -110,8 +109,8 @@ def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
 
 
 def weight_files(folder: Path, pattern: str = "*.safetensors") -> list[str]:
-    """Names of the safetensors files in a folder, or of others, without those that a system adds, such as `._NAME`."""
-    return sorted(path.name for path in folder.glob(pattern) if not is_system_file(path.name))
+    """Names of the safetensors files in a folder, or of others, without hidden ones, such as the `._NAME` of macOS."""
+    return sorted(path.name for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
 def check_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from mlx_oss.errors import CheckpointError
-from mlx_oss.weights.safetensors import INDEX, ITEMSIZE, read_folder, read_header
+from mlx_oss.weights.safetensors import INDEX, ITEMSIZE, read_folder, read_header, weight_files
 
 GOOD = {
     "a": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]},
@@ -273,3 +273,9 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(tmp_path, m
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read everything
     with pytest.raises(CheckpointError, match=r"cannot be read \(permission denied\)"):
         read_folder(tmp_path)
+
+
+def test_hidden_files_are_no_weights(tmp_path):
+    for name in ("model.safetensors", ".model.safetensors", "._model.safetensors"):
+        (tmp_path / name).touch()
+    assert weight_files(tmp_path) == ["model.safetensors"]
