@@ -22,7 +22,7 @@ _INSTALLATION = (
         "Create a new virtual environment with a Python for Apple silicon, and install mlx-oss there.",
     ),
     (
-        "No module named 'mlx|import of mlx|Library not loaded|cannot open shared object|ImportError",
+        r"No module named 'mlx(\.core)?'|import of mlx|Library not loaded|cannot open shared object|ImportError",
         "MLX cannot be loaded.",
         _AGAIN,
     ),
