@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from mlx_oss.backend.machine import GIB, Machine, mac
 from mlx_oss.memory.plan import Plan, plan_for
-from mlx_oss.weights.layouts.checkpoint import released
+from mlx_oss.weights.layouts.checkpoint import Checkpoint, released
 from mlx_oss.weights.layouts.releases import RELEASES
-from mlx_oss.weights.placements import place
+from mlx_oss.weights.placements import Placement, place
 
 SIZES = (8, 16, 24, 32, 48, 64, 96, 128)  # GB of memory, as Macs are sold
 CONTEXT = 8192  # tokens
@@ -37,15 +38,22 @@ class Expectation:
 
 def plan_released(name: str, machine: Machine, *, bits: int | None = None, context: int | None = CONTEXT) -> Plan:
     """Plans a released model for a machine, in its usual dtype, without files. `name` and `bits` as for `released`."""
-    checkpoint, dtype = released(name, bits), "bfloat16" if machine.gpu else "float32"
-    placements = place(checkpoint, {"bfloat16": "BF16", "float32": "F32"}[dtype], upcasts=not machine.gpu)
+    checkpoint, placements = _placed(name, bits, machine.gpu)
+    dtype = "bfloat16" if machine.gpu else "float32"
     return plan_for(checkpoint, placements, context=context, dtype=dtype, machine=machine)
+
+
+@cache
+def _placed(name: str, bits: int | None, gpu: bool) -> tuple[Checkpoint, tuple[Placement, ...]]:
+    """A released model and its parameters, as a GPU or the CPU backend holds them."""
+    checkpoint = released(name, bits)
+    return checkpoint, place(checkpoint, "BF16" if gpu else "F32", upcasts=not gpu)
 
 
 def expected(name: str, machine: Machine, *, bits: int | None = None) -> Expectation:
     """What to expect from a released model on a machine with CONTEXT, DISK and MEMORY."""
     made = plan_released(name, machine, bits=bits)
-    config = released(name, bits).config
+    config = _placed(name, bits, machine.gpu)[0].config
     experts, active = made.weights["experts"], config.num_experts_per_tok / made.experts
     rest = sum(made.weights.values()) - experts - made.weights["embedding"]
     held = 1.0 if made.slots is None else made.slots / made.experts
