@@ -60,8 +60,7 @@ def test_the_users_name_is_removed_from_paths_and_nowhere_else(monkeypatch):
 
 def test_a_process_is_stopped_after_its_time_and_its_output_is_kept():
     started = time.monotonic()
-    program = "import time; print('begun', flush=True); time.sleep(60)"
-    ended = host.run([sys.executable, "-c", program], 5)
+    ended = host.run(["/bin/sh", "-c", "echo begun; exec sleep 60"], 1)
     assert ended == Ended(None, "begun\n", "") and time.monotonic() - started < 50
 
 
@@ -246,12 +245,6 @@ def test_without_openblas_a_linux_machine_gets_a_note(monkeypatch):
     monkeypatch.setattr(worker, "_write", lambda **_: None)
     notes = [finding for finding in worker._facts() if finding.level == "note"]
     assert [finding.name for finding in notes] == ["BLAS"] and "libopenblas0" in notes[0].remedy
-
-
-def test_examining_loads_no_mlx_into_this_process():
-    program = "import sys; from mlx_oss.cli import main; main(['doctor', '--quick', '--json'])"
-    program += "; print('mlx.core' in sys.modules)"
-    assert host.run([sys.executable, "-c", program], 300).out.endswith("}\nFalse\n")
 
 
 @pytest.mark.parametrize("command", ["doctor", "bench"])

@@ -387,15 +387,16 @@ def test_the_json_has_everything_and_nothing_private(doctor, monkeypatch, tmp_pa
     assert "reading ~/models/secret" in crash["text"] and "/Volumes/USER/y" in crash["text"]
 
 
-def run_here(*arguments: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "mlx_oss", "doctor", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    return ended.returncode, ended.stdout, ended.stderr
-
-
 def test_this_machine_is_examined_for_real(folder):
-    """With all that it is: a process with MLX, the sandbox, and the folder of a model."""
-    status, out, err = run_here("--quick", "--json", str(folder()))
+    """With all that it is: a process with MLX, the sandbox, and the folder of a model. No MLX comes into the first."""
+    program = f"""
+import sys
+from mlx_oss.cli import main
+status = main(["doctor", "--quick", "--json", {str(folder())!r}])
+sys.exit("mlx was loaded" if "mlx.core" in sys.modules else status)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600)
+    status, out, err = ended.returncode, ended.stdout, ended.stderr
     report = json.loads(out)
     found = {(each["group"], each["name"]): each for each in report["findings"]}
     assert err == "" and status == (1 if "problem" in report["levels"] else 0)
@@ -412,6 +413,6 @@ def test_this_machine_is_examined_for_real(folder):
     assert not [each for each in report["findings"] if each["name"] == "check"]
 
 
-def test_a_folder_that_is_no_model_is_a_problem_of_the_model_only(tmp_path):
-    status, out, err = run_here("--quick", str(tmp_path))
-    assert status == 1 and err == "" and "no *.safetensors" in out and out.count("problem: ") == 1
+def test_a_folder_that_is_no_model_is_a_problem_of_the_model_only(doctor, tmp_path):
+    status, out = doctor(Mac(), "--quick", str(tmp_path))
+    assert status == 1 and "no *.safetensors" in out and out.count("problem: ") == 1

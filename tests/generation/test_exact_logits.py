@@ -58,10 +58,11 @@ def test_the_most_likely_token_is_that_of_float32_where_bfloat16_has_ties():
 
 def test_log_probabilities_are_exact_where_the_best_hold_nearly_everything(nano):
     model, hidden, exact = nano
-    logprobs = exact - np.logaddexp.reduce(exact, axis=-1, keepdims=True)
+    some = exact[:50]
+    logprobs = some - np.logaddexp.reduce(some, axis=-1, keepdims=True)
     held = np.exp(np.partition(logprobs, -EXACT, axis=-1)[:, -EXACT:]).sum(-1)
     assert (held > 0.999).sum() > 3
-    for position in np.flatnonzero(held > 0.999):
+    for position in np.flatnonzero(held > 0.999).tolist():
         best = np.argsort(-logprobs[position])[:20]
         token, logprob, ids, top = chosen(model, hidden[position], temperature=0, logprobs=True, top_logprobs=20)
         assert ids.tolist() == best.tolist() and token.item() == best[0]
