@@ -30,6 +30,7 @@ _STOPPED = (
 _VICTIM = ("InnocentVictim", "victim of GPU error", "SubmissionsIgnored", "Access Revoked")
 _NO_GPU = ("No Metal device", "objectAtIndex", "no CUDA-capable device")
 _DRIVER = ("CUDA driver version", "no kernel image", "cudaError", "libcuda")
+_NEWER_MACOS = ("language version", "deployment target")
 _BROKEN = ("metallib", "Unable to load kernel", "Unable to load function", "Unable to build metal library")
 
 _CASES: tuple[tuple[tuple[str, ...], str, str], ...] = (
@@ -57,6 +58,11 @@ _CASES: tuple[tuple[tuple[str, ...], str, str], ...] = (
         _DRIVER,
         "the driver of the GPU and the installed MLX do not fit together",
         "update the driver, or install the MLX that belongs to it (mlx[cuda12] or mlx[cuda13])",
+    ),
+    (
+        _NEWER_MACOS,
+        "the installed MLX is built for a newer macOS",
+        "update macOS, or let pip choose again with `pip install --force-reinstall mlx`",
     ),
     (
         _BROKEN,

@@ -72,12 +72,12 @@ def lines_of(examination: Examination, *, everything: bool) -> Iterable[str]:
     others = [finding for finding in findings if (finding.group, finding.name) in _FIGURES and finding not in shown]
     notes, problems = (sum(finding.level == level for finding in findings) for level in ("note", "problem"))
     if not notes and not problems:
-        yield f"All {len(findings)} checks are well."
+        yield f"All {len(findings)} checks passed."
         yield from (finding.text for finding in others)
     else:
         counts = [_count(problems, "problem"), _count(notes, "note")]
         good = len(findings) - notes - problems
-        yield f"{' and '.join(filter(None, counts))}; {good} of {len(findings)} checks are well."
+        yield f"{' and '.join(filter(None, counts))}; {good} of {len(findings)} checks passed."
 
 
 def _lines(finding: Finding) -> Iterable[str]:

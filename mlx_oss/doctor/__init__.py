@@ -3,15 +3,14 @@
 No check raises: what goes wrong in one becomes a finding. Only the processes of `worker` import MLX, so a broken MLX, a
 crash and a GPU that hangs are findings as well.
 
-    findings.py      what a check returns
+    findings.py      what a check returns, and how an error becomes that
     host.py          what the operating system says; the only module that starts processes
     system.py        processor, macOS, Python
     installation.py  the installed MLX and its environment variables
     memory.py        memory, limits, swap, and what fits
-    gpu.py           runs the worker
+    launch.py        starts the worker and reads what it reports
     worker.py        the process in which MLX computes
     kernels.py       the test of MLX's kernels
-    explain.py       what error messages of MLX and Metal mean
     disk.py          speed of the model's files, and the folders of mlx-oss
     surroundings.py  sandbox, optional packages, terminal
 """
@@ -25,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_oss.doctor import disk, gpu, host, installation, memory, surroundings, system
+from mlx_oss.doctor import disk, host, installation, launch, memory, surroundings, system
 from mlx_oss.doctor.findings import Finding, findings_of, without_private
 from mlx_oss.doctor.host import Computer
 from mlx_oss.version import __version__
@@ -73,45 +72,45 @@ def examine(
     Returns:
         What they found.
     """
-    machine = host.machine()
+    computer = host.this_computer()
     found: list[Finding] = []
 
     def run(group: str, check: Callable[[], Iterable[Finding]]) -> None:
         progress(group)
-        found.extend(findings_of(group, check))
+        found.extend(findings_of(group, group, check))
 
-    run(system.GROUP, lambda: system.check(machine))
+    run(system.GROUP, lambda: system.check(computer))
     unfit = any(finding.level == "problem" for finding in found)
-    run(installation.GROUP, lambda: installation.check(machine))
+    run(installation.GROUP, lambda: installation.check(computer))
     facts: dict[str, Any] = {}
     if unfit:
         text = "The GPU was not tested: the problem with the system has to be solved first."
         found.append(Finding("GPU", "device", "note", text))
     else:
         run("GPU", lambda: _device(Path(folder) if folder is not None else None, facts))
-    run(memory.GROUP, lambda: memory.check(machine, facts))
+    run(memory.GROUP, lambda: memory.check(computer, facts))
     if not quick and not unfit and not any(f.group == "GPU" and f.level == "problem" for f in found):
-        run("kernels", lambda: gpu.run_worker("kernels").findings)
+        run("kernels", lambda: launch.run_worker("kernels").findings)
     if folder is not None and not quick:
         run(disk.GROUP, lambda: disk.check_model(Path(folder)))
     run(disk.GROUP, disk.check_folders)
     run("tools", surroundings.check_sandbox)
     run("extras", surroundings.check_extras)
     run("terminal", surroundings.check_terminal)
-    return Examination(without_private(_summary(machine)), tuple(without_private(finding) for finding in found))
+    return Examination(without_private(_summary(computer)), tuple(without_private(finding) for finding in found))
 
 
 def _device(folder: Path | None, facts: dict[str, Any]) -> list[Finding]:
-    reported = gpu.run_worker("device", folder)
+    reported = launch.run_worker("device", folder)
     facts |= reported.facts
     return reported.findings
 
 
-def _summary(machine: Computer) -> str:
-    parts = [machine.chip]
-    if machine.memory:
-        parts.append(f"{machine.memory / (1 << 30):.0f} GB")
-    parts.append(f"{'macOS' if machine.system == 'Darwin' else machine.system} {machine.version}")
+def _summary(computer: Computer) -> str:
+    parts = [computer.chip]
+    if computer.memory:
+        parts.append(f"{computer.memory / (1 << 30):.0f} GB")
+    parts.append(f"{'macOS' if computer.system == 'Darwin' else computer.system} {computer.version}")
     where = ", in a virtual environment" if system.in_virtual_environment() else ""
     parts.append(f"Python {platform.python_version()} ({system.python_kind()}{where})")
     mlx = installation.wheel("mlx")

@@ -1,13 +1,17 @@
-"""A finding: what one check has found out, and what the user can do about it. Knows nothing of what is checked."""
+"""A finding: what one check has found out, and what the user can do about it. An error becomes one as well.
+
+Knows nothing of what is checked.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from mlx_oss.backend.device_errors import known
 from mlx_oss.errors import MlxOssError
 
 Level = Literal["ok", "note", "problem"]
@@ -37,18 +41,25 @@ class Finding:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def findings_of(group: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """Runs a check. An exception that it raises becomes a finding, after those that it has made before."""
-    found: list[Finding] = []
+def findings_of(group: str, name: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Runs a check and yields what it finds. An exception that it raises becomes the last finding, with this name."""
     try:
-        for finding in check():
-            found.append(finding)
+        yield from check()
     except MlxOssError as error:
-        found.append(Finding(group, "check", "problem", f"{error}."))
+        yield Finding(group, name, "problem", f"{error}.")
     except Exception as error:
-        text = f"This check failed itself: {type(error).__name__}: {error}."
-        found.append(Finding(group, "check", "problem", text, REPORT_IT))
-    return found
+        meaning, remedy = explain(f"{type(error).__name__}: {error}")
+        yield Finding(group, name, "problem", f"An error occurred in this step: {name}. {meaning}", remedy)
+
+
+def explain(message: str) -> tuple[str, str]:
+    """What an error message of MLX means and what to do about it, as sentences. The first one contains the message."""
+    message = " ".join(message.split())
+    shown = message if len(message) <= 400 else f"{message[:400]}..."
+    if (found := known(message)) is None:
+        return f"The message is: {shown or 'none'}", REPORT_IT
+    meaning, remedy = (f"{text[0].upper()}{text[1:]}." for text in found)
+    return f"{meaning} The message is: {shown}", remedy
 
 
 def without_private(value: Any) -> Any:

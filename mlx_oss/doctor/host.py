@@ -130,8 +130,8 @@ def as_numbers(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def machine() -> Computer:
-    """Describes this computer."""
+def this_computer() -> Computer:
+    """Asks the operating system."""
     if platform.system() != "Darwin":
         lines = (read_text("/proc/cpuinfo") or "").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

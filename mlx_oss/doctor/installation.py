@@ -57,17 +57,17 @@ def wheel(name: str) -> Wheel | None:
     return Wheel(package.version, tags[0].rpartition("-")[2] if tags else "", kernels)
 
 
-def check(machine: Computer) -> Iterator[Finding]:
+def check(computer: Computer) -> Iterator[Finding]:
     """Checks that the packages of MLX belong together and to this machine, and the environment."""
     mlx = wheel("mlx")
     if mlx is None and find_spec("mlx") is None:
         yield Finding(GROUP, "version", "problem", "MLX is not installed in this Python.", "Run `pip install mlx`.")
     else:
-        yield from _versions(machine, mlx)
-    yield from _environment(machine)
+        yield from _versions(computer, mlx)
+    yield from _environment(computer)
 
 
-def _versions(machine: Computer, mlx: Wheel | None) -> Iterator[Finding]:
+def _versions(computer: Computer, mlx: Wheel | None) -> Iterator[Finding]:
     version = mlx.version if mlx else "unknown"
     found = {name: each for name in BACKENDS if (each := wheel(name))}
     details = {"mlx": version, **{name: each.version for name, each in found.items()}}
@@ -78,24 +78,24 @@ def _versions(machine: Computer, mlx: Wheel | None) -> Iterator[Finding]:
         yield Finding(GROUP, "version", "problem", text, remedy, details)
     else:
         yield Finding(GROUP, "version", "ok", f"MLX {version} is installed ({', '.join(found)}).", "", details)
-    if machine.system != "Darwin":
+    if computer.system != "Darwin":
         return
     metal = found.get("mlx-metal")
     if metal is None:
         text = "MLX was not installed with pip or uv, so what it is built for cannot be seen."
         yield Finding(GROUP, "wheel", "ok", text, "", details)
         return
-    yield _wheel(machine, metal)
+    yield _wheel(computer, metal)
     if metal.kernels is False:
         text, remedy = "The file with Metal's kernels (mlx.metallib) is missing.", _again(metal)
         yield Finding(GROUP, "kernels", "problem", text, remedy)
-    if as_numbers(machine.python_says)[:2] < machine.release[:2]:
+    if as_numbers(computer.python_says)[:2] < computer.release[:2]:
         text = (
-            f"This is macOS {machine.version}, but this Python says that it is macOS {machine.python_says}, so pip "
+            f"This is macOS {computer.version}, but this Python says that it is macOS {computer.python_says}, so pip "
             "chooses packages for that one."
         )
         remedy = "Install a newer Python, create a new virtual environment with it, and install mlx-oss there."
-        details = {"macos": machine.version, "python_says": machine.python_says}
+        details = {"macos": computer.version, "python_says": computer.python_says}
         yield Finding(GROUP, "macOS of Python", "note", text, remedy, details)
 
 
@@ -103,26 +103,26 @@ def _again(metal: Wheel) -> str:
     return f"Run `pip install --force-reinstall --no-deps mlx-metal=={metal.version}`."
 
 
-def _wheel(machine: Computer, metal: Wheel) -> Finding:
-    details = {"platform": metal.platform, "generation": machine.generation}
+def _wheel(computer: Computer, metal: Wheel) -> Finding:
+    details = {"platform": metal.platform, "generation": computer.generation}
     needs = ".".join(map(str, metal.macos))
-    has_units = (machine.generation or 0) >= MATRIX_UNITS
+    has_units = (computer.generation or 0) >= MATRIX_UNITS
     newer = ".".join(map(str, MATRIX_MACOS))
-    if metal.macos and machine.release[0] < metal.macos[0] > OLDEST_MACOS:
-        text = f"mlx-metal is built for macOS {needs}, but this is macOS {machine.version}."
+    if metal.macos and computer.release[0] < metal.macos[0] > OLDEST_MACOS:
+        text = f"mlx-metal is built for macOS {needs}, but this is macOS {computer.version}."
         return Finding(GROUP, "wheel", "problem", text, _again(metal), details)
-    if has_units and metal.macos >= (26,) and machine.release < MATRIX_MACOS:
+    if has_units and metal.macos >= (26,) and computer.release < MATRIX_MACOS:
         text = (
-            f"mlx-metal is built for macOS {newer}, where it uses the matrix units of {machine.chip}, but this is "
-            f"macOS {machine.version}."
+            f"mlx-metal is built for macOS {newer}, where it uses the matrix units of {computer.chip}, but this is "
+            f"macOS {computer.version}."
         )
         return Finding(GROUP, "wheel", "problem", text, f"Update macOS to {newer} or later.", details)
     if has_units and metal.macos and metal.macos < (26,):
-        text = f"mlx-metal is built for macOS {needs}, so it does not use the matrix units of {machine.chip}."
+        text = f"mlx-metal is built for macOS {needs}, so it does not use the matrix units of {computer.chip}."
         remedy = _again(metal)
-        if machine.release < MATRIX_MACOS:
+        if computer.release < MATRIX_MACOS:
             remedy = f"Update macOS to {newer} or later. Then {remedy[0].lower()}{remedy[1:]}"
-        elif as_numbers(machine.python_says) < (26,):
+        elif as_numbers(computer.python_says) < (26,):
             remedy = (
                 "Install a Python that knows this macOS (see below), create a new virtual environment with it, and "
                 "install mlx-oss there."
@@ -131,16 +131,16 @@ def _wheel(machine: Computer, metal: Wheel) -> Finding:
     return Finding(GROUP, "wheel", "ok", f"mlx-metal is built for macOS {needs}.", "", details)
 
 
-def _environment(machine: Computer) -> Iterator[Finding]:
+def _environment(computer: Computer) -> Iterator[Finding]:
     variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith("MLX_")}
     variables = {name: value for name, value in variables.items() if name not in _OURS}
-    if machine.system == "Darwin" and variables.get("MLX_METAL_FAST_SYNCH", "0") not in ("", "0"):
+    if computer.system == "Darwin" and variables.get("MLX_METAL_FAST_SYNCH", "0") not in ("", "0"):
         value = variables.pop("MLX_METAL_FAST_SYNCH")
         text = f"MLX_METAL_FAST_SYNCH={value} is set: it can lock up the GPU until the Mac is restarted."
         remedy = "Run `unset MLX_METAL_FAST_SYNCH`, and remove it from your shell's start files."
         yield Finding(GROUP, "MLX_METAL_FAST_SYNCH", "problem", text, remedy)
     tf32 = variables.pop("MLX_ENABLE_TF32", None)
-    if (machine.generation or 0) >= MATRIX_UNITS or wheel("mlx-cuda-13") or wheel("mlx-cuda-12"):
+    if (computer.generation or 0) >= MATRIX_UNITS or wheel("mlx-cuda-13") or wheel("mlx-cuda-12"):
         exact = tf32 == "0"
         text = f"Products in float32 are {'exact' if exact else 'rounded to TF32'}"
         text += f" (MLX_ENABLE_TF32 is {'not set' if tf32 is None else tf32})."

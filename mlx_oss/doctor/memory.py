@@ -20,26 +20,26 @@ _MOST_WIRED = 0.9
 _USUAL_LIMITS = (0.55, 0.95)  # the share of the memory that Metal usually recommends
 
 
-def check(machine: Computer, facts: Mapping[str, Any]) -> Iterator[Finding]:
+def check(computer: Computer, facts: Mapping[str, Any]) -> Iterator[Finding]:
     """Checks the memory. `facts` is what the process with MLX reported; it may be empty."""
-    if machine.memory is None:
+    if computer.memory is None:
         yield Finding(GROUP, "size", "note", "The system does not say how much memory there is.")
         return
     limit = facts.get("memory_limit")
-    yield _size(machine, facts.get("device_info", {}), _estimated(machine) if limit is None else limit, limit is None)
-    if machine.system == "Darwin":
-        yield from _on_macos(machine)
+    yield _size(computer, facts.get("device_info", {}), _estimated(computer) if limit is None else limit, limit is None)
+    if computer.system == "Darwin":
+        yield from _on_macos(computer)
     else:
-        yield from _on_linux(machine)
+        yield from _on_linux(computer)
 
 
-def _estimated(machine: Computer) -> int:
-    assert machine.memory is not None
-    return mac(machine.memory).limit if machine.system == "Darwin" else host.meminfo().get("MemAvailable", 0)
+def _estimated(computer: Computer) -> int:
+    assert computer.memory is not None
+    return mac(computer.memory).limit if computer.system == "Darwin" else host.meminfo().get("MemAvailable", 0)
 
 
-def _size(machine: Computer, info: Mapping[str, Any], limit: int, estimated: bool) -> Finding:
-    memory = machine.memory or 0
+def _size(computer: Computer, info: Mapping[str, Any], limit: int, estimated: bool) -> Finding:
+    memory = computer.memory or 0
     text = f"Of {format_bytes(memory)} of memory, a model may use {format_bytes(limit)}{' (estimated)' * estimated}."
     details = {
         "memory": memory,
@@ -48,7 +48,7 @@ def _size(machine: Computer, info: Mapping[str, Any], limit: int, estimated: boo
         **{key: info[key] for key in _LIMITS if key in info},
     }
     recommended = info.get("max_recommended_working_set_size")
-    if machine.system == "Darwin" and recommended is not None:
+    if computer.system == "Darwin" and recommended is not None:
         least, most = _USUAL_LIMITS
         if not least * memory <= recommended <= most * memory:
             text = (
@@ -59,8 +59,8 @@ def _size(machine: Computer, info: Mapping[str, Any], limit: int, estimated: boo
     return Finding(GROUP, "size", "ok", text, "", details)
 
 
-def _on_macos(machine: Computer) -> Iterator[Finding]:
-    memory = machine.memory or 0
+def _on_macos(computer: Computer) -> Iterator[Finding]:
+    memory = computer.memory or 0
     wired = host.sysctl_number("iogpu.wired_limit_mb")
     details = {"iogpu.wired_limit_mb": wired}
     if wired and wired << 20 > _MOST_WIRED * memory:
@@ -89,7 +89,7 @@ def _swap_used(text: str) -> int | None:
     return round(float(match[1].replace(",", ".")) * (1 << 10 * ("KMGT".index(match[2]) + 1))) if match else None
 
 
-def _on_linux(machine: Computer) -> Iterator[Finding]:
+def _on_linux(computer: Computer) -> Iterator[Finding]:
     memory = host.meminfo()
     text = f"{format_bytes(memory.get('MemAvailable', 0))} are available now."
     yield Finding(GROUP, "available", "ok", text, "", {"available": memory.get("MemAvailable")})
@@ -97,11 +97,12 @@ def _on_linux(machine: Computer) -> Iterator[Finding]:
     if cap.isdigit():
         text = f"This container may use {format_bytes(int(cap))}."
         yield Finding(GROUP, "container", "ok", text, "", {"memory.max": int(cap)})
-    yield _swap(memory.get("SwapTotal", 0) - memory.get("SwapFree", 0), machine.memory or 0)
+    yield _swap(memory.get("SwapTotal", 0) - memory.get("SwapFree", 0), computer.memory or 0)
 
 
 def _swap(used: int, memory: int) -> Finding:
-    text, details = f"{format_bytes(used)} are swapped out.", {"used": used}
+    details = {"used": used}
+    text = f"{format_bytes(used)} are swapped out." if used else "Nothing is swapped out."
     if used > memory // 4:
         return Finding(GROUP, "swap", "note", text, f"{_CLOSE} Otherwise a model is slow.", details)
     return Finding(GROUP, "swap", "ok", text, "", details)

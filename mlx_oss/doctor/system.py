@@ -14,7 +14,7 @@ from mlx_oss.doctor.host import Computer
 
 GROUP = "system"
 OLDEST_MACOS = 14
-OLDEST_PYTHON, NEWEST_PYTHON = (3, 11), (3, 14)
+NEWEST_PYTHON = (3, 14)  # that mlx-oss was tested with; one that is too old cannot import it
 
 _OTHER_PYTHON = (
     "Install a Python that is built for Apple silicon (from python.org, with Homebrew in /opt/homebrew, or with "
@@ -22,34 +22,34 @@ _OTHER_PYTHON = (
 )
 
 
-def check(machine: Computer) -> Iterator[Finding]:
+def check(computer: Computer) -> Iterator[Finding]:
     """Checks the processor, the operating system and Python."""
-    yield _processor(machine)
-    if machine.system == "Darwin":
-        old = machine.release < (OLDEST_MACOS,)
+    yield _processor(computer)
+    if computer.system == "Darwin":
+        old = computer.release < (OLDEST_MACOS,)
         yield Finding(
             GROUP,
             "macOS",
             "problem" if old else "ok",
-            f"This is macOS {machine.version}" + (f", but MLX needs macOS {OLDEST_MACOS} or later." if old else "."),
+            f"This is macOS {computer.version}" + (f", but MLX needs macOS {OLDEST_MACOS} or later." if old else "."),
             "Update macOS: System Settings, General, Software Update." if old else "",
-            {"version": machine.version},
+            {"version": computer.version},
         )
     yield _python()
 
 
-def _processor(machine: Computer) -> Finding:
-    details = {"chip": machine.chip, "architecture": machine.architecture}
-    if machine.system != "Darwin":
-        text = f"This is {machine.system} on {machine.chip} ({machine.architecture})."
+def _processor(computer: Computer) -> Finding:
+    details = {"chip": computer.chip, "architecture": computer.architecture}
+    if computer.system != "Darwin":
+        text = f"This is {computer.system} on {computer.chip} ({computer.architecture})."
         return Finding(GROUP, "processor", "ok", text, "", details)
-    if machine.apple_silicon and machine.architecture != "arm64":
+    if computer.apple_silicon and computer.architecture != "arm64":
         text = "This Python is built for Intel Macs and runs in Rosetta, where MLX does not work."
         return Finding(GROUP, "Rosetta", "problem", text, _OTHER_PYTHON, details)
-    if not machine.apple_silicon:
-        text = f"This Mac has {machine.chip}, but MLX needs Apple silicon."
+    if not computer.apple_silicon:
+        text = f"This Mac has {computer.chip}, but MLX needs Apple silicon."
         return Finding(GROUP, "processor", "problem", text, "Use a Mac with Apple silicon, or Linux.", details)
-    return Finding(GROUP, "processor", "ok", f"This Mac has {machine.chip}.", "", details)
+    return Finding(GROUP, "processor", "ok", f"This Mac has {computer.chip}.", "", details)
 
 
 def _python() -> Finding:
@@ -57,7 +57,7 @@ def _python() -> Finding:
     level: Level = "ok"
     text = f"Python {version} is {kind}, " + ("in a virtual environment." if isolated else "in no virtual environment.")
     remedy = ""
-    if not OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
+    if sys.version_info[:2] > NEWEST_PYTHON:
         level = "note"
         text = f"Python {version} was not tested with mlx-oss."
         remedy = "Use Python 3.11 to 3.14."

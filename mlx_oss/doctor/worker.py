@@ -1,7 +1,7 @@
 """The process in which MLX computes: `python -m mlx_oss.doctor.worker JSON`. Prints lines of JSON as it goes on.
 
-A line has one of the keys "step" (what begins now), "facts" (about the device) and "findings". `gpu` reads them, also
-those of a process that crashed.
+A line has one of the keys "step" (what begins now), "facts" (about the device) and "findings". `launch` reads them,
+also those of a process that crashed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mlx_oss.doctor.explain import explain
-from mlx_oss.doctor.findings import Finding
-from mlx_oss.errors import MlxOssError
+from mlx_oss.backend.mlx_library import load_mlx
+from mlx_oss.doctor.findings import Finding, findings_of
 
 _WAITS = 100  # repetitions of the computation whose waiting time is measured
 _LAYERS = 24  # of gpt-oss-20b
@@ -29,9 +28,7 @@ def main(argument: str) -> int:
     """Does what a JSON object asks for: its "job" is "device" or "kernels", its "folder" a path or null."""
     request = json.loads(argument)
     if request["job"] == "kernels":
-        from mlx_oss.backend.blas import prefer_fast_blas
-
-        prefer_fast_blas()
+        load_mlx()
         from mlx_oss.doctor import kernels
 
         for name, findings in kernels.tests():
@@ -56,18 +53,9 @@ def _step(group: str, name: str, check: Callable[[], Iterable[Finding]]) -> bool
     """Reports the findings of one check, also if it raises. Returns True if there was no problem."""
     _write(step=name)
     good = True
-    try:
-        for finding in check():
-            good = good and finding.level != "problem"
-            _write(findings=[asdict(finding)])
-    except MlxOssError as error:
-        _write(findings=[asdict(Finding(group, name, "problem", f"{error}."))])
-        return False
-    except Exception as error:
-        meaning, remedy = explain(f"{type(error).__name__}: {error}")
-        text = f"An error occurred in this step: {name}. {meaning}"
-        _write(findings=[asdict(Finding(group, name, "problem", text, remedy))])
-        return False
+    for finding in findings_of(group, name, check):
+        good = good and finding.level != "problem"
+        _write(findings=[asdict(finding)])
     return good
 
 
@@ -75,6 +63,7 @@ def _facts() -> Iterator[Finding]:
     from mlx_oss.backend.blas import prefer_fast_blas
 
     blas = prefer_fast_blas()
+    load_mlx()
     import mlx.core as mx
 
     from mlx_oss.backend import device, host_memory
@@ -93,12 +82,12 @@ def _facts() -> Iterator[Finding]:
         yield Finding("GPU", "device", "problem", text, "Run `pip install --force-reinstall mlx`.", info)
     else:
         yield Finding("GPU", "device", "ok", "MLX computes on the CPU.", "", info)
-        if platform.system() == "Linux" and blas is None:
+        if blas is None:
             text = "No fast BLAS is installed, so prompts take many times as long."
             remedy = "Install OpenBLAS, for example with `apt install libopenblas0`."
             yield Finding("GPU", "BLAS", "note", text, remedy)
         else:
-            text = f"Products are computed by {os.path.basename(blas or 'Accelerate')}."
+            text = f"Products are computed by {os.path.basename(blas)}."
             yield Finding("GPU", "BLAS", "ok", text)
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_oss.doctor import host
-from mlx_oss.doctor.explain import explain
-from mlx_oss.doctor.findings import REPORT_IT, Finding
+from mlx_oss.doctor.findings import REPORT_IT, Finding, explain
 from mlx_oss.python_process import command_of
 
 SECONDS = {"device": 120.0, "kernels": 240.0}  # time limits of the two processes
