@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
-from mlx_oss.folders import is_system_file
+from mlx_oss.system_files import is_system_file
 
 _RECORDS = Path(".cache/huggingface/download")
 _ENDING = ".metadata"

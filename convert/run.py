@@ -25,8 +25,8 @@ from mlx_oss.convert.staging import Staging, hidden_names, restore_replaced, wri
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import CheckpointError, ConversionError
-from mlx_oss.folders import is_empty
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
+from mlx_oss.system_files import is_empty
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
 from mlx_oss.weights.layouts.metal import METAL
 from mlx_oss.weights.layouts.openai import OPENAI

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_oss.errors import ConversionError
-from mlx_oss.folders import is_empty, is_system_file
+from mlx_oss.system_files import is_empty, is_system_file
 
 _RECORD = ".conversion.json"
 _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}

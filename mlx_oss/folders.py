@@ -1,5 +1,4 @@
-"""The folders of this user in which mlx-oss keeps files (a cache, and state such as the chat history), and which files
-in a folder are not the user's but the system's.
+"""The folders of this user in which mlx-oss keeps files: a cache, and state such as the chat history.
 
 `platformdirs` knows where each system keeps them: on Linux in the folders of the XDG Base Directory Specification, on
 macOS below ~/Library. Knows nothing of what the files are. Creates nothing.
@@ -11,22 +10,6 @@ import os
 from pathlib import Path
 
 _NAME = "mlx-oss"
-# What the Finder and Windows leave in folders that they show.
-_LEFT_BY_SYSTEMS = {".DS_Store", ".localized", "Icon\r", "Thumbs.db", "desktop.ini"}
-
-
-def is_system_file(name: str) -> bool:
-    """True for the name of a file that a system adds to folders on its own, such as .DS_Store.
-
-    Names that begin with `._` are among them: on disks that are not its own, such as exFAT and SMB, macOS keeps the
-    extended attributes of a file NAME in `._NAME`.
-    """
-    return name in _LEFT_BY_SYSTEMS or name.startswith("._")
-
-
-def is_empty(folder: Path) -> bool:
-    """True if a folder holds nothing, or only what a system has added. False if it is no folder."""
-    return folder.is_dir() and all(is_system_file(path.name) and not path.is_dir() for path in folder.iterdir())
 
 
 def cache_folder() -> Path | None:

@@ -1,4 +1,4 @@
-"""The user's folders: what the environment can change, that a missing home folder raises nothing, and what is empty."""
+"""The user's folders: what the environment can change, and that a missing home folder raises nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_oss.folders import cache_folder, is_empty, state_folder
+from mlx_oss.folders import cache_folder, state_folder
 
 BOTH = pytest.mark.parametrize(
     ("folder", "variable"), [(cache_folder, "XDG_CACHE_HOME"), (state_folder, "XDG_STATE_HOME")]
@@ -55,20 +55,3 @@ def test_mlx_oss_cache_is_the_cache_folder_itself(home, monkeypatch):
 def test_without_a_home_folder_there_is_none(folder: Callable[[], Path | None], variable, monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     assert folder() is None
-
-
-@pytest.mark.parametrize("name", [".DS_Store", "._model.safetensors", ".localized", "Icon\r", "Thumbs.db"])
-def test_a_folder_that_holds_only_what_a_system_adds_is_empty(home, name):
-    assert is_empty(home)
-    (home / name).write_bytes(b"\0\5\x16\7Mac OS X")
-    assert is_empty(home)
-    (home / "thesis.txt").touch()
-    assert not is_empty(home)
-
-
-def test_a_hidden_file_a_folder_and_a_file_in_the_place_of_the_folder_are_not_nothing(home):
-    (home / ".mine").touch()
-    (home / "parent").mkdir()
-    (home / "parent" / "._folder").mkdir()
-    assert not is_empty(home) and not is_empty(home / "parent") and not is_empty(home / ".mine")
-    assert not is_empty(home / "absent")

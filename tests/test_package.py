@@ -29,7 +29,7 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 ORDER = """
     version errors shield python_process
     action
-    config folders
+    config folders system_files
     backend
     tokenizer weights model
     harmony memory offload
