@@ -75,7 +75,7 @@ def rows_for_sorted_experts() -> None:
                 return layer._forward(x.reshape(-1, 1, HIDDEN), chosen.flatten(), sorted_indices=False)
 
             def ours(layer: Experts = layer, x: mx.array = x, chosen: mx.array = chosen) -> mx.array:
-                return layer.outputs(x.reshape(-1, 1, HIDDEN), chosen.flatten(), of=chosen.size)
+                return layer.outputs(x.reshape(-1, 1, HIDDEN), chosen.flatten(), total=chosen.size)
 
             rows = sorted_rows(4 * n, count, 4 * n)
             duel(f"{name}, experts of {n} tokens: {rows} sorted rows / unsorted", ours, plain)

@@ -90,20 +90,20 @@ class Experts(nn.Module):
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array, residual: mx.array) -> mx.array:
         """x and residual (B, L, C), experts and weights (B, L, T) -> residual + weighted outputs (B, L, C)."""
         B, L, T = experts.shape
-        y = self.outputs(x.reshape(B * L, 1, -1), experts.flatten(), of=B * L * T)
+        y = self.outputs(x.reshape(B * L, 1, -1), experts.flatten(), total=B * L * T)
         # The weighted sum is a product (1, T) @ (T, C) for each token. mx.addmm adds the residual in the same kernel; a
         # separate addition would launch one more kernel in each layer of each step.
         out = mx.addmm(residual.reshape(B * L, 1, -1), weights.reshape(B * L, 1, T), y.reshape(B * L, T, -1))
         return out.reshape(B, L, -1)
 
-    def outputs(self, x: mx.array, experts: mx.array, of: int) -> mx.array:
+    def outputs(self, x: mx.array, experts: mx.array, total: int) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C): the output of each expert for its row of x.
 
         Each row is the input of N / n consecutive experts. Many pairs are sorted, so that all rows of an expert are
-        computed together. These are N `of` the pairs of a call.
+        computed together. `total` is the number of pairs of the whole call, of which these N may be a part.
         """
         N = experts.size
-        rows = sorted_rows(N, self.gate_up_proj.weight.shape[0], of)
+        rows = sorted_rows(N, self.gate_up_proj.weight.shape[0], total)
         if not rows:
             return self._forward(x, experts, sorted_indices=False)
         order = mx.argsort(experts)
