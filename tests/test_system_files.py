@@ -22,3 +22,8 @@ def test_a_hidden_file_a_folder_and_a_file_in_the_place_of_the_folder_are_not_no
     (tmp_path / "parent" / "._folder").mkdir()
     assert not is_empty(tmp_path) and not is_empty(tmp_path / "parent") and not is_empty(tmp_path / ".mine")
     assert not is_empty(tmp_path / "absent")
+
+
+def test_a_users_file_with_such_a_name_is_not_nothing(tmp_path):
+    (tmp_path / "._notes").write_bytes(b"my notes")
+    assert not is_empty(tmp_path)

@@ -273,7 +273,7 @@ def test_existing_target_needs_force(source, tmp_path):
 def test_a_target_that_holds_only_what_a_mac_adds_to_folders_is_empty(source, tmp_path):
     (tmp_path / "dst").mkdir()
     for name in (".DS_Store", "._dst"):
-        (tmp_path / "dst" / name).touch()
+        (tmp_path / "dst" / name).write_bytes(b"\0\5\x16\7Mac OS X")
     convert(source, tmp_path / "dst", ConvertOptions(verify=True))
     assert (tmp_path / "dst" / "config.json").is_file() and not (tmp_path / "dst" / ".DS_Store").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dst", "in"]

@@ -141,7 +141,7 @@ def test_an_empty_folder_made_since_the_kill_does_not_cost_the_old_one(source, f
     (tmp_path / ".dst.partial").mkdir()
     (tmp_path / "dst").mkdir()
     for name in inside:
-        (tmp_path / "dst" / name).touch()
+        (tmp_path / "dst" / name).write_bytes(b"\0\5\x16\7Mac OS X")
     with pytest.warns(UserWarning, match="dst is restored"), pytest.raises(ConversionError, match="exists"):
         convert(source, tmp_path / "dst", OPTIONS)
     assert files(tmp_path / "dst") == files(finished)
