@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model_arguments
+from mlx_oss.errors import OptionError
 
 if TYPE_CHECKING:
     from mlx_oss.memory.plan import Plan
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     import mlx_oss
 
     if args.macs:
+        if any((args.folder, args.memory, args.context, args.chunk, args.json)):
+            raise OptionError("--macs shows the released models on Macs of all sizes: give no folder or other option")
         from mlx_oss.memory.macs import table
 
         sys.stdout.write(table() + "\n")
