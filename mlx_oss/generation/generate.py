@@ -58,7 +58,7 @@ def prefill(
     Raises:
         OptionError: If there are no tokens, a token is not in the vocabulary, or `chunk` is less than 1.
         CheckpointError: If weights are on disk and cannot be read.
-        DeviceError: If MLX fails: the memory is used up, or the system stopped the GPU.
+        DeviceError: If MLX fails: the memory is used up, or the system stopped the GPU. The cache is then of no use.
         EngineError: If this process was forked from one that has computed.
     """
     last = _prefilled(model, tokens, cache, chunk, progress)
@@ -150,7 +150,7 @@ def generate_step(
             or `options.logit_bias` has an id that the model does not have.
         ContextError: If the context has no room for a token after the prompt.
         CheckpointError: If weights are on disk and cannot be read.
-        DeviceError: If MLX fails: the memory is used up, or the system stopped the GPU.
+        DeviceError: If MLX fails: the memory is used up, or the system stopped the GPU. The cache is then of no use.
         EngineError: If this process was forked from one that has computed.
         Exception: What the constraint raises.
     """

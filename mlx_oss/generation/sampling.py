@@ -61,8 +61,8 @@ class Sampler:
             logits: Logits of the model. They are not changed.
             recent: The ids before this token, for the repetition penalty.
             allowed: Bool (V',). Logits are -inf where it is False. None allows every id.
-            exact: Ids (n,) -> their logits (n,) in float32. They replace the EXACT largest logits of allowed ids. None
-                means that all are exact.
+            exact: Ids (n,) -> their logits (n,) in float32. They replace the EXACT largest logits of allowed ids,
+                before bias and penalty. None means that all are exact.
 
         Raises:
             OptionError: If `logit_bias` has an id that the model does not have.
