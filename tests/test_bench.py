@@ -55,7 +55,7 @@ def fake_processes(monkeypatch):
     def install(*samples: dict[str, object], loads: Sequence[dict[str, float]] = ()) -> list[dict[str, object]]:
         remaining, asked = {True: list(samples), False: list(loads)}, []
 
-        def run(request: dict[str, object]) -> dict[str, object]:
+        def run(request: dict[str, object], environment: dict[str, str]) -> dict[str, object]:
             asked.append(request)
             writes = bool(request["lengths"])
             return remaining[writes].pop(0) if writes or loads else {"imports": 1.0, "load": 1.0, "loaded": 1}

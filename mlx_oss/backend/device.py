@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import mlx.core as mx
@@ -46,10 +47,21 @@ def activation_dtype(dtype: str) -> mx.Dtype:
     return known[dtype]
 
 
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function with its kernels fused (mx.compile) on a GPU, and unchanged on the CPU backend.
+def compiled(function: Callable[P, R], *, shapeless: bool = False) -> Callable[P, R]:
+    """The function with its kernels fused (mx.compile) on a GPU, and as it is on the CPU backend.
 
-    On the CPU backend mx.compile would run a C++ compiler for about a second for each new function, and sampling gains
-    nothing from it.
+    Each call decides, because a module may be imported before the device is chosen. On the CPU backend, mx.compile runs
+    a C++ compiler, and loads what it finds under a name that can be guessed in the temporary folder, where any user of
+    the machine can put a library. So nothing that runs there may be compiled.
+
+    Args:
+        function: A function of arrays.
+        shapeless: Whether one compilation serves inputs of any shape.
     """
-    return mx.compile(function) if on_gpu() else function
+    fused = mx.compile(function, shapeless=shapeless)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return fused(*args, **kwargs) if on_gpu() else function(*args, **kwargs)
+
+    return call

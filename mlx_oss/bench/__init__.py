@@ -13,11 +13,13 @@ first engine would have to read them from disk. `cli.bench` shows the results.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlx_oss.bench.chips import bandwidth
@@ -164,11 +166,13 @@ def measure(
                     progress(f"{engine}, {task}, {repeat + 1} of {rounds}")
                 request = {"folder": str(folder), "lengths": list(lengths), "tokens": tokens, "engine": engine}
                 options = {"dtype": dtype, "memory": memory, "wire": wire} if engine == "mlx-oss" else {}
-                measured.append(_run({**request, "options": options}))
+                measured.append(_run({**request, "options": options}, os.environ | {"TMPDIR": private}))
         return samples
 
-    loads = alternating("loading", 1 + max(repeats, LOADS), ())
-    samples = alternating("generating", repeats, lengths)
+    # On the CPU backend, MLX compiles what mlx-lm computes into the temporary folder, and loads what lies there.
+    with TemporaryDirectory(prefix="mlx-oss-bench-") as private:
+        loads = alternating("loading", 1 + max(repeats, LOADS), ())
+        samples = alternating("generating", repeats, lengths)
     ours = samples["mlx-oss"][0]
     return BenchReport(
         device=ours["device"],
@@ -190,10 +194,10 @@ def _reads(samples: list[dict[str, float]], tokens: int) -> OffloadFigures | Non
     return OffloadFigures(hit_rate, nbytes / tokens, seconds / tokens)
 
 
-def _run(request: dict[str, Any]) -> dict[str, Any]:
+def _run(request: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
     """Runs one measurement in a process of its own and returns its sample."""
     command = command_of("mlx_oss.bench.worker", json.dumps(request))
-    process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     if process.returncode == 0:
         sample: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
         return sample

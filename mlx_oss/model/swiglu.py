@@ -7,6 +7,7 @@ from functools import partial
 import mlx.core as mx
 
 from mlx_oss.backend import cores
+from mlx_oss.backend.device import compiled
 
 
 def swiglu(h: mx.array, bias: mx.array, alpha: float, limit: float, alternate: bool = False) -> mx.array:
@@ -26,11 +27,11 @@ def swiglu(h: mx.array, bias: mx.array, alpha: float, limit: float, alternate: b
     )
 
 
-@partial(mx.compile, shapeless=True)
+@partial(compiled, shapeless=True)
 def _activated(
     gate: mx.array, up: mx.array, gate_bias: mx.array, up_bias: mx.array, alpha: mx.array, limit: mx.array
 ) -> mx.array:
-    """(..., F) each -> (..., F): gate * sigmoid(alpha * gate) * (up + 1), in one kernel.
+    """(..., F) each -> (..., F): gate * sigmoid(alpha * gate) * (up + 1), in one kernel on a GPU.
 
     First the biases are added and both inputs clamped, the gate only from above.
     """
