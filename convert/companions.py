@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
+from mlx_oss.files import open_regular
 from mlx_oss.tokenizer import check_tokenizer_json
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.metal import METAL
@@ -29,7 +30,7 @@ def companions(checkpoint: Checkpoint) -> tuple[Path, ...]:
     found = tuple(path for name in _NAMES if (path := checkpoint.folder / name).is_file())
     for path in found:
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 head = file.read(len(LFS_POINTER))
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None

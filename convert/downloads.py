@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
+from mlx_oss.files import open_regular
 from mlx_oss.system_files import is_system_file
 
 _RECORDS = Path(".cache/huggingface/download")
@@ -53,9 +54,9 @@ def compare(path: Path, checksum: str, report_bytes: Callable[[int], None]) -> N
         CheckpointError: If the file differs or cannot be read.
     """
     try:
-        size = path.stat().st_size
-        digest = hashlib.sha256() if len(checksum) == 64 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
+            size, is_sha256 = os.fstat(file.fileno()).st_size, len(checksum) == 64
+            digest = hashlib.sha256() if is_sha256 else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
             while piece := file.read(_PIECE):
                 digest.update(piece)
                 report_bytes(len(piece))
@@ -70,9 +71,7 @@ def _from_local_dir(path: Path) -> str | None:
     for folder, name in ((path.parent, path.name), (path.parent.parent, f"{path.parent.name}/{path.name}")):
         record = folder / _RECORDS / f"{name}{_ENDING}"
         try:
-            if not record.is_file():
-                continue
-            with record.open("rb") as file:
+            with open_regular(record) as file:
                 lines = file.read(_RECORD_BYTES).decode(errors="replace").split("\n")
         except OSError:
             continue

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlx_oss.convert.staging import WrittenTensor
-from mlx_oss.errors import CheckpointError
+from mlx_oss.errors import CheckpointError, quoted
+from mlx_oss.files import COMPANION_BYTES, HEADER_BYTES, MANIFEST_BYTES, open_regular, read_bytes
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 
 NAME = "conversion.json"
@@ -39,7 +41,7 @@ def write(
                 "format": FORMAT,
                 "source": {"layout": source.layout.name, "files": dict(sorted(sizes.items()))},
                 "relative_errors": {n: tensors[n].error for n in sorted(tensors) if tensors[n].error is not None},
-                "files": {name: _sha256((folder / name).read_bytes()) for name in sorted(other_files)},
+                "files": {name: _sha256(_whole(folder / name)) for name in sorted(other_files)},
                 "headers": {name: _sha256(_header(folder / name)) for name in sorted(shards)},
                 "crc32": {name: f"{tensors[name].crc32:08x}" for name in sorted(tensors)},
             }
@@ -54,18 +56,20 @@ def read(folder: Path) -> dict[str, Any] | None:
         CheckpointError: If the manifest is not byte for byte as it was written, or has another format.
     """
     path = folder / NAME
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        written = path.read_bytes()
+        written = read_bytes(path, MANIFEST_BYTES)
         parsed: dict[str, Any] = json.loads(written)
         if parsed["format"] != FORMAT:
             raise CheckpointError(
-                f"{path} has format {parsed['format']!r}, but this version reads format {FORMAT}: convert again"
+                f"{path} has format {quoted(parsed['format'])}, but this version reads format {FORMAT}: convert again"
             )
         if _sealed({key: value for key, value in parsed.items() if key != "seal"}) != written:
             raise ValueError
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): convert again") from None
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise CheckpointError(f"{path} is damaged: convert again") from None
     return parsed
 
@@ -76,7 +80,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: If a file differs from the manifest or is missing; names the first one.
     """
-    for kind, read_part in (("headers", _header), ("files", Path.read_bytes)):
+    for kind, read_part in (("headers", _header), ("files", _whole)):
         for name, checksum in manifest[kind].items():
             path = folder / name
             try:
@@ -96,9 +100,13 @@ def _sealed(content: Mapping[str, Any]) -> bytes:
 
 def _header(path: Path) -> bytes:
     """The bytes of a safetensors file before the data."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         length = file.read(8)
-        return length + file.read(min(int.from_bytes(length, "little"), path.stat().st_size))
+        return length + file.read(min(int.from_bytes(length, "little"), HEADER_BYTES))
+
+
+def _whole(path: Path) -> bytes:
+    return read_bytes(path, COMPANION_BYTES)
 
 
 def _sha256(data: bytes) -> str:

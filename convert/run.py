@@ -25,6 +25,7 @@ from mlx_oss.convert.staging import Staging, hidden_names, restore_replaced, wri
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import CheckpointError, ConversionError
+from mlx_oss.files import COMPANION_BYTES, expanded, read_bytes
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.system_files import is_empty
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
@@ -80,7 +81,7 @@ def _convert(
     source: str | Path, target: str | Path, options: ConvertOptions | None, progress: OnProgress | None
 ) -> Report:
     options = options or ConvertOptions()
-    src, dst = Path(os.path.expanduser(source)), Path(os.path.abspath(os.path.expanduser(target)))
+    src, dst = expanded(source), Path(os.path.abspath(expanded(target)))
     if os.path.realpath(src.parent) == os.path.realpath(dst.parent) and src.name in hidden_names(dst):
         raise ConversionError(f"{src} is the hidden folder of the conversion to {dst}: choose another target")
     if not options.dry_run:
@@ -230,7 +231,7 @@ def _write_other_files(
     folder = staging.folder
     for path in copied:
         try:
-            content = path.read_bytes()
+            content = read_bytes(path, COMPANION_BYTES)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
         (folder / path.name).write_bytes(content)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_oss.errors import ConversionError
+from mlx_oss.files import MANIFEST_BYTES, read_bytes
 from mlx_oss.system_files import is_empty, is_system_file
 
 _RECORD = ".conversion.json"
@@ -140,7 +141,7 @@ class Staging:
 
     def _read_record(self) -> dict[str, dict[str, WrittenTensor]]:
         try:
-            record = json.loads((self.folder / _RECORD).read_text(encoding="utf-8"))
+            record = json.loads(read_bytes(self.folder / _RECORD, MANIFEST_BYTES).decode())
             if record["plan"] != self.plan_id:
                 return {}
             shards = record["shards"].items()

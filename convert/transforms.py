@@ -15,6 +15,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 
 from mlx_oss.errors import CheckpointError
+from mlx_oss.files import open_regular
 from mlx_oss.weights.mxfp4 import SCALE_NAN
 from mlx_oss.weights.safetensors import TensorInfo
 
@@ -154,7 +155,7 @@ def _round_to_bfloat16(values: np.ndarray, source: TensorInfo) -> np.ndarray:
 def _read_stored(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
     buffer = np.empty(min(size, stop - start), np.uint8)
     try:
-        with source.file.open("rb", buffering=0) as file:
+        with open_regular(source.file) as file:
             file.seek(source.start + start)
             for position in range(start, stop, size):
                 piece = buffer[: min(size, stop - position)]

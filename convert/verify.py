@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_oss.config import ModelConfig
+from mlx_oss.config import ModelConfig, read_json
 from mlx_oss.convert import configs, downloads, manifest
 from mlx_oss.convert.checksum import crc32
 from mlx_oss.convert.companions import companions
@@ -21,6 +19,7 @@ from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_
 from mlx_oss.convert.thread_pool import ReportBytes, ThreadPool
 from mlx_oss.convert.transforms import Rows, read
 from mlx_oss.errors import CheckpointError, ConversionError
+from mlx_oss.files import COMPANION_BYTES, expanded, read_bytes
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint, recognised
 from mlx_oss.weights.layouts.metal import METAL, is_metal
 from mlx_oss.weights.layouts.mlx_folder import MLX
@@ -55,7 +54,7 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
         TokenizerError: If the tokenizer.json of the source or the download disagrees with the bundled vocabulary.
     """
     with os_errors_named():
-        return _verify(Path(os.path.expanduser(target)), source, progress)
+        return _verify(expanded(target), source, progress)
 
 
 def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None) -> Report:
@@ -155,10 +154,12 @@ def _compare_files(folder: Path, source: Checkpoint) -> None:
     has_manifest = (folder / manifest.NAME).exists()
     for path in companions(source):
         copy = folder / path.name
-        if (has_manifest or copy.exists()) and not (copy.exists() and copy.read_bytes() == path.read_bytes()):
+        exists = copy.exists()
+        same = exists and read_bytes(copy, COMPANION_BYTES) == read_bytes(path, COMPANION_BYTES)
+        if (has_manifest or exists) and not same:
             raise CheckpointError(f"{copy} is missing or differs from {path}: convert again")
     if has_manifest:
-        actual = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        actual = read_json(folder / "config.json")
         expected = configs.for_mlx(source.raw_config, source.config.layer_types, actual.get("quantization", {}))
         if keys := sorted(key for key in actual.keys() | expected.keys() if actual.get(key) != expected.get(key)):
             raise CheckpointError(f"{folder / 'config.json'}: {keys[0]} differs from {source.folder}: convert again")

@@ -17,7 +17,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from mlx_oss.errors import ConfigError
+from mlx_oss.errors import ConfigError, quoted, shortened
+from mlx_oss.files import CONFIG_BYTES, read_bytes
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -232,7 +233,7 @@ class ModelConfig:
             value = raw.pop(key, only)
             if value != only:
                 hint = "this is not a gpt-oss model" if key == "model_type" else "no gpt-oss model has another value"
-                raise ConfigError(f"config.json: {key} is {value!r}, but only {only!r} is supported: {hint}")
+                raise ConfigError(f"config.json: {key} is {quoted(value)}, but only {only!r} is supported: {hint}")
         theta, scaling = _rope_settings(raw)
         quantization = raw.pop("quantization", None)
         values: dict[str, Any] = {"rope_scaling": scaling, "quantization": _quantization(quantization)}
@@ -252,10 +253,11 @@ class ModelConfig:
         for key in sorted(set(raw) & set(_NEUTRAL)):
             if raw[key] is not None and raw[key] != _NEUTRAL[key]:
                 raise ConfigError(
-                    f"config.json: {key} is {raw[key]!r}, which no gpt-oss model has: this is another architecture"
+                    f"config.json: {key} is {quoted(raw[key])}, which no gpt-oss model has: this is another "
+                    "architecture"
                 )
         if unknown := sorted(set(raw) - _NO_EFFECT - set(_NEUTRAL)):
-            warnings.warn(f"config.json: unknown keys are ignored: {', '.join(unknown)}", stacklevel=2)
+            warnings.warn(f"config.json: unknown keys are ignored: {shortened(', '.join(unknown), 500)}", stacklevel=2)
         return cls(**values)
 
     @classmethod
@@ -281,7 +283,7 @@ class ModelConfig:
 def read_json(path: str | Path) -> dict[str, Any]:
     """Parses a `config.json`. Raises ConfigError if it is missing or not a JSON object; names the file."""
     try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        raw = json.loads(read_bytes(path, CONFIG_BYTES).decode())
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: give the folder of a model") from None
     except OSError as error:
@@ -306,7 +308,7 @@ _AFFINE_GROUPS, _AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
 
 def _require(good: bool, key: str, value: object, wanted: str) -> None:
     if not good:
-        raise ConfigError(f"config.json: {key} is {value!r}, expected {wanted}")
+        raise ConfigError(f"config.json: {key} is {quoted(value)}, expected {wanted}")
 
 
 def _is_positive(value: object) -> bool:
@@ -340,7 +342,9 @@ def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | No
     kind = raw.pop("rope_type", raw.pop("type", None))
     allowed = {f.name for f in fields(YarnScaling)} if kind == "yarn" else set()
     if kind not in ("yarn", "default"):
-        raise ConfigError(f"config.json: {key}.rope_type is {kind!r}, but only 'yarn' and 'default' are supported")
+        raise ConfigError(
+            f"config.json: {key}.rope_type is {quoted(kind)}, but only 'yarn' and 'default' are supported"
+        )
     if unknown := sorted(set(raw) - allowed):
         raise ConfigError(
             f"config.json: unknown key {key}.{unknown[0]}: it may change the computation, so it is not ignored"
@@ -387,7 +391,9 @@ def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
         _require(type(value) is int, f"{key}.{name}", value, "a whole number")
     spec = QuantizationSpec(**raw)
     if spec.mode not in ("affine", "mxfp4"):
-        raise ConfigError(f"config.json: {key}.mode is {spec.mode!r}, but only 'affine' and 'mxfp4' are supported")
+        raise ConfigError(
+            f"config.json: {key}.mode is {quoted(spec.mode)}, but only 'affine' and 'mxfp4' are supported"
+        )
     if spec.mode == "mxfp4" and spec != MXFP4:
         raise ConfigError(
             f"config.json: {key}: mode mxfp4 has group_size 32 and bits 4, not {spec.group_size} and {spec.bits}"
@@ -400,5 +406,5 @@ def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"config.json: {key} is {value!r}, expected an object")
+        raise ConfigError(f"config.json: {key} is {quoted(value)}, expected an object")
     return value

@@ -16,7 +16,13 @@
 
 Each message says what is wrong, where (file, tensor, key), and how to fix it. The command line prints it after
 "error: " and exits with status 2. Any other exception that leaves the library is a bug.
+
+What a message quotes may come from a file of somebody else, so `quoted` and the base class keep it short.
 """
+
+from __future__ import annotations
+
+import reprlib
 
 __all__ = [
     "BenchmarkError",
@@ -35,8 +41,33 @@ __all__ = [
 ]
 
 
+_LONGEST = 2000  # characters of a message
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 120
+_repr.maxlist = _repr.maxtuple = _repr.maxdict = 6
+_repr.maxlevel = 3
+
+
+def quoted(value: object) -> str:
+    """Python's spelling of a value from a file or a caller, for a message: whole if it is short, else abridged."""
+    return _repr.repr(value)
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """A text of at most `longest` characters: of a longer one the beginning and the end, which has the remedy."""
+    if len(text) <= longest:
+        return text
+    rest = f" [{len(text) - longest:,} more characters] "
+    end = longest // 3
+    return text[: longest - end - len(rest)] + rest + text[-end:]
+
+
 class MlxOssError(Exception):
-    """Base class of every error that the library raises on purpose."""
+    """Base class of every error that the library raises on purpose. Its message is kept short."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(shortened(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(MlxOssError):
@@ -103,7 +134,7 @@ class ToolError(MlxOssError):
     """
 
     def __init__(self, message: str, output: str = "") -> None:
-        super().__init__(message)
+        Exception.__init__(self, message)  # whole: tools bound what the model gets to read
         self.output = output
 
 

@@ -17,7 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_oss.errors import TokenizerError
+from mlx_oss.errors import TokenizerError, quoted
+from mlx_oss.files import COMPANION_BYTES, read_bytes
 
 if TYPE_CHECKING:
     import tiktoken
@@ -195,14 +196,14 @@ def check_tokenizer_json(path: str | Path) -> None:
     """
     path = Path(path)
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_bytes(path, COMPANION_BYTES))
         vocab = {int(id_): token for token, id_ in data["model"]["vocab"].items()}
         added = {int(entry["id"]): str(entry["content"]) for entry in data["added_tokens"]}
     except OSError as error:
         raise TokenizerError(f"{path} cannot be read ({error.strerror}): download it again") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise TokenizerError(
-            f"{path}: not a tokenizer.json with model.vocab and added_tokens ({error!r}): download it again"
+            f"{path}: not a tokenizer.json with model.vocab and added_tokens ({quoted(error)}): download it again"
         ) from error
     names = {id_: name for name, id_ in SPECIAL_TOKENS.items()}
     byte_letters = _byte_letters()
@@ -215,12 +216,12 @@ def check_tokenizer_json(path: str | Path) -> None:
             continue
         if expected is None:
             raise TokenizerError(
-                f"{path}: id {id_} is {theirs[id_]!r}, a token that gpt-oss does not have: models with additional "
-                "tokens are not supported"
+                f"{path}: id {id_} is {quoted(theirs[id_])}, a token that gpt-oss does not have: models with "
+                "additional tokens are not supported"
             )
         raise TokenizerError(
-            f"{path}: id {id_} is {theirs.get(id_)!r}, but {expected!r} in the bundled o200k_harmony: this is not a "
-            "tokenizer of gpt-oss, and its ids would be misread"
+            f"{path}: id {id_} is {quoted(theirs.get(id_))}, but {quoted(expected)} in the bundled o200k_harmony: "
+            "this is not a tokenizer of gpt-oss, and its ids would be misread"
         )
 
 

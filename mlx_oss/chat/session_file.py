@@ -7,29 +7,36 @@ model, because caches of another model would give wrong answers without an error
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
+import math
 import os
 import re
+import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, get_args
 
-from mlx_oss.chat.history import Entry
+from mlx_oss.chat.history import EFFORTS, Entry
+from mlx_oss.chat.setup import ContextPolicy
 from mlx_oss.constrain import kwargs_from_saved
-from mlx_oss.errors import CheckpointError, HarmonyError, OptionError, SessionError
+from mlx_oss.errors import CheckpointError, HarmonyError, OptionError, SessionError, quoted, shortened
 from mlx_oss.events import Stats
+from mlx_oss.files import SESSION_BYTES, check_regular, expanded, open_regular
 from mlx_oss.generation.engine import PromptCache, SavedTensor
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict
 from mlx_oss.tokenizer import LAST_TEXT_ID
-from mlx_oss.weights.safetensors import read_header
+from mlx_oss.weights.safetensors import TensorInfo, read_header
 
 FORMAT = "mlx_oss session 1"
 T = TypeVar("T")
 
-_RECOVERY_BYTES = 2**26  # how much of a file is searched for text if the length of its header is damaged
+_UNFINISHED = ".unfinished.safetensors"
+_STALE = 60  # seconds after which the temporary file of a process that has ended is removed
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}  # their names in safetensors
 _NAMES = {stored: name for name, stored in _DTYPES.items()}
 _COUNTS = ("reasoned", "retries")  # fields of `Entry` that are saved as they are
@@ -79,17 +86,20 @@ class Saved:
 
 
 def write(path: str | Path, saved: Saved, tensors: Callable[[], Iterable[tuple[str, SavedTensor]]]) -> None:
-    """Writes a temporary file and renames it, so that the file is always complete.
+    """Writes a temporary file and renames it, so that the file is always complete. Only the user may read it.
+
+    Each call has a temporary file of its own, so several processes can write to one path; the last one counts. What a
+    killed process has left behind is removed.
 
     Args:
-        path: The file to write.
+        path: The file to write. `~` stands for the home folder.
         saved: Everything except the caches.
         tensors: `PromptCache.tensors` of the caches. It is called twice, so that one tensor at a time is in memory.
 
     Raises:
-        SessionError: If the file cannot be written.
+        SessionError: If the file cannot be written, or the conversation is too long for a file.
     """
-    path = Path(path)
+    path = expanded(path)
     checksum, entries, end = _Checksum(), {}, 0
     for name, tensor in tensors():
         checksum.add(name, tensor)
@@ -99,16 +109,24 @@ def write(path: str | Path, saved: Saved, tensors: Callable[[], Iterable[tuple[s
     metadata = {"format": FORMAT, "text": text, "seal": _sha256(text.encode())}
     header = json.dumps({"__metadata__": metadata, **entries}).encode()
     header += b" " * (-len(header) % 8)
-    unfinished = path.parent / f".{path.name}.unfinished.safetensors"
+    if len(header) > SESSION_BYTES:
+        raise SessionError(
+            f"{path} cannot be written: the text of the conversation takes {len(header):,} bytes, and a file holds "
+            f"{SESSION_BYTES:,}; clear the conversation, or save it as text"
+        )
+    unfinished = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}{_UNFINISHED}"
     try:
         _check_path(path)
-        with unfinished.open("wb") as file:
+        if os.path.lexists(path):
+            check_regular(path, os.stat(path))
+        _remove_stale(path)
+        with _created(unfinished) as file:
             file.write(len(header).to_bytes(8, "little") + header)
             for _, tensor in tensors():
                 file.write(tensor.data)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+            unfinished.replace(path)
     except (OSError, ValueError) as error:
         with contextlib.suppress(OSError, ValueError):  # the temporary file may not exist
             unfinished.unlink()
@@ -116,28 +134,53 @@ def write(path: str | Path, saved: Saved, tensors: Callable[[], Iterable[tuple[s
         raise SessionError(f"{path} cannot be written ({reason}): choose another path") from None
 
 
+def _created(path: Path) -> BinaryIO:
+    """A new file that only the user may read, locked as long as it is open."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with contextlib.suppress(OSError):  # a file system without locks: then nothing stale is removed, either
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return open(descriptor, "wb")
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes temporary files of this path that no process writes any more."""
+    beginning = f".{path.name[:100]}."
+    for entry in os.scandir(path.parent):
+        middle = entry.name.removeprefix(beginning).removesuffix(_UNFINISHED)
+        if entry.name != f"{beginning}{middle}{_UNFINISHED}" or not re.fullmatch("[0-9a-f]{16}", middle):
+            continue
+        # An error means that it is being written, or is gone already.
+        with contextlib.suppress(OSError), open_regular(entry.path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(file.fileno()).st_mtime > _STALE:
+                os.unlink(entry.path)
+
+
 def read(path: str | Path, *, damaged: bool = False) -> Saved:
     """Reads everything except the caches.
 
     Args:
-        path: The file.
+        path: The file. `~` stands for the home folder.
         damaged: Whether to recover the readable messages if the file is damaged.
 
     Raises:
-        SessionError: If the file cannot be read, is not a saved session, or is damaged (if `damaged`: beyond recovery).
+        SessionError: If the file cannot be read, is not a saved session, or is damaged (if `damaged`: beyond recovery);
+            or if it is whole, but a field has an impossible value.
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         _check_path(path)
-        with path.open("rb") as file:
-            length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
-            raw = file.read(length if length < size else _RECOVERY_BYTES)
-            more = file.read(_RECOVERY_BYTES) if damaged else b""  # the damage may be in the length itself
+        with open_regular(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            raw = file.read(min(length, SESSION_BYTES))
+            more = file.read(SESSION_BYTES - len(raw)) if damaged else b""  # the damage may be in the length itself
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SessionError(f"{path} cannot be read ({reason}): check the path and its permissions") from None
     try:
         return _from_header(path, raw)
+    except _ImpossibleField:
+        raise
     except SessionError:
         if not damaged:
             raise
@@ -159,10 +202,14 @@ def _from_header(path: Path, raw: bytes) -> Saved:
         metadata = json.loads(raw)["__metadata__"]
         text, seal, form = metadata["text"], metadata["seal"], metadata["format"]
         if form != FORMAT:
-            raise SessionError(f"{path} has format {form!r}, but this version reads {FORMAT!r}: update mlx-oss")
+            raise SessionError(f"{path} has format {quoted(form)}, but this version reads {FORMAT!r}: update mlx-oss")
         if _sha256(text.encode()) != seal:
             raise SessionError(f"{path} is damaged: `text_only=True` recovers the readable part of the conversation")
         return _from_json(text)
+    except _ImpossibleField as error:
+        raise _ImpossibleField(
+            f"{path} was not written by mlx-oss, or by another version of it: {error}; give another file"
+        ) from None
     except _DECODING_ERRORS:
         raise SessionError(
             f"{path} is not a saved session, or is damaged: `text_only=True` recovers the readable messages"
@@ -213,24 +260,25 @@ def restore(path: str | Path, saved: Saved, cache: PromptCache, fingerprint: str
             f"{path} was saved with another model or dtype, or by an earlier version: `text_only=True` loads its text"
         )
     try:
-        cache.restore(saved.cached, _tensors(Path(path), saved.caches))
-    except (OSError, ValueError, RuntimeError, CheckpointError):  # MLX raises RuntimeError for impossible shapes
+        with open_regular(expanded(path)) as file:
+            tensors = read_header(expanded(path), SESSION_BYTES)
+            described = {name: (_NAMES[info.dtype], info.shape) for name, info in tensors.items()}
+            cache.check(len(saved.cached), described)
+            cache.restore(saved.cached, _tensors(file, tensors, saved.caches))
+    except (OSError, ValueError, LookupError, RuntimeError, CheckpointError):  # MLX raises RuntimeError for bad shapes
         raise SessionError(
             f"{path} has damaged caches: `text_only=True` recovers the conversation without them"
         ) from None
 
 
-def _tensors(path: Path, expected: str) -> Iterator[tuple[str, SavedTensor]]:
+def _tensors(file: BinaryIO, tensors: Mapping[str, TensorInfo], expected: str) -> Iterator[tuple[str, SavedTensor]]:
     """The tensors of a file, sorted by name. Raises ValueError at the end if their checksum is not the expected one."""
     checksum = _Checksum()
-    with path.open("rb") as file:
-        for name, info in sorted(read_header(path).items()):
-            if info.dtype not in _NAMES:
-                raise ValueError(f"{name} has dtype {info.dtype}")
-            file.seek(info.start)
-            tensor = SavedTensor(_NAMES[info.dtype], info.shape, file.read(info.nbytes))
-            checksum.add(name, tensor)
-            yield name, tensor
+    for name, info in sorted(tensors.items()):
+        file.seek(info.start)
+        tensor = SavedTensor(_NAMES[info.dtype], info.shape, file.read(info.nbytes))
+        checksum.add(name, tensor)
+        yield name, tensor
     if checksum.value != expected:
         raise ValueError("the checksum is wrong")
 
@@ -252,25 +300,104 @@ def _to_json(saved: Saved) -> str:
 
 
 def _from_json(text: str) -> Saved:
-    fields = json.loads(text)
-    fields.pop("retries", None)  # older files have one count, for the last turn; now each entry has its own
-    fields["preamble"] = [message_from_dict(entry) for entry in fields["preamble"]]
-    fields["entries"] = [
-        Entry(message_from_dict(entry["message"]), tuple(entry["ids"]), *(entry.get(count, 0) for count in _COUNTS))
-        for entry in fields["entries"]
-    ]
-    fields["options"]["logit_bias"] = dict(fields["options"]["logit_bias"])
-    saved = Saved(**fields | {"options": SamplingOptions(**fields["options"]), "stats": Stats(**fields["stats"])})
-    saved.session_kwargs()  # raises if the preamble is damaged
-    ids = [*saved.cached, *(id_ for entry in saved.entries for id_ in entry.ids)]
-    limits = [saved.limits["context_limit"], saved.limits["max_tokens"] or 1]
-    limits += [getattr(entry, count) for entry in saved.entries for count in _COUNTS]
-    if (
-        not {int} >= {*map(type, ids), *map(type, limits)}
-        or not 0 <= min(ids, default=0) <= max(ids, default=0) <= LAST_TEXT_ID
-    ):
-        raise ValueError
-    return saved
+    """Raises one of _DECODING_ERRORS for text that is not that of a saved session."""
+    saved = json.loads(text)
+    saved.pop("retries", None)  # older files have one count, for the last turn; now each entry has its own
+    preamble, entries, options = saved["preamble"], saved["entries"], saved["options"]
+    for name in ("preamble", "entries", "cached"):
+        _require(isinstance(saved[name], list), name, saved[name], "a list")
+    for name in ("limits", "options", "stats"):
+        _require(isinstance(saved[name], dict), name, saved[name], "an object")
+    for name in ("model", "caches"):
+        _require(isinstance(saved[name], str), name, saved[name], "a text")
+    _check_ids("cached", saved["cached"])
+    _check_limits(saved["limits"])
+    _check_stats(saved["stats"])
+    with _named("preamble"):
+        saved["preamble"] = [message_from_dict(entry) for entry in preamble]
+    saved["entries"] = [_entry(f"entries[{number}]", entry) for number, entry in enumerate(entries)]
+    with _named("options"):
+        options["logit_bias"] = dict(options["logit_bias"])
+        saved["options"] = SamplingOptions(**options)
+    saved["stats"] = Stats(**saved["stats"])
+    with _named("preamble"):
+        whole = Saved(**saved)
+        whole.session_kwargs()
+    return whole
+
+
+def _entry(name: str, data: Any) -> Entry:
+    _require(isinstance(data, dict), name, data, "an object")
+    counts = [data.get(count, 0) for count in _COUNTS]
+    for count, value in zip(_COUNTS, counts, strict=True):
+        _require(type(value) is int and value >= 0, f"{name}.{count}", value, "a whole number")
+    _require(isinstance(data.get("ids"), list), f"{name}.ids", data.get("ids"), "a list")
+    _check_ids(f"{name}.ids", data["ids"])
+    with _named(f"{name}.message"):
+        return Entry(message_from_dict(data["message"]), tuple(data["ids"]), *counts)
+
+
+def _check_ids(name: str, ids: list[Any]) -> None:
+    if not {*map(type, ids)} <= {int} or not 0 <= min(ids, default=0) <= max(ids, default=0) <= LAST_TEXT_ID:
+        raise _ImpossibleField(f"{name} holds something else than token ids")
+
+
+def _check_limits(limits: dict[str, Any]) -> None:
+    """Checks the keyword arguments of `ChatSession`. Files of older versions may lack the last three."""
+
+    def is_count(value: object, least: int) -> bool:
+        return type(value) is int and value >= least
+
+    checks: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "reasoning_effort": (lambda value: value in EFFORTS, f"one of {', '.join(EFFORTS)}"),
+        "max_tokens": (lambda value: value is None or is_count(value, 1), "a number from 1 on, or null"),
+        "context_limit": (lambda value: is_count(value, 1), "a number from 1 on"),
+        "context_policy": (lambda value: value in get_args(ContextPolicy), "refuse or drop_oldest"),
+        "max_reasoning_tokens": (lambda value: value is None or is_count(value, 0), "a number from 0 on, or null"),
+        "response_format": (lambda value: value is None or isinstance(value, str | dict), "a text, an object or null"),
+        "guards": (lambda value: isinstance(value, dict), "an object"),
+    }
+    if unknown := sorted(limits.keys() - checks.keys()):
+        raise _ImpossibleField(f"limits.{shortened(unknown[0], 100)} is unknown")
+    for number, (name, (is_good, wanted)) in enumerate(checks.items()):
+        if number < 4 or name in limits:
+            _require(is_good(limits.get(name)), f"limits.{name}", limits.get(name), wanted)
+    for name, value in limits.get("guards", {}).items():
+        good = value in (True, False) or (value is None and name == "strict_arguments")
+        _require(good and type(value) is not int, f"limits.guards.{name}", value, "true or false")
+    with _named("limits"):
+        kwargs_from_saved(limits)
+
+
+def _check_stats(stats: dict[str, Any]) -> None:
+    kinds = {field.name: field.type for field in fields(Stats)}
+    if unknown := sorted(stats.keys() - kinds.keys()):
+        raise _ImpossibleField(f"stats.{shortened(unknown[0], 100)} is unknown")
+    for name, value in stats.items():
+        whole = kinds[name] == "int"
+        good = type(value) is int or (not whole and type(value) is float and math.isfinite(value))
+        _require(good and 0 <= value < 2**63, f"stats.{name}", value, "a whole number" if whole else "a number")
+
+
+class _ImpossibleField(SessionError):
+    """A field of a file, whose checksum is right, has a value that no session can have."""
+
+
+def _require(good: bool, name: str, value: object, wanted: str) -> None:
+    if not good:
+        raise _ImpossibleField(f"{name} is {quoted(value)}, expected {wanted}")
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Names the field whose decoding fails."""
+    try:
+        yield
+    except _ImpossibleField:
+        raise
+    except _DECODING_ERRORS as error:
+        reason = f" ({error})" if isinstance(error, HarmonyError | OptionError) else ""
+        raise _ImpossibleField(f"{name} cannot be read{reason}") from None
 
 
 class _Checksum:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 from mlx_oss.errors import OptionError
+from mlx_oss.files import CONFIG_BYTES, expanded, read_input
 
 EFFORTS = ("none", "low", "medium", "high")  # those of chat.history, which loads the vocabulary: too slow for --help
 
@@ -44,7 +44,7 @@ def session_options(args: argparse.Namespace) -> dict[str, Any]:
 def read_schema(path: str) -> dict[str, Any]:
     """Reads a JSON schema. Raises OptionError if the file cannot be read or is not a JSON object."""
     try:
-        schema = json.loads(Path(path).read_bytes())
+        schema = json.loads(read_input(expanded(path), CONFIG_BYTES))
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror}): give a file with a JSON schema") from None
     except (ValueError, RecursionError) as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from mlx_oss.errors import HarmonyError
+from mlx_oss.files import TEXT_BYTES, expanded, read_input, read_up_to
 from mlx_oss.harmony import Message, conversation_for_next_turn, message_from_dict, render_conversation
 
 
@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
 def read_text(path: str) -> str:
     """Reads the text of a file, or of stdin for "-". Raises HarmonyError if it cannot be read as UTF-8."""
     try:
-        stdin = sys.stdin.buffer.read if sys.stdin else bytes
-        return (stdin() if path == "-" else Path(path).read_bytes()).decode()
+        if path == "-":
+            return read_up_to(sys.stdin.buffer, TEXT_BYTES, "stdin").decode() if sys.stdin else ""
+        return read_input(expanded(path), TEXT_BYTES).decode()
     except UnicodeDecodeError:
         raise HarmonyError(f"{path} is not text in UTF-8: give a text file, or - for stdin") from None
     except (OSError, ValueError) as error:  # ValueError: an impossible path

@@ -10,7 +10,7 @@ from __future__ import annotations
 import reprlib
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -147,6 +147,17 @@ class PromptCache:
         """Yields everything that is held, snapshots included, sorted by name. `restore` is the reverse."""
         return iter(())
 
+    def check(self, length: int, described: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        """Looks at what a file says that it holds, before anything of it is read.
+
+        Args:
+            length: Number of ids.
+            described: The dtype and shape of each tensor, by its name.
+
+        Raises:
+            ValueError: If this is not what a cache of this model holds for so many ids.
+        """
+
     def restore(self, ids: Sequence[int], tensors: Iterable[tuple[str, SavedTensor]]) -> None:
         """Replaces what is held.
 
@@ -157,8 +168,8 @@ class PromptCache:
         Raises:
             ValueError: If the tensors are not those of a cache of this engine that holds these ids.
         """
-        if list(tensors):
-            raise ValueError("tensors of another engine")
+        for name, _ in tensors:
+            raise ValueError(f"{name} is a tensor of another engine")
         self.end_stream()
         self.ids = list(ids)
 

@@ -14,7 +14,7 @@ from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import PromptCache, SavedTensor
 from mlx_oss.generation.generate import prefill_chunks
-from mlx_oss.model.kv_cache import Cache
+from mlx_oss.model.kv_cache import MOST_SNAPSHOTS, Cache
 from mlx_oss.model.transformer import Transformer
 
 _DTYPES = {str(dtype).removeprefix("mlx.core."): dtype for dtype in (mx.float32, mx.bfloat16, mx.float16)}
@@ -88,6 +88,10 @@ class KVPromptCache(PromptCache):
         for name in sorted(named):
             yield name, compute_thread.run(lambda array=named[name]: _to_saved(array))  # type: ignore[misc]
 
+    def check(self, length: int, described: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        if length or described:
+            compute_thread.run(lambda: self._check(self.model.make_cache(), length, described))
+
     def restore(self, ids: Sequence[int], tensors: Iterable[tuple[str, SavedTensor]]) -> None:
         named: dict[str, mx.array] = {}
         for name, tensor in tensors:
@@ -97,17 +101,22 @@ class KVPromptCache(PromptCache):
     def _restore(self, ids: list[int], named: dict[str, mx.array]) -> None:
         kv = self.model.make_cache()
         if ids or named:
-            self._check(kv, len(ids), named)
+            self._check(kv, len(ids), {name: (_name(array.dtype), array.shape) for name, array in named.items()})
             kv.restore(named, len(ids))
         self.end_stream()
         self.kv, self.ids = kv, ids
 
-    def _check(self, kv: Cache, length: int, named: Mapping[str, mx.array]) -> None:
+    def _check(self, kv: Cache, length: int, described: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         """Raises ValueError unless these are all tensors of a cache that holds `length` ids, and no others."""
+        if length > self.model.config.max_position_embeddings:
+            raise ValueError(f"{length} ids are more than the model's context")
         config, windows = self.model.config, [getattr(layer, "window", None) for layer in kv.layers]
         shapes = {f"layers.{number}": window or length for number, window in enumerate(windows)}
         rings = [window for window in windows if window is not None]
-        for position in {name.split(".")[1] for name in named if name.startswith("snapshots.")}:
+        positions = {name.split(".")[1] for name in described if name.startswith("snapshots.")}
+        if len(positions) > MOST_SNAPSHOTS:
+            raise ValueError(f"a cache has no {len(positions)} snapshots")
+        for position in positions:
             if not position.isdecimal() or str(int(position)) != position or not 0 < int(position) <= length:
                 raise ValueError(f"there is no position {position}")
             shapes |= {f"snapshots.{position}.{number}": window for number, window in enumerate(rings)}
@@ -116,17 +125,21 @@ class KVPromptCache(PromptCache):
             for name, size in shapes.items()
             for part in ("keys", "values")
         }
-        if {name: array.shape for name, array in named.items()} != wanted:
+        if {name: shape for name, (_, shape) in described.items()} != wanted:
             raise ValueError("tensors are missing, unknown, or of the wrong shape")
-        if any(array.dtype != self.model.dtype for array in named.values()):
+        if any(dtype != _name(self.model.dtype) for dtype, _ in described.values()):
             raise ValueError(f"a tensor is not {self.model.dtype}")
+
+
+def _name(dtype: mx.Dtype) -> str:
+    return str(dtype).removeprefix("mlx.core.")
 
 
 def _to_saved(array: mx.array) -> SavedTensor:
     with device_errors:
         flat = mx.contiguous(array).reshape(-1).view(mx.uint8)
         mx.eval(flat)
-    return SavedTensor(str(array.dtype).removeprefix("mlx.core."), tuple(array.shape), memoryview(flat))  # type: ignore[arg-type]
+    return SavedTensor(_name(array.dtype), tuple(array.shape), memoryview(flat))  # type: ignore[arg-type]
 
 
 def _from_saved(tensor: SavedTensor) -> mx.array:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, get_args
 
-from mlx_oss.errors import HarmonyError
+from mlx_oss.errors import HarmonyError, quoted
 from mlx_oss.harmony.messages import (
     Content,
     DeveloperContent,
@@ -58,7 +58,7 @@ def message_from_dict(data: Any) -> Message:
     fields = _fields(data, "a message", ("role", "content", *_TEXT_FIELDS))
     role: Any = fields.get("role")
     if role not in get_args(Role):
-        raise HarmonyError(f"a message has role {role!r}: use one of {', '.join(get_args(Role))}")
+        raise HarmonyError(f"a message has role {quoted(role)}: use one of {', '.join(get_args(Role))}")
     texts = {field: _text(fields, field, "a message") for field in _TEXT_FIELDS}
     return Message(role, _contents_from_dict(fields.get("content"), role), **texts)
 
@@ -86,13 +86,15 @@ def _contents_from_dict(data: Any, role: str) -> Content | tuple[Content, ...]:
     if isinstance(data, str):
         return data
     if not isinstance(data, list) or not all(isinstance(content, Mapping) for content in data):
-        raise HarmonyError(f"the content of a message of role {role!r} must be a string or a list of content objects")
+        raise HarmonyError(
+            f"the content of a message of role {quoted(role)} must be a string or a list of content objects"
+        )
     contents = tuple(map(_content_from_dict, data))
     return contents[0] if len(contents) == 1 else contents
 
 
 def _content_from_dict(content: Mapping[str, Any]) -> Content:
-    where = f"content of type {content.get('type')!r}"
+    where = f"content of type {quoted(content.get('type'))}"
     if content.get("type") == "text":
         return _text(_fields(content, where, ("type", "text")), "text", where) or ""
     if content.get("type") == "developer_content":
@@ -112,7 +114,9 @@ def _system_from_dict(content: Mapping[str, Any], where: str) -> SystemContent:
         effort = _text(fields, "reasoning_effort", where)
         values["reasoning_effort"] = effort and effort.lower()
         if values["reasoning_effort"] not in (None, *get_args(ReasoningEffort)):
-            raise HarmonyError(f"reasoning_effort is {effort!r}: use one of {', '.join(get_args(ReasoningEffort))}")
+            raise HarmonyError(
+                f"reasoning_effort is {quoted(effort)}: use one of {', '.join(get_args(ReasoningEffort))}"
+            )
     if "channel_config" in fields:
         values["valid_channels"] = _channels(fields["channel_config"])
     return SystemContent(tools=_namespaces(fields.get("tools")), **values)
@@ -124,7 +128,7 @@ def _channels(data: Any) -> tuple[str, ...]:
     fields = _fields(data, "channel_config", ("valid_channels", "channel_required"))
     channels = fields.get("valid_channels", [])
     if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
-        raise HarmonyError(f"valid_channels is {channels!r}: give a list of channel names")
+        raise HarmonyError(f"valid_channels is {quoted(channels)}: give a list of channel names")
     if channels and fields.get("channel_required") is not True:
         raise HarmonyError("channel_required must be true: the system message of gpt-oss always requires a channel")
     return tuple(channels)
@@ -134,7 +138,9 @@ def _namespaces(data: Any) -> tuple[ToolNamespace, ...]:
     if data is None:
         return ()
     if not isinstance(data, Mapping):
-        raise HarmonyError(f"tools is {data!r}: give an object that maps the name of each namespace to the namespace")
+        raise HarmonyError(
+            f"tools is {quoted(data)}: give an object that maps the name of each namespace to the namespace"
+        )
     return tuple(map(_namespace, data.values()))
 
 
@@ -143,22 +149,22 @@ def _namespace(data: Any) -> ToolNamespace:
     name = _text(fields, "name", "a tool namespace") or ""
     tools = fields.get("tools", [])
     if not isinstance(tools, list):
-        raise HarmonyError(f"the tools of namespace {name!r} must be a list")
+        raise HarmonyError(f"the tools of namespace {quoted(name)} must be a list")
     return ToolNamespace(name, _text(fields, "description", name), tuple(_tool(tool, name) for tool in tools))
 
 
 def _tool(data: Any, namespace: str) -> ToolDescription:
-    where = f"a tool of namespace {namespace!r}"
+    where = f"a tool of namespace {quoted(namespace)}"
     fields = _fields(data, where, ("name", "description", "parameters"))
     parameters = fields.get("parameters")
     if not isinstance(parameters, Mapping | None):
-        raise HarmonyError(f"{where} has parameters {parameters!r}: give a JSON schema, which is an object")
+        raise HarmonyError(f"{where} has parameters {quoted(parameters)}: give a JSON schema, which is an object")
     return ToolDescription(_text(fields, "name", where) or "", _text(fields, "description", where) or "", parameters)
 
 
 def _response_formats(data: Any) -> tuple[ResponseFormat, ...]:
     if not isinstance(data, list | None):
-        raise HarmonyError(f"response_formats is {data!r}: give a list of formats")
+        raise HarmonyError(f"response_formats is {quoted(data)}: give a list of formats")
     return tuple(map(_response_format, data or ()))
 
 
@@ -166,22 +172,22 @@ def _response_format(data: Any) -> ResponseFormat:
     fields = _fields(data, "a response format", ("name", "schema", "description"))
     name, schema = _text(fields, "name", "a response format"), fields.get("schema")
     if not name or not isinstance(schema, Mapping):
-        raise HarmonyError(f"response format {name!r} must have a name, and a JSON schema under the key 'schema'")
-    return ResponseFormat(name, schema, _text(fields, "description", f"response format {name!r}"))
+        raise HarmonyError(f"response format {quoted(name)} must have a name, and a JSON schema under the key 'schema'")
+    return ResponseFormat(name, schema, _text(fields, "description", f"response format {quoted(name)}"))
 
 
 def _fields(data: Any, where: str, known: Iterable[str]) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
-        raise HarmonyError(f"{where} must be an object, not {data!r}")
+        raise HarmonyError(f"{where} must be an object, not {quoted(data)}")
     if unknown := [key for key in data if key not in known]:
-        raise HarmonyError(f"{where} has the unknown key {unknown[0]!r}: the known keys are {', '.join(known)}")
+        raise HarmonyError(f"{where} has the unknown key {quoted(unknown[0])}: the known keys are {', '.join(known)}")
     return data
 
 
 def _text(fields: Mapping[str, Any], key: str, where: str) -> str | None:
     value = fields.get(key)
     if not isinstance(value, str | None):
-        raise HarmonyError(f"{where} has {key} {value!r}: give a string")
+        raise HarmonyError(f"{where} has {key} {quoted(value)}: give a string")
     return value
 
 

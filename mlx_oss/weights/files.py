@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
+from mlx_oss.files import open_descriptor
 
 READERS = 4  # threads: an SSD needs several concurrent reads to be busy, and several cores copy cached data faster
 _MAX_READ = 1 << 30  # bytes per system call: macOS refuses more than 2 GiB
@@ -24,7 +25,7 @@ class OpenFile:
         try:
             # On macOS, F_NOCACHE would keep the data out of the system's file cache. It is not set, so
             # the file cache can use spare memory as a second-level cache for experts that have lost their slot.
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptor = open_descriptor(path)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be opened ({error.strerror}): download or convert it again") from None
 

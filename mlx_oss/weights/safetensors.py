@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
+from mlx_oss.files import HEADER_BYTES, INDEX_BYTES, open_regular, read_bytes
 
 ITEMSIZE = {"U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
 ITEMSIZE |= {"BOOL": 1, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 LFS_POINTER = b"version https://git-lfs"
-_MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +51,33 @@ class TensorInfo:
         return self.end - self.start
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
+def read_header(path: Path, limit: int = HEADER_BYTES) -> dict[str, TensorInfo]:
     """Every tensor of one safetensors file by name, in the order of their bytes.
+
+    Args:
+        path: The file.
+        limit: Bytes that its header may have.
 
     Raises:
         CheckpointError: If the file is a Git LFS pointer, cannot be read, is truncated or too long, or its header is
-            not safetensors; if byte ranges overlap or leave gaps; if the size of a tensor does not match its shape
-            and dtype.
+            not safetensors or too large; if byte ranges overlap or leave gaps; if the size of a tensor does not match
+            its shape and dtype.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(8)
-            if (head + file.read(len(LFS_POINTER) - 8)).startswith(LFS_POINTER):
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(len(LFS_POINTER))
+            if head.startswith(LFS_POINTER):
                 raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
-            length = int.from_bytes(head, "little")
-            if len(head) < 8 or length > min(size - 8, _MAX_HEADER):
+            length = int.from_bytes(head[:8], "little")
+            if len(head) < 8 or length > size - 8:
                 raise CheckpointError(f"{path} is truncated or not a safetensors file: download it again")
+            if length > limit:
+                raise CheckpointError(
+                    f"{path} has a header of {length:,} bytes, but a model needs less than {limit:,}: download it again"
+                )
             file.seek(8)
-            raw = json.loads(file.read(length))
+            raw = json.loads(file.read(length).decode())  # bytes could also be UTF-16, which the format excludes
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None
     except (ValueError, RecursionError):
@@ -149,7 +157,7 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
     tensors: dict[str, TensorInfo] = {}
     for name in files:
         path = folder / name
-        if not os.path.isfile(path):
+        if not os.path.lexists(path):
             raise CheckpointError(f"{path} is missing, although {INDEX} names it: download it")
         for tensor in read_header(path).values():
             if tensor.name in tensors:
@@ -164,12 +172,14 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
 
 
 def _read_index(path: Path) -> dict[str, str] | None:
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return None
     try:
-        weight_map: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map: dict[str, str] = json.loads(read_bytes(path, INDEX_BYTES).decode())["weight_map"]
         files = {Path(file).name == file for file in weight_map.values()}
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path} is damaged: download it again") from None
     if files != {True}:
         raise CheckpointError(f"{path} names files outside its folder, or none: download it again")

@@ -9,8 +9,10 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import pytest
@@ -204,20 +206,90 @@ def test_a_later_format_is_reported(model, saved):
         ChatSession.load(saved, model, TOKENIZER)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("cached", ["a"]), ("cached", [-1]), ("cached", [10**9]), ("entries", [5]), ("limits", {}), ("stats", {"x": 1})],
-)
-def test_invalid_values_are_reported_even_if_the_checksum_is_right(model, saved, key, value):
-    whole = saved.read_bytes()
+def resealed(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes the fields of a saved session, and corrects their checksum."""
+    whole = path.read_bytes()
     end = 8 + int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8:end])
-    text = json.dumps(json.loads(header["__metadata__"]["text"]) | {key: value})
+    fields = json.loads(header["__metadata__"]["text"])
+    change(fields)
+    text = json.dumps(fields)
     header["__metadata__"] |= {"text": text, "seal": hashlib.sha256(text.encode()).hexdigest()}
     changed = json.dumps(header).encode()
-    saved.write_bytes(len(changed).to_bytes(8, "little") + changed + whole[end:])
-    with pytest.raises(SessionError, match=f"{saved} is not a saved session"):
-        ChatSession.load(saved, model, TOKENIZER)
+    path.write_bytes(len(changed).to_bytes(8, "little") + changed + whole[end:])
+
+
+IMPOSSIBLE: list[tuple[str, Any]] = [
+    ("cached", ["a"]),
+    ("cached", [-1]),
+    ("cached", [10**9]),
+    ("cached", [True]),
+    ("cached", {"0": 1}),
+    ("entries", [5]),
+    ("entries", 5),
+    ("entries.0.ids", "12"),
+    ("entries.0.ids", [1.0]),
+    ("entries.0.reasoned", -1),
+    ("entries.0.retries", "1"),
+    ("entries.0.message", {"role": "king"}),
+    ("preamble", {}),
+    ("preamble", []),
+    ("preamble", [{"role": "king"}]),
+    ("limits", {}),
+    ("limits", []),
+    ("limits.reasoning_effort", ["low"]),
+    ("limits.max_tokens", "900"),
+    ("limits.max_tokens", True),
+    ("limits.context_limit", 4096.0),
+    ("limits.context_limit", None),
+    ("limits.context_policy", "forget"),
+    ("limits.max_reasoning_tokens", -1),
+    ("limits.response_format", 7),
+    ("limits.response_format", {"name": "a", "code": "b"}),
+    ("limits.guards", ["legal_headers"]),
+    ("limits.guards", {"legal_headers": 1}),
+    ("limits.guards", {"legal_headers": None}),
+    ("limits.guards", {"other": True}),
+    ("limits.confirm", True),
+    ("limits.tools", [1]),
+    ("stats", {"x": 1}),
+    ("stats", 3),
+    ("stats.turns", "2"),
+    ("stats.turns", 1.5),
+    ("stats.turns", -1),
+    ("stats.seconds", None),
+    ("stats.seconds", float("nan")),
+    ("stats.read_bytes", 2**70),
+    ("options", None),
+    ("options.temperature", "hot"),
+    ("options.seed", 1.5),
+    ("options.logit_bias", [[1, "x"]]),
+    ("options.logit_bias", 5),
+    ("options.tempo", 1),
+    ("model", 5),
+    ("caches", None),
+]
+
+
+@pytest.mark.parametrize("text_only", [False, True])
+@pytest.mark.parametrize(("where", "value"), IMPOSSIBLE)
+def test_a_field_of_an_impossible_value_is_named_even_if_the_checksum_is_right(model, saved, where, value, text_only):
+    *path, last = where.split(".")
+
+    def change(fields: Any) -> None:
+        for key in path:
+            fields = fields[int(key) if key.isdecimal() else key]
+        fields[last] = value
+
+    resealed(saved, change)
+    with pytest.raises(SessionError, match=f"{saved} was not written by mlx-oss, or by another") as caught:
+        ChatSession.load(saved, model, TOKENIZER, text_only=text_only)
+    assert where.split(".")[0] in str(caught.value)
+
+
+def test_what_is_sealed_again_unchanged_can_be_loaded(model, saved, session):
+    resealed(saved, lambda fields: None)
+    assert ChatSession.load(saved, model, TOKENIZER).messages == session.messages
 
 
 @pytest.mark.parametrize("text", ['{"preamble": []}', "[]", "{}", '{"preamble": [{"role": "king"}]}'])

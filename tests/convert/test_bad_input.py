@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlx_oss import files
 from mlx_oss.config import ModelConfig
 from mlx_oss.convert import ConvertOptions, convert, verify
 from mlx_oss.convert.command import main
@@ -403,14 +404,14 @@ def test_any_damage_to_the_config_is_an_error_of_ours_or_none(tmp_path, config, 
 
 def test_a_companion_that_cannot_be_read_is_named_not_the_target(source, monkeypatch):
     (source / "LICENSE").write_text("terms")
-    read = Path.read_bytes
+    read = files.read_bytes
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, limit: int) -> bytes:
         if path.name == "LICENSE":
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return read(path)
+        return read(path, limit)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("mlx_oss.convert.run.read_bytes", refuse)
     refuses(source, "LICENSE cannot be read", error=CheckpointError)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec, read_json
-from mlx_oss.errors import CheckpointError, ConfigError
+from mlx_oss.errors import CheckpointError, ConfigError, quoted
 from mlx_oss.weights.layouts import metal, openai
 from mlx_oss.weights.layouts.description import FLOATS, CanonicalTensor, Layout, Location, RowsLeftOut
 from mlx_oss.weights.layouts.hugging_face import DENSE, HUGGING_FACE
@@ -179,7 +179,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     if method not in (None, "mxfp4") and "quantization" not in raw:  # the key of MLX folders, for which it is left over
         raise ConfigError(
-            f"{path}: the weights are quantised with {method!r}, which is not supported: save the model in bfloat16"
+            f"{path}: the weights are quantised with {quoted(method)}, which is not supported: save the model in "
+            "bfloat16"
         )
     return raw
 

@@ -11,6 +11,7 @@ last 1,074 of the releases' 201,088. The converter undoes these changes, and fil
 from __future__ import annotations
 
 import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -22,6 +23,7 @@ import numpy as np
 
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import CheckpointError, ConfigError
+from mlx_oss.files import open_regular
 from mlx_oss.weights.layouts import openai
 from mlx_oss.weights.layouts.description import InterleavedHalves, Layout, Location, OffsetScales, RowsLeftOut
 from mlx_oss.weights.mxfp4 import BLOCK
@@ -82,8 +84,8 @@ def read_metal(folder: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     """
     path = folder / FILE
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             head = file.read(_HEADER.size)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None

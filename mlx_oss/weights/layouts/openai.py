@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from mlx_oss.config import ModelConfig
-from mlx_oss.errors import ConfigError
+from mlx_oss.errors import ConfigError, quoted
 from mlx_oss.weights.layouts import hugging_face
 from mlx_oss.weights.layouts.description import Layout, Location
 from mlx_oss.weights.names import Shape
@@ -110,7 +110,9 @@ def from_openai(raw: Mapping[str, Any]) -> dict[str, Any]:
     scaling = {ours: raw[theirs] for theirs, ours in _ROPE.items()}
     for key, value in scaling.items():
         if not isinstance(value, (int, float)) or not 0 < value < 1e9:
-            raise ConfigError(f"config.json: the rope setting {key} is {value!r}, expected a number between 0 and 1e9")
+            raise ConfigError(
+                f"config.json: the rope setting {key} is {quoted(value)}, expected a number between 0 and 1e9"
+            )
     config["max_position_embeddings"] = round(scaling["factor"] * scaling["original_max_position_embeddings"])
     yarn = {"rope_type": "yarn", **scaling, "truncate": False}
     config["rope_scaling"] = yarn if scaling["factor"] > 1 else None
