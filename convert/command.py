@@ -11,6 +11,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import TextIO
 
+from mlx_oss import terminal
 from mlx_oss.convert.options import ConvertOptions
 from mlx_oss.convert.profiles import PROFILES
 from mlx_oss.convert.report import Kind, OnProgress, Progress, Report
@@ -19,9 +20,10 @@ from mlx_oss.convert.transforms import ROUNDED
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import MlxOssError, OptionError
 from mlx_oss.memory.estimates import WORKING_BYTES, format_bytes
+from mlx_oss.terminal import one_line, say
 
 _DESCRIPTION = "Writes a checkpoint as an MLX folder: for mlx-lm, in less space, or if it cannot be loaded as it is."
-_RESUMABLE = "interrupted: the finished shards are kept, and the same command continues from there\n"
+_RESUMABLE = "interrupted: the finished shards are kept, and the same command continues from there"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
             report = convert(args.source, args.target, options, progress)
     except KeyboardInterrupt:
         if not args.dry_run:
-            sys.stderr.write(_RESUMABLE)
+            say(_RESUMABLE)
         return 130
     outcome = "would write" if args.dry_run else "written"
     if args.verify and not args.dry_run:
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(_as_json(report, outcome))
     else:
-        sys.stdout.write(_as_text(report, outcome) + _contexts(report, args.dry_run))
+        _show(_as_text(report, outcome) + _contexts(report, args.dry_run))
     return 0
 
 
@@ -83,7 +85,10 @@ def run_verify(folder: str, source: str | None, as_json: bool) -> int:
         report = verify(folder, source, progress)
     is_whole = report.compared is None or report.compared == report.shards
     outcome = "verified" if is_whole else "checked"
-    sys.stdout.write(_as_json(report, outcome) if as_json else _as_text(report, outcome))
+    if as_json:
+        sys.stdout.write(_as_json(report, outcome))
+    else:
+        _show(_as_text(report, outcome))
     return 0
 
 
@@ -95,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(args)
     except MlxOssError as error:
-        sys.stderr.write(f"error: {error}\n")
+        say(one_line(f"error: {error}"))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -112,7 +117,7 @@ def _overrides(entries: Sequence[str]) -> dict[str, str]:
     return overrides
 
 
-def _as_text(report: Report, outcome: str) -> str:
+def _as_text(report: Report, outcome: str) -> list[str]:
     counts = f"{report.tensors} tensors, {format_bytes(report.nbytes)}, shards: {report.shards}"
     lines = [f"{report.folder}: {outcome}, {counts}, from {report.layout}"]
     if report.compared is not None:
@@ -132,10 +137,10 @@ def _as_text(report: Report, outcome: str) -> str:
             f"quantised: {len(report.errors)} weights, relative error {mean:.2%} on average, "
             f"at most {report.errors[worst]:.2%} ({worst})"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def _contexts(report: Report, in_detail: bool) -> str:
+def _contexts(report: Report, in_detail: bool) -> list[str]:
     """How much context fits on which Mac; `in_detail` also lists the tensors of the source and the model."""
     lines = []
     if in_detail:
@@ -149,7 +154,7 @@ def _contexts(report: Report, in_detail: bool) -> str:
         macs = ", ".join(str(memory) for memory, _ in group)
         fits = f"{context:,} tokens" if context else "too small for the whole model: see mlx-oss plan"
         lines.append(f"  {macs} GB: {fits}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _table(kinds: Sequence[Kind]) -> list[str]:
@@ -160,6 +165,11 @@ def _table(kinds: Sequence[Kind]) -> list[str]:
         f"{format_bytes(kind.nbytes):>10}"
         for kind in kinds
     ]
+
+
+def _show(lines: Sequence[str]) -> None:
+    for line in lines:
+        terminal.report(one_line(line))
 
 
 def _as_json(report: Report, outcome: str) -> str:
@@ -176,9 +186,8 @@ def _shown(stream: TextIO) -> Iterator[OnProgress]:
             nonlocal finished
             if now.shards_done > finished:
                 with suppress(OSError):  # a closed pipe must not end the conversion
-                    stream.write(
-                        f"{now.shard}: {now.shards_done} of {now.shards}, {now.done / max(now.total, 1):.0%}\n"
-                    )
+                    done = f"{now.shards_done} of {now.shards}, {now.done / max(now.total, 1):.0%}"
+                    say(one_line(f"{now.shard}: {done}"))
             finished = now.shards_done
 
         yield show_line

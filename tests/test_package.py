@@ -28,7 +28,7 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
     version errors shield python_process
-    action files system_files
+    action files system_files terminal
     config folders
     backend
     tokenizer weights model

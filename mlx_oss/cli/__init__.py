@@ -10,13 +10,16 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
-from mlx_oss.errors import MlxOssError
+from mlx_oss.errors import MlxOssError, shortened
+from mlx_oss.terminal import one_line, say, say_exception
 from mlx_oss.version import __version__
 
 COMMANDS = {
@@ -44,21 +47,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     _make_streams_writable()
     argv = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = _show_warning
+    sys.excepthook = say_exception
+    _show_log()
     try:
         args = _parser(chosen=argv[0] if argv else None).parse_args(argv)
         status: int = args.run(args)
         sys.stdout.flush()
         return status
     except MlxOssError as error:
-        sys.stderr.write(f"error: {error}\n")
+        say(one_line(f"error: {error}"))
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "mlx_oss").partition(".")[0]
         if package == "mlx_oss":
             raise
-        sys.stderr.write(
+        say(
             f"error: the package {package} is not installed in {sys.prefix}: activate the environment that mlx-oss is "
-            "installed in, or run `pip install -e .` in the checkout\n"
+            "installed in, or run `pip install -e .` in the checkout"
         )
         return 2
     except KeyboardInterrupt:
@@ -67,13 +72,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return 1
     except PermissionError as error:
-        sys.stderr.write(f"error: no permission to use {error.filename or 'a file'} ({error.strerror})\n")
+        say(one_line(f"error: no permission to use {error.filename or 'a file'} ({error.strerror})"))
         return 2
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
         _discard_output()  # errors in writing other files are MlxOssErrors, so this one is about stdout
-        sys.stderr.write(f"error: {error.strerror or error}\n")
+        say(one_line(f"error: {error.strerror or error}"))
         return 1
 
 
@@ -93,11 +98,31 @@ def _discard_output() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    sys.stderr.write(f"warning: {message}\n")
+    say(one_line(f"warning: {shortened(str(message))}"))
+
+
+class _LogHandler(logging.Handler):
+    """Writes what the library logs, as Python would without a handler, but safe for a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(one_line(record.getMessage()))
+
+
+def _show_log() -> None:
+    log = logging.getLogger("mlx_oss")
+    if not any(isinstance(handler, _LogHandler) for handler in log.handlers):
+        log.addHandler(_LogHandler(logging.WARNING))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are safe for a terminal: they quote what was typed, or pasted."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(shortened(message)))
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mlx-oss", description="OpenAI's gpt-oss models on Apple silicon.")
+    parser = _Parser(prog="mlx-oss", description="OpenAI's gpt-oss models on Apple silicon.")
     parser.add_argument("--version", action="version", version=f"mlx-oss {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module_name, summary) in COMMANDS.items():

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model_arguments
-from mlx_oss.cli.sanitize import wants_plain
+from mlx_oss.terminal import one_line, wants_plain
 
 if TYPE_CHECKING:
     from mlx_oss.bench import BenchReport, Result
@@ -94,7 +94,7 @@ def _show(report: BenchReport) -> None:
 
     console = Console(highlight=False)
     runs = f"medians of {report.repeats} runs" if report.repeats > 1 else "one run"
-    console.print(f"{report.device}, {runs}")
+    console.print(one_line(f"{report.device}, {runs}"), markup=False)
     console.print(
         f"A token reads {report.bytes_per_token / 1e9:.3g} GB of weights, "
         f"a layer launches {report.kernels_per_layer:.3g} kernels."

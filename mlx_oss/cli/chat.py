@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from mlx_oss.cli import answer_arguments, model_arguments, tool_arguments
 from mlx_oss.cli.interrupts import echo_disabled, exiting_on_sigterm, interruptible
 from mlx_oss.errors import ContextError, DeviceError, MlxOssError, OptionError
+from mlx_oss.files import TEXT_BYTES
+from mlx_oss.terminal import one_line
 
 if TYPE_CHECKING:
     from mlx_oss.chat.session import ChatSession
@@ -74,11 +76,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def piped_question() -> str:
-    """Reads the question from stdin. Raises OptionError if it is empty or not UTF-8."""
+    """Reads the question from stdin. Raises OptionError if it is empty, not UTF-8 or endless."""
     try:
-        question = checked_text(sys.stdin.read()).strip() if sys.stdin else ""
+        read = sys.stdin.read(TEXT_BYTES + 1) if sys.stdin else ""
     except UnicodeDecodeError:
         raise OptionError("the question is not UTF-8: give UTF-8 text") from None
+    if len(read) > TEXT_BYTES:
+        raise OptionError(f"the question has more than {TEXT_BYTES:,} characters: give a shorter one")
+    question = checked_text(read).strip()
     if not question:
         raise OptionError('there is no question: run `mlx-oss chat "QUESTION"`, or write it to stdin')
     return question
@@ -130,13 +135,13 @@ def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | Non
                 reply(state.session.send(typed[1:] if typed.startswith("//") else typed))
         except ContextError as error:
             remedy = "; /undo and /clear make room" if state.session.turns else ""
-            printer.notice(f"error: {error}{remedy}")
+            printer.notice(one_line(f"error: {error}{remedy}"))
         except DeviceError as error:
             is_taken_back = not is_command and state.session.turns == turns
             taken_back = "; the question was taken back" if is_taken_back else ""
-            printer.notice(f"error: {error}{taken_back}")
+            printer.notice(one_line(f"error: {error}{taken_back}"))
         except MlxOssError as error:
-            printer.notice(f"error: {error}")
+            printer.notice(one_line(f"error: {error}"))
 
 
 def status(session: ChatSession) -> str:

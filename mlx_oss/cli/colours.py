@@ -11,9 +11,9 @@ from operator import itemgetter
 from rich.console import Console
 from rich.text import Text
 
-from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.harmony import MessageFinished, MessageStarted, ParsedMessage
 from mlx_oss.harmony.parse import HarmonyParser
+from mlx_oss.terminal import sanitize
 from mlx_oss.tokenizer import CALL, END, RETURN, SPECIAL_TOKENS, load_tokenizer
 
 _BY_CHANNEL = {"analysis": "dim", "commentary": "yellow", "final": "green"}

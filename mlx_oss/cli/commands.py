@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli.answer_arguments import EFFORTS
-from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.errors import SessionError
+from mlx_oss.terminal import one_line, sanitize
 
 if TYPE_CHECKING:
     from mlx_oss.chat.session import ChatSession
@@ -123,10 +123,10 @@ def _save(state: ChatState, argument: str) -> None:
         try:
             session_file.read(path)
         except SessionError:
-            state.notice(f"{sanitize(argument)} exists and is not a saved conversation: give another name")
+            state.notice(one_line(f"{argument} exists and is not a saved conversation: give another name"))
             return
     state.session.save(path)
-    state.notice(f"saved to {sanitize(argument)}")
+    state.notice(one_line(f"saved to {argument}"))
 
 
 def _path(typed: str) -> Path:
@@ -146,8 +146,8 @@ def _load(state: ChatState, argument: str) -> None:
         state.session = ChatSession.load(path, model, tokenizer, **state.tools)
     except SessionError as error:
         state.session = ChatSession.load(path, model, tokenizer, text_only=True, **state.tools)
-        state.notice(f"{str(error).partition(':')[0]}: only the text was loaded; the model reads it again")
-    state.notice(f"loaded {sanitize(argument)}, turns: {state.session.turns}")
+        state.notice(one_line(f"{str(error).partition(':')[0]}: only the text was loaded; the model reads it again"))
+    state.notice(one_line(f"loaded {argument}, turns: {state.session.turns}"))
 
 
 def _tools(state: ChatState, argument: str) -> None:
@@ -156,8 +156,8 @@ def _tools(state: ChatState, argument: str) -> None:
         state.notice(f"calls and results are shown {argument}")
         return
     session = state.session
-    lines = [sanitize(f"  {tool.name}: {tool.description.partition(chr(10))[0]}") for tool in session.tools]
-    lines += [sanitize(f"  {namespace.name} (built in)") for namespace in session.system_tools]
+    lines = [one_line(f"  {tool.name}: {tool.description.partition(chr(10))[0]}") for tool in session.tools]
+    lines += [one_line(f"  {namespace.name} (built in)") for namespace in session.system_tools]
     state.notice("\n".join(lines) or "the model has no tools")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli.interrupts import exiting_on_sigterm
-from mlx_oss.cli.sanitize import sanitize, wants_plain
+from mlx_oss.terminal import report, wants_plain
 
 if TYPE_CHECKING:
     from mlx_oss.doctor import Examination, Finding
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(json.dumps(examination.as_dict(), indent=2) + "\n")
     else:
-        sys.stdout.write(sanitize("\n".join(lines_of(examination, everything=args.all))) + "\n")
+        report("\n".join(lines_of(examination, everything=args.all)))
     return 1 if examination.has_problem else 0
 
 

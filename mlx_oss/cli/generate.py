@@ -11,8 +11,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model_arguments, tool_arguments
-from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.errors import OptionError
+from mlx_oss.terminal import sanitize
 
 if TYPE_CHECKING:
     from mlx_oss.tools.calls import Toolset

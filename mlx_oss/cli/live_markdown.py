@@ -17,8 +17,8 @@ from rich.text import Text
 
 from mlx_oss import events
 from mlx_oss.cli.remarks import remark
-from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.events import Event
+from mlx_oss.terminal import sanitize
 
 Line = list[Segment]
 
@@ -71,7 +71,7 @@ class LiveMarkdown:
         self._last_printed = None
 
     def notice(self, text: str) -> None:
-        self._console.print(Text(text, "dim"), soft_wrap=True)
+        self._console.print(Text(sanitize(text), "dim"), soft_wrap=True)
 
     def _append(self, kind: type, text: str) -> None:
         if kind is not self._kind:

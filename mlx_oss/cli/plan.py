@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model_arguments
 from mlx_oss.errors import OptionError
+from mlx_oss.terminal import one_line
 
 if TYPE_CHECKING:
     from mlx_oss.memory.plan import Plan
@@ -73,7 +74,7 @@ def _show(plan: Plan) -> None:
     table.add_row("Python, MLX, vocabulary", "", format_bytes(plan.base_bytes))
     table.add_row("peak", format_bytes(plan.whole_bytes), format_bytes(plan.peak_bytes))
     console.print(table)
-    console.print(f"{plan}.", soft_wrap=True)
+    console.print(one_line(f"{plan}."), soft_wrap=True)
     if plan.slots is not None and plan.source != "as requested":
         console.print("--memory sets another limit.", soft_wrap=True)
     if plan.profile:

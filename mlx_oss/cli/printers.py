@@ -14,8 +14,8 @@ from typing import Protocol
 
 from mlx_oss import events
 from mlx_oss.cli.remarks import remark
-from mlx_oss.cli.sanitize import sanitize, wants_plain
 from mlx_oss.events import Event
+from mlx_oss.terminal import sanitize, wants_plain
 
 
 class Printer(Protocol):
@@ -79,7 +79,7 @@ class PlainPrinter:
             self.notice("[stopped]")
 
     def notice(self, text: str) -> None:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{sanitize(text)}\n")
 
     def _write(self, event: Event, text: str) -> None:
         self._separate(type(event))
@@ -107,7 +107,7 @@ class JsonPrinter:
         pass
 
     def notice(self, text: str) -> None:
-        sys.stderr.write(f"{text}\n")
+        sys.stderr.write(f"{sanitize(text)}\n")
 
 
 def write_json_line(kind: str, **fields: object) -> None:

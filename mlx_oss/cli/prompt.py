@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mlx_oss.cli.sanitize import wants_plain
+from mlx_oss.terminal import wants_plain
 
 if TYPE_CHECKING:
     from prompt_toolkit.history import History

@@ -6,9 +6,9 @@ Knows nothing of terminals and sessions.
 from __future__ import annotations
 
 from mlx_oss import events
-from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.events import Event
 from mlx_oss.harmony import Repair
+from mlx_oss.terminal import sanitize
 
 _SHOWN_LINES, _SHOWN_CHARACTERS = 6, 400  # of a shortened call or result
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli.interrupts import asking_user
-from mlx_oss.cli.sanitize import text_for_review
 from mlx_oss.errors import OptionError
+from mlx_oss.terminal import text_for_review
 
 if TYPE_CHECKING:
     from mlx_oss.events import ToolCall

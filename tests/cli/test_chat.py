@@ -38,9 +38,9 @@ from mlx_oss.cli.commands import COMMANDS
 from mlx_oss.cli.interrupts import interruptible
 from mlx_oss.cli.live_markdown import LiveMarkdown
 from mlx_oss.cli.printers import JsonPrinter, PlainPrinter, make_printer
-from mlx_oss.cli.sanitize import sanitize
 from mlx_oss.errors import ContextError, SessionError
 from mlx_oss.harmony import PYTHON, Note, Repair
+from mlx_oss.terminal import sanitize
 
 EMPTY = session_file.Saved([], [], [], SamplingOptions(), {}, Stats(), "")
 DONE = Finished("stop", Usage(generated_tokens=10, prefill_seconds=0.25, generate_seconds=0.5))

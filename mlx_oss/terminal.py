@@ -1,9 +1,16 @@
-"""Makes text from a model safe for a terminal: it can print characters, but send no commands."""
+"""Makes text from elsewhere safe for a terminal, and writes the program's own messages.
+
+What a model writes, and what a file is called or contains, can print characters, but send no commands. Every message of
+the program (errors, warnings, notices, reports) is written by `say` or `report`. Knows nothing of what the texts are.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+import traceback
 import unicodedata
+from types import TracebackType
 
 # C0 and C1 control characters and DEL, except newline and tab: a terminal could interpret them as commands.
 _REPLACEMENTS: dict[int, str] = {
@@ -27,6 +34,27 @@ def text_for_review(text: str) -> str:
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(character) in _INVISIBLE else character
         for character in sanitize(text)
     )
+
+
+def one_line(text: str) -> str:
+    """A message as one line that is safe to print, so that a name in it cannot look like a second message."""
+    return text_for_review(text).replace("\n", "\N{SYMBOL FOR NEWLINE}")
+
+
+def say(text: str) -> None:
+    """Writes a message of the program to stderr, as a line of its own."""
+    sys.stderr.write(f"{text_for_review(text)}\n")
+    sys.stderr.flush()
+
+
+def report(text: str) -> None:
+    """Writes what a command was asked for to stdout, as a line of its own."""
+    sys.stdout.write(f"{text_for_review(text)}\n")
+
+
+def say_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Like `sys.excepthook`, but what the error says sends no commands to the terminal."""
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
 
 def wants_plain() -> bool:
