@@ -6,6 +6,7 @@ No test depends on the speed of the machine.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -191,9 +192,9 @@ def test_mlx_lm_gives_the_same_tokens(folder):
     """mlx-lm-float32 over 150 positions, where mlx-lm's own frequencies lead to other tokens."""
     asked = {"folder": str(folder()), "lengths": [6, 150], "tokens": 4}
     ours, own, theirs = (
-        bench._run(asked | {"engine": engine, "options": {"dtype": "float32"} if engine == "mlx-oss" else {}})[
-            "lengths"
-        ]
+        bench._run(
+            asked | {"engine": engine, "options": {"dtype": "float32"} if engine == "mlx-oss" else {}}, dict(os.environ)
+        )["lengths"]
         for engine in bench.ENGINES
     )
     assert len(ours["150"]["ids"]) == len(own["150"]["ids"]) == 4
