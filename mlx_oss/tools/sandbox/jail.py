@@ -42,6 +42,8 @@ _DETACH = 2
 _PDEATHSIG, _DUMPABLE, _SECCOMP, _CAPBSET_DROP, _CHILD_SUBREAPER, _NO_NEW_PRIVS = 1, 4, 22, 24, 36, 38
 _MOUNT_SETATTR = 442  # on every architecture
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "riscv64": 41, "ppc64le": 203, "s390x": 217}
+_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219}
+_JOIN_SESSION_KEYRING = 1  # of keyctl
 _NOBODY = 65534
 
 _SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # links into /usr on most systems
@@ -163,6 +165,7 @@ def start_program(config: Config, uid: int | None) -> int:
                 _libc().prctl(_CAPBSET_DROP, capability, 0, 0, 0)
             if os.geteuid() != uid:
                 switch_user(uid)
+            join_new_keyring()
         if sys.platform == "linux":
             _prctl(_NO_NEW_PRIVS, 1)
             install_filter(bytes.fromhex(config["filter"]), uid is not None)
@@ -181,6 +184,16 @@ def install_filter(instructions: bytes, required: bool) -> None:
         buffer = ctypes.create_string_buffer(instructions, len(instructions))
         program = struct.pack("HP", len(instructions) // 8, ctypes.addressof(buffer))  # struct sock_fprog
         _check(_libc().prctl(_SECCOMP, 2, program, 0, 0), "seccomp")
+
+
+def join_new_keyring() -> None:
+    """Gives this process a session keyring of its own: that of the user may hold tickets and passwords."""
+    result = _libc().syscall(_KEYCTL.get(os.uname().machine, -1), _JOIN_SESSION_KEYRING, None)
+    if result < 0 and ctypes.get_errno() not in (
+        errno.ENOSYS,
+        errno.EPERM,
+    ):  # there are no keys, or a container's filter
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "keyctl")
 
 
 def switch_user(uid: int) -> None:
