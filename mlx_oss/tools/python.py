@@ -103,7 +103,7 @@ class PythonTool(SystemTool):
                 self._cancelled.clear()
                 if not self.stateful or self._sandbox is None or self._sandbox.ended:
                     self.close()
-        if output.ending not in ("done", "raised"):
+        if output.ending != "done":
             raise ToolError(self._reason(output), output.text)
         return output.text.rstrip("\n") or "(no output: print what you want to see)"
 

@@ -6,12 +6,16 @@ only up to a bound.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
+import time
+from pathlib import Path
 
 import pytest
 
+from mlx_oss.errors import ToolError
 from mlx_oss.tools import Limits, PythonTool, sandbox
 from mlx_oss.tools.sandbox import seccomp
 
@@ -88,9 +92,10 @@ def test_dangerous_calls_are_not_listed():
     dangerous = """keyctl add_key request_key bpf perf_event_open userfaultfd io_uring_setup io_uring_enter
     io_uring_register ptrace process_vm_readv process_vm_writev kcmp mount umount2 pivot_root chroot setns unshare
     clone3 memfd_create memfd_secret shmget shmat msgget semget mq_open init_module finit_module delete_module
-    kexec_load open_by_handle_at name_to_handle_at fanotify_init fsopen fsmount move_mount open_tree mount_setattr pidfd_getfd
-    swapon reboot syslog iopl ioperm modify_ldt personality vmsplice splice tee remap_file_pages seccomp setuid setgid
-    setgroups capset quotactl acct settimeofday clock_settime adjtimex sethostname process_madvise move_pages""".split()
+    kexec_load open_by_handle_at name_to_handle_at fanotify_init fsopen fsmount move_mount open_tree mount_setattr
+    pidfd_getfd swapon reboot syslog iopl ioperm modify_ldt personality vmsplice splice tee remap_file_pages
+    seccomp setuid setgid setgroups capset quotactl acct settimeofday clock_settime adjtimex sethostname
+    process_madvise move_pages""".split()
     for machine in ("x86_64", "aarch64", "riscv64"):
         assert not set(dangerous) & set(seccomp.call_numbers(machine))
 
@@ -150,3 +155,133 @@ def test_the_session_keyring_is_a_new_one():
     if status == 77:
         pytest.skip("this kernel has no keys")
     assert status == 0
+
+
+# --- Saying that a call has ended
+
+
+def states(tool: PythonTool) -> list[str]:
+    """The states of all processes in the sandbox, the supervisor left out: R runs, S sleeps, T is stopped."""
+    assert tool._sandbox is not None
+    parents: dict[int, tuple[int, str]] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            state, parent = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[:2]
+            parents[int(name)] = int(parent), state
+    found, new = [], {tool._sandbox._process.pid}
+    for depth in range(100):
+        new = {pid for pid, (parent, _) in parents.items() if parent in new}
+        found += [parents[pid][1] for pid in new] if depth else []  # the first is process 1, the supervisor
+    return found
+
+
+def test_nothing_that_the_code_can_write_to_ends_its_call(tool):
+    code = """
+import os, time
+for place in [*range(3, 256), *(f"/proc/{pid}/fd/{n}" for pid in (1, os.getppid()) for n in range(64))]:
+    for line in (b"done\\n", b"watched\\n", b"0", b"1"):
+        try:
+            target = place if isinstance(place, int) else os.open(place, os.O_WRONLY | os.O_NONBLOCK)
+            os.write(target, line)
+            if target != place:
+                print("opened", place)
+        except OSError:
+            pass
+time.sleep(0.3)
+print("the end")
+"""
+    assert tool.call("", code) == "the end"
+    assert tool.call("", "6 * 7") == "42"
+
+
+def test_the_supervisors_files_and_memory_are_closed(tool):
+    for name in ("fd", "fd/0", "mem", "environ", "maps", "cwd", "root", "task/1/fd/1"):
+        code = f"import os; {'os.listdir' if name == 'fd' else 'open'}('/proc/1/{name}')"
+        assert "PermissionError" in tool.call("", code) or "FileNotFoundError" in tool.call("", code), name
+
+
+def test_threads_pause_between_calls(tool):
+    code = """
+import threading, time
+def beat():
+    last = time.monotonic()
+    while True:
+        time.sleep(0.001)
+        now = time.monotonic()
+        longest[0], last = max(longest[0], now - last), now
+longest = [0.0]
+threading.Thread(target=beat, daemon=True).start()
+time.sleep(0.1)
+"""
+    tool.call("", code)
+    assert set(states(tool)) == {"T"}
+    time.sleep(2)
+    assert tool.call("", "time.sleep(0.1); longest[0] > 1.9") == "True"
+
+
+CONTINUED = {
+    "a timer of the kernel": """
+timer, event = ctypes.c_void_p(), (ctypes.c_int * 16)(0, 0, 18, 0)  # struct sigevent: SIGCONT
+assert libc.timer_create(1, event, ctypes.byref(timer)) == 0
+assert libc.timer_settime(timer, 0, (ctypes.c_long * 4)(0, 1000, 0, 300_000_000), None) == 0
+""",
+    "the end of input on a socket": """
+import fcntl, socket
+ours, theirs = socket.socketpair()
+fcntl.fcntl(ours, 10, 18), fcntl.fcntl(ours, fcntl.F_SETOWN, os.getpid())  # F_SETSIG
+fcntl.fcntl(ours, fcntl.F_SETFL, os.O_ASYNC)
+if os.fork() == 0:
+    theirs.send(b"x"), time.sleep(60)
+theirs.close()
+""",
+    "a child that has left": """
+me = os.getpid()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    while True: os.kill(me, signal.SIGCONT)
+""",
+    "many children that multiply": """
+me = os.getpid()
+for _ in range(15):
+    if os.fork() == 0:
+        os.setsid()
+        while True:
+            os.kill(me, signal.SIGCONT)
+            if os.fork(): os._exit(0)
+""",
+}
+RUNS_ON = """
+import ctypes, os, signal, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+CONTINUED
+os.kill(os.getpid(), signal.SIGSTOP)  # looks like the end of the call
+while True: pass
+"""
+
+
+@pytest.mark.parametrize("how", CONTINUED)
+def test_code_that_looks_finished_does_not_run_on(tool, how):
+    """It may end the interpreter, or have stopped; for the time between two calls nothing else is possible."""
+    tool.limits = Limits(seconds=5, processes=40)
+    try:
+        tool.call("", RUNS_ON.replace("CONTINUED", CONTINUED[how]))
+    except ToolError as error:
+        assert "the interpreter was ended by the code" in str(error) or "after 5 seconds" in str(error)
+    time.sleep(1)
+    assert tool._sandbox is None or not set(states(tool)) - {"T", "Z"}
+    with contextlib.suppress(ToolError):
+        tool.call("", "1")
+    assert tool.call("", "6 * 7") == "42"
+
+
+def test_stopping_itself_ends_a_call_and_nothing_else(tool):
+    assert tool.call("", "import os, signal; print('a'); os.kill(os.getpid(), signal.SIGSTOP); print('b')") == "a"
+    assert tool.call("", "print('c')").splitlines()[0] == "b"  # the rest of the code runs in the time of the next call
+
+
+@pytest.mark.parametrize("size", [0, 1, 4091, 4092, 4093, 65536, 3_000_000])
+def test_code_of_any_size_arrives(tool, size):
+    assert tool.call("", "print(7)" + "#" * size) == "7"
+    assert tool.call("", "print(8)") == "8"

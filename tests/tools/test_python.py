@@ -387,6 +387,17 @@ def test_closing_the_tool_kills_children_too(tmp_path):
     assert not alive(tmp_path)
 
 
+@linux
+def test_many_requests_to_stop_leave_nothing_behind(tmp_path):
+    tool = PythonTool(isolation="limits", limits=LIMITS)
+    tool.call("", BEATING.format(path=str(tmp_path / "beat")))
+    assert tool._sandbox is not None
+    for _ in range(2000):
+        tool._sandbox._process.terminate()
+    tool.close()
+    assert not alive(tmp_path)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS cannot follow a process that leaves its group")
 @pytest.mark.parametrize("held", [False, True], ids=["", "another process keeps its pipes open"])
 def test_everything_ends_when_the_program_is_killed(tmp_path, held):

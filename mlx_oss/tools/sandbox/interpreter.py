@@ -2,18 +2,20 @@
 
 `process.py` passes this file's text to `python -c`, so it imports only the standard library:
 
-    python -c "<this file>" REQUESTS STATUS ALONE
+    python -c "<this file>" REQUESTS ALONE
 
-REQUESTS and STATUS are file descriptors of pipes. Code arrives through REQUESTS: its length in 4 bytes, then
-its UTF-8 text. What the code prints goes to stdout and stderr. A line is written to STATUS when the interpreter is
-ready, and when a piece has finished. ALONE is 1 if a signal to all processes reaches only those of the sandbox. As in a
-notebook, the value of a last expression is shown.
+REQUESTS is the file descriptor of a pipe through which code arrives: its length in 4 bytes, then its UTF-8 text. What
+the code prints goes to stdout and stderr. When the interpreter is ready, and when a piece has finished, it stops itself
+with SIGSTOP; the supervisor sees that, and lets it go on when there is more code. So it reports nothing that the code
+could forge: to look finished, the code has to stop. ALONE is 1 if a signal to all processes reaches only those of the
+sandbox. As in a notebook, the value of a last expression is shown.
 """
 
 import ast
 import contextlib
 import linecache
 import os
+import select
 import signal
 import struct
 import sys
@@ -21,23 +23,26 @@ import traceback
 from types import ModuleType
 
 
-def main(requests: int, status: int, alone: bool) -> None:
+def main(requests: int, alone: bool) -> None:
     # The code gets a __main__ of its own, without the names of this script.
     main_module = sys.modules["__main__"] = ModuleType("__main__")
     sys.path.insert(0, "")
-    own_pid = os.getpid()
-    os.write(status, b"ready\n")
+    own_pid, poll, kill = os.getpid(), select.poll(), os.kill  # the code may change the modules
+    poll.register(requests, select.POLLIN)
     with os.fdopen(requests, "rb") as pipe:
         number = 0
-        while header := pipe.read(4):
+        while True:
+            while not poll.poll(0):  # once more if the supervisor has stopped everything and let it go on
+                kill(own_pid, signal.SIGSTOP)
+            if not (header := pipe.read(4)):
+                break
             source = pipe.read(struct.unpack("<I", header)[0]).decode()
             number += 1
-            status_line = run(source, f"<call {number}>", main_module.__dict__)
+            run(source, f"<call {number}>", main_module.__dict__)
             if os.getpid() != own_pid:  # the code has forked, and this is the child
                 os._exit(0)
             if alone:
                 kill_leftover_processes()
-            os.write(status, status_line)
 
 
 def kill_leftover_processes() -> None:
@@ -50,8 +55,8 @@ def kill_leftover_processes() -> None:
         pass
 
 
-def run(source: str, name: str, namespace: dict[str, object]) -> bytes:
-    """Runs one piece of code and returns the line for STATUS: "done", or "raised" after an exception."""
+def run(source: str, name: str, namespace: dict[str, object]) -> None:
+    """Runs one piece of code."""
     linecache.cache[name] = len(source), None, source.splitlines(keepends=True), name
     try:
         tree = ast.parse(source, name)
@@ -62,14 +67,11 @@ def run(source: str, name: str, namespace: dict[str, object]) -> bytes:
             if value is not None:
                 namespace["_"] = value
                 sys.stdout.write(f"{value!r}\n")
-        status_line = b"done\n"
     except BaseException as error:
-        status_line = b"raised\n"
         write_traceback(error)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # the code may have closed or replaced it
             stream.flush()
-    return status_line
 
 
 def write_traceback(error: BaseException) -> None:
@@ -86,4 +88,4 @@ def write_traceback(error: BaseException) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "1")
+    main(int(sys.argv[1]), sys.argv[2] == "1")

@@ -4,14 +4,20 @@
 
     python -I -S jail.py CONFIG     CONFIG is JSON, see `Config`
 
-With namespaces (Linux 5.12 or later) the program sees a file system of its own. The given folders are read-only there;
-only the working directory, /tmp and /dev/shm can be written, and they are in memory. The program has no network, sees
-no other processes, has no privileges, and its memory and number of processes are limited. Without namespaces only the
-limits apply. In both cases a supervisor kills everything when the program ends, when it exceeds a limit, or when the
-process that started the jail is gone.
+With namespaces (Linux 5.12 or later) the program sees a file system of its own. The given files and folders are
+read-only there; only the working directory, /tmp and /dev/shm can be written, and they are in memory. The program has
+no network, sees no other processes, has no privileges, and its memory and number of processes are limited. Without
+namespaces only the limits apply. In both cases a supervisor kills everything when the program ends, when it exceeds a
+limit, or when the process that started the jail is gone.
 
-On Linux the supervisor reads the usage from /proc all the time. Elsewhere it has to start ps for it. It does so only
-while a call runs and once when a call ends; the process that started the jail tells it through a pipe.
+The program stops itself with SIGSTOP when it is ready for a call, and when a call has ended. The supervisor, its
+parent, then says so through a pipe that the program does not have, and continues it when the next call begins. If
+anything else continues it, it is killed: between calls nothing of it runs. In namespaces, what it started is killed
+when a call ends.
+
+A cgroup holds the memory, if the starting process was able to make one. Otherwise, on Linux, the supervisor reads from
+/proc what is used, more often the closer it comes to the limit; above the limit it stops all processes and counts
+precisely. Elsewhere it has to start ps. It does so only while a call runs and once when a call ends.
 
 The exit status is that of the program, except: TOO_MUCH_MEMORY, TOO_MANY_PROCESSES or UNWATCHED (ps failed) if the
 supervisor killed it, and NO_JAIL, with the reason on a line of stdout, if the isolation is not available.
@@ -29,10 +35,12 @@ import struct
 import subprocess
 import sys
 import time
-from typing import NoReturn, TypedDict
+from collections.abc import Iterator
+from typing import NamedTuple, NoReturn, TypedDict
 
 TOO_MUCH_MEMORY, TOO_MANY_PROCESSES, NO_JAIL, UNWATCHED = 90, 91, 92, 93
-CALL_BEGINS, CALL_ENDS = b"1", b"0"  # what the starting process writes to the pipe `calls`
+CALL_BEGINS = b"1"  # what the starting process writes to the pipe `calls`
+CGROUP, WATCHED, DONE = b"cgroup\n", b"watched\n", b"done\n"  # lines for `status`: ready, by what memory is held; done
 
 # Constants of Linux: clone flags, mount flags, umount flags, prctl options, system call numbers.
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
@@ -48,8 +56,21 @@ _NOBODY = 65534
 
 _SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # links into /usr on most systems
 _DEVICES = ("null", "full", "random", "urandom")  # not "zero": a shared mapping of it is memory of no file
-_INTERVAL, _PS_INTERVAL = 0.05, 0.5  # seconds between two checks of the usage, in /proc and with ps
+_INTERVAL, _PS_INTERVAL = 0.05, 0.5  # seconds between two checks of the usage, in /proc and with ps, at most
+_SHORTEST_INTERVAL = 0.002  # seconds between two checks when little room is left
+_NICE = 10
+_BYTES_PER_SECOND = 2e9  # that one core may take from the system
+_WATCHED_ADDRESSES = 0.75  # address space of one process, of the memory for all, if no cgroup holds it
 _PS_SECONDS = 20.0  # for ps to answer
+
+
+class CgroupFiles(TypedDict):
+    """A `cgroup.Cgroup`."""
+
+    name: str
+    parent: int
+    entrance: int
+    events: int
 
 
 class Config(TypedDict):
@@ -58,34 +79,49 @@ class Config(TypedDict):
     namespaces: bool  # whether to isolate the program; otherwise it is only limited
     root: str  # an empty folder, where the new file system is built
     work: str  # the working directory, as the program sees it
-    visible: list[str]  # the folders that the program can read in its own file system
+    visible: list[str]  # the files, links and folders that the program can read in its own file system
     command: list[str]
     environment: dict[str, str]
     filter: str  # the seccomp filter in hexadecimal; empty if there is none for this machine
     ps: str  # the ps command; empty on Linux, where /proc has the usage
-    calls: int  # with ps: file descriptor of a pipe that says when a call begins and ends
-    lifeline: int  # file descriptor of a pipe whose other end closes when the starting process is gone
+    requests: int  # file descriptor of the pipe through which the program gets code
+    calls: int  # file descriptor of a pipe that says when a call begins; closed when the starting process is gone
+    status: int  # file descriptor of the pipe on which the supervisor says that a call has ended
+    cgroup: CgroupFiles | None
     starter: int  # process id of the starting process
     memory_bytes: int
     file_bytes: int
     processes: int
 
 
+class Process(NamedTuple):
+    """A process in /proc: its parent, and its state as a letter."""
+
+    parent: int
+    state: str
+
+
 def main(config: Config) -> NoReturn:
     os.umask(0o022)
+    for descriptor in (config["calls"], config["status"], *_cgroup_descriptors(config)):
+        os.set_inheritable(descriptor, False)
+    if not can_enter_cgroup(config):
+        remove_cgroup(config)
+        config["cgroup"] = None
     if config["namespaces"]:
         try:
             uid = enter_namespaces()
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
             child = os.fork()
             if child:
-                os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256)
+                wait_for(config, child)
             _prctl(_PDEATHSIG, signal.SIGKILL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
             build_root(config, uid)
         except OSError as error:
             exit_without_jail(error)
         supervise(config, start_program(config, uid))
     if config["ps"]:
-        os.set_inheritable(config["calls"], False)  # otherwise the program could read it and hide that it runs
         try:
             usage(config, os.getpgrp())
         except OSError as error:
@@ -93,6 +129,64 @@ def main(config: Config) -> NoReturn:
     elif sys.platform == "linux":
         _prctl(_CHILD_SUBREAPER, 1)  # orphans of the program become children of this process, so none is lost
     supervise(config, start_program(config, None))
+
+
+def wait_for(config: Config, child: int) -> NoReturn:
+    """Waits until process 1 of the namespace has ended, which SIGTERM brings about, and exits with its status."""
+    os.close(config["requests"])
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) % 256
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    remove_cgroup(config)
+    os._exit(status)
+
+
+def can_enter_cgroup(config: Config) -> bool:
+    """Tries the cgroup out in a child process."""
+    if not config["cgroup"]:
+        return False
+    child = os.fork()
+    if child == 0:
+        try:
+            enter_cgroup(config)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def enter_cgroup(config: Config) -> None:
+    """Moves this process into the cgroup, if there is one."""
+    if config["cgroup"]:
+        os.write(config["cgroup"]["entrance"], b"0")
+
+
+def remove_cgroup(config: Config) -> None:
+    """Removes the cgroup as soon as the kernel has let go of its processes, which are dead."""
+    deadline = time.monotonic() + 2
+    while config["cgroup"] and time.monotonic() < deadline:
+        try:
+            os.rmdir(config["cgroup"]["name"], dir_fd=config["cgroup"]["parent"])
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                return
+            time.sleep(0.005)
+        else:
+            return
+
+
+def killed_in_cgroup(config: Config) -> bool:
+    """Whether the kernel has killed a process as the cgroup had no more memory."""
+    if not config["cgroup"]:
+        return False
+    words = os.pread(config["cgroup"]["events"], 4096, 0).split()
+    return b"oom_kill" in words and words[words.index(b"oom_kill") + 1] != b"0"
+
+
+def _cgroup_descriptors(config: Config) -> list[int]:
+    files = config["cgroup"]
+    return [files["parent"], files["entrance"], files["events"]] if files else []
 
 
 def enter_namespaces() -> int:
@@ -127,10 +221,14 @@ def build_root(config: Config, uid: int) -> None:
         options = f"uid={uid},mode=0700,size={config['file_bytes']},nr_inodes=100000"
         _mount("tmpfs", root + path, "tmpfs", _NOSUID | _NODEV, options)
     for path in [*config["visible"], *(path for path in _SYSTEM_FOLDERS if os.path.isdir(path))]:
+        os.makedirs(os.path.dirname(root + path), exist_ok=True)
         if os.path.islink(path):
             os.symlink(os.readlink(path), root + path)
-        else:
+        elif os.path.isdir(path):
             os.makedirs(root + path, exist_ok=True)
+            _bind_read_only(path, root)
+        else:
+            open(root + path, "x").close()
             _bind_read_only(path, root)
     for path in [*(f"/dev/{name}" for name in _DEVICES), "/etc/ld.so.cache", "/etc/localtime"]:
         if os.path.exists(path):
@@ -159,6 +257,9 @@ def start_program(config: Config, uid: int | None) -> int:
     try:
         if uid is None:
             os.setpgid(0, 0)
+        enter_cgroup(config)
+        if not config["cgroup"] and not config["ps"]:
+            os.nice(_NICE)  # the supervisor comes first when it has slept, however many processes want to run
         set_limits(config, existing_tasks)
         if uid is not None:
             for capability in range(64):
@@ -218,7 +319,8 @@ def set_limits(config: Config, existing_tasks: int) -> None:
         "RLIMIT_CORE": 0,
     }
     if not config["ps"]:  # macOS does not enforce a limit of the address space, and may not start the program under one
-        limits["RLIMIT_AS"] = config["memory_bytes"]
+        part = 1 if config["cgroup"] else _WATCHED_ADDRESSES
+        limits["RLIMIT_AS"] = int(config["memory_bytes"] * part)
     for name, value in limits.items():
         try:
             hard = resource.getrlimit(getattr(resource, name))[1]
@@ -230,50 +332,94 @@ def set_limits(config: Config, existing_tasks: int) -> None:
 
 def supervise(config: Config, program_pid: int) -> NoReturn:
     """Waits until the program ends or has to be killed, then exits with the status."""
+    os.close(config["requests"])
+    if sys.platform == "linux":
+        _prctl(_DUMPABLE, 0)  # otherwise the program could open this process's pipes in /proc, where it has its user
+    woken, wake = os.pipe()  # a signal that a child has stopped or ended makes `woken` readable
+    for descriptor in (woken, wake):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    if not config["namespaces"]:  # process 1 of a namespace gets no signals from inside that it does not handle
+        signal.signal(signal.SIGTERM, end)
     status = 0
-    events = select.poll()
-    if config["ps"]:
-        events.register(config["calls"], select.POLLIN)
-    else:
-        events.register(config["lifeline"], 0)  # on Linux the poll returns when the other end of the pipe is closed
-    interval, running = (_PS_INTERVAL, False) if config["ps"] else (_INTERVAL, True)
-
-    def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # another one would interrupt `kill_all`
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, end)
     try:
-        while not starter_is_gone(config):
-            told = b""
-            if events.poll(interval * 1000):
-                told = os.read(config["calls"], 100) if config["ps"] else b""
-                if not told:  # the other end is closed
-                    break
-                running = told.endswith(CALL_BEGINS)
-            reap_orphans(config, program_pid)
-            if CALL_ENDS in told or (running and not told):
-                status = excess(config, program_pid)
-            pid, wait_status = os.waitpid(program_pid, os.WNOHANG)
-            if pid:  # also if ps did not list it, as it had just ended
-                status = os.waitstatus_to_exitcode(wait_status) % 256
-            if pid or status:
-                break
+        status = watch(config, program_pid, woken)
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        status = TOO_MUCH_MEMORY if killed_in_cgroup(config) else status
         if not config["namespaces"]:
             kill_all(config, program_pid)
+            remove_cgroup(config)
         os._exit(status)  # in a PID namespace this is process 1, so the kernel kills all others with it
 
 
-def excess(config: Config, program_pid: int) -> int:
-    """Returns the exit status for the limit that the program exceeds, or 0."""
+def end(*_: object) -> NoReturn:
+    """Handles SIGTERM. A second one must not interrupt the killing of the program."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(0)
+
+
+def watch(config: Config, program_pid: int, woken: int) -> int:
+    """Supervises the program and returns the status to exit with."""
+    events = select.poll()
+    events.register(config["calls"], select.POLLIN)
+    events.register(woken, select.POLLIN)
+    longest = _PS_INTERVAL if config["ps"] else _INTERVAL
+    line = CGROUP if config["cgroup"] else WATCHED  # to say when the program stops the next time
+    running, next_check = True, 0.0
+    while not starter_is_gone(config):
+        pause = longest if config["ps"] and not running else max(next_check - time.monotonic(), 0)
+        ready = {descriptor for descriptor, _ in events.poll(pause * 1000)}
+        if woken in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(woken, 4096)
+        reap_orphans(config, program_pid)
+        change = change_of(program_pid)
+        if change is not None and not os.WIFSTOPPED(change) and not os.WIFCONTINUED(change):
+            return os.waitstatus_to_exitcode(change) % 256
+        if change is not None and not running:  # something other than a call has continued it
+            return 0
+        stopped = change is not None and os.WIFSTOPPED(change)
+        if stopped and config["namespaces"] and not stop_all_but(config, program_pid):
+            return 0
+        if stopped or ((running or not config["ps"]) and time.monotonic() >= next_check):
+            began = time.monotonic()
+            status, room = excess(config, program_pid)
+            if status:  # if ps did not list the program, it may just have ended
+                change = change_of(program_pid)
+                ended = change is not None and not os.WIFSTOPPED(change) and not os.WIFCONTINUED(change)
+                return os.waitstatus_to_exitcode(change) % 256 if change is not None and ended else status
+            took = time.monotonic() - began
+            interval = min(longest, max(_SHORTEST_INTERVAL, took, room / (_BYTES_PER_SECOND * (os.cpu_count() or 1))))
+            next_check = time.monotonic() + interval
+        if stopped:
+            running = False
+            os.write(config["status"], line)
+            line = DONE
+        if config["calls"] in ready:
+            if not os.read(config["calls"], 100):  # the other end is closed
+                return 0
+            running, next_check = True, time.monotonic() + (longest if config["ps"] else 0)
+            os.kill(program_pid, signal.SIGCONT)
+    return 0
+
+
+def change_of(program_pid: int) -> int | None:
+    """The wait status of the program if it has ended, stopped or been continued since the last time; otherwise None."""
+    pid, status = os.waitpid(program_pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+    return status if pid else None
+
+
+def excess(config: Config, program_pid: int) -> tuple[int, float]:
+    """Returns the exit status for the limit that the program exceeds, or 0, and how many bytes of room are left."""
     try:
         count, used = usage(config, program_pid)
     except OSError:
-        return UNWATCHED
+        return UNWATCHED, 0
     if count > config["processes"] + 1:
-        return TOO_MANY_PROCESSES
-    return TOO_MUCH_MEMORY if used > config["memory_bytes"] else 0
+        return TOO_MANY_PROCESSES, 0
+    return TOO_MUCH_MEMORY if used > config["memory_bytes"] else 0, config["memory_bytes"] - used
 
 
 def starter_is_gone(config: Config) -> bool:
@@ -285,26 +431,87 @@ def starter_is_gone(config: Config) -> bool:
 
 
 def reap_orphans(config: Config, program_pid: int) -> None:
-    """Collects the exit status of orphaned processes, but not that of the program, which `supervise` reads."""
-    for pid in descendants(config):
-        if pid != program_pid:
+    """Collects the exit status of orphaned processes, but not that of the program, which `watch` reads."""
+    for pid, process in descendants(config).items():
+        if pid != program_pid and process.parent == os.getpid():
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
+
+
+def stop_all_but(config: Config, program_pid: int) -> bool:
+    """Kills all processes but the program, and stops that, in case one of them has continued it.
+
+    Returns False if this does not succeed within 5 seconds.
+    """
+    deadline = time.monotonic() + 5
+    while others := {pid for pid, process in descendants(config).items() if process.state not in "ZX"} - {program_pid}:
+        for pid in others:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    reap_orphans(config, program_pid)
+    if descendants(config).get(program_pid, Process(0, "T")).state != "T":
+        return stop({program_pid}, config, program_pid)
+    change = change_of(program_pid)
+    return change is None or os.WIFSTOPPED(change) or os.WIFCONTINUED(change)
 
 
 def usage(config: Config, program_pid: int) -> tuple[int, int]:
     """Returns the number of the program's processes and the bytes of memory that they use together.
 
-    Raises OSError if ps fails.
+    In a cgroup the memory is not counted: more than the limit if a process was killed for it, otherwise 0. Raises
+    OSError if ps fails.
     """
     if config["ps"]:
         sizes = group_sizes(config["ps"], program_pid)
         return len(sizes), sum(sizes)
     pids = descendants(config)
+    if config["cgroup"]:
+        return len(pids), config["memory_bytes"] + 1 if killed_in_cgroup(config) else 0
     used = sum(map(memory_of, pids))
     if used > config["memory_bytes"]:  # this sum counts shared pages more than once, so measure precisely
-        used = sum(map(proportional_memory_of, pids))
+        with stopped(config, program_pid) as pids:
+            used = sum(map(proportional_memory_of, pids))
     return len(pids), used
+
+
+@contextlib.contextmanager
+def stopped(config: Config, program_pid: int) -> Iterator[dict[int, Process]]:
+    """Stops all descendants of this process, and lets those go on that ran before."""
+    own: set[int] = set()
+    try:
+        while True:
+            found = descendants(config)
+            new = {pid for pid, process in found.items() if process.state not in "TtZX"} - own
+            if not new:
+                break
+            own |= new
+            stop(new, config, program_pid)
+        yield found
+    finally:
+        for pid in own:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def stop(pids: set[int], config: Config, program_pid: int) -> bool:
+    """Stops processes and waits until they have stopped, at most a second. Returns whether they have."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 1
+    while True:
+        states = [process.state for pid, process in descendants(config).items() if pid in pids]
+        if all(state in "TtZX" for state in states):
+            break
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.0005)
+    if program_pid in pids and descendants(config).get(program_pid, Process(0, "Z")).state == "T":
+        change_of(program_pid)  # this stop is not the end of a call
+    return True
 
 
 def group_sizes(ps: str, group: int) -> list[int]:
@@ -343,24 +550,25 @@ def proportional_memory_of(pid: int) -> int:
     return sizes.get("Pss", 0) - sizes.get("Pss_File", 0) + sizes.get("SwapPss", 0)
 
 
-def descendants(config: Config) -> set[int]:
-    """Process ids of the descendants of this process; in a PID namespace these are all other processes.
+def descendants(config: Config) -> dict[int, Process]:
+    """The descendants of this process by their process ids; in a PID namespace these are all other processes.
 
-    Where ps is used they are not known, and the set is empty.
+    Where ps is used they are not known, and there are none.
     """
-    parents: dict[int, int] = {}
+    found: dict[int, Process] = {}
     for name in filter(str.isdigit, os.listdir("/proc")) if not config["ps"] and os.path.isdir("/proc/self") else ():
         try:
             with open(f"/proc/{name}/stat") as file:
-                parents[int(name)] = int(file.read().rpartition(")")[2].split()[1])
+                state, parent = file.read().rpartition(")")[2].split()[:2]
+            found[int(name)] = Process(int(parent), state)
         except (OSError, ValueError, IndexError):
             continue
     pids: set[int] = set()
     new = {os.getpid()}
     while new:
-        new = {pid for pid, parent in parents.items() if parent in new} - pids
+        new = {pid for pid, process in found.items() if process.parent in new} - pids
         pids |= new
-    return pids
+    return {pid: found[pid] for pid in pids}
 
 
 def _sizes(path: str) -> dict[str, int]:

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_oss.errors import ToolError
-from mlx_oss.tools.sandbox import jail, seccomp
+from mlx_oss.tools.sandbox import cgroup, jail, seccomp
 from mlx_oss.tools.sandbox.seatbelt import profile
 
 Isolation = Literal["namespaces", "seatbelt", "limits"]
-Ending = Literal["done", "raised", "time", "memory", "processes", "unwatched", "stopped", "died"]
+Memory = Literal["cgroup", "watched"]
+Ending = Literal["done", "time", "memory", "processes", "unwatched", "stopped", "died"]
 
 GUARANTEES: dict[Isolation, str] = {
     "namespaces": """\
@@ -54,7 +55,6 @@ on a file system in memory, such as /dev/shm, count as memory only while they ar
 }
 
 
-_STATUS_LINES: dict[bytes, Ending] = {b"ready": "done", b"done": "done", b"raised": "raised"}
 _EXIT_STATUSES: dict[int, Ending] = {
     jail.TOO_MUCH_MEMORY: "memory",
     jail.TOO_MANY_PROCESSES: "processes",
@@ -63,6 +63,8 @@ _EXIT_STATUSES: dict[int, Ending] = {
 _SANDBOX_EXEC = "/usr/bin/sandbox-exec"
 _PS = "" if sys.platform == "linux" else "/bin/ps"  # where there is no /proc
 _START_SECONDS = 60.0  # for the interpreter to start
+_CGROUPS = sys.platform == "linux"  # whether to use them where they are permitted
+_AT_ONCE = 4096  # bytes that an empty pipe always holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,8 @@ class Output:
 
     Attributes:
         text: What the code printed; the middle is left out if it exceeds `Limits.output`.
-        ending: "done" or "raised" (an exception) if the code ended by itself and the interpreter goes on. Otherwise why
-            the interpreter has ended: "time", "memory" or "processes" for a limit that was exceeded, "unwatched" if
+        ending: "done" if the code ended, also with an exception, and the interpreter goes on. Otherwise why the
+            interpreter has ended: "time", "memory" or "processes" for a limit that was exceeded, "unwatched" if
             its usage could not be read, "stopped" for `Sandbox.stop`, "died" if it exited.
     """
 
@@ -121,6 +123,7 @@ class Sandbox:
 
     Attributes:
         ended: Whether it has ended. It cannot run code then.
+        memory: What holds the limit of memory: a "cgroup", or a supervisor that has "watched" the usage.
     """
 
     def __init__(self, isolation: Isolation, limits: Limits) -> None:
@@ -135,22 +138,19 @@ class Sandbox:
         """
         self.ended, self._limits, self._stopped = False, limits, threading.Event()
         self._folder = tempfile.mkdtemp(prefix="mlx-oss-")
+        self._cgroup = cgroup.make(limits.memory_bytes) if _CGROUPS and not _PS else None
         requests, self._requests = os.pipe()
+        calls, self._calls = os.pipe()
         self._status, status = os.pipe()
-        theirs, self._ours = [requests, status], [self._requests, self._status]
-        self._calls: int | None = None  # tells the supervisor when a call begins and ends, if it has to ask ps
-        if _PS and isolation != "namespaces":
-            calls, self._calls = os.pipe()
-            theirs.append(calls)
-            self._ours.append(self._calls)
+        theirs, self._ours = [requests, calls, status], [self._requests, self._calls, self._status]
         try:
-            config = _config(isolation, limits, self._folder, *theirs)
+            config = _config(isolation, limits, self._folder, self._cgroup, *theirs)
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", jail.__file__, json.dumps(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                pass_fds=theirs,
+                pass_fds=[*theirs, *(self._cgroup.descriptors if self._cgroup else ())],
                 start_new_session=True,
             )
         except BaseException:
@@ -159,6 +159,7 @@ class Sandbox:
         finally:
             for descriptor in theirs:
                 os.close(descriptor)
+        self.memory: Memory = "watched"
         started = self._listen(_START_SECONDS)
         if self.ended:
             reason = " ".join(started.text.split()) or f"it did not start: {started.ending}"
@@ -166,15 +167,15 @@ class Sandbox:
 
     def run(self, code: str) -> Output:
         """Runs code and returns its output, even if the interpreter ended with it."""
-        self._tell(jail.CALL_BEGINS)
         source = code.encode("utf-8", "replace")
         message = memoryview(struct.pack("<I", len(source)) + source)
         with contextlib.suppress(BrokenPipeError):  # it has ended; `_listen` finds out why
-            while message:
-                message = message[os.write(self._requests, message) :]
-        output = self._listen(self._limits.seconds)
-        self._tell(jail.CALL_ENDS)
-        return output
+            # The interpreter stops itself again if it is continued and finds no request.
+            written = os.write(self._requests, message[:_AT_ONCE])
+            os.write(self._calls, jail.CALL_BEGINS)
+            while written < len(message):
+                written += os.write(self._requests, message[written:])
+        return self._listen(self._limits.seconds)
 
     def stop(self) -> None:
         """Stops the code that `run` is running, and the interpreter with it. Can be called from any thread."""
@@ -200,23 +201,20 @@ class Sandbox:
     def _release(self) -> None:
         for descriptor in self._ours:
             os.close(descriptor)
+        if self._cgroup:
+            self._cgroup.remove()
+            self._cgroup.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def __del__(self) -> None:
         if hasattr(self, "_process"):
             self.close()
 
-    def _tell(self, what: bytes) -> None:
-        """Tells the supervisor that a call begins or ends."""
-        if self._calls is not None and not self.ended:
-            with contextlib.suppress(BrokenPipeError):  # it has ended
-                os.write(self._calls, what)
-
     def _listen(self, seconds: float) -> Output:
-        """Reads output until the interpreter reports that the code has ended; otherwise ends the interpreter."""
+        """Reads output until the supervisor reports that the code has ended; otherwise ends the interpreter."""
         output = _BoundedOutput(self._limits.output)
         ending = self._read(output, time.monotonic() + seconds)
-        if ending in ("done", "raised"):
+        if ending == "done":
             return Output(output.text(), ending)
         if ending == "died":
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -237,7 +235,10 @@ class Sandbox:
                     if not printed:
                         selector.unregister(stdout)
                 if self._status in ready:
-                    return _STATUS_LINES.get(os.read(self._status, 100).strip(), "died")
+                    line = os.read(self._status, 100)
+                    if line == jail.CGROUP:
+                        self.memory = "cgroup"
+                    return "done" if line in (jail.CGROUP, jail.WATCHED, jail.DONE) else "died"
         return "time"
 
 
@@ -261,12 +262,18 @@ class _BoundedOutput:
 
 
 def _config(
-    isolation: Isolation, limits: Limits, folder: str, requests: int, status: int, calls: int = -1
+    isolation: Isolation,
+    limits: Limits,
+    folder: str,
+    group: cgroup.Cgroup | None,
+    requests: int,
+    calls: int,
+    status: int,
 ) -> jail.Config:
     namespaces = isolation == "namespaces"
     work = "/mnt/data" if namespaces else os.path.realpath(folder)
     source = Path(__file__).with_name("interpreter.py").read_text(encoding="utf-8")
-    command = [sys.executable, "-I", "-u", "-c", source, str(requests), str(status), str(int(namespaces))]
+    command = [sys.executable, "-I", "-u", "-c", source, str(requests), str(int(namespaces))]
     if isolation == "seatbelt":
         command = [_SANDBOX_EXEC, "-p", profile(work, _python(), sys.executable), *command]
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM")}
@@ -280,8 +287,12 @@ def _config(
         | threads,
         "filter": seccomp.program(os.uname().machine).hex(),
         "ps": "" if namespaces else _PS,
+        "requests": requests,
         "calls": calls,
-        "lifeline": requests,
+        "status": status,
+        "cgroup": None
+        if group is None
+        else {"name": group.name, "parent": group.parent, "entrance": group.entrance, "events": group.events},
         "starter": os.getpid(),
         "memory_bytes": limits.memory_bytes,
         "file_bytes": limits.file_bytes,

@@ -70,7 +70,7 @@ _NETLINK_ROUTE = 0  # lists the network interfaces
 _PRCTL = (1, 2, 3, 15, 16, 21, 23, 30, 37, 38, 39, 40, 41, 42, 51, 0x53564D41)
 # Terminals (TCGETS to TCSETSF, their later forms, session, group, size), pipes and sockets (FIONREAD, FIONBIO, FIOCLEX,
 # FIONCLEX), pseudo-terminals (TIOCGPTN, TIOCSPTLCK), network interfaces (SIOCGIFNAME to SIOCGIFINDEX).
-_IOCTL = (
+_IOCTL: tuple[int, ...] = (
     0x5401,
     0x5402,
     0x5403,
