@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from mlx_oss.doctor.findings import Finding
+from mlx_oss.doctor.findings import REPORT_IT, Finding
 
 _EXTRAS = {
     "constrain": (("llguidance",), "answers of a given form"),
@@ -17,16 +17,25 @@ _EXTRAS = {
 
 
 def check_sandbox() -> Iterator[Finding]:
-    """Tries out the isolation of the Python tool."""
-    from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
+    """Tries out the isolation of the Python tool, and each of its main promises."""
+    from mlx_oss.tools.sandbox import GUARANTEES, guarantees, isolation_here
+    from mlx_oss.tools.sandbox.trial import try_promises
 
     isolation = isolation_here()
-    if isolation in GUARANTEES:
-        text = f"The Python tool runs code in isolation ({isolation})."
-        yield Finding("tools", "sandbox", "ok", text, "", {"isolation": isolation})
-    else:
+    if isolation not in GUARANTEES:
         text = f"The Python tool has no isolation here: {isolation}."
         yield Finding("tools", "sandbox", "note", text, "Everything else works without it.", {"isolation": None})
+        return
+    promises = try_promises(isolation)
+    held = {promise.name: promise.holds for promise in promises}
+    details = {"isolation": isolation, "guarantees": guarantees(isolation), "promises": held}
+    broken = [promise for promise in promises if not promise.holds]
+    kept = ", ".join(promise.name for promise in promises if promise.holds)
+    text = f"The Python tool runs code in isolation ({isolation}); tried and held: {kept or 'nothing'}."
+    yield Finding("tools", "sandbox", "ok", text, "", details)
+    for promise in broken:
+        text = f"The Python tool promises of the code that {promise.text}; that does not hold here."
+        yield Finding("tools", f"sandbox {promise.name}", "problem", text, f"Do not use the tool here. {REPORT_IT}")
 
 
 def check_extras() -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import PYTHON, ToolNamespace
 from mlx_oss.tools.base import SystemTool
-from mlx_oss.tools.sandbox import GUARANTEES, Ending, Isolation, Limits, Output, Sandbox, isolation_here
+from mlx_oss.tools.sandbox import GUARANTEES, Ending, Isolation, Limits, Output, Sandbox, guarantees, isolation_here
 
 _STATELESS = """\
 Use this tool to execute Python code in your chain of thought. The code will not be shown to the user. This tool \
@@ -78,8 +78,8 @@ class PythonTool(SystemTool):
 
     @property
     def guarantees(self) -> str:
-        """Describes what the code can and cannot do with this isolation, in English sentences."""
-        return GUARANTEES[self.isolation]
+        """Describes what the code can and cannot do with this isolation on this machine, in English sentences."""
+        return guarantees(self.isolation)
 
     def call(self, function: str, text: str) -> str:
         """Runs code.

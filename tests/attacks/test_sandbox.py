@@ -10,6 +10,10 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
+import subprocess
+import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -17,7 +21,7 @@ import pytest
 
 from mlx_oss.errors import ToolError
 from mlx_oss.tools import Limits, PythonTool, sandbox
-from mlx_oss.tools.sandbox import seccomp
+from mlx_oss.tools.sandbox import cgroup, process, seccomp, this_python
 
 NAMESPACES = sandbox.isolation_here() == "namespaces"
 pytestmark = pytest.mark.skipif(not NAMESPACES, reason=f"no namespaces: {sandbox.isolation_here()}")
@@ -157,6 +161,50 @@ def test_the_session_keyring_is_a_new_one():
     assert status == 0
 
 
+# --- Memory
+
+GREEDY = """
+import mmap, os, time
+for _ in range(40):
+    if os.fork() == 0:
+        while not os.path.exists("go"): time.sleep(0.002)
+        x = mmap.mmap(-1, 150 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for at in range(0, len(x), 4096): x[at] = 1
+        time.sleep(30)
+        os._exit(0)
+open("go", "w").close()
+time.sleep(60)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("held", ["cgroup", "watched"])
+def test_forty_processes_that_allocate_at_once_stay_near_the_limit(held, monkeypatch, capsys):
+    """They want 6.3 GB of 2.1. A cgroup without a limit, around everything, measures."""
+    monkeypatch.setattr(process, "_CGROUPS", held == "cgroup")
+    around = cgroup.make(1 << 40)
+    if around is None:
+        pytest.skip("no cgroup can be made here to measure with")
+    folder = f"/proc/self/fd/{around.parent}/{around.name}"
+    (peak,) = [path for name in ("memory.peak", "memory.max_usage_in_bytes") if (path := Path(folder, name)).exists()]
+    child = os.fork()
+    if child == 0:
+        os.write(around.entrance, b"0")
+        for _ in range(10):
+            tool = PythonTool()
+            with contextlib.suppress(ToolError):
+                tool.call("", GREEDY)
+            tool.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    most = int(peak.read_text())
+    around.remove()
+    around.close()
+    with capsys.disabled():
+        print(f"\nmost memory of 10 tries, {held}: {most / 1e9:.2f} GB, with the test itself; the limit is 2.15 GB")
+    assert most < Limits().memory_bytes * (1.1 if held == "cgroup" else 1.4)
+
+
 # --- Saying that a call has ended
 
 
@@ -285,3 +333,107 @@ def test_stopping_itself_ends_a_call_and_nothing_else(tool):
 def test_code_of_any_size_arrives(tool, size):
     assert tool.call("", "print(7)" + "#" * size) == "7"
     assert tool.call("", "print(8)") == "8"
+
+
+# --- Python in a folder that holds other things too
+
+# By layout: the prefix below the home folder, and the links that lead to it.
+LAYOUTS = {
+    "the prefix is ~/.local": (".local", {}),
+    "the prefix is the home folder": ("", {}),
+    "uv": (
+        ".local/share/uv/python/cpython-X.1-linux-x86_64-gnu",
+        {
+            ".local/bin/pythonX": "../share/uv/python/cpython-X-linux/bin/pythonX",
+            ".local/share/uv/python/cpython-X-linux": "cpython-X.1-linux-x86_64-gnu",
+        },
+    ),
+    "pyenv": (".pyenv/versions/X.1", {".pyenv/versions/X": "X.1"}),
+    "conda": ("miniconda3/envs/own", {}),
+    "Homebrew": (
+        ".linuxbrew/Cellar/python@X/X.1",
+        {".linuxbrew/opt/python@X": "../Cellar/python@X/X.1", ".linuxbrew/bin/pythonX": "../opt/python@X/bin/pythonX"},
+    ),
+    "a virtual environment in ~/.local": (".pyenv/versions/X.1", {}),
+}
+SECRETS = """.local/share/keyrings/login .local/bin/own .local/lib/own/notes .local/lib/notes.txt .local/pythonX/notes
+.local/share/uv/credentials .pyenv/versions/X.2/notes .ssh/id bin/own lib/own/notes notes.txt
+miniconda3/envs/other/notes miniconda3/etc/condarc
+.linuxbrew/etc/own .linuxbrew/var/base .linuxbrew/Cellar/other/1/notes"""
+
+
+def install(home: Path, layout: str) -> Path:
+    """Installs this Python once more below a home folder, without its packages. Returns the executable."""
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    prefix, links = (json.loads(json.dumps(part).replace("X", name[6:])) for part in LAYOUTS[layout])
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    left_out = "test", "tests", "__pycache__", "site-packages", "dist-packages", "idlelib", "config-*"
+    shutil.copytree(stdlib, home / prefix / "lib" / name, ignore=shutil.ignore_patterns(*left_out))
+    (home / prefix / "bin").mkdir(exist_ok=True)
+    shutil.copy(Path(sys.executable).resolve(), home / prefix / "bin" / name)
+    for library in stdlib.parent.glob("libpython*.so*"):
+        shutil.copy(library, home / prefix / "lib")
+    for path, target in links.items():
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).symlink_to(target)
+    executable = home / (next((path for path in links if path.endswith(name)), Path(prefix, "bin", name)))
+    if "environment" in layout:
+        subprocess.run([executable, "-m", "venv", "--without-pip", home / ".local"], check=True)
+        executable = home / ".local" / "bin" / name
+    return executable
+
+
+def test_a_python_of_the_system_needs_nothing_else(monkeypatch):
+    """Its folders are shown anyway, and /bin is a link on most systems."""
+    for name in ("prefix", "base_prefix", "exec_prefix", "base_exec_prefix"):
+        monkeypatch.setattr(sys, name, "/usr")
+    monkeypatch.setattr(sys, "path", ["", "/usr/lib/python3/dist-packages", "/usr/local/lib/x/site-packages"])
+    for executable in ("/bin/env", "/usr/bin/env"):
+        monkeypatch.setattr(sys, "executable", executable)
+        assert this_python.files() == []
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_beside_python_nothing_can_be_read(tmp_path, layout):
+    home = tmp_path / "home"
+    home.mkdir()
+    python = install(home, layout)
+    secrets = [home / name.replace("X", python.name[6:]) for name in SECRETS.split()]
+    for secret in secrets:
+        secret.parent.mkdir(parents=True, exist_ok=True)
+        secret.write_text("secret")
+    code = f"""
+import os, sys
+import asyncio, ctypes, decimal, hashlib, multiprocessing, sqlite3, zlib
+print([path for path in {[str(secret) for secret in secrets]} if os.path.exists(path)])
+found = [os.path.join(folder, name) for folder, _, names in os.walk({str(home)!r}) for name in names]
+print([path for path in found if not path.endswith(("pyvenv.cfg", "bin/python")) and "python3" not in path])
+"""
+    program = f"import sys; sys.path += {sys.path!r}\nfrom mlx_oss.tools import PythonTool\n"
+    program += f"tool = PythonTool()\nprint(sys.prefix)\nprint(tool.call('', {code!r}))"
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "LD_LIBRARY_PATH": ""}
+    done = subprocess.run(
+        [python, "-s", "-c", program], env=environment, cwd=home, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    prefix, visible, others = done.stdout.splitlines()
+    assert prefix.startswith(str(home)) and visible == "[]" and others == "[]"
+
+
+def test_of_homebrew_the_libraries_that_python_depends_on_are_listed(tmp_path, monkeypatch):
+    brew = tmp_path.resolve() / "brew"
+    for path in ("openssl@3/3.1/lib/libssl.so.3", "openssl@3/3.1/lib/private", "other/1/lib/libother.so.1"):
+        (brew / "Cellar" / path).parent.mkdir(parents=True, exist_ok=True)
+        (brew / "Cellar" / path).touch()
+    keg = brew / "Cellar" / "python@3.12" / "3.12.4"
+    (keg / "bin").mkdir(parents=True)
+    (keg / "INSTALL_RECEIPT.json").write_text('{"runtime_dependencies": [{"full_name": "core/openssl@3"}, 3, {}]}')
+    (brew / "opt").mkdir()
+    (brew / "opt" / "openssl@3").symlink_to("../Cellar/openssl@3/3.1")
+    (brew / "opt" / "other").symlink_to("../Cellar/other/1")
+    for name in ("prefix", "base_prefix", "exec_prefix", "base_exec_prefix"):
+        monkeypatch.setattr(sys, name, str(keg))
+    monkeypatch.setattr(sys, "executable", str(keg / "bin" / "python3.12"))
+    monkeypatch.setattr(sys, "path", [])
+    listed = [Path(path).relative_to(brew).as_posix() for path in this_python.files()]
+    assert listed == ["Cellar/openssl@3/3.1/lib/libssl.so.3", "opt/openssl@3/lib/libssl.so.3"]

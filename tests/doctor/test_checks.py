@@ -18,6 +18,7 @@ from mlx_oss.doctor import disk, host, installation, launch, memory, surrounding
 from mlx_oss.doctor.findings import Finding, explain, findings_of, without_private
 from mlx_oss.doctor.host import Computer, Ended
 from mlx_oss.errors import OptionError
+from mlx_oss.tools.sandbox import trial
 
 LINUX = Computer("Linux", "6.1", "", "x86_64", "Intel(R) Xeon(R)", False, 16 << 30)
 
@@ -220,6 +221,15 @@ def test_a_missing_isolation_is_noted_with_its_reason(monkeypatch):
     monkeypatch.setattr("mlx_oss.tools.sandbox.isolation_here", lambda: "there is no isolation for it")
     (finding,) = surroundings.check_sandbox()
     assert finding.level == "note" and "there is no isolation for it" in finding.text
+
+
+def test_a_promise_of_the_sandbox_that_does_not_hold_is_a_problem(monkeypatch):
+    promises = [trial.Promise("network", "it connects to nothing", False), trial.Promise("files", "-", True)]
+    monkeypatch.setattr("mlx_oss.tools.sandbox.isolation_here", lambda: "seatbelt")
+    monkeypatch.setattr(trial, "try_promises", lambda _: promises)
+    sandbox, network = surroundings.check_sandbox()
+    assert sandbox.text.endswith("tried and held: files.") and sandbox.details["promises"]["network"] is False
+    assert network.level == "problem" and "that it connects to nothing; that does not hold" in network.text
 
 
 def test_a_terminal_that_cannot_show_all_characters_is_noted(monkeypatch):

@@ -73,7 +73,7 @@ def test_all_findings_are_printed_on_request(doctor):
         "macOS reports normal memory pressure; 71 % is available.",
         "1.24 GB are swapped out.",
         "gpt-oss-120b fits in memory: it uses up to ",
-        "The Python tool runs code in isolation (seatbelt).",
+        "The Python tool runs code in isolation (seatbelt); tried and held: network, files, memory.",
     ):
         assert text in out
 

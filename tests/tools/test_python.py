@@ -19,7 +19,7 @@ import pytest
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import PYTHON
 from mlx_oss.tools import Limits, PythonTool, python, sandbox
-from mlx_oss.tools.sandbox import process
+from mlx_oss.tools.sandbox import process, trial
 
 HERE = sandbox.isolation_here()
 ISOLATED = HERE in sandbox.GUARANTEES
@@ -34,6 +34,12 @@ def tool(request):
     tool = PythonTool(isolation=request.param, limits=LIMITS)
     yield tool
     tool.close()
+
+
+@pytest.fixture(params=["cgroup", "watched"] if sys.platform == "linux" else [""])
+def memory(request, monkeypatch):
+    """What holds the memory. Where no cgroup may be made, both are the same."""
+    monkeypatch.setattr(process, "_CGROUPS", request.param == "cgroup")
 
 
 @pytest.fixture
@@ -125,7 +131,7 @@ def test_ten_gigabytes_are_refused(tool):
     assert tool.call("", "1 + 1") == "2"
 
 
-def test_many_processes_may_not_use_more_memory_together(tool):
+def test_many_processes_may_not_use_more_memory_together(tool, memory):
     tool.limits = Limits(seconds=60, memory_bytes=200 << 20, processes=40)
     hungry = """
 import os, time
@@ -158,7 +164,7 @@ time.sleep(60)
 
 
 @linux
-def test_shared_memory_counts(tool):
+def test_shared_memory_counts(tool, memory):
     """Mapped files on file systems in memory; without namespaces, shared mappings of /dev/zero."""
     tool.limits = Limits(seconds=15, memory_bytes=200 << 20, processes=40, file_bytes=96 << 20)
     mapped = MAPPED.replace("NAMESPACES", str(tool.isolation == "namespaces"))
@@ -166,7 +172,7 @@ def test_shared_memory_counts(tool):
 
 
 @linux
-def test_pages_that_processes_share_are_counted_once(tool):
+def test_pages_that_processes_share_are_counted_once(tool, memory):
     tool.limits = Limits(seconds=60, memory_bytes=200 << 20, processes=40)
     sharing = """
 import os, time
@@ -315,7 +321,7 @@ except OSError:
 """
 
 
-def test_a_fork_bomb_is_stopped(tool):
+def test_a_fork_bomb_is_stopped(tool, memory):
     try:
         assert tool.call("", BOMB) == "no more"  # the system refused further processes
     except ToolError as error:
@@ -485,6 +491,33 @@ def test_an_isolation_that_does_not_work_is_reported(monkeypatch):
     monkeypatch.setattr(process, "_config", config)
     with pytest.raises(ToolError, match="no isolation 'namespaces' here: "):
         sandbox.Sandbox("namespaces", LIMITS)
+
+
+@linux
+def test_the_guarantees_say_what_holds_the_memory(monkeypatch):
+    for groups in (True, False):
+        monkeypatch.setattr(process, "_CGROUPS", groups and process._CGROUPS)
+        monkeypatch.setattr(process, "_memory_here", process._memory_here.__wrapped__)
+        tool = PythonTool(isolation="limits", limits=LIMITS)
+        tool.call("", "1")
+        assert tool._sandbox is not None
+        held = tool._sandbox.memory == "cgroup"
+        assert ("A cgroup holds the memory" in tool.guarantees) == held
+        assert ("not held but watched" in tool.guarantees) == (not held)
+        tool.close()
+
+
+@needs_isolation
+def test_the_promises_are_tried_from_inside():
+    assert {promise.name: promise.holds for promise in trial.try_promises(HERE)} == dict.fromkeys(
+        ["network", "files", "writing", "memory"] + ["keyring"] * (sys.platform == "linux"), True
+    )
+
+
+@linux
+def test_promises_that_do_not_hold_are_noticed():
+    held = {promise.name for promise in trial.try_promises("limits") if promise.holds}
+    assert not held & {"network", "files", "writing"}
 
 
 @pytest.mark.parametrize("isolation", sandbox.GUARANTEES)

@@ -225,6 +225,15 @@ def test_a_python_whose_folder_holds_the_home_is_refused(folder):
         profile_for("/Users/ann", [folder])
 
 
+def test_of_a_python_in_a_shared_folder_only_its_own_files_can_be_read():
+    local = "/Users/ann/.local"
+    own = [f"{local}/bin/python3.12", f"{local}/lib/python3.12"]
+    profile = profile_for("/Users/ann", own, executable=f"{local}/bin/python3")
+    assert readable(profile, f"{local}/bin/python3.12") and readable(profile, f"{local}/lib/python3.12/os.py")
+    for path in ("share/keyrings/login", "bin/own", "bin/python3.12x", "lib/own", "lib/python3.13/os.py"):
+        assert not readable(profile, f"{local}/{path}")
+
+
 def test_a_home_that_is_the_root_is_refused():
     with pytest.raises(ToolError, match="set HOME and TMPDIR"):
         profile_for("/", ["/opt/python"])

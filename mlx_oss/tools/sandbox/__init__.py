@@ -3,8 +3,11 @@
 process.py      starts the interpreter, sends it code, reads its output, and stops it when it exceeds a limit
 jail.py         the script that isolates it: namespaces, mounts, limits, and the supervisor
 interpreter.py  the script that runs the code
+cgroup.py       what holds the memory on Linux, where it is permitted
 seccomp.py      the system call filter on Linux
 seatbelt.py     the sandbox profile on macOS
+this_python.py  the files that the interpreter needs
+trial.py        tries out what is promised
 """
 
 from mlx_oss.tools.sandbox.process import (
@@ -14,7 +17,8 @@ from mlx_oss.tools.sandbox.process import (
     Limits,
     Output,
     Sandbox,
+    guarantees,
     isolation_here,
 )
 
-__all__ = ["GUARANTEES", "Ending", "Isolation", "Limits", "Output", "Sandbox", "isolation_here"]
+__all__ = ["GUARANTEES", "Ending", "Isolation", "Limits", "Output", "Sandbox", "guarantees", "isolation_here"]

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlx_oss.errors import ToolError
-from mlx_oss.tools.sandbox import cgroup, jail, seccomp
+from mlx_oss.tools.sandbox import cgroup, jail, seccomp, this_python
 from mlx_oss.tools.sandbox.seatbelt import profile
 
 Isolation = Literal["namespaces", "seatbelt", "limits"]
@@ -33,25 +33,39 @@ Ending = Literal["done", "time", "memory", "processes", "unwatched", "stopped", 
 
 GUARANTEES: dict[Isolation, str] = {
     "namespaces": """\
-Isolated with Linux user, mount, process and network namespaces. The code has no network, not even to this machine. It
-sees only the files of the system libraries and of Python, and cannot write them. Its working directory, /tmp and
-/dev/shm are in memory, each is limited in size, and they are deleted afterwards. It sees no other processes. Time, the
-number of its processes, and the memory that they use together, including shared memory, are limited. Memory that is not
-attributed to any process is refused (memfd, System V, shared mappings without a file). The kernel's buffers for pipes
-and sockets are not counted. When a call ends, everything it started is stopped, except threads.""",
+Isolated with Linux user, mount, process and network namespaces, and with a filter that permits only the system calls
+that Python and its libraries need. The code has no network, not even to this machine, and opens sockets only of the
+families UNIX, INET, INET6 and NETLINK. It sees only the files of the system libraries and of Python itself (executable,
+standard library, shared libraries, packages), not what lies beside them, and cannot write them. Its working directory,
+/tmp and /dev/shm are in memory, each is limited in size, and they are deleted afterwards. It sees no other processes,
+and not the caller's keyring. Time, the number of its processes, and the memory that they use together, including shared
+memory, are limited. Memory that is not attributed to any process is refused (memfd, System V, shared mappings without a
+file, huge pages). A call ends when the interpreter stops itself; only the supervisor can say so. Then everything that
+the code started is stopped, and between calls nothing of it runs, also no thread.""",
     "seatbelt": """\
 Isolated with sandbox-exec of macOS. The code has no network. It can write only to a private working directory. It can
 read and list nothing in homes (/Users, yours, root's), on other volumes (/Volumes, /Network) and in temporary folders,
-except for that directory and for Python itself, and reads from no terminal; it can find out whether a path exists in
-those places. It can read all other files and run all programs that you can, and see your processes with their
+except for that directory and for Python's own files, and reads from no terminal; it can find out whether a path exists
+in those places. It can read all other files and run all programs that you can, and see your processes with their
 arguments and environment. POSIX and System V shared memory is refused. Memory in RAM and number of the processes in
 its process group are checked twice a second while code runs and once when a call ends; time and the size of a file are
-limited. A process that leaves the group is neither counted nor stopped. Not tested on a Mac.""",
+limited. A process that leaves the group is neither counted nor stopped. Between calls the interpreter is stopped, with
+all of its threads; other processes run on. Not tested on a Mac.""",
     "limits": """\
 Not isolated, only limited: time, memory, number of processes, and the size of files. On systems other than Linux,
 memory and processes are checked twice a second while code runs and once when a call ends, and only processes in the
 process group count and are stopped. The code can use the network, and can read and write everything that you can. Files
-on a file system in memory, such as /dev/shm, count as memory only while they are mapped.""",
+on a file system in memory, such as /dev/shm, count as memory only while they are mapped. On Linux the same system calls
+are refused as in isolation. Between calls the interpreter is stopped; other processes run on.""",
+}
+_MEMORY: dict[Memory, str] = {
+    "cgroup": """\
+A cgroup holds the memory: all processes together cannot exceed the limit, and the kernel's buffers count too.""",
+    "watched": """\
+No cgroup may be made here, so the memory is not held but watched: it is read up to 500 times a second, and above the
+limit everything is stopped to count precisely. Many processes that allocate at once can exceed the limit for moments,
+before all are killed. The address space of one process is three quarters of the limit. The kernel's buffers for pipes
+and sockets are not counted.""",
 }
 
 
@@ -73,7 +87,8 @@ class Limits:
 
     Attributes:
         seconds: Time for one call.
-        memory_bytes: Memory of all processes together, in bytes; on Linux also the address space of each process.
+        memory_bytes: Memory of all processes together, in bytes; on Linux also the address space of each process, or
+            three quarters of it where no cgroup holds the limit (see `PythonTool.guarantees`).
         processes: Number of processes.
         file_bytes: Size of one file, in bytes. With namespaces also the size of each folder that can be written: the
             working directory, /tmp and /dev/shm.
@@ -116,6 +131,22 @@ def isolation_here() -> Isolation | str:
             return isolation if sandbox.run("1 + 1").text == "2\n" else "the interpreter does not answer"
     except ToolError as error:
         return str(error)
+
+
+def guarantees(isolation: Isolation) -> str:
+    """Describes what code can and cannot do with this isolation on this machine, in English sentences."""
+    text = GUARANTEES[isolation]
+    return text if _PS or isolation == "seatbelt" else f"{text}\n{_MEMORY[_memory_here(isolation)]}"
+
+
+@functools.cache
+def _memory_here(isolation: Isolation) -> Memory:
+    """What holds the limit of memory on this machine, which is tried out."""
+    try:
+        with contextlib.closing(Sandbox(isolation, Limits(seconds=20))) as sandbox:
+            return sandbox.memory
+    except ToolError:
+        return "watched"
 
 
 class Sandbox:
@@ -275,13 +306,15 @@ def _config(
     source = Path(__file__).with_name("interpreter.py").read_text(encoding="utf-8")
     command = [sys.executable, "-I", "-u", "-c", source, str(requests), str(int(namespaces))]
     if isolation == "seatbelt":
-        command = [_SANDBOX_EXEC, "-p", profile(work, _python(), sys.executable), *command]
+        command = [_SANDBOX_EXEC, "-p", profile(work, this_python.files(), sys.executable), *command]
     threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM")}
     return {
         "namespaces": namespaces,
         "root": folder,
         "work": work,
-        "visible": [path for path in ("/usr", "/nix/store") if os.path.isdir(path)] + _python() if namespaces else [],
+        "visible": [path for path in ("/usr", "/nix/store") if os.path.isdir(path)] + this_python.files()
+        if namespaces
+        else [],
         "command": command,
         "environment": {"PATH": "/usr/bin:/bin", "HOME": work, "TMPDIR": work, "LANG": "C.UTF-8", "MPLBACKEND": "Agg"}
         | threads,
@@ -298,13 +331,3 @@ def _config(
         "file_bytes": limits.file_bytes,
         "processes": limits.processes,
     }
-
-
-def _python() -> list[str]:
-    """The folders outside /usr that hold this Python and its packages; none is inside another."""
-    executable = Path(sys.executable).resolve()
-    packages = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    folders = [sys.prefix, sys.base_prefix, str(executable.parents[1]), *packages]
-    paths = {str(folder) for folder in map(Path, folders) if folder.is_dir() and len(folder.parts) > 1}
-    paths = {path for path in paths if not path.startswith("/usr/") and path != "/usr"}
-    return sorted(path for path in paths if not any(path.startswith(f"{other}/") for other in paths))
