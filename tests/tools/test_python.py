@@ -495,9 +495,9 @@ def test_an_isolation_that_does_not_work_is_reported(monkeypatch):
 
 @linux
 def test_the_guarantees_say_what_holds_the_memory(monkeypatch):
+    monkeypatch.setattr(process, "_memory_here", process._memory_here.__wrapped__)
     for groups in (True, False):
-        monkeypatch.setattr(process, "_CGROUPS", groups and process._CGROUPS)
-        monkeypatch.setattr(process, "_memory_here", process._memory_here.__wrapped__)
+        monkeypatch.setattr(process, "_CGROUPS", groups)
         tool = PythonTool(isolation="limits", limits=LIMITS)
         tool.call("", "1")
         assert tool._sandbox is not None

@@ -88,7 +88,7 @@ def try_promises(isolation: Isolation) -> list[Promise]:
             held = {}
         server.settimeout(0)
         with contextlib.suppress(BlockingIOError):
-            server.accept()
+            server.accept()[0].close()
             held["network"] = False
         held["writing"] = bool(held) and not any(map(os.path.exists, new))
         for path in new:
