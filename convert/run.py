@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from mlx_oss.convert.staging import Staging, hidden_names, restore_replaced, wri
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import CheckpointError, ConversionError
-from mlx_oss.files import COMPANION_BYTES, expanded, read_bytes
+from mlx_oss.files import COMPANION_BYTES, expanded, identity, read_bytes
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.system_files import is_empty
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
@@ -86,6 +86,7 @@ def _convert(
         raise ConversionError(f"{src} is the hidden folder of the conversion to {dst}: choose another target")
     if not options.dry_run:
         restore_replaced(dst)
+    listed = _files(src)
     opened = open_checkpoint(src)
     copied = companions(opened)
     specs = profiles.specs(opened.config, options)
@@ -99,7 +100,7 @@ def _convert(
     if not options.dry_run:
         with staging:
             _check_target(src, dst, options)  # again: another conversion may have finished since
-            _write(opened, copied, planned, config, staging, options, progress)
+            _write(opened, listed, copied, planned, config, staging, options, progress)
             _publish(src, staging, options)
     written_tensors = {name: written for shard in staging.finished.values() for name, written in shard.items()}
     nbytes = sum(shard.nbytes for shard in planned)
@@ -170,6 +171,7 @@ def _check_space(staging: Staging, nbytes: int) -> None:
 
 def _write(
     source: Checkpoint,
+    listed: Mapping[Path, object],
     copied: Sequence[Path],
     planned: Sequence[Shard],
     config: dict[str, object],
@@ -180,6 +182,7 @@ def _write(
     try:
         _write_shards(planned, staging, progress)
         _write_other_files(source, copied, planned, config, staging)
+        _check_unchanged(source, listed, copied)
         if options.verify:
             verify(staging.folder, source.folder, progress)
     except KeyboardInterrupt:
@@ -193,6 +196,23 @@ def _write(
     except BaseException:
         staging.discard()
         raise
+
+
+def _files(folder: Path) -> dict[Path, object]:
+    """What tells each file of a folder from a changed one. Empty if it cannot be read, which opening it will report."""
+    try:
+        return {path: identity(path) for path in folder.iterdir() if path.is_file()}
+    except OSError:
+        return {}
+
+
+def _check_unchanged(source: Checkpoint, listed: Mapping[Path, object], copied: Sequence[Path]) -> None:
+    """Raises CheckpointError if a file that was read is not the same as before it was opened."""
+    now = _files(source.folder)
+    read = {tensor.file for tensor in source.file_tensors.values()} | {source.folder / "config.json", *copied}
+    for path in sorted(read):
+        if now.get(path) != listed.get(path):
+            raise CheckpointError(f"{path} was changed while it was converted: convert again when nothing changes it")
 
 
 def _publish(src: Path, staging: Staging, options: ConvertOptions) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_oss.errors import ConfigError, quoted, shortened
-from mlx_oss.files import CONFIG_BYTES, read_bytes
+from mlx_oss.files import CONFIG_BYTES, expanded, read_bytes
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -283,7 +283,7 @@ class ModelConfig:
 def read_json(path: str | Path) -> dict[str, Any]:
     """Parses a `config.json`. Raises ConfigError if it is missing or not a JSON object; names the file."""
     try:
-        raw = json.loads(read_bytes(path, CONFIG_BYTES).decode())
+        raw = json.loads(read_bytes(expanded(path), CONFIG_BYTES).decode())
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: give the folder of a model") from None
     except OSError as error:

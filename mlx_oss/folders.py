@@ -9,19 +9,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mlx_oss.files import expanded
+
 _NAME = "mlx-oss"
 
 
 def cache_folder() -> Path | None:
     """The folder for files that can be created again: MLX_OSS_CACHE if set, else the user's cache folder for mlx-oss.
 
-    A relative XDG_CACHE_HOME is ignored, as the specification requires.
+    In MLX_OSS_CACHE, `~` is the home folder. A relative XDG_CACHE_HOME is ignored, as the specification requires.
 
     Returns:
         The folder, which may not exist yet. None if MLX_OSS_CACHE is not set and the user has no home folder.
     """
     if chosen := os.environ.get("MLX_OSS_CACHE"):
-        return Path(chosen)
+        return expanded(chosen)
     from platformdirs import user_cache_path
 
     try:

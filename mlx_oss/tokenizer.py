@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_oss.errors import TokenizerError, quoted
-from mlx_oss.files import COMPANION_BYTES, read_bytes
+from mlx_oss.files import COMPANION_BYTES, expanded, read_bytes
 
 if TYPE_CHECKING:
     import tiktoken
@@ -194,7 +194,7 @@ def check_tokenizer_json(path: str | Path) -> None:
     Raises:
         TokenizerError: If the file cannot be read, or an id differs; names the first one.
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         data = json.loads(read_bytes(path, COMPANION_BYTES))
         vocab = {int(id_): token for token, id_ in data["model"]["vocab"].items()}

@@ -24,6 +24,7 @@ from typing import Any
 
 from mlx_oss.bench.chips import bandwidth
 from mlx_oss.errors import BenchmarkError, OptionError
+from mlx_oss.files import expanded
 from mlx_oss.python_process import command_of
 
 ENGINES = ("mlx-oss", "mlx-lm", "mlx-lm-float32")
@@ -155,6 +156,7 @@ def measure(
         raise OptionError("a benchmark needs at least 1 repetition, 2 generated tokens and prompts of at least 1 token")
     if unknown := [engine for engine in compare if engine not in ENGINES[1:]]:
         raise OptionError(f"compare contains {unknown[0]!r}, but only {' and '.join(ENGINES[1:])} are supported")
+    folder = expanded(folder)
     engines = ENGINES[:1] + tuple(engine for engine in ENGINES[1:] if engine in compare)
 
     def alternating(task: str, rounds: int, lengths: Sequence[int]) -> dict[str, list[dict[str, Any]]]:

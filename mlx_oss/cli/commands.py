@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli.answer_arguments import EFFORTS
 from mlx_oss.errors import SessionError
+from mlx_oss.files import expanded
 from mlx_oss.terminal import one_line, sanitize
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _save(state: ChatState, argument: str) -> None:
     if not argument:
         state.notice("name a file: /save FILE")
         return
-    path = _path(argument)
+    path = expanded(argument)
     if os.path.exists(path):  # False also if the file cannot be examined; then saving reports why
         from mlx_oss.chat import session_file
 
@@ -129,11 +129,6 @@ def _save(state: ChatState, argument: str) -> None:
     state.notice(one_line(f"saved to {argument}"))
 
 
-def _path(typed: str) -> Path:
-    """Replaces `~` by the home folder. `~user` of an unknown user is an ordinary file name, as in a shell."""
-    return Path(os.path.expanduser(typed))
-
-
 def _load(state: ChatState, argument: str) -> None:
     if not argument:
         state.notice("name a file: /load FILE")
@@ -141,7 +136,7 @@ def _load(state: ChatState, argument: str) -> None:
     from mlx_oss.chat.session import ChatSession
 
     model, tokenizer = state.session.model, state.session.tokenizer
-    path = _path(argument)
+    path = expanded(argument)
     try:
         state.session = ChatSession.load(path, model, tokenizer, **state.tools)
     except SessionError as error:

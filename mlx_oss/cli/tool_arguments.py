@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli.interrupts import asking_user
 from mlx_oss.errors import OptionError
+from mlx_oss.files import expanded
 from mlx_oss.terminal import text_for_review
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _tool(spec: str) -> Sequence[AnyTool]:
         case "patch", _ if where:
             return [patch_tool(where)]
         case _ if name.endswith(".py") and not where:
-            return functions_of(Path(name))
+            return functions_of(expanded(name))
     raise OptionError(f"{spec!r} is not a tool: give python, browser=FOLDER, patch=FOLDER or a Python file")
 
 

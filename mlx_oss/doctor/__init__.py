@@ -27,6 +27,7 @@ from typing import Any
 from mlx_oss.doctor import disk, host, installation, launch, memory, surroundings, system
 from mlx_oss.doctor.findings import Finding, findings_of, without_private
 from mlx_oss.doctor.host import Computer
+from mlx_oss.files import expanded
 from mlx_oss.version import __version__
 
 __all__ = ["Examination", "Finding", "examine"]
@@ -87,12 +88,12 @@ def examine(
         text = "The GPU was not tested: the problem with the system has to be solved first."
         found.append(Finding("GPU", "device", "note", text))
     else:
-        run("GPU", lambda: _device(Path(folder) if folder is not None else None, facts))
+        run("GPU", lambda: _device(expanded(folder) if folder is not None else None, facts))
     run(memory.GROUP, lambda: memory.check(computer, facts))
     if not quick and not unfit and not any(f.group == "GPU" and f.level == "problem" for f in found):
         run("kernels", lambda: launch.run_worker("kernels").findings)
     if folder is not None and not quick:
-        run(disk.GROUP, lambda: disk.check_model(Path(folder)))
+        run(disk.GROUP, lambda: disk.check_model(expanded(folder)))
     run(disk.GROUP, disk.check_folders)
     run("tools", surroundings.check_sandbox)
     run("extras", surroundings.check_extras)

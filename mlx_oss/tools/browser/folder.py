@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.files import expanded
 from mlx_oss.tools.base import STOPPED
 from mlx_oss.tools.browser.pages import Page, results_page
 from mlx_oss.tools.browser.text import HTML_MISSING, html_page, markdown_page, reads_html, text_page
@@ -45,7 +46,7 @@ class Folder:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.root = Path(folder).resolve()
+        self.root = Path(os.path.realpath(expanded(folder)))  # unlike resolve, no error for a loop
         if not os.path.isdir(self.root):
             raise OptionError(f"{folder} is not a folder: give one with Markdown, text or HTML files")
         paths = list(self._paths())

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.files import expanded
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.patch.anchored_paths import AnchoredFolder, AnchoredPath
@@ -76,7 +77,7 @@ def patch_tool(folder: str | Path, *, dry_run: bool = False) -> Tool:
     Raises:
         OptionError: If `folder` is not a folder.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     if not os.path.isdir(folder):
         raise OptionError(f"{folder} is not a folder: give one whose files the model may change")
     schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
@@ -103,7 +104,7 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
         ToolError: If the patch is malformed, does not fit the files, names a path that is refused, or cannot be
             written. Nothing is changed then.
     """
-    root, operations = Path(folder).resolve(), parse(text)
+    root, operations = Path(os.path.realpath(expanded(folder))), parse(text)
     with _locks.setdefault(root, threading.Lock()):
         changes = [_change(root, operation) for operation in operations]
         paths = [path for change in changes for path in (change.path, change.moved_to) if path is not None]

@@ -7,7 +7,6 @@ only, no weights.
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec, read_json
 from mlx_oss.errors import CheckpointError, ConfigError, quoted
+from mlx_oss.files import expanded
 from mlx_oss.weights.layouts import metal, openai
 from mlx_oss.weights.layouts.description import FLOATS, CanonicalTensor, Layout, Location, RowsLeftOut
 from mlx_oss.weights.layouts.hugging_face import DENSE, HUGGING_FACE
@@ -76,7 +76,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: If `path` is not the folder of a model or holds a format that is not supported, or if a file
             or tensor is missing, damaged, unknown, or of the wrong shape or dtype.
     """
-    folder = Path(os.path.expanduser(path))
+    folder = expanded(path)
     _refuse_what_is_no_checkpoint(folder)
     if metal.is_metal(folder):
         layout, (raw, files) = METAL, metal.read_metal(folder)

@@ -1,0 +1,422 @@
+"""Files that are no files, have no end, or are not what they say: each is refused with a sentence, at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import mlx_oss
+from mlx_oss import ChatSession, ScriptedEngine, files
+from mlx_oss.chat import session_file
+from mlx_oss.convert import convert, verify
+from mlx_oss.convert.report import Progress
+from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError, SessionError
+from mlx_oss.files import UnsuitableFile, expanded, open_descriptor, read_bytes, read_input
+from mlx_oss.folders import cache_folder
+from mlx_oss.generation.engine import SavedTensor
+from mlx_oss.nano import nano_folder
+from mlx_oss.tools import BrowserTool, patch_tool
+from mlx_oss.weights.safetensors import INDEX, read_header
+from tests.chat.scripted import DATE, TOKENIZER
+
+MEMORY = 6 << 30  # bytes of address space that a command may use; MLX alone reserves more than half of it
+
+
+def as_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def as_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def as_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def as_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def as_sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(8 << 30)
+
+
+def as_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        before = os.getcwd()
+        os.chdir(path.parent)  # the names of sockets are short
+        try:
+            listening.bind(path.name)
+        finally:
+            os.chdir(before)
+
+
+def as_deep_json(path: Path) -> None:
+    path.write_text("[" * 500_000)
+
+
+def as_many_lists(path: Path) -> None:
+    path.write_text("[" + "[]," * 9_000_000 + "[]]")
+
+
+KINDS = [as_pipe, as_folder, as_device, as_loop, as_sparse, as_socket, as_deep_json, as_many_lists]
+
+
+@pytest.fixture
+def model(folder, tmp_path) -> Path:
+    return Path(shutil.copytree(folder("tiny"), tmp_path / "model"))
+
+
+def command(*arguments: object, **more: object) -> tuple[int, str]:
+    """Runs the command with bounded memory and time. Returns its exit status and stderr."""
+
+    def bound() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_oss", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=bound if sys.platform == "linux" else None,
+        **more,  # type: ignore[call-overload]
+    )
+    return done.returncode, done.stderr
+
+
+def refused(*arguments: object) -> str:
+    status, err = command(*arguments)
+    assert status == 2, err
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and len(lines[0]) < 2500 and "Traceback" not in err, err
+    return lines[0]
+
+
+def replaced(path: Path, make: Callable[[Path], None]) -> None:
+    path.unlink(missing_ok=True)
+    make(path)
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("name", ["config.json", INDEX, "model-00001-of-00001.safetensors", "conversion.json"])
+def test_a_part_of_a_model_that_is_something_else_is_refused(model, name, make):
+    name = next((path.name for path in model.glob(name.replace("model-00001-of-00001", "*"))), name)
+    replaced(model / name, make)
+    for check in (lambda: mlx_oss.plan(model), lambda: verify(model), lambda: convert(model, model.parent / "out")):
+        if name == "conversion.json" and check.__code__.co_names[-1] != "verify":
+            continue  # only verifying reads it
+        with pytest.raises(MlxOssError) as caught:
+            check()
+        assert name.split("-")[0].split(".")[0] in str(caught.value) and len(str(caught.value)) < 2100
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("arguments", [["render"], ["parse"], ["chat", "hi", "--response-format"]])
+def test_a_text_that_is_something_else_is_refused(tmp_path, make, arguments):
+    make(tmp_path / "text")
+    assert "text " in refused(*arguments, tmp_path / "text")
+
+
+@pytest.mark.parametrize("make", KINDS)
+@pytest.mark.parametrize("text_only", [False, True])
+def test_a_session_that_is_something_else_is_refused(tmp_path, script, make, text_only):
+    make(tmp_path / "chat")
+    with pytest.raises(SessionError):
+        ChatSession.load(tmp_path / "chat", script, TOKENIZER, text_only=text_only)
+
+
+@pytest.mark.parametrize("make", [as_pipe, as_folder, as_device, as_sparse])
+@pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE", "chat_template.jinja"])
+def test_a_companion_that_is_something_else_is_refused_or_left_out(release, tmp_path, name, make):
+    source = Path(shutil.copytree(release("tiny"), tmp_path / "source"))
+    replaced(source / name, make)
+    try:
+        convert(source, tmp_path / "out")
+    except MlxOssError as error:
+        assert name in str(error) and not (tmp_path / "out").exists()
+    else:
+        assert not (tmp_path / "out" / name).exists()
+
+
+@pytest.fixture
+def script() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+def test_a_header_that_claims_three_gigabytes_is_not_read(tmp_path, script):
+    path = tmp_path / "chat"
+    with path.open("wb") as file:
+        file.write((3 << 30).to_bytes(8, "little") + b'{"__metadata__":')
+        file.truncate((3 << 30) + 100)
+    with pytest.raises(CheckpointError, match="has a header of 3,221,225,472 bytes"):
+        read_header(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for text_only in (False, True):
+        with pytest.raises(SessionError, match="not a saved session"):
+            ChatSession.load(path, script, TOKENIZER, text_only=text_only)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000
+
+
+def test_a_header_with_a_million_empty_tensors_is_not_read(tmp_path):
+    entry = '":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    header = ("{" + ",".join(f'"{number}{entry}' for number in range(1_400_000)) + "}").encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="has a header of"):
+        read_header(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
+def test_a_header_in_anything_but_utf8_is_refused(tmp_path, encoding):
+    header = '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.encode(encoding)
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(CheckpointError, match="damaged safetensors header"):
+        read_header(tmp_path / "x.safetensors")
+
+
+def test_an_error_line_is_short_whatever_it_quotes(model):
+    config = json.loads((model / "config.json").read_text())
+    for key, value in [("model_type", "x" * 287_000), ("layer_types", ["y" * 100] * 2000), ("z" * 287_000, 1)]:
+        (model / "config.json").write_text(json.dumps(config | {key: value}))
+        status, err = command("plan", model)
+        assert len(err) < 3000 and status == (0 if value == 1 else 2)
+
+
+def test_a_pipe_that_was_handed_over_is_read(tmp_path):
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m mlx_oss parse --text <(echo '<|channel|>final<|message|>Hi<|return|>')"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "Hi" in done.stdout, done.stderr
+
+
+def test_a_question_without_end_is_refused():
+    with open("/dev/zero", "rb") as endless:
+        done = subprocess.run(
+            [sys.executable, "-m", "mlx_oss", "chat"], stdin=endless, capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 2 and "the question has more than" in done.stderr
+
+
+def test_what_is_opened_is_looked_at_again(tmp_path, monkeypatch):
+    """The file that was looked at may have been replaced before it is opened."""
+    (tmp_path / "file").write_bytes(b"good")
+    os.mkfifo(tmp_path / "pipe")
+    status, real = os.stat(tmp_path / "file"), os.stat
+    monkeypatch.setattr(
+        files.os, "stat", lambda path, **more: status if path == tmp_path / "pipe" else real(path, **more)
+    )
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(UnsuitableFile, match="a named pipe"):
+        open_descriptor(tmp_path / "pipe")
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_exactly_the_limit_can_be_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 5)
+    assert read_bytes(tmp_path / "file", 5) == b"xxxxx" == read_input(tmp_path / "file", 5)
+    with pytest.raises(UnsuitableFile, match="more than 4 bytes"):
+        read_bytes(tmp_path / "file", 4)
+
+
+# Sessions
+
+
+@pytest.fixture
+def conversation(script) -> ChatSession:
+    return ChatSession(script, TOKENIZER, current_date=DATE)
+
+
+@pytest.mark.parametrize("path", ["/dev/full", "/dev/null"])
+def test_a_conversation_is_not_saved_over_a_device(conversation, path):
+    before = os.stat(path)
+    with pytest.raises(SessionError, match="it is a device, not a file"):
+        conversation.save(path)
+    assert os.stat(path).st_ino == before.st_ino and stat.S_ISCHR(os.stat(path).st_mode)
+
+
+@pytest.mark.parametrize("make", [as_pipe, as_folder, as_device, as_loop, as_socket])
+def test_a_conversation_is_not_saved_over_what_is_no_file(conversation, tmp_path, make):
+    make(tmp_path / "chat")
+    before = os.lstat(tmp_path / "chat")
+    with pytest.raises(SessionError, match="cannot be written"):
+        conversation.save(tmp_path / "chat")
+    assert os.lstat(tmp_path / "chat") == before and os.listdir(tmp_path) == ["chat"]
+
+
+def test_only_the_user_may_read_a_saved_conversation(conversation, tmp_path):
+    (tmp_path / "chat").write_text("")
+    (tmp_path / "chat").chmod(0o644)
+    before = os.umask(0)
+    try:
+        conversation.save(tmp_path / "chat")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(tmp_path / "chat").st_mode) == 0o600
+
+
+def test_two_processes_can_save_to_one_path(conversation, tmp_path, script):
+    """The second one begins and ends while the first one writes."""
+    calls: list[str] = []
+
+    def tensors() -> Iterator[tuple[str, SavedTensor]]:
+        calls.append("read")
+        if len(calls) == 2:
+            conversation.save(tmp_path / "chat")
+        return iter(())
+
+    session_file.write(tmp_path / "chat", conversation._to_saved(), tensors)
+    assert len(calls) == 2 and os.listdir(tmp_path) == ["chat"]
+    ChatSession.load(tmp_path / "chat", script, TOKENIZER)
+
+
+def test_what_a_killed_process_has_left_is_removed_by_the_next_save(conversation, tmp_path):
+    left = tmp_path / f".chat.{'0' * 16}.unfinished.safetensors"
+    for path in (left, tmp_path / ".chat.other.unfinished.safetensors", tmp_path / ".chat2.0.unfinished.safetensors"):
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - 3600, time.time() - 3600))
+    fresh = tmp_path / f".chat.{'1' * 16}.unfinished.safetensors"
+    fresh.write_bytes(b"half")
+    conversation.save(tmp_path / "chat")
+    assert not left.exists() and fresh.exists() and len(os.listdir(tmp_path)) == 4
+
+
+# Paths
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_taken(monkeypatch, tmp_path, model, conversation, script):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    shutil.move(model, home / "model")
+    (home / "page.md").write_text("# Title")
+    conversation.save("~/chat")
+    assert ChatSession.load("~/chat", script, TOKENIZER).messages == conversation.messages
+    convert("~/model", "~/out")
+    verify("~/out", "~/model")
+    assert mlx_oss.plan("~/model").folder == home / "model"
+    assert mlx_oss.ModelConfig.from_file("~/model/config.json").num_hidden_layers
+    BrowserTool("~")
+    patch_tool("~")
+    monkeypatch.setenv("MLX_OSS_CACHE", "~/cache")
+    assert cache_folder() == home / "cache"
+    assert expanded("~nobody-at-all/x") == Path("~nobody-at-all/x")
+    assert sorted(os.listdir(tmp_path)) == ["home"]
+
+
+def test_a_link_that_loops_gets_a_sentence(tmp_path, script):
+    as_loop(tmp_path / "loop")
+    attempts: list[Callable[[], object]] = [
+        lambda: mlx_oss.plan(tmp_path / "loop"),
+        lambda: convert(tmp_path / "loop", tmp_path / "out"),
+        lambda: convert(tmp_path / "loop" / "x", tmp_path / "out"),
+        lambda: verify(tmp_path / "loop"),
+        lambda: BrowserTool(tmp_path / "loop"),
+        lambda: patch_tool(tmp_path / "loop"),
+        lambda: ChatSession.load(tmp_path / "loop", script, TOKENIZER),
+        lambda: mlx_oss.ModelConfig.from_file(tmp_path / "loop"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(MlxOssError, match=r"loop.*: "):
+            attempt()
+
+
+# Conversion
+
+
+def changes(source: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    weights = sorted(source.glob("*.safetensors"))[0]
+    config = source / "config.json"
+    yield weights.name, lambda: weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
+    yield weights.name, lambda: (shutil.copy2(weights, source / "copy"), os.replace(source / "copy", weights))
+    yield config.name, lambda: config.write_text(config.read_text() + " ")
+    yield config.name, lambda: config.unlink()
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_source_that_changes_while_it_is_converted_is_noticed(release, tmp_path, number):
+    source = Path(shutil.copytree(release("tiny"), tmp_path / "source"))
+    name, change = list(changes(source))[number]
+    done = False
+
+    def progress(now: Progress) -> None:
+        nonlocal done
+        if not done:
+            done = True
+            change()
+
+    with pytest.raises((CheckpointError, ConfigError), match=f"{name} was changed while it was converted"):
+        convert(source, tmp_path / "out", progress=progress)
+    assert done and sorted(os.listdir(tmp_path)) == ["source"]
+
+
+# nano
+
+
+def damages(nano: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    weights = sorted(nano.glob("*.safetensors"))[0]
+
+    def flip() -> None:
+        with weights.open("r+b") as file:
+            file.seek(-1000, os.SEEK_END)
+            byte = file.read(1)
+            file.seek(-1000, os.SEEK_END)
+            file.write(bytes([byte[0] ^ 1]))
+
+    yield "a bit", flip
+    yield "cut short", lambda: os.truncate(weights, 1000)
+    yield "no config", (nano / "config.json").unlink
+    yield "no manifest", (nano / "conversion.json").unlink
+    yield "a file", lambda: (shutil.rmtree(nano), nano.write_text("a file"))
+    yield "a pipe", lambda: replaced(nano / "config.json", as_pipe)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache folder with nano, whose files are copies of those of the user's cache."""
+    source = nano_folder()
+    shutil.copytree(source, tmp_path / "cache" / source.name)
+    monkeypatch.setenv("MLX_OSS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_nano_heals_itself(cache, number):
+    (nano,) = cache.iterdir()
+    _, damage = list(damages(nano))[number]
+    damage()
+    assert nano_folder() == nano
+    verify(nano)
+    assert list(cache.iterdir()) == [nano]
+
+
+def test_what_a_killed_process_has_left_of_nano_is_removed(cache):
+    for name in (".nano-old", ".nano-new", "other"):
+        (cache / name / "mlx").mkdir(parents=True)
+        if name != ".nano-new":
+            os.utime(cache / name, (time.time() - 3600, time.time() - 3600))
+    nano = nano_folder()
+    assert {path.name for path in cache.iterdir()} == {nano.name, ".nano-new", "other"}
+
+
+def test_a_cache_that_cannot_be_made_is_a_sentence(tmp_path, monkeypatch):
+    as_loop(tmp_path / "loop")
+    for place in (tmp_path / "loop", tmp_path / "loop" / "x", "/dev/null"):
+        monkeypatch.setenv("MLX_OSS_CACHE", str(place))
+        with pytest.raises(ConversionError, match="set MLX_OSS_CACHE to a folder"):
+            nano_folder()
