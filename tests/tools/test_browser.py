@@ -7,18 +7,22 @@ import http.server
 import json
 import os
 import sqlite3
+import textwrap
 import threading
 import time
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import BROWSER
 from mlx_oss.tokenizer import load_tokenizer
 from mlx_oss.tools import BrowserTool, Web, patch_tool
-from mlx_oss.tools.browser import Folder, Link, Page, folder, text, web
+from mlx_oss.tools.browser import Folder, Link, Page, folder, passages, web
+from mlx_oss.tools.browser.html_text import html_page
 from mlx_oss.tools.browser.pages import link
 
 FILES = {
@@ -208,7 +212,6 @@ def test_a_link_with_an_invalid_address_is_text(tool, notes, online, site, monke
 
 
 def test_a_file_that_cannot_be_read_is_skipped_until_it_changes(tool, notes, monkeypatch):
-    (notes / "deep.html").write_text("<div>" * 5000 + "zebra" + "</div>" * 5000)
     (notes / os.fsdecode(b"gr\xfcn.md")).write_text("# zebra\n")
     (notes / "closed.md").write_text("# zebra\n")
     read, tried = folder.Folder._page, []
@@ -223,9 +226,7 @@ def test_a_file_that_cannot_be_read_is_skipped_until_it_changes(tool, notes, mon
     for _ in range(2):
         assert "No results" in call(tool, "search", query="zebra")
         assert "Whales" in call(tool, "search", query="whale")
-    assert tried.count("closed.md") == tried.count("deep.html") == 1
-    with pytest.raises(ToolError, match=r"deep\.html is no HTML that can be read"):
-        call(tool, "open", id="deep.html")
+    assert tried.count("closed.md") == 1
     tried.append("open")
     (notes / "closed.md").write_text("# a zebra\n")
     assert "closed.md" in call(tool, "search", query="zebra")
@@ -266,15 +267,30 @@ def test_html_becomes_text_with_links(tool):
     )
 
 
-def test_html_without_the_extra_is_refused_when_the_tool_is_created(notes, monkeypatch):
-    monkeypatch.setattr(folder, "reads_html", lambda: False)
-    with pytest.raises(OptionError, match=r"mlx-oss\[browser\]"):
-        BrowserTool(notes)
-    (notes / "page.html").unlink()
-    assert "Whales" in call(BrowserTool(notes), "search", query="whale")
-    monkeypatch.setattr(text, "reads_html", lambda: False)
-    with pytest.raises(OptionError, match=r"mlx-oss\[browser\]"):
-        text.html_page("a", "<p>", lambda _: None)
+def test_the_parts_of_html_have_the_form_of_markdown():
+    page = html_page(
+        "a",
+        """<ul><li>one<li>two <code>x</code><ul><li>deep</ul><li><p>three</ul><ol><li>a<li>b</ol>
+        <table><tr><th>A<th>B<tr><td>1<td><a href="b.md">two</a></table><pre>
+x = 1
+
+  y</pre><blockquote>said<br>so</blockquote>a &lt; b<hr><a href="c.md"><h2>Head</h2></a>
+        <svg><text>no</text></svg><template>no</template><p>tail <a href="d.md">of it</a>, a<b>b</b>""",
+        lambda address: address,
+    )
+    assert page.body == (
+        "* one\n* two `x`\n  * deep\n* three\n\n1. a\n2. b\n\n"
+        "| A | B |\n| --- | --- |\n| 1 | 【0†two†b.md】 |\n\n```\nx = 1\n\n  y\n```\n\n> said\n> so\n\n"
+        "a < b\n\n---\n\n## 【1†Head†c.md】\n\ntail 【2†of it†d.md】, ab"
+    )
+
+
+@given(st.lists(st.text("ab1 .,'\t\r\u2014é", max_size=90) | st.sampled_from(["-", "--", "---"]), max_size=30))
+def test_long_lines_are_wrapped_as_textwrap_does_it(parts):
+    for line in " ".join(parts), "".join(parts):
+        if "----" not in line:  # longer dashes are cut elsewhere
+            wrapped = textwrap.wrap(line, 80, replace_whitespace=False, drop_whitespace=False)
+            assert Page("", "", line).lines == (wrapped or [""])
 
 
 def test_a_python_without_full_text_search_is_refused(notes, monkeypatch):
@@ -282,7 +298,7 @@ def test_a_python_without_full_text_search_is_refused(notes, monkeypatch):
         def execute(self, statement: str) -> None:
             raise sqlite3.OperationalError("no such module: fts5")
 
-    monkeypatch.setattr(folder.sqlite3, "connect", lambda *_, **__: Without())
+    monkeypatch.setattr(passages.sqlite3, "connect", lambda *_, **__: Without())
     with pytest.raises(OptionError, match="FTS5"):
         Folder(notes)
 

@@ -1,10 +1,14 @@
 """The `browser` tool: the model searches, opens pages, finds text in them, and cites their lines.
 
-tool.py    the tool, and what a source of pages must provide
-folder.py  pages from the files of a folder
-web.py     pages from the web
-text.py    HTML, Markdown and plain text, made into pages
-pages.py   pages as the model sees them: numbered lines and links
+tool.py       the tool, and what a source of pages must provide
+folder.py     pages from the files of a folder
+passages.py   the search index of a folder, and the passages that it finds
+web.py        pages from the web
+fetching.py   HTTP that ends in time: to an address that was checked, until a deadline or until it is cancelled
+addresses.py  which addresses of the internet are public
+html_text.py  HTML, made into pages
+text.py       Markdown and plain text, made into pages
+pages.py      pages as the model sees them: numbered lines and links
 """
 
 from mlx_oss.tools.browser.folder import Folder

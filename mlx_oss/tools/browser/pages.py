@@ -7,8 +7,7 @@ The line width, markers and wording are those of the reference with which the mo
 from __future__ import annotations
 
 import re
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from urllib.parse import quote, unquote, urlsplit
@@ -18,6 +17,17 @@ from mlx_oss.tokenizer import LONGEST_TOKEN, load_tokenizer
 
 _WIDTH = 80
 _MAX_MATCHES, _LINES_PER_MATCH = 50, 4
+_MAX_SHOWN = 1024  # characters of a title or an address
+
+# Where a line may be broken, as `textwrap` does it: at whitespace, after a hyphen in a word, and around dashes.
+_BREAK = (
+    r"(?:(?<=[\t\n\x0b\x0c\r ])(?=[^\t\n\x0b\x0c\r ])|(?<=[^\t\n\x0b\x0c\r ])(?=[\t\n\x0b\x0c\r ])"
+    r"|(?:(?<=[^\d\W]{2}-)|(?<=[^\d\W]-[^\d\W]-))(?=[^\d\W]-?[^\d\W])"
+    r"|(?<=[\w!\"'&.,?])(?=-{2,}+\w)|(?:(?<=[\w!\"'&.,?]--)|(?<=[\w!\"'&.,?]---))(?=\w)|\Z)"
+)
+_FITTING = re.compile(rf"(?s:.){{1,{_WIDTH}}}{_BREAK}")
+_UNBROKEN = re.compile(rf"[^\s-]{{{_WIDTH + 1}}}|[\t\n\x0b\x0c\r ]{{{_WIDTH + 1}}}|-{{{_WIDTH + 1}}}")
+_NEXT_BREAK = re.compile(rf"(?s:.){{1,{_WIDTH}}}?{_BREAK}")
 _LINK = re.compile(r"【\d+†([^†】]+)(?:†[^†】]+)?】")
 _LINK_CUT_AT_END = re.compile(r"【\d*(?:†([^†】]*)(?:†[^†】]*)?)?$")
 _LINK_CUT_AT_START = re.compile(r"^[^【】]*】")
@@ -30,10 +40,12 @@ class Link:
     Attributes:
         target: The source of a page: a URL, or a path in a folder.
         line: The line of that page to show; None means the top.
+        offset: Where the line to show is in the page's text, in characters; None means that `line` says it.
     """
 
     target: str
     line: int | None = None
+    offset: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +69,22 @@ class Page:
     @cached_property
     def lines(self) -> list[str]:
         """The lines of the text, wrapped. Line numbers in citations count these."""
-        wrapped = (
-            textwrap.wrap(line, _WIDTH, replace_whitespace=False, drop_whitespace=False) if line else [""]
-            for line in self.text.split("\n")
-        )
-        return [line for lines in wrapped for line in lines]
+        return list(_wrapped(self.text))
+
+    def wrap(self, check: Callable[[], None]) -> None:
+        """Wraps the lines now. `check` is called now and then; what it raises ends the work."""
+        if "lines" not in self.__dict__:
+            lines = []
+            for number, line in enumerate(_wrapped(self.text)):
+                if number % 1000 == 0:
+                    check()
+                lines.append(line)
+            self.__dict__["lines"] = lines
+
+    def line_at(self, offset: int) -> int:
+        """Returns the number of the line that holds the character at `offset` of the text."""
+        before = sum(1 for _ in _wrapped(self.text[: offset + 1]))
+        return max(0, min(before, len(self.lines)) - 1)
 
     @property
     def body(self) -> str:
@@ -86,20 +109,27 @@ class Page:
         end = min(first + (count if count > 0 else self._fitting(first, tokens)), len(self.lines))
         where = f" ({_short(unquote(self.source))})" if self.source else ""
         bar = f"**viewing lines [{first} - {end - 1}] of {len(self.lines) - 1}**"
-        return f"[{cursor}] {self.title}{where}\n{bar}\n\n" + self._numbered(first, end)
+        return f"[{cursor}] {_short(self.title)}{where}\n{bar}\n\n" + self._numbered(first, end)
 
-    def found(self, pattern: str) -> Page:
-        """Returns a page with the places where the pattern occurs, ignoring case: at most 50."""
+    def found(self, pattern: str, check: Callable[[], None] = lambda: None) -> Page:
+        """Returns a page with the places where the pattern occurs, ignoring case: at most 50.
+
+        `check` is called now and then; what it raises ends the search.
+        """
+        wanted, places = pattern.lower(), list[int]()
         lines = _without_links("\n".join(self.lines)).split("\n")
-        places: list[int] = []
         for at, line in enumerate(lines):
-            if pattern.lower() in line.lower() and (not places or at >= places[-1] + _LINES_PER_MATCH):
+            if at % 1000 == 0:
+                check()
+            if wanted in line.lower() and (not places or at >= places[-1] + _LINES_PER_MATCH):
                 places.append(at)
-        places = places[:_MAX_MATCHES]
+                if len(places) == _MAX_MATCHES:
+                    break
         shown = [
             f"# 【{number}†match at L{at}】\n" + "\n".join(lines[at : at + _LINES_PER_MATCH])
             for number, at in enumerate(places)
         ]
+        pattern = _short(pattern)
         return Page(
             f"{self.source}/find?pattern={quote(pattern)}",
             f"Find results for text: `{pattern}` in `{self.title}`",
@@ -109,15 +139,45 @@ class Page:
         )
 
     def _fitting(self, first: int, tokens: int) -> int:
-        text = self._numbered(first, len(self.lines))
+        most = (tokens + 1) * LONGEST_TOKEN  # characters
+        text = ""
+        for number in range(first, len(self.lines)):
+            text += f"L{number}: {self.lines[number]}\n"
+            if len(text) > most:
+                break
+        text = text.removesuffix("\n")
         if len(text) <= tokens:  # a token has at least one character
             return len(self.lines)
         tokenizer = load_tokenizer()
-        ids = tokenizer.encode(text[: (tokens + 1) * LONGEST_TOKEN])
+        ids = tokenizer.encode(text[:most])
         return tokenizer.decode(ids[:tokens]).count("\n") + 1 if len(ids) > tokens else len(self.lines)
 
     def _numbered(self, first: int, end: int) -> str:
         return "\n".join(f"L{number}: {self.lines[number]}" for number in range(first, end))
+
+
+def _wrapped(text: str) -> Iterator[str]:
+    """The lines of a text, those of more than 80 characters wrapped as `textwrap` does it, but in linear time.
+
+    Whitespace is kept, except that tabs become blanks.
+    """
+    for line in text.split("\n"):
+        if len(line) <= _WIDTH and "\t" not in line:
+            yield line
+            continue
+        line, start = line.expandtabs(), 0
+        while len(line) - start > _WIDTH:
+            fitting = None if _UNBROKEN.match(line, start) else _FITTING.match(line, start)
+            end = fitting.end() if fitting else start
+            if end < start + _WIDTH and (
+                fitting is None or not _NEXT_BREAK.match(line, end)
+            ):  # a word longer than a line fills the line
+                hyphen = line.rfind("-", end, start + _WIDTH)
+                is_word = hyphen > end and line[end:hyphen].strip("-")
+                end = hyphen + 1 if is_word else start + _WIDTH
+            yield line[start:end]
+            start = end
+        yield line[start:]
 
 
 def link(number: int, text: str, target: str, source: str) -> str:
@@ -135,13 +195,13 @@ def plain(text: str) -> str:
     return text.replace("【", "〖").replace("】", "〗").replace("\u200b", "")
 
 
-def results_page(query: str, found: list[tuple[str, str, str]], lines: Mapping[int, int | None] | None = None) -> Page:
+def results_page(query: str, found: list[tuple[str, str, str]], places: Mapping[int, int] | None = None) -> Page:
     """Makes a page of search results.
 
     Args:
         query: What was searched for; the title of the page.
         found: Title, target and summary of each result.
-        lines: The line to show when a result is opened, by the index of the result.
+        places: Where in the text of a result the line is that is shown when it is opened, by the index of the result.
 
     Returns:
         The page, with one link for each result.
@@ -151,7 +211,7 @@ def results_page(query: str, found: list[tuple[str, str, str]], lines: Mapping[i
         for number, (title, target, summary) in enumerate(found)
     ]
     text = "\nURL: \n# Search Results\n\n" + ("\n".join(entries) or "No results.")
-    links = {number: Link(target, (lines or {}).get(number)) for number, (_, target, _) in enumerate(found)}
+    links = {number: Link(target, offset=(places or {}).get(number)) for number, (_, target, _) in enumerate(found)}
     return Page("", query, text, links, results=True)
 
 
@@ -173,4 +233,4 @@ def _link_text(link: re.Match[str]) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 1024 else text[:1021] + "..."
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

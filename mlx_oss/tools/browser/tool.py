@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,7 @@ from mlx_oss.tools.browser.pages import Page
 from mlx_oss.tools.browser.web import Web
 from mlx_oss.tools.functions import tool_from
 
+_MAX_CITED = 200  # lines; an answer with many long citations would otherwise take much memory
 _CITATION = re.compile(r"【(\d{1,9})†L(\d{1,9})(?:-L(\d{1,9}))?】")
 
 
@@ -57,8 +59,8 @@ class BrowserTool(SystemTool):
         tokens: As given.
 
     Raises:
-        OptionError: If `source` is a path that is not a folder or has no files that can be read, or if it has HTML
-            files and the extra `browser` is not installed; or if it is a path and this Python's SQLite lacks FTS5.
+        OptionError: If `source` is a path that is not a folder or has no files that can be read; or if it is a path and
+            this Python's SQLite lacks FTS5.
     """
 
     def __init__(self, source: str | Path | Backend, *, tokens: int = 1024) -> None:
@@ -146,14 +148,18 @@ class BrowserTool(SystemTool):
         Raises:
             ToolError: If there is no such page, link or line, or the call was cancelled.
         """
-        if isinstance(id, str) and not id.isdigit():
+        if isinstance(id, str) and not (id.isascii() and id.isdigit()):
             return self._show(self.backend.fetch(id), max(loc, 0), num_lines)
         page, line = self._page(cursor), None
-        if int(id) >= 0:
-            link = page.links.get(int(id))
+        number = int(id) if isinstance(id, int) or len(id) < 10 else sys.maxsize
+        if number >= 0:
+            link = page.links.get(number)
             if link is None:
-                raise ToolError(f"Invalid link id `{id}`.")
+                raise ToolError(f"Invalid link id `{str(id)[:20]}`.")
             page, line = self._fetch(link.target), link.line
+            if link.offset is not None and loc < 0:
+                page.wrap(self._check)
+                line = page.line_at(link.offset)
         if loc < 0:
             loc = line - 4 if line is not None and line > 4 else line or 0
         return self._show(page, loc, num_lines)
@@ -174,13 +180,13 @@ class BrowserTool(SystemTool):
         page = self._page(cursor)
         if page.results:
             raise ToolError("Cannot run `find` on search results page or find results page")
-        return self._show(page.found(pattern))
+        return self._show(page.found(pattern, self._check))
 
     def citations(self, answer: str) -> tuple[Citation, ...]:
         """Returns the citations in an answer, in their order.
 
         Citations of pages that were not shown, or of lines that do not exist, are left out. A citation that ends after
-        the last line of its page is shortened.
+        the last line of its page, or has more than 200 lines, is shortened.
         """
         citations = []
         for match in _CITATION.finditer(answer):
@@ -188,18 +194,25 @@ class BrowserTool(SystemTool):
             page = self._shown[cursor] if cursor < len(self._shown) else None
             if page is None or first > last or first >= len(page.lines):
                 continue
+            last = min(last, len(page.lines) - 1, first + _MAX_CITED - 1)
             text = "\n".join(page.lines[first : last + 1])
-            last = min(last, len(page.lines) - 1)
             citations.append(Citation(cursor, first, last, page.source, page.title, text, match.start(), match.end()))
         return tuple(citations)
 
     def _show(self, page: Page, first: int = 0, count: int = -1) -> str:
+        before = self._fetched.get(page.source)
+        if before is not None and before.text == page.text and before.links == page.links:
+            page = before  # a page that is opened again takes no more memory
+        page.wrap(self._check)
         shown = page.view(len(self._shown), first, count, self.tokens)
-        if self._stopped.is_set():
-            raise ToolError(STOPPED)
+        self._check()
         self._shown.append(page)
         self._fetched[page.source] = page
         return shown
+
+    def _check(self) -> None:
+        if self._stopped.is_set():
+            raise ToolError(STOPPED)
 
     def _page(self, cursor: int) -> Page:
         if not self._shown:

@@ -17,8 +17,9 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.tools.base import STOPPED
+from mlx_oss.tools.browser.html_text import html_page
 from mlx_oss.tools.browser.pages import Page, plain, results_page
-from mlx_oss.tools.browser.text import html_page, text_page, web_resolver
+from mlx_oss.tools.browser.text import text_page, web_resolver
 
 if TYPE_CHECKING:
     import httpx2
