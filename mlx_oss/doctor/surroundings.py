@@ -11,8 +11,7 @@ from mlx_oss.doctor.findings import REPORT_IT, Finding
 
 _EXTRAS = {
     "constrain": (("llguidance",), "answers of a given form"),
-    "browser": (("bs4", "markdownify"), "HTML files in the folder that the browser tool reads"),
-    "web": (("bs4", "markdownify", "httpx2"), "the browser tool on the web"),
+    "web": (("httpx2",), "the browser tool on the web"),
 }
 
 
