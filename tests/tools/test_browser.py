@@ -21,7 +21,7 @@ from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import BROWSER
 from mlx_oss.tokenizer import load_tokenizer
 from mlx_oss.tools import BrowserTool, Web, patch_tool
-from mlx_oss.tools.browser import Folder, Link, Page, folder, passages, web
+from mlx_oss.tools.browser import Folder, Link, Page, addresses, folder, passages, web
 from mlx_oss.tools.browser.html_text import html_page
 from mlx_oss.tools.browser.pages import link
 
@@ -508,12 +508,11 @@ def test_private_networks_are_refused_by_default(host):
 
 
 def test_a_redirect_into_a_private_network_is_not_followed(site, monkeypatch):
-    backend = Web("https://host/?q={query}")
-    allowed = site[7:].partition(":")[2]
-    check = backend._check
-    monkeypatch.setattr(backend, "_check", lambda url: None if f":{allowed}" in url else check(url))
+    is_public, asked = addresses.is_public, []
+    monkeypatch.setattr(addresses, "is_public", lambda address: not asked and asked.append(address) is None)
     with pytest.raises(ToolError, match="private network"):
-        backend.fetch(f"{site}/to-private")
+        Web("https://host/?q={query}").fetch(f"{site}/to-private")
+    assert asked == ["127.0.0.1"] and not is_public("127.0.0.1")
 
 
 @pytest.mark.parametrize("path", ["/none?q={query}", "/list?q={query}", "/b?q={query}"])
