@@ -10,8 +10,8 @@ import pytest
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.tools import patch_tool
-from mlx_oss.tools.patch import anchored_paths, apply_patch
 from mlx_oss.tools.patch import apply as patch_module
+from mlx_oss.tools.patch import apply_patch, renames
 
 APP = 'import os\n\n\ndef greet():\n    print("Hi")\n\n\ndef leave():\n    print("Hi")\n'
 
@@ -107,7 +107,7 @@ def test_every_line_keeps_its_ending_and_new_lines_get_that_of_a_neighbour(folde
 
 @pytest.mark.parametrize("kind", ["Add", "Update", "Delete", "Move"])
 def test_a_folder_that_becomes_a_link_while_a_patch_is_applied_leads_nowhere(folder, monkeypatch, kind):
-    outside, write = folder.parent / "outside", patch_module._write
+    outside, write = folder.parent / "outside", patch_module.write
 
     def swapped(*arguments):
         (folder / "src").rename(folder.parent / "outside")
@@ -118,7 +118,7 @@ def test_a_folder_that_becomes_a_link_while_a_patch_is_applied_leads_nowhere(fol
         finally:
             assert state(outside) == before
 
-    monkeypatch.setattr(patch_module, "_write", swapped)
+    monkeypatch.setattr(patch_module, "write", swapped)
     bodies = {
         "Add": ("*** Add File: src/new.txt", "+new"),
         "Update": ("*** Update File: src/app.py", "@@", "-import os", "+import sys"),
@@ -131,14 +131,14 @@ def test_a_folder_that_becomes_a_link_while_a_patch_is_applied_leads_nowhere(fol
 
 
 def test_changes_by_another_program_while_a_patch_is_applied_are_not_lost(folder, monkeypatch):
-    write = patch_module._write
+    write = patch_module.write
 
     def meanwhile(*arguments):
         (folder / "old.txt").write_text("mine\n")
         (folder / "new.txt").write_text("mine too\n")
         write(*arguments)
 
-    monkeypatch.setattr(patch_module, "_write", meanwhile)
+    monkeypatch.setattr(patch_module, "write", meanwhile)
     for body in (
         ("*** Update File: old.txt", "@@", "-old", "+new"),
         ("*** Delete File: old.txt",),
@@ -239,7 +239,7 @@ def test_a_binary_file_is_refused(folder):
 
 @pytest.mark.parametrize("failing", range(1, 8))
 def test_if_any_step_fails_everything_is_restored(folder, monkeypatch, failing):
-    """Each rename fails once. New folders and temporary files must then be deleted again."""
+    """Each rename and each exchange fails once. New folders and temporary files must then be deleted again."""
     text = patch(
         "*** Add File: deep/down/new.txt",
         "+x",
@@ -252,17 +252,17 @@ def test_if_any_step_fails_everything_is_restored(folder, monkeypatch, failing):
         "*** Delete File: old.txt",
     )
     before, folders = state(folder), sorted(path for path in folder.rglob("*") if path.is_dir())
-    count, rename = 0, os.rename
+    count, rename = 0, renames._system_rename
 
-    def failing_rename(source, target, **where):
+    def failing_rename(*arguments):
         nonlocal count
         count += 1
         if count == failing:
-            raise OSError(28, "No space left on device", source)
-        return rename(source, target, **where)
+            raise OSError(28, "No space left on device", arguments[1])
+        return rename(*arguments)
 
-    monkeypatch.setattr(anchored_paths.os, "rename", failing_rename)
-    if failing == 7:  # there are only six renames
+    monkeypatch.setattr(renames, "_system_rename", failing_rename)
+    if failing == 7:  # there are only six
         apply_patch(text, folder)
         return
     with pytest.raises(ToolError, match="nothing is changed"):

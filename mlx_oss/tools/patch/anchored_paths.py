@@ -7,12 +7,15 @@ stay in it even if it is replaced by another folder or a link. Knows nothing of 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import secrets
 import stat
 from pathlib import Path, PurePosixPath
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+from mlx_oss.tools.patch.renames import exchange, rename_new
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a named pipe must not wait for a writer
 
 
 class AnchoredFolder:
@@ -28,8 +31,8 @@ class AnchoredFolder:
         for folder in self._open.values():
             os.close(folder)
 
-    def resolve(self, path: str, undo: contextlib.ExitStack) -> AnchoredPath:
-        """Returns the anchored path. Creates missing folders on the way, and adds their removal to `undo`.
+    def resolve(self, path: str, create: bool = False) -> AnchoredPath:
+        """Returns the anchored path. If `create` is set, creates the folders on the way that are missing.
 
         Raises OSError, also if a folder on the way is a link.
         """
@@ -37,8 +40,25 @@ class AnchoredFolder:
         for depth in range(len(folders)):
             parent, folder = self._open[tuple(folders[:depth])], tuple(folders[: depth + 1])
             if folder not in self._open:
-                self._open[folder] = _open_or_create(parent, folders[depth], undo)
+                if create:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(folders[depth], dir_fd=parent)
+                self._open[folder] = os.open(folders[depth], _FOLDER, dir_fd=parent)
         return AnchoredPath(self._open[tuple(folders)], name)
+
+    def missing_folders(self, path: str) -> list[str]:
+        """The folders on the way to a file that do not exist, from the top down."""
+        parents = [str(parent) for parent in PurePosixPath(path).parents][-2::-1]  # without "."
+        for number, folder in enumerate(parents):
+            try:
+                self.resolve(f"{folder}/x")
+            except FileNotFoundError:
+                return parents[number:]
+        return []
+
+    def names(self) -> list[str]:
+        """The names of everything in the folder itself."""
+        return os.listdir(self._open[()])
 
 
 class AnchoredPath:
@@ -47,43 +67,58 @@ class AnchoredPath:
     def __init__(self, folder: int, name: str) -> None:
         self._folder, self._name = folder, name
 
-    def temporary_sibling(self) -> AnchoredPath:
-        """A path in the same folder with an unused random name."""
-        return AnchoredPath(self._folder, f".{self._name[:100]}.{secrets.token_hex(8)}.patch")
+    def sibling(self, name: str) -> AnchoredPath:
+        """Another path in the same folder."""
+        return AnchoredPath(self._folder, name)
 
     @property
-    def mode(self) -> int | None:
-        """The permissions of the file; None if it does not exist."""
+    def status(self) -> os.stat_result | None:
+        """What the system knows of the file; None if it does not exist."""
         try:
-            return stat.S_IMODE(os.stat(self._name, dir_fd=self._folder, follow_symlinks=False).st_mode)
+            return os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
-    def read(self) -> bytes:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # opening a named pipe must not wait for a writer
-        with open(os.open(self._name, flags, dir_fd=self._folder), "rb") as file:
-            return file.read()
+    def open(self, flags: int = 0) -> int:
+        """Returns a file descriptor. Raises OSError if this is a link."""
+        return os.open(self._name, _FILE | flags, 0o600, dir_fd=self._folder)
+
+    def read(self, most: int) -> bytes:
+        """Returns the content. Raises OSError, also if this is no file or has more than `most` bytes."""
+        opened = self.open()
+        try:
+            status = os.fstat(opened)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EISDIR, "it is no file", self._name)
+            if status.st_size > most:
+                raise OSError(errno.EFBIG, f"it has more than {most >> 20} MB", self._name)
+            with open(opened, "rb", closefd=False) as file:
+                return file.read(most)
+        finally:
+            os.close(opened)
 
     def write(self, content: bytes, mode: int | None) -> None:
         """Creates the file, which must not exist. `mode` sets its permissions; None leaves the default ones."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(self._name, flags, 0o666, dir_fd=self._folder), "wb") as file:
             if mode is not None:
                 os.fchmod(file.fileno(), mode)
             file.write(content)
 
-    def rename(self, to: AnchoredPath) -> None:
-        os.rename(self._name, to._name, src_dir_fd=self._folder, dst_dir_fd=to._folder)
+    def rename_new(self, to: AnchoredPath) -> None:
+        """Renames the file. Raises FileExistsError if there is anything by the new name."""
+        rename_new(self._folder, self._name, to._folder, to._name)
+
+    def exchange(self, other: AnchoredPath) -> bool:
+        """Exchanges two files in one step. Returns False, and does nothing, where the file system cannot do that."""
+        return exchange(self._folder, self._name, other._folder, other._name)
 
     def unlink(self) -> None:
         """Deletes the file, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._name, dir_fd=self._folder)
 
-
-def _open_or_create(parent: int, name: str, undo: contextlib.ExitStack) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return os.open(name, _FOLDER, dir_fd=parent)
-    os.mkdir(name, dir_fd=parent)
-    undo.callback(os.rmdir, name, dir_fd=parent)
-    return os.open(name, _FOLDER, dir_fd=parent)
+    def rmdir(self) -> None:
+        """Deletes the folder, if it exists and is empty."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self._name, dir_fd=self._folder)

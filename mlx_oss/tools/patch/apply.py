@@ -3,16 +3,16 @@
 The format is that of openai/gpt-oss `gpt_oss/tools/apply_patch.md`: the sections between `*** Begin Patch` and
 `*** End Patch` add, delete, update and move files. Every path must stay inside the folder: absolute paths, `..`,
 symbolic links and `.git` (where hooks could be installed) are refused. A patch is also refused if a file has changed
-since it was read. If writing fails, everything written so far is undone. Only if the process is killed at that moment
-can a part of the patch remain. Knows nothing of sessions.
+since it was read. If writing fails, everything written so far is undone; if the process is killed, the next patch or
+the next `patch_tool` of the folder does that. Knows nothing of sessions.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
-import stat
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,8 +20,9 @@ from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.files import expanded
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.tools.functions import Tool
-from mlx_oss.tools.patch.anchored_paths import AnchoredFolder, AnchoredPath
+from mlx_oss.tools.patch.anchored_paths import AnchoredFolder
 from mlx_oss.tools.patch.hunks import Add, Delete, Operation, Update, apply_hunks, parse
+from mlx_oss.tools.patch.transaction import MAX_BYTES, Step, is_inside, recover, write
 
 _DESCRIPTION = """\
 Changes files: adds, updates, moves and deletes them, all or nothing. `input` is a patch:
@@ -38,6 +39,7 @@ Changes files: adds, updates, moves and deletes them, all or nothing. `input` is
 *** End Patch
 Paths are relative. The line after @@ is optional and says below which line to look."""
 
+_MAX_PATH, _MAX_NAME = 1000, 255  # bytes; macOS has the shorter paths
 _locks: dict[Path, threading.Lock] = {}  # by folder: only one patch is applied to a folder at a time
 
 
@@ -80,6 +82,8 @@ def patch_tool(folder: str | Path, *, dry_run: bool = False) -> Tool:
     folder = expanded(folder)
     if not os.path.isdir(folder):
         raise OptionError(f"{folder} is not a folder: give one whose files the model may change")
+    if not dry_run:
+        recover(folder.resolve())
     schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
     def apply(input: str) -> str:
@@ -106,117 +110,88 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
     """
     root, operations = Path(os.path.realpath(expanded(folder))), parse(text)
     with _locks.setdefault(root, threading.Lock()):
-        changes = [_change(root, operation) for operation in operations]
+        if not dry_run:
+            recover(root)
+        try:
+            with AnchoredFolder(root) as opened:
+                changes = [_change(opened, operation) for operation in operations]
+        except OSError as error:
+            raise ToolError(f"{root.name} cannot be opened ({error.strerror})") from None
         paths = [path for change in changes for path in (change.path, change.moved_to) if path is not None]
-        if repeated := {path for path in paths if paths.count(path) > 1}:
+        counts = Counter(paths)
+        if repeated := [path for path in paths if counts[path] > 1]:
             raise ToolError(f"{min(repeated)} occurs twice in the patch: put all its changes into one section")
         if not dry_run:
-            _write(root, changes)
+            write(root, [step for change in changes for step in _steps(change)])
     return changes
 
 
-def _change(root: Path, operation: Operation) -> Change:
-    path = _inside(root, operation.path)
-    name = path.relative_to(root).as_posix()
+def _change(folder: AnchoredFolder, operation: Operation) -> Change:
+    name = _checked(operation.path)
     match operation:
         case Add(_, lines):
-            if path.exists():
+            if _exists(folder, name):
                 raise ToolError(f"{name} exists already: update it instead of adding it")
             return Change(name, None, "".join(f"{line}\n" for line in lines))
         case Delete():
-            return Change(name, _read(path, name), None)
+            return Change(name, _read(folder, name), None)
         case Update(_, hunks, move_to):
-            before = _read(path, name)
+            before = _read(folder, name)
             after = apply_hunks(before, hunks, name)
             if move_to is None:
                 return Change(name, before, after)
-            target = _inside(root, move_to)
-            if target.exists():
-                raise ToolError(f"{move_to} exists already: nothing can be moved there")
-            return Change(name, before, after, target.relative_to(root).as_posix())
+            target = _checked(move_to)
+            if _exists(folder, target):
+                raise ToolError(f"{target} exists already: nothing can be moved there")
+            return Change(name, before, after, target)
     raise AssertionError(operation)
 
 
-def _inside(root: Path, path: str) -> Path:
-    """Returns the full path for a path in a patch. Raises ToolError if it could lead out of the folder."""
-    pure = PurePosixPath(path)
-    if pure.is_absolute() or ".." in pure.parts or "\0" in path or "\\" in path:
-        raise ToolError(f"{path!r} is refused: give a relative path without `..`, within the folder")
-    if not pure.parts or ".git" in map(str.lower, pure.parts):
-        raise ToolError(f"{path!r} is refused: it names no file that a patch may change")
-    full = root
-    for part in pure.parts:
-        full = full / part
-        if full.is_symlink():
-            raise ToolError(f"{path!r} is refused: {full.relative_to(root)} is a symbolic link")
-    return full
-
-
-def _read(path: Path, name: str) -> str:
+def _checked(path: str) -> str:
+    """Returns a path of a patch in its shortest form. Raises ToolError if it may not be used."""
+    shown, pure = repr(path if len(path) <= 200 else path[:200] + "..."), PurePosixPath(path)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ToolError(f"{name} is no file")
-        return path.read_bytes().decode()
+        sizes = [len(part.encode()) for part in (path, *pure.parts)]
+    except UnicodeEncodeError:
+        raise ToolError(f"{shown} is refused: it is no text that a file can be called") from None
+    if sizes[0] > _MAX_PATH or max(sizes[1:], default=0) > _MAX_NAME:
+        raise ToolError(f"{shown} is refused: it is too long for the path of a file")
+    if pure.is_absolute() or ".." in pure.parts or "\0" in path or "\\" in path:
+        raise ToolError(f"{shown} is refused: give a relative path without `..`, within the folder")
+    if not is_inside(path):
+        raise ToolError(f"{shown} is refused: it names no file that a patch may change")
+    return pure.as_posix()
+
+
+def _exists(folder: AnchoredFolder, name: str) -> bool:
+    """Raises ToolError if a folder on the way is a link, or cannot be opened."""
+    try:
+        return folder.resolve(name).status is not None
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _refused(name, error) from None
+
+
+def _read(folder: AnchoredFolder, name: str) -> str:
+    try:
+        return folder.resolve(name).read(MAX_BYTES).decode()
     except UnicodeDecodeError:
         raise ToolError(f"{name} is no text in UTF-8") from None
     except OSError as error:
-        raise ToolError(f"{name} cannot be read ({error.strerror})") from None
+        raise _refused(name, error) from None
 
 
-def _write(root: Path, changes: list[Change]) -> None:
-    """Writes the new contents to temporary files, then moves them into place. If anything fails, undoes everything.
-
-    Raises ToolError, also if a file has changed since the patch was checked.
-    """
-    steps = [step for change in changes for step in _steps(change)]
-    moved_aside: list[AnchoredPath] = []
-    with contextlib.ExitStack() as open_folders:
-        try:
-            folder = open_folders.enter_context(AnchoredFolder(root))
-            with contextlib.ExitStack() as undo:
-                temporaries = [_write_temporary(folder, step, undo) for step in steps]
-                for step, temporary in zip(steps, temporaries, strict=True):
-                    target = folder.resolve(step.path, undo)
-                    if step.before is not None:
-                        moved_aside.append(aside := target.temporary_sibling())
-                        target.rename(aside)
-                        undo.callback(aside.rename, target)
-                    if target.mode is not None or (step.before is not None and aside.read() != step.before.encode()):
-                        raise ToolError(f"nothing is changed: {step.path} has changed meanwhile, look at it again")
-                    if temporary is not None:
-                        temporary.rename(target)
-                        undo.callback(target.unlink)
-                undo.pop_all()
-            for aside in moved_aside:
-                with contextlib.suppress(OSError):  # the patch is applied, even if an old version cannot be deleted
-                    aside.unlink()
-        except OSError as error:
-            name = Path(error.filename or root).name
-            raise ToolError(f"nothing is changed: {name} cannot be written ({error.strerror})") from None
+def _refused(name: str, error: OSError) -> ToolError:
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return ToolError(f"{name} is refused: there is a symbolic link or a file in its path where a folder should be")
+    if error.errno == errno.EISDIR:
+        return ToolError(f"{name} is no file")
+    return ToolError(f"{name} cannot be read ({error.strerror})")
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """The change of one path: a moved file takes two steps, one for the old path and one for the new."""
-
-    path: str
-    before: str | None  # None: the file does not exist yet
-    after: str | None  # None: the file is deleted
-    mode_from: str  # path of the file that it gets its permissions from
-
-
-def _steps(change: Change) -> list[_Step]:
+def _steps(change: Change) -> list[Step]:
+    before, after = ((text.encode() if text is not None else None) for text in (change.before, change.after))
     if change.moved_to is None:
-        return [_Step(change.path, change.before, change.after, change.path)]
-    source = _Step(change.path, change.before, None, change.path)
-    return [source, _Step(change.moved_to, None, change.after, change.path)]
-
-
-def _write_temporary(folder: AnchoredFolder, step: _Step, undo: contextlib.ExitStack) -> AnchoredPath | None:
-    """Writes the new text to a temporary file next to the target; None if the step deletes the file."""
-    if step.after is None:
-        return None
-    temporary = folder.resolve(step.path, undo).temporary_sibling()
-    undo.callback(temporary.unlink)
-    temporary.write(step.after.encode(), folder.resolve(step.mode_from, undo).mode)
-    return temporary
+        return [Step(change.path, before, after, change.path)]
+    return [Step(change.path, before, None, change.path), Step(change.moved_to, None, after, change.path)]

@@ -1,0 +1,309 @@
+"""Attacks on apply_patch: killed at any line, other programs that write meanwhile, links swapped in, odd paths."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlx_oss.errors import ToolError
+from mlx_oss.tools import patch_tool
+from mlx_oss.tools.patch import apply, apply_patch, renames, transaction
+from mlx_oss.tools.patch.anchored_paths import AnchoredFolder
+from tests.attacks.killed import AFTER, BEFORE, PATCH, fill, lines_until, state, without
+
+FALLBACKS = ["", "rename", "link"]
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    fill(tmp_path / "root")
+    return tmp_path / "root"
+
+
+def killed(root: Path, step: int, fallback: str) -> tuple[int, int]:
+    command = [sys.executable, "-m", "tests.attacks.killed", str(root), str(step), fallback]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr[-2000:]
+    kills, applied = map(int, done.stdout.split())
+    return kills, applied
+
+
+@pytest.mark.parametrize("fallback", ["", "rename"])
+def test_a_patch_killed_at_any_line_is_applied_or_not_and_leaves_nothing(root, fallback):
+    kills, applied = killed(root, 37, fallback)
+    assert kills > 20 and 0 < applied < kills
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fallback", ["", "rename"])
+def test_a_patch_killed_at_every_line_is_applied_or_not_and_leaves_nothing(root, fallback):
+    kills, applied = killed(root, 1, fallback)
+    assert kills > 1000 and 0 < applied < kills
+
+
+def test_a_journal_without_its_end_is_not_believed(root):
+    """As if killed, or the disk had been full, in the middle of writing it."""
+    journal = root / f"{transaction.PREFIX}{'0' * 16}.journal"
+    cut_off = '{"folders": [], "steps": [["a.txt", null'
+    for content in ("", "{", cut_off, "[]\n", "null\nwritten\n", "{}\nwritten\n", "9\n" * 9, "[" * 10**5 + "\n"):
+        journal.write_text(content)
+        patch_tool(root)
+        files, _ = state(root)
+        assert {name: files[name] for name in BEFORE} == BEFORE
+    journal.unlink(missing_ok=True)
+
+
+def test_a_journal_cannot_reach_out_of_the_folder_or_touch_other_files(root):
+    """A folder from elsewhere may hold a journal that was made up."""
+    outside = root.parent / "outside.txt"
+    outside.write_text("x")
+    (root / "link").symlink_to(root.parent)
+    digest = transaction._digest(b"x")
+    paths = [
+        "../outside.txt",
+        "link/outside.txt",
+        str(outside),
+        ".git/config",
+        "sub/../../outside.txt",
+        "a\0",
+        5,
+        None,
+        [],
+    ]
+    for line in ("written\n", "done\n", ""):
+        for path in paths:
+            plan = {"folders": ["../x", "/", ".."], "steps": [[path, None, digest]]}
+            (root / f"{transaction.PREFIX}{'0' * 16}.journal").write_text(f"{json.dumps(plan)}\n{line}")
+            patch_tool(root)
+            assert outside.read_text() == "x" and state(root)[0].items() >= BEFORE.items()
+
+
+def test_a_patch_that_is_being_applied_is_not_taken_for_a_killed_one(root, monkeypatch):
+    done = transaction._clean
+
+    def meanwhile(works: object) -> None:
+        subprocess.run(
+            [sys.executable, "-c", f"from mlx_oss.tools import patch_tool; patch_tool({str(root)!r})"], check=True
+        )
+        done(works)
+
+    check = transaction._Work.check
+    calls: list[int] = []
+
+    def looked(self: transaction._Work) -> None:
+        if not calls:
+            calls.append(1)
+            meanwhile([])
+        check(self)
+
+    monkeypatch.setattr(transaction, "_clean", meanwhile)
+    monkeypatch.setattr(transaction._Work, "check", looked)
+    apply_patch(PATCH, root)
+    assert state(root)[0] == AFTER and calls
+
+
+# What another program does to a file, at any moment.
+def replaces(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name("beside")
+    beside.write_bytes(b"mine\n")
+    beside.rename(path)
+
+
+def overwrites(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"mine\n")
+
+
+def appends(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(b"mine\n")
+
+
+def interrupted(root: Path, path: str, act: Callable[[Path], None], count: int) -> bool:
+    """Applies the patch while another program acts on one file at one line. Returns False if there are fewer lines."""
+    read: list[str] = []
+    read_before: list[list[str]] = []  # what the patch had read when the other program acted
+    read_file = apply._read
+
+    def recorded(folder: AnchoredFolder, name: str) -> str:
+        text = read_file(folder, name)
+        read.append(name)
+        return text
+
+    def at_once() -> None:
+        read_before.append(list(read))
+        act(root / path)
+
+    fill(root)
+    apply._read = recorded
+    sys.settrace(lines_until(count, at_once))
+    try:
+        apply_patch(PATCH, root)
+        applied = True
+    except ToolError as error:
+        assert "half applied" not in str(error)
+        applied = False
+    finally:
+        sys.settrace(None)
+        apply._read = read_file
+    if not read_before:
+        return False
+    files, _ = state(root)
+    assert not [name for name in files if transaction.PREFIX in name], (count, files)
+    if path in BEFORE and path not in read_before[0]:
+        return True  # the patch is made for what the other program wrote
+    assert any(b"mine\n" in content for content in files.values()), f"line {count}: what was written is lost: {files}"
+    expected = AFTER if applied else BEFORE
+    for name in expected.keys() - {path}:
+        assert files.get(name) == expected[name], (count, name, files)
+    return True
+
+
+PATHS = ["a.txt", "c.txt", "deep/down/new.txt", "sub/b.txt", "other/b.txt"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("act", [replaces, overwrites, appends])
+def test_what_another_program_writes_at_any_line_is_kept(root, path, act):
+    begin = random.Random(path + act.__name__).randrange(1, 60)
+    assert any([interrupted(root, path, act, count) for count in range(begin, 2500, 61)])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fallback", FALLBACKS)
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("act", [replaces, overwrites, appends])
+def test_what_another_program_writes_at_every_line_is_kept(root, path, act, fallback, monkeypatch):
+    monkeypatch.setattr(os, "link", os.link)
+    monkeypatch.setattr(renames, "_function", renames._function)
+    without(fallback)
+    count = 1
+    while interrupted(root, path, act, count):
+        count += 1
+    assert count > 1000
+
+
+def test_files_written_while_patches_run_are_never_lost(root):
+    """Another program writes numbered versions all the time; a patch must be made for exactly one of them."""
+    path, stopped, written = root / "n.txt", threading.Event(), [0]
+
+    def write(number: int) -> None:
+        beside = root / "beside"
+        beside.write_text(f"{number}\n")
+        beside.rename(path)
+        written[0] = number
+
+    def other_program() -> None:
+        while not stopped.is_set():
+            write(written[0] + 1)
+
+    write(1)
+    running = threading.Thread(target=other_program, daemon=True)
+    running.start()
+    last = 0
+    for _ in range(200):
+        number = path.read_text().strip()
+        with contextlib.suppress(ToolError):
+            apply_patch(f"*** Begin Patch\n*** Update File: n.txt\n@@\n-{number}\n+patched\n*** End Patch", root)
+        seen = path.read_text().strip()
+        assert seen == "patched" or int(seen) >= last, "an older version has come back"
+        last = last if seen == "patched" else int(seen)
+    stopped.set()
+    running.join()
+    assert not [name for name in state(root)[0] if transaction.PREFIX in name]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "a" * 300,
+            "a/" * 600 + "b",
+            "ä" * 200,
+            "\ud800",
+            "x/\udfff",
+            "a\0",
+            ".g\u200cit/hooks/x",
+            ".GIT\ufeff/config",
+        ),
+        *(f"{transaction.PREFIX}{'0' * 16}.journal", f"sub/{transaction.PREFIX}0-0.old"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Add", "Update", "Delete", "Move"])
+def test_an_odd_path_is_refused_with_a_sentence(root, path, kind):
+    bodies = {
+        "Add": f"*** Add File: {path}\n+x",
+        "Update": f"*** Update File: {path}\n@@\n-x\n+y",
+        "Delete": f"*** Delete File: {path}",
+        "Move": f"*** Update File: a.txt\n*** Move to: {path}",
+    }
+    with pytest.raises(ToolError, match="is refused") as caught:
+        apply_patch(f"*** Begin Patch\n{bodies[kind]}\n*** End Patch", root)
+    assert len(str(caught.value)) < 600 and state(root)[0] == BEFORE
+
+
+def test_a_file_with_the_longest_name_can_be_patched(root):
+    name = "ä" * 127
+    apply_patch(f"*** Begin Patch\n*** Add File: {name}\n+x\n*** End Patch", root)
+    apply_patch(f"*** Begin Patch\n*** Update File: {name}\n@@\n-x\n+y\n*** End Patch", root)
+    assert (root / name).read_text() == "y\n"
+
+
+@pytest.mark.parametrize("swapped", ["a.txt", "sub"])
+def test_a_link_swapped_in_before_a_file_is_read_leads_nowhere(root, monkeypatch, swapped):
+    outside = root.parent / "outside"
+    outside.mkdir()
+    for name in ("a.txt", "b.txt"):
+        (outside / name).write_text("one\nb\n")
+    read = apply._read
+
+    def later(folder: AnchoredFolder, name: str) -> str:
+        (root / swapped).rename(root.parent / "moved")
+        (root / swapped).symlink_to(outside / swapped if swapped == "a.txt" else outside)
+        return read(folder, name)
+
+    monkeypatch.setattr(apply, "_read", later)
+    path, line = ("a.txt", "one") if swapped == "a.txt" else ("sub/b.txt", "b")
+    with pytest.raises(ToolError, match="refused"):
+        apply_patch(f"*** Begin Patch\n*** Update File: {path}\n@@\n-{line}\n+x\n*** End Patch", root)
+    assert (outside / "a.txt").read_text() == (outside / "b.txt").read_text() == "one\nb\n"
+
+
+def test_pipes_and_huge_files_are_refused_before_they_are_read(root):
+    os.mkfifo(root / "pipe")
+    with (root / "huge").open("wb") as file:
+        file.truncate(8 << 30)
+    for name, sentence in (("pipe", "no file"), ("huge", "64 MB")):
+        with pytest.raises(ToolError, match=sentence):
+            apply_patch(f"*** Begin Patch\n*** Delete File: {name}\n*** End Patch", root)
+
+
+def test_what_cannot_be_undone_is_said_and_undone_later(root, monkeypatch):
+    def refuses(*_: object) -> bool:
+        raise OSError(13, "Permission denied")
+
+    with monkeypatch.context() as broken:
+        clean = transaction._Work.apply
+
+        def fails(self: transaction._Work) -> None:
+            clean(self)
+            if self.path == "other/b.txt":
+                broken.setattr(renames, "_system_rename", refuses)
+                raise OSError(28, "No space left on device")
+
+        broken.setattr(transaction._Work, "apply", fails)
+        with pytest.raises(ToolError, match="half applied"):
+            apply_patch(PATCH, root)
+    patch_tool(root)
+    assert state(root) == (BEFORE, ["sub"])
