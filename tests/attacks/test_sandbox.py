@@ -205,6 +205,72 @@ def test_forty_processes_that_allocate_at_once_stay_near_the_limit(held, monkeyp
     assert most < Limits().memory_bytes * (1.1 if held == "cgroup" else 1.4)
 
 
+HEADLESS = """
+import ctypes, os, threading, time
+libc = ctypes.CDLL(None)
+def grow():
+    for _ in range(50):
+        kept.append(b"x" * (10 << 20))
+        time.sleep(0.01)
+    time.sleep(60)
+kept = []
+for _ in range(4):
+    if os.fork() == 0:
+        threading.Thread(target=grow).start()
+        libc.syscall(EXIT, 0)  # only this thread ends
+time.sleep(WAIT)
+print("over")
+"""
+
+
+@pytest.mark.parametrize("held", ["cgroup", "watched"])
+def test_memory_of_a_process_whose_first_thread_has_ended_counts(tool, held, monkeypatch):
+    """/proc shows it as a zombie without memory."""
+    monkeypatch.setattr(process, "_CGROUPS", held == "cgroup")
+    numbers = seccomp.call_numbers(os.uname().machine)
+    with pytest.raises(ToolError, match=r"more than 1\.1 GB"):
+        tool.call("", HEADLESS.replace("EXIT", str(numbers["exit"])).replace("WAIT", "60"))
+
+
+@pytest.mark.parametrize("held", ["cgroup", "watched"])
+def test_files_in_memory_count_that_nobody_has_mapped(held, monkeypatch):
+    monkeypatch.setattr(process, "_CGROUPS", held == "cgroup")
+    tool = PythonTool(limits=Limits(seconds=60, memory_bytes=256 << 20, file_bytes=160 << 20))
+    code = """
+import os, time
+for folder in ("/tmp", "/dev/shm", "."):
+    file = open(f"{folder}/big", "wb", 0)
+    os.unlink(f"{folder}/big")
+    os.dup(file.fileno())
+    for _ in range(120): file.write(bytes(1 << 20))
+time.sleep(30)
+"""
+    with pytest.raises(ToolError, match=r"more than 0\.3 GB"):
+        tool.call("", code)
+    tool.close()
+
+
+def test_a_process_whose_first_thread_has_ended_ends_with_the_call(tool):
+    number = str(seccomp.call_numbers(os.uname().machine)["exit"])
+    few = HEADLESS.replace("EXIT", number).replace("WAIT", "0.2").replace("range(50)", "range(2)")
+    assert tool.call("", few) == "over"
+    assert set(states(tool)) <= {"T"}
+
+
+@pytest.mark.parametrize(
+    "setting", ["prlimit64, 1, 0, new, 0", "setpriority, 0, 1, 19", "sched_setaffinity, 1, 8, new"]
+)
+def test_the_supervisors_limits_and_priority_cannot_be_changed(tool, setting):
+    name, *arguments = setting.split(", ")
+    number = seccomp.call_numbers(os.uname().machine)[name]
+    call = f"libc.syscall({number}, {', '.join(arguments)}), ctypes.get_errno()"
+    assert tool.call("", f"{CALLS}\nnew = (ctypes.c_uint64 * 2)(1, 1)\n{call}") == "(-1, 1)"
+    if name == "setpriority":  # of the group, and of the user
+        for which in (1, 2):
+            assert tool.call("", f"libc.syscall({number}, {which}, 0, 19), ctypes.get_errno()") == "(-1, 1)"
+        assert tool.call("", "os.nice(1)") != ""
+
+
 # --- Saying that a call has ended
 
 

@@ -470,11 +470,21 @@ def usage(config: Config, program_pid: int) -> tuple[int, int]:
     pids = descendants(config)
     if config["cgroup"]:
         return len(pids), config["memory_bytes"] + 1 if killed_in_cgroup(config) else 0
-    used = sum(map(memory_of, pids))
+    mapped = not config["namespaces"]  # whether files in memory count where they are mapped; otherwise where they lie
+    used = files_in_memory(config) + sum(memory_of(pid, mapped) for pid in pids)
     if used > config["memory_bytes"]:  # this sum counts shared pages more than once, so measure precisely
         with stopped(config, program_pid) as pids:
-            used = sum(map(proportional_memory_of, pids))
+            used = files_in_memory(config) + sum(proportional_memory_of(pid, mapped) for pid in pids)
     return len(pids), used
+
+
+def files_in_memory(config: Config) -> int:
+    """Bytes of the folders in memory that the program can write, also in deleted files that are open; in namespaces."""
+    used = 0
+    for path in ("/tmp", "/dev/shm", config["work"]) if config["namespaces"] else ():
+        status = os.statvfs(path)
+        used += (status.f_blocks - status.f_bfree) * status.f_frsize
+    return used
 
 
 @contextlib.contextmanager
@@ -532,22 +542,28 @@ def group_sizes(ps: str, group: int) -> list[int]:
     return [int(size[0]) * 1024 if size and size[0].isdigit() else 0 for size in sizes]
 
 
-def memory_of(pid: int) -> int:
-    """Bytes of a process's memory, in RAM or swapped out, that are not backed by a file on disk; 0 if it has ended."""
-    sizes = _sizes(f"/proc/{pid}/status")
-    return sum(sizes.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
+def memory_of(pid: int, mapped: bool) -> int:
+    """Bytes of a process's memory, in RAM or swapped out, that are not backed by a file on disk; 0 if it has ended.
+
+    `mapped` is whether mapped files in memory count.
+    """
+    sizes = _sizes(f"/proc/{pid}/status") or _sizes(f"/proc/{pid}/task/{_live_thread(pid)}/status")
+    return sizes.get("RssAnon", 0) + sizes.get("VmSwap", 0) + mapped * sizes.get("RssShmem", 0)
 
 
-def proportional_memory_of(pid: int) -> int:
+def proportional_memory_of(pid: int, mapped: bool) -> int:
     """Like `memory_of`, but a page that n processes share counts as 1/n of a page. Slow.
 
-    Where the kernel does not permit reading this, shared pages count in full.
+    Where the kernel does not permit reading this, and if the first thread has ended, shared pages count in full.
     """
     try:
         sizes = _sizes(f"/proc/{pid}/smaps_rollup")
     except PermissionError:
-        return memory_of(pid)
-    return sizes.get("Pss", 0) - sizes.get("Pss_File", 0) + sizes.get("SwapPss", 0)
+        sizes = {}
+    if not sizes:  # it has ended, or only its first thread
+        return memory_of(pid, mapped)
+    files = sizes.get("Pss_File", 0) + (0 if mapped else sizes.get("Pss_Shmem", 0))
+    return sizes.get("Pss", 0) - files + sizes.get("SwapPss", 0)
 
 
 def descendants(config: Config) -> dict[int, Process]:
@@ -559,8 +575,12 @@ def descendants(config: Config) -> dict[int, Process]:
     for name in filter(str.isdigit, os.listdir("/proc")) if not config["ps"] and os.path.isdir("/proc/self") else ():
         try:
             with open(f"/proc/{name}/stat") as file:
-                state, parent = file.read().rpartition(")")[2].split()[:2]
-            found[int(name)] = Process(int(parent), state)
+                fields = file.read().rpartition(")")[2].split()
+            state, parent, threads = fields[0], int(fields[1]), int(fields[17])
+            if state == "Z" and threads > 1:  # only the first thread has ended
+                with open(f"/proc/{name}/task/{_live_thread(int(name))}/stat") as file:
+                    state = file.read().rpartition(")")[2].split()[0]
+            found[int(name)] = Process(parent, state)
         except (OSError, ValueError, IndexError):
             continue
     pids: set[int] = set()
@@ -569,6 +589,14 @@ def descendants(config: Config) -> dict[int, Process]:
         new = {pid for pid, process in found.items() if process.parent in new} - pids
         pids |= new
     return {pid: found[pid] for pid in pids}
+
+
+def _live_thread(pid: int) -> int:
+    """The last thread of a process: the first may have ended, and /proc shows the process like an ended one then."""
+    try:
+        return max(map(int, os.listdir(f"/proc/{pid}/task")))
+    except (OSError, ValueError):
+        return pid
 
 
 def _sizes(path: str) -> dict[str, int]:

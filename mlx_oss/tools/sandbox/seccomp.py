@@ -2,7 +2,8 @@
 
 It lists the calls that Python, numpy, matplotlib, subprocess, multiprocessing, asyncio and sqlite need, and refuses all
 others. Of `socket`, `prctl` and `ioctl` it also lists arguments, and of `clone` and `mmap` it refuses some: those that
-make namespaces, and memory that is attributed to no process and so cannot be counted. The numbers for x86_64 have been
+make namespaces, and memory that is attributed to no process and so cannot be counted. Limits, priority and processors
+can be changed, but not those of the supervisor, which may have the same user. The numbers for x86_64 have been
 tried; those for aarch64 and riscv64 come from the kernel's table and have not.
 
 A refused call fails with EPERM. Calls that are newer than Linux 5.0 fail with ENOSYS, as on an older kernel: programs
@@ -85,6 +86,7 @@ _IOCTL: tuple[int, ...] = (
     0x5413,
 )
 _IOCTL += (0x5414, 0x541B, 0x5421, 0x5451, 0x5450, 0x80045430, 0x40045431, 0x8910, 0x8912, 0x8913, 0x8915, 0x8933)
+_SUPERVISOR = 1  # its process id in the namespace
 _NAMESPACES = 0x7E020000  # the flags of `clone` for new namespaces
 _SHARED_ANONYMOUS, _HUGE = 0x01 | 0x20, 0x40000  # MAP_SHARED | MAP_ANONYMOUS, MAP_HUGETLB
 
@@ -135,6 +137,9 @@ def _checked_calls() -> dict[str, list[bytes]]:
     return {
         "socket": socket,
         "socketpair": socket,
+        "prlimit64": [_argument(0), *_one_of([0]), _refuse(errno.EPERM)],
+        "setpriority": [_argument(0), _step(_EQUAL, 0, skip_else=3), _argument(1), *_one_of([0]), _refuse(errno.EPERM)],
+        "sched_setaffinity": [_argument(0), _step(_EQUAL, _SUPERVISOR, skip_else=1), _refuse(errno.EPERM), *allow],
         "prctl": [_argument(0), *_one_of(_PRCTL), _refuse(errno.EINVAL)],
         "ioctl": [_argument(1), *_one_of(_IOCTL), _refuse(errno.ENOTTY)],
         "clone": [_argument(0), _step(_AND, _NAMESPACES), _step(_EQUAL, 0, skip=1), _refuse(errno.EPERM), *allow],
