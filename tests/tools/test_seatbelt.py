@@ -537,7 +537,8 @@ if not child:
     os._exit(0)
 while not os.path.exists(beat): time.sleep(0.01)
 threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
-config = dict(namespaces=False, ps="", lifeline=os.pipe()[0], starter=os.getppid(), memory_bytes=1 << 30, processes=40)
+pipes = dict(requests=os.dup(0), calls=os.pipe()[0], status=os.pipe()[1], cgroup=None)
+config = dict(namespaces=False, ps="", starter=os.getppid(), memory_bytes=1 << 30, processes=40, **pipes)
 jail.supervise(config, child)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
