@@ -390,6 +390,14 @@ def test_code_that_looks_finished_does_not_run_on(tool, how):
     assert tool.call("", "6 * 7") == "42"
 
 
+def test_what_code_has_started_ends_also_if_it_only_looks_finished(tool):
+    code = "import os, signal, time\nif os.fork() == 0:\n    os.setsid(), time.sleep(60)\n"
+    code += "os.kill(os.getpid(), signal.SIGSTOP)"
+    tool.call("", code)
+    assert set(states(tool)) <= {"T", "Z"}
+    assert tool.call("", "6 * 7") == "42"
+
+
 def test_stopping_itself_ends_a_call_and_nothing_else(tool):
     assert tool.call("", "import os, signal; print('a'); os.kill(os.getpid(), signal.SIGSTOP); print('b')") == "a"
     assert tool.call("", "print('c')").splitlines()[0] == "b"  # the rest of the code runs in the time of the next call

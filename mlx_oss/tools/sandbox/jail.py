@@ -11,9 +11,9 @@ namespaces only the limits apply. In both cases a supervisor kills everything wh
 limit, or when the process that started the jail is gone.
 
 The program stops itself with SIGSTOP when it is ready for a call, and when a call has ended. The supervisor, its
-parent, then says so through a pipe that the program does not have, and continues it when the next call begins. If
-anything else continues it, it is killed: between calls nothing of it runs. In namespaces, what it started is killed
-when a call ends.
+parent, then says so through a pipe that the program does not have, and continues it when the next call begins. On
+Linux, if anything else continues it, it is killed: between calls nothing of it runs. In namespaces, what it started is
+killed when a call ends.
 
 A cgroup holds the memory, if the starting process was able to make one. Otherwise, on Linux, the supervisor reads from
 /proc what is used, more often the closer it comes to the limit; above the limit it stops all processes and counts
@@ -375,7 +375,7 @@ def watch(config: Config, program_pid: int, woken: int) -> int:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 4096)
         reap_orphans(config, program_pid)
-        change = change_of(program_pid)
+        change = change_of(config, program_pid)
         if change is not None and not os.WIFSTOPPED(change) and not os.WIFCONTINUED(change):
             return os.waitstatus_to_exitcode(change) % 256
         if change is not None and not running:  # something other than a call has continued it
@@ -387,7 +387,7 @@ def watch(config: Config, program_pid: int, woken: int) -> int:
             began = time.monotonic()
             status, room = excess(config, program_pid)
             if status:  # if ps did not list the program, it may just have ended
-                change = change_of(program_pid)
+                change = change_of(config, program_pid)
                 ended = change is not None and not os.WIFSTOPPED(change) and not os.WIFCONTINUED(change)
                 return os.waitstatus_to_exitcode(change) % 256 if change is not None and ended else status
             took = time.monotonic() - began
@@ -405,9 +405,14 @@ def watch(config: Config, program_pid: int, woken: int) -> int:
     return 0
 
 
-def change_of(program_pid: int) -> int | None:
-    """The wait status of the program if it has ended, stopped or been continued since the last time; otherwise None."""
-    pid, status = os.waitpid(program_pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+def change_of(config: Config, program_pid: int) -> int | None:
+    """The wait status of the program if it has ended, stopped or been continued since the last time; otherwise None.
+
+    On Linux, stopping cancels the message that it was continued before. Elsewhere that is not known, so whether it was
+    continued is not asked.
+    """
+    continued = 0 if config["ps"] else os.WCONTINUED
+    pid, status = os.waitpid(program_pid, os.WNOHANG | os.WUNTRACED | continued)
     return status if pid else None
 
 
@@ -454,7 +459,7 @@ def stop_all_but(config: Config, program_pid: int) -> bool:
     reap_orphans(config, program_pid)
     if descendants(config).get(program_pid, Process(0, "T")).state != "T":
         return stop({program_pid}, config, program_pid)
-    change = change_of(program_pid)
+    change = change_of(config, program_pid)
     return change is None or os.WIFSTOPPED(change) or os.WIFCONTINUED(change)
 
 
@@ -520,7 +525,7 @@ def stop(pids: set[int], config: Config, program_pid: int) -> bool:
             return False
         time.sleep(0.0005)
     if program_pid in pids and descendants(config).get(program_pid, Process(0, "Z")).state == "T":
-        change_of(program_pid)  # this stop is not the end of a call
+        change_of(config, program_pid)  # this stop is not the end of a call
     return True
 
 

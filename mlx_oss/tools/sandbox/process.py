@@ -50,7 +50,7 @@ in those places. It can read all other files and run all programs that you can, 
 arguments and environment. POSIX and System V shared memory is refused. Memory in RAM and number of the processes in
 its process group are checked twice a second while code runs and once when a call ends; time and the size of a file are
 limited. A process that leaves the group is neither counted nor stopped. Between calls the interpreter is stopped, with
-all of its threads; other processes run on. Not tested on a Mac.""",
+all of its threads; processes that the code has started run on, and can continue it. Not tested on a Mac.""",
     "limits": """\
 Not isolated, only limited: time, memory, number of processes, and the size of files. On systems other than Linux,
 memory and processes are checked twice a second while code runs and once when a call ends, and only processes in the
