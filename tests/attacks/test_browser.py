@@ -186,7 +186,7 @@ def test_a_search_is_cancelled_while_sqlite_compares_matches(tmp_path, monkeypat
     looked, stop = [], tool.backend.stopped
 
     class Stops:
-        """Is set at the second look, which comes from within SQLite."""
+        """Is set from the second look on. The first ones come from within SQLite."""
 
         def is_set(self) -> bool:
             looked.append(1)
@@ -197,9 +197,11 @@ def test_a_search_is_cancelled_while_sqlite_compares_matches(tmp_path, monkeypat
 
     index = tool.backend._index
     monkeypatch.setattr(index, "_stopped", Stops())
+    monkeypatch.setattr(index, "_stems", lambda words: pytest.fail("SQLite was not stopped"))
     with pytest.raises(ToolError, match="stopped"):
         index.search("what of the whale and the captain", 10)
-    monkeypatch.setattr(index, "_stopped", stop)
+    monkeypatch.undo()
+    index._stopped = stop
     assert "【0†" in call(tool, "search", query="what of the whale and the captain")
 
 
@@ -225,7 +227,15 @@ def test_a_search_that_was_cancelled_leaves_an_index_that_finds_every_file_once(
             call(tool, "search", query="zebra")
     index.check = check
     shown = call(tool, "search", query="zebra")
+    fresh = BrowserTool(tmp_path)
+    call(fresh, "search", query="zebra")
+    assert count_rows(tool) == count_rows(fresh) > 3
     assert all(shown.count(f"{number}.txt】") == 1 for number in range(3)) and "【3†" not in shown
+
+
+def count_rows(tool: BrowserTool) -> int:
+    (count,) = tool.backend._index._index.execute("SELECT count(*) FROM pages").fetchone()
+    return count
 
 
 def test_a_link_that_replaces_a_file_or_folder_after_the_check_leads_nowhere(tmp_path, monkeypatch):

@@ -130,8 +130,11 @@ def appends(path: Path) -> None:
         file.write(b"mine\n")
 
 
-def interrupted(root: Path, path: str, act: Callable[[Path], None], count: int) -> bool:
-    """Applies the patch while another program acts on one file at one line. Returns False if there are fewer lines."""
+def interrupted(root: Path, path: str, act: Callable[[Path], None], count: int, fails: bool = False) -> bool:
+    """Applies the patch while another program acts on one file at one line. Returns False if there are fewer lines.
+
+    If `fails` is set, the last step of the patch fails, so that all is undone.
+    """
     read: list[str] = []
     read_before: list[list[str]] = []  # what the patch had read when the other program acted
     read_file = apply._read
@@ -145,7 +148,15 @@ def interrupted(root: Path, path: str, act: Callable[[Path], None], count: int) 
         read_before.append(list(read))
         act(root / path)
 
+    check = transaction._Work.check
+
+    def failing(self: transaction._Work) -> None:
+        check(self)
+        if self.path == "d.txt":
+            raise ToolError("nothing is changed: d.txt has changed meanwhile")
+
     fill(root)
+    transaction._Work.check = failing if fails else check
     apply._read = recorded
     sys.settrace(lines_until(count, at_once))
     try:
@@ -156,7 +167,7 @@ def interrupted(root: Path, path: str, act: Callable[[Path], None], count: int) 
         applied = False
     finally:
         sys.settrace(None)
-        apply._read = read_file
+        apply._read, transaction._Work.check = read_file, check
     if not read_before:
         return False
     files, _ = state(root)
@@ -180,18 +191,60 @@ def test_what_another_program_writes_at_any_line_is_kept(root, path, act):
     assert any([interrupted(root, path, act, count) for count in range(begin, 2500, 61)])
 
 
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("act", [replaces, overwrites, appends])
+def test_undoing_a_patch_keeps_what_another_program_writes_at_any_line(root, path, act):
+    begin = random.Random(path + act.__name__).randrange(500, 530)
+    assert any([interrupted(root, path, act, count, fails=True) for count in range(begin, 2500, 31)])
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("fallback", FALLBACKS)
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("act", [replaces, overwrites, appends])
-def test_what_another_program_writes_at_every_line_is_kept(root, path, act, fallback, monkeypatch):
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_another_program_writes_at_every_line_is_kept(root, path, act, fails, fallback, monkeypatch):
     monkeypatch.setattr(os, "link", os.link)
     monkeypatch.setattr(renames, "_function", renames._function)
     without(fallback)
     count = 1
-    while interrupted(root, path, act, count):
+    while interrupted(root, path, act, count, fails):
         count += 1
     assert count > 1000
+
+
+def test_what_a_program_writes_to_a_file_that_it_had_open_before_is_kept(root, monkeypatch):
+    apply_step = transaction._Work.apply
+    with (root / "a.txt").open("ab") as file:
+
+        def meanwhile(self: transaction._Work) -> None:
+            apply_step(self)
+            if self.path == "c.txt":  # a.txt has been replaced by now
+                file.write(b"mine\n")
+                file.flush()
+
+        monkeypatch.setattr(transaction._Work, "apply", meanwhile)
+        with pytest.raises(ToolError, match=r"a\.txt has changed meanwhile"):
+            apply_patch(PATCH, root)
+    assert state(root) == ({**BEFORE, "a.txt": b"one\nmine\n"}, ["sub"])
+
+
+def test_a_file_that_was_changed_after_it_was_patched_stays_and_the_old_version_is_kept_beside_it(root, monkeypatch):
+    apply_step = transaction._Work.apply
+
+    def meanwhile(self: transaction._Work) -> None:
+        apply_step(self)
+        if self.path == "d.txt":
+            replaces(root / "a.txt")
+            appends(root / "deep/down/new.txt")
+            overwrites(root / "c.txt")
+            raise ToolError("nothing is changed: d.txt has changed meanwhile")
+
+    monkeypatch.setattr(transaction._Work, "apply", meanwhile)
+    with pytest.raises(ToolError, match=r"older versions are kept as c\.txt\.saved, a\.txt\.saved"):
+        apply_patch(PATCH, root)
+    changed = {"a.txt": b"mine\n", "a.txt.saved": b"one\n", "c.txt": b"mine\n", "c.txt.saved": b"c\n"}
+    assert state(root)[0] == {**BEFORE, **changed, "deep/down/new.txt": b"new\nmine\n"}
 
 
 def test_files_written_while_patches_run_are_never_lost(root):

@@ -88,6 +88,15 @@ def test_a_search_finds_words(tool):
     assert "outside" not in call(tool, "search", query="outside secret").lower().replace("outside secret", "")
 
 
+def test_the_passage_shown_has_most_of_the_words_and_begins_just_before_them():
+    few, many = "x " * 30, "x " * 100
+    passage, at = passages.best_passage(f"krill {many}whale {few}whale eats krill {many}", ("whale", "eat", "krill"))
+    assert at == len("krill ") + len(many) + len("whale ") + len(few)
+    assert passage == f"... {'x ' * 5}whale eats krill {'x ' * 31}x ..."
+    assert passages.best_passage("a zebra", ("whale",)) == ("a zebra", 0)
+    assert passages.best_passage("", ("whale",)) == ("", 0)
+
+
 def test_topn_limits_the_results(tool):
     assert "【1†" in call(tool, "search", query="whale krill")
     assert "【1†" not in call(tool, "search", query="whale krill", topn=1)
