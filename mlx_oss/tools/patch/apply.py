@@ -22,7 +22,7 @@ from mlx_oss.harmony import ToolDescription
 from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.patch.anchored_paths import AnchoredFolder
 from mlx_oss.tools.patch.hunks import Add, Delete, Operation, Update, apply_hunks, parse
-from mlx_oss.tools.patch.transaction import MAX_BYTES, Step, is_inside, recover, write
+from mlx_oss.tools.patch.transaction import MAX_BYTES, Step, is_inside, locked, recover, write
 
 _DESCRIPTION = """\
 Changes files: adds, updates, moves and deletes them, all or nothing. `input` is a patch:
@@ -40,6 +40,7 @@ Changes files: adds, updates, moves and deletes them, all or nothing. `input` is
 Paths are relative. The line after @@ is optional and says below which line to look."""
 
 _MAX_PATH, _MAX_NAME = 1000, 255  # bytes; macOS has the shorter paths
+_LOCK_SECONDS = 10.0  # to wait for the patch of another process
 _locks: dict[Path, threading.Lock] = {}  # by folder: only one patch is applied to a folder at a time
 
 
@@ -82,8 +83,9 @@ def patch_tool(folder: str | Path, *, dry_run: bool = False) -> Tool:
     folder = expanded(folder)
     if not os.path.isdir(folder):
         raise OptionError(f"{folder} is not a folder: give one whose files the model may change")
-    if not dry_run:
-        recover(folder.resolve())
+    with locked(folder.resolve(), 0) as is_free:
+        if is_free and not dry_run:
+            recover(folder.resolve())
     schema = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 
     def apply(input: str) -> str:
@@ -109,7 +111,9 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
             written. Nothing is changed then.
     """
     root, operations = Path(os.path.realpath(expanded(folder))), parse(text)
-    with _locks.setdefault(root, threading.Lock()):
+    with _locks.setdefault(root, threading.Lock()), locked(root, _LOCK_SECONDS) as is_free:
+        if not is_free:
+            raise ToolError(f"another program is applying a patch to {root.name}: try again when it is done")
         if not dry_run:
             recover(root)
         try:

@@ -21,7 +21,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -95,10 +96,46 @@ def write(root: Path, steps: Sequence[Step]) -> None:
         raise ToolError(f"nothing is changed: {path} cannot be written ({error.strerror})") from None
 
 
+@contextlib.contextmanager
+def locked(root: Path, wait: float) -> Iterator[bool]:
+    """Keeps the transactions of other processes out of a folder. Where the file system has no locks, nothing does.
+
+    Args:
+        root: The folder.
+        wait: How many seconds to wait for another process.
+
+    Yields:
+        False if another process has the lock and keeps it for longer than that.
+    """
+    try:
+        opened = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # whatever comes next says why
+        yield True
+        return
+    try:
+        yield _lock(opened, time.monotonic() + wait)
+    finally:
+        os.close(opened)
+
+
+def _lock(file: int, until: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+        except OSError:
+            return True
+        else:
+            return True
+
+
 def recover(root: Path) -> None:
     """Undoes what a killed process has left half done in a folder, and removes what it has left over.
 
-    What cannot be read or written stays for the next time.
+    To be called with the folder locked. What cannot be read or written stays for the next time.
     """
     with contextlib.suppress(OSError), AnchoredFolder(root) as folder:
         for name in filter(_JOURNAL.fullmatch, folder.names()):
