@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import answer_arguments, model_arguments, tool_arguments
-from mlx_oss.cli.interrupts import echo_disabled, exiting_on_sigterm, interruptible
+from mlx_oss.cli.interrupts import echo_disabled, exit_soon, exiting_on_sigterm, interruptible, leaving_on_ctrl_d
 from mlx_oss.errors import ContextError, DeviceError, MlxOssError, OptionError
 from mlx_oss.files import TEXT_BYTES
 from mlx_oss.terminal import one_line
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mlx_oss.chat.session import ChatSession
     from mlx_oss.cli.printers import Printer
     from mlx_oss.events import Event
+
+Reading = Callable[[], AbstractContextManager[None]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instructions for the model in all its answers (default: none)",
     )
     tool_arguments.add_arguments(parser)
+    parser.add_argument(
+        "--no-history",
+        action="store_true",
+        help="do not keep the questions of this conversation for later ones (default: keep them, unless the "
+        "environment variable MLX_OSS_HISTORY is 0)",
+    )
     parser.add_argument("--hide-reasoning", action="store_true", help="show only the answer")
     parser.add_argument(
         "--json",
@@ -52,6 +61,16 @@ def run(args: argparse.Namespace) -> int:
     if not question and not (sys.stdin and sys.stdin.isatty()):
         piped = piped_question()
         questions = [line for line in piped.splitlines() if line.strip()] if args.json else [piped]
+    with ExitStack() as stack:
+        reading: Reading = nullcontext
+        if not questions:
+            stack.enter_context(exiting_on_sigterm())
+            reading = stack.enter_context(leaving_on_ctrl_d())
+        return _answer(args, questions, reading)
+
+
+def _answer(args: argparse.Namespace, questions: list[str], reading: Reading) -> int:
+    """Loads the model, and answers the questions or, if there are none, begins a conversation."""
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
     answer_options = answer_arguments.session_options(args)
     model, tokenizer = model_arguments.load(args)
@@ -69,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
     )
     printer = make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
     if not questions:
-        with exiting_on_sigterm():
-            converse(session, printer, tools)
+        converse(session, printer, tools, reading, keep_history=not args.no_history)
+        if reading is not nullcontext:
+            exit_soon()  # also if a tool that was stopped goes on
         return 0
     return 130 if any(show_turn(session, session.send(question), printer) for question in questions) else 0
 
@@ -98,13 +118,21 @@ def checked_text(question: str) -> str:
     return question
 
 
-def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | None = None) -> None:
+def converse(
+    session: ChatSession,
+    printer: Printer,
+    tools: dict[str, Any] | None = None,
+    reading: Reading = nullcontext,
+    keep_history: bool = True,
+) -> None:
     """Reads questions and prints answers until Ctrl-D. Ctrl-C stops an answer, or clears the line that is being typed.
 
     Args:
         session: The session that answers.
         printer: Prints the events of each turn.
         tools: Keyword arguments of `ChatSession` for its tools, for sessions that the user loads. None means no tools.
+        reading: The context in which lines are read, as `leaving_on_ctrl_d` yields it.
+        keep_history: Whether questions are kept for later conversations.
     """
     from mlx_oss.cli import prompt
     from mlx_oss.cli.commands import COMMANDS, ChatState, dispatch
@@ -115,11 +143,12 @@ def converse(session: ChatSession, printer: Printer, tools: dict[str, Any] | Non
         printer.notice(status(state.session))
 
     state = ChatState(session, printer, reply, tools or {})
-    read_line = prompt.make_reader(tuple(COMMANDS))
+    read_line = prompt.make_reader(tuple(COMMANDS), keep_history=keep_history)
     printer.notice("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
     while not state.is_over:
         try:
-            typed = read_line().strip()
+            with reading():
+                typed = read_line().strip()
         except KeyboardInterrupt:
             continue
         except EOFError:

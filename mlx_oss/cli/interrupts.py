@@ -1,4 +1,4 @@
-"""Handles what reaches a conversation in a terminal from outside: Ctrl-C, SIGTERM, and keys typed during an answer."""
+"""What reaches a conversation in a terminal from outside: Ctrl-C, Ctrl-D, SIGTERM, and keys typed during an answer."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import io
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any
 
 try:
     import termios
 except ImportError:  # not a POSIX system
     termios = None  # type: ignore[assignment]
+
+_MOMENT = 0.7  # seconds that what is running gets to end by itself
+_CTRL_D = b"\x04"
 
 
 @contextmanager
@@ -59,6 +64,65 @@ def exiting_on_sigterm() -> Iterator[None]:
 
 
 @contextmanager
+def leaving_on_ctrl_d() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """Within the context, Ctrl-D ends the program within a second, also while a tool runs or MLX computes.
+
+    The terminal sends SIGQUIT for Ctrl-D, which raises SystemExit. What does not end then is left: the process ends
+    without it.
+
+    Yields:
+        A context in which Ctrl-D is left to what reads a line.
+    """
+    modes = _terminal_modes()
+    if modes is None:
+        yield nullcontext
+        return
+    usual, off = list(modes[6]), os.fpathconf(sys.stdin.fileno(), "PC_VDISABLE").to_bytes(1, "little")
+    leaving = list(usual)
+    leaving[termios.VQUIT], leaving[termios.VEOF] = _CTRL_D, off
+
+    def leave(number: int, frame: object) -> None:
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+        exit_soon(modes)
+        sys.exit(0)
+
+    @contextmanager
+    def reading() -> Iterator[None]:
+        _set_control_characters(usual)
+        try:
+            yield
+        finally:
+            _set_control_characters(leaving)
+
+    previous = signal.signal(signal.SIGQUIT, leave)
+    try:
+        _set_control_characters(leaving)
+        yield reading
+    finally:
+        _set_control_characters(usual)
+        signal.signal(signal.SIGQUIT, previous)
+
+
+def exit_soon(modes: list[Any] | None = None) -> None:
+    """Ends the process if it has not ended by itself after a moment.
+
+    Args:
+        modes: The modes that the terminal gets then. None leaves them.
+    """
+
+    def end() -> None:
+        time.sleep(_MOMENT)
+        with suppress(Exception):
+            sys.stdout.flush()
+            if modes is not None:
+                sys.stderr.write("\n")  # an answer may have stopped within a line
+                _set_terminal_modes(modes)
+        os._exit(0)
+
+    threading.Thread(target=end, name="mlx-oss exit", daemon=True).start()
+
+
+@contextmanager
 def echo_disabled() -> Iterator[None]:
     """Within the context, the terminal does not show typed keys, which would appear in the middle of the answer.
 
@@ -97,6 +161,14 @@ def _set_echo(on: bool) -> None:
     modes = _terminal_modes()
     if modes is not None:
         modes[3] = modes[3] | termios.ECHO if on else modes[3] & ~termios.ECHO
+        _set_terminal_modes(modes)
+
+
+def _set_control_characters(characters: list[Any]) -> None:
+    """Sets which characters the terminal treats as commands, and leaves its other modes as they are."""
+    modes = _terminal_modes()
+    if modes is not None:
+        modes[6] = characters
         _set_terminal_modes(modes)
 
 

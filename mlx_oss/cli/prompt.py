@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from prompt_toolkit.input import Input
 
 
-def make_reader(commands: Sequence[str]) -> Callable[[], str]:
+def make_reader(commands: Sequence[str], *, keep_history: bool = True) -> Callable[[], str]:
     """Creates a function that reads a question. It raises KeyboardInterrupt on Ctrl-C and EOFError on Ctrl-D.
 
     A terminal without escape sequences uses Python's `input`. On other terminals, Enter sends the question. Ctrl-J
@@ -23,6 +24,7 @@ def make_reader(commands: Sequence[str]) -> Callable[[], str]:
 
     Args:
         commands: Names of the commands to complete, without the slash.
+        keep_history: Whether questions are saved, unless the environment variable MLX_OSS_HISTORY is 0.
     """
     if wants_plain():
         return _read_plain_line
@@ -45,7 +47,7 @@ def make_reader(commands: Sequence[str]) -> Callable[[], str]:
     # If stdout is redirected, only the answers go there.
     output = create_output(sys.stdout if sys.stdout.isatty() else sys.stderr)
     session: PromptSession[str] = PromptSession(
-        history=_history(),
+        history=_history(keep_history and os.environ.get("MLX_OSS_HISTORY") != "0"),
         completer=WordCompleter([f"/{name}" for name in commands], sentence=True),
         complete_while_typing=False,
         key_bindings=keys,
@@ -83,20 +85,27 @@ def _read_plain_line() -> str:
     return input()
 
 
-def _history() -> History:
+def _history(keep: bool) -> History:
     """The history of prompts: a file in the user's state folder, readable by the user only; in memory if that fails."""
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
+    from mlx_oss.files import TEXT_BYTES, check_regular
     from mlx_oss.folders import state_folder
 
     folder = state_folder()
-    if folder is None:
+    if folder is None or not keep:
         return InMemoryHistory()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / "history"
-        path.touch(mode=0o600)
-        path.open("a").close()  # is it writable?
-        return FileHistory(path)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            status = os.fstat(descriptor)
+            check_regular(path, status)
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
+        return FileHistory(path) if status.st_size <= TEXT_BYTES else InMemoryHistory()
     except OSError:
         return InMemoryHistory()

@@ -325,3 +325,107 @@ def test_bytes_that_are_no_text_are_told_and_the_conversation_goes_on(terminal):
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
+
+
+STUBBORN = '''
+import time
+from mlx_oss.generation import compute_thread
+
+def never() -> None:
+    while True:
+        try:
+            time.sleep(3600)
+        except BaseException:
+            pass
+
+def get_weather(location: str) -> str:
+    """Gets the current weather of a place."""
+    print("it began", flush=True)
+    WORK
+'''
+
+
+@pytest.mark.parametrize(
+    ("work", "question", "during"),
+    [
+        ("never()", "What is the weather in Lisbon?", "it began"),  # a tool that cannot be stopped
+        ("compute_thread.run(never)", "What is the weather in Lisbon?", "it began"),  # MLX that computes for ever
+        ("return 'sun'", LONG, "user"),  # an answer
+        ("return 'sun'\nnever()", None, "-->"),  # while tools and the model are loaded
+    ],
+    ids=["tool", "MLX", "answer", "loading"],
+)
+def test_ctrl_d_leaves_whatever_is_going_on(terminal, tmp_path, work, question, during):
+    within, _, at_import = work.partition("\n")
+    announced = f'print("-->", flush=True)\n{at_import}\n' if at_import else ""
+    (tmp_path / "weather.py").write_text(STUBBORN.replace("WORK", within) + announced)
+    child = terminal("--tool", str(tmp_path / "weather.py"), "--yes")
+    before = termios.tcgetattr(child.child_fd)
+    if question is not None:
+        child.expect(PROMPT)
+        child.send(question + "\r")
+    child.expect(during)
+    child.send("\x04")
+    child.expect(pexpect.EOF)
+    assert termios.tcgetattr(child.child_fd) == before
+    child.close()
+    assert child.exitstatus == 0 and "Traceback" not in child.before
+
+
+def test_ctrl_d_leaves_at_the_question_whether_code_may_run(terminal):
+    child = terminal("--tool", "python" if isolation_here() in GUARANTEES else "python=limits")
+    child.expect(PROMPT)
+    child.send("What is 37 * 48?\r")
+    child.expect("run python\\? yes, no, always: ")
+    child.send("\x04")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0 and "Traceback" not in child.before
+
+
+def test_ctrl_d_leaves_where_lines_are_read_without_escape_sequences(terminal):
+    child = terminal(TERM="dumb")
+    child.expect("\r\n> ")
+    child.send("\x04")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def history(tmp_path) -> str:
+    path = tmp_path / "state" / "mlx-oss" / "history"
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "kept"),
+    [([], {}, True), (["--no-history"], {}, False), ([], {"MLX_OSS_HISTORY": "0"}, False)],
+)
+def test_the_history_is_kept_for_the_user_alone_unless_it_is_switched_off(
+    terminal, tmp_path, arguments, variables, kept
+):
+    folder = tmp_path / "state" / "mlx-oss"
+    if kept:
+        folder.mkdir(parents=True)
+        (folder / "history").write_text("")
+        (folder / "history").chmod(0o644)
+    child = terminal(*arguments, **variables)
+    child.expect(PROMPT)
+    child.send("/stats\r")
+    child.expect("answers 0, ")
+    leave(child)
+    assert ("/stats" in history(tmp_path)) is kept
+    if kept:
+        assert stat.S_IMODE((folder / "history").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.mkdir()])
+def test_a_history_that_is_no_file_is_left_alone(terminal, tmp_path, make):
+    path = tmp_path / "state" / "mlx-oss" / "history"
+    path.parent.mkdir(parents=True)
+    make(path)
+    child = terminal()
+    child.expect(PROMPT)
+    child.send("/stats\r")
+    child.expect("answers 0, ")
+    leave(child)
