@@ -49,7 +49,7 @@ def test_on_a_healthy_mac_little_is_printed(doctor):
     status, out = doctor(Mac())
     assert status == 0
     assert out == header() + (
-        "All 22 checks passed.\n"
+        "All 21 checks passed.\n"
         "Waiting for a small result takes N microseconds, so experts on disk cost gpt-oss-20b at least N ms for each "
         "token.\n"
         "gpt-oss-20b needs 14.26 GB to fit in memory, but the limit is 10.88 GB (6.30 GB of this Mac's 17.18 GB are "
@@ -64,7 +64,7 @@ def test_on_a_healthy_mac_little_is_printed(doctor):
 def test_all_findings_are_printed_on_request(doctor):
     status, out = doctor(Mac("Apple M3 Max", 128, "15.3", wheel="macosx_15_0_arm64"), "--quick", "--all")
     assert status == 0 and out.startswith(header("Apple M3 Max, 128 GB", "15.3"))
-    assert out.count("\nok, ") == 22
+    assert out.count("\nok, ") == 21
     for text in (
         "This Mac has Apple M3 Max.",
         "mlx-metal is built for macOS 15.0.",
@@ -86,7 +86,7 @@ PROBLEMS = {
         "  Install a Python that is built for Apple silicon (from python.org, with Homebrew in /opt/homebrew, or with "
         "`uv python install`), create a new virtual environment with it, and install mlx-oss there.\n"
         "note: The GPU was not tested: the problem with the system has to be solved first.\n"
-        "1 problem and 1 note; 16 of 18 checks passed.\n",
+        "1 problem and 1 note; 15 of 17 checks passed.\n",
     ),
     "Intel": (
         Mac("Intel(R) Core(TM) i7", architecture="x86_64", kernel={"hw.optional.arm64": None}),
@@ -94,32 +94,32 @@ PROBLEMS = {
         + "problem: This Mac has Intel(R) Core(TM) i7, but MLX needs Apple silicon.\n"
         "  Use a Mac with Apple silicon, or Linux.\n"
         "note: The GPU was not tested: the problem with the system has to be solved first.\n"
-        "1 problem and 1 note; 16 of 18 checks passed.\n",
+        "1 problem and 1 note; 15 of 17 checks passed.\n",
     ),
     "macOS 13": (
         Mac(macos="13.6.1"),
         header(macos="13.6.1") + "problem: This is macOS 13.6.1, but MLX needs macOS 14 or later.\n"
         "  Update macOS: System Settings, General, Software Update.\n"
         "note: The GPU was not tested: the problem with the system has to be solved first.\n"
-        "1 problem and 1 note; 16 of 18 checks passed.\n",
+        "1 problem and 1 note; 15 of 17 checks passed.\n",
     ),
     "two versions": (
         Mac(metal="0.32.3"),
         header() + "problem: mlx is 0.32.4, but mlx-metal 0.32.3 is installed beside it.\n"
         "  Run `pip install --force-reinstall mlx==0.32.4`: both have to be the same version.\n"
-        "1 problem; 21 of 22 checks passed.\n",
+        "1 problem; 20 of 21 checks passed.\n",
     ),
     "a wheel for a newer macOS": (
         Mac(macos="15.3", wheel="macosx_26_0_arm64"),
         header(macos="15.3") + "problem: mlx-metal is built for macOS 26.0, but this is macOS 15.3.\n"
         "  Run `pip install --force-reinstall --no-deps mlx-metal==0.32.4`.\n"
-        "1 problem; 21 of 22 checks passed.\n",
+        "1 problem; 20 of 21 checks passed.\n",
     ),
     "no kernels": (
         Mac(has_kernels=False),
         header() + "problem: The file with Metal's kernels (mlx.metallib) is missing.\n"
         "  Run `pip install --force-reinstall --no-deps mlx-metal==0.32.4`.\n"
-        "1 problem; 22 of 23 checks passed.\n",
+        "1 problem; 21 of 22 checks passed.\n",
     ),
     "an M5 before macOS 26.2": (
         Mac("Apple M5", 32, "26.1", wheel="macosx_26_0_arm64"),
@@ -127,13 +127,13 @@ PROBLEMS = {
         + "problem: mlx-metal is built for macOS 26.2, where it uses the matrix units of Apple M5, but this is macOS "
         "26.1.\n"
         "  Update macOS to 26.2 or later.\n"
-        "1 problem; 22 of 23 checks passed.\n",
+        "1 problem; 21 of 22 checks passed.\n",
     ),
     "a hanging GPU": (
         Mac(crash=hanging("multiplying two matrices")),
         header() + "problem: After 120 seconds the GPU had not finished this step: multiplying two matrices.\n"
         "  Close programs that use the GPU, then try again. If this persists, restart the Mac.\n"
-        "1 problem; 17 of 18 checks passed.\n",
+        "1 problem; 16 of 17 checks passed.\n",
     ),
     "a crash": (
         Mac(
@@ -144,14 +144,14 @@ PROBLEMS = {
         "without a screen, in a sandbox, or on a virtual machine. The message is: libc++abi: [metal::load_device] No "
         "Metal device available.\n"
         "  Log in at the Mac itself and start the program there.\n"
-        "1 problem; 17 of 18 checks passed.\n",
+        "1 problem; 16 of 17 checks passed.\n",
     ),
     "too little memory": (
         Mac(crash=killed("loading MLX", signal.SIGKILL)),
         header() + "problem: MLX ended its process by SIGKILL in this step: loading MLX. Probably the memory was not "
         "enough.\n"
         "  Close other programs, then try again.\n"
-        "1 problem; 17 of 18 checks passed.\n",
+        "1 problem; 16 of 17 checks passed.\n",
     ),
 }
 
@@ -172,7 +172,7 @@ NOTES = {
         "mlx-oss there.\n"
         "note: This is macOS 26.2, but this Python says that it is macOS 16.0, so pip chooses packages for that one.\n"
         f"  {NEW_PYTHON}\n"
-        "2 notes; 22 of 24 checks passed.\n",
+        "2 notes; 21 of 23 checks passed.\n",
     ),
     "an M5 with an older wheel": (
         Mac("Apple M5 Pro", 48, "26.3", wheel="macosx_15_0_arm64"),
@@ -180,7 +180,7 @@ NOTES = {
         + "note: mlx-metal is built for macOS 15.0, so it does not use the matrix units of Apple M5 Pro. Prompts take "
         "several times as long.\n"
         "  Run `pip install --force-reinstall --no-deps mlx-metal==0.32.4`.\n"
-        "1 note; 22 of 23 checks passed.\n",
+        "1 note; 21 of 22 checks passed.\n",
     ),
     "an M5 with an older macOS": (
         Mac("Apple M5", 32, "15.7", wheel="macosx_15_0_arm64"),
@@ -188,14 +188,14 @@ NOTES = {
         + "note: mlx-metal is built for macOS 15.0, so it does not use the matrix units of Apple M5. Prompts take "
         "several times as long.\n"
         "  Update macOS to 26.2 or later. Then run `pip install --force-reinstall --no-deps mlx-metal==0.32.4`.\n"
-        "1 note; 22 of 23 checks passed.\n",
+        "1 note; 21 of 22 checks passed.\n",
     ),
     "a virtual machine": (
         Mac("Apple M2 (Virtual)", 8, gpu="Apple Paravirtual device"),
         header("Apple M2 (Virtual), 8 GB")
         + "note: This Mac is a virtual machine, and its GPU can do less than a real one.\n"
         "  Use the Mac itself rather than a virtual machine.\n"
-        "1 note; 22 of 23 checks passed.\n",
+        "1 note; 21 of 22 checks passed.\n",
     ),
     "little memory left": (
         Mac(
@@ -211,13 +211,13 @@ NOTES = {
         "  Close other programs. Otherwise a model is slow, or is ended.\n"
         "note: 6.44 GB are swapped out.\n"
         "  Close other programs. Otherwise a model is slow.\n"
-        "3 notes; 19 of 22 checks passed.\n",
+        "3 notes; 18 of 21 checks passed.\n",
     ),
     "an odd limit of Metal": (
         Mac("Apple M4", 64, kernel={"hw.memsize": str(16 << 30)}),
         header("Apple M4, 16 GB") + "note: Metal recommends 51.54 GB of 17.18 GB of memory, which is unusual.\n"
         "  Set a limit with --memory, for example --memory 8GB.\n"
-        "1 note; 21 of 22 checks passed.\n",
+        "1 note; 20 of 21 checks passed.\n",
     ),
 }
 
@@ -235,7 +235,7 @@ def test_an_m4_needs_no_wheel_for_macos_26(doctor):
 def test_a_kernel_that_lacks_some_values_is_no_problem(doctor):
     gone = dict.fromkeys(("iogpu.wired_limit_mb", "kern.memorystatus_level", "vm.swapusage"))
     status, out = doctor(Mac(kernel=gone))
-    assert status == 0 and "All 21 checks passed." in out
+    assert status == 0 and "All 20 checks passed." in out
 
 
 def test_fast_synch_is_a_problem_and_the_gpu_is_tested_without_it(doctor, monkeypatch):
@@ -255,7 +255,7 @@ def test_fast_synch_is_a_problem_and_the_gpu_is_tested_without_it(doctor, monkey
         "  Run `unset MLX_METAL_FAST_SYNCH`, and remove it from your shell's start files.\n"
         "note: Variables that change what MLX does are set: MLX_MAX_OPS_PER_BUFFER.\n"
         "  Unset them, unless you need them.\n"
-        "1 problem and 1 note; 21 of 23 checks passed.\n"
+        "1 problem and 1 note; 20 of 22 checks passed.\n"
     )
     assert [("MLX_METAL_FAST_SYNCH" in each, "MLX_MAX_OPS_PER_BUFFER" in each) for each in mac.environments] == [
         (False, True)
@@ -273,7 +273,7 @@ def test_an_error_of_the_gpu_is_explained(doctor, monkeypatch):
         header() + "problem: An error occurred in this step: multiplying two matrices. There is not enough memory "
         f"to compute. The message is: RuntimeError: {OUT_OF_MEMORY}\n"
         "  Quit other programs, or load the model with less memory (--memory) or a shorter context (--context).\n"
-        "1 problem; 18 of 19 checks passed.\n",
+        "1 problem; 17 of 18 checks passed.\n",
     )
 
 
