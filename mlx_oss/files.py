@@ -21,7 +21,7 @@ HEADER_BYTES = 8 << 20  # of a safetensors file; the releases' have 30 kB
 MANIFEST_BYTES = 8 << 20
 COMPANION_BYTES = 48 << 20  # the releases' tokenizer.json has 28 MB
 TEXT_BYTES = 16 << 20  # a question, a conversation, a list of ids
-SESSION_BYTES = 32 << 20  # the text of a saved session
+SESSION_BYTES = 16 << 20  # the text of a saved session
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",

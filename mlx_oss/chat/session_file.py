@@ -42,6 +42,8 @@ _NAMES = {stored: name for name, stored in _DTYPES.items()}
 _COUNTS = ("reasoned", "retries")  # fields of `Entry` that are saved as they are
 _ESCAPED = re.compile(r'\\(?:["\\/bfnrt]|u[0-9a-f]{4})')  # an escape sequence of JSON
 _SURROGATE = re.compile("[\ud800-\udfff]")  # in a path: bytes that are not UTF-8; in a text: half of a character
+_LETTERS = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+_MOST_FAILURES = 2000  # places in a damaged file where a message seems to begin and cannot be read
 _DECODING_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, HarmonyError, OptionError)
 
 
@@ -221,7 +223,7 @@ def _recover(raw: bytes) -> Saved | None:
 
     A message that can be decoded is kept even if its text was changed by the damage.
     """
-    text = _ESCAPED.sub(lambda match: str(json.loads(f'"{match[0]}"')), raw.decode(errors="replace"))
+    text = _ESCAPED.sub(_unescaped, raw.decode(errors="replace"))
     decoded = _decode_all(text, '{"message": ', lambda data: Entry.from_message(message_from_dict(data)))
     entries = [entry for entry in decoded if isinstance(entry.message.content, str)]
     blank = [Message("system", SystemContent())]
@@ -234,12 +236,27 @@ def _recover(raw: bytes) -> Saved | None:
     return saved if entries else None
 
 
+def _unescaped(match: re.Match[str]) -> str:
+    """The character that an escape sequence of JSON stands for."""
+    return _LETTERS.get(match[0][1]) or chr(int(match[0][2:], 16))
+
+
 def _decode_all(text: str, prefix: str, convert: Callable[[Any], T]) -> Iterator[T]:
-    """Decodes and converts every JSON value that follows `prefix` in the text; skips those that fail."""
-    start = text.find(prefix)
-    while start >= 0:
-        with contextlib.suppress(*_DECODING_ERRORS):
-            yield convert(json.JSONDecoder().raw_decode(text, start + len(prefix))[0])
+    """Decodes and converts every JSON value that follows `prefix` in the text; skips those that fail.
+
+    Stops after _MOST_FAILURES, or when failures have read the text several times: values that begin within one another
+    could take hours.
+    """
+    decoder, start, failures, wasted = json.JSONDecoder(), text.find(prefix), 0, 0
+    while start >= 0 and failures < _MOST_FAILURES and wasted <= 8 * len(text):
+        try:
+            yield convert(decoder.raw_decode(text, start + len(prefix))[0])
+        except json.JSONDecodeError as error:
+            failures, wasted = failures + 1, wasted + error.pos - start
+        except RecursionError:  # it may have read up to the end
+            failures, wasted = failures + 1, wasted + len(text) - start
+        except _DECODING_ERRORS:
+            failures += 1
         start = text.find(prefix, start + 1)
 
 

@@ -23,6 +23,7 @@ from mlx_oss.files import HEADER_BYTES, INDEX_BYTES, open_regular, read_bytes
 ITEMSIZE = {"U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
 ITEMSIZE |= {"BOOL": 1, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+_MOST_AXES = 8  # of a tensor of any layout
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -105,7 +106,7 @@ def read_header(path: Path, limit: int = HEADER_BYTES) -> dict[str, TensorInfo]:
 def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]  # type: ignore[index]
-        good = all(type(n) is int and n >= 0 for n in (*shape, start, end))
+        good = len(shape) <= _MOST_AXES and all(type(n) is int and 0 <= n < 2**63 for n in (*shape, start, end))
         good = good and end - start == math.prod(shape) * ITEMSIZE[dtype]
     except (TypeError, KeyError, ValueError):
         good = False

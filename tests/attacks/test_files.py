@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -239,6 +240,55 @@ def test_exactly_the_limit_can_be_read(tmp_path):
 @pytest.fixture
 def conversation(script) -> ChatSession:
     return ChatSession(script, TOKENIZER, current_date=DATE)
+
+
+DAMAGED = {
+    "values within values": b'{"message": [0,' * 60_000,
+    "texts that never end": (b'{"message": "' + b"a" * 30) * 60_000,
+    "nothing but beginnings": b'{"message": ' * 100_000,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_recovering_what_a_damaged_file_holds_ends_soon(tmp_path, script, monkeypatch, kind):
+    read = 0
+
+    class Counting(json.JSONDecoder):
+        def raw_decode(self, text: str, start: int = 0) -> tuple[object, int]:
+            nonlocal read
+            try:
+                return super().raw_decode(text, start)
+            except json.JSONDecodeError as error:
+                read += error.pos - start
+                raise
+            finally:
+                read += 1000
+
+    monkeypatch.setattr(session_file.json, "JSONDecoder", Counting)
+    (tmp_path / "chat").write_bytes(bytes(8) + DAMAGED[kind])
+    with pytest.raises(SessionError, match="no message in it can be read"):
+        ChatSession.load(tmp_path / "chat", script, TOKENIZER, text_only=True)
+    assert read < 10 * (len(DAMAGED[kind]) + 1_000_000)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "piece", [b"\\n", b'{"message": {"role":"user","content":"a"}}', b'{"message": [' + b"0," * 15000]
+)
+def test_the_largest_damaged_file_is_read_without_filling_the_memory(tmp_path, script, piece):
+    (tmp_path / "chat").write_bytes(bytes(8) + piece * (files.SESSION_BYTES // len(piece)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(SessionError):
+        ChatSession.load(tmp_path / "chat", script, TOKENIZER, text_only=True)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000
+
+
+def test_a_shape_that_would_take_minutes_to_multiply_is_refused(tmp_path):
+    shapes = ",".join(["9" * 4000] * 1900)
+    header = f'{{"a":{{"dtype":"F32","shape":[{shapes}],"data_offsets":[0,0]}}}}'.encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="tensor a has a damaged header entry"):
+        read_header(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("path", ["/dev/full", "/dev/null"])
