@@ -224,6 +224,7 @@ def _recover(raw: bytes) -> Saved | None:
     A message that can be decoded is kept even if its text was changed by the damage.
     """
     text = _ESCAPED.sub(_unescaped, raw.decode(errors="replace"))
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")  # joins the halves of characters
     decoded = _decode_all(text, '{"message": ', lambda data: Entry.from_message(message_from_dict(data)))
     entries = [entry for entry in decoded if isinstance(entry.message.content, str)]
     blank = [Message("system", SystemContent())]

@@ -271,6 +271,17 @@ def test_recovering_what_a_damaged_file_holds_ends_soon(tmp_path, script, monkey
     assert read < 10 * (len(DAMAGED[kind]) + 1_000_000)
 
 
+def test_what_is_recovered_of_a_damaged_file_is_what_was_said(tmp_path):
+    said = 'A \u2028 "quoted" \\ \n \N{GRINNING FACE} \xe9'
+    session = ChatSession(ScriptedEngine(said), TOKENIZER, current_date=DATE)
+    session.ask(said)
+    session.save(tmp_path / "chat")
+    whole = (tmp_path / "chat").read_bytes()
+    (tmp_path / "chat").write_bytes(whole.replace(b'"seal": "', b'"seal": "x', 1))
+    loaded = ChatSession.load(tmp_path / "chat", ScriptedEngine(), TOKENIZER, text_only=True)
+    assert [message.content for message in loaded.messages] == [said, said]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "piece", [b"\\n", b'{"message": {"role":"user","content":"a"}}', b'{"message": [' + b"0," * 15000]
