@@ -21,7 +21,7 @@ from mlx_oss.tools.patch import apply, apply_patch, renames, transaction
 from mlx_oss.tools.patch.anchored_paths import AnchoredFolder
 from tests.attacks.killed import AFTER, BEFORE, PATCH, fill, lines_until, state, without
 
-FALLBACKS = ["", "rename", "link"]
+FALLBACKS = ["", "rename"]  # without hard links too, a gap remains (.github/SECURITY.md)
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def killed(root: Path, step: int, fallback: str) -> tuple[int, int]:
     return kills, applied
 
 
-@pytest.mark.parametrize("fallback", ["", "rename"])
+@pytest.mark.parametrize("fallback", FALLBACKS)
 def test_a_patch_killed_at_any_line_is_applied_or_not_and_leaves_nothing(root, fallback):
     kills, applied = killed(root, 37, fallback)
     assert kills > 20 and 0 < applied < kills
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("fallback", ["", "rename"])
+@pytest.mark.parametrize("fallback", FALLBACKS)
 def test_a_patch_killed_at_every_line_is_applied_or_not_and_leaves_nothing(root, fallback):
     kills, applied = killed(root, 1, fallback)
     assert kills > 1000 and 0 < applied < kills
@@ -130,6 +130,14 @@ def test_patches_of_several_processes_that_are_killed_now_and_then_follow_one_an
     count = int((root / "n.txt").read_text())
     assert (root / "log.txt").read_text().splitlines() == [f"line {number}" for number in range(1, count + 1)]
     assert state(root)[0].keys() == {*BEFORE, "n.txt", "log.txt"} and count
+
+
+def test_a_file_system_without_hard_links_and_new_renames_is_written_to(root, monkeypatch):
+    monkeypatch.setattr(os, "link", os.link)
+    monkeypatch.setattr(renames, "_function", renames._function)
+    without("link")
+    apply_patch(PATCH, root)
+    assert state(root)[0] == AFTER
 
 
 def test_a_folder_that_another_process_keeps_locked_is_not_waited_for_without_end(root, monkeypatch):
@@ -235,7 +243,6 @@ def test_undoing_a_patch_keeps_what_another_program_writes_at_any_line(root, pat
 @pytest.mark.parametrize("act", [replaces, overwrites, appends])
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_another_program_writes_at_every_seventh_line_is_kept(root, path, act, fails, fallback, monkeypatch):
-    monkeypatch.setattr(os, "link", os.link)
     monkeypatch.setattr(renames, "_function", renames._function)
     without(fallback)
     begin = random.Random(path + act.__name__ + fallback).randrange(1, 8)
