@@ -227,6 +227,7 @@ WRITERS = {
     "mlx_oss/cli/plan.py",
     "mlx_oss/cli/bench.py",
     "mlx_oss/cli/doctor.py",
+    "mlx_oss/cli/interrupts.py",  # a line break
     "mlx_oss/cli/prompt.py",
     "mlx_oss/cli/model_arguments.py",
     "mlx_oss/cli/tool_arguments.py",
