@@ -8,11 +8,28 @@ from typing import TypeVar
 import mlx.core as mx
 import numpy as np
 
-from mlx_oss import ChatSession, LocalEngine, Request, Stream, Transformer
+from mlx_oss import ChatSession, LocalEngine, ModelConfig, Request, Stream, Transformer
 from mlx_oss.backend import device
 from mlx_oss.constrain import TurnConstraint
 
 Model = TypeVar("Model", bound=Transformer)
+
+
+def small_config(*, window: int, context: int) -> ModelConfig:
+    """A config of a model that computes quickly. `window` and `context` are numbers of tokens."""
+    return ModelConfig(
+        num_hidden_layers=3,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        vocab_size=53,
+        hidden_size=64,
+        intermediate_size=32,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        head_dim=10,
+        sliding_window=window,
+        max_position_embeddings=context,
+    )
 
 
 def as_loaded(model: Model) -> Model:

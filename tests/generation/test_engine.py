@@ -29,7 +29,7 @@ from mlx_oss.errors import ContextError, EngineError, OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import PromptCache
 from mlx_oss.model.kv_cache import Cache
-from tests.engines import as_loaded
+from tests.engines import as_loaded, small_config
 
 CONTEXT = 96
 WINDOW = 7
@@ -57,20 +57,7 @@ class Seen:
 def model() -> LocalEngine:
     """Random weights, a window shorter than the prompt, chunks of 5 tokens."""
     mx.random.seed(5)
-    config = ModelConfig(
-        num_hidden_layers=3,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        vocab_size=53,
-        hidden_size=64,
-        intermediate_size=32,
-        num_attention_heads=6,
-        num_key_value_heads=3,
-        head_dim=10,
-        sliding_window=WINDOW,
-        max_position_embeddings=CONTEXT,
-    )
-    return LocalEngine(as_loaded(Counting(config)), chunk=5)
+    return LocalEngine(as_loaded(Counting(small_config(window=WINDOW, context=CONTEXT))), chunk=5)
 
 
 def tokens_of(model: LocalEngine, prompt: Sequence[int] = PROMPT, count: int = 12, **more) -> list[int]:

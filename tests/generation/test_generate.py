@@ -8,11 +8,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_oss import ModelConfig, SamplingOptions, Transformer, generate_step, prefill
+from mlx_oss import SamplingOptions, Transformer, generate_step, prefill
 from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.generation.sampling import Sampler
 from mlx_oss.tokenizer import LAST_TEXT_ID
-from tests.engines import as_loaded, rounding
+from tests.engines import as_loaded, rounding, small_config
 
 CONTEXT = 64
 PROMPT = [3, 14, 15, 9, 2, 6, 5, 35, 8, 7, 9]
@@ -23,20 +23,7 @@ GREEDY = SamplingOptions(temperature=0)
 def model() -> Transformer:
     """A model with random weights, a window shorter than the prompt, and a context of 64 tokens."""
     mx.random.seed(4)
-    config = ModelConfig(
-        num_hidden_layers=3,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        vocab_size=53,
-        hidden_size=64,
-        intermediate_size=32,
-        num_attention_heads=6,
-        num_key_value_heads=3,
-        head_dim=10,
-        sliding_window=7,
-        max_position_embeddings=CONTEXT,
-    )
-    return as_loaded(Transformer(config))
+    return as_loaded(Transformer(small_config(window=7, context=CONTEXT)))
 
 
 def forward(model: Transformer, tokens: list[int]) -> mx.array:
