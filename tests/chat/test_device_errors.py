@@ -114,7 +114,7 @@ def test_a_retry_that_fails_leaves_the_answer_that_it_was_to_replace(asked, fail
 
 def test_the_terminal_says_that_the_question_was_taken_back_and_reads_the_next(nano, fail, monkeypatch, capsys):
     questions = iter(["What is the capital of France?", "What is the capital of France?"])
-    monkeypatch.setattr("mlx_oss.cli.prompt.make_reader", lambda _: lambda: next(questions, None) or end())
+    monkeypatch.setattr("mlx_oss.cli.prompt.make_reader", lambda *_, **__: lambda: next(questions, None) or end())
 
     def end() -> str:
         raise EOFError
@@ -160,7 +160,7 @@ def test_after_a_command_that_fails_the_terminal_does_not_say_that_a_question_wa
             return line
         raise EOFError
 
-    monkeypatch.setattr("mlx_oss.cli.prompt.make_reader", lambda _: read)
+    monkeypatch.setattr("mlx_oss.cli.prompt.make_reader", lambda *_, **__: read)
     converse(session, PlainPrinter())
     error = capsys.readouterr().err
     assert "not enough memory" in error and "taken back" not in error

@@ -233,7 +233,7 @@ def typed(monkeypatch) -> list[Any]:
             return line
         raise line
 
-    monkeypatch.setattr("mlx_oss.cli.prompt.make_reader", lambda commands: read)
+    monkeypatch.setattr("mlx_oss.cli.prompt.make_reader", lambda commands, **_: read)
     return lines
 
 
