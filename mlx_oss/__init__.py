@@ -30,6 +30,7 @@ from mlx_oss.errors import (
     ContextError,
     ConversionError,
     DeviceError,
+    DownloadError,
     EngineError,
     HarmonyError,
     MlxOssError,
@@ -72,8 +73,8 @@ if TYPE_CHECKING:
     from mlx_oss.generation.options import SamplingOptions
     from mlx_oss.generation.scripted import ScriptedEngine
     from mlx_oss.harmony import Message, ToolDescription
-    from mlx_oss.loader import load, load_model
-    from mlx_oss.memory.plan import Plan, plan
+    from mlx_oss.loader import load, load_model, plan
+    from mlx_oss.memory.plan import Plan
     from mlx_oss.model.kv_cache import Cache
     from mlx_oss.model.transformer import Transformer
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
@@ -91,8 +92,8 @@ _NAMES = {  # the names of each module that are public here
     "generation.options": "SamplingOptions",
     "generation.scripted": "ScriptedEngine",
     "harmony": "Message ToolDescription",
-    "loader": "load load_model",
-    "memory.plan": "Plan plan",
+    "loader": "load load_model plan",
+    "memory.plan": "Plan",
     "model.kv_cache": "Cache",
     "model.transformer": "Transformer",
     "tokenizer": "Tokenizer load_tokenizer",
@@ -114,6 +115,7 @@ __all__ = [
     "ConversionError",
     "Counts",
     "DeviceError",
+    "DownloadError",
     "Engine",
     "EngineError",
     "Event",

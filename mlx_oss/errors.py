@@ -2,6 +2,7 @@
 
     MlxOssError
     ├── ConfigError          config.json: a value is missing, unknown or impossible
+    ├── DownloadError        a model cannot be found by its name, or not be downloaded
     ├── CheckpointError      weights: a file or tensor is missing, damaged, unknown, or of the wrong shape or dtype
     ├── ConversionError      a conversion cannot start or finish: the target exists, the disk is full
     ├── TokenizerError       the vocabulary is damaged, or differs from the release's
@@ -31,6 +32,7 @@ __all__ = [
     "ContextError",
     "ConversionError",
     "DeviceError",
+    "DownloadError",
     "EngineError",
     "HarmonyError",
     "MlxOssError",
@@ -76,6 +78,10 @@ class ConfigError(MlxOssError):
 
 class CheckpointError(MlxOssError):
     """A weight file or tensor is missing, damaged, unknown, or of the wrong shape or dtype."""
+
+
+class DownloadError(MlxOssError):
+    """A model cannot be found by its name, or it cannot be downloaded."""
 
 
 class ConversionError(MlxOssError):

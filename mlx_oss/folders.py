@@ -1,4 +1,4 @@
-"""The folders of this user in which mlx-oss keeps files: a cache, and state such as the chat history.
+"""The folders of this user with files of mlx-oss: a cache, state such as the chat history, and the user's defaults.
 
 `platformdirs` knows where each system keeps them: on Linux in the folders of the XDG Base Directory Specification, on
 macOS below ~/Library. Knows nothing of what the files are. Creates nothing.
@@ -31,6 +31,23 @@ def cache_folder() -> Path | None:
     except RuntimeError:  # there is no home folder
         return None
     return folder if folder.is_absolute() else None  # some versions return a relative path if there is no home folder
+
+
+def config_folder() -> Path | None:
+    """The folder for files that the user writes: the user's config folder for mlx-oss.
+
+    A relative XDG_CONFIG_HOME is ignored, as the specification requires.
+
+    Returns:
+        The folder, which may not exist yet. None if the user has no home folder.
+    """
+    from platformdirs import user_config_path
+
+    try:
+        folder = user_config_path(_NAME)
+    except RuntimeError:  # there is no home folder
+        return None
+    return folder if folder.is_absolute() else None
 
 
 def state_folder() -> Path | None:

@@ -1,4 +1,4 @@
-"""Loads a model from a checkpoint: a release as it is, or an MLX folder.
+"""Loads a model from a checkpoint, or plans to: a release as it is, an MLX folder, or either by its name.
 
 The checkpoint is checked first: it must contain every tensor that the config requires, once, in its shape and dtype,
 and no other. Weights are read directly into the model's arrays, so the peak memory of loading is about the size of the
@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Literal
 
 import mlx.core as mx
 
+from mlx_oss import models
 from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.backend.host_memory import keep_freed_memory
-from mlx_oss.errors import OptionError
+from mlx_oss.errors import CheckpointError, OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.local import LocalEngine
-from mlx_oss.memory.plan import place_here, plan_for
+from mlx_oss.memory.plan import Plan, place_here, plan_for
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload.install import install
-from mlx_oss.weights.layouts.checkpoint import open_model
-from mlx_oss.weights.placements import quantized_modules
+from mlx_oss.weights.hub.names import NANO
+from mlx_oss.weights.layouts.checkpoint import Checkpoint, check_loadable, open_model
+from mlx_oss.weights.placements import Placement, quantized_modules
 from mlx_oss.weights.reading import open_files, read
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ def load(
     memory: str | int | None = None,
     context: int | None = None,
     wire: bool | None = None,
+    progress: models.OnProgress | None = None,
 ) -> tuple[LocalEngine, Tokenizer]:
     """Loads a model and the tokenizer.
 
@@ -50,8 +53,9 @@ def load(
 
     Args:
         path: Folder of the model: a release in Hugging Face's or OpenAI's layout (`original/`), as it was downloaded,
-            or an MLX folder, written by `mlx-oss convert` or downloaded from mlx-community. None: nano, the bundled
-            demonstration model.
+            or an MLX folder, written by `mlx-oss convert` or downloaded from mlx-community. Or the model's name on the
+            Hugging Face Hub, such as "openai/gpt-oss-20b" or short "20b", also with "@revision": it is looked for on
+            this disk, and downloaded if it is not there. None: nano, the bundled demonstration model.
         dtype: Dtype of the activations: "float32", "bfloat16" or "auto". "auto" is bfloat16 on a GPU, and float32 on
             the CPU backend, where it is faster.
         memory: Limit for the process, in bytes or as text like "8GB". None: as `plan` describes. If the weights do not
@@ -59,6 +63,8 @@ def load(
         context: Tokens that a conversation needs room for. None: chosen as `plan` describes.
         wire: Whether the weights are wired while the engine computes, as planned (`Plan.wired_bytes`), and until some
             seconds later. None: True, unless the environment variable MLX_OSS_WIRE is 0.
+        progress: Called in this thread while the model is downloaded, or converted because it cannot be loaded as it
+            is.
 
     Returns:
         The model and the tokenizer.
@@ -68,18 +74,63 @@ def load(
         ConfigError: If config.json is missing or wrong; names the file and key.
         CheckpointError: If a weight file or tensor is missing or wrong, or the model has to be converted first; says
             which and why.
-        ConversionError: If `path` is None and nano cannot be written to the cache folder.
+        DownloadError: If there is no model of this name, or it cannot be downloaded.
+        ConversionError: If the model has to be converted, and cannot be written to the cache folder. The same for nano.
         TokenizerError: If the bundled vocabulary is missing or damaged.
         DeviceError: If MLX fails, for example because the memory is used up.
         EngineError: If this process was forked from one that has computed.
     """
     from mlx_oss.tokenizer import load_tokenizer
 
-    if path is None:
-        from mlx_oss.nano import nano_folder
+    def check(checkpoint: Checkpoint) -> None:
+        if not checkpoint.layout.must_convert:
+            _plan(checkpoint, dtype, memory, context)
 
-        path = nano_folder()
-    return load_model(path, dtype=dtype, memory=memory, context=context, wire=wire), load_tokenizer()
+    folder = models.folder_of(NANO if path is None else path, progress=progress, check=check)
+    return load_model(folder, dtype=dtype, memory=memory, context=context, wire=wire), load_tokenizer()
+
+
+def plan(
+    path: str | Path,
+    *,
+    context: int | None = None,
+    memory: str | int | None = None,
+    chunk: int | None = None,
+    dtype: str = "auto",
+) -> Plan:
+    """Plans how to hold a model in memory, without loading it.
+
+    A plan is returned even if the memory is too small: see `Plan.verdict`.
+
+    Args:
+        path: Folder of the model, or its name, as for `load`. Of a model that is not on this disk, only its config and
+            the headers of its files are downloaded.
+        context: Tokens of context that have to fit. None: with everything in memory, the largest that fits of the
+            model's limit, half of it, a quarter and so on, down to 8,192; with experts on disk, the largest that fits
+            of 8,192, 4,096, 2,048 and 1,024.
+        memory: Limit for the process, in bytes or as text like "8GB". None: what Metal recommends, less what macOS
+            and other programs need; on other machines the memory that is free now.
+        chunk: Tokens of a prompt that are processed at a time. None: 512, or fewer if that does not fit.
+        dtype: Dtype of the activations, as for `load`.
+
+    Returns:
+        The plan that `load` follows for the same arguments.
+
+    Raises:
+        OptionError: If an argument is out of range.
+        ConfigError: If config.json is missing or wrong.
+        CheckpointError: If a weight file or tensor is missing or wrong, or if the model has to be converted first.
+        DownloadError: If there is no model of this name, or the Hub cannot be asked.
+    """
+    checkpoint = models.checkpoint_of(path)
+    if (reason := checkpoint.layout.must_convert) and models.hub_model(path):
+        raise CheckpointError(
+            f"{path} is converted when it is loaded for the first time, because {reason}: `mlx-oss pull {path}` does "
+            "that, and then it can be planned"
+        )
+    check_loadable(checkpoint)
+    placements = place_here(checkpoint, dtype)
+    return plan_for(checkpoint, placements, context=context, memory=memory, chunk=chunk, dtype=dtype)
 
 
 def load_model(
@@ -114,12 +165,7 @@ def load_model(
     """
     compute_thread.check_process()
     checkpoint = open_model(path)
-    placements = place_here(checkpoint, dtype)
-    chosen = plan_for(checkpoint, placements, context=context, memory=memory, dtype=dtype, slots=slots)
-    if chosen.verdict == "too small":
-        raise OptionError(
-            f"{chosen}: allow more memory, use a shorter context, or convert the model with a smaller profile"
-        )
+    chosen, placements = _plan(checkpoint, dtype, memory, context, slots)
     reduced = chosen.slots is not None or chosen.context < (context or checkpoint.config.max_position_embeddings)
     _log.log(logging.WARNING if reduced and slots is None else logging.INFO, "%s", chosen)
     compute_thread.mark_computing()
@@ -136,3 +182,16 @@ def load_model(
         mx.eval(model.parameters())
     wire = os.environ.get("MLX_OSS_WIRE") != "0" if wire is None else wire
     return LocalEngine(model, chosen, wired_bytes=chosen.wired_bytes if wire else 0)
+
+
+def _plan(
+    checkpoint: Checkpoint, dtype: str, memory: str | int | None, context: int | None, slots: int | None = None
+) -> tuple[Plan, tuple[Placement, ...]]:
+    """The plan that loading follows. Raises OptionError if the memory is too small."""
+    placements = place_here(checkpoint, dtype)
+    chosen = plan_for(checkpoint, placements, context=context, memory=memory, dtype=dtype, slots=slots)
+    if chosen.verdict == "too small":
+        raise OptionError(
+            f"{chosen}: allow more memory, use a shorter context, or convert the model with a smaller profile"
+        )
+    return chosen, placements

@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from mlx_oss.folders import cache_folder, state_folder
+from mlx_oss.folders import cache_folder, config_folder, state_folder
 
 BOTH = pytest.mark.parametrize(
-    ("folder", "variable"), [(cache_folder, "XDG_CACHE_HOME"), (state_folder, "XDG_STATE_HOME")]
+    ("folder", "variable"),
+    [(cache_folder, "XDG_CACHE_HOME"), (state_folder, "XDG_STATE_HOME"), (config_folder, "XDG_CONFIG_HOME")],
 )
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch) -> Path:
     """An empty home folder, and no variable that names another place."""
-    for name in ("MLX_OSS_CACHE", "XDG_CACHE_HOME", "XDG_STATE_HOME"):
+    for name in ("MLX_OSS_CACHE", "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path

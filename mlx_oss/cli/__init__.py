@@ -30,7 +30,11 @@ COMMANDS = {
     "plan": ("mlx_oss.cli.plan", "show how much of a model fits into memory"),
     "bench": ("mlx_oss.cli.bench", "measure a model's speed and memory on this machine"),
     "doctor": ("mlx_oss.cli.doctor", "check whether this machine runs mlx-oss well"),
-    "convert": ("mlx_oss.convert.command", "convert a checkpoint to an MLX folder"),
+    "models": ("mlx_oss.cli.models", "list the models on this disk, and what this machine can run of them"),
+    "pull": ("mlx_oss.cli.pull", "download a model by its name"),
+    "rm": ("mlx_oss.cli.rm", "remove a model from this disk"),
+    "config": ("mlx_oss.cli.config", "show your own defaults: the model, and options of chat"),
+    "convert": ("mlx_oss.cli.convert", "convert a checkpoint to an MLX folder"),
     "verify": ("mlx_oss.cli.verify", "check that a model on disk is complete and, where checksums exist, intact"),
 }
 

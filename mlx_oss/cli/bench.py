@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mlx_oss.bench import measure
 
-    folder = model_arguments.folder_or_nano(args)
+    folder = model_arguments.folder_of(args)
     shows_progress = sys.stderr.isatty() and not args.json and not wants_plain()
     try:
         report = measure(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from mlx_oss.cli import answer_arguments, model_arguments, tool_arguments
+from mlx_oss.cli import answer_arguments, model_arguments, settings, tool_arguments
 from mlx_oss.cli.interrupts import echo_disabled, exit_soon, exiting_on_sigterm, interruptible, leaving_on_ctrl_d
 from mlx_oss.errors import ContextError, DeviceError, MlxOssError, OptionError
 from mlx_oss.files import TEXT_BYTES
@@ -53,9 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print each event as a line of JSON; each line of stdin is then a separate question",
     )
+    parser.epilog = "`mlx-oss config` shows your own defaults, and the file in which they stand."
+    settings.apply_chat_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Answers or converses. The exit status is 130 if Ctrl-C stopped an answer."""
     question = checked_text(" ".join(args.question))
     questions = [question] if question else []
     if not question and not (sys.stdin and sys.stdin.isatty()):

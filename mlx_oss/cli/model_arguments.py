@@ -7,25 +7,30 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_oss.cli import settings
+from mlx_oss.cli.progress import shown
+from mlx_oss.weights.hub.names import NANO
+
 if TYPE_CHECKING:
     from mlx_oss.generation.local import LocalEngine
     from mlx_oss.generation.options import SamplingOptions
     from mlx_oss.tokenizer import Tokenizer
 
 _NANO = """\
-This is nano, a small demonstration model that comes with mlx-oss. It is not gpt-oss. For gpt-oss-20b, download
-openai/gpt-oss-20b from Hugging Face, then: mlx-oss chat --model gpt-oss-20b
+This is nano, a small demonstration model that comes with mlx-oss. It is not gpt-oss. For gpt-oss-20b (13.8 GB):
+mlx-oss chat --model openai/gpt-oss-20b
 """
-_FOLDER_HELP = (
-    "folder of a model, as downloaded or converted (default: nano, a small demonstration model that comes with mlx-oss)"
+_MODEL_HELP = (
+    "20b, 120b, a name on huggingface.co such as openai/gpt-oss-20b, or a folder, as downloaded or converted (default: "
+    "that of `mlx-oss config`, else nano, a small demonstration model that comes with mlx-oss)"
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
-        metavar="FOLDER",
-        help=_FOLDER_HELP,
+        metavar="NAME",
+        help=_MODEL_HELP,
     )
     add_dtype_argument(parser)
     add_memory_arguments(parser)
@@ -79,16 +84,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_folder_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder",
+        metavar="NAME",
         nargs="?",
-        help=_FOLDER_HELP,
+        help=_MODEL_HELP,
     )
 
 
-def folder_or_nano(args: argparse.Namespace) -> str | Path:
-    """The folder that `add_folder_argument` parsed; without one, that of nano, which the first call creates."""
-    from mlx_oss.nano import nano_folder
+def folder_of(args: argparse.Namespace) -> Path:
+    """The folder of the model that `add_folder_argument` parsed, which is downloaded if it is not here."""
+    from mlx_oss.models import folder_of
 
-    return nano_folder() if args.folder is None else str(args.folder)
+    with shown() as progress:
+        return folder_of(args.folder or settings.model() or NANO, progress=progress)
 
 
 def add_dtype_argument(parser: argparse.ArgumentParser) -> None:
@@ -137,9 +144,18 @@ def sampling_options(args: argparse.Namespace) -> SamplingOptions:
 
 
 def load(args: argparse.Namespace) -> tuple[LocalEngine, Tokenizer]:
-    """Loads the model and its tokenizer. Without --model, it loads nano and writes a note about it to stderr."""
+    """Loads the model and its tokenizer. If none is named, it loads nano and writes a note about it to stderr."""
     import mlx_oss
 
-    if args.model is None:
+    name = args.model or settings.model()
+    if name is None:
         sys.stderr.write(_NANO)
-    return mlx_oss.load(args.model, dtype=args.dtype, memory=args.memory, context=args.context, wire=wire(args))
+    with shown() as progress:
+        return mlx_oss.load(
+            name,
+            dtype=args.dtype,
+            memory=args.memory,
+            context=args.context,
+            wire=wire(args),
+            progress=progress,
+        )

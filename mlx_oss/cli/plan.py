@@ -8,9 +8,10 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlx_oss.cli import model_arguments
+from mlx_oss.cli import model_arguments, settings
 from mlx_oss.errors import OptionError
 from mlx_oss.terminal import one_line
+from mlx_oss.weights.hub.names import NANO
 
 if TYPE_CHECKING:
     from mlx_oss.memory.plan import Plan
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
         sys.stdout.write(table() + "\n")
         return 0
-    folder = model_arguments.folder_or_nano(args)
-    plan = mlx_oss.plan(folder, context=args.context, memory=args.memory, chunk=args.chunk, dtype=args.dtype)
+    name = args.folder or settings.model() or NANO
+    plan = mlx_oss.plan(name, context=args.context, memory=args.memory, chunk=args.chunk, dtype=args.dtype)
     if args.json:
         sys.stdout.write(json.dumps({**asdict(plan), "folder": str(plan.folder)}) + "\n")
     else:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import argparse
 
+from mlx_oss.cli.progress import shown
+from mlx_oss.terminal import say
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="folder of a model, converted or as it was downloaded")
+    parser.add_argument("folder", metavar="DIR", help="folder or name of a model, converted or as it was downloaded")
     parser.add_argument(
         "--source",
         metavar="SRC",
         help="checkpoint that it was converted from; all tensors are compared with it (default: only check the folder)",
+    )
+    parser.add_argument(
+        "--repair", action="store_true", help="first download the files again whose checksums are wrong; needs a name"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     from mlx_oss.convert.command import run_verify
+    from mlx_oss.models import local_folder, repair
 
-    return run_verify(args.folder, args.source, args.json)
+    if args.repair:
+        with shown() as progress:
+            damaged = repair(args.folder, progress)
+        say(f"downloaded again: {', '.join(damaged)}" if damaged else "no checksum is wrong")
+    return run_verify(str(local_folder(args.folder)), args.source and str(local_folder(args.source)), args.json)

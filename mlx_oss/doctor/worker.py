@@ -137,7 +137,7 @@ def _fits() -> Iterator[Finding]:
 
 
 def _plan(folder: Path) -> Iterator[Finding]:
-    from mlx_oss.memory.plan import plan
+    from mlx_oss.loader import plan
 
     chosen = plan(folder)
     small = chosen.verdict == "too small"

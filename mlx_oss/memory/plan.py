@@ -21,7 +21,7 @@ from mlx_oss.memory.footprint import Footprint
 from mlx_oss.model.kv_cache import MOST_SNAPSHOTS
 from mlx_oss.model.transformer import PREFILL_CHUNK
 from mlx_oss.weights.arrays import DTYPE_NAMES
-from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_model
+from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.placements import Placement, place
 
 BASE_BYTES = 120_000_000  # Python, MLX, NumPy and the vocabulary
@@ -106,41 +106,6 @@ class Plan:
         return sentence
 
 
-def plan(
-    path: str | Path,
-    *,
-    context: int | None = None,
-    memory: str | int | None = None,
-    chunk: int | None = None,
-    dtype: str = "auto",
-) -> Plan:
-    """Plans how to hold a model in memory, without loading it.
-
-    A plan is returned even if the memory is too small: see `Plan.verdict`.
-
-    Args:
-        path: Folder of the model: a release in Hugging Face's or OpenAI's layout, or an MLX folder.
-        context: Tokens of context that have to fit. None: with everything in memory, the largest that fits of the
-            model's limit, half of it, a quarter and so on, down to 8,192; with experts on disk, the largest that fits
-            of 8,192, 4,096, 2,048 and 1,024.
-        memory: Limit for the process, in bytes or as text like "8GB". None: what Metal recommends, less what macOS
-            and other programs need; on other machines the memory that is free now.
-        chunk: Tokens of a prompt that are processed at a time. None: 512, or fewer if that does not fit.
-        dtype: Dtype of the activations, as for `load`.
-
-    Returns:
-        The plan that `load` follows for the same arguments.
-
-    Raises:
-        OptionError: If an argument is out of range.
-        ConfigError: If config.json is missing or wrong.
-        CheckpointError: If a weight file or tensor is missing or wrong, or if the model has to be converted first.
-    """
-    checkpoint = open_model(path)
-    placements = place_here(checkpoint, dtype)
-    return plan_for(checkpoint, placements, context=context, memory=memory, chunk=chunk, dtype=dtype)
-
-
 def place_here(checkpoint: Checkpoint, dtype: str) -> tuple[Placement, ...]:
     """The parameters of a checkpoint's model as this machine holds them. Raises OptionError for an unknown dtype."""
     return place(checkpoint, DTYPE_NAMES[device.activation_dtype(dtype)], upcasts=not device.on_gpu())
@@ -157,7 +122,7 @@ def plan_for(
     slots: int | None = None,
     machine: Machine | None = None,
 ) -> Plan:
-    """Like `plan`, for an open checkpoint and its `placements`, which must be those for `dtype` (see `place_here`).
+    """Like `loader.plan`, for an open checkpoint and its `placements`, which are those for `dtype` (see `place_here`).
 
     With `slots`, the plan has this number of expert slots per layer, whether it fits or not. With `machine`, the plan
     is for that machine instead of this one; the placements must then be those for it.

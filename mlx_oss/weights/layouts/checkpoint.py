@@ -139,13 +139,18 @@ def open_model(path: str | Path) -> Checkpoint:
         CheckpointError: As `open_checkpoint`, or if the layout has to be converted first.
     """
     checkpoint = open_checkpoint(path)
+    check_loadable(checkpoint)
+    return checkpoint
+
+
+def check_loadable(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError if a model cannot be loaded from a checkpoint as it is."""
     if reason := checkpoint.layout.must_convert:
         folder = checkpoint.folder
         raise CheckpointError(
             f"{folder} cannot be loaded as it is, because {reason}: convert it with `mlx-oss convert "
             f"{shlex.quote(str(folder))} DST`"
         )
-    return checkpoint
 
 
 def _refuse_what_is_no_checkpoint(folder: Path) -> None:

@@ -1,0 +1,41 @@
+"""`mlx-oss config`: shows the user's own defaults, and where each comes from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+
+from mlx_oss.cli import chat as chat_command
+from mlx_oss.cli import settings
+from mlx_oss.terminal import one_line, report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print them as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    file, read = settings.path(), settings.read()
+    chat_command.add_arguments(argparse.ArgumentParser())  # reports a wrong value as chat itself would
+    model = settings.model()
+    chat = read.get("chat", {})
+    if args.json:
+        shown = {"file": None if file is None else str(file), "model": model, "chat": chat}
+        sys.stdout.write(json.dumps(shown, default=str) + "\n")
+        return 0
+    if file is None:
+        report("There is no home folder, so there is no file with defaults.")
+    else:
+        report(one_line(f"{file}{'' if file.exists() else ' (does not exist)'}"))
+    origin = settings.VARIABLE if os.environ.get(settings.VARIABLE) else "file"
+    named = (
+        f'model = "{model}" ({origin})'
+        if model
+        else "model: nano, because neither the file nor MLX_OSS_MODEL names one"
+    )
+    report(one_line(named))
+    for key, value in chat.items():
+        report(one_line(f"chat {key} = {json.dumps(value, default=str)}"))
+    return 0

@@ -1,0 +1,18 @@
+"""`mlx-oss convert`: the converter's command line, which also takes the name of a model."""
+
+from __future__ import annotations
+
+import argparse
+
+from mlx_oss.cli.progress import shown
+from mlx_oss.convert import command
+
+add_arguments = command.add_arguments
+
+
+def run(args: argparse.Namespace) -> int:
+    from mlx_oss.models import folder_of
+
+    with shown() as progress:
+        args.source = str(folder_of(args.source, progress=progress, as_released=True))
+    return command.run(args)

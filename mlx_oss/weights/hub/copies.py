@@ -1,0 +1,208 @@
+"""The copies of models that are on this disk: in Hugging Face's cache, in LM Studio's folder, and in ours.
+
+Reads the names of files, configs and indexes; of weight files only whether they are there. Changes nothing but in
+`remove`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlx_oss.config import read_json
+from mlx_oss.errors import ConfigError
+from mlx_oss.files import expanded, read_bytes
+from mlx_oss.folders import cache_folder
+from mlx_oss.weights.hub import choice
+from mlx_oss.weights.hub.names import HubModel, parse
+
+HUGGING_FACE, LM_STUDIO, OURS = "Hugging Face's cache", "LM Studio", "mlx-oss"
+
+_PREFIX = "models--"
+_CONVERTED = "converted"  # the folder in our cache
+_REF_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A copy of a model on this disk.
+
+    Attributes:
+        model: Its name on the Hub. The revision is the commit, where it is known.
+        place: Whose copy it is: "Hugging Face's cache", "LM Studio" or "mlx-oss".
+        folder: The folder to load. It does not exist if nothing but parts of files are there.
+        root: The folder that holds everything that belongs to the copy, and to no other model.
+        is_whole: True if all its files are there.
+    """
+
+    model: HubModel
+    place: str
+    folder: Path
+    root: Path
+    is_whole: bool
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes on the disk, in bytes, with other revisions and unfinished files."""
+        return disk_bytes(self.root)
+
+
+def hub_cache() -> Path:
+    """The folder of Hugging Face's cache, as `huggingface_hub` chooses it."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if value := os.environ.get(variable):
+            return expanded(os.path.expandvars(value))
+    if value := os.environ.get("HF_HOME"):
+        return expanded(os.path.expandvars(value)) / "hub"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface" / "hub"
+
+
+def cache_entry(repository: str) -> Path:
+    """The folder of a repository in Hugging Face's cache."""
+    return hub_cache() / f"{_PREFIX}{repository.replace('/', '--')}"
+
+
+def converted_folder(model: HubModel) -> Path | None:
+    """Where our conversion of a model lies, whether it is there or not. None if there is no cache folder."""
+    cache = cache_folder()
+    if cache is None:
+        return None
+    return cache / _CONVERTED / str(model).replace("/", "--")
+
+
+def find(model: HubModel, *, as_released: bool = False) -> Copy | None:
+    """The copy of a model to use: one that is whole, or else one whose download can be completed.
+
+    Args:
+        model: The model.
+        as_released: Leave out what we have converted.
+    """
+    found = [copy for copy in _candidates(model) if _matches(copy, model)]
+    found = [copy for copy in found if not (as_released and copy.place == OURS)]
+    return next((copy for copy in found if copy.is_whole), found[0] if found else None)
+
+
+def all_copies() -> list[Copy]:
+    """Every copy of a gpt-oss model on this disk, by name."""
+    copies = [*_converted(), *_hugging_face(), *_lm_studio()]
+    return sorted((copy for copy in copies if _is_ours(copy)), key=lambda copy: (str(copy.model).lower(), copy.place))
+
+
+def remove(copy: Copy) -> None:
+    """Removes a copy. Raises OSError if it cannot be removed."""
+    shutil.rmtree(copy.root)
+    if copy.place == HUGGING_FACE:  # the locks of its files
+        shutil.rmtree(copy.root.parent / ".locks" / copy.root.name, ignore_errors=True)
+
+
+def is_whole(folder: Path) -> bool:
+    """True if every weight file of the model in a folder is there. Their content is not read."""
+    if not (folder / "config.json").is_file():
+        return (folder / "model.bin").is_file()
+    names = _names(folder)
+    indexed = choice.index_files(folder / choice.INDEX)
+    wanted = choice.weights(names, indexed)
+    return bool(wanted) and not choice.missing_shards(wanted) and all((folder / name).is_file() for name in wanted)
+
+
+def disk_bytes(root: Path, *, follow: bool = False) -> int:
+    """The size of the files below a folder; those that links lead to count only if `follow` is set."""
+    total = 0
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(folder, name), follow_symlinks=follow).st_size
+    return total
+
+
+def _candidates(model: HubModel) -> Iterator[Copy]:
+    yield from (copy for copy in _converted() if copy.model.repository.lower() == model.repository.lower())
+    yield from _in_cache(cache_entry(model.repository), model.revision)
+    yield from (copy for copy in _lm_studio() if copy.model.repository.lower() == model.repository.lower())
+
+
+def _matches(copy: Copy, model: HubModel) -> bool:
+    """True if a copy may stand for the revision that is wanted."""
+    return model.revision in (None, copy.model.revision) or copy.place == HUGGING_FACE
+
+
+def _hugging_face() -> Iterator[Copy]:
+    cache = hub_cache()
+    with contextlib.suppress(OSError):
+        for root in sorted(cache.iterdir()):
+            if root.name.startswith(_PREFIX) and root.is_dir():
+                yield from _in_cache(root, None)
+
+
+def _in_cache(root: Path, revision: str | None) -> Iterator[Copy]:
+    """The copy of one revision in a repository's folder of the cache."""
+    model = parse(root.name.removeprefix(_PREFIX).replace("--", "/"))
+    if model is None or not root.is_dir():
+        return
+    commit = _commit(root, revision)
+    snapshot = root / "snapshots" / (commit or "")
+    if commit is None or not snapshot.is_dir():
+        if revision is None and any(root.glob("blobs/*")):
+            yield Copy(model, HUGGING_FACE, root / "snapshots" / "none", root, is_whole=False)
+        return
+    folders = [snapshot / name for name in choice.FOLDERS]
+    folder = next((folder for folder in folders if is_whole(folder)), snapshot)
+    yield Copy(HubModel(model.repository, commit), HUGGING_FACE, folder, root, is_whole(folder))
+
+
+def _commit(root: Path, revision: str | None) -> str | None:
+    """The commit of a revision, as the cache knows it. Without a revision: of main, else of the only snapshot."""
+    if revision is not None and (root / "snapshots" / revision).is_dir():
+        return revision
+    with contextlib.suppress(OSError, ValueError):
+        commit = read_bytes(root / "refs" / (revision or "main"), _REF_BYTES).decode().strip()
+        if commit.isalnum():
+            return commit
+    snapshots = _names(root / "snapshots")
+    return snapshots.pop() if revision is None and len(snapshots) == 1 else None
+
+
+def _lm_studio() -> Iterator[Copy]:
+    for models in _lm_studio_folders():
+        with contextlib.suppress(OSError):
+            for root in sorted(models.glob("*/*")):
+                if root.is_dir() and (model := parse(f"{root.parent.name}/{root.name}")):
+                    yield Copy(model, LM_STUDIO, root, root, is_whole(root))
+
+
+def _lm_studio_folders() -> list[Path]:
+    """Where LM Studio keeps models: it writes its folder's path into a file in the home folder."""
+    homes = [expanded("~/.lmstudio"), expanded("~/.cache/lm-studio")]
+    with contextlib.suppress(OSError, ValueError):
+        homes.insert(0, Path(read_bytes(expanded("~/.lmstudio-home-pointer"), _REF_BYTES).decode().strip()))
+    return [home / "models" for home in dict.fromkeys(homes) if home.is_absolute()]
+
+
+def _converted() -> Iterator[Copy]:
+    cache = cache_folder()
+    if cache is None:
+        return
+    with contextlib.suppress(OSError):
+        for root in sorted((cache / _CONVERTED).iterdir()):
+            model = parse(root.name.replace("--", "/"))
+            if model is not None and root.is_dir():
+                yield Copy(model, OURS, root, root, is_whole(root))
+
+
+def _is_ours(copy: Copy) -> bool:
+    """True for a gpt-oss model, and for a download of which nothing can be told yet but its name."""
+    try:
+        raw = read_json(copy.folder / "config.json")
+    except ConfigError:
+        return "gpt-oss" in copy.model.repository
+    return raw.get("model_type") == "gpt_oss" or {"num_experts", "rope_ntk_alpha"} <= raw.keys()
+
+
+def _names(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return sorted(entry.name for entry in os.scandir(folder))
+    return []

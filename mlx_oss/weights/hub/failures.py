@@ -1,0 +1,74 @@
+"""What can go wrong between us and the Hub, each as one sentence with a remedy."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlx_oss.errors import DownloadError
+from mlx_oss.weights.hub.names import HubModel
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+AGAIN = "the same command continues where it stopped"
+
+
+def site() -> str:
+    """The address of the Hub: HF_ENDPOINT if set, else that of Hugging Face."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+@contextmanager
+def hub_errors(model: HubModel, cache: Path) -> Iterator[None]:
+    """Turns what `huggingface_hub`, its HTTP library and the disk raise into DownloadErrors."""
+    from huggingface_hub import errors as hub
+
+    try:
+        yield
+    except hub.OfflineModeIsEnabled:
+        raise DownloadError(
+            f"{model} is not on this disk, and HF_HUB_OFFLINE forbids to download it: unset it"
+        ) from None
+    except hub.GatedRepoError:
+        raise DownloadError(
+            f"{model} is given only to those who accept its terms: accept them on {site()}/{model.repository}, then "
+            "log in with `hf auth login`, or set HF_TOKEN"
+        ) from None
+    except hub.RepositoryNotFoundError:
+        raise DownloadError(
+            f"{site()} has no model {model.repository}, or it is private: check the name; for a private model, log in "
+            "with `hf auth login`, or set HF_TOKEN"
+        ) from None
+    except hub.RevisionNotFoundError:
+        raise DownloadError(
+            f"{model.repository} has no revision {model.revision}: leave it out, or see the history on "
+            f"{site()}/{model.repository}/commits/main"
+        ) from None
+    except (hub.HTTPError, OSError) as error:
+        raise DownloadError(f"{model} cannot be downloaded: {_reason(error, cache)}") from None
+
+
+def _reason(error: BaseException, cache: Path) -> str:
+    response = getattr(error, "response", None)
+    if response is not None:
+        return _status(response.status_code, response.headers.get("Retry-After"))
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"the disk of {cache} is full: free some space; {AGAIN}"
+    if isinstance(error, OSError) and error.errno:
+        return f"{error.filename or cache}: {error.strerror}: check its permissions; {AGAIN}"
+    if "Timeout" in type(error).__name__:
+        return f"{site()} does not answer: try again later; {AGAIN}"
+    return f"{site()} cannot be reached: check the network connection; {AGAIN}"
+
+
+def _status(code: int, retry_after: str | None) -> str:
+    if code in (401, 403):
+        return "the Hub refuses the access token: log in with `hf auth login`, or set HF_TOKEN to one that may read it"
+    if code == 429:
+        wait = f"{retry_after} seconds" if retry_after and retry_after.isdigit() else "some minutes"
+        return f"the Hub takes no more requests from here for now: wait {wait}, or log in with `hf auth login`; {AGAIN}"
+    if code == 404:
+        return "a file of it is gone from the Hub: use another revision"
+    return f"the Hub answers with HTTP status {code}: try again later; {AGAIN}"
