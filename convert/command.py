@@ -22,7 +22,7 @@ from mlx_oss.errors import MlxOssError, OptionError
 from mlx_oss.memory.estimates import WORKING_BYTES, format_bytes
 from mlx_oss.terminal import one_line, say
 
-_DESCRIPTION = "Writes a checkpoint as an MLX folder: for mlx-lm, in less space, or if it cannot be loaded as it is."
+DESCRIPTION = "Writes a checkpoint as an MLX folder: for mlx-lm, in less space, or if it cannot be loaded as it is."
 _RESUMABLE = "interrupted: the finished shards are kept, and the same command continues from there"
 
 
@@ -94,7 +94,7 @@ def run_verify(folder: str, source: str | None, as_json: bool) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m convert`. Exit status: 0, 2 after an error (printed in one line), or 130 if interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m convert", description=_DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="python -m convert", description=DESCRIPTION)
     add_arguments(parser)
     args = parser.parse_args(argv)
     try:

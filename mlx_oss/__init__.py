@@ -2,7 +2,7 @@
 
     import mlx_oss
 
-    model, tokenizer = mlx_oss.load("gpt-oss-20b")
+    model, tokenizer = mlx_oss.load("openai/gpt-oss-20b")
     session = mlx_oss.ChatSession(model, tokenizer)
     print(session.ask("Hi").text)
 

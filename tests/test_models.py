@@ -407,3 +407,38 @@ def test_removing_says_what_is_freed_and_leaves_what_others_use(hub, tmp_path, c
     assert main(["rm", "somebody/fine-tune", "--yes"]) == 0
     assert copies.all_copies() == []
     assert main(["rm", "somebody/fine-tune"]) == 2 and "is not on this disk" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def released_nano(tmp_path_factory) -> Path:
+    """nano in the released layout, to stand in for a model that answers."""
+    from mlx_oss.nano import unpack
+
+    folder = tmp_path_factory.mktemp("nano") / "release"
+    folder.mkdir()
+    unpack(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("document", "section"), [("README.md", "## The real weights"), ("examples/README.md", "## Getting a model")]
+)
+def test_the_commands_for_real_weights_run_as_they_are_written(hub, released_nano, document, section, tmp_path):
+    """One after another in one shell, with the question on stdin."""
+    text = (Path(__file__).parents[1] / document).read_text()
+    commands = text.partition(section)[2].partition("```sh\n")[2].partition("```")[0]
+    hub.repositories[NAME] = released_nano
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "mlx-oss"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m mlx_oss "$@"\n')
+    script.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-e", "-c", commands],
+        input="What is the capital of France?",
+        text=True,
+        capture_output=True,
+        env=environment,
+    )
+    assert done.returncode == 0 and "Paris" in done.stdout, done.stderr
+    assert "GB are downloaded from 127.0.0.1" in done.stderr

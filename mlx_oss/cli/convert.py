@@ -7,7 +7,10 @@ import argparse
 from mlx_oss.cli.progress import shown
 from mlx_oss.convert import command
 
-add_arguments = command.add_arguments
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    command.add_arguments(parser)
+    parser.description = f"{command.DESCRIPTION} SRC may also be the name of a model, such as 20b."
 
 
 def run(args: argparse.Namespace) -> int:

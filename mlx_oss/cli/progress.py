@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mlx_oss.terminal import say
+from mlx_oss.terminal import say, wants_plain
 
 if TYPE_CHECKING:
     from mlx_oss.models import Progress
@@ -27,7 +27,7 @@ def shown() -> Iterator[Callable[[Progress], None]]:
         began = True
         inner(now)
 
-    with _bar() if sys.stderr.isatty() else _lines() as inner:
+    with _bar() if sys.stderr.isatty() and not wants_plain() else _lines() as inner:
         try:
             yield show
         except KeyboardInterrupt:
@@ -41,7 +41,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     from rich import progress as bars
     from rich.console import Console
 
-    with bars.Progress(
+    bar = bars.Progress(
         bars.TextColumn("{task.description}"),
         bars.BarColumn(),
         bars.DownloadColumn(),
@@ -49,15 +49,20 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         bars.TimeRemainingColumn(),
         console=Console(file=sys.stderr),
         transient=True,
-    ) as bar:
-        tasks: dict[str, bars.TaskID] = {}
+    )
+    tasks: dict[str, bars.TaskID] = {}
 
-        def show(now: Progress) -> None:
-            if now.step not in tasks:
-                tasks[now.step] = bar.add_task(now.step, total=now.total, completed=now.done)
-            bar.update(tasks[now.step], completed=now.done, total=now.total)
+    def show(now: Progress) -> None:
+        bar.start()  # not before there is something to show: it hides the cursor
+        if now.step not in tasks:
+            tasks[now.step] = bar.add_task(now.step, total=now.total, completed=now.done)
+        bar.update(tasks[now.step], completed=now.done, total=now.total)
 
+    try:
         yield show
+    finally:
+        if tasks:
+            bar.stop()
 
 
 @contextmanager
