@@ -82,9 +82,10 @@ def load(
     """
     from mlx_oss.tokenizer import load_tokenizer
 
-    def check(checkpoint: Checkpoint) -> None:
-        if not checkpoint.layout.must_convert:
-            _plan(checkpoint, dtype, memory, context)
+    def check(checkpoint: Checkpoint) -> str:
+        if checkpoint.layout.must_convert:
+            return f"It is converted afterwards, because {checkpoint.layout.must_convert}"
+        return str(_plan(checkpoint, dtype, memory, context)[0])
 
     folder = models.folder_of(NANO if path is None else path, progress=progress, check=check)
     return load_model(folder, dtype=dtype, memory=memory, context=context, wire=wire), load_tokenizer()

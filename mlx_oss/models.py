@@ -29,7 +29,7 @@ from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
 
 _log = logging.getLogger("mlx_oss")
 
-Check = Callable[[Checkpoint], None]
+Check = Callable[[Checkpoint], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def folder_of(
             "@revision". A folder of that name comes first.
         progress: Called in this thread while the model is downloaded or converted.
         check: Called with the config and shapes of a model before its weights are downloaded. It raises an error if the
-            model cannot be used.
+            model cannot be used, or else returns a sentence on what the model takes, which is logged.
         as_released: Return the files as they were released, also if they cannot be loaded without a conversion.
         newest: Ask the Hub whether the model has changed, also if a copy is on this disk.
 
@@ -204,12 +204,13 @@ def _download(model: HubModel, progress: OnProgress | None, check: Check | None)
     """Downloads what is missing of a model. Returns its folder and the commit."""
     with hub_errors(model, copies.hub_cache()):
         repository, folder = _asked(model)
+    remark = ""
     if check is not None and repository.folder != "metal/":
-        check(_headers(repository, folder, str(model)))
+        remark = check(_headers(repository, folder, str(model)))
     download.check_disk(repository)
     if missing := download.missing_bytes(repository):
         place, cache = site().partition("//")[2], copies.hub_cache()
-        _log.warning("%s: %.3g GB are downloaded from %s into %s", model, missing / 1e9, place, cache)
+        _log.warning("%s: %.3g GB are downloaded from %s into %s. %s", model, missing / 1e9, place, cache, remark)
 
     def report(done: int, total: int) -> None:
         if progress:
