@@ -1,4 +1,4 @@
-"""Transforms for MLX's affine quantisation: bfloat16 rows -> packed weight, scales and biases, and back. Needs MLX.
+"""Transforms for MLX's quantisation: bfloat16 rows -> affine weight, scales and biases; any mode -> rows. Needs MLX.
 
 Always computed on MLX's CPU device, so that every machine writes the same bytes. Knows nothing of names and models.
 """
@@ -46,29 +46,37 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class Dequantized:
-    """Dequantises the weight, scales and biases of an affine module to bfloat16 rows."""
+    """Dequantises a module to bfloat16 rows.
 
-    weight: Rows
-    scales: Rows
-    biases: Rows
+    Attributes:
+        parts: Its weight, its scales and, if it is affine, its biases.
+        spec: How it is quantised.
+    """
+
+    parts: tuple[Rows, ...]
     spec: QuantizationSpec
 
     @property
     def source(self) -> TensorInfo:
-        return self.weight.source
+        return self.parts[0].source
 
     def pieces(self) -> Iterator[tuple[np.ndarray]]:
-        rows = max(PIECE // self.weight.row_bytes // 4, 1)
-        size, bits = self.spec.group_size, self.spec.bits
-        parts = (part.runs(rows) for part in (self.weight, self.scales, self.biases))
-        for (weight,), *scales_and_biases in zip(*parts, strict=True):
+        row_bytes = self.parts[0].row_bytes
+        rows = max(PIECE // row_bytes // 4, 1)
+        size, bits, mode = self.spec.group_size, self.spec.bits, self.spec.mode
+        for (weight,), *scaling in zip(*(part.runs(rows) for part in self.parts), strict=True):
             with _MLX:
-                words = mx.array(weight.view("<u4").reshape(-1, self.weight.row_bytes // 4))
-                factors, offsets = (
-                    _bfloat16(part.view("<u2").reshape(-1, self.scales.row_bytes // 2)) for (part,) in scales_and_biases
-                )
-                values = _bits(mx.dequantize(words, factors, offsets, size, bits, stream=mx.cpu))
-            yield (values.reshape(-1).view(np.uint8),)
+                words = mx.array(weight.view("<u4").reshape(-1, row_bytes // 4))
+                scales, *biases = (self._scaling(part, len(words)) for (part,) in scaling)
+                offsets = biases[0] if biases else None
+                values = mx.dequantize(words, scales, offsets, size, bits, mode, stream=mx.cpu)
+            yield (_bits(values).reshape(-1).view(np.uint8),)
+
+    def _scaling(self, part: np.ndarray, rows: int) -> mx.array:
+        """Scales or biases: bfloat16 if the mode is affine, else bytes."""
+        if self.spec.mode == "affine":
+            return _bfloat16(part.view("<u2").reshape(rows, -1))
+        return mx.array(part.reshape(rows, -1))
 
 
 def _bfloat16(bits: np.ndarray) -> mx.array:

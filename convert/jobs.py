@@ -19,7 +19,6 @@ from mlx_oss.convert.profiles import Specs
 from mlx_oss.convert.quantized import DenseExperts, RelativeError
 from mlx_oss.convert.report import Kind
 from mlx_oss.convert.transforms import CheckedScales, TensorTransform, Transform
-from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.description import CanonicalTensor, Dense
 from mlx_oss.weights.names import Shape, is_expert, modules, plain_tensors, stored_tensors
@@ -65,9 +64,6 @@ def plan_jobs(source: Checkpoint, specs: Specs) -> list[list[Job]]:
     Returns:
         Jobs in units that must stay together in a shard, in the order in which the model uses them. A unit is a layer,
         or a module outside the layers.
-
-    Raises:
-        CheckpointError: If an MLX folder is quantised in a way that cannot be converted.
     """
     units: dict[str, list[Job]] = {}
     for job in _jobs(source, specs):
@@ -89,7 +85,7 @@ def group_kinds(listed: Iterable[Target | TensorInfo]) -> tuple[Kind, ...]:
 def _jobs(source: Checkpoint, specs: Specs) -> Iterator[Job]:
     for path, shape, bias in modules(source.config):
         if is_expert(path):
-            yield from _projection(path, source)
+            yield from _projection(path, shape, bias, source)
             continue
         yield from _module(path, shape, specs.get(path), source)
         if bias is not None:
@@ -105,10 +101,6 @@ def _copy(name: str, source: Checkpoint) -> Job:
 def _module(path: str, shape: Shape, spec: QuantizationSpec | None, source: Checkpoint) -> Iterator[Job]:
     """Stores a module's weight as `spec` says, however it is stored in the source. Its bias is not included."""
     source_spec = source.specs[path]
-    if source_spec is not None and source_spec.mode != "affine":
-        raise CheckpointError(
-            f"{source.folder}: {path} has scales, but its quantisation mode is not affine: convert the release instead"
-        )
     stored = stored_tensors(path, shape, None, spec)
     if spec == source_spec:
         for name in stored:
@@ -121,10 +113,8 @@ def _module(path: str, shape: Shape, spec: QuantizationSpec | None, source: Chec
         source.tensors[f"{path}.weight"], source.config.head_dim
     )
     if source_spec is not None:
-        packed, scales, biases = (source.tensors[f"{path}.{suffix}"] for suffix in ("weight", "scales", "biases"))
-        values = Dequantized(
-            tensors.read_rows(packed), tensors.read_rows(scales), tensors.read_rows(biases), source_spec
-        )
+        parts = [source.tensors[name] for name in stored_tensors(path, shape, None, source_spec)]
+        values = Dequantized(tuple(map(tensors.read_rows, parts)), source_spec)
     if spec is None:
         yield Job((Target(f"{path}.weight", "BF16", shape),), values)
         return
@@ -134,22 +124,33 @@ def _module(path: str, shape: Shape, spec: QuantizationSpec | None, source: Chec
     yield Job(tuple(targets), affine)
 
 
-def _projection(path: str, source: Checkpoint) -> Iterator[Job]:
-    """Makes a projection of the experts; gate and up together if their rows alternate in the source."""
-    if source.specs[path] != MXFP4:
-        raise CheckpointError(f"{source.folder}: {path} is not stored in MXFP4: convert the release instead")
-    paths = [path]
-    if source.tensors[f"{path}.bias"].step == 2:
-        if path.endswith(".up_proj"):
-            return
-        paths = [path, path.replace("gate_proj", "up_proj")]
-    weight, scales, bias = ([source.tensors[f"{p}.{suffix}"] for p in paths] for suffix in ("weight", "scales", "bias"))
-    if isinstance(weight[0].change, Dense):
-        yield _quantized(weight, scales)
-    else:
-        yield _job(weight, _read(weight, source))
-        yield _job(scales, CheckedScales(_read(scales, source)))
-    yield _job(bias, _read(bias, source))
+def _projection(path: str, shape: Shape, bias: Shape | None, source: Checkpoint) -> Iterator[Job]:
+    """Makes a projection of the experts; gate and up together where their rows alternate in the source.
+
+    What an MLX folder has quantised in another way than MXFP4 stays as it is.
+    """
+    spec = source.specs[path]
+    if spec != MXFP4:
+        for name in stored_tensors(path, shape, bias, spec):
+            yield _copy(name, source)
+        return
+    if paths := _read_together(path, "weight", source):
+        weight, scales = ([source.tensors[f"{p}.{suffix}"] for p in paths] for suffix in ("weight", "scales"))
+        if isinstance(weight[0].change, Dense):
+            yield _quantized(weight, scales, weight[0].change)
+        else:
+            yield _job(weight, _read(weight, source))
+            yield _job(scales, CheckedScales(_read(scales, source)))
+    if paths := _read_together(path, "bias", source):
+        biases = [source.tensors[f"{p}.bias"] for p in paths]
+        yield _job(biases, _read(biases, source))
+
+
+def _read_together(path: str, suffix: str, source: Checkpoint) -> list[str]:
+    """The projections that are read in one pass over the source with this one: none if it is read with another."""
+    if source.tensors[f"{path}.{suffix}"].step == 1:
+        return [path]
+    return [] if path.endswith(".up_proj") else [path, path.replace("gate_proj", "up_proj")]
 
 
 def _read(parts: Sequence[CanonicalTensor], source: Checkpoint) -> TensorTransform:
@@ -159,10 +160,11 @@ def _read(parts: Sequence[CanonicalTensor], source: Checkpoint) -> TensorTransfo
     return tensors.read_alternating(*parts)
 
 
-def _quantized(weights: Sequence[CanonicalTensor], scales: Sequence[CanonicalTensor]) -> Job:
-    """Quantises a fine-tune's experts to MXFP4. The source of weights and scales is the same tensor."""
+def _quantized(weights: Sequence[CanonicalTensor], scales: Sequence[CanonicalTensor], stored: Dense) -> Job:
+    """Quantises a fine-tune's experts to MXFP4. The sources of weights and scales are the same tensors."""
     assert [weight.first for weight in weights] == list(range(len(weights))), weights[0].name  # gate, then up
-    dense = DenseExperts(tensors.as_bfloat16(weights[0].sources[0]), len(weights))
+    sources = [tensors.as_bfloat16(source) for source in weights[0].sources]
+    dense = DenseExperts(sources, weights[0].experts, len(weights), stored.transposed)
     targets: list[Target] = []
     for weight, scale, loss in zip(weights, scales, dense.losses, strict=True):
         targets += Target(weight.name, weight.dtype, weight.shape, loss), Target(scale.name, scale.dtype, scale.shape)

@@ -7,7 +7,7 @@ Knows nothing of names and models.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -45,35 +45,51 @@ class RelativeError:
 
 
 class DenseExperts:
-    """Quantises bfloat16 experts (E, columns, num_weights * rows) to MXFP4.
+    """Quantises bfloat16 experts to MXFP4. Row r of an expert's matrix belongs to weight r % num_weights (gate and up).
 
-    The matrices are transposed; then row r belongs to weight r % num_weights (gate and up of gate_up). Targets: blocks
-    and scales of the first weight, then of the second. The rules are those of OCP MX v1.0 (see `mxfp4.quantize`).
+    Targets: blocks and scales of the first weight, then of the second. `mxfp4.quantize` has the rules.
+
+    Args:
+        sources: The experts: one tensor that holds all, or one tensor of each.
+        experts: Number of experts.
+        num_weights: Number of weights whose rows alternate.
+        transposed: True if the matrices are stored (columns, rows), False if (rows, columns).
     """
 
-    def __init__(self, source: TensorInfo, num_weights: int):
-        self.source = source
-        self.losses = tuple(RelativeError(source) for _ in range(num_weights))
+    def __init__(self, sources: Sequence[TensorInfo], experts: int, num_weights: int, transposed: bool):
+        self.sources, self.experts, self.transposed = tuple(sources), experts, transposed
+        self.losses = tuple(RelativeError(sources[0]) for _ in range(num_weights))
+
+    @property
+    def source(self) -> TensorInfo:
+        return self.sources[0]
 
     @property
     def nbytes(self) -> int:
-        return self.source.nbytes
+        return sum(source.nbytes for source in self.sources)
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
-        experts, columns, rows = self.source.shape
         num_weights = len(self.losses)
         slab = _SLAB * num_weights
-        for expert in read(self.source, 0, self.source.nbytes, self.source.nbytes // experts):
-            matrix = expert.view("<u2").reshape(columns, rows)
-            for start in range(0, rows, slab):
+        for matrix in self._matrices():
+            for start in range(0, len(matrix), slab):
                 parts: list[np.ndarray] = []
                 for first, loss in enumerate(self.losses, start):
-                    values = float32(np.ascontiguousarray(matrix[:, first : start + slab : num_weights].T))
+                    values = float32(np.ascontiguousarray(matrix[first : start + slab : num_weights]))
                     with np.errstate(invalid="ignore"):  # NaN and infinity are reported by `loss`
                         blocks, scales = mxfp4.quantize(values)
                         loss.add(values, mxfp4.dequantize(blocks, scales))
                     parts += blocks.reshape(-1), scales.reshape(-1)
                 yield tuple(parts)
+
+    def _matrices(self) -> Iterator[np.ndarray]:
+        """The bits of each expert's matrix, (rows, columns) uint16."""
+        for source in self.sources:
+            for loss in self.losses:
+                loss.source = source
+            for expert in read(source, 0, source.nbytes, source.nbytes * len(self.sources) // self.experts):
+                matrix = expert.view("<u2").reshape(source.shape[-2:])
+                yield matrix.T if self.transposed else matrix
 
 
 def float32(bits: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from mlx_oss.config import MXFP4
 from mlx_oss.convert import configs, manifest, profiles, shards
 from mlx_oss.convert.companions import companions
 from mlx_oss.convert.jobs import group_kinds, plan_jobs
@@ -31,6 +32,7 @@ from mlx_oss.system_files import is_empty
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
 from mlx_oss.weights.layouts.metal import METAL
 from mlx_oss.weights.layouts.openai import OPENAI
+from mlx_oss.weights.names import is_expert
 from mlx_oss.weights.safetensors import INDEX, weight_files
 
 _MARGIN = 64 << 20  # bytes of disk needed besides the weights: tokenizer files, headers, index
@@ -93,7 +95,10 @@ def _convert(
     units = plan_jobs(opened, specs)
     planned = shards.split(units, options.shard_bytes)
     _check_target(src, dst, options)
-    config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.quantization_entry(specs))
+    kept = {path: spec for path, spec in opened.specs.items() if is_expert(path) and spec not in (None, MXFP4)}
+    config = configs.for_mlx(
+        opened.raw_config, opened.config.layer_types, profiles.quantization_entry({**specs, **kept})
+    )
     staging = Staging(dst, _plan_id(opened, planned, config))
     resumed = len(staging.finished)
     _check_space(staging, sum(shard.nbytes for shard in planned if shard.name not in staging.finished))

@@ -20,9 +20,12 @@ from mlx_oss.convert.thread_pool import ReportBytes, ThreadPool
 from mlx_oss.convert.transforms import Rows, read
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.files import COMPANION_BYTES, expanded, read_bytes
-from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint, recognised
+from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
+from mlx_oss.weights.layouts.finder import Finder
 from mlx_oss.weights.layouts.metal import METAL, is_metal
 from mlx_oss.weights.layouts.mlx_folder import MLX
+from mlx_oss.weights.layouts.recognition import recognised
+from mlx_oss.weights.names import is_expert, modules
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
 
 
@@ -134,7 +137,7 @@ def _conversion_jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Che
             f"{folder / 'config.json'} describes a different model than {source.folder}: convert again"
         )
     _compare_files(folder, source)
-    jobs = [job for unit in plan_jobs(source, _stored_specs(config, stored)) for job in unit]
+    jobs = [job for unit in plan_jobs(source, _stored_specs(folder, config, stored)) for job in unit]
     planned = {target.name: target for job in jobs for target in job.targets}
     for name in sorted(set(planned) | set(stored)):
         actual, expected = stored.get(name), planned.get(name)
@@ -165,13 +168,11 @@ def _compare_files(folder: Path, source: Checkpoint) -> None:
             raise CheckpointError(f"{folder / 'config.json'}: {keys[0]} differs from {source.folder}: convert again")
 
 
-def _stored_specs(config: ModelConfig, stored: Mapping[str, TensorInfo]) -> Specs:
+def _stored_specs(folder: Path, config: ModelConfig, stored: Mapping[str, TensorInfo]) -> Specs:
     """How the folder stores its quantised modules outside the experts."""
-    quantized = {name.removesuffix(".scales") for name in stored if name.endswith(".scales")}
-    if config.quantization is None:
-        return {}
-    specs = {path: config.quantization.for_module(path) for path in quantized}
-    return {path: spec for path, spec in specs.items() if spec is not None and spec.mode == "affine"}
+    finder = Finder(folder, MLX, config, stored)
+    specs = {path: finder.spec(path, shape) for path, shape, _ in modules(config) if not is_expert(path)}
+    return {path: spec for path, spec in specs.items() if spec is not None}
 
 
 def _check(

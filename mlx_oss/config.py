@@ -28,6 +28,19 @@ _NO_EFFECT = frozenset(
     "output_router_logits pad_token_id quantization_config router_aux_loss_coef torch_dtype transformers_version "
     "use_cache".split()
 )
+# What transformers 4 and 5, and trainers built on them, write into the config of any model: settings of tasks, of
+# generation and of the classes, which no gpt-oss model computes with.
+_OF_EVERY_MODEL = frozenset(
+    "_attn_implementation _attn_implementation_autoset _experts_implementation _name_or_path add_cross_attention "
+    "auto_map bad_words_ids begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size "
+    "decoder_start_token_id diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size "
+    "exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label is_decoder "
+    "is_encoder_decoder label2id length_penalty max_length max_new_tokens min_length model_name no_repeat_ngram_size "
+    "num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states output_scores prefix "
+    "problem_type pruned_heads remove_invalid_values repetition_penalty return_dict return_dict_in_generate "
+    "sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder "
+    "tokenizer_class top_k top_p torchscript typical_p unsloth_fixed unsloth_version use_bfloat16".split()
+)
 # Keys of related architectures that change the computation, each with the value that leaves it unchanged.
 _NEUTRAL = {
     "partial_rotary_factor": 1,
@@ -47,6 +60,8 @@ _NEUTRAL = {
     "n_shared_experts": 0,
     "rope_local_base_freq": 0,
     "use_sliding_window": True,
+    "per_layer_config": None,
+    "quantize_activations": False,
 }
 # Keys for which this architecture implements one value only.
 _FIXED = {"model_type": "gpt_oss", "attention_bias": True, "hidden_act": "silu", "tie_word_embeddings": False}
@@ -87,7 +102,7 @@ class QuantizationSpec:
     Attributes:
         group_size: Number of values that share a scale.
         bits: Bits per value.
-        mode: MLX's quantisation mode, "affine" or "mxfp4".
+        mode: MLX's quantisation mode: "affine", "mxfp4", "nvfp4" or "mxfp8".
     """
 
     group_size: int
@@ -103,16 +118,13 @@ class Quantization:
     """The `quantization` entry of an MLX folder's config.
 
     Attributes:
-        default: The quantisation of every module that has no entry of its own.
+        default: The entry for the whole model. How a module without an entry of its own is quantised follows from the
+            shapes of its tensors, as in mlx-lm.
         modules: The entries of single modules, by path. None: the module is not quantised.
     """
 
     default: QuantizationSpec
     modules: Mapping[str, QuantizationSpec | None]
-
-    def for_module(self, path: str) -> QuantizationSpec | None:
-        """The quantisation of a module; None if it is not quantised."""
-        return self.modules.get(path, self.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,16 +247,14 @@ class ModelConfig:
                 hint = "this is not a gpt-oss model" if key == "model_type" else "no gpt-oss model has another value"
                 raise ConfigError(f"config.json: {key} is {quoted(value)}, but only {only!r} is supported: {hint}")
         theta, scaling = _rope_settings(raw)
+        if raw.get("sliding_window") is None and (types := raw.get("layer_types")) and SLIDING not in types:
+            raw["sliding_window"] = _LARGEST  # no layer uses it
         quantization = raw.pop("quantization", None)
         values: dict[str, Any] = {"rope_scaling": scaling, "quantization": _quantization(quantization)}
         if theta is not MISSING:
             values["rope_theta"] = theta
-        if "experts_per_token" in raw:  # the releases have both keys
-            raw.setdefault("num_experts_per_tok", raw["experts_per_token"])
-            if raw.pop("experts_per_token") != raw["num_experts_per_tok"]:
-                raise ConfigError(
-                    "config.json: experts_per_token and num_experts_per_tok disagree: remove the wrong one"
-                )
+        if "experts_per_token" in raw:  # the releases have both keys, but other programs read and change only the other
+            raw.setdefault("num_experts_per_tok", raw.pop("experts_per_token"))
         for f in fields(cls):
             if f.name in raw:
                 values[f.name] = raw.pop(f.name)
@@ -256,7 +266,7 @@ class ModelConfig:
                     f"config.json: {key} is {quoted(raw[key])}, which no gpt-oss model has: this is another "
                     "architecture"
                 )
-        if unknown := sorted(set(raw) - _NO_EFFECT - set(_NEUTRAL)):
+        if unknown := sorted(set(raw) - _NO_EFFECT - _OF_EVERY_MODEL - set(_NEUTRAL) - {"experts_per_token"}):
             warnings.warn(f"config.json: unknown keys are ignored: {shortened(', '.join(unknown), 500)}", stacklevel=2)
         return cls(**values)
 
@@ -283,7 +293,7 @@ class ModelConfig:
 def read_json(path: str | Path) -> dict[str, Any]:
     """Parses a `config.json`. Raises ConfigError if it is missing or not a JSON object; names the file."""
     try:
-        raw = json.loads(read_bytes(expanded(path), CONFIG_BYTES).decode())
+        raw = json.loads(read_bytes(expanded(path), CONFIG_BYTES))  # of bytes, it reads any Unicode, and skips a BOM
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: give the folder of a model") from None
     except OSError as error:
@@ -302,7 +312,9 @@ _WHOLE = (
 _POSITIVE = ("rms_norm_eps", "swiglu_limit", "swiglu_alpha", "rope_theta")
 _LARGEST_YARN = 1e9  # larger numbers overflow in the model
 _LARGEST = 2**31 - 1  # the largest dimension of an MLX array
-# The group sizes and bits that MLX's affine mode implements.
+# MLX's modes, each with its defaults: group size and bits. Only affine has others.
+_ENTRY = ("group_size", "bits", "mode")
+_MODES = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}
 _AFFINE_GROUPS, _AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
 
 
@@ -338,8 +350,10 @@ def _rope_settings(raw: dict[str, Any]) -> tuple[Any, YarnScaling | None]:
 
 
 def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | None:
-    raw = dict(_mapping(key, raw))
+    raw = {name: value for name, value in _mapping(key, raw).items() if value is not None or name == "rope_type"}
     kind = raw.pop("rope_type", raw.pop("type", None))
+    if raw.get("partial_rotary_factor") == 1:  # all of each head is rotated, as always
+        del raw["partial_rotary_factor"]
     allowed = {f.name for f in fields(YarnScaling)} if kind == "yarn" else set()
     if kind not in ("yarn", "default"):
         raise ConfigError(
@@ -357,7 +371,7 @@ def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | No
     for name, value in raw.items():
         if name == "truncate":
             _require(isinstance(value, bool), f"{key}.{name}", value, "true or false")
-        elif not (name == "attention_factor" and value is None):
+        else:
             good = _is_positive(value) and value < _LARGEST_YARN
             _require(good, f"{key}.{name}", value, f"a number between 0 and {_LARGEST_YARN:.0e}")
     return YarnScaling(**raw)
@@ -367,41 +381,62 @@ def _quantization(raw: Any) -> Quantization | None:
     if raw is None:
         return None
     raw = dict(_mapping("quantization", raw))
-    top = {name: raw.pop(name) for name in ("group_size", "bits", "mode") if name in raw}
+    default = _spec("quantization", {name: raw.pop(name) for name in _ENTRY if name in raw})
     modules: dict[str, QuantizationSpec | None] = {}
     for path, entry in raw.items():
         if isinstance(entry, Mapping):
             modules[path] = _spec(f"quantization.{path}", entry)
-        elif entry is False:  # mlx-lm writes false for a module that it did not quantise
+        elif entry in (False, None):  # mlx-lm writes false for a module that it did not quantise
             modules[path] = None
+        elif entry is True:
+            modules[path] = default
         else:
             raise ConfigError(
                 f"config.json: unknown key quantization.{path}: it may change the computation, so it is not ignored"
             )
-    return Quantization(_spec("quantization", top), modules)
+    return Quantization(default, modules)
 
 
 def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
-    if unknown := sorted(set(raw) - {"group_size", "bits", "mode"}):
+    """What an entry says; what it leaves out, or sets to null, is the default of its mode, as in MLX."""
+    given = {name: value for name, value in raw.items() if value is not None}
+    if unknown := sorted(set(given) - set(_ENTRY)):
         raise ConfigError(
             f"config.json: unknown key {key}.{unknown[0]}: it may change the computation, so it is not ignored"
         )
-    for name in ("group_size", "bits"):
-        value = raw.get(name)
+    mode = given.get("mode", "affine")
+    _require(isinstance(mode, str) and mode in _MODES, f"{key}.mode", mode, f"one of {', '.join(_MODES)}")
+    group_size, bits = (given.get(name, value) for name, value in zip(_ENTRY, _MODES[mode], strict=False))
+    for name, value in (("group_size", group_size), ("bits", bits)):
         _require(type(value) is int, f"{key}.{name}", value, "a whole number")
-    spec = QuantizationSpec(**raw)
-    if spec.mode not in ("affine", "mxfp4"):
+    if mode == "affine":
+        _require(group_size in _AFFINE_GROUPS, f"{key}.group_size", group_size, f"one of {_AFFINE_GROUPS}")
+        _require(bits in _AFFINE_BITS, f"{key}.bits", bits, f"one of {_AFFINE_BITS}")
+    elif (group_size, bits) != _MODES[mode]:
         raise ConfigError(
-            f"config.json: {key}.mode is {quoted(spec.mode)}, but only 'affine' and 'mxfp4' are supported"
+            f"config.json: {key}: mode {mode} has group_size {_MODES[mode][0]} and bits {_MODES[mode][1]}, not "
+            f"{quoted(group_size)} and {quoted(bits)}"
         )
-    if spec.mode == "mxfp4" and spec != MXFP4:
-        raise ConfigError(
-            f"config.json: {key}: mode mxfp4 has group_size 32 and bits 4, not {spec.group_size} and {spec.bits}"
-        )
-    if spec.mode == "affine":
-        _require(spec.group_size in _AFFINE_GROUPS, f"{key}.group_size", spec.group_size, f"one of {_AFFINE_GROUPS}")
-        _require(spec.bits in _AFFINE_BITS, f"{key}.bits", spec.bits, f"one of {_AFFINE_BITS}")
-    return spec
+    return QuantizationSpec(group_size, bits, mode)
+
+
+def inferred_spec(columns: int, words: int, groups: int, is_affine: bool) -> QuantizationSpec | None:
+    """How a matrix is quantised, by the shapes of its tensors. None if MLX has no such quantisation.
+
+    Args:
+        columns: Values in a row.
+        words: Packed words in a row.
+        groups: Scales in a row.
+        is_affine: True if the scales are floats, as in the affine mode; False if they are bytes, as in all others.
+    """
+    if not groups or columns % groups or words * 32 % columns:
+        return None
+    found = columns // groups, words * 32 // columns
+    if is_affine:
+        fits = found[0] in _AFFINE_GROUPS and found[1] in _AFFINE_BITS
+        return QuantizationSpec(*found) if fits else None
+    modes = [mode for mode, defaults in _MODES.items() if mode != "affine" and defaults == found]
+    return QuantizationSpec(*found, modes[0]) if modes else None
 
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:

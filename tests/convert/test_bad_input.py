@@ -127,8 +127,8 @@ def test_unknown_tensor(source):
 
 def test_tensor_twice(source):
     (source / INDEX).unlink()
-    (source / "again.safetensors").write_bytes((source / SHARD).read_bytes())
-    refuses(source, "again.safetensors", SHARD, error=CheckpointError)
+    (source / "model-again.safetensors").write_bytes((source / SHARD).read_bytes())
+    refuses(source, "model-again.safetensors", SHARD, error=CheckpointError)
 
 
 def test_wrong_shape(source):
@@ -145,8 +145,20 @@ def test_wrong_dtype(source):
 
 def test_an_index_left_over_beside_a_model_in_one_file(source):
     """transformers leaves such an index when it saves one file into the folder of a sharded model."""
-    (source / "model.safetensors").write_bytes((source / SHARD).read_bytes())
-    refuses(source, "model.safetensors", INDEX, "remove the one", error=CheckpointError)
+    tensors = {name: array for file in source.glob("*.safetensors") for name, array in mx.load(str(file)).items()}
+    for path in source.glob("*.safetensors"):
+        path.unlink()
+    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    with pytest.warns(UserWarning, match=f"not part of the model, and not read: {INDEX}"):
+        convert(source, source.parent / "dst")
+
+
+def test_what_lies_beside_the_model_is_passed_over_and_told_once(source):
+    for name in ("consolidated.safetensors", "adapters.safetensors", "optimizer.safetensors"):
+        (source / name).write_bytes(b"anything")
+    with pytest.warns(UserWarning, match="not read: adapters.*consolidated.*optimizer.*mlx_lm.fuse") as caught:
+        convert(source, source.parent / "dst", ConvertOptions(verify=True))
+    assert len({str(warning.message) for warning in caught}) == 1
 
 
 def test_a_lora_adapter(source):

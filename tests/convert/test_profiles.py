@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mlx_oss.config import ModelConfig, QuantizationSpec
-from mlx_oss.convert import ConvertOptions, convert
-from mlx_oss.errors import CheckpointError, OptionError
+from mlx_oss.convert import ConvertOptions, convert, verify
+from mlx_oss.errors import OptionError
 from mlx_oss.weights import mxfp4
+from mlx_oss.weights.layouts.checkpoint import open_checkpoint
 from tests.convert.test_lossless import array, contents
 from tests.synthetic import TINY, write_checkpoint
 
@@ -40,7 +41,7 @@ def made(source: Path, target: Path, profile: str, **overrides: str) -> ModelCon
 
 def spec(config: ModelConfig, folder: Path, path: str) -> QuantizationSpec | None:
     assert config.quantization is not None
-    return config.quantization.for_module(path) if f"{path}.scales" in contents(folder) else None
+    return open_checkpoint(folder).specs[path]
 
 
 def test_fine_tune_with_mxfp4_values_gives_the_released_bits(tmp_path):
@@ -160,19 +161,38 @@ def test_affine_folder_is_dequantised_for_another_profile(source, lossless, tmp_
     assert contents(tmp_path / "q4")["lm_head.weight"] == contents(tmp_path / "q4 in two steps")["lm_head.weight"]
 
 
-def test_mlx_folder_without_mxfp4_experts_is_refused(lossless, tmp_path):
-    """Its experts are affine, as mlx-lm may write them."""
-    config, affine = json.loads((lossless / "config.json").read_text()), {"group_size": 32, "bits": 4}
+@pytest.mark.parametrize(("mode", "size", "bits"), [("affine", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)])
+def test_experts_in_another_quantisation_stay_as_they_are_and_other_modules_become_any_profile(
+    lossless, tmp_path, mode, size, bits
+):
+    """As mlx-lm may write them. What is dequantised has the values that MLX gives it."""
+    config, how = json.loads((lossless / "config.json").read_text()), {"group_size": size, "bits": bits, "mode": mode}
     tensors = {name: array for file in lossless.glob("*.safetensors") for name, array in mx.load(str(file)).items()}
-    for path in [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]:
-        values = mx.dequantize(tensors[f"{path}.weight"], tensors[f"{path}.scales"], mode="mxfp4", **affine)
-        parts = mx.quantize(values.astype(mx.bfloat16), **affine)
-        tensors |= dict(zip((f"{path}.{suffix}" for suffix in ("weight", "scales", "biases")), parts, strict=True))
+    experts = [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]
+    for path in [*experts, "lm_head", "model.layers.0.self_attn.k_proj"]:
+        values = tensors[f"{path}.weight"]
+        if path in experts:
+            values = mx.dequantize(values, tensors[f"{path}.scales"], group_size=32, bits=4, mode="mxfp4")
+        parts = mx.quantize(values.astype(mx.bfloat16), **how)
+        tensors |= dict(zip((f"{path}.{suffix}" for suffix in ("weight", "scales", "biases")), parts, strict=False))
     (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "config.json").write_text(json.dumps(config | {"quantization": affine}))
+    (tmp_path / "src" / "config.json").write_text(json.dumps(config | {"quantization": how}))
     mx.save_safetensors(str(tmp_path / "src" / "model.safetensors"), tensors)
-    with pytest.raises(CheckpointError, match="not stored in MXFP4"):
-        convert(tmp_path / "src", tmp_path / "dst")
+    convert(
+        tmp_path / "src", tmp_path / "dst", ConvertOptions(overrides={"lm_head": "bf16", "k_proj": "q8"}, verify=True)
+    )
+    before, after = contents(tmp_path / "src"), contents(tmp_path / "dst")
+    for path in experts:
+        assert all(after[name] == tensor for name, tensor in before.items() if name.startswith(f"{path}."))
+    opened = open_checkpoint(tmp_path / "dst")
+    assert {opened.specs[path] for path in experts} == {QuantizationSpec(size, bits, mode)}
+    assert (opened.specs["lm_head"], opened.specs["model.layers.0.self_attn.k_proj"]) == (None, Q8)
+    parts = [
+        tensors[f"lm_head.{suffix}"] for suffix in ("weight", "scales", "biases") if f"lm_head.{suffix}" in tensors
+    ]
+    wanted = mx.dequantize(*parts, group_size=size, bits=bits, mode=mode).astype(mx.float32)
+    np.testing.assert_array_equal(array(after["lm_head.weight"]), np.array(wanted))
+    verify(tmp_path / "dst", tmp_path / "src")
 
 
 @pytest.mark.parity

@@ -134,7 +134,7 @@ def test_tensors_of_two_layouts_are_no_checkpoint(release, folder, tmp_path):
         for file in folder("tiny").glob("*.safetensors"):
             tensors |= mx.load(str(file))
 
-    with pytest.raises(CheckpointError, match=r"tensors of Hugging Face and MLX"):
+    with pytest.raises(CheckpointError, match=r"has tensors of MLX \(model.*\) and Hugging Face \(model"):
         open_checkpoint(rewritten(release("tiny", "hf"), tmp_path / "mixed", mix))
 
 
@@ -143,7 +143,9 @@ def test_tensors_of_no_layout_are_no_checkpoint(release, tmp_path):
         for name in [name for name in tensors if ".experts." in name]:
             del tensors[name]
 
-    with pytest.raises(CheckpointError, match="none of its tensors has a name that ends in"):
+    with pytest.raises(
+        CheckpointError, match=r"no tensor has a name under which .*; there is, for example, .*mlp\.router"
+    ):
         open_checkpoint(rewritten(release("tiny", "hf"), tmp_path / "none", spoil))
 
 
