@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from mlx_oss.config import ModelConfig, QuantizationSpec
+from mlx_oss.config import QuantizationSpec
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.description import FLOATS, CanonicalTensor
 from mlx_oss.weights.names import Shape, is_expert, modules, plain_tensors, row_axis, unpacked
@@ -200,7 +200,7 @@ def quantized_modules(placements: Iterable[Placement]) -> Mapping[str, Quantizat
 
 
 def _placements(checkpoint: Checkpoint, dtype: str, upcasts: bool) -> Iterator[Placement]:
-    for module, members in _fusions(checkpoint.config):
+    for module, members in _fusions(checkpoint):
         specs = [checkpoint.specs[member] for member in members]
         spec = specs[0] if len(set(specs)) == 1 else None
         for suffix in (*_PACKED, "bias"):
@@ -232,14 +232,19 @@ def _held_dtype(module: str, suffix: str, parts: Sequence[Part], dtype: str, upc
     return stored if is_matrix and is_upcast else dtype
 
 
-def _fusions(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yields (module path in the model, the canonical modules it consists of, in the order of their rows)."""
+def _fusions(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields (module path in the model, the canonical modules it consists of, in the order of their rows).
+
+    Gate and up of experts that are quantised differently stay two modules: dequantised, they would need much memory.
+    """
 
     def target(path: str) -> str:
         parent, _, name = path.removeprefix("model.").rpartition(".")
-        return f"{parent}.{_FUSED.get(name, name)}".removeprefix(".")
+        gate, up = (checkpoint.specs.get(f"model.{parent}.{each}_proj") for each in ("gate", "up"))
+        fused = name if gate != up else _FUSED.get(name, name)
+        return f"{parent}.{fused}".removeprefix(".")
 
-    for path, members in groupby((path for path, _, _ in modules(config)), key=target):
+    for path, members in groupby((path for path, _, _ in modules(checkpoint.config)), key=target):
         yield path, tuple(members)
 
 

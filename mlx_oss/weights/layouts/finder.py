@@ -6,7 +6,6 @@ Knows shapes, dtypes and quantisation. Knows nothing of how names are spelt: the
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -75,12 +74,6 @@ class Finder:
         found = []
         for module, shape, bias in modules(self.config):
             spec = specs[module]
-            if module.endswith(".up_proj") and specs[module.replace("up_proj", "gate_proj")] not in (None, spec):
-                raise CheckpointError(
-                    f"{self.folder}: {module} and its gate_proj are quantised differently: dequantise the model with "
-                    f"`mlx_lm.convert --hf-path {shlex.quote(str(self.folder))} --mlx-path DST --dequantize`, then "
-                    "convert that"
-                )
             for name, stored_shape in stored_tensors(module, shape, bias, spec).items():
                 found.append(self._find(name, packed_dtype(name, spec), stored_shape, spec))
         found += [self._find(name, None, shape) for name, shape in plain_tensors(self.config).items()]
