@@ -22,9 +22,11 @@ from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.files import COMPANION_BYTES, expanded, read_bytes
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
 from mlx_oss.weights.layouts.finder import Finder
+from mlx_oss.weights.layouts.folders import refuse_what_is_no_model
 from mlx_oss.weights.layouts.metal import METAL, is_metal
 from mlx_oss.weights.layouts.mlx_folder import MLX
 from mlx_oss.weights.layouts.recognition import recognised
+from mlx_oss.weights.layouts.renaming import by_layout_name
 from mlx_oss.weights.names import is_expert, modules
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
 
@@ -92,7 +94,8 @@ def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None
 
 def _check_is_mlx(folder: Path) -> None:
     """Raises CheckpointError if the folder is a checkpoint in another layout, which is not compared with a source."""
-    layout = recognised(folder, {} if is_metal(folder) else read_folder(folder))
+    refuse_what_is_no_model(folder)
+    layout = recognised(folder, {} if is_metal(folder) else by_layout_name(folder, read_folder(folder)))
     if layout is not MLX:
         raise CheckpointError(
             f"{folder} is in the layout of {layout.name}, but only MLX folders are compared with a source: verify it "

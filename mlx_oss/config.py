@@ -67,6 +67,10 @@ _NEUTRAL = {
 _FIXED = {"model_type": "gpt_oss", "attention_bias": True, "hidden_act": "silu", "tie_word_embeddings": False}
 
 
+_COPY = "download config.json, or copy it from the model that this one was made from"
+_MAY_MATTER = "it may change the computation: remove it if it does not"
+
+
 @dataclass(frozen=True, slots=True)
 class YarnScaling:
     """YaRN context extension (arXiv 2309.00071) as the checkpoints configure it.
@@ -259,7 +263,7 @@ class ModelConfig:
             if f.name in raw:
                 values[f.name] = raw.pop(f.name)
             elif f.name not in values and f.default is MISSING:
-                raise ConfigError(f"config.json: {f.name} is missing: this is not a complete gpt-oss config")
+                raise ConfigError(f"config.json: {f.name} is missing: {_COPY}")
         for key in sorted(set(raw) & set(_NEUTRAL)):
             if raw[key] is not None and raw[key] != _NEUTRAL[key]:
                 raise ConfigError(
@@ -295,7 +299,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         raw = json.loads(read_bytes(expanded(path), CONFIG_BYTES))  # of bytes, it reads any Unicode, and skips a BOM
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: give the folder of a model") from None
+        raise ConfigError(f"{path} does not exist: {_COPY}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
     except (ValueError, RecursionError) as error:
@@ -360,9 +364,7 @@ def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | No
             f"config.json: {key}.rope_type is {quoted(kind)}, but only 'yarn' and 'default' are supported"
         )
     if unknown := sorted(set(raw) - allowed):
-        raise ConfigError(
-            f"config.json: unknown key {key}.{unknown[0]}: it may change the computation, so it is not ignored"
-        )
+        raise ConfigError(f"config.json: unknown key {key}.{unknown[0]}: {_MAY_MATTER}")
     if kind == "default":
         return None
     for name in ("factor", "original_max_position_embeddings"):
@@ -391,9 +393,7 @@ def _quantization(raw: Any) -> Quantization | None:
         elif entry is True:
             modules[path] = default
         else:
-            raise ConfigError(
-                f"config.json: unknown key quantization.{path}: it may change the computation, so it is not ignored"
-            )
+            raise ConfigError(f"config.json: unknown key quantization.{path}: {_MAY_MATTER}")
     return Quantization(default, modules)
 
 
@@ -401,9 +401,7 @@ def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
     """What an entry says; what it leaves out, or sets to null, is the default of its mode, as in MLX."""
     given = {name: value for name, value in raw.items() if value is not None}
     if unknown := sorted(set(given) - set(_ENTRY)):
-        raise ConfigError(
-            f"config.json: unknown key {key}.{unknown[0]}: it may change the computation, so it is not ignored"
-        )
+        raise ConfigError(f"config.json: unknown key {key}.{unknown[0]}: {_MAY_MATTER}")
     mode = given.get("mode", "affine")
     _require(isinstance(mode, str) and mode in _MODES, f"{key}.mode", mode, f"one of {', '.join(_MODES)}")
     group_size, bits = (given.get(name, value) for name, value in zip(_ENTRY, _MODES[mode], strict=False))

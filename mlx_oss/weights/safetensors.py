@@ -28,6 +28,7 @@ ITEMSIZE |= {"C64": 8}
 _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # dtypes whose values are smaller than a byte; a shape counts the values
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _MOST_AXES = 8  # of a tensor of any layout
+_REPOSITORY = re.compile(r"[\w-]+/[\w.-]+", re.ASCII)  # of Hugging Face's hub
 LFS_POINTER = b"version https://git-lfs"
 # `0000100_adapters` is a checkpoint of mlx-lm's training.
 _ADAPTER = re.compile(r"(\d+_)?adapters\.safetensors|adapter_model.*\.(safetensors|bin)")
@@ -78,19 +79,20 @@ def read_header(path: Path, limit: int = HEADER_BYTES) -> dict[str, TensorInfo]:
                 raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
             length = int.from_bytes(head[:8], "little")
             if len(head) < 8 or length > size - 8:
-                raise CheckpointError(f"{path} is truncated or not a safetensors file: download it again")
+                raise CheckpointError(f"{path} is truncated or not a safetensors file: download or save it again")
             if length > limit:
                 raise CheckpointError(
-                    f"{path} has a header of {length:,} bytes, but a model needs less than {limit:,}: download it again"
+                    f"{path} has a header of {length:,} bytes, but a model needs less than {limit:,}: download or save "
+                    "it again"
                 )
             file.seek(8)
             raw = json.loads(file.read(length).decode())  # bytes could also be UTF-16, which the format excludes
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path} has a damaged safetensors header: download it again") from None
+        raise CheckpointError(f"{path} has a damaged safetensors header: download or save it again") from None
     if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} has a damaged safetensors header: download it again")
+        raise CheckpointError(f"{path} has a damaged safetensors header: download or save it again")
     raw.pop("__metadata__", None)
     tensors = [_tensor(path, name, entry, 8 + length) for name, entry in raw.items()]
     tensors.sort(key=lambda t: (t.start, t.end))
@@ -98,13 +100,13 @@ def read_header(path: Path, limit: int = HEADER_BYTES) -> dict[str, TensorInfo]:
     for tensor in tensors:
         if tensor.start != position:
             raise CheckpointError(
-                f"{path}: tensor {tensor.name} does not start where the one before it ends: download it again"
+                f"{path}: tensor {tensor.name} does not start where the one before it ends: download or save it again"
             )
         position = tensor.end
     if position != size:
         state = "truncated" if size < position else "too long"
         raise CheckpointError(
-            f"{path} is {state}: it has {size:,} bytes, its header describes {position:,}: download it again"
+            f"{path} is {state}: it has {size:,} bytes, its header describes {position:,}: download or save it again"
         )
     return {tensor.name: tensor for tensor in tensors}
 
@@ -122,7 +124,7 @@ def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
     except (TypeError, KeyError, ValueError):
         good = False
     if not good:
-        raise CheckpointError(f"{path}: tensor {name} has a damaged header entry: download it again")
+        raise CheckpointError(f"{path}: tensor {name} has a damaged header entry: download or save it again")
     return TensorInfo(name, path, dtype, shape, base + start, base + end)
 
 
@@ -147,6 +149,8 @@ def check_folder(folder: Path) -> None:
             else "does not exist, or is not accessible"
         )
         hint = "; GGUF files are not supported" if folder.suffix == ".gguf" else ""
+        if _REPOSITORY.fullmatch(str(folder)) and not os.path.lexists(folder):
+            hint = f"; to download it: `hf download {folder} --local-dir {folder.name}`"
         raise CheckpointError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
     if not os.access(folder, os.R_OK | os.X_OK):  # else it would look empty
         raise CheckpointError(f"{folder} cannot be read (permission denied): change its permissions")
@@ -214,19 +218,19 @@ def _read_index(path: Path) -> dict[str, str] | None:
         weight_map: dict[str, str] = json.loads(read_bytes(path, INDEX_BYTES))["weight_map"]
         files = {Path(file).name == file for file in weight_map.values()}
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): download or save it again") from None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path} is damaged: download it again") from None
+        raise CheckpointError(f"{path} is damaged: download or save it again") from None
     if files != {True}:
-        raise CheckpointError(f"{path} names files outside its folder, or none: download it again")
+        raise CheckpointError(f"{path} names files outside its folder, or none: download or save it again")
     return weight_map
 
 
 def _check_index(folder: Path, index: dict[str, str], tensors: dict[str, TensorInfo]) -> None:
     if missing := sorted(set(index) - set(tensors)):
         raise CheckpointError(
-            f"{folder}: {INDEX} names tensor {missing[0]}, which {index[missing[0]]} does not contain: download both "
-            "files again"
+            f"{folder}: {INDEX} names tensor {missing[0]}, which {index[missing[0]]} does not contain: download or "
+            "save both files again"
         )
     for name, tensor in tensors.items():
         if index.get(name) != tensor.file.name:

@@ -54,18 +54,18 @@ class Finder:
                     f"{self.folder}: {module} is not quantised: convert the release with `mlx-oss convert`"
                 )
             return None
-        entries = self.config.quantization.modules if self.config.quantization else {}
         words, groups = (tensor.shape[-1] if tensor.shape else 0 for tensor in (weight, scales))
-        spec = entries[module] if module in entries else inferred_spec(shape[-1], words, groups, scales.dtype in FLOATS)
+        spec = inferred_spec(shape[-1], words, groups, scales.dtype in FLOATS)
+        entries = self.config.quantization.modules if self.config.quantization else {}
         if spec is None or not can_quantize(module):
             raise CheckpointError(
                 f"{self.folder}: {module} is quantised in a way that is not MLX's: a weight {weight.shape} of "
                 f"{weight.dtype} has scales {scales.shape} of {scales.dtype}: {_AGAIN}"
             )
-        if shape[-1] % spec.group_size:
+        if entries.get(module, spec) != spec:
             raise CheckpointError(
-                f"{self.folder}: {module} has {shape[-1]} columns, which is not a multiple of the group size "
-                f"{spec.group_size} in config.json: {_AGAIN}"
+                f"{self.folder / 'config.json'}: quantization.{module} disagrees with the tensors of the module, which "
+                f"are {spec.mode} with {spec.bits} bits in groups of {spec.group_size}: remove the entry"
             )
         return spec
 
@@ -81,8 +81,8 @@ class Finder:
         if unknown := sorted((tensor.name, tensor.file) for tensor in self.files.values() if tensor.name not in used):
             name, file = unknown[0]
             raise CheckpointError(
-                f"{file}: tensor {name} is not part of the gpt-oss model that config.json describes: use a plain "
-                "gpt-oss model, which has no such tensor"
+                f"{file}: tensor {name} is not part of the gpt-oss model that config.json describes: save the "
+                "model without it"
             )
         return found
 
@@ -111,9 +111,10 @@ class Finder:
                 "check that both belong to the same model, or download or convert it again"
             )
         if tensor.dtype not in dtypes:
+            remedy = "save the model in bfloat16, float16 or float32" if dtypes is FLOATS else _AGAIN
+            expected = " or ".join(sorted(dtypes))
             raise CheckpointError(
-                f"{tensor.file}: tensor {tensor.name} is {tensor.dtype}, expected {' or '.join(sorted(dtypes))}: use a "
-                "released checkpoint, or a fine-tune in bfloat16, float16 or float32"
+                f"{tensor.file}: tensor {tensor.name} is {tensor.dtype}, expected {expected}: {remedy}"
             )
         return tensor
 

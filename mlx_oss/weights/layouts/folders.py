@@ -38,7 +38,8 @@ def refuse_what_is_no_model(folder: Path) -> None:
         raise CheckpointError(f"{folder} holds no weights, but {names}: give {models[0]}")
     if weight_files(folder, "*.bin"):
         raise CheckpointError(
-            f"{folder} holds PyTorch *.bin files, which are not supported: save the model as safetensors"
+            f"{folder} holds PyTorch *.bin files, which are not supported: load the model with transformers and "
+            "save it with save_pretrained, which writes safetensors"
         )
     if weight_files(folder, "*.gguf"):
         raise CheckpointError(

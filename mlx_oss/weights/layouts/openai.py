@@ -103,7 +103,9 @@ def from_openai(raw: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json: {missing[0]} is missing, so the gpt-oss config is incomplete: download it again"
         )
     if unknown := sorted(set(raw) - required - {"swiglu_limit"}):
-        raise ConfigError(f"config.json: unknown key {unknown[0]}: it may change the computation, so it is not ignored")
+        raise ConfigError(
+            f"config.json: unknown key {unknown[0]}: it may change the computation: remove it if it does not"
+        )
     config: dict[str, Any] = _RELEASED | {key: raw[key] for key in _SAME}
     config |= {ours: raw[theirs] for theirs, ours in _RENAMED.items()}
     config["swiglu_limit"] = raw.get("swiglu_limit", _RELEASED["swiglu_limit"])
