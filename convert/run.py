@@ -30,7 +30,6 @@ from mlx_oss.files import COMPANION_BYTES, expanded, identity, read_bytes
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.system_files import is_empty
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
-from mlx_oss.weights.layouts.metal import METAL
 from mlx_oss.weights.layouts.openai import OPENAI
 from mlx_oss.weights.names import is_expert
 from mlx_oss.weights.safetensors import INDEX, weight_files
@@ -261,7 +260,7 @@ def _write_other_files(
             raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
         (folder / path.name).write_bytes(content)
     json_files: dict[str, object] = {"config.json": config, INDEX: shards.index(planned)}
-    if source.layout in (OPENAI, METAL) and "generation_config.json" not in {path.name for path in copied}:
+    if source.layout.name.startswith(OPENAI.name) and "generation_config.json" not in {path.name for path in copied}:
         json_files["generation_config.json"] = configs.RELEASED_GENERATION  # OpenAI's layouts come without it
     for name, value in json_files.items():
         write_json(folder / name, value)

@@ -157,6 +157,23 @@ def test_layers_partly_mxfp4_and_partly_floats_are_converted_each_as_it_is(relea
     assert {name.split(".")[2] for name in report.errors} == {"1", "2"}
 
 
+@pytest.mark.parametrize("every", [True, False])
+def test_dense_experts_under_openai_s_names_are_converted_too(release, folder, tmp_path, every):
+    """As they are in gpt_oss/torch/model.py: not transposed. Or those of one layer, beside MXFP4."""
+    tensors, dense = read(release("tiny", "original")), read(release("tiny", "bf16"))
+    for n in LAYERS if every else [1]:
+        for name, theirs in (("gate_up", "mlp1"), ("down", "mlp2")):
+            path = f"block.{n}.mlp.{theirs}_weight"
+            del tensors[f"{path}.blocks"], tensors[f"{path}.scales"]
+            tensors[path] = mx.contiguous(dense[f"model.layers.{n}.mlp.experts.{name}_proj"].swapaxes(1, 2))
+    source = saved(tmp_path / "source", release("tiny", "original") / "config.json", tensors)
+    with pytest.raises(CheckpointError, match="its experts are not quantised"):
+        open_model(source)
+    convert(source, tmp_path / "converted", ConvertOptions(verify=True))
+    expected, made = read(folder("tiny")), read(tmp_path / "converted")
+    assert set(made) == set(expected) and all(mx.array_equal(made[name], expected[name]) for name in made)
+
+
 def test_an_expert_that_is_missing_among_single_layers_is_named(release, tmp_path):
     tensors = as_layers(read(release("tiny", "bf16")), "both")
     del tensors["model.layers.1.mlp.experts.gate_up_projs.3.weight"]

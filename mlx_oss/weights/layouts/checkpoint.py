@@ -159,7 +159,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _checked_config(path: Path, raw: dict[str, Any], layout: Layout) -> tuple[dict[str, Any], ModelConfig]:
     """Returns (the config with Hugging Face's keys, the checked config)."""
     try:
-        has_openai_keys = openai.is_openai(raw) or (layout is OPENAI and "model_type" not in raw)
+        has_openai_keys = openai.is_openai(raw) or (layout.name.startswith(OPENAI.name) and "model_type" not in raw)
         raw = openai.from_openai(raw) if has_openai_keys else raw
         return raw, ModelConfig.from_dict(raw)
     except ConfigError as error:

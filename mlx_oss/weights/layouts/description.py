@@ -21,7 +21,7 @@ class Dense:
     """The experts are floats, not quantised: weight and scales are made of them.
 
     Attributes:
-        transposed: True for one tensor (E, columns, rows); False for one of each expert, (rows, columns).
+        transposed: True if the matrices are stored (columns, rows), False if (rows, columns).
     """
 
     transposed: bool = True

@@ -92,7 +92,7 @@ def layout_of(names: Collection[str]) -> Layout:
         f"{NAME}, {'some ' if some else ''}experts not quantised",
         partial(_located, names),
         dtype="BF16",
-        must_convert=f"{'some of ' if some else ''}its experts are not quantised, and the model computes them in MXFP4",
+        must_convert=f"{'some of ' if some else ''}its experts are not quantised, and in another order than in memory",
     )
 
 

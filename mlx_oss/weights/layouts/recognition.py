@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
-from mlx_oss.weights.layouts import hugging_face, metal
+from mlx_oss.weights.layouts import hugging_face, metal, openai
 from mlx_oss.weights.layouts.description import Layout
 from mlx_oss.weights.layouts.metal import METAL
 from mlx_oss.weights.layouts.mlx_folder import MLX
@@ -17,7 +17,7 @@ from mlx_oss.weights.safetensors import TensorInfo
 # What names of experts end in, in each layout and in no other.
 _EXPERTS = {
     hugging_face.NAME: re.compile(r"\.experts\.(gate_up_proj(_blocks)?|gate_up_projs\.\d+\.\w+|\d+\.gate_proj\.\w+)$"),
-    OPENAI.name: re.compile(r"\.mlp\.mlp1_weight\.blocks$"),
+    OPENAI.name: re.compile(r"\.mlp\.mlp1_weight(\.blocks)?$"),
     MLX.name: re.compile(r"\.mlp\.experts\.gate_proj\.weight$"),
 }
 _LORA = re.compile(r"\.(lora_|base_layer\.)", re.IGNORECASE)
@@ -47,7 +47,11 @@ def recognised(folder: Path, files: Mapping[str, TensorInfo]) -> Layout:
             if ending.search(name):
                 found.setdefault(layout, tensor.name)
     if len(found) == 1:
-        layouts = {hugging_face.NAME: hugging_face.layout_of(files), OPENAI.name: OPENAI, MLX.name: MLX}
+        layouts = {
+            hugging_face.NAME: hugging_face.layout_of(files),
+            OPENAI.name: openai.layout_of(files),
+            MLX.name: MLX,
+        }
         return layouts[next(iter(found))]
     if found:
         both = " and ".join(f"{layout} ({tensor})" for layout, tensor in found.items())
