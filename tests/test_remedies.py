@@ -425,7 +425,8 @@ UNTRIED = (
     r"choose (another target|a target|a folder|one of|bf16|q8)|create it first|give the folder that it points to",
     r"convert again|free some space|wait for it to finish|move (it yourself|one of them)|give a name such as",
     r"verify it without --source|--source SRC|change its permissions|check the (disk|path)|load the model again",
-    r"check that both belong to the same model|merge it with the program|convert the release with|compare with another form",
+    r"check that both belong to the same model|merge it with the program|convert the release with",
+    r"compare with another form|cannot be put in place",  # the finished shards are kept
 )
 
 
@@ -436,7 +437,7 @@ def messages() -> Iterator[str]:
         constants: dict[str, str] = {}
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.Assign):
+            if isinstance(node, ast.Assign) and re.fullmatch("remedy|_[A-Z_]+", ast.unparse(node.targets[0])):
                 texts = [each.value for each in ast.walk(node.value) if isinstance(each, ast.Constant)]
                 constants[ast.unparse(node.targets[0])] = str(texts[0]) if texts else "{?}"
         for node in ast.walk(tree):
