@@ -130,6 +130,10 @@ class Quantization:
     default: QuantizationSpec
     modules: Mapping[str, QuantizationSpec | None]
 
+    def said_of(self, path: str) -> QuantizationSpec | None:
+        """What the entries say of a module, which may not be what its tensors are."""
+        return self.modules.get(path, self.default)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -250,6 +254,8 @@ class ModelConfig:
             if value != only:
                 hint = "this is not a gpt-oss model" if key == "model_type" else "no gpt-oss model has another value"
                 raise ConfigError(f"config.json: {key} is {quoted(value)}, but only {only!r} is supported: {hint}")
+        if raw.get("layer_types", ()) is None:  # transformers and mlx-lm take it for absent
+            del raw["layer_types"]
         theta, scaling = _rope_settings(raw)
         if raw.get("sliding_window") is None and (types := raw.get("layer_types")) and SLIDING not in types:
             raw["sliding_window"] = _LARGEST  # no layer uses it

@@ -172,7 +172,8 @@ def test_attention_factor_replaces_the_concentration():
 
 
 def test_absent_layer_types_alternate_beginning_with_the_window():
-    for raw in (released(layer_types=..., num_hidden_layers=3), released(layer_types=[], num_hidden_layers=3)):
+    for types in (..., None, []):
+        raw = released(layer_types=types, num_hidden_layers=3)
         assert ModelConfig.from_dict(raw).layer_types == (SLIDING, FULL, SLIDING)
 
 
@@ -213,7 +214,6 @@ def test_a_count_is_whole(key):
         ({"layer_types": [[FULL]] * 24}, "layer_types"),
         ({"layer_types": 5}, "layer_types is 5"),
         ({"layer_types": FULL}, f"layer_types is {FULL!r}"),
-        ({"layer_types": None}, "layer_types is None"),
         ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn', expected an object"),
         ({"rope_scaling": yarn(rope_type="linear")}, "rope_scaling.rope_type is 'linear'"),
         ({"rope_scaling": yarn(rope_type=...)}, "rope_scaling.rope_type is None"),
@@ -454,6 +454,8 @@ def test_a_mutated_config_is_read_or_refused_with_config_error(mutations, quanti
         ("final_logit_softcapping", 30.0),
         ("num_shared_experts", 1),
         ("use_qk_norm", True),
+        ("per_layer_config", {"0": {"head_dim": 128}}),
+        ("quantize_activations", True),
     ],
 )
 def test_a_key_of_other_architectures_that_changes_the_mathematics_is_refused(key, value):

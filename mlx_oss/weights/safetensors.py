@@ -199,16 +199,16 @@ def passed_over(folder: Path, files: Collection[str]) -> list[str]:
 def _chosen(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     """Names of the files that hold the model, and the index if it is in force.
 
-    They are the files that the index names. Without an index, or with one whose files are all gone while there is a
-    `model.safetensors` (a fine-tune that was saved over a model leaves such an index behind): `model.safetensors`,
-    else `model-*.safetensors`, else all that are no adapter and no optimizer's state.
+    They are the files that the index names. Without an index: `model.safetensors`, else `model-*.safetensors`, else all
+    that are no adapter and no optimizer's state. An index whose files are all gone counts as none where there are such
+    files: a model that was saved over another one, in other files, leaves such an index behind.
     """
     index, found = _read_index(folder / INDEX), weight_files(folder)
-    if index is not None and (set(index.values()) & set(found) or SINGLE not in found):
-        return sorted(set(index.values())), index
     numbered = [name for name in found if name.startswith("model-")]
-    others = [name for name in found if not is_adapter(name) and not name.startswith("optimizer")]
-    return [SINGLE] if SINGLE in found else numbered or others, None
+    files = [SINGLE] if SINGLE in found else numbered
+    if index is not None and (set(index.values()) & set(found) or not files):
+        return sorted(set(index.values())), index
+    return files or [name for name in found if not is_adapter(name) and not name.startswith("optimizer")], None
 
 
 def _read_index(path: Path) -> dict[str, str] | None:

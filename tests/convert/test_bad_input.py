@@ -153,6 +153,12 @@ def test_an_index_left_over_beside_a_model_in_one_file(source):
         convert(source, source.parent / "dst")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE"])
+def test_a_companion_that_is_a_link_to_nowhere_is_told_as_one(source, name):
+    (source / name).symlink_to("../blobs/absent")
+    refuses(source, name, "it is a link to '../blobs/absent', which is not there", error=CheckpointError)
+
+
 def test_what_lies_beside_the_model_is_passed_over_and_told_once(source):
     for name in ("consolidated.safetensors", "adapters.safetensors", "optimizer.safetensors"):
         (source / name).write_bytes(b"anything")

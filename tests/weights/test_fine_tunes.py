@@ -239,6 +239,20 @@ def test_an_mlx_folder_s_words_may_be_signed_and_its_scales_e8m0(folder, tmp_pat
     assert mx.array_equal(logits(with_dtypes(source, tmp_path / "named", dtypes)), logits(source))
 
 
+@pytest.mark.parametrize("byte", [0x7F, 0xFF])
+def test_a_nan_among_nvfp4_s_scales_is_told(folder, tmp_path, byte):
+    tensors = read(folder("tiny"))
+    weight, scales = mx.quantize(tensors["lm_head.weight"], group_size=16, bits=4, mode="nvfp4")
+    for value in (0x7E, byte):
+        scales[150, 2] = value
+        tensors |= {"lm_head.weight": weight, "lm_head.scales": scales}
+        path = saved(tmp_path / f"{value}", folder("tiny") / "config.json", tensors)
+        if value == 0x7E:
+            load_model(path, dtype="float32")
+    with pytest.raises(CheckpointError, match=r"tensor lm_head\.scales holds a NaN scale"):
+        load_model(path, dtype="float32")
+
+
 def put_below(source: Path, *parts: str) -> Path:
     below = source.joinpath(*parts)
     write_checkpoint(below)
@@ -276,6 +290,18 @@ def test_a_file_of_a_model_names_its_folder(release):
         with pytest.raises(CheckpointError, match="is a file of a model") as caught:
             open_model(release("tiny", "hf") / name)
         assert open_model(str(caught.value).rpartition("give its folder, ")[2])
+
+
+def test_looking_below_a_folder_ends_after_a_number_of_folders(tmp_path, monkeypatch):
+    for name in ("a/x", "a/y", "b/x", "b/y", "c"):
+        (tmp_path / name).mkdir(parents=True)
+    put_below(tmp_path, "a/x/z")  # the eighth folder, level by level
+    monkeypatch.setattr("mlx_oss.weights.layouts.folders._MOST", 8)
+    with pytest.raises(CheckpointError, match=r"a/x/z/ does: give"):
+        open_model(tmp_path)
+    monkeypatch.setattr("mlx_oss.weights.layouts.folders._MOST", 7)
+    with pytest.raises(CheckpointError, match=r"contains no \*\.safetensors"):
+        open_model(tmp_path)
 
 
 def test_looking_below_a_folder_ends_soon_and_follows_no_link(tmp_path):

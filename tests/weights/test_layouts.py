@@ -182,6 +182,9 @@ def test_a_left_over_quantization_config_does_not_matter_in_an_mlx_folder(folder
     config["quantization_config"] = {"quant_method": "bitsandbytes"}
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
     assert open_model(tmp_path / "copy").config == open_model(folder("tiny")).config
+    del config["quantization"]  # then the shapes of the tensors say how they are quantised
+    (tmp_path / "copy" / "config.json").write_text(json.dumps(config))
+    assert open_model(tmp_path / "copy").specs == open_model(folder("tiny")).specs
 
 
 def test_a_config_without_num_experts_beside_openai_s_tensors_is_told_by_its_own_keys(release, tmp_path):

@@ -209,11 +209,13 @@ PASSED_OVER = ["consolidated.safetensors", "adapters.safetensors", "optimizer.sa
         ([INDEX, "model-1.safetensors", "model-2.safetensors", "model.safetensors"], {"a", "x"}),
         (["model.safetensors", "model-1.safetensors"], {"whole"}),
         ([INDEX, "model.safetensors"], {"whole"}),  # an index whose files are all gone
+        ([INDEX, "model-3.safetensors"], {"b"}),  # and one of fewer files
         (["model-1.safetensors", "model-2.safetensors"], {"a", "x"}),
     ],
 )
 def test_the_index_s_files_are_the_model_else_one_file_else_the_numbered_ones(shards, there, read):
     write(shards / "model.safetensors", {"whole": GOOD["b"] | {"data_offsets": [0, 1]}}, 1)
+    write(shards / "model-3.safetensors", {"b": GOOD["b"] | {"data_offsets": [0, 1]}}, 1)
     for path in shards.iterdir():
         if path.name not in there:
             path.unlink()
@@ -274,7 +276,7 @@ def test_dtypes_of_values_smaller_than_a_byte_are_read(tmp_path, dtype, shape, n
         ({"x": "model-2.safetensors", "a": "model-1.safetensors", "y": "model-2.safetensors"}, "names tensor y, which"),
         ({"a": "../model-1.safetensors"}, "names files outside its folder"),
         ({"a": "/etc/passwd"}, "names files outside its folder"),
-        ({"a": ".."}, ".. cannot be read (it is a folder, not a file"),
+        ({"a": "..", "x": "model-2.safetensors"}, ".. cannot be read (it is a folder, not a file"),
         ({"a": 3}, "is damaged"),
         ({}, "names files outside its folder, or none"),
     ],

@@ -24,7 +24,7 @@ from mlx_oss.weights.layouts.hugging_face import HUGGING_FACE
 from mlx_oss.weights.layouts.metal import METAL
 from mlx_oss.weights.layouts.mlx_folder import MLX
 from mlx_oss.weights.layouts.openai import OPENAI
-from mlx_oss.weights.layouts.recognition import recognised
+from mlx_oss.weights.layouts.recognition import is_mlx, recognised
 from mlx_oss.weights.layouts.releases import RELEASES
 from mlx_oss.weights.layouts.renaming import by_layout_name
 from mlx_oss.weights.names import (
@@ -77,9 +77,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         config = ModelConfig.from_dict(raw)
     else:
         stored = read_folder(folder)
-        raw = _read_config(folder / "config.json")
+        raw = read_json(folder / "config.json")
         tell_what_is_not_read(folder, {tensor.file.name for tensor in stored.values()})
         files = by_layout_name(folder, stored)
+        _refuse_foreign_quantisation(folder / "config.json", raw, files)
         layout = recognised(folder, files)
         raw, config = _checked_config(folder / "config.json", raw, layout)
     return _found(folder, layout, config, raw, files)
@@ -144,16 +145,15 @@ def open_model(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    raw = read_json(path)
+def _refuse_foreign_quantisation(path: Path, raw: Mapping[str, Any], files: Mapping[str, TensorInfo]) -> None:
+    """Raises ConfigError if the weights are in a format of another program; in an MLX folder the key is left over."""
     quantization = raw.get("quantization_config")
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    if method not in (None, "mxfp4") and "quantization" not in raw:  # the key of MLX folders, for which it is left over
+    if method not in (None, "mxfp4") and "quantization" not in raw and not is_mlx(files):
         raise ConfigError(
             f"{path}: the weights are quantised with {quoted(method)}, which is not supported: save the model in "
             "bfloat16"
         )
-    return raw
 
 
 def _checked_config(path: Path, raw: dict[str, Any], layout: Layout) -> tuple[dict[str, Any], ModelConfig]:

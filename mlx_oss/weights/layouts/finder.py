@@ -55,14 +55,15 @@ class Finder:
                 )
             return None
         words, groups = (tensor.shape[-1] if tensor.shape else 0 for tensor in (weight, scales))
-        spec = inferred_spec(shape[-1], words, groups, scales.dtype in FLOATS)
-        entries = self.config.quantization.modules if self.config.quantization else {}
-        if spec is None or not can_quantize(module):
+        stored = inferred_spec(shape[-1], words, groups, scales.dtype in FLOATS)
+        said = self.config.quantization.said_of(module) if self.config.quantization else None
+        spec = stored or said  # if the shapes are no quantisation, what the config says shows which tensor is wrong
+        if spec is None or not can_quantize(module) or shape[-1] % spec.group_size:
             raise CheckpointError(
-                f"{self.folder}: {module} is quantised in a way that is not MLX's: a weight {weight.shape} of "
-                f"{weight.dtype} has scales {scales.shape} of {scales.dtype}: {_AGAIN}"
+                f"{self.folder}: {module} with {shape[-1]} columns is quantised in a way that is not MLX's: a weight "
+                f"{weight.shape} of {weight.dtype} has scales {scales.shape} of {scales.dtype}: {_AGAIN}"
             )
-        if entries.get(module, spec) != spec:
+        if self.config.quantization and self.config.quantization.modules.get(module, spec) != spec:
             raise CheckpointError(
                 f"{self.folder / 'config.json'}: quantization.{module} disagrees with the tensors of the module, which "
                 f"are {spec.mode} with {spec.bits} bits in groups of {spec.group_size}: remove the entry"

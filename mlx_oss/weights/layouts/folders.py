@@ -16,7 +16,7 @@ from mlx_oss.files import CONFIG_BYTES, read_bytes
 from mlx_oss.weights.layouts import metal
 from mlx_oss.weights.safetensors import check_folder, is_adapter, passed_over, weight_files
 
-_DEPTH, _MOST = 3, 1000  # how far below a folder a model is looked for, and how many entries of a folder are looked at
+_DEPTH, _MOST = 3, 1000  # how far below a folder a model is looked for, and in how many folders
 
 
 def refuse_what_is_no_model(folder: Path) -> None:
@@ -87,13 +87,20 @@ def _base_of(folder: Path) -> str | None:
     return model if isinstance(model, str) and 0 < len(model) < 300 else None
 
 
-def _with_weights(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Folders below this one that hold a model or an adapter, without those below them."""
-    for path in _folders_in(folder):
-        if weight_files(path) or metal.is_metal(path) or _is_adapter(path):
-            yield path
-        elif depth > 1:
-            yield from _with_weights(path, depth - 1)
+def _with_weights(folder: Path) -> Iterator[Path]:
+    """Folders below this one that hold a model or an adapter, without those below them. Looks at _MOST at most."""
+    level, seen = [folder], 0
+    for _ in range(_DEPTH):
+        below = []
+        for path in (path for parent in level for path in _folders_in(parent)):
+            seen += 1
+            if seen > _MOST:
+                return
+            if weight_files(path) or metal.is_metal(path) or _is_adapter(path):
+                yield path
+            else:
+                below.append(path)
+        level = below
 
 
 def _folders_in(folder: Path) -> list[Path]:

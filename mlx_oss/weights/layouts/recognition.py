@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
@@ -22,6 +22,11 @@ _EXPERTS = {
 }
 _LORA = re.compile(r"\.(lora_|base_layer\.)", re.IGNORECASE)
 _MLP = re.compile(r"\.(mlp|feed_forward|moe|block_sparse_moe)\.")
+
+
+def is_mlx(files: Iterable[str]) -> bool:
+    """True if the tensors with these names are those of an MLX folder."""
+    return any(_EXPERTS[MLX.name].search(name) for name in files)
 
 
 def recognised(folder: Path, files: Mapping[str, TensorInfo]) -> Layout:
