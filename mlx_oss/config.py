@@ -307,7 +307,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist: {_COPY}") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}): check its permissions, or download it again"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({error}): download or convert the model again") from None
     if not isinstance(raw, dict):

@@ -139,7 +139,7 @@ REMEDIES: dict[str, Remedy] = {
     r"save (it|the model) with (transformers' )?save_pretrained": saved_anew,
     r"save the model in bfloat16": saved_anew,
     r"use the model in Hugging Face's format": saved_anew,
-    r"check the (path|file) and its permissions$": saved_anew,
+    r"check its permissions, or download it again$": saved_anew,
     r"`hf download (?P<name>\S+) --local-dir \S+`": saved_anew,
     r"give the folder (of a model|that holds config\.json and \*\.safetensors)": saved_anew,
     r"convert original/ instead$": saved_anew,

@@ -88,7 +88,9 @@ def read_header(path: Path, limit: int = HEADER_BYTES) -> dict[str, TensorInfo]:
             file.seek(8)
             raw = json.loads(file.read(length).decode())  # bytes could also be UTF-16, which the format excludes
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): check its permissions, or download it again"
+        ) from None
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path} has a damaged safetensors header: download or save it again") from None
     if not isinstance(raw, dict):
