@@ -268,6 +268,13 @@ def unmerged_peft(name: str) -> str:
     return f"base_model.model.{name}".replace("q_proj.weight", "q_proj.base_layer.weight")
 
 
+def adapter_under_another_name(folder: Path) -> Path:
+    folder.mkdir()
+    names = [f"base_model.model.model.layers.0.self_attn.q_proj.lora_{letter}.weight" for letter in "AB"]
+    mx.save_safetensors(str(folder / "lora.safetensors"), {name: mx.zeros((4, 4)) for name in names})
+    return folder
+
+
 def mlx_adapter(folder: Path) -> Path:
     """As `mlx_lm.lora` writes it, with a model that has a tokenizer of three tokens, which mlx_lm.fuse wants."""
     pytest.importorskip("mlx_lm")
@@ -327,6 +334,7 @@ SITUATIONS: dict[str, Callable[[Path], Path]] = {
     "a PEFT adapter": peft,
     "a folder above a PEFT adapter": below("checkpoint-30", peft),
     "an adapter that is not merged": changed(unmerged_peft),
+    "an adapter under another name": adapter_under_another_name,
     "a release above original/": below("original", lambda folder: write_checkpoint(folder, layout="original")),
     "a training's folder": below("checkpoint-500", dense),
     "a folder of the hub's cache": below("snapshots/0a1b", hf),

@@ -17,6 +17,8 @@ SPECS = {
     "q8": QuantizationSpec(64, 8, "affine"),
     "q4": QuantizationSpec(32, 4, "affine"),
     "mxfp4": QuantizationSpec(32, 4, "mxfp4"),
+    "nvfp4": QuantizationSpec(16, 4, "nvfp4"),
+    "mxfp8": QuantizationSpec(32, 8, "mxfp8"),
 }
 ROWS = [1, 2, 3, 4, 5, 16, 33]
 

@@ -24,7 +24,7 @@ from mlx_oss.weights.layouts.hugging_face import HUGGING_FACE
 from mlx_oss.weights.layouts.metal import METAL
 from mlx_oss.weights.layouts.mlx_folder import MLX
 from mlx_oss.weights.layouts.openai import OPENAI
-from mlx_oss.weights.layouts.recognition import is_mlx, recognised
+from mlx_oss.weights.layouts.recognition import is_mlx, recognised, refuse_adapter
 from mlx_oss.weights.layouts.releases import RELEASES
 from mlx_oss.weights.layouts.renaming import by_layout_name
 from mlx_oss.weights.names import (
@@ -77,6 +77,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         config = ModelConfig.from_dict(raw)
     else:
         stored = read_folder(folder)
+        refuse_adapter(stored.values())
         raw = read_json(folder / "config.json")
         tell_what_is_not_read(folder, {tensor.file.name for tensor in stored.values()})
         files = by_layout_name(folder, stored)

@@ -29,6 +29,15 @@ def is_mlx(files: Iterable[str]) -> bool:
     return any(_EXPERTS[MLX.name].search(name) for name in files)
 
 
+def refuse_adapter(files: Iterable[TensorInfo]) -> None:
+    """Raises CheckpointError if a tensor belongs to an adapter."""
+    if lora := next((tensor for tensor in files if _LORA.search(tensor.name)), None):
+        raise CheckpointError(
+            f"{lora.file}: tensor {lora.name} belongs to a LoRA adapter that is not merged into the model: merge it "
+            "with the program that has trained it (with PEFT: merge_and_unload, then save_pretrained)"
+        )
+
+
 def recognised(folder: Path, files: Mapping[str, TensorInfo]) -> Layout:
     """The layout of a folder.
 
@@ -37,15 +46,10 @@ def recognised(folder: Path, files: Mapping[str, TensorInfo]) -> Layout:
         files: The tensors of its files, by the names that a layout gives them.
 
     Raises:
-        CheckpointError: If it is none or two, or an adapter is among the tensors.
+        CheckpointError: If it is none or two.
     """
     if metal.is_metal(folder):
         return METAL
-    if lora := next((tensor for name, tensor in files.items() if _LORA.search(name)), None):
-        raise CheckpointError(
-            f"{lora.file}: tensor {lora.name} belongs to a LoRA adapter that is not merged into the model: merge it "
-            "with the program that has trained it (with PEFT: merge_and_unload, then save_pretrained)"
-        )
     found: dict[str, str] = {}
     for name, tensor in files.items():
         for layout, ending in _EXPERTS.items():
