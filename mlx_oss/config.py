@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mlx_oss.config_checks import MAY_MATTER, is_positive, mapping, require
 from mlx_oss.errors import ConfigError, quoted, shortened
 from mlx_oss.files import CONFIG_BYTES, expanded, read_bytes
+from mlx_oss.quantization import MXFP4, Quantization, QuantizationSpec, read_quantization
+
+__all__ = ["FULL", "MXFP4", "SLIDING", "ModelConfig", "Quantization", "QuantizationSpec", "YarnScaling", "read_json"]
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -68,7 +71,6 @@ _FIXED = {"model_type": "gpt_oss", "attention_bias": True, "hidden_act": "silu",
 
 
 _COPY = "download config.json, or copy it from the model that this one was made from"
-_MAY_MATTER = "it may change the computation: remove it if it does not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,42 +99,6 @@ class YarnScaling:
         if self.attention_factor is not None:
             return self.attention_factor
         return 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizationSpec:
-    """How one module is quantised.
-
-    Attributes:
-        group_size: Number of values that share a scale.
-        bits: Bits per value.
-        mode: MLX's quantisation mode: "affine", "mxfp4", "nvfp4" or "mxfp8".
-    """
-
-    group_size: int
-    bits: int
-    mode: str = "affine"
-
-
-MXFP4 = QuantizationSpec(group_size=32, bits=4, mode="mxfp4")
-
-
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """The `quantization` entry of an MLX folder's config.
-
-    Attributes:
-        default: The entry for the whole model. How a module without an entry of its own is quantised follows from the
-            shapes of its tensors, as in mlx-lm.
-        modules: The entries of single modules, by path. None: the module is not quantised.
-    """
-
-    default: QuantizationSpec
-    modules: Mapping[str, QuantizationSpec | None]
-
-    def said_of(self, path: str) -> QuantizationSpec | None:
-        """What the entries say of a module, which may not be what its tensors are."""
-        return self.modules.get(path, self.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +157,10 @@ class ModelConfig:
         self._check_numbers()
         types = self.layer_types
         good = isinstance(types, (list, tuple)) and all(kind in (SLIDING, FULL) for kind in types)
-        _require(good, "layer_types", types, f"a list of {SLIDING!r} and {FULL!r}")
+        require(good, "layer_types", types, f"a list of {SLIDING!r} and {FULL!r}")
         alternating = (FULL if layer % 2 else SLIDING for layer in range(self.num_hidden_layers))
         object.__setattr__(self, "layer_types", tuple(types or alternating))
-        _require(
+        require(
             len(self.layer_types) == self.num_hidden_layers,
             "layer_types",
             f"{len(self.layer_types)} entries",
@@ -204,24 +170,24 @@ class ModelConfig:
     def _check_numbers(self) -> None:
         for name in _WHOLE:
             value = getattr(self, name)
-            _require(type(value) is int and 0 < value <= _LARGEST, name, value, f"a whole number from 1 to {_LARGEST}")
+            require(type(value) is int and 0 < value <= _LARGEST, name, value, f"a whole number from 1 to {_LARGEST}")
         for name in _POSITIVE:
-            _require(_is_positive(getattr(self, name)), name, getattr(self, name), "a number > 0")
-        _require(self.rope_theta > 1, "rope_theta", self.rope_theta, "a number > 1")
-        _require(self.num_hidden_layers <= 1000, "num_hidden_layers", self.num_hidden_layers, "at most 1000")
+            require(is_positive(getattr(self, name)), name, getattr(self, name), "a number > 0")
+        require(self.rope_theta > 1, "rope_theta", self.rope_theta, "a number > 1")
+        require(self.num_hidden_layers <= 1000, "num_hidden_layers", self.num_hidden_layers, "at most 1000")
         heads, experts = self.num_attention_heads, self.num_local_experts
-        _require(
+        require(
             heads % self.num_key_value_heads == 0,
             "num_key_value_heads",
             self.num_key_value_heads,
             f"a divisor of {heads}",
         )
-        _require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even (RoPE rotates pairs)")
-        _require(
+        require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even (RoPE rotates pairs)")
+        require(
             self.num_experts_per_tok <= experts, "num_experts_per_tok", self.num_experts_per_tok, f"at most {experts}"
         )
         for name in ("hidden_size", "intermediate_size"):
-            _require(getattr(self, name) % 32 == 0, name, getattr(self, name), "a multiple of 32 (an MXFP4 block)")
+            require(getattr(self, name) % 32 == 0, name, getattr(self, name), "a multiple of 32 (an MXFP4 block)")
 
     def is_sliding(self, layer: int) -> bool:
         """True if this layer attends to the sliding window only."""
@@ -260,7 +226,7 @@ class ModelConfig:
         if raw.get("sliding_window") is None and (types := raw.get("layer_types")) and SLIDING not in types:
             raw["sliding_window"] = _LARGEST  # no layer uses it
         quantization = raw.pop("quantization", None)
-        values: dict[str, Any] = {"rope_scaling": scaling, "quantization": _quantization(quantization)}
+        values: dict[str, Any] = {"rope_scaling": scaling, "quantization": read_quantization(quantization)}
         if theta is not MISSING:
             values["rope_theta"] = theta
         if "experts_per_token" in raw:  # the releases have both keys, but other programs read and change only the other
@@ -324,20 +290,6 @@ _WHOLE = (
 _POSITIVE = ("rms_norm_eps", "swiglu_limit", "swiglu_alpha", "rope_theta")
 _LARGEST_YARN = 1e9  # larger numbers overflow in the model
 _LARGEST = 2**31 - 1  # the largest dimension of an MLX array
-# MLX's modes, each with its defaults: group size and bits. Only affine has others.
-_ENTRY = ("group_size", "bits", "mode")
-_MODES = {"affine": (64, 4), "mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}
-_AFFINE_GROUPS, _AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
-
-
-def _require(good: bool, key: str, value: object, wanted: str) -> None:
-    if not good:
-        raise ConfigError(f"config.json: {key} is {quoted(value)}, expected {wanted}")
-
-
-def _is_positive(value: object) -> bool:
-    """True for a number > 0 that a float can represent."""
-    return isinstance(value, (int, float)) and type(value) is not bool and 0 < value <= sys.float_info.max
 
 
 def _rope_settings(raw: dict[str, Any]) -> tuple[Any, YarnScaling | None]:
@@ -351,7 +303,7 @@ def _rope_settings(raw: dict[str, Any]) -> tuple[Any, YarnScaling | None]:
     new = raw.pop("rope_parameters", None)
     if new is None:
         return old_theta, None if old is None else _yarn(old)
-    new = dict(_mapping("rope_parameters", new))
+    new = dict(mapping("rope_parameters", new))
     theta = new.pop("rope_theta", old_theta)
     scaling = _yarn(new, "rope_parameters")
     if old_theta not in (MISSING, theta) or (old is not None and _yarn(old) != scaling):
@@ -362,7 +314,7 @@ def _rope_settings(raw: dict[str, Any]) -> tuple[Any, YarnScaling | None]:
 
 
 def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | None:
-    raw = {name: value for name, value in _mapping(key, raw).items() if value is not None or name == "rope_type"}
+    raw = {name: value for name, value in mapping(key, raw).items() if value is not None or name == "rope_type"}
     kind = raw.pop("rope_type", raw.pop("type", None))
     if raw.get("partial_rotary_factor") == 1:  # all of each head is rotated, as always
         del raw["partial_rotary_factor"]
@@ -372,7 +324,7 @@ def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | No
             f"config.json: {key}.rope_type is {quoted(kind)}, but only 'yarn' and 'default' are supported"
         )
     if unknown := sorted(set(raw) - allowed):
-        raise ConfigError(f"config.json: unknown key {key}.{unknown[0]}: {_MAY_MATTER}")
+        raise ConfigError(f"config.json: unknown key {key}.{unknown[0]}: {MAY_MATTER}")
     if kind == "default":
         return None
     for name in ("factor", "original_max_position_embeddings"):
@@ -380,72 +332,8 @@ def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | No
             raise ConfigError(f"config.json: {key}.{name} is missing: YaRN needs it")
     for name, value in raw.items():
         if name == "truncate":
-            _require(isinstance(value, bool), f"{key}.{name}", value, "true or false")
+            require(isinstance(value, bool), f"{key}.{name}", value, "true or false")
         else:
-            good = _is_positive(value) and value < _LARGEST_YARN
-            _require(good, f"{key}.{name}", value, f"a number between 0 and {_LARGEST_YARN:.0e}")
+            good = is_positive(value) and value < _LARGEST_YARN
+            require(good, f"{key}.{name}", value, f"a number between 0 and {_LARGEST_YARN:.0e}")
     return YarnScaling(**raw)
-
-
-def _quantization(raw: Any) -> Quantization | None:
-    if raw is None:
-        return None
-    raw = dict(_mapping("quantization", raw))
-    default = _spec("quantization", {name: raw.pop(name) for name in _ENTRY if name in raw})
-    modules: dict[str, QuantizationSpec | None] = {}
-    for path, entry in raw.items():
-        if isinstance(entry, Mapping):
-            modules[path] = _spec(f"quantization.{path}", entry)
-        elif entry in (False, None):  # mlx-lm writes false for a module that it did not quantise
-            modules[path] = None
-        elif entry is True:
-            modules[path] = default
-        else:
-            raise ConfigError(f"config.json: unknown key quantization.{path}: {_MAY_MATTER}")
-    return Quantization(default, modules)
-
-
-def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
-    """What an entry says; what it leaves out, or sets to null, is the default of its mode, as in MLX."""
-    given = {name: value for name, value in raw.items() if value is not None}
-    if unknown := sorted(set(given) - set(_ENTRY)):
-        raise ConfigError(f"config.json: unknown key {key}.{unknown[0]}: {_MAY_MATTER}")
-    mode = given.get("mode", "affine")
-    _require(isinstance(mode, str) and mode in _MODES, f"{key}.mode", mode, f"one of {', '.join(_MODES)}")
-    group_size, bits = (given.get(name, value) for name, value in zip(_ENTRY, _MODES[mode], strict=False))
-    for name, value in (("group_size", group_size), ("bits", bits)):
-        _require(type(value) is int, f"{key}.{name}", value, "a whole number")
-    if mode == "affine":
-        _require(group_size in _AFFINE_GROUPS, f"{key}.group_size", group_size, f"one of {_AFFINE_GROUPS}")
-        _require(bits in _AFFINE_BITS, f"{key}.bits", bits, f"one of {_AFFINE_BITS}")
-    elif (group_size, bits) != _MODES[mode]:
-        raise ConfigError(
-            f"config.json: {key}: mode {mode} has group_size {_MODES[mode][0]} and bits {_MODES[mode][1]}, not "
-            f"{quoted(group_size)} and {quoted(bits)}"
-        )
-    return QuantizationSpec(group_size, bits, mode)
-
-
-def inferred_spec(columns: int, words: int, groups: int, is_affine: bool) -> QuantizationSpec | None:
-    """How a matrix is quantised, by the shapes of its tensors. None if MLX has no such quantisation.
-
-    Args:
-        columns: Values in a row.
-        words: Packed words in a row.
-        groups: Scales in a row.
-        is_affine: True if the scales are floats, as in the affine mode; False if they are bytes, as in all others.
-    """
-    if not groups or columns % groups or words * 32 % columns:
-        return None
-    found = columns // groups, words * 32 // columns
-    if is_affine:
-        fits = found[0] in _AFFINE_GROUPS and found[1] in _AFFINE_BITS
-        return QuantizationSpec(*found) if fits else None
-    modes = [mode for mode, defaults in _MODES.items() if mode != "affine" and defaults == found]
-    return QuantizationSpec(*found, modes[0]) if modes else None
-
-
-def _mapping(key: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"config.json: {key} is {quoted(value)}, expected an object")
-    return value

@@ -20,10 +20,10 @@ from mlx_oss.config import (
     Quantization,
     QuantizationSpec,
     YarnScaling,
-    inferred_spec,
 )
 from mlx_oss.errors import ConfigError
 from mlx_oss.model.rope import inverse_frequencies
+from mlx_oss.quantization import inferred_spec
 
 # config.json of openai/gpt-oss-20b as released (transformers 4.55), with its 24 layer types written in a shorter way.
 RELEASED_20B: dict[str, Any] = {

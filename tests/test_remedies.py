@@ -441,11 +441,13 @@ UNTRIED = (
 def messages() -> Iterator[str]:
     """What is raised about folders, as it stands in the source: {} for what is put in."""
     package = Path(mlx_oss.__file__).parent
-    for path in (package / "config.py", *package.glob("weights/**/*.py"), *(package / "convert").glob("*.py")):
-        constants: dict[str, str] = {}
+    paths = [package / f"{name}.py" for name in ("config_checks", "quantization", "config")]
+    paths += [*package.glob("weights/**/*.py"), *(package / "convert").glob("*.py")]
+    constants: dict[str, str] = {}
+    for path in paths:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.Assign) and re.fullmatch("remedy|_[A-Z_]+", ast.unparse(node.targets[0])):
+            if isinstance(node, ast.Assign) and re.fullmatch("remedy|_?[A-Z_]+", ast.unparse(node.targets[0])):
                 texts = [each.value for each in ast.walk(node.value) if isinstance(each, ast.Constant)]
                 constants[ast.unparse(node.targets[0])] = str(texts[0]) if texts else "{?}"
         for node in ast.walk(tree):

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec, inferred_spec
+from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
 from mlx_oss.errors import CheckpointError
+from mlx_oss.quantization import inferred_spec
 from mlx_oss.weights.layouts.description import FLOATS, CanonicalTensor, Layout, Location, RowsLeftOut
 from mlx_oss.weights.layouts.mlx_folder import MLX
 from mlx_oss.weights.names import Shape, can_quantize, is_expert, modules, plain_tensors, stored_tensors
