@@ -150,6 +150,8 @@ def check_folder(folder: Path) -> None:
             if os.path.lexists(folder)
             else "does not exist, or is not accessible"
         )
+        if os.path.islink(folder) and not os.path.exists(folder):
+            state = f"is a link to {quoted(os.readlink(folder))}, which is not there"
         hint = "; GGUF files are not supported" if folder.suffix == ".gguf" else ""
         if _REPOSITORY.fullmatch(str(folder)) and not os.path.lexists(folder):
             hint = f"; to download it: `hf download {folder} --local-dir {folder.name}`"

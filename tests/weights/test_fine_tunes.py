@@ -267,7 +267,7 @@ def put_below(source: Path, *parts: str) -> Path:
         (["checkpoint-500"], "checkpoint-500"),
         (["checkpoint-500", "checkpoint-1000", "checkpoint-90"], "checkpoint-1000"),
         (["snapshots/0a1b"], "snapshots/0a1b"),
-        (["snapshots/0a1b", "snapshots/9f"], "snapshots/0a1b"),
+        (["snapshots/0a1b", "snapshots/9f"], "snapshots/9f"),
         (["models--openai--gpt-oss-20b/snapshots/0a1b"], "models--openai--gpt-oss-20b/snapshots/0a1b"),
         (["deep/down/below"], "deep/down/below"),
     ],
@@ -277,12 +277,18 @@ def test_a_folder_above_a_model_names_the_model_s(tmp_path, below, meant):
         put_below(tmp_path, path)
         if "snapshots/" in path:
             (tmp_path / path).parent.parent.joinpath("refs").mkdir(exist_ok=True)
-            (tmp_path / path).parent.parent.joinpath("refs", "main").write_text("0a1b")
+            (tmp_path / path).parent.parent.joinpath("refs", "main").write_text(Path(path).name)
     with pytest.raises(CheckpointError, match="holds no weights, but") as caught:
         open_model(tmp_path)
     given = str(caught.value).rpartition("give ")[2]
     assert given == str(tmp_path / meant)
     assert open_model(given)
+
+
+def test_a_folder_that_is_a_link_to_nowhere_is_told_as_one(tmp_path):
+    (tmp_path / "link").symlink_to("absent")
+    with pytest.raises(CheckpointError, match=r"link is a link to 'absent', which is not there: give the folder"):
+        open_model(tmp_path / "link")
 
 
 def test_a_file_of_a_model_names_its_folder(release):
