@@ -184,6 +184,16 @@ def test_an_expert_that_is_missing_among_single_layers_is_named(release, tmp_pat
         open_checkpoint(source)
 
 
+def test_a_tensor_is_missing_however_many_experts_a_config_names(release, tmp_path):
+    tensors = as_layers(read(release("tiny", "bf16")), "both")
+    del tensors["model.embed_tokens.weight"]
+    source = saved(tmp_path / "many", release("tiny", "bf16") / "config.json", tensors)
+    config = json.loads((source / "config.json").read_text()) | {"num_local_experts": 2**31 - 1}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"tensor model\.embed_tokens\.weight is missing"):
+        open_checkpoint(source)
+
+
 def with_dtypes(source: Path, folder: Path, dtypes: dict[str, str]) -> Path:
     """A copy of a checkpoint in one file in which tensors have other dtypes, by the ending of their names."""
     folder.mkdir()

@@ -6,9 +6,11 @@ Knows shapes, dtypes and quantisation. Knows nothing of how names are spelt: the
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
@@ -20,6 +22,7 @@ from mlx_oss.weights.names import Shape, can_quantize, is_expert, modules, plain
 from mlx_oss.weights.safetensors import TensorInfo
 
 _AGAIN = "download, convert or save the model again"
+_LONGEST, _MOST = 300, 100  # characters of a name, and number of names, that a missing tensor is looked for in
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +129,16 @@ class Finder:
         for module, shape, bias in modules(self.config):
             for tensor, stored_shape in stored_tensors(module, shape, bias, self.spec(module, shape)).items():
                 location = self.layout.locate(tensor, None, stored_shape, self.config)
-                wanted |= {location.name_of(expert) for expert in range(shape[0] if location.by_expert else 1)}
-        left = [
-            tensor.name for stored, tensor in self.files.items() if stored not in wanted | {*plain_tensors(self.config)}
-        ]
-        if near := get_close_matches(name, left, 1):
+                experts = min(shape[0], len(self.files)) if location.by_expert else 1  # a config may say anything
+                wanted |= {location.name_of(expert) for expert in range(experts)}
+        wanted |= {*plain_tensors(self.config)}
+        numbers = re.findall(r"\d+", name)  # of its layer and expert: comparing it with all names would take too long
+        left = (
+            tensor.name
+            for stored, tensor in self.files.items()
+            if stored not in wanted and len(stored) < _LONGEST and re.findall(r"\d+", stored) == numbers
+        )
+        if near := get_close_matches(name, islice(left, _MOST), 1):
             return (
                 f"{self.folder}: tensor {name} is missing, and {near[0]}, which is there, is not part of a gpt-oss "
                 "model: save the model with transformers' save_pretrained, or rename the tensor"
