@@ -50,7 +50,7 @@ def refuse_what_is_no_model(folder: Path) -> None:
 
 def adapter_refused(folder: Path) -> str:
     """The message for a folder that holds a LoRA adapter and no model."""
-    return f"{folder} holds a LoRA adapter, not a model: merge it into its model first, {_merging(folder)}"
+    return f"{folder} holds a LoRA adapter, not a model: merge it into its model first, {_merging(folder, 'MODEL')}"
 
 
 def tell_what_is_not_read(folder: Path, files: Collection[str]) -> None:
@@ -60,15 +60,15 @@ def tell_what_is_not_read(folder: Path, files: Collection[str]) -> None:
         return
     text = f"{folder}: not part of the model, and not read: {shortened(', '.join(names), 300)}"
     if any(map(is_adapter, names)):
-        text += f"; to apply the LoRA adapter, merge it into its model, {_merging(folder)}"
-    warnings.warn(text, stacklevel=4)
+        text += f"; to apply the LoRA adapter, merge it into its model, {_merging(folder, str(folder))}"
+    warnings.warn(text, stacklevel=1)  # from one place, so that Python shows it once, however often a folder is opened
 
 
-def _merging(folder: Path) -> str:
-    """How an adapter is merged into its model: by the program that has trained it."""
+def _merging(folder: Path, model: str) -> str:
+    """How an adapter is merged into its model, `model` if its config names none: by the program that has trained it."""
     if not any(name.endswith("adapters.safetensors") for name in weight_files(folder)):
         return "with PEFT: merge_and_unload, then save_pretrained"
-    base = shlex.quote(_base_of(folder) or "MODEL")
+    base = shlex.quote(_base_of(folder) or model)
     return f"with mlx-lm: `mlx_lm.fuse --model {base} --adapter-path {shlex.quote(str(folder))} --save-path DST`"
 
 
