@@ -192,13 +192,18 @@ def test_without_a_quantization_entry_the_shapes_say_how_experts_are_quantised(c
     assert mx.array_equal(*(load_model(each, dtype="float32")(tokens) for each in (path, folder("tiny"))))
 
 
-def test_experts_that_are_not_quantised_are_refused(changed):
-    def dense(config: dict[str, Any], tensors: Tensors) -> None:
-        p = "model.layers.1.mlp.experts.up_proj"
-        packed, scales = tensors.pop(f"{p}.weight"), tensors.pop(f"{p}.scales")
-        tensors[f"{p}.weight"] = mx.dequantize(packed, scales, group_size=32, bits=4, mode="mxfp4")
+@pytest.mark.parametrize("projections", [("up_proj",), ("gate_proj", "up_proj"), ("down_proj",)])
+def test_experts_that_are_not_quantised_give_the_same_answers(folder, changed, projections):
+    """As mlx-lm fuses an adapter with `--dequantize`: in one layer, and one of gate and up without the other."""
 
-    assert "model.layers.1.mlp.experts.up_proj is not quantised" in error_of(changed(dense))
+    def dense(config: dict[str, Any], tensors: Tensors) -> None:
+        for path in (f"model.layers.1.mlp.experts.{name}" for name in projections):
+            packed, scales = tensors.pop(f"{path}.weight"), tensors.pop(f"{path}.scales")
+            tensors[f"{path}.weight"] = mx.dequantize(packed, scales, group_size=32, bits=4, mode="mxfp4")
+
+    tokens = mx.array([[5, 17, 250, 3, 9]])
+    ours, wanted = (np.array(load_model(path, dtype="float32")(tokens)) for path in (changed(dense), folder("tiny")))
+    assert np.abs(ours - wanted).max() < TOLERANCE
 
 
 def test_a_quantised_norm_is_refused(changed):

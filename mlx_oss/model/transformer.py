@@ -27,7 +27,7 @@ from mlx_oss.model.linear import ExpertLinear, linear, rows_of
 from mlx_oss.model.rope import inverse_frequencies
 from mlx_oss.model.swiglu import swiglu
 
-Specs = Mapping[str, QuantizationSpec]
+Specs = Mapping[str, QuantizationSpec | None]
 
 PREFILL_CHUNK = 512  # tokens; limits the memory of a prefill, and changes its result only by rounding
 
@@ -182,8 +182,8 @@ class Transformer(nn.Module):
 
     Args:
         config: Sizes and settings of the model.
-        specs: How modules are quantised, by path ("layers.0.self_attn.qkv_proj"). Modules not listed are not
-            quantised, except experts, which are MXFP4 by default.
+        specs: How modules are quantised, by path ("layers.0.self_attn.qkv_proj"); None means not at all. Modules not
+            listed are not quantised, except experts, which are MXFP4 by default.
         rows_alternate: How the experts hold gate and up, as `Experts` describes.
 
     Attributes:

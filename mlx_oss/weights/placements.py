@@ -194,9 +194,9 @@ def place(checkpoint: Checkpoint, dtype: str, *, upcasts: bool) -> tuple[Placeme
     return tuple(_placements(checkpoint, dtype, upcasts))
 
 
-def quantized_modules(placements: Iterable[Placement]) -> Mapping[str, QuantizationSpec]:
-    """How modules of the model are quantised, by path. Modules that are not quantised are left out."""
-    return {placement.module: placement.spec for placement in placements if placement.spec}
+def quantized_modules(placements: Iterable[Placement]) -> Mapping[str, QuantizationSpec | None]:
+    """How modules of the model are quantised, by path. Modules that are not quantised are left out, except experts."""
+    return {p.module: p.spec for p in placements if p.spec or is_expert(p.module)}
 
 
 def _placements(checkpoint: Checkpoint, dtype: str, upcasts: bool) -> Iterator[Placement]:
@@ -226,7 +226,7 @@ def _held_dtype(module: str, suffix: str, parts: Sequence[Part], dtype: str, upc
     if stored not in FLOATS:
         return stored
     is_matrix = (
-        suffix == "weight" and len(parts[0].array.shape) == 2 and {part.value_dtype for part in parts} == {stored}
+        suffix == "weight" and len(parts[0].array.shape) > 1 and {part.value_dtype for part in parts} == {stored}
     )
     is_upcast = module == EMBEDDING or (upcasts and ITEMSIZE[stored] < ITEMSIZE[dtype])
     return stored if is_matrix and is_upcast else dtype

@@ -53,10 +53,6 @@ class Finder:
         if weight is None:
             return None  # which is reported as missing
         if scales is None:
-            if is_expert(module):
-                raise CheckpointError(
-                    f"{self.folder}: {module} is not quantised: convert the release with `mlx-oss convert`"
-                )
             return None
         words, groups = (tensor.shape[-1] if tensor.shape else 0 for tensor in (weight, scales))
         stored = inferred_spec(shape[-1], words, groups, scales.dtype in FLOATS)
