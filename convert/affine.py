@@ -13,8 +13,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_oss.config import QuantizationSpec
-from mlx_oss.convert.quantized import RelativeError, float32
-from mlx_oss.convert.transforms import PIECE, Rows, TensorTransform
+from mlx_oss.convert.losses import RelativeError
+from mlx_oss.convert.quantized import too_large
+from mlx_oss.convert.transforms import PIECE, Rows, Transform, float32, to_bfloat16
 from mlx_oss.weights.safetensors import TensorInfo
 
 _MLX = Lock()  # transforms run in several threads, but MLX must only be called from one at a time
@@ -22,15 +23,21 @@ _MLX = Lock()  # transforms run in several threads, but MLX must only be called 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Quantises bfloat16 rows. Targets: weight (uint32), scales and biases (bfloat16); `loss` is the weight's error."""
+    """Quantises bfloat16 rows. Targets: weight (uint32), scales and biases (bfloat16).
 
-    values: TensorTransform | Dequantized
+    Attributes:
+        values: Gives the rows.
+        columns: Number of columns.
+        spec: How they are quantised.
+        loss: Measures the error of the weight.
+        source: What is read, for messages.
+    """
+
+    values: Transform
     columns: int
     spec: QuantizationSpec
-    loss: RelativeError = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", RelativeError(self.values.source))
+    loss: RelativeError
+    source: TensorInfo
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
         size, bits = self.spec.group_size, self.spec.bits
@@ -40,21 +47,24 @@ class Affine:
                 parts = mx.quantize(_bfloat16(rows), size, bits, stream=mx.cpu)
                 stored = _bits(mx.dequantize(*parts, size, bits, stream=mx.cpu))
                 packed = tuple(_bits(part).reshape(-1).view(np.uint8) for part in parts)
-            self.loss.add(float32(rows), float32(stored))
+            if not self.loss.add(float32(rows), float32(stored)):
+                raise too_large(self.source)
             yield packed
 
 
 @dataclass(frozen=True, slots=True)
 class Dequantized:
-    """Dequantises a module to bfloat16 rows.
+    """Dequantises a module to bfloat16 rows: computes them in float32, and rounds once.
 
     Attributes:
         parts: Its weight, its scales and, if it is affine, its biases.
         spec: How it is quantised.
+        loss: Measures the error of rounding the values to bfloat16.
     """
 
     parts: tuple[Rows, ...]
     spec: QuantizationSpec
+    loss: RelativeError = field(default_factory=lambda: RelativeError("dequantised"))
 
     @property
     def source(self) -> TensorInfo:
@@ -69,13 +79,18 @@ class Dequantized:
                 words = mx.array(weight.view("<u4").reshape(-1, row_bytes // 4))
                 scales, *biases = (self._scaling(part, len(words)) for (part,) in scaling)
                 offsets = biases[0] if biases else None
-                values = mx.dequantize(words, scales, offsets, size, bits, mode, stream=mx.cpu)
-            yield (_bits(values).reshape(-1).view(np.uint8),)
+                exact = np.array(
+                    mx.dequantize(words, scales, offsets, size, bits, mode, dtype=mx.float32, stream=mx.cpu)
+                )
+            rounded = to_bfloat16(exact)
+            if not self.loss.add(exact, float32(rounded)):
+                raise too_large(self.source)
+            yield (rounded.reshape(-1).view(np.uint8),)
 
     def _scaling(self, part: np.ndarray, rows: int) -> mx.array:
-        """Scales or biases: bfloat16 if the mode is affine, else bytes."""
+        """Scales or biases: float32 if the mode is affine, so that only the values are rounded; else bytes."""
         if self.spec.mode == "affine":
-            return _bfloat16(part.view("<u2").reshape(rows, -1))
+            return _bfloat16(part.view("<u2").reshape(rows, -1)).astype(mx.float32, stream=mx.cpu)
         return mx.array(part.reshape(rows, -1))
 
 

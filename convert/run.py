@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from mlx_oss.config import MXFP4
 from mlx_oss.convert import configs, manifest, profiles, shards
 from mlx_oss.convert.companions import companions
 from mlx_oss.convert.jobs import group_kinds, plan_jobs
@@ -31,9 +30,9 @@ from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.system_files import is_empty
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
 from mlx_oss.weights.layouts.openai import OPENAI
-from mlx_oss.weights.names import is_expert
 from mlx_oss.weights.safetensors import INDEX, weight_files
 
+_RULES = 2  # changes whenever the same plan gives other bytes than before
 _MARGIN = 64 << 20  # bytes of disk needed besides the weights: tokenizer files, headers, index
 
 
@@ -90,14 +89,11 @@ def _convert(
     listed = _files(src)
     opened = open_checkpoint(src)
     copied = companions(opened)
-    specs = profiles.specs(opened.config, options)
+    specs = profiles.specs(opened, options)
     units = plan_jobs(opened, specs)
     planned = shards.split(units, options.shard_bytes)
     _check_target(src, dst, options)
-    kept = {path: spec for path, spec in opened.specs.items() if is_expert(path) and spec not in (None, MXFP4)}
-    config = configs.for_mlx(
-        opened.raw_config, opened.config.layer_types, profiles.quantization_entry({**specs, **kept})
-    )
+    config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.quantization_entry(specs))
     staging = Staging(dst, _plan_id(opened, planned, config))
     resumed = len(staging.finished)
     _check_space(staging, sum(shard.nbytes for shard in planned if shard.name not in staging.finished))
@@ -108,6 +104,10 @@ def _convert(
             _publish(src, staging, options)
     written_tensors = {name: written for shard in staging.finished.values() for name, written in shard.items()}
     nbytes = sum(shard.nbytes for shard in planned)
+    errors = {name: written.error for name, written in written_tensors.items() if written.error is not None}
+    changed = {t.name: t.loss.how for unit in units for job in unit for t in job.targets if t.loss is not None}
+    # Reading floats of another dtype, or what was quantised, need not change a value.
+    losses = {name: how for name, how in changed.items() if how == "quantised" or errors.get(name) != 0}
     return Report(
         folder=dst,
         layout=opened.layout.name,
@@ -115,7 +115,8 @@ def _convert(
         shards=len(planned),
         nbytes=nbytes,
         resumed_shards=resumed,
-        errors={name: written.error for name, written in written_tensors.items() if written.error is not None},
+        errors={name: errors[name] for name in losses if name in errors},
+        losses=losses,
         source_kinds=group_kinds(opened.file_tensors.values()),
         kinds=group_kinds(target for unit in units for job in unit for target in job.targets),
         contexts=contexts_by_mac(opened.config, nbytes),
@@ -130,7 +131,7 @@ def _plan_id(source: Checkpoint, planned: Sequence[Shard], config: dict[str, obj
     files = sorted({tensor.file for tensor in source.file_tensors.values()})
     stats = [(os.path.realpath(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     headers = [(shard.name, shards.header(shard)[8:].decode()) for shard in planned]
-    text = json.dumps([manifest.FORMAT, source.layout.name, stats, headers, config], sort_keys=True)
+    text = json.dumps([manifest.FORMAT, _RULES, source.layout.name, stats, headers, config], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

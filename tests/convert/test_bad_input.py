@@ -22,7 +22,8 @@ from mlx_oss.config import ModelConfig
 from mlx_oss.convert import ConvertOptions, convert, verify
 from mlx_oss.convert.command import main
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError, TokenizerError
-from mlx_oss.weights.safetensors import INDEX, read_folder
+from mlx_oss.weights.layouts.metal import read_metal
+from mlx_oss.weights.safetensors import INDEX, TensorInfo, read_folder
 from tests.synthetic import hf_config, openai_config, tokenizer_json, write_checkpoint
 
 SMALL = {
@@ -236,6 +237,97 @@ def test_nan_in_a_fine_tune(tmp_path):
         file.seek(tensor.end - 2)
         file.write(np.array([0x7FC0], "<u2").tobytes())
     refuses(source, tensor.name, "NaN", error=CheckpointError)
+
+
+# The first NaN and the infinities of each sign, and other NaNs, as bfloat16 bits.
+NOT_FINITE = [0x7F80, 0xFF80, 0x7FC0, 0xFFC0, 0x7F81, 0xFFFF]
+FLOATS = [
+    "model.embed_tokens.weight",
+    "lm_head.weight",
+    "model.norm.weight",
+    "model.layers.0.input_layernorm.weight",
+    "model.layers.0.self_attn.k_proj.weight",
+    "model.layers.0.self_attn.v_proj.bias",
+    "model.layers.0.self_attn.sinks",
+    "model.layers.0.mlp.router.weight",
+    "model.layers.0.mlp.router.bias",
+    "model.layers.0.mlp.experts.gate_up_proj_bias",
+    "model.layers.0.mlp.experts.down_proj_bias",
+]
+
+
+def write_value(tensor: TensorInfo, position: int, bits: int) -> None:
+    """Replaces a bfloat16 value of a stored tensor; a negative position counts from the end."""
+    with tensor.file.open("r+b") as file:
+        file.seek((tensor.start if position >= 0 else tensor.end) + 2 * position)
+        file.write(np.array([bits], "<u2").tobytes())
+
+
+@pytest.mark.parametrize("position", [0, -1])
+@pytest.mark.parametrize("name", FLOATS)
+def test_nan_outside_the_experts_matrices(source, name, position):
+    write_value(tensor := read_folder(source)[name], position, 0x7FC0)
+    refuses(source, f"{tensor.file}: tensor {name} holds NaN or infinity", "earlier checkpoint", error=CheckpointError)
+    with pytest.raises(CheckpointError, match=f"{name} holds NaN"):
+        verify(source)
+
+
+@pytest.mark.parametrize("bits", NOT_FINITE)
+def test_every_kind_of_nan_and_infinity(source, bits):
+    write_value(read_folder(source)["lm_head.weight"], 17, bits)
+    refuses(source, "lm_head.weight holds NaN or infinity", error=CheckpointError)
+
+
+def test_the_largest_values_are_no_infinity(source, tmp_path):
+    for position, bits in enumerate((0x7F7F, 0xFF7F, 0x8000, 0x0001)):
+        write_value(read_folder(source)["model.norm.weight"], position, bits)
+    convert(source, tmp_path / "dst", ConvertOptions(verify=True))
+    verify(source)
+
+
+@pytest.mark.parametrize("layout", ["original", "metal", "bf16"])
+def test_nan_in_other_layouts(tmp_path, layout):
+    source = write_checkpoint(tmp_path / "in" / "src", SMALL, layout=layout)
+    tensors = read_metal(source)[1] if layout == "metal" else read_folder(source)
+    floats = [tensor for tensor in tensors.values() if tensor.dtype == "BF16" and "experts.gate" not in tensor.name]
+    for tensor in floats[:: len(floats) // 5]:
+        kept = tensor.file.read_bytes()
+        write_value(tensor, -1, 0xFF80)
+        refuses(source, f"tensor {tensor.name} holds NaN or infinity", error=CheckpointError)
+        with pytest.raises(CheckpointError, match="holds NaN"):
+            verify(source)
+        tensor.file.write_bytes(kept)
+
+
+@pytest.mark.parametrize("profile", [None, "q8", "q4"])
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.0.self_attn.o_proj.weight"])
+def test_nan_in_what_is_quantised(tmp_path, profile, name):
+    source = write_checkpoint(tmp_path / "in" / "src", SMALL | {"head_dim": 16})
+    write_value(read_folder(source)[name], 5, 0x7FC0)
+    refuses(source, f"{name} holds NaN or infinity", error=CheckpointError, profile=profile)
+
+
+@pytest.mark.parametrize("profile", [None, "bf16", "q4"])
+@pytest.mark.parametrize("part", ["scales", "biases"])
+def test_nan_in_the_scales_and_biases_of_an_mlx_folder(tmp_path, profile, part):
+    (tmp_path / "in").mkdir()
+    convert(
+        write_checkpoint(tmp_path / "release", SMALL | {"head_dim": 16}), tmp_path / "in" / "src", ConvertOptions("q8")
+    )
+    write_value(read_folder(tmp_path / "in" / "src")[f"lm_head.{part}"], 3, 0x7F80)
+    refuses(tmp_path / "in" / "src", f"lm_head.{part} holds NaN", error=CheckpointError, profile=profile)
+
+
+def test_nan_in_a_folder_that_an_earlier_version_has_converted(source, tmp_path, monkeypatch):
+    """Its manifest was made with the NaN, so only the values can tell."""
+    write_value(read_folder(source)["lm_head.weight"], 0, 0x7FC0)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_oss.convert.transforms.is_finite", lambda bits: True)
+        convert(source, tmp_path / "dst")
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight holds NaN"):
+        verify(tmp_path / "dst")
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight holds NaN"):
+        verify(tmp_path / "dst", source)
 
 
 def test_another_kind_of_model(source):
