@@ -31,7 +31,7 @@ class RelativeError:
 
     @property
     def power(self) -> float:
-        """The sum of the squares of the values so far."""
+        """The sum of the squares of the values so far; if there are none, of those that the errors before are about."""
         return self._power or sum(error.power for error in self._before)
 
     def add(self, values: np.ndarray, stored: np.ndarray) -> bool:

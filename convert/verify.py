@@ -112,11 +112,6 @@ def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
     companions(checkpoint)  # raises if the tokenizer is not that of gpt-oss, or a file is only a Git LFS pointer
     weights = sorted({tensor.file.name for tensor in checkpoint.file_tensors.values()})
     compared = [name for name in weights if name in checksums]
-    if checkpoint.layout is MLX and not compared:
-        raise CheckpointError(
-            f"{folder} has no {manifest.NAME}, which only this converter writes, and no checksums of a download: "
-            "compare it with the checkpoint it was made from, --source SRC"
-        )
     by_file = {name: [t for t in checkpoint.file_tensors.values() if t.file.name == name] for name in weights}
     numbers = sum(as_bfloat16(tensor).nbytes for tensor in checkpoint.file_tensors.values() if _has_numbers(tensor))
     files = sum((folder / name).stat().st_size for name in checksums)
@@ -127,6 +122,11 @@ def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
             meter.finish_shard(name)
         for name, _ in pool.as_completed({name: partial(_check_numbers, of) for name, of in by_file.items()}):
             meter.finish_shard(name)
+    if checkpoint.layout is MLX and not compared:
+        raise CheckpointError(
+            f"{folder} has no {manifest.NAME}, which only this converter writes, and no checksums of a download: "
+            "compare it with the checkpoint it was made from, --source SRC"
+        )
     nbytes = sum(tensor.nbytes for tensor in checkpoint.file_tensors.values())
     return Report(
         folder, checkpoint.layout.name, len(checkpoint.file_tensors), len(weights), nbytes, compared=len(compared)

@@ -330,6 +330,19 @@ def test_nan_in_a_folder_that_an_earlier_version_has_converted(source, tmp_path,
         verify(tmp_path / "dst", source)
 
 
+@pytest.mark.parametrize("part", ["lm_head.weight", "model.layers.0.mlp.experts.down_proj.scales"])
+def test_nan_in_an_mlx_folder_of_another_program(source, tmp_path, part):
+    """`verify` cannot compare it with anything, but names the tensor."""
+    convert(source, tmp_path / "dst")
+    (tmp_path / "dst" / "conversion.json").unlink()
+    with pytest.raises(CheckpointError, match="--source SRC"):
+        verify(tmp_path / "dst")
+    tensor = read_folder(tmp_path / "dst")[part]
+    write_value(tensor, 0, 0xFFFF)
+    with pytest.raises(CheckpointError, match=f"{re.escape(part)} holds NaN"):
+        verify(tmp_path / "dst")
+
+
 def test_another_kind_of_model(source):
     edit_config(source, model_type="llama")
     refuses(source, "config.json", "llama", error=ConfigError)
