@@ -1,4 +1,4 @@
-"""Transforms for MLX's affine quantisation: bfloat16 rows -> packed weight, scales and biases, and back. Needs MLX.
+"""Transforms for MLX's quantisation: bfloat16 rows -> affine weight, scales and biases; any mode -> rows. Needs MLX.
 
 Always computed on MLX's CPU device, so that every machine writes the same bytes. Knows nothing of names and models.
 """
@@ -13,8 +13,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_oss.config import QuantizationSpec
-from mlx_oss.convert.quantized import RelativeError, float32
-from mlx_oss.convert.transforms import PIECE, Rows, TensorTransform
+from mlx_oss.convert.losses import RelativeError
+from mlx_oss.convert.quantized import too_large
+from mlx_oss.convert.transforms import PIECE, Rows, Transform, float32, to_bfloat16
 from mlx_oss.weights.safetensors import TensorInfo
 
 _MLX = Lock()  # transforms run in several threads, but MLX must only be called from one at a time
@@ -22,15 +23,21 @@ _MLX = Lock()  # transforms run in several threads, but MLX must only be called 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Quantises bfloat16 rows. Targets: weight (uint32), scales and biases (bfloat16); `loss` is the weight's error."""
+    """Quantises bfloat16 rows. Targets: weight (uint32), scales and biases (bfloat16).
 
-    values: TensorTransform | Dequantized
+    Attributes:
+        values: Gives the rows.
+        columns: Number of columns.
+        spec: How they are quantised.
+        loss: Measures the error of the weight.
+        source: What is read, for messages.
+    """
+
+    values: Transform
     columns: int
     spec: QuantizationSpec
-    loss: RelativeError = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", RelativeError(self.values.source))
+    loss: RelativeError
+    source: TensorInfo
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
         size, bits = self.spec.group_size, self.spec.bits
@@ -40,35 +47,51 @@ class Affine:
                 parts = mx.quantize(_bfloat16(rows), size, bits, stream=mx.cpu)
                 stored = _bits(mx.dequantize(*parts, size, bits, stream=mx.cpu))
                 packed = tuple(_bits(part).reshape(-1).view(np.uint8) for part in parts)
-            self.loss.add(float32(rows), float32(stored))
+            if not self.loss.add(float32(rows), float32(stored)):
+                raise too_large(self.source)
             yield packed
 
 
 @dataclass(frozen=True, slots=True)
 class Dequantized:
-    """Dequantises the weight, scales and biases of an affine module to bfloat16 rows."""
+    """Dequantises a module to bfloat16 rows: computes them in float32, and rounds once.
 
-    weight: Rows
-    scales: Rows
-    biases: Rows
+    Attributes:
+        parts: Its weight, its scales and, if it is affine, its biases.
+        spec: How it is quantised.
+        loss: Measures the error of rounding the values to bfloat16.
+    """
+
+    parts: tuple[Rows, ...]
     spec: QuantizationSpec
+    loss: RelativeError = field(default_factory=lambda: RelativeError("dequantised"))
 
     @property
     def source(self) -> TensorInfo:
-        return self.weight.source
+        return self.parts[0].source
 
     def pieces(self) -> Iterator[tuple[np.ndarray]]:
-        rows = max(PIECE // self.weight.row_bytes // 4, 1)
-        size, bits = self.spec.group_size, self.spec.bits
-        parts = (part.runs(rows) for part in (self.weight, self.scales, self.biases))
-        for (weight,), *scales_and_biases in zip(*parts, strict=True):
+        row_bytes = self.parts[0].row_bytes
+        rows = max(PIECE // row_bytes // 4, 1)
+        size, bits, mode = self.spec.group_size, self.spec.bits, self.spec.mode
+        for (weight,), *scaling in zip(*(part.runs(rows) for part in self.parts), strict=True):
             with _MLX:
-                words = mx.array(weight.view("<u4").reshape(-1, self.weight.row_bytes // 4))
-                factors, offsets = (
-                    _bfloat16(part.view("<u2").reshape(-1, self.scales.row_bytes // 2)) for (part,) in scales_and_biases
+                words = mx.array(weight.view("<u4").reshape(-1, row_bytes // 4))
+                scales, *biases = (self._scaling(part, len(words)) for (part,) in scaling)
+                offsets = biases[0] if biases else None
+                exact = np.array(
+                    mx.dequantize(words, scales, offsets, size, bits, mode, dtype=mx.float32, stream=mx.cpu)
                 )
-                values = _bits(mx.dequantize(words, factors, offsets, size, bits, stream=mx.cpu))
-            yield (values.reshape(-1).view(np.uint8),)
+            rounded = to_bfloat16(exact)
+            if not self.loss.add(exact, float32(rounded)):
+                raise too_large(self.source)
+            yield (rounded.reshape(-1).view(np.uint8),)
+
+    def _scaling(self, part: np.ndarray, rows: int) -> mx.array:
+        """Scales or biases: float32 if the mode is affine, so that only the values are rounded; else bytes."""
+        if self.spec.mode == "affine":
+            return _bfloat16(part.view("<u2").reshape(rows, -1)).astype(mx.float32, stream=mx.cpu)
+        return mx.array(part.reshape(rows, -1))
 
 
 def _bfloat16(bits: np.ndarray) -> mx.array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import groupby
@@ -16,13 +16,18 @@ from mlx_oss.convert.options import ConvertOptions
 from mlx_oss.convert.profiles import PROFILES
 from mlx_oss.convert.report import Kind, OnProgress, Progress, Report
 from mlx_oss.convert.run import convert
-from mlx_oss.convert.transforms import ROUNDED
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import MlxOssError, OptionError
 from mlx_oss.memory.estimates import WORKING_BYTES, format_bytes
 from mlx_oss.terminal import one_line, say
 
 DESCRIPTION = "Writes a checkpoint as an MLX folder: for mlx-lm, in less space, or if it cannot be loaded as it is."
+_LOSSES = {
+    "quantised": "quantised",
+    "dequantised": "dequantised to bfloat16",
+    "requantised": "dequantised and quantised again",
+    "rounded": "rounded to bfloat16",
+}
 _RESUMABLE = "interrupted: the finished shards are kept, and the same command continues from there"
 
 
@@ -35,16 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--profile",
         choices=tuple(PROFILES),
-        default="bf16",
-        help="how to store everything except the experts (default: bf16)",
+        help="how to store everything except the experts (default: as in SRC)",
     )
     parser.add_argument(
         "--set",
         metavar="MODULE=PROFILE",
         action="append",
         default=[],
-        help="exception to --profile, such as self_attn=q8, lm_head=bf16 or 'layers.0.*=bf16'; may be repeated, the "
-        "last match wins",
+        help="exception to --profile, such as self_attn=q8, lm_head=bf16 or 'layers.0.*=bf16', or how to store the "
+        "experts: experts=mxfp4 or experts=bf16; may be repeated, the last match wins",
     )
     parser.add_argument("--force", action="store_true", help="replace DST if it is already a model folder")
     parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
@@ -124,20 +128,27 @@ def _as_text(report: Report, outcome: str) -> list[str]:
         lines.append(
             f"compared with the checksums of the download: {report.compared} of {report.shards} weight files"
             if report.compared
-            else "the download has recorded no checksums: index, names, shapes and sizes were checked, not the values"
+            else "the download has recorded no checksums: index, names, shapes and sizes were checked, and that no "
+            "value is NaN, but not the values themselves"
         )
-    if rounded := sum(kind.count for kind in report.source_kinds if kind.dtype in ROUNDED):
-        lines.append(f"rounded to bfloat16: {rounded} tensors")
     if report.resumed_shards:
         lines.append(f"resumed: {report.resumed_shards} shards were already finished")
-    if report.errors:
-        worst = max(report.errors, key=lambda name: report.errors[name])
-        mean = sum(report.errors.values()) / len(report.errors)
-        lines.append(
-            f"quantised: {len(report.errors)} weights, relative error {mean:.2%} on average, "
-            f"at most {report.errors[worst]:.2%} ({worst})"
-        )
+    for how, names in _grouped(report.losses).items():
+        line = f"{_LOSSES[how]}: {len(names)} tensor{'' if len(names) == 1 else 's'}"
+        if errors := {name: report.errors[name] for name in names if name in report.errors}:
+            worst = max(errors, key=lambda name: errors[name])
+            mean = sum(errors.values()) / len(errors)
+            line += f", relative error {mean:.2%} on average, at most {errors[worst]:.2%} ({worst})"
+        lines.append(line)
     return lines
+
+
+def _grouped(losses: Mapping[str, str]) -> dict[str, list[str]]:
+    """The names of tensors by what was done to them."""
+    grouped: dict[str, list[str]] = {}
+    for name, how in losses.items():
+        grouped.setdefault(how, []).append(name)
+    return grouped
 
 
 def _contexts(report: Report, in_detail: bool) -> list[str]:

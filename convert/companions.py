@@ -27,7 +27,8 @@ def companions(checkpoint: Checkpoint) -> tuple[Path, ...]:
     """
     if checkpoint.layout is METAL:  # the file is a model on its own
         return ()
-    found = tuple(path for name in _NAMES if (path := checkpoint.folder / name).is_file())
+    paths = (checkpoint.folder / name for name in _NAMES)
+    found = tuple(path for path in paths if path.is_file() or path.is_symlink())  # a link may lead nowhere
     for path in found:
         try:
             with open_regular(path) as file:

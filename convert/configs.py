@@ -23,7 +23,7 @@ def for_mlx(raw: Mapping[str, Any], layer_types: Sequence[str], quantization: Ma
     Args:
         raw: A checked config with Hugging Face's keys.
         layer_types: The attention type of each layer.
-        quantization: The `quantization` entry to write.
+        quantization: The `quantization` entry to write; empty for none.
     """
     config = {key: value for key, value in raw.items() if key not in ("quantization_config", "rope_parameters")}
     config["layer_types"] = list(layer_types)
@@ -33,4 +33,5 @@ def for_mlx(raw: Mapping[str, Any], layer_types: Sequence[str], quantization: Ma
         config["rope_scaling"] = None if rope.get("rope_type") == "default" else rope
         if config["rope_theta"] is None:
             del config["rope_theta"]
-    return dict(sorted(config.items())) | {"quantization": dict(quantization)}
+    config.pop("quantization", None)
+    return dict(sorted(config.items())) | ({"quantization": dict(quantization)} if quantization else {})

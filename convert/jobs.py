@@ -10,28 +10,24 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mlx_oss.backend.mlx_library import load_mlx
 from mlx_oss.config import MXFP4, QuantizationSpec
 from mlx_oss.convert import tensors
+from mlx_oss.convert.losses import RelativeError
 from mlx_oss.convert.profiles import Specs
-from mlx_oss.convert.quantized import DenseExperts, RelativeError
+from mlx_oss.convert.quantized import DenseExperts, DequantizedMxfp4, Mxfp4
 from mlx_oss.convert.report import Kind
-from mlx_oss.convert.transforms import CheckedScales, TensorTransform, Transform
-from mlx_oss.errors import CheckpointError
+from mlx_oss.convert.transforms import CheckedScales, Picked, TensorTransform, Transform
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.description import CanonicalTensor, Dense
-from mlx_oss.weights.names import Shape, is_expert, modules, plain_tensors, stored_tensors
+from mlx_oss.weights.names import Shape, modules, plain_tensors, stored_tensors
 from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
-
-if TYPE_CHECKING:
-    from mlx_oss.convert.affine import Dequantized
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A tensor to write. `dtype` is safetensors' name; `loss` is set if the tensor is a weight that is quantised."""
+    """A tensor to write. `dtype` is safetensors' name; `loss` is set if the values are not those of the source."""
 
     name: str
     dtype: str
@@ -60,14 +56,11 @@ def plan_jobs(source: Checkpoint, specs: Specs) -> list[list[Job]]:
 
     Args:
         source: The checkpoint.
-        specs: The quantisation of each module outside the experts that is to be quantised.
+        specs: The quantisation of each module that is to be quantised.
 
     Returns:
         Jobs in units that must stay together in a shard, in the order in which the model uses them. A unit is a layer,
         or a module outside the layers.
-
-    Raises:
-        CheckpointError: If an MLX folder is quantised in a way that cannot be converted.
     """
     units: dict[str, list[Job]] = {}
     for job in _jobs(source, specs):
@@ -88,87 +81,117 @@ def group_kinds(listed: Iterable[Target | TensorInfo]) -> tuple[Kind, ...]:
 
 def _jobs(source: Checkpoint, specs: Specs) -> Iterator[Job]:
     for path, shape, bias in modules(source.config):
-        if is_expert(path):
-            yield from _projection(path, source)
-            continue
-        yield from _module(path, shape, specs.get(path), source)
-        if bias is not None:
-            yield _copy(f"{path}.bias", source)
+        paths = _read_together(path, "weight", source)
+        if len({specs.get(p) for p in paths}) > 1:
+            yield from (job for p in paths for job in _module([p], shape, specs.get(p), source))
+        elif paths:
+            yield from _module(paths, shape, specs.get(path), source)
+        if bias is not None and (paths := _read_together(path, "bias", source)):
+            yield _copy([f"{p}.bias" for p in paths], source)
     for name in plain_tensors(source.config):
-        yield _copy(name, source)
+        yield _copy([name], source)
 
 
-def _copy(name: str, source: Checkpoint) -> Job:
-    return _job([source.tensors[name]], tensors.read_tensor(source.tensors[name], source.config.head_dim))
+def _read_together(path: str, suffix: str, source: Checkpoint) -> list[str]:
+    """The modules that are read in one pass over the source with this one: none if it is read with another.
+
+    Gate and up of the experts are read together where their rows alternate.
+    """
+    if source.tensors[f"{path}.{suffix}"].step == 1:
+        return [path]
+    return [] if path.endswith(".up_proj") else [path, path.replace("gate_proj", "up_proj")]
 
 
-def _module(path: str, shape: Shape, spec: QuantizationSpec | None, source: Checkpoint) -> Iterator[Job]:
-    """Stores a module's weight as `spec` says, however it is stored in the source. Its bias is not included."""
-    source_spec = source.specs[path]
-    if source_spec is not None and source_spec.mode != "affine":
-        raise CheckpointError(
-            f"{source.folder}: {path} has scales, but its quantisation mode is not affine: convert the release instead"
-        )
-    stored = stored_tensors(path, shape, None, spec)
-    if spec == source_spec:
-        for name in stored:
-            yield _copy(name, source)
+def _module(paths: Sequence[str], shape: Shape, spec: QuantizationSpec | None, source: Checkpoint) -> Iterator[Job]:
+    """Stores the weights of modules as `spec` says, however they are stored in the source. Biases are not included."""
+    stored = [stored_tensors(path, shape, None, spec) for path in paths]
+    is_dense = isinstance(source.tensors[f"{paths[0]}.weight"].change, Dense)
+    if spec == source.specs[paths[0]] and not is_dense:
+        for names in zip(*stored, strict=True):
+            yield _copy(names, source)
+        return
+    values = _values(paths, shape, source)
+    if spec is None:
+        weights = [Target(name, "BF16", shape, values.loss) for names in stored for name in names]
+        yield Job(tuple(weights), values.transform)
+        return
+    before = () if values.loss is None else (values.loss,)
+    losses = [RelativeError("requantised" if values.were_quantised else "quantised", before) for _ in paths]
+    targets: list[Target] = []
+    for tensors_of, loss in zip(stored, losses, strict=True):
+        (weight, words), (scales, groups), *biases = tensors_of.items()
+        targets += Target(weight, "U32", words, loss), Target(scales, "U8" if spec == MXFP4 else "BF16", groups)
+        targets += (Target(name, "BF16", groups) for name, groups in biases)
+    if spec == MXFP4:
+        yield Job(tuple(targets), Mxfp4(values.transform, losses, values.source))
         return
     load_mlx()
-    from mlx_oss.convert.affine import Affine, Dequantized
+    from mlx_oss.convert.affine import Affine
 
-    values: TensorTransform | Dequantized = tensors.read_tensor(
-        source.tensors[f"{path}.weight"], source.config.head_dim
-    )
-    if source_spec is not None:
-        packed, scales, biases = (source.tensors[f"{path}.{suffix}"] for suffix in ("weight", "scales", "biases"))
-        values = Dequantized(
-            tensors.read_rows(packed), tensors.read_rows(scales), tensors.read_rows(biases), source_spec
-        )
+    yield Job(tuple(targets), Affine(values.transform, shape[-1], spec, losses[0], values.source))
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    """How the values of modules are read: a transform that gives the rows of each in bfloat16.
+
+    Attributes:
+        transform: The transform.
+        source: What it reads, for messages.
+        loss: Measures what is lost by reading them. None: nothing.
+        were_quantised: True if they are dequantised.
+    """
+
+    transform: Transform
+    source: TensorInfo
+    loss: RelativeError | None = None
+    were_quantised: bool = False
+
+
+def _values(paths: Sequence[str], shape: Shape, source: Checkpoint) -> _Values:
+    weights, spec = [source.tensors[f"{path}.weight"] for path in paths], source.specs[paths[0]]
+    first = weights[0].sources[0]
+    if isinstance(change := weights[0].change, Dense):
+        sources = [tensors.as_bfloat16(each) for each in weights[0].sources]
+        firsts = [weight.first for weight in weights]
+        dense = DenseExperts(sources, weights[0].experts, firsts, weights[0].step, change.transposed)
+        return _Values(dense, first, _rounding(sources))
     if spec is None:
-        yield Job((Target(f"{path}.weight", "BF16", shape),), values)
-        return
-    affine = Affine(values, shape[-1], spec)
-    (weight, words), *scales_and_biases = stored.items()
-    targets = [Target(weight, "U32", words, affine.loss), *(Target(n, "BF16", s) for n, s in scales_and_biases)]
-    yield Job(tuple(targets), affine)
+        values = _read(weights, source)
+        return _Values(values, first, _rounding(tensors.sources_of(values)))
+    if spec == MXFP4:
+        scales = CheckedScales(_read([source.tensors[f"{path}.scales"] for path in paths], source))
+        return _Values(DequantizedMxfp4(_read(weights, source), scales, first), first, were_quantised=True)
+    load_mlx()
+    from mlx_oss.convert.affine import Dequantized
+
+    parts = [source.tensors[name] for path in paths for name in stored_tensors(path, shape, None, spec)]
+    dequantized = Dequantized(tuple(map(tensors.read_rows, parts)), spec)
+    return _Values(dequantized, first, dequantized.loss, were_quantised=True)
 
 
-def _projection(path: str, source: Checkpoint) -> Iterator[Job]:
-    """Makes a projection of the experts; gate and up together if their rows alternate in the source."""
-    if source.specs[path] != MXFP4:
-        raise CheckpointError(f"{source.folder}: {path} is not stored in MXFP4: convert the release instead")
-    paths = [path]
-    if source.tensors[f"{path}.bias"].step == 2:
-        if path.endswith(".up_proj"):
-            return
-        paths = [path, path.replace("gate_proj", "up_proj")]
-    weight, scales, bias = ([source.tensors[f"{p}.{suffix}"] for p in paths] for suffix in ("weight", "scales", "bias"))
-    if isinstance(weight[0].change, Dense):
-        yield _quantized(weight, scales)
-    else:
-        yield _job(weight, _read(weight, source))
-        yield _job(scales, CheckedScales(_read(scales, source)))
-    yield _job(bias, _read(bias, source))
+def _copy(names: Sequence[str], source: Checkpoint) -> Job:
+    """Copies tensors as they are; floats of other dtypes are rounded to bfloat16."""
+    parts = [source.tensors[name] for name in names]
+    transform = _read(parts, source)
+    loss = _rounding(tensors.sources_of(transform))
+    targets = tuple(Target(part.name, tensors.target_dtype(part), part.shape, loss) for part in parts)
+    return Job(targets, CheckedScales(transform) if targets[0].dtype == "U8" else transform)
 
 
 def _read(parts: Sequence[CanonicalTensor], source: Checkpoint) -> TensorTransform:
     """Reads a tensor, or two whose rows alternate."""
-    if len(parts) == 1:
-        return tensors.read_tensor(parts[0], source.config.head_dim)
-    return tensors.read_alternating(*parts)
+    if len(parts) > 1:
+        return tensors.read_alternating(*parts)
+    (part,) = parts
+    if part.step == 1:
+        return tensors.read_tensor(part, source.config.head_dim)
+    parent, _, suffix = part.name.rpartition(".")
+    even, odd = (source.tensors[f"{parent.rpartition('.')[0]}.{name}.{suffix}"] for name in ("gate_proj", "up_proj"))
+    return Picked(tensors.read_alternating(even, odd), part.first)
 
 
-def _quantized(weights: Sequence[CanonicalTensor], scales: Sequence[CanonicalTensor]) -> Job:
-    """Quantises a fine-tune's experts to MXFP4. The source of weights and scales is the same tensor."""
-    assert [weight.first for weight in weights] == list(range(len(weights))), weights[0].name  # gate, then up
-    dense = DenseExperts(tensors.as_bfloat16(weights[0].sources[0]), len(weights))
-    targets: list[Target] = []
-    for weight, scale, loss in zip(weights, scales, dense.losses, strict=True):
-        targets += Target(weight.name, weight.dtype, weight.shape, loss), Target(scale.name, scale.dtype, scale.shape)
-    return Job(tuple(targets), dense)
-
-
-def _job(parts: Iterable[CanonicalTensor], transform: Transform) -> Job:
-    targets = (Target(tensor.name, tensors.target_dtype(tensor), tensor.shape) for tensor in parts)
-    return Job(tuple(targets), transform)
+def _rounding(sources: Sequence[TensorInfo]) -> RelativeError | None:
+    """What measures the error of rounding some tensors to bfloat16. None: none of them is rounded."""
+    measured = tensors.rounding(sources)
+    return RelativeError("rounded", measured) if measured else None

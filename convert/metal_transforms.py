@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlx_oss.convert.quantized import float32
-from mlx_oss.convert.transforms import PIECE, Deinterleave, Rows
+from mlx_oss.convert.transforms import PIECE, Deinterleave, Rows, float32
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights.safetensors import TensorInfo
 

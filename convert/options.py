@@ -13,12 +13,13 @@ class ConvertOptions:
     """How to convert a checkpoint.
 
     Attributes:
-        profile: How modules other than the experts are stored. "bf16" keeps them as released; "q8" and "q4" are MLX's
-            affine quantisation in groups of 64. The experts are always MXFP4. With "q4" the router gets 8 bits: it is
-            never stored in fewer.
+        profile: How modules other than the experts are stored. "bf16" means not quantised; "q8" and "q4" are MLX's
+            affine quantisation in groups of 64. With "q4" the router gets 8 bits: it is never stored in fewer. None:
+            as in the source. Experts that are not quantised in the source become MXFP4; others stay as they are.
         overrides: Exceptions to `profile`, as {pattern: profile}. A pattern is one or more consecutive components of a
             module path, such as {"self_attn": "q8"} or {"layers.0.mlp": "bf16"}, and may contain `*` and `?`. If
-            several patterns match a module, the last one wins.
+            several patterns match a module, the last one wins. Only patterns that name `experts` apply to them, with
+            "mxfp4" or "bf16", as in {"experts": "bf16"} or {"layers.0.mlp.experts": "bf16"}.
         force: Replace the target if it is already a model folder.
         dry_run: Check everything, write nothing.
         verify: Before the finished folder gets its name, read it and the source again and compare them.
@@ -26,7 +27,7 @@ class ConvertOptions:
             even if that is more.
     """
 
-    profile: str = "bf16"
+    profile: str | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
     dry_run: bool = False

@@ -68,8 +68,10 @@ class Report:
         shards: Number of weight files in the folder.
         nbytes: Bytes of its tensors, without headers and other files.
         resumed_shards: Number of shards that an interrupted conversion had already finished.
-        errors: Relative error of each weight that was quantised, by tensor name:
-            sqrt(sum of squared differences / sum of squared values).
+        errors: Relative error of each tensor whose values are not exactly those of the source, by tensor name:
+            sqrt(sum of squared differences / sum of squared values). Empty with `dry_run`.
+        losses: What was done to each of these tensors, by tensor name: "quantised", "dequantised", "requantised" (the
+            one after the other), or "rounded" (to bfloat16). If a tensor was rounded first, its error includes that.
         source_kinds: The tensors of the source, grouped, in the order of its files.
         kinds: The tensors of the MLX folder, grouped, in the order in which the model uses them.
         contexts: How many tokens of context fit next to the model in memory, by memory size of a Mac in GB
@@ -85,6 +87,7 @@ class Report:
     nbytes: int
     resumed_shards: int = 0
     errors: Mapping[str, float] = field(default_factory=dict)
+    losses: Mapping[str, str] = field(default_factory=dict)
     source_kinds: tuple[Kind, ...] = ()
     kinds: tuple[Kind, ...] = ()
     contexts: Mapping[int, int] = field(default_factory=dict)

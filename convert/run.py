@@ -29,10 +29,10 @@ from mlx_oss.files import COMPANION_BYTES, expanded, identity, read_bytes
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.system_files import is_empty
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
-from mlx_oss.weights.layouts.metal import METAL
 from mlx_oss.weights.layouts.openai import OPENAI
 from mlx_oss.weights.safetensors import INDEX, weight_files
 
+_RULES = 2  # changes whenever the same plan gives other bytes than before
 _MARGIN = 64 << 20  # bytes of disk needed besides the weights: tokenizer files, headers, index
 
 
@@ -89,7 +89,7 @@ def _convert(
     listed = _files(src)
     opened = open_checkpoint(src)
     copied = companions(opened)
-    specs = profiles.specs(opened.config, options)
+    specs = profiles.specs(opened, options)
     units = plan_jobs(opened, specs)
     planned = shards.split(units, options.shard_bytes)
     _check_target(src, dst, options)
@@ -104,6 +104,10 @@ def _convert(
             _publish(src, staging, options)
     written_tensors = {name: written for shard in staging.finished.values() for name, written in shard.items()}
     nbytes = sum(shard.nbytes for shard in planned)
+    errors = {name: written.error for name, written in written_tensors.items() if written.error is not None}
+    changed = {t.name: t.loss.how for unit in units for job in unit for t in job.targets if t.loss is not None}
+    # Reading floats of another dtype, or what was quantised, need not change a value.
+    losses = {name: how for name, how in changed.items() if how == "quantised" or errors.get(name) != 0}
     return Report(
         folder=dst,
         layout=opened.layout.name,
@@ -111,7 +115,8 @@ def _convert(
         shards=len(planned),
         nbytes=nbytes,
         resumed_shards=resumed,
-        errors={name: written.error for name, written in written_tensors.items() if written.error is not None},
+        errors={name: errors[name] for name in losses if name in errors},
+        losses=losses,
         source_kinds=group_kinds(opened.file_tensors.values()),
         kinds=group_kinds(target for unit in units for job in unit for target in job.targets),
         contexts=contexts_by_mac(opened.config, nbytes),
@@ -126,7 +131,7 @@ def _plan_id(source: Checkpoint, planned: Sequence[Shard], config: dict[str, obj
     files = sorted({tensor.file for tensor in source.file_tensors.values()})
     stats = [(os.path.realpath(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     headers = [(shard.name, shards.header(shard)[8:].decode()) for shard in planned]
-    text = json.dumps([manifest.FORMAT, source.layout.name, stats, headers, config], sort_keys=True)
+    text = json.dumps([manifest.FORMAT, _RULES, source.layout.name, stats, headers, config], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -256,7 +261,7 @@ def _write_other_files(
             raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
         (folder / path.name).write_bytes(content)
     json_files: dict[str, object] = {"config.json": config, INDEX: shards.index(planned)}
-    if source.layout in (OPENAI, METAL) and "generation_config.json" not in {path.name for path in copied}:
+    if source.layout.name.startswith(OPENAI.name) and "generation_config.json" not in {path.name for path in copied}:
         json_files["generation_config.json"] = configs.RELEASED_GENERATION  # OpenAI's layouts come without it
     for name, value in json_files.items():
         write_json(folder / name, value)

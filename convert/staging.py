@@ -35,7 +35,7 @@ _NO_LOCKS = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.ENOTSU
 
 @dataclass(frozen=True, slots=True)
 class WrittenTensor:
-    """The CRC-32 of a written tensor and, if it was quantised, its relative error."""
+    """The CRC-32 of a written tensor and, if its values are not those of the source, its relative error."""
 
     crc32: int
     error: float | None = None

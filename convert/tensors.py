@@ -6,10 +6,11 @@ Knows what a layout may have done to a tensor, and which transform undoes it. Kn
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from mlx_oss.convert.losses import RelativeError
 from mlx_oss.convert.metal_transforms import DeinterleavedHeads, StackedExperts, ZeroPaddedRows
-from mlx_oss.convert.transforms import ROUNDED, Deinterleave, Rounded, Rows, TensorTransform
+from mlx_oss.convert.transforms import ROUNDED, Deinterleave, Picked, Rounded, Rows, TensorTransform
 from mlx_oss.weights.layouts.description import (
     FLOATS,
     CanonicalTensor,
@@ -55,10 +56,23 @@ def read_alternating(even: CanonicalTensor, odd: CanonicalTensor) -> TensorTrans
 
 
 def as_bfloat16(tensor: TensorInfo) -> TensorInfo:
-    """The tensor as bfloat16: F32 and F16 are rounded while they are read."""
+    """The tensor as bfloat16: F32 and F16 are rounded while they are read, and the error of that is measured."""
     if tensor.dtype not in ROUNDED:
         return tensor
-    return Rounded(tensor.name, tensor.file, "BF16", tensor.shape, tensor.start, tensor.end, tensor.dtype)
+    at = (tensor.shape, tensor.start, tensor.end)
+    return Rounded(tensor.name, tensor.file, "BF16", *at, tensor.dtype, RelativeError("rounded"))
+
+
+def rounding(sources: Iterable[TensorInfo]) -> list[RelativeError]:
+    """What measures the errors of rounding, for each of these sources that is rounded."""
+    return [source.loss for source in sources if isinstance(source, Rounded) and source.loss is not None]
+
+
+def sources_of(transform: TensorTransform) -> list[TensorInfo]:
+    """All tensors that a transform reads."""
+    if isinstance(transform, StackedExperts):
+        return [part.source for part in transform.parts]
+    return sources_of(transform.inner) if isinstance(transform, Picked) else [transform.source]
 
 
 def _joined(parts: Sequence[Rows | Deinterleave], change: Change | None) -> TensorTransform:

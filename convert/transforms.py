@@ -1,19 +1,20 @@
 """Transforms: produce the bytes of target tensors from source tensors, in one pass and in small pieces.
 
 A piece has about a MiB, however large the tensor is. The transforms in this file move bytes without interpreting them
-as numbers, so no bfloat16 type is needed. The one exception: float32 and float16 values of fine-tunes are rounded to
-bfloat16 while they are read. Knows nothing of names and models.
+as numbers, so no bfloat16 type is needed. Two exceptions: float32 and float16 values of fine-tunes are rounded to
+bfloat16 while they are read, and no float that is read may be NaN or infinite. Knows nothing of names and models.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 import numpy as np
 
+from mlx_oss.convert.losses import RelativeError
 from mlx_oss.errors import CheckpointError
 from mlx_oss.files import open_regular
 from mlx_oss.weights.mxfp4 import SCALE_NAN
@@ -31,9 +32,11 @@ class Rounded(TensorInfo):
 
     Attributes:
         stored: The dtype in the file, "F32" or "F16".
+        loss: Measures the error of rounding while the tensor is read. None: it is not measured.
     """
 
     stored: str
+    loss: RelativeError | None = field(default=None, compare=False)
 
     @property
     def nbytes(self) -> int:
@@ -108,6 +111,26 @@ class Deinterleave:
 
 
 @dataclass(frozen=True, slots=True)
+class Picked:
+    """One of the targets of another transform, by its number."""
+
+    inner: TensorTransform
+    number: int
+
+    @property
+    def source(self) -> TensorInfo:
+        return self.inner.source
+
+    @property
+    def nbytes(self) -> int:
+        return self.inner.nbytes
+
+    def pieces(self) -> Iterator[tuple[np.ndarray]]:
+        for pieces in self.inner.pieces():
+            yield (pieces[self.number],)
+
+
+@dataclass(frozen=True, slots=True)
 class CheckedScales:
     """Passes MXFP4 scales through unchanged. Raises CheckpointError for a NaN: no model has one, so it means damage."""
 
@@ -127,32 +150,65 @@ def read(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.nd
     """Yields the bytes [start, stop) of a tensor in pieces of `size`, each valid until the next iteration.
 
     Raises:
-        CheckpointError: If the file cannot be read or has shrunk, or if a value that is rounded is NaN or infinity.
+        CheckpointError: If the file cannot be read or has shrunk, or if a float is NaN or infinity.
     """
     if not isinstance(source, Rounded):
-        yield from _read_stored(source, start, stop, size)
+        for piece in read_stored(source, start, stop, size):
+            if source.dtype == "BF16" and not is_finite(piece.view("<u2")):
+                raise not_finite(source)
+            yield piece
         return
     buffer = np.empty(min(size, stop - start), np.uint8)
     factor = np.dtype(ROUNDED[source.stored]).itemsize // 2  # bytes in the file per bfloat16 byte
     for position in range(start, stop, size):
         piece, end = buffer[: min(size, stop - position)], 0
-        for stored in _read_stored(source, factor * position, factor * (position + piece.nbytes), factor * PIECE):
+        for stored in read_stored(source, factor * position, factor * (position + piece.nbytes), factor * PIECE):
             rounded = _round_to_bfloat16(stored.view(ROUNDED[source.stored]), source).view(np.uint8)
             piece[end : end + rounded.nbytes] = rounded
             end += rounded.nbytes
         yield piece
 
 
-def _round_to_bfloat16(values: np.ndarray, source: TensorInfo) -> np.ndarray:
+def is_finite(bits: np.ndarray) -> bool:
+    """True if no bfloat16 value is NaN or infinite; bits as uint16.
+
+    Those have the largest bits of their sign. Two maxima take a fraction of the time in which a piece is read.
+    """
+    return bool(bits.max(initial=0) < 0xFF80 and bits.view("<i2").max(initial=0) < 0x7F80)
+
+
+def not_finite(source: TensorInfo) -> CheckpointError:
+    """The error for a tensor with NaN or infinity."""
+    return CheckpointError(
+        f"{source.file}: tensor {source.name} holds NaN or infinity: download it again or, if the model was saved like "
+        "this, use an earlier checkpoint of it"
+    )
+
+
+def float32(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 bits as uint16 -> the same values as float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """float32 -> bfloat16 bits as uint16, rounded to nearest, ties to even. NaN does not stay NaN."""
+    bits = values.view(np.uint32)
+    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype("<u2")
+
+
+def _round_to_bfloat16(stored: np.ndarray, source: Rounded) -> np.ndarray:
     """bfloat16 bits as uint16. Raises CheckpointError for NaN, infinity, and values that round to infinity."""
-    bits = values.astype(np.float32).view(np.uint32)
-    rounded = bits + (0x7FFF + ((bits >> 16) & 1))
-    if any(((each & 0x7F800000) == 0x7F800000).any() for each in (bits, rounded)):
-        raise CheckpointError(f"{source.file}: tensor {source.name} holds NaN or infinity: download it again")
-    return (rounded >> 16).astype("<u2")
+    values = stored.astype(np.float32)
+    rounded = to_bfloat16(values)
+    if not np.isfinite(values).all() or not is_finite(rounded):
+        raise not_finite(source)
+    if source.loss is not None:
+        source.loss.add(values, float32(rounded))
+    return rounded
 
 
-def _read_stored(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
+def read_stored(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
+    """Like `read`, with the bytes as they are in the file, whatever they are."""
     buffer = np.empty(min(size, stop - start), np.uint8)
     try:
         with open_regular(source.file) as file:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,13 +16,21 @@ from mlx_oss.convert.companions import companions
 from mlx_oss.convert.jobs import Job, Target, plan_jobs
 from mlx_oss.convert.profiles import Specs
 from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_named
+from mlx_oss.convert.tensors import as_bfloat16
 from mlx_oss.convert.thread_pool import ReportBytes, ThreadPool
-from mlx_oss.convert.transforms import Rows, read
+from mlx_oss.convert.transforms import PIECE, is_finite, not_finite, read, read_stored
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.files import COMPANION_BYTES, expanded, read_bytes
-from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint, recognised
+from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
+from mlx_oss.weights.layouts.description import FLOATS
+from mlx_oss.weights.layouts.finder import Finder
+from mlx_oss.weights.layouts.folders import refuse_what_is_no_model
 from mlx_oss.weights.layouts.metal import METAL, is_metal
 from mlx_oss.weights.layouts.mlx_folder import MLX
+from mlx_oss.weights.layouts.recognition import recognised
+from mlx_oss.weights.layouts.renaming import by_layout_name
+from mlx_oss.weights.mxfp4 import SCALE_NAN
+from mlx_oss.weights.names import modules
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
 
 
@@ -35,8 +43,8 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
     files are compared only if both folders have them, and of the config only what defines the model.
 
     A folder without a manifest, and without `source`, is checked as a download: its index, and the names, shapes and
-    sizes of all tensors; that its tokenizer is that of gpt-oss; and every file whose checksum the download has recorded
-    is compared with it.
+    sizes of all tensors; that no value is NaN or infinite; that its tokenizer is that of gpt-oss; and every file whose
+    checksum the download has recorded is compared with it.
 
     Args:
         target: The folder: an MLX folder or, without `source`, a checkpoint in any layout.
@@ -89,7 +97,8 @@ def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None
 
 def _check_is_mlx(folder: Path) -> None:
     """Raises CheckpointError if the folder is a checkpoint in another layout, which is not compared with a source."""
-    layout = recognised(folder, {} if is_metal(folder) else read_folder(folder))
+    refuse_what_is_no_model(folder)
+    layout = recognised(folder, {} if is_metal(folder) else by_layout_name(folder, read_folder(folder)))
     if layout is not MLX:
         raise CheckpointError(
             f"{folder} is in the layout of {layout.name}, but only MLX folders are compared with a source: verify it "
@@ -103,16 +112,21 @@ def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
     companions(checkpoint)  # raises if the tokenizer is not that of gpt-oss, or a file is only a Git LFS pointer
     weights = sorted({tensor.file.name for tensor in checkpoint.file_tensors.values()})
     compared = [name for name in weights if name in checksums]
+    by_file = {name: [t for t in checkpoint.file_tensors.values() if t.file.name == name] for name in weights}
+    numbers = sum(as_bfloat16(tensor).nbytes for tensor in checkpoint.file_tensors.values() if _has_numbers(tensor))
+    files = sum((folder / name).stat().st_size for name in checksums)
+    meter = ProgressMeter(progress, files + numbers, len(checksums) + len(by_file))
+    with ThreadPool(meter.advance) as pool:
+        checks = {name: partial(downloads.compare, folder / name, checksum) for name, checksum in checksums.items()}
+        for name, _ in pool.as_completed(checks):
+            meter.finish_shard(name)
+        for name, _ in pool.as_completed({name: partial(_check_numbers, of) for name, of in by_file.items()}):
+            meter.finish_shard(name)
     if checkpoint.layout is MLX and not compared:
         raise CheckpointError(
             f"{folder} has no {manifest.NAME}, which only this converter writes, and no checksums of a download: "
             "compare it with the checkpoint it was made from, --source SRC"
         )
-    meter = ProgressMeter(progress, sum((folder / name).stat().st_size for name in checksums), len(checksums))
-    with ThreadPool(meter.advance) as pool:
-        checks = {name: partial(downloads.compare, folder / name, checksum) for name, checksum in checksums.items()}
-        for name, _ in pool.as_completed(checks):
-            meter.finish_shard(name)
     nbytes = sum(tensor.nbytes for tensor in checkpoint.file_tensors.values())
     return Report(
         folder, checkpoint.layout.name, len(checkpoint.file_tensors), len(weights), nbytes, compared=len(compared)
@@ -122,8 +136,18 @@ def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
 def _reading_jobs(stored: Mapping[str, TensorInfo]) -> Iterator[Job]:
     """Jobs that read the folder's own tensors, in the order of the files."""
     for tensor in stored.values():
-        target = Target(tensor.name, tensor.dtype, tensor.shape)
-        yield Job((target,), Rows(tensor, 1, 0, tensor.nbytes))
+        yield Job((Target(tensor.name, tensor.dtype, tensor.shape),), _StoredBytes(tensor))
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredBytes:
+    """Copies the bytes of a tensor, whatever they are."""
+
+    source: TensorInfo
+
+    def pieces(self) -> Iterator[tuple[np.ndarray]]:
+        for piece in read_stored(self.source, 0, self.source.nbytes, PIECE):
+            yield (piece,)
 
 
 def _conversion_jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Checkpoint) -> list[Job]:
@@ -134,7 +158,7 @@ def _conversion_jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Che
             f"{folder / 'config.json'} describes a different model than {source.folder}: convert again"
         )
     _compare_files(folder, source)
-    jobs = [job for unit in plan_jobs(source, _stored_specs(config, stored)) for job in unit]
+    jobs = [job for unit in plan_jobs(source, _stored_specs(folder, config, stored)) for job in unit]
     planned = {target.name: target for job in jobs for target in job.targets}
     for name in sorted(set(planned) | set(stored)):
         actual, expected = stored.get(name), planned.get(name)
@@ -165,13 +189,11 @@ def _compare_files(folder: Path, source: Checkpoint) -> None:
             raise CheckpointError(f"{folder / 'config.json'}: {keys[0]} differs from {source.folder}: convert again")
 
 
-def _stored_specs(config: ModelConfig, stored: Mapping[str, TensorInfo]) -> Specs:
-    """How the folder stores its quantised modules outside the experts."""
-    quantized = {name.removesuffix(".scales") for name in stored if name.endswith(".scales")}
-    if config.quantization is None:
-        return {}
-    specs = {path: config.quantization.for_module(path) for path in quantized}
-    return {path: spec for path, spec in specs.items() if spec is not None and spec.mode == "affine"}
+def _stored_specs(folder: Path, config: ModelConfig, stored: Mapping[str, TensorInfo]) -> Specs:
+    """How the folder stores its quantised modules."""
+    finder = Finder(folder, MLX, config, stored)
+    specs = {path: finder.spec(path, shape) for path, shape, _ in modules(config)}
+    return {path: spec for path, spec in specs.items() if spec is not None}
 
 
 def _check(
@@ -188,11 +210,11 @@ def _check(
     """
     for job in jobs:
         tensors = [stored[target.name] for target in job.targets]
-        ends, crcs = [0] * len(tensors), [0] * len(tensors)
+        ends, crcs, damaged = [0] * len(tensors), [0] * len(tensors), set[int]()
         for pieces in job.transform.pieces():
             for n, (tensor, piece) in enumerate(zip(tensors, pieces, strict=True)):
                 if source is not None:
-                    (actual,) = read(tensor, ends[n], ends[n] + piece.nbytes, piece.nbytes)
+                    (actual,) = read_stored(tensor, ends[n], ends[n] + piece.nbytes, piece.nbytes)
                     if not np.array_equal(actual, piece):
                         remedy = "convert again"
                         if source.layout is METAL and tensor.name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -204,9 +226,38 @@ def _check(
                         )
                 crcs[n] = crc32(piece.data, crcs[n])
                 ends[n] += piece.nbytes
+                if not _are_numbers(tensor, piece):
+                    damaged.add(n)
             report_bytes(sum(piece.nbytes for piece in pieces))
         for tensor, crc in zip(tensors, crcs, strict=True):
             if checksums is not None and f"{crc:08x}" != checksums[tensor.name]:
                 raise CheckpointError(
                     f"{tensor.file}: tensor {tensor.name} does not match {manifest.NAME}: convert again"
                 )
+        for n in damaged:
+            raise not_finite(tensors[n])
+
+
+def _are_numbers(tensor: TensorInfo, piece: np.ndarray) -> bool:
+    """False if some bytes of a tensor of an MLX folder stand for NaN or infinity."""
+    if tensor.name.endswith(".scales") and tensor.dtype == "U8":
+        return bool(piece.max(initial=0) != SCALE_NAN)
+    return tensor.dtype != "BF16" or is_finite(piece.view("<u2"))
+
+
+def _check_numbers(tensors: Sequence[TensorInfo], report_bytes: ReportBytes) -> None:
+    """Raises CheckpointError if a tensor of a checkpoint holds NaN or infinity."""
+    for tensor in tensors:
+        if not _has_numbers(tensor):
+            continue
+        source = as_bfloat16(tensor)
+        for piece in read(source, 0, source.nbytes, PIECE):
+            if tensor.dtype not in FLOATS and piece.max() == SCALE_NAN:
+                raise not_finite(tensor)
+            report_bytes(piece.nbytes)
+
+
+def _has_numbers(tensor: TensorInfo) -> bool:
+    """True for tensors of a checkpoint of which some bytes stand for NaN: floats, and scales."""
+    is_scales = tensor.dtype in ("U8", "I8", "F8_E8M0") and tensor.name.endswith(("_scales", ".scales"))
+    return is_scales or tensor.dtype in FLOATS

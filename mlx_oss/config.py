@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from mlx_oss.config_checks import MAY_MATTER, is_positive, mapping, require
 from mlx_oss.errors import ConfigError, quoted, shortened
 from mlx_oss.files import CONFIG_BYTES, expanded, read_bytes
+from mlx_oss.quantization import MXFP4, Quantization, QuantizationSpec, read_quantization
+
+__all__ = ["FULL", "MXFP4", "SLIDING", "ModelConfig", "Quantization", "QuantizationSpec", "YarnScaling", "read_json"]
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -27,6 +30,19 @@ _NO_EFFECT = frozenset(
     "architectures attention_dropout bos_token_id dtype eos_token_id initial_context_length initializer_range "
     "output_router_logits pad_token_id quantization_config router_aux_loss_coef torch_dtype transformers_version "
     "use_cache".split()
+)
+# What transformers 4 and 5, and trainers built on them, write into the config of any model: settings of tasks, of
+# generation and of the classes, which no gpt-oss model computes with.
+_OF_EVERY_MODEL = frozenset(
+    "_attn_implementation _attn_implementation_autoset _experts_implementation _name_or_path add_cross_attention "
+    "auto_map bad_words_ids begin_suppress_tokens chunk_size_feed_forward cross_attention_hidden_size "
+    "decoder_start_token_id diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size "
+    "exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label is_decoder "
+    "is_encoder_decoder label2id length_penalty max_length max_new_tokens min_length model_name no_repeat_ngram_size "
+    "num_beam_groups num_beams num_return_sequences output_attentions output_hidden_states output_scores prefix "
+    "problem_type pruned_heads remove_invalid_values repetition_penalty return_dict return_dict_in_generate "
+    "sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder "
+    "tokenizer_class top_k top_p torchscript typical_p unsloth_fixed unsloth_version use_bfloat16".split()
 )
 # Keys of related architectures that change the computation, each with the value that leaves it unchanged.
 _NEUTRAL = {
@@ -47,9 +63,14 @@ _NEUTRAL = {
     "n_shared_experts": 0,
     "rope_local_base_freq": 0,
     "use_sliding_window": True,
+    "per_layer_config": None,
+    "quantize_activations": False,
 }
 # Keys for which this architecture implements one value only.
 _FIXED = {"model_type": "gpt_oss", "attention_bias": True, "hidden_act": "silu", "tie_word_embeddings": False}
+
+
+_COPY = "download config.json, or copy it from the model that this one was made from"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,41 +99,6 @@ class YarnScaling:
         if self.attention_factor is not None:
             return self.attention_factor
         return 0.1 * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizationSpec:
-    """How one module is quantised.
-
-    Attributes:
-        group_size: Number of values that share a scale.
-        bits: Bits per value.
-        mode: MLX's quantisation mode, "affine" or "mxfp4".
-    """
-
-    group_size: int
-    bits: int
-    mode: str = "affine"
-
-
-MXFP4 = QuantizationSpec(group_size=32, bits=4, mode="mxfp4")
-
-
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """The `quantization` entry of an MLX folder's config.
-
-    Attributes:
-        default: The quantisation of every module that has no entry of its own.
-        modules: The entries of single modules, by path. None: the module is not quantised.
-    """
-
-    default: QuantizationSpec
-    modules: Mapping[str, QuantizationSpec | None]
-
-    def for_module(self, path: str) -> QuantizationSpec | None:
-        """The quantisation of a module; None if it is not quantised."""
-        return self.modules.get(path, self.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +157,10 @@ class ModelConfig:
         self._check_numbers()
         types = self.layer_types
         good = isinstance(types, (list, tuple)) and all(kind in (SLIDING, FULL) for kind in types)
-        _require(good, "layer_types", types, f"a list of {SLIDING!r} and {FULL!r}")
+        require(good, "layer_types", types, f"a list of {SLIDING!r} and {FULL!r}")
         alternating = (FULL if layer % 2 else SLIDING for layer in range(self.num_hidden_layers))
         object.__setattr__(self, "layer_types", tuple(types or alternating))
-        _require(
+        require(
             len(self.layer_types) == self.num_hidden_layers,
             "layer_types",
             f"{len(self.layer_types)} entries",
@@ -184,24 +170,24 @@ class ModelConfig:
     def _check_numbers(self) -> None:
         for name in _WHOLE:
             value = getattr(self, name)
-            _require(type(value) is int and 0 < value <= _LARGEST, name, value, f"a whole number from 1 to {_LARGEST}")
+            require(type(value) is int and 0 < value <= _LARGEST, name, value, f"a whole number from 1 to {_LARGEST}")
         for name in _POSITIVE:
-            _require(_is_positive(getattr(self, name)), name, getattr(self, name), "a number > 0")
-        _require(self.rope_theta > 1, "rope_theta", self.rope_theta, "a number > 1")
-        _require(self.num_hidden_layers <= 1000, "num_hidden_layers", self.num_hidden_layers, "at most 1000")
+            require(is_positive(getattr(self, name)), name, getattr(self, name), "a number > 0")
+        require(self.rope_theta > 1, "rope_theta", self.rope_theta, "a number > 1")
+        require(self.num_hidden_layers <= 1000, "num_hidden_layers", self.num_hidden_layers, "at most 1000")
         heads, experts = self.num_attention_heads, self.num_local_experts
-        _require(
+        require(
             heads % self.num_key_value_heads == 0,
             "num_key_value_heads",
             self.num_key_value_heads,
             f"a divisor of {heads}",
         )
-        _require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even (RoPE rotates pairs)")
-        _require(
+        require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "even (RoPE rotates pairs)")
+        require(
             self.num_experts_per_tok <= experts, "num_experts_per_tok", self.num_experts_per_tok, f"at most {experts}"
         )
         for name in ("hidden_size", "intermediate_size"):
-            _require(getattr(self, name) % 32 == 0, name, getattr(self, name), "a multiple of 32 (an MXFP4 block)")
+            require(getattr(self, name) % 32 == 0, name, getattr(self, name), "a multiple of 32 (an MXFP4 block)")
 
     def is_sliding(self, layer: int) -> bool:
         """True if this layer attends to the sliding window only."""
@@ -234,29 +220,29 @@ class ModelConfig:
             if value != only:
                 hint = "this is not a gpt-oss model" if key == "model_type" else "no gpt-oss model has another value"
                 raise ConfigError(f"config.json: {key} is {quoted(value)}, but only {only!r} is supported: {hint}")
+        if raw.get("layer_types", ()) is None:  # transformers and mlx-lm take it for absent
+            del raw["layer_types"]
         theta, scaling = _rope_settings(raw)
+        if raw.get("sliding_window") is None and (types := raw.get("layer_types")) and SLIDING not in types:
+            raw["sliding_window"] = _LARGEST  # no layer uses it
         quantization = raw.pop("quantization", None)
-        values: dict[str, Any] = {"rope_scaling": scaling, "quantization": _quantization(quantization)}
+        values: dict[str, Any] = {"rope_scaling": scaling, "quantization": read_quantization(quantization)}
         if theta is not MISSING:
             values["rope_theta"] = theta
-        if "experts_per_token" in raw:  # the releases have both keys
-            raw.setdefault("num_experts_per_tok", raw["experts_per_token"])
-            if raw.pop("experts_per_token") != raw["num_experts_per_tok"]:
-                raise ConfigError(
-                    "config.json: experts_per_token and num_experts_per_tok disagree: remove the wrong one"
-                )
+        if "experts_per_token" in raw:  # the releases have both keys, but other programs read and change only the other
+            raw.setdefault("num_experts_per_tok", raw.pop("experts_per_token"))
         for f in fields(cls):
             if f.name in raw:
                 values[f.name] = raw.pop(f.name)
             elif f.name not in values and f.default is MISSING:
-                raise ConfigError(f"config.json: {f.name} is missing: this is not a complete gpt-oss config")
+                raise ConfigError(f"config.json: {f.name} is missing: {_COPY}")
         for key in sorted(set(raw) & set(_NEUTRAL)):
             if raw[key] is not None and raw[key] != _NEUTRAL[key]:
                 raise ConfigError(
                     f"config.json: {key} is {quoted(raw[key])}, which no gpt-oss model has: this is another "
                     "architecture"
                 )
-        if unknown := sorted(set(raw) - _NO_EFFECT - set(_NEUTRAL)):
+        if unknown := sorted(set(raw) - _NO_EFFECT - _OF_EVERY_MODEL - set(_NEUTRAL) - {"experts_per_token"}):
             warnings.warn(f"config.json: unknown keys are ignored: {shortened(', '.join(unknown), 500)}", stacklevel=2)
         return cls(**values)
 
@@ -283,11 +269,13 @@ class ModelConfig:
 def read_json(path: str | Path) -> dict[str, Any]:
     """Parses a `config.json`. Raises ConfigError if it is missing or not a JSON object; names the file."""
     try:
-        raw = json.loads(read_bytes(expanded(path), CONFIG_BYTES).decode())
+        raw = json.loads(read_bytes(expanded(path), CONFIG_BYTES))  # of bytes, it reads any Unicode, and skips a BOM
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: give the folder of a model") from None
+        raise ConfigError(f"{path} does not exist: {_COPY}") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): check the file and its permissions") from None
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}): check its permissions, or download it again"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as JSON ({error}): download or convert the model again") from None
     if not isinstance(raw, dict):
@@ -302,18 +290,6 @@ _WHOLE = (
 _POSITIVE = ("rms_norm_eps", "swiglu_limit", "swiglu_alpha", "rope_theta")
 _LARGEST_YARN = 1e9  # larger numbers overflow in the model
 _LARGEST = 2**31 - 1  # the largest dimension of an MLX array
-# The group sizes and bits that MLX's affine mode implements.
-_AFFINE_GROUPS, _AFFINE_BITS = (32, 64, 128), (2, 3, 4, 5, 6, 8)
-
-
-def _require(good: bool, key: str, value: object, wanted: str) -> None:
-    if not good:
-        raise ConfigError(f"config.json: {key} is {quoted(value)}, expected {wanted}")
-
-
-def _is_positive(value: object) -> bool:
-    """True for a number > 0 that a float can represent."""
-    return isinstance(value, (int, float)) and type(value) is not bool and 0 < value <= sys.float_info.max
 
 
 def _rope_settings(raw: dict[str, Any]) -> tuple[Any, YarnScaling | None]:
@@ -327,7 +303,7 @@ def _rope_settings(raw: dict[str, Any]) -> tuple[Any, YarnScaling | None]:
     new = raw.pop("rope_parameters", None)
     if new is None:
         return old_theta, None if old is None else _yarn(old)
-    new = dict(_mapping("rope_parameters", new))
+    new = dict(mapping("rope_parameters", new))
     theta = new.pop("rope_theta", old_theta)
     scaling = _yarn(new, "rope_parameters")
     if old_theta not in (MISSING, theta) or (old is not None and _yarn(old) != scaling):
@@ -338,17 +314,17 @@ def _rope_settings(raw: dict[str, Any]) -> tuple[Any, YarnScaling | None]:
 
 
 def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | None:
-    raw = dict(_mapping(key, raw))
+    raw = {name: value for name, value in mapping(key, raw).items() if value is not None or name == "rope_type"}
     kind = raw.pop("rope_type", raw.pop("type", None))
+    if raw.get("partial_rotary_factor") == 1:  # all of each head is rotated, as always
+        del raw["partial_rotary_factor"]
     allowed = {f.name for f in fields(YarnScaling)} if kind == "yarn" else set()
     if kind not in ("yarn", "default"):
         raise ConfigError(
             f"config.json: {key}.rope_type is {quoted(kind)}, but only 'yarn' and 'default' are supported"
         )
     if unknown := sorted(set(raw) - allowed):
-        raise ConfigError(
-            f"config.json: unknown key {key}.{unknown[0]}: it may change the computation, so it is not ignored"
-        )
+        raise ConfigError(f"config.json: unknown key {key}.{unknown[0]}: {MAY_MATTER}")
     if kind == "default":
         return None
     for name in ("factor", "original_max_position_embeddings"):
@@ -356,55 +332,8 @@ def _yarn(raw: Mapping[str, Any], key: str = "rope_scaling") -> YarnScaling | No
             raise ConfigError(f"config.json: {key}.{name} is missing: YaRN needs it")
     for name, value in raw.items():
         if name == "truncate":
-            _require(isinstance(value, bool), f"{key}.{name}", value, "true or false")
-        elif not (name == "attention_factor" and value is None):
-            good = _is_positive(value) and value < _LARGEST_YARN
-            _require(good, f"{key}.{name}", value, f"a number between 0 and {_LARGEST_YARN:.0e}")
-    return YarnScaling(**raw)
-
-
-def _quantization(raw: Any) -> Quantization | None:
-    if raw is None:
-        return None
-    raw = dict(_mapping("quantization", raw))
-    top = {name: raw.pop(name) for name in ("group_size", "bits", "mode") if name in raw}
-    modules: dict[str, QuantizationSpec | None] = {}
-    for path, entry in raw.items():
-        if isinstance(entry, Mapping):
-            modules[path] = _spec(f"quantization.{path}", entry)
-        elif entry is False:  # mlx-lm writes false for a module that it did not quantise
-            modules[path] = None
+            require(isinstance(value, bool), f"{key}.{name}", value, "true or false")
         else:
-            raise ConfigError(
-                f"config.json: unknown key quantization.{path}: it may change the computation, so it is not ignored"
-            )
-    return Quantization(_spec("quantization", top), modules)
-
-
-def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
-    if unknown := sorted(set(raw) - {"group_size", "bits", "mode"}):
-        raise ConfigError(
-            f"config.json: unknown key {key}.{unknown[0]}: it may change the computation, so it is not ignored"
-        )
-    for name in ("group_size", "bits"):
-        value = raw.get(name)
-        _require(type(value) is int, f"{key}.{name}", value, "a whole number")
-    spec = QuantizationSpec(**raw)
-    if spec.mode not in ("affine", "mxfp4"):
-        raise ConfigError(
-            f"config.json: {key}.mode is {quoted(spec.mode)}, but only 'affine' and 'mxfp4' are supported"
-        )
-    if spec.mode == "mxfp4" and spec != MXFP4:
-        raise ConfigError(
-            f"config.json: {key}: mode mxfp4 has group_size 32 and bits 4, not {spec.group_size} and {spec.bits}"
-        )
-    if spec.mode == "affine":
-        _require(spec.group_size in _AFFINE_GROUPS, f"{key}.group_size", spec.group_size, f"one of {_AFFINE_GROUPS}")
-        _require(spec.bits in _AFFINE_BITS, f"{key}.bits", spec.bits, f"one of {_AFFINE_BITS}")
-    return spec
-
-
-def _mapping(key: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"config.json: {key} is {quoted(value)}, expected an object")
-    return value
+            good = is_positive(value) and value < _LARGEST_YARN
+            require(good, f"{key}.{name}", value, f"a number between 0 and {_LARGEST_YARN:.0e}")
+    return YarnScaling(**raw)

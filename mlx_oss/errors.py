@@ -11,6 +11,7 @@
     ├── ContextError         the conversation does not fit the context
     ├── EngineError          the engine cannot compute: MLX cannot be loaded, the process was forked
     │   └── DeviceError      MLX failed: no memory, no GPU, stopped by the system
+    │       └── NumericalError   the model's logits are not numbers
     ├── SessionError         a saved session cannot be read or written, or a turn of the session is running
     ├── ToolError            a tool failed; the session reports the message to the model
     └── BenchmarkError       a benchmarked engine cannot load or run the model
@@ -36,6 +37,7 @@ __all__ = [
     "EngineError",
     "HarmonyError",
     "MlxOssError",
+    "NumericalError",
     "OptionError",
     "SessionError",
     "TokenizerError",
@@ -124,6 +126,13 @@ class DeviceError(EngineError):
     def __init__(self, message: str, took_too_long: bool = False) -> None:
         super().__init__(message)
         self.took_too_long = took_too_long
+
+
+class NumericalError(DeviceError):
+    """The model's logits are NaN or infinite: a weight is damaged, or the device computes wrong.
+
+    No token can be chosen from them. Everything else is as for other DeviceErrors.
+    """
 
 
 class SessionError(MlxOssError):

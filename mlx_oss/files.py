@@ -13,6 +13,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from mlx_oss.errors import quoted
+
 # Bytes that are read at most. Each is many times what a real file has, and what Python makes of so much JSON still fits
 # into the memory of a small machine.
 CONFIG_BYTES = 1 << 20  # the releases' configs have 2 kB
@@ -49,9 +51,14 @@ def open_descriptor(path: str | Path) -> int:
     """Opens a regular file for reading, without ever waiting. Returns the file descriptor.
 
     Raises:
-        OSError: If it cannot be opened; an `UnsuitableFile` if it is of another kind.
+        OSError: If it cannot be opened; an `UnsuitableFile` if it is of another kind, or a link that leads nowhere.
     """
-    check_regular(path, os.stat(path))  # opening a device can already do something
+    try:
+        check_regular(path, os.stat(path))  # opening a device can already do something
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise UnsuitableFile(f"it is a link to {quoted(os.readlink(path))}, which is not there", path) from None
+        raise
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
         check_regular(path, os.fstat(descriptor))  # what was opened may not be what was there a moment ago

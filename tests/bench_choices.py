@@ -114,6 +114,11 @@ def exact_logits() -> None:
     logits = mx.random.normal((LAST_TEXT_ID + 1,))
     mx.eval(logits)
 
+    def with_sum() -> mx.array:
+        return mx.stack([sampler.sample(logits).astype(mx.float32), logits.sum()])
+
+    duel("greedy choice: with the sum of the logits, for NaN / without", with_sum, lambda: sampler.sample(logits))
+
     def by_blocks() -> mx.array:
         """The 64 largest are in the 64 blocks with the largest maxima."""
         blocks = logits[: LAST_TEXT_ID // 64 * 64].reshape(-1, 64)

@@ -29,7 +29,9 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 ORDER = """
     version errors shield python_process
     action files system_files terminal
-    config folders
+    config_checks folders
+    quantization
+    config
     backend
     tokenizer weights model
     harmony memory offload

@@ -27,7 +27,7 @@ UNPACK_FROM = 10
 
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
     """x (..., inputs), weight (outputs, inputs) of any float dtype -> (..., outputs) in the dtype of x."""
-    return _by_blocks(x, lambda xt, weight: weight.astype(xt.dtype) @ xt, bias, weight)
+    return _by_blocks(x, _dense_product, bias, weight)
 
 
 def quantized_linear(x: mx.array, spec: QuantizationSpec, bias: mx.array | None, *stored: mx.array) -> mx.array:
@@ -35,12 +35,19 @@ def quantized_linear(x: mx.array, spec: QuantizationSpec, bias: mx.array | None,
     return _by_blocks(x, _packed_product(spec), bias, *stored)
 
 
-def expert_linear(x: mx.array, experts: mx.array, spec: QuantizationSpec, *stored: mx.array) -> mx.array:
-    """x (N, 1, inputs), experts (N,) sorted -> (N, 1, outputs), with one product for all rows of an expert.
+def expert_linear(x: mx.array, experts: mx.array, spec: QuantizationSpec | None, *stored: mx.array) -> mx.array:
+    """x (n, 1, inputs), experts (N,) -> (N, 1, outputs), with one product for all rows of an expert.
 
-    `stored` holds the packed arrays of all experts. Waits until `experts` is computed, that is, for the router.
+    Each row of x is multiplied with N / n consecutive entries of `experts`. `stored` holds the arrays of all experts:
+    packed ones as `spec` says, or only the weight if it is None. Waits until `experts` is computed, that is, for the
+    router.
     """
-    product, counts, start = _packed_product(spec), np.bincount(np.array(experts)), 0
+    ids = np.array(experts)
+    order = np.argsort(ids, kind="stable")
+    is_sorted = bool((ids[1:] >= ids[:-1]).all())
+    if not is_sorted or x.shape[0] < len(ids):
+        x = x[mx.array((order // (len(ids) // x.shape[0])).astype(np.uint32))]
+    product, counts, start = _dense_product if spec is None else _packed_product(spec), np.bincount(ids), 0
     outputs: list[mx.array] = []
     tails: dict[int, mx.array] = {}
     for expert in np.flatnonzero(counts).tolist():
@@ -48,7 +55,8 @@ def expert_linear(x: mx.array, experts: mx.array, spec: QuantizationSpec, *store
         own = (mx.squeeze(array[expert : expert + 1], 0) for array in stored)
         outputs.append(_by_blocks(x[start:end], product, None, *own, tails=tails))
         start = end
-    return mx.concatenate(outputs)
+    joined = mx.concatenate(outputs)
+    return joined if is_sorted else joined[mx.array(np.argsort(order).astype(np.uint32))]
 
 
 def by_rows_of(matrices: Callable[..., mx.array], count: int, *stored: mx.array) -> mx.array:
@@ -57,6 +65,11 @@ def by_rows_of(matrices: Callable[..., mx.array], count: int, *stored: mx.array)
     All cores have work even if few experts are used. `count` is how many of the stacked matrices are read.
     """
     return cores.over_cores(matrices, *stored, work=count * stored[0][0].nbytes, axis=1, into=2)
+
+
+def _dense_product(xt: mx.array, weight: mx.array) -> mx.array:
+    """x transposed (inputs, n), some matrix rows -> (rows, n)."""
+    return weight.astype(xt.dtype) @ xt
 
 
 def _packed_product(spec: QuantizationSpec) -> Callable[..., mx.array]:

@@ -22,6 +22,8 @@ from mlx_oss.errors import MlxOssError
 from mlx_oss.folders import cache_folder, state_folder
 from mlx_oss.memory.estimates import expert_bytes, format_bytes
 from mlx_oss.weights.files import READERS
+from mlx_oss.weights.layouts.checkpoint import open_checkpoint
+from mlx_oss.weights.names import is_expert
 
 GROUP = "disk"
 READ, MOST, SECONDS = 8 << 20, 1 << 30, 3.0  # bytes of one read, bytes of all, and the time after which none begins
@@ -46,10 +48,20 @@ def check_model(folder: Path) -> Iterator[Finding]:
     with contextlib.suppress(MlxOssError):
         config = ModelConfig.from_file(folder / "config.json")
         used = config.num_hidden_layers * config.num_experts_per_tok
-        wait = used * expert_bytes(config) / speed
+        wait = used * _expert_bytes(folder, config) / speed
         text += f": a token whose {used} experts were all on disk would wait {wait:.2g} s for them"
     details = {"bytes": nbytes, "bytes_per_second": round(speed), "read_seconds": single}
     yield Finding(GROUP, "speed", "ok", f"{text}.", "", details)
+
+
+def _expert_bytes(folder: Path, config: ModelConfig) -> int:
+    """Bytes of one expert of one layer in a folder, as the model holds it; of a release's if the folder is damaged."""
+    try:
+        tensors = open_checkpoint(folder).tensors
+    except MlxOssError:
+        return expert_bytes(config)
+    experts = sum(tensor.nbytes for name, tensor in tensors.items() if is_expert(name))
+    return experts // (config.num_hidden_layers * config.num_local_experts)
 
 
 def read_speed(files: list[Path], most: int = MOST) -> tuple[int, float, float]:

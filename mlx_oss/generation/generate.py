@@ -16,7 +16,7 @@ import numpy as np
 
 from mlx_oss.backend.cores import side_stream
 from mlx_oss.backend.device_errors import device_errors
-from mlx_oss.errors import OptionError
+from mlx_oss.errors import NumericalError, OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import Constraint, Step, room_for_answer
 from mlx_oss.generation.options import SamplingOptions
@@ -151,6 +151,7 @@ def generate_step(
         ContextError: If the context has no room for a token after the prompt.
         CheckpointError: If weights are on disk and cannot be read.
         DeviceError: If MLX fails: the memory is used up, or the system stopped the GPU. The cache is then of no use.
+        NumericalError: If logits are not numbers. The cache is then of no use.
         EngineError: If this process was forked from one that has computed.
         Exception: What the constraint raises.
     """
@@ -187,20 +188,25 @@ def decode(
 
     Yields:
         A `Step` for each generated token.
+
+    Raises:
+        NumericalError: If logits are not numbers.
     """
     with device_errors:
         scores = NextScores(model, last)
-    pending = picker.pick(scores)
+    pending, pending_sum = picker.pick(scores), scores.sum
     for count in range(1, limit + 1):
-        current = pending
+        current, current_sum = pending, pending_sum
         with device_errors:
             scores = NextScores(model, model.hidden(current[0].reshape(1, 1), cache))
         if picker.is_sequential:
             with device_errors:
                 mx.async_eval(scores.logits)
                 chosen = _number(current[0])
+            _check_sum(current_sum)
             picker.observe(chosen)
-        pending = picker.pick(scores)
+        pending, pending_sum = picker.pick(scores), scores.sum
+        _check_sum(current_sum)
         with device_errors:
             token = _number(current[0])
             logprob = _number(current[1]) if picker.options.logprobs else None
@@ -232,10 +238,13 @@ class NextScores:
 
     Attributes:
         logits: (V,), in the dtype of the model.
+        sum: Their sum, which is not finite if one of them is not; None if no token was chosen by them. `TokenPicker`
+            sets it. It is computed together with the token, so looking at it is not another wait.
     """
 
     def __init__(self, model: Transformer, last: mx.array) -> None:
         self.logits = model.logits(last)[0, 0]
+        self.sum: mx.array | None = None
         self._model, self._last = model, last
 
     @property
@@ -287,7 +296,8 @@ class TokenPicker:
             else:
                 mask = None if allowed is None else mx.array(allowed)
                 chosen = self._sampled(self._sampler.logits(scores.logits, self._recent, mask, scores.exact))
-            mx.async_eval(chosen)
+                scores.sum = mx.sum(scores.logits[: LAST_TEXT_ID + 1], stream=side_stream())
+            mx.async_eval(chosen, scores.sum)
         return chosen
 
     def _sampled(self, logits: mx.array) -> tuple[mx.array, ...]:
@@ -318,6 +328,19 @@ def _checked(allowed: Any, vocab: int) -> np.ndarray | int | None:
     raise OptionError(
         f"the constraint allows {reprlib.repr(allowed)}, expected None, an id below {vocab}, or a bool array ({known},)"
     )
+
+
+def _check_sum(total: mx.array | None) -> None:
+    """Raises NumericalError if a sum of logits is not finite."""
+    if total is None:
+        return
+    with device_errors:
+        is_finite = math.isfinite(_number(total))
+    if not is_finite:
+        raise NumericalError(
+            "the model's logits are not numbers: a weight is damaged, or the device computes wrong: check the weights "
+            "with `mlx-oss verify FOLDER`, and the device with `mlx-oss doctor`"
+        )
 
 
 def _number(array: mx.array) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from mlx_oss.config import MXFP4
 from mlx_oss.weights.names import can_quantize, is_expert
 from mlx_oss.weights.placements import EMBEDDING, Placement
 from mlx_oss.weights.reading import AHEAD
@@ -47,16 +48,20 @@ class Footprint:
         return max(placement.loading_nbytes for placement in loaded) + min(excess, AHEAD)
 
     def saved_by(self, bits: int) -> int:
-        """Bytes saved if every matrix that is not quantised were stored with `bits` bits in affine groups of 64.
+        """Bytes saved by converting the model with a profile of this many bits.
 
-        0 if that is not possible, because the columns of a matrix are not a multiple of 64.
+        Every matrix that is not quantised is then stored in affine groups of 64, and the experts in MXFP4. 0 if that is
+        not possible, because the columns of a matrix are not a multiple of 64.
         """
         saved = 0
         for placement in self._placements:
             if placement.suffix == "weight" and placement.spec is None and can_quantize(placement.module):
+                values = math.prod(placement.shape)
+                if is_expert(placement.module):
+                    saved += placement.nbytes - values * MXFP4.bits // 8 - values // MXFP4.group_size
+                    continue
                 if placement.shape[-1] % _GROUP:
                     return 0
-                values = math.prod(placement.shape)
                 saved += placement.nbytes - values * bits // 8 - 2 * values // _GROUP * self._itemsize
         return saved
 

@@ -71,9 +71,10 @@ def _spread(size: int, count: int) -> list[int]:
 
 def _edges(experts: Experts, expert: int) -> Iterator[mx.array]:
     """The first and last rows of an expert's matrices, dequantised, and of their biases."""
-    for name in ("gate_up_proj", "down_proj"):
+    for name in (*experts.gate_up, "down_proj"):
         matrix: ExpertLinear = experts[name]
-        yield dequantized(matrix.spec, *(experts.edges_of(expert, name, suffix) for suffix in packed(matrix)))
+        rows = [experts.edges_of(expert, name, suffix) for suffix in packed(matrix)]
+        yield dequantized(matrix.spec, *rows) if matrix.spec else rows[0]
         yield experts.edges_of(expert, name, "bias")
 
 

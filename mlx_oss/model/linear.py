@@ -55,19 +55,20 @@ def rows_of(layer: nn.Module, rows: mx.array) -> mx.array:
 
 
 class ExpertLinear(nn.Module):
-    """One quantised matrix and bias for each expert; each row of the input is multiplied with a chosen expert's matrix.
+    """One matrix and bias for each expert; each row of the input is multiplied with a chosen expert's matrix.
 
-    The bias is a parameter, but callers add it: `swiglu` can do that in its own kernel.
+    The matrices are quantised as `spec` says; None means not quantised. The bias is a parameter, but callers add it:
+    `swiglu` can do that in its own kernel.
     """
 
-    def __init__(self, experts: int, inputs: int, outputs: int, spec: QuantizationSpec) -> None:
+    def __init__(self, experts: int, inputs: int, outputs: int, spec: QuantizationSpec | None) -> None:
         super().__init__()
         self.spec = spec
-        self.weight, self.scales, *biases = mx.quantize(
-            mx.random.uniform(-1, 1, (experts, outputs, inputs)), spec.group_size, spec.bits, mode=spec.mode
-        )
-        if biases:
-            self.biases = biases[0]
+        self.weight = mx.random.uniform(-1, 1, (experts, outputs, inputs))
+        if spec is not None:
+            self.weight, self.scales, *biases = mx.quantize(self.weight, spec.group_size, spec.bits, mode=spec.mode)
+            if biases:
+                self.biases = biases[0]
         self.bias = mx.zeros((experts, outputs))
 
     def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
@@ -76,17 +77,22 @@ class ExpertLinear(nn.Module):
         Each row of x is multiplied with N / n consecutive entries of `experts`. `sorted_indices` states that `experts`
         is sorted, which makes the product faster if experts have many rows each.
         """
-        if sorted_indices and not device.on_gpu():
+        if not device.on_gpu() and (sorted_indices or self.spec is None):
             return cpu_linear.expert_linear(x, experts, self.spec, *_packed_arrays(self))
         # MLX uses its kernel for sorted experts only if `rows` is None.
         rows = None if sorted_indices else _token_of_pair(experts.size, experts.size // x.shape[0])
-        gathered = partial(self._gathered, x, rows, experts)
+        if self.spec is None:
+            return mx.gather_mm(
+                x, self.weight.swapaxes(-1, -2), lhs_indices=rows, rhs_indices=experts, sorted_indices=rows is None
+            )
+        gathered = partial(self._gathered, self.spec, x, rows, experts)
         if device.on_gpu():
             return gathered(*_packed_arrays(self))
         return cpu_linear.by_rows_of(gathered, experts.size, *_packed_arrays(self))
 
+    @staticmethod
     def _gathered(
-        self,
+        spec: QuantizationSpec,
         x: mx.array,
         rows: mx.array | None,
         experts: mx.array,
@@ -102,9 +108,9 @@ class ExpertLinear(nn.Module):
             lhs_indices=rows,
             rhs_indices=experts,
             transpose=True,
-            group_size=self.spec.group_size,
-            bits=self.spec.bits,
-            mode=self.spec.mode,
+            group_size=spec.group_size,
+            bits=spec.bits,
+            mode=spec.mode,
             sorted_indices=rows is None,
         )
 

@@ -27,7 +27,7 @@ from mlx_oss.model.linear import ExpertLinear, linear, rows_of
 from mlx_oss.model.rope import inverse_frequencies
 from mlx_oss.model.swiglu import swiglu
 
-Specs = Mapping[str, QuantizationSpec]
+Specs = Mapping[str, QuantizationSpec | None]
 
 PREFILL_CHUNK = 512  # tokens; limits the memory of a prefill, and changes its result only by rounding
 
@@ -75,14 +75,21 @@ class Experts(nn.Module):
     """The SwiGLU experts: computes the T experts of each token, and adds up their weighted outputs.
 
     With `rows_alternate`, the even rows of `gate_up_proj` are gate and the odd ones are up, as the releases store them.
-    Otherwise all rows of gate come first.
+    Otherwise all rows of gate come first. Where gate and up are quantised differently, they are two modules.
+
+    Attributes:
+        gate_up: Names of the modules that compute gate and up: one for both, or one for each.
     """
 
     def __init__(self, config: ModelConfig, specs: Specs, path: str, rows_alternate: bool = False) -> None:
         super().__init__()
         c = config
-        gate_up, down = (specs.get(f"{path}.{name}", MXFP4) for name in ("gate_up_proj", "down_proj"))
-        self.gate_up_proj = ExpertLinear(c.num_local_experts, c.hidden_size, 2 * c.intermediate_size, gate_up)
+        is_split = f"{path}.gate_proj" in specs
+        self.gate_up = ("gate_proj", "up_proj") if is_split else ("gate_up_proj",)
+        for name in self.gate_up:
+            rows, spec = c.intermediate_size * 2 // len(self.gate_up), specs.get(f"{path}.{name}", MXFP4)
+            self[name] = ExpertLinear(c.num_local_experts, c.hidden_size, rows, spec)
+        down = specs.get(f"{path}.down_proj", MXFP4)
         self.down_proj = ExpertLinear(c.num_local_experts, c.intermediate_size, c.hidden_size, down)
         self.alpha, self.limit = c.swiglu_alpha, c.swiglu_limit
         self.rows_alternate = rows_alternate
@@ -103,7 +110,7 @@ class Experts(nn.Module):
         computed together. `total` is the number of pairs of the whole call, of which these N may be a part.
         """
         N = experts.size
-        rows = sorted_rows(N, self.gate_up_proj.weight.shape[0], total)
+        rows = sorted_rows(N, self.down_proj.weight.shape[0], total)
         if not rows:
             return self._forward(x, experts, sorted_indices=False)
         order = mx.argsort(experts)
@@ -123,9 +130,15 @@ class Experts(nn.Module):
 
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C); `sorted_indices` states that `experts` is sorted."""
-        h = self.gate_up_proj(x, experts, sorted_indices)
-        h = swiglu(h, self.gate_up_proj.bias[experts][:, None], self.alpha, self.limit, self.rows_alternate)
+        layers = [self[name] for name in self.gate_up]
+        h = _joined([layer(x, experts, sorted_indices) for layer in layers])
+        bias = _joined([layer.bias[experts][:, None] for layer in layers])
+        h = swiglu(h, bias, self.alpha, self.limit, self.rows_alternate)
         return self.down_proj(h, experts, sorted_indices) + self.down_proj.bias[experts][:, None]
+
+
+def _joined(parts: list[mx.array]) -> mx.array:
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
 
 
 class MoE(nn.Module):
@@ -169,8 +182,8 @@ class Transformer(nn.Module):
 
     Args:
         config: Sizes and settings of the model.
-        specs: How modules are quantised, by path ("layers.0.self_attn.qkv_proj"). Modules not listed are not
-            quantised, except experts, which are MXFP4 by default.
+        specs: How modules are quantised, by path ("layers.0.self_attn.qkv_proj"); None means not at all. Modules not
+            listed are not quantised, except experts, which are MXFP4 by default.
         rows_alternate: How the experts hold gate and up, as `Experts` describes.
 
     Attributes:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from mlx_oss.config import ModelConfig, QuantizationSpec
+from mlx_oss.config import QuantizationSpec
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.description import FLOATS, CanonicalTensor
 from mlx_oss.weights.names import Shape, is_expert, modules, plain_tensors, row_axis, unpacked
@@ -194,13 +194,13 @@ def place(checkpoint: Checkpoint, dtype: str, *, upcasts: bool) -> tuple[Placeme
     return tuple(_placements(checkpoint, dtype, upcasts))
 
 
-def quantized_modules(placements: Iterable[Placement]) -> Mapping[str, QuantizationSpec]:
-    """How modules of the model are quantised, by path. Modules that are not quantised are left out."""
-    return {placement.module: placement.spec for placement in placements if placement.spec}
+def quantized_modules(placements: Iterable[Placement]) -> Mapping[str, QuantizationSpec | None]:
+    """How modules of the model are quantised, by path. Modules that are not quantised are left out, except experts."""
+    return {p.module: p.spec for p in placements if p.spec or is_expert(p.module)}
 
 
 def _placements(checkpoint: Checkpoint, dtype: str, upcasts: bool) -> Iterator[Placement]:
-    for module, members in _fusions(checkpoint.config):
+    for module, members in _fusions(checkpoint):
         specs = [checkpoint.specs[member] for member in members]
         spec = specs[0] if len(set(specs)) == 1 else None
         for suffix in (*_PACKED, "bias"):
@@ -226,20 +226,25 @@ def _held_dtype(module: str, suffix: str, parts: Sequence[Part], dtype: str, upc
     if stored not in FLOATS:
         return stored
     is_matrix = (
-        suffix == "weight" and len(parts[0].array.shape) == 2 and {part.value_dtype for part in parts} == {stored}
+        suffix == "weight" and len(parts[0].array.shape) > 1 and {part.value_dtype for part in parts} == {stored}
     )
     is_upcast = module == EMBEDDING or (upcasts and ITEMSIZE[stored] < ITEMSIZE[dtype])
     return stored if is_matrix and is_upcast else dtype
 
 
-def _fusions(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yields (module path in the model, the canonical modules it consists of, in the order of their rows)."""
+def _fusions(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields (module path in the model, the canonical modules it consists of, in the order of their rows).
+
+    Gate and up of experts that are quantised differently stay two modules: dequantised, they would need much memory.
+    """
 
     def target(path: str) -> str:
         parent, _, name = path.removeprefix("model.").rpartition(".")
-        return f"{parent}.{_FUSED.get(name, name)}".removeprefix(".")
+        gate, up = (checkpoint.specs.get(f"model.{parent}.{each}_proj") for each in ("gate", "up"))
+        fused = name if gate != up else _FUSED.get(name, name)
+        return f"{parent}.{fused}".removeprefix(".")
 
-    for path, members in groupby((path for path, _, _ in modules(config)), key=target):
+    for path, members in groupby((path for path, _, _ in modules(checkpoint.config)), key=target):
         yield path, tuple(members)
 
 

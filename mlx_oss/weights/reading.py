@@ -55,7 +55,7 @@ def read(placements: Iterable[Placement], files: Files) -> Iterator[tuple[Placem
             for portion in portions:
                 portion.result()
             if placement.dtype == "U8":
-                _check_scales(placement.parts[0].array, arrays[0])
+                _check_scales(placement, arrays[0])
             return placement, as_held(placement, arrays)
 
         try:
@@ -75,12 +75,14 @@ def read(placements: Iterable[Placement], files: Files) -> Iterator[tuple[Placem
             threads.shutdown(cancel_futures=True)
 
 
-def _check_scales(stored: StoredArray, array: mx.array) -> None:
-    """Raises CheckpointError for a NaN among MXFP4 scales: no model has one, so it means damage."""
-    scales = np.frombuffer(bytes_of(array), np.uint8)
+def _check_scales(placement: Placement, array: mx.array) -> None:
+    """Raises CheckpointError for a NaN among scales: no model has one, so it means damage."""
+    scales, stored = np.frombuffer(bytes_of(array), np.uint8), placement.parts[0].array
+    if placement.spec is not None and placement.spec.mode == "nvfp4":
+        scales = scales | np.uint8(0x80)  # of these floats, which have a sign, 0x7F is NaN too
     if scales.max() == SCALE_NAN:
         tensor = stored.tensor_at(int(scales.argmax()))
-        raise CheckpointError(f"{tensor.file}: tensor {tensor.name} holds a NaN scale (0xFF): download it again")
+        raise CheckpointError(f"{tensor.file}: tensor {tensor.name} holds a NaN scale: download it again")
 
 
 def as_held(placement: Placement, arrays: Sequence[mx.array]) -> mx.array:

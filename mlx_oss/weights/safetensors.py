@@ -14,17 +14,24 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_oss.errors import CheckpointError
+from mlx_oss.errors import CheckpointError, quoted
 from mlx_oss.files import HEADER_BYTES, INDEX_BYTES, open_regular, read_bytes
 
 ITEMSIZE = {"U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
-ITEMSIZE |= {"BOOL": 1, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}
+ITEMSIZE |= {"BOOL": 1, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1}
+ITEMSIZE |= {"C64": 8}
+_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # dtypes whose values are smaller than a byte; a shape counts the values
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _MOST_AXES = 8  # of a tensor of any layout
+_REPOSITORY = re.compile(r"[\w-]+/[\w.-]+", re.ASCII)  # of Hugging Face's hub
 LFS_POINTER = b"version https://git-lfs"
+# `0000100_adapters` is a checkpoint of mlx-lm's training.
+_ADAPTER = re.compile(r"(\d+_)?adapters\.safetensors|adapter_model.*\.(safetensors|bin)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +79,22 @@ def read_header(path: Path, limit: int = HEADER_BYTES) -> dict[str, TensorInfo]:
                 raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder")
             length = int.from_bytes(head[:8], "little")
             if len(head) < 8 or length > size - 8:
-                raise CheckpointError(f"{path} is truncated or not a safetensors file: download it again")
+                raise CheckpointError(f"{path} is truncated or not a safetensors file: download or save it again")
             if length > limit:
                 raise CheckpointError(
-                    f"{path} has a header of {length:,} bytes, but a model needs less than {limit:,}: download it again"
+                    f"{path} has a header of {length:,} bytes, but a model needs less than {limit:,}: download or save "
+                    "it again"
                 )
             file.seek(8)
             raw = json.loads(file.read(length).decode())  # bytes could also be UTF-16, which the format excludes
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from None
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): check its permissions, or download it again"
+        ) from None
     except (ValueError, RecursionError):
-        raise CheckpointError(f"{path} has a damaged safetensors header: download it again") from None
+        raise CheckpointError(f"{path} has a damaged safetensors header: download or save it again") from None
     if not isinstance(raw, dict):
-        raise CheckpointError(f"{path} has a damaged safetensors header: download it again")
+        raise CheckpointError(f"{path} has a damaged safetensors header: download or save it again")
     raw.pop("__metadata__", None)
     tensors = [_tensor(path, name, entry, 8 + length) for name, entry in raw.items()]
     tensors.sort(key=lambda t: (t.start, t.end))
@@ -92,13 +102,13 @@ def read_header(path: Path, limit: int = HEADER_BYTES) -> dict[str, TensorInfo]:
     for tensor in tensors:
         if tensor.start != position:
             raise CheckpointError(
-                f"{path}: tensor {tensor.name} does not start where the one before it ends: download it again"
+                f"{path}: tensor {tensor.name} does not start where the one before it ends: download or save it again"
             )
         position = tensor.end
     if position != size:
         state = "truncated" if size < position else "too long"
         raise CheckpointError(
-            f"{path} is {state}: it has {size:,} bytes, its header describes {position:,}: download it again"
+            f"{path} is {state}: it has {size:,} bytes, its header describes {position:,}: download or save it again"
         )
     return {tensor.name: tensor for tensor in tensors}
 
@@ -107,13 +117,16 @@ def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
     try:
         dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]  # type: ignore[index]
         good = len(shape) <= _MOST_AXES and all(type(n) is int and 0 <= n < 2**63 for n in (*shape, start, end))
-        good = good and end - start == math.prod(shape) * ITEMSIZE[dtype]
+        if good and isinstance(dtype, str) and dtype not in ITEMSIZE and dtype not in _BITS:
+            raise CheckpointError(
+                f"{path}: tensor {name} has the unknown dtype {quoted(dtype)}: save the model in bfloat16"
+            )
+        bits = _BITS[dtype] if dtype in _BITS else 8 * ITEMSIZE[dtype]
+        good = good and 8 * (end - start) == math.prod(shape) * bits
     except (TypeError, KeyError, ValueError):
         good = False
     if not good:
-        raise CheckpointError(
-            f"{path}: tensor {name} has a damaged header entry or an unknown dtype: download it again"
-        )
+        raise CheckpointError(f"{path}: tensor {name} has a damaged header entry: download or save it again")
     return TensorInfo(name, path, dtype, shape, base + start, base + end)
 
 
@@ -122,39 +135,42 @@ def weight_files(folder: Path, pattern: str = "*.safetensors") -> list[str]:
     return sorted(path.name for path in folder.glob(pattern) if not path.name.startswith("."))
 
 
+def is_adapter(name: str) -> bool:
+    """True for the name of a weight file under which mlx-lm or PEFT saves a LoRA adapter."""
+    return _ADAPTER.fullmatch(name) is not None
+
+
 def check_folder(folder: Path) -> None:
     """Raises CheckpointError if the path is not a folder that can be read."""
     if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
+        if os.path.isfile(folder) and os.path.isfile(folder.parent / "config.json"):
+            raise CheckpointError(f"{folder} is a file of a model: give its folder, {folder.parent}")
         state = (
             "is not a folder, or is not accessible"
             if os.path.lexists(folder)
             else "does not exist, or is not accessible"
         )
+        if os.path.islink(folder) and not os.path.exists(folder):
+            state = f"is a link to {quoted(os.readlink(folder))}, which is not there"
         hint = "; GGUF files are not supported" if folder.suffix == ".gguf" else ""
+        if _REPOSITORY.fullmatch(str(folder)) and not os.path.lexists(folder):
+            hint = f"; to download it: `hf download {folder} --local-dir {folder.name}`"
         raise CheckpointError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
     if not os.access(folder, os.R_OK | os.X_OK):  # else it would look empty
         raise CheckpointError(f"{folder} cannot be read (permission denied): change its permissions")
 
 
 def read_folder(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the safetensors files in a folder, by name.
-
-    With an index, the shards are the files that it names, and it must agree with them. Without one, they are all
-    `*.safetensors` files.
+    """Every tensor of the model in a folder, by name. `_chosen` says which files hold it.
 
     Raises:
         CheckpointError: If the folder or a shard is missing, a shard or the index is damaged, a tensor occurs twice, or
             the index disagrees with the shards.
     """
     check_folder(folder)
-    index = _read_index(folder / INDEX)
-    files = weight_files(folder) if index is None else sorted(set(index.values()))
-    if index is not None and SINGLE not in files and os.path.exists(folder / SINGLE):
-        raise CheckpointError(
-            f"{folder} contains {SINGLE} and an {INDEX} that does not name it: remove the one that does not belong"
-        )
+    files, index = _chosen(folder)
     if not files:
-        raise CheckpointError(f"{folder} contains no *.safetensors file: give the folder of a model")
+        raise CheckpointError(f"{folder} contains no *.safetensors file of a model: give the folder of a model")
     tensors: dict[str, TensorInfo] = {}
     for name in files:
         path = folder / name
@@ -172,26 +188,53 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
+def passed_over(folder: Path, files: Collection[str]) -> list[str]:
+    """Names of the safetensors files in a folder that are not among `files`, and of an index that names none of them.
+
+    Args:
+        folder: The folder.
+        files: Names of the files that the model is read from.
+    """
+    left = [name for name in weight_files(folder) if name not in files]
+    index = _read_index(folder / INDEX)
+    return left if index is None or set(index.values()) & set(files) else [*left, INDEX]
+
+
+def _chosen(folder: Path) -> tuple[list[str], dict[str, str] | None]:
+    """Names of the files that hold the model, and the index if it is in force.
+
+    They are the files that the index names. Without an index: `model.safetensors`, else `model-*.safetensors`, else all
+    that are no adapter and no optimizer's state. An index whose files are all gone counts as none where there are such
+    files: a model that was saved over another one, in other files, leaves such an index behind.
+    """
+    index, found = _read_index(folder / INDEX), weight_files(folder)
+    numbered = [name for name in found if name.startswith("model-")]
+    files = [SINGLE] if SINGLE in found else numbered
+    if index is not None and (set(index.values()) & set(found) or not files):
+        return sorted(set(index.values())), index
+    return files or [name for name in found if not is_adapter(name) and not name.startswith("optimizer")], None
+
+
 def _read_index(path: Path) -> dict[str, str] | None:
     if not os.path.lexists(path):
         return None
     try:
-        weight_map: dict[str, str] = json.loads(read_bytes(path, INDEX_BYTES).decode())["weight_map"]
+        weight_map: dict[str, str] = json.loads(read_bytes(path, INDEX_BYTES))["weight_map"]
         files = {Path(file).name == file for file in weight_map.values()}
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): download it again") from None
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): download or save it again") from None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path} is damaged: download it again") from None
+        raise CheckpointError(f"{path} is damaged: download or save it again") from None
     if files != {True}:
-        raise CheckpointError(f"{path} names files outside its folder, or none: download it again")
+        raise CheckpointError(f"{path} names files outside its folder, or none: download or save it again")
     return weight_map
 
 
 def _check_index(folder: Path, index: dict[str, str], tensors: dict[str, TensorInfo]) -> None:
     if missing := sorted(set(index) - set(tensors)):
         raise CheckpointError(
-            f"{folder}: {INDEX} names tensor {missing[0]}, which {index[missing[0]]} does not contain: download both "
-            "files again"
+            f"{folder}: {INDEX} names tensor {missing[0]}, which {index[missing[0]]} does not contain: download or "
+            "save both files again"
         )
     for name, tensor in tensors.items():
         if index.get(name) != tensor.file.name:

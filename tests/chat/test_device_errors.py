@@ -11,7 +11,7 @@ import mlx_oss
 from mlx_oss import ChatSession, Message, SamplingOptions, ToolResult
 from mlx_oss.cli.chat import converse
 from mlx_oss.cli.printers import PlainPrinter
-from mlx_oss.errors import DeviceError
+from mlx_oss.errors import DeviceError, NumericalError
 from mlx_oss.generation import compute_thread, generate
 from mlx_oss.generation.engine import Request
 from mlx_oss.tokenizer import load_tokenizer
@@ -79,6 +79,24 @@ def test_the_turn_is_taken_back_and_asking_again_answers_as_if_undisturbed(fail,
         session.ask("And of Italy?")
     assert session.messages == before and session.turns == session.stats.turns == 1
     assert session.stats.generated_tokens == generated
+    session.ask("And of Italy?")
+    assert session.messages == undisturbed
+
+
+@pytest.mark.parametrize("after", [0, 4])
+def test_a_turn_whose_logits_are_not_numbers_is_taken_back(nano, asked, undisturbed, monkeypatch, after):
+    session, calls, logits = asked.fork(), [0], type(nano.transformer).logits
+    before = session.messages
+
+    def not_numbers(self: object, hidden: mx.array) -> mx.array:
+        calls[0] += 1
+        return logits(self, hidden) * (float("nan") if calls[0] == after + 1 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(nano.transformer), "logits", not_numbers)
+        with pytest.raises(NumericalError, match="mlx-oss verify"):
+            session.ask("And of Italy?")
+    assert session.messages == before and session.turns == session.stats.turns == 1
     session.ask("And of Italy?")
     assert session.messages == undisturbed
 

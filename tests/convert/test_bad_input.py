@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import warnings
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from mlx_oss.config import ModelConfig
 from mlx_oss.convert import ConvertOptions, convert, verify
 from mlx_oss.convert.command import main
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError, TokenizerError
-from mlx_oss.weights.safetensors import INDEX, read_folder
+from mlx_oss.weights.layouts.metal import read_metal
+from mlx_oss.weights.safetensors import INDEX, TensorInfo, read_folder
 from tests.synthetic import hf_config, openai_config, tokenizer_json, write_checkpoint
 
 SMALL = {
@@ -127,8 +129,8 @@ def test_unknown_tensor(source):
 
 def test_tensor_twice(source):
     (source / INDEX).unlink()
-    (source / "again.safetensors").write_bytes((source / SHARD).read_bytes())
-    refuses(source, "again.safetensors", SHARD, error=CheckpointError)
+    (source / "model-again.safetensors").write_bytes((source / SHARD).read_bytes())
+    refuses(source, "model-again.safetensors", SHARD, error=CheckpointError)
 
 
 def test_wrong_shape(source):
@@ -145,8 +147,29 @@ def test_wrong_dtype(source):
 
 def test_an_index_left_over_beside_a_model_in_one_file(source):
     """transformers leaves such an index when it saves one file into the folder of a sharded model."""
-    (source / "model.safetensors").write_bytes((source / SHARD).read_bytes())
-    refuses(source, "model.safetensors", INDEX, "remove the one", error=CheckpointError)
+    tensors = {name: array for file in source.glob("*.safetensors") for name, array in mx.load(str(file)).items()}
+    for path in source.glob("*.safetensors"):
+        path.unlink()
+    mx.save_safetensors(str(source / "model.safetensors"), tensors)
+    with pytest.warns(UserWarning, match=f"not part of the model, and not read: {INDEX}"):
+        convert(source, source.parent / "dst")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "LICENSE"])
+def test_a_companion_that_is_a_link_to_nowhere_is_told_as_one(source, name):
+    (source / name).symlink_to("../blobs/absent")
+    refuses(source, name, "it is a link to '../blobs/absent', which is not there", error=CheckpointError)
+
+
+def test_what_lies_beside_the_model_is_passed_over_and_told_once(source):
+    for name in ("consolidated.safetensors", "adapters.safetensors", "optimizer.safetensors"):
+        (source / name).write_bytes(b"anything")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")  # as Python has it outside of pytest
+        convert(source, source.parent / "dst", ConvertOptions(verify=True))
+        verify(source.parent / "dst", source)
+    (told,) = (str(warning.message) for warning in caught)
+    assert re.search(rf"not read: adapters.*consolidated.*optimizer.*mlx_lm\.fuse --model {source} --adapter", told)
 
 
 def test_a_lora_adapter(source):
@@ -214,6 +237,110 @@ def test_nan_in_a_fine_tune(tmp_path):
         file.seek(tensor.end - 2)
         file.write(np.array([0x7FC0], "<u2").tobytes())
     refuses(source, tensor.name, "NaN", error=CheckpointError)
+
+
+# The first NaN and the infinities of each sign, and other NaNs, as bfloat16 bits.
+NOT_FINITE = [0x7F80, 0xFF80, 0x7FC0, 0xFFC0, 0x7F81, 0xFFFF]
+FLOATS = [
+    "model.embed_tokens.weight",
+    "lm_head.weight",
+    "model.norm.weight",
+    "model.layers.0.input_layernorm.weight",
+    "model.layers.0.self_attn.k_proj.weight",
+    "model.layers.0.self_attn.v_proj.bias",
+    "model.layers.0.self_attn.sinks",
+    "model.layers.0.mlp.router.weight",
+    "model.layers.0.mlp.router.bias",
+    "model.layers.0.mlp.experts.gate_up_proj_bias",
+    "model.layers.0.mlp.experts.down_proj_bias",
+]
+
+
+def write_value(tensor: TensorInfo, position: int, bits: int) -> None:
+    """Replaces a bfloat16 value of a stored tensor; a negative position counts from the end."""
+    with tensor.file.open("r+b") as file:
+        file.seek((tensor.start if position >= 0 else tensor.end) + 2 * position)
+        file.write(np.array([bits], "<u2").tobytes())
+
+
+@pytest.mark.parametrize("position", [0, -1])
+@pytest.mark.parametrize("name", FLOATS)
+def test_nan_outside_the_experts_matrices(source, name, position):
+    write_value(tensor := read_folder(source)[name], position, 0x7FC0)
+    refuses(source, f"{tensor.file}: tensor {name} holds NaN or infinity", "earlier checkpoint", error=CheckpointError)
+    with pytest.raises(CheckpointError, match=f"{name} holds NaN"):
+        verify(source)
+
+
+@pytest.mark.parametrize("bits", NOT_FINITE)
+def test_every_kind_of_nan_and_infinity(source, bits):
+    write_value(read_folder(source)["lm_head.weight"], 17, bits)
+    refuses(source, "lm_head.weight holds NaN or infinity", error=CheckpointError)
+
+
+def test_the_largest_values_are_no_infinity(source, tmp_path):
+    for position, bits in enumerate((0x7F7F, 0xFF7F, 0x8000, 0x0001)):
+        write_value(read_folder(source)["model.norm.weight"], position, bits)
+    convert(source, tmp_path / "dst", ConvertOptions(verify=True))
+    verify(source)
+
+
+@pytest.mark.parametrize("layout", ["original", "metal", "bf16"])
+def test_nan_in_other_layouts(tmp_path, layout):
+    source = write_checkpoint(tmp_path / "in" / "src", SMALL, layout=layout)
+    tensors = read_metal(source)[1] if layout == "metal" else read_folder(source)
+    floats = [tensor for tensor in tensors.values() if tensor.dtype == "BF16" and "experts.gate" not in tensor.name]
+    for tensor in floats[:: len(floats) // 5]:
+        kept = tensor.file.read_bytes()
+        write_value(tensor, -1, 0xFF80)
+        refuses(source, f"tensor {tensor.name} holds NaN or infinity", error=CheckpointError)
+        with pytest.raises(CheckpointError, match="holds NaN"):
+            verify(source)
+        tensor.file.write_bytes(kept)
+
+
+@pytest.mark.parametrize("profile", [None, "q8", "q4"])
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.0.self_attn.o_proj.weight"])
+def test_nan_in_what_is_quantised(tmp_path, profile, name):
+    source = write_checkpoint(tmp_path / "in" / "src", SMALL | {"head_dim": 16})
+    write_value(read_folder(source)[name], 5, 0x7FC0)
+    refuses(source, f"{name} holds NaN or infinity", error=CheckpointError, profile=profile)
+
+
+@pytest.mark.parametrize("profile", [None, "bf16", "q4"])
+@pytest.mark.parametrize("part", ["scales", "biases"])
+def test_nan_in_the_scales_and_biases_of_an_mlx_folder(tmp_path, profile, part):
+    (tmp_path / "in").mkdir()
+    convert(
+        write_checkpoint(tmp_path / "release", SMALL | {"head_dim": 16}), tmp_path / "in" / "src", ConvertOptions("q8")
+    )
+    write_value(read_folder(tmp_path / "in" / "src")[f"lm_head.{part}"], 3, 0x7F80)
+    refuses(tmp_path / "in" / "src", f"lm_head.{part} holds NaN", error=CheckpointError, profile=profile)
+
+
+def test_nan_in_a_folder_that_an_earlier_version_has_converted(source, tmp_path, monkeypatch):
+    """Its manifest was made with the NaN, so only the values can tell."""
+    write_value(read_folder(source)["lm_head.weight"], 0, 0x7FC0)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_oss.convert.transforms.is_finite", lambda bits: True)
+        convert(source, tmp_path / "dst")
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight holds NaN"):
+        verify(tmp_path / "dst")
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight holds NaN"):
+        verify(tmp_path / "dst", source)
+
+
+@pytest.mark.parametrize("part", ["lm_head.weight", "model.layers.0.mlp.experts.down_proj.scales"])
+def test_nan_in_an_mlx_folder_of_another_program(source, tmp_path, part):
+    """`verify` cannot compare it with anything, but names the tensor."""
+    convert(source, tmp_path / "dst")
+    (tmp_path / "dst" / "conversion.json").unlink()
+    with pytest.raises(CheckpointError, match="--source SRC"):
+        verify(tmp_path / "dst")
+    tensor = read_folder(tmp_path / "dst")[part]
+    write_value(tensor, 0, 0xFFFF)
+    with pytest.raises(CheckpointError, match=f"{re.escape(part)} holds NaN"):
+        verify(tmp_path / "dst")
 
 
 def test_another_kind_of_model(source):

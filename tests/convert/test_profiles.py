@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from mlx_oss.config import ModelConfig, QuantizationSpec
-from mlx_oss.convert import ConvertOptions, convert
-from mlx_oss.errors import CheckpointError, OptionError
+from mlx_oss.convert import ConvertOptions, convert, verify
+from mlx_oss.convert.command import main
+from mlx_oss.errors import OptionError
 from mlx_oss.weights import mxfp4
+from mlx_oss.weights.layouts.checkpoint import open_checkpoint
 from tests.convert.test_lossless import array, contents
 from tests.synthetic import TINY, write_checkpoint
 
@@ -40,7 +42,7 @@ def made(source: Path, target: Path, profile: str, **overrides: str) -> ModelCon
 
 def spec(config: ModelConfig, folder: Path, path: str) -> QuantizationSpec | None:
     assert config.quantization is not None
-    return config.quantization.for_module(path) if f"{path}.scales" in contents(folder) else None
+    return open_checkpoint(folder).specs[path]
 
 
 def test_fine_tune_with_mxfp4_values_gives_the_released_bits(tmp_path):
@@ -119,7 +121,11 @@ def test_last_matching_override_counts(source, tmp_path):
         ("q3", {}, "q3"),
         ("bf16", {"self_attn": "q5"}, "q5"),
         ("bf16", {"attention": "q8"}, "attention"),
-        ("bf16", {"experts": "q8"}, "experts stay MXFP4"),
+        ("bf16", {"experts": "q8"}, "experts are stored as mxfp4 or bf16"),
+        ("bf16", {"layers.0.mlp.experts": "q4"}, "experts are stored as mxfp4 or bf16"),
+        ("bf16", {"lm_head": "mxfp4"}, "only experts are stored as mxfp4"),
+        ("mxfp4", {}, "'mxfp4'|only experts"),
+        ("bf16", {"expert": "bf16"}, "experts"),
         ("bf16", {"router": "q4"}, "router"),
     ],
 )
@@ -152,27 +158,119 @@ def test_affine_folder_is_dequantised_for_another_profile(source, lossless, tmp_
     shapes = [{name: tensor[:2] for name, tensor in tensors.items()} for tensors in (original, restored)]
     assert shapes[0] == shapes[1]
     weight = mx.array(array(packed["lm_head.weight"]))
-    scales, biases = (mx.array(array(packed[f"lm_head.{part}"])).astype(mx.bfloat16) for part in ("scales", "biases"))
-    wanted = mx.dequantize(weight, scales, biases, 64, 8, stream=mx.cpu).astype(mx.float32)
+    scales, biases = (mx.array(array(packed[f"lm_head.{part}"])) for part in ("scales", "biases"))
+    wanted = mx.dequantize(weight, scales, biases, 64, 8, stream=mx.cpu).astype(mx.bfloat16).astype(mx.float32)
     np.testing.assert_array_equal(array(restored["lm_head.weight"]), np.array(wanted))
     made(tmp_path / "q8", tmp_path / "q4", "q4")
     made(tmp_path / "back", tmp_path / "q4 in two steps", "q4")
     assert contents(tmp_path / "q4")["lm_head.weight"] == contents(tmp_path / "q4 in two steps")["lm_head.weight"]
 
 
-def test_mlx_folder_without_mxfp4_experts_is_refused(lossless, tmp_path):
-    """Its experts are affine, as mlx-lm may write them."""
-    config, affine = json.loads((lossless / "config.json").read_text()), {"group_size": 32, "bits": 4}
+@pytest.mark.parametrize(("mode", "size", "bits"), [("affine", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)])
+def test_experts_in_another_quantisation_stay_as_they_are_and_other_modules_become_any_profile(
+    lossless, tmp_path, mode, size, bits
+):
+    """As mlx-lm may write them. What is dequantised has the values that MLX gives it, rounded once."""
+    config, how = json.loads((lossless / "config.json").read_text()), {"group_size": size, "bits": bits, "mode": mode}
     tensors = {name: array for file in lossless.glob("*.safetensors") for name, array in mx.load(str(file)).items()}
-    for path in [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]:
-        values = mx.dequantize(tensors[f"{path}.weight"], tensors[f"{path}.scales"], mode="mxfp4", **affine)
-        parts = mx.quantize(values.astype(mx.bfloat16), **affine)
-        tensors |= dict(zip((f"{path}.{suffix}" for suffix in ("weight", "scales", "biases")), parts, strict=True))
+    experts = [name.removesuffix(".scales") for name in tensors if name.endswith(".scales")]
+    for path in [*experts, "lm_head", "model.layers.0.self_attn.k_proj"]:
+        values = tensors[f"{path}.weight"]
+        if path in experts:
+            values = mx.dequantize(values, tensors[f"{path}.scales"], group_size=32, bits=4, mode="mxfp4")
+        parts = mx.quantize(values.astype(mx.bfloat16), **how)
+        tensors |= dict(zip((f"{path}.{suffix}" for suffix in ("weight", "scales", "biases")), parts, strict=False))
     (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "config.json").write_text(json.dumps(config | {"quantization": affine}))
+    (tmp_path / "src" / "config.json").write_text(json.dumps(config | {"quantization": how}))
     mx.save_safetensors(str(tmp_path / "src" / "model.safetensors"), tensors)
-    with pytest.raises(CheckpointError, match="not stored in MXFP4"):
-        convert(tmp_path / "src", tmp_path / "dst")
+    convert(
+        tmp_path / "src", tmp_path / "dst", ConvertOptions(overrides={"lm_head": "bf16", "k_proj": "q8"}, verify=True)
+    )
+    before, after = contents(tmp_path / "src"), contents(tmp_path / "dst")
+    for path in experts:
+        assert all(after[name] == tensor for name, tensor in before.items() if name.startswith(f"{path}."))
+    opened = open_checkpoint(tmp_path / "dst")
+    assert {opened.specs[path] for path in experts} == {QuantizationSpec(size, bits, mode)}
+    assert (opened.specs["lm_head"], opened.specs["model.layers.0.self_attn.k_proj"]) == (None, Q8)
+    parts = [
+        tensors[f"lm_head.{suffix}"] for suffix in ("weight", "scales", "biases") if f"lm_head.{suffix}" in tensors
+    ]
+    parts = [part.astype(mx.float32) if part.dtype == mx.bfloat16 else part for part in parts]
+    wanted = mx.dequantize(*parts, group_size=size, bits=bits, mode=mode, dtype=mx.float32)
+    wanted = wanted.astype(mx.bfloat16).astype(mx.float32)
+    np.testing.assert_array_equal(array(after["lm_head.weight"]), np.array(wanted))
+    verify(tmp_path / "dst", tmp_path / "src")
+
+
+def exact(folder: Path, path: str, spec: QuantizationSpec) -> np.ndarray:
+    """The values of an affine module, by the formula."""
+    stored = contents(folder)
+    weight, scales, biases = (array(stored[f"{path}.{part}"]) for part in ("weight", "scales", "biases"))
+    values = weight.view("u1") if spec.bits == 8 else np.stack([weight.view("u1") & 15, weight.view("u1") >> 4], -1)
+    groups = values.reshape(*scales.shape, spec.group_size).astype(np.float64)
+    return (groups * scales[..., None].astype(np.float64) + biases[..., None]).reshape(len(weight), -1)
+
+
+def relative(values: np.ndarray, stored: np.ndarray) -> float:
+    return float(np.linalg.norm(values - stored) / np.linalg.norm(values))
+
+
+@pytest.fixture(scope="module")
+def q8(source) -> Path:
+    convert(source, source.parent / "q8", ConvertOptions("q8"))
+    return source.parent / "q8"
+
+
+def test_without_a_profile_an_mlx_folder_stays_as_it_is(q8, tmp_path, capsys):
+    report = convert(q8, tmp_path / "dst", ConvertOptions(verify=True))
+    assert contents(tmp_path / "dst") == contents(q8) and report.errors == report.losses == {}
+    assert (tmp_path / "dst" / "config.json").read_bytes() == (q8 / "config.json").read_bytes()
+    assert main([str(q8), str(tmp_path / "again")]) == 0
+    shown = capsys.readouterr().out
+    assert "quantised" not in shown and "rounded" not in shown
+
+
+def test_a_router_of_few_bits_stays_but_is_not_made(source, q8, tmp_path):
+    """mlx-lm's own conversions may have it."""
+    config = json.loads((q8 / "config.json").read_text())
+    tensors = {name: tensor for file in q8.glob("*.safetensors") for name, tensor in mx.load(str(file)).items()}
+    router = "model.layers.0.mlp.router"
+    values = mx.array(array(contents(source)[f"{router}.weight"])).astype(mx.bfloat16)
+    tensors |= dict(
+        zip((f"{router}.{part}" for part in ("weight", "scales", "biases")), mx.quantize(values, 64, 4), strict=True)
+    )
+    config["quantization"][router] = {"group_size": 64, "bits": 4}
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "config.json").write_text(json.dumps(config))
+    mx.save_safetensors(str(tmp_path / "src" / "model.safetensors"), tensors)
+    report = convert(tmp_path / "src", tmp_path / "dst", ConvertOptions(overrides={"lm_head": "q4"}, verify=True))
+    assert open_checkpoint(tmp_path / "dst").specs[router] == Q4
+    assert report.losses == {"lm_head.weight": "requantised"}
+
+
+def test_what_dequantising_loses_is_told(q8, tmp_path, capsys):
+    report = convert(q8, tmp_path / "one", ConvertOptions(overrides={"lm_head": "bf16"}))
+    assert report.losses == {"lm_head.weight": "dequantised"} and report.errors.keys() == report.losses.keys()
+    stored = array(contents(tmp_path / "one")["lm_head.weight"])
+    assert report.errors["lm_head.weight"] == pytest.approx(relative(exact(q8, "lm_head", Q8), stored), rel=1e-3)
+    assert main([str(q8), str(tmp_path / "all"), "--profile", "bf16"]) == 0
+    modules = len([name for name in contents(q8) if name.endswith(".biases")])
+    assert f"dequantised to bfloat16: {modules} tensors, relative error 0.1" in capsys.readouterr().out
+
+
+def test_what_quantising_again_loses_is_told_against_what_was_stored(q8, tmp_path, capsys):
+    report = convert(q8, tmp_path / "one", ConvertOptions(overrides={"lm_head": "q4", "k_proj": "q4"}))
+    assert set(report.losses.values()) == {"requantised"} and len(report.losses) == 3
+    for path in ("lm_head", "model.layers.1.self_attn.k_proj"):
+        error = relative(exact(q8, path, Q8), exact(tmp_path / "one", path, Q4))
+        assert report.errors[f"{path}.weight"] == pytest.approx(error, rel=0.01)
+    assert main([str(q8), str(tmp_path / "all"), "--profile", "q4"]) == 0
+    assert "dequantised and quantised again: " in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_what_would_lose(q8, tmp_path, capsys):
+    assert main([str(q8), str(tmp_path / "dst"), "--set", "lm_head=bf16", "--dry-run"]) == 0
+    assert "dequantised to bfloat16: 1 tensor\n" in capsys.readouterr().out
 
 
 @pytest.mark.parity

@@ -46,12 +46,25 @@ def test_other_floats_give_the_bytes_of_their_bfloat16(tmp_path, dtype, which, l
     verify(tmp_path / "mlx-wide", wide)
 
 
-def test_how_many_tensors_were_rounded_is_told(tmp_path, capsys):
+def test_how_many_tensors_were_rounded_and_what_it_lost_is_told(tmp_path, capsys):
     wide, narrow = saved_in(mx.float32, tmp_path, "norm.weight", "hf")
-    for source, line in ((wide, f"rounded to bfloat16: {2 * EVEN['num_hidden_layers'] + 1} tensors"), (narrow, "")):
+    rounded = f"rounded to bfloat16: {2 * EVEN['num_hidden_layers'] + 1} tensors, relative error 0.1"
+    for source, line in ((wide, rounded), (narrow, "")):
         assert main([str(source), str(tmp_path / f"mlx-{source.name}")]) == 0
         shown = capsys.readouterr().out
         assert line in shown and ("rounded" in shown) == bool(line)
+
+
+@pytest.mark.parametrize("layout", ["hf", "original"])
+def test_the_error_of_rounding_is_that_of_each_tensor(tmp_path, layout):
+    wide, _ = saved_in(mx.float32, tmp_path, "", layout)
+    report = convert(wide, tmp_path / "dst")
+    assert set(report.losses.values()) == {"rounded"} and report.errors.keys() == report.losses.keys()
+    name = "model.norm.weight"
+    stored = mx.load(str(wide / "model.safetensors"))[name if layout == "hf" else "norm.scale"]
+    made = next(mx.load(str(file)) for file in (tmp_path / "dst").glob("*.safetensors"))[name].astype(mx.float32)
+    error = float(mx.linalg.norm(stored - made) / mx.linalg.norm(stored))
+    assert report.errors[name] == pytest.approx(error, rel=1e-3)
 
 
 @pytest.mark.parametrize("size", [2, 6, 700, 1 << 22])

@@ -14,10 +14,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from mlx_oss.config import ModelConfig
+from mlx_oss.convert import ConvertOptions, convert
 from mlx_oss.doctor import disk, host, installation, launch, memory, surroundings, system
 from mlx_oss.doctor.findings import Finding, explain, findings_of, without_private
 from mlx_oss.doctor.host import Computer, Ended
 from mlx_oss.errors import OptionError
+from mlx_oss.memory.estimates import expert_bytes
 from mlx_oss.tools.sandbox import trial
 
 LINUX = Computer("Linux", "6.1", "", "x86_64", "Intel(R) Xeon(R)", False, 16 << 30)
@@ -182,6 +185,14 @@ def test_the_speed_of_a_models_files_is_measured(tmp_path, folder):
     (finding,) = disk.check_model(tmp_path)
     assert finding.level == "ok" and finding.details["bytes"] == 3 * disk.READ
     assert "a token whose 9 experts were all on disk would wait" in finding.text
+
+
+def test_an_expert_that_is_not_quantised_counts_with_its_own_bytes(tmp_path, folder):
+    convert(folder(), tmp_path / "dense", ConvertOptions(overrides={"experts": "bf16"}))
+    config = ModelConfig.from_file(folder() / "config.json")
+    values = 3 * config.hidden_size * config.intermediate_size
+    packed, dense = (disk._expert_bytes(path, config) for path in (folder(), tmp_path / "dense"))
+    assert packed == expert_bytes(config) and dense - packed == values * 2 - values * 17 // 32
 
 
 def test_no_more_is_read_than_allowed(tmp_path):

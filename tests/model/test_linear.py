@@ -17,6 +17,8 @@ SPECS = {
     "q8": QuantizationSpec(64, 8, "affine"),
     "q4": QuantizationSpec(32, 4, "affine"),
     "mxfp4": QuantizationSpec(32, 4, "mxfp4"),
+    "nvfp4": QuantizationSpec(16, 4, "nvfp4"),
+    "mxfp8": QuantizationSpec(32, 8, "mxfp8"),
 }
 ROWS = [1, 2, 3, 4, 5, 16, 33]
 
@@ -125,19 +127,42 @@ def test_mxfp4_halves_are_what_mlx_unpacks_for_every_byte_and_scale():
     assert mx.array_equal(even, expected[:, 0::2]) and mx.array_equal(odd, expected[:, 1::2])
 
 
-@pytest.mark.parametrize("name", SPECS)
+def values_of(layer: ExpertLinear) -> np.ndarray:
+    """The matrices of the experts, in float64."""
+    spec = layer.spec
+    weight = layer.weight
+    if spec is not None:
+        weight = mx.dequantize(
+            weight, layer.scales, layer.get("biases"), spec.group_size, spec.bits, mode=spec.mode, dtype=mx.float32
+        )
+    return np.array(weight.astype(mx.float32), np.float64)
+
+
+@pytest.mark.parametrize("name", [*SPECS, "bfloat16", "float32"])
 @pytest.mark.parametrize("counts", [[3, 0, 1, 20, 0], [0, 5, 4, 7, 6], [0, 0, 0, 0, 2]])
 def test_sorted_rows_go_through_the_experts_they_name(counts, name, block, cores):
-    spec = SPECS[name]
-    layer = ExpertLinear(len(counts), INPUTS, OUTPUTS, spec)
+    layer = ExpertLinear(len(counts), INPUTS, OUTPUTS, SPECS.get(name))
+    if name == "bfloat16":
+        layer.weight = layer.weight.astype(mx.bfloat16)
     experts, x = np.repeat(np.arange(len(counts)), counts), normal(sum(counts), 1, INPUTS)
-    weights = mx.dequantize(
-        layer.weight, layer.scales, layer.get("biases"), spec.group_size, spec.bits, mode=spec.mode, dtype=mx.float32
-    )
-    expected = np.einsum("nli,noi->nlo", np.array(x, np.float64), np.array(weights, np.float64)[experts])
+    expected = np.einsum("nli,noi->nlo", np.array(x, np.float64), values_of(layer)[experts])
     for in_order in (True, False):
         y = layer(x, mx.array(experts.astype(np.uint32)), in_order)
         assert y.dtype == mx.float32 and np.abs(np.array(y) - expected).max() < 1e-4
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("name", [*SPECS, "float32"])
+def test_each_row_goes_through_its_own_experts(name, gpu, cores, monkeypatch):
+    """As a token does: a row for several experts, in any order."""
+    monkeypatch.setattr(device, "on_gpu", lambda: gpu)
+    layer = ExpertLinear(5, INPUTS, OUTPUTS, SPECS.get(name))
+    experts, x = np.array([4, 0, 3, 3, 1, 4], np.uint32), normal(2, 1, INPUTS)
+    expected = np.einsum("nli,noi->nlo", np.array(x, np.float64).repeat(3, axis=0), values_of(layer)[experts])
+    assert np.abs(np.array(layer(x, mx.array(experts))) - expected).max() < 1e-4
+    order = np.argsort(experts)
+    y = layer(x[mx.array((order // 3).astype(np.uint32))], mx.array(experts[order]), sorted_indices=True)
+    assert np.abs(np.array(y) - expected[order]).max() < 1e-4
 
 
 def test_on_a_gpu_a_layer_is_mlxs_own(monkeypatch):

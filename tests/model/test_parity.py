@@ -10,8 +10,9 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
-from mlx_oss import load_model
+from mlx_oss import load_model, plan
 from mlx_oss.backend import device
 from mlx_oss.convert import ConvertOptions, convert
 from mlx_oss.model.rope import inverse_frequencies
@@ -201,3 +202,43 @@ def test_a_folder_quantized_by_mlx_lm_opens_here_with_the_same_logits(mlx_lm, tm
     assert mx.abs(theirs - ours(tokens)).max().item() < 1e-4
     plain = opened_by_mlx_lm(mlx_lm, release, rope_of=ours)(tokens)
     assert mx.abs(plain - theirs).max().item() > 1e-4  # quantising did change the model
+
+
+def unlike(path: str, module: object) -> bool | dict[str, object]:
+    """Gate unlike up, q unlike v, and k not quantised."""
+    modes = {"q_proj": ("nvfp4", 16, 4), "gate_proj": ("mxfp8", 32, 8), "up_proj": ("affine", 64, 5)}
+    mode, size, bits = modes.get(path.rpartition(".")[2], ("affine", 64, 4))
+    return not path.endswith("k_proj") and {"group_size": size, "bits": bits, "mode": mode}
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "bits", "predicate", "entry"),
+    [
+        ("nvfp4", 16, 4, None, None),
+        ("mxfp8", 32, 8, None, None),
+        ("mxfp4", 32, 4, lambda path, module: True, None),
+        ("affine", 64, 4, unlike, None),
+        ("affine", 64, 4, lambda path, module: True, {"group_size": None, "bits": 4}),
+        ("affine", 32, 6, lambda path, module: True, {"group_size": 64, "bits": 4, "mode": "affine"}),
+        ("nvfp4", 16, 4, lambda path, module: True, {"group_size": None, "bits": None, "mode": "mxfp4"}),
+    ],
+    ids=["nvfp4", "mxfp8", "mxfp4", "unlike", "null", "another top entry", "another mode"],
+)
+def test_what_mlx_lm_quantizes_and_opens_opens_here_with_the_same_logits(
+    mlx_lm, tmp_path, mode, size, bits, predicate, entry
+):
+    """In MLX's modes, and with a top entry that says little, or what is true of no module: then the shapes say it."""
+    model, config = mlx_lm.utils.load_model(write_checkpoint(tmp_path / "release", EVEN))
+    model = mlx_lm.utils.dequantize_model(model)
+    config = {key: value for key, value in config.items() if not key.startswith("quantization")}
+    model, config = mlx_lm.utils.quantize_model(model, config, size, bits, mode=mode, quant_predicate=predicate)
+    mlx_lm.utils.save_model(tmp_path / "theirs", model)
+    del config["quantization_config"]
+    mlx_lm.utils.save_config(config | ({"quantization": entry} if entry else {}), tmp_path / "theirs" / "config.json")
+    ours, few = (load_model(tmp_path / "theirs", dtype="float32", slots=slots) for slots in (None, 3))
+    tokens = mx.array(np.random.default_rng(9).integers(0, EVEN["vocab_size"], (1, 60)))
+    theirs = opened_by_mlx_lm(mlx_lm, tmp_path / "theirs", rope_of=ours)(tokens)
+    assert mx.abs(theirs - ours(tokens)).max().item() < 3e-5
+    assert mx.array_equal(few(tokens), ours(tokens))
+    held = sum(array.nbytes for _, array in tree_flatten(ours.transformer.parameters()))
+    assert plan(tmp_path / "theirs", dtype="float32").weight_bytes == held

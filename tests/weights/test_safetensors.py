@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from mlx_oss.errors import CheckpointError
-from mlx_oss.weights.safetensors import INDEX, ITEMSIZE, read_folder, read_header, weight_files
+from mlx_oss.weights.safetensors import INDEX, ITEMSIZE, passed_over, read_folder, read_header, weight_files
 
 GOOD = {
     "a": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]},
@@ -82,7 +82,7 @@ def test_a_file_without_tensors_is_good(tmp_path):
         (with_entry("b", data_offsets=[11, 12]), 33, "does not start where the one before it ends"),
         (with_entry("a", shape=[2, 2], data_offsets=[4, 12]), 33, "tensor a does not start"),
         (with_entry("a", shape=[2, 4]), 33, "tensor a has a damaged header entry"),
-        (with_entry("a", dtype="BF61"), 33, "tensor a has a damaged header entry or an unknown dtype"),
+        (with_entry("a", dtype="BF61"), 33, "tensor a has the unknown dtype 'BF61'"),
         (with_entry("a", dtype=["BF16"]), 33, "tensor a has a damaged"),
         (with_entry("a", dtype=...), 33, "tensor a has a damaged"),
         (with_entry("a", shape=...), 33, "tensor a has a damaged"),
@@ -200,9 +200,67 @@ def test_a_folder_is_read_with_its_index_and_without(shards):
     assert read_folder(shards) == with_index
 
 
-def test_files_that_the_index_does_not_name_are_not_read(shards):
-    (shards / "other.safetensors").write_bytes(b"no safetensors")
+PASSED_OVER = ["consolidated.safetensors", "adapters.safetensors", "optimizer.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("there", "read"),
+    [
+        ([INDEX, "model-1.safetensors", "model-2.safetensors", "model.safetensors"], {"a", "x"}),
+        (["model.safetensors", "model-1.safetensors"], {"whole"}),
+        ([INDEX, "model.safetensors"], {"whole"}),  # an index whose files are all gone
+        ([INDEX, "model-3.safetensors"], {"b"}),  # and one of fewer files
+        (["model-1.safetensors", "model-2.safetensors"], {"a", "x"}),
+    ],
+)
+def test_the_index_s_files_are_the_model_else_one_file_else_the_numbered_ones(shards, there, read):
+    write(shards / "model.safetensors", {"whole": GOOD["b"] | {"data_offsets": [0, 1]}}, 1)
+    write(shards / "model-3.safetensors", {"b": GOOD["b"] | {"data_offsets": [0, 1]}}, 1)
+    for path in shards.iterdir():
+        if path.name not in there:
+            path.unlink()
+    for name in PASSED_OVER:
+        (shards / name).write_bytes(b"no safetensors")
+    tensors = read_folder(shards)
+    assert set(tensors) == read
+    files = {tensor.file.name for tensor in tensors.values()}
+    told = set(passed_over(shards, files))
+    assert told >= set(PASSED_OVER) and not told & files
+    assert told - set(PASSED_OVER) == {
+        name for name in there if name not in files and (name != INDEX or len(there) == 2)
+    }
+
+
+def test_files_of_any_name_are_the_model_except_adapters_and_optimizers(shards):
+    (shards / INDEX).unlink()
+    for number in (1, 2):
+        (shards / f"model-{number}.safetensors").rename(shards / f"part{number}.safetensors")
+    for name in ("0000100_adapters.safetensors", "adapter_model.safetensors", "optimizer.safetensors"):
+        (shards / name).write_bytes(b"no safetensors")
     assert set(read_folder(shards)) == {"a", "x"}
+
+
+def test_a_link_that_leads_nowhere_is_told_as_one(shards):
+    (shards / "model-2.safetensors").unlink()
+    (shards / "model-2.safetensors").symlink_to("../blobs/absent")
+    assert "it is a link to '../blobs/absent', which is not there" in error_of(shards)
+    (shards / INDEX).unlink()
+    (shards / INDEX).symlink_to("absent")
+    assert "it is a link to 'absent', which is not there" in error_of(shards)
+
+
+def test_an_index_with_a_byte_order_mark_is_read(shards):
+    (shards / INDEX).write_bytes(b"\xef\xbb\xbf" + (shards / INDEX).read_bytes())
+    assert set(read_folder(shards)) == {"a", "x"}
+
+
+@pytest.mark.parametrize(("dtype", "shape", "nbytes"), [("F4", [3, 4], 6), ("F6_E2M3", [4], 3), ("F8_E8M0", [5], 5)])
+def test_dtypes_of_values_smaller_than_a_byte_are_read(tmp_path, dtype, shape, nbytes):
+    header = {"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, nbytes]}}
+    (tensor,) = read_header(write(tmp_path / "x.safetensors", header, nbytes)).values()
+    assert (tensor.dtype, tensor.shape, tensor.nbytes) == (dtype, tuple(shape), nbytes)
+    header["a"]["data_offsets"] = [0, nbytes + 1]
+    assert "damaged header entry" in error_of(write(tmp_path / "y.safetensors", header, nbytes + 1))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +276,7 @@ def test_files_that_the_index_does_not_name_are_not_read(shards):
         ({"x": "model-2.safetensors", "a": "model-1.safetensors", "y": "model-2.safetensors"}, "names tensor y, which"),
         ({"a": "../model-1.safetensors"}, "names files outside its folder"),
         ({"a": "/etc/passwd"}, "names files outside its folder"),
-        ({"a": ".."}, ".. cannot be read (it is a folder, not a file"),
+        ({"a": "..", "x": "model-2.safetensors"}, ".. cannot be read (it is a folder, not a file"),
         ({"a": 3}, "is damaged"),
         ({}, "names files outside its folder, or none"),
     ],

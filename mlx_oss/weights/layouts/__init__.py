@@ -9,5 +9,9 @@ use only that description.
     openai.py        `original/` of the releases
     metal.py         `metal/model.bin` of the releases
     releases.py      the sizes of the released models
-    checkpoint.py    opens a folder: recognises its layout, reads headers and config, finds every tensor
+    folders.py       says of a folder that holds no model what it holds, and where the model is
+    renaming.py      takes away what programs put before names
+    recognition.py   recognises a layout by the names of tensors
+    finder.py        finds every tensor, and checks its shape and dtype
+    checkpoint.py    opens a folder: all of the above
 """

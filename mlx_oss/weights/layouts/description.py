@@ -18,7 +18,13 @@ FLOATS = frozenset({"BF16", "F16", "F32"})  # dtypes that a tensor of floats may
 
 @dataclass(frozen=True, slots=True)
 class Dense:
-    """The experts are floats (E, columns, rows): transposed, and not quantised. Weight and scales are made of them."""
+    """The experts are floats, not quantised: weight and scales are made of them.
+
+    Attributes:
+        transposed: True if the matrices are stored (columns, rows), False if (rows, columns).
+    """
+
+    transposed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +56,12 @@ class Location:
     Rows are counted within each expert, if there are experts.
 
     Attributes:
-        name: Name of the tensor in the files.
+        name: Name of the tensor in the files. If `by_expert`, `{}` stands for the number of the expert.
         shape: Its shape there.
         dtype: Its dtype there; None: a float of any size.
         first: The first row.
         step: 1; or 2 if the rows of two canonical tensors alternate.
-        by_expert: True if each expert has a tensor of its own, (1, ...), whose name ends in its number.
+        by_expert: True if each expert has a tensor of its own.
         change: What the layout has done to the values. None: nothing.
     """
 
@@ -66,6 +72,10 @@ class Location:
     step: int = 1
     by_expert: bool = False
     change: Change | None = None
+
+    def name_of(self, expert: int) -> str:
+        """Name of the tensor that holds an expert; outside the experts, and if all share one, the only name."""
+        return self.name.format(expert) if self.by_expert else self.name
 
 
 @dataclass(frozen=True, slots=True)

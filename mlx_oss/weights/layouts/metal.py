@@ -54,7 +54,8 @@ def _locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> 
     path, _, suffix = name.rpartition(".")
     if is_expert(name):
         offset = OffsetScales(_SCALE_OFFSET) if suffix == "scales" else None
-        return replace(stored, shape=(1, *stored.shape[1:]), by_expert=True, change=offset)
+        shape = (1, *stored.shape[1:])
+        return replace(stored, name=f"{stored.name}.{{}}", shape=shape, by_expert=True, change=offset)
     if path in ("model.embed_tokens", "lm_head"):
         return replace(stored, change=RowsLeftOut())
     if (projection := path.rpartition(".")[2]) in _FACTORS:

@@ -1,18 +1,20 @@
 """OpenAI's layout (`original/`): other names, and q, k and v are rows of one tensor. Its config has other keys.
 
-The tensors are otherwise those of Hugging Face's layout.
+The tensors are otherwise those of Hugging Face's layout. A fine-tune may have experts in floats, which are not
+transposed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import ConfigError, quoted
 from mlx_oss.weights.layouts import hugging_face
-from mlx_oss.weights.layouts.description import Layout, Location
+from mlx_oss.weights.layouts.description import Dense, Layout, Location
 from mlx_oss.weights.names import Shape
 
 # Hugging Face's name below `model.layers.N.` -> OpenAI's below `block.N.`.
@@ -37,6 +39,7 @@ _LAYER = {
     "mlp.experts.down_proj_scales": "mlp.mlp2_weight.scales",
     "mlp.experts.down_proj_bias": "mlp.mlp2_bias",
 }
+_DENSE = (".mlp.mlp1_weight", ".mlp.mlp2_weight")  # without `.blocks` and `.scales` behind it
 _TOP = {
     "model.embed_tokens.weight": "embedding.weight",
     "model.norm.weight": "norm.scale",
@@ -85,6 +88,28 @@ def locate(name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> L
 OPENAI = Layout("OpenAI", locate, dtype="BF16")
 
 
+def layout_of(names: Collection[str]) -> Layout:
+    """OpenAI's layout with the experts as the tensors of a folder have them, which may differ between layers."""
+    if not any(name.endswith(_DENSE) for name in names):
+        return OPENAI
+    some = any(name.endswith(".blocks") for name in names)
+    return Layout(
+        f"{OPENAI.name}, {'some ' if some else ''}experts not quantised",
+        partial(_located, names),
+        dtype="BF16",
+        must_convert=f"{'some of ' if some else ''}its experts are not quantised, and in another order than in memory",
+    )
+
+
+def _located(names: Collection[str], name: str, dtype: str | None, shape: Shape, config: ModelConfig) -> Location:
+    stored = locate(name, dtype, shape, config)
+    tensor, _, part = stored.name.rpartition(".")
+    if part not in ("blocks", "scales") or tensor not in names:
+        return stored
+    columns = config.intermediate_size if name.rpartition(".")[0].endswith("down_proj") else config.hidden_size
+    return replace(stored, name=tensor, shape=(*stored.shape[:2], columns), dtype=None, change=Dense(transposed=False))
+
+
 def is_openai(raw: Mapping[str, Any]) -> bool:
     """True if a config uses OpenAI's keys: it has `num_experts` and no `model_type`."""
     return "num_experts" in raw and "model_type" not in raw
@@ -103,7 +128,9 @@ def from_openai(raw: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json: {missing[0]} is missing, so the gpt-oss config is incomplete: download it again"
         )
     if unknown := sorted(set(raw) - required - {"swiglu_limit"}):
-        raise ConfigError(f"config.json: unknown key {unknown[0]}: it may change the computation, so it is not ignored")
+        raise ConfigError(
+            f"config.json: unknown key {unknown[0]}: it may change the computation: remove it if it does not"
+        )
     config: dict[str, Any] = _RELEASED | {key: raw[key] for key in _SAME}
     config |= {ours: raw[theirs] for theirs, ours in _RENAMED.items()}
     config["swiglu_limit"] = raw.get("swiglu_limit", _RELEASED["swiglu_limit"])
