@@ -1,8 +1,9 @@
 """LoRA adapters, which are added to a model's weights while it is converted: those of PEFT and of mlx-lm.
 
-An adapter changes the weight W (rows, columns) of a module to W + scale * B A, with B (rows, rank) and A (rank, columns).
-PEFT calls the factors lora_A and lora_B and stores them so; mlx-lm calls them lora_a and lora_b and stores the transposes.
-The scale is in adapter_config.json: PEFT's lora_alpha / rank (/ sqrt(rank) for rank-stabilised LoRA), mlx-lm's `scale`.
+An adapter changes the weight W (rows, columns) of a module to W + scale * B A, with B (rows, rank), A (rank, columns).
+PEFT calls the factors lora_A and lora_B and stores them so; mlx-lm calls them lora_a and lora_b and stores their
+transposes. The scale is in adapter_config.json: for PEFT lora_alpha / rank, or lora_alpha / sqrt(rank) if it is
+rank-stabilised; for mlx-lm `scale`.
 (Hu et al., 2021, arXiv 2106.09685; Kalajdzievski, 2023, arXiv 2312.03732.)
 """
 
@@ -11,22 +12,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_oss.config import ModelConfig, read_json
-from mlx_oss.convert.quantized import RelativeError, float32
-from mlx_oss.convert.transforms import ROUNDED, TensorTransform, read_stored
+from mlx_oss.convert.losses import RelativeError
+from mlx_oss.convert.transforms import ROUNDED, Transform, float32, not_finite, read_stored, to_bfloat16
 from mlx_oss.errors import CheckpointError, ConfigError, quoted
 from mlx_oss.files import expanded
 from mlx_oss.weights.names import Shape, is_expert, modules
-from mlx_oss.weights.safetensors import TensorInfo, read_header
+from mlx_oss.weights.safetensors import ADAPTERS, TensorInfo, read_header
 
 CONFIG = "adapter_config.json"
-FILES = ("adapter_model.safetensors", "adapters.safetensors")  # PEFT's, mlx-lm's
 _FACTOR = re.compile(r"(.*)\.lora_([ABab])(?:\.default)?(?:\.weight)?")
 _PREFIXES = ("base_model.model.", "base_model.", "module.")
 _LARGEST_RANK = 4096
@@ -49,28 +49,27 @@ class Delta:
 
     def rows(self, first: int, count: int) -> np.ndarray:
         """Rows of the sum, float32 (count, columns)."""
-        return self.scale * (self.b[first : first + count] @ self.a)
+        product: np.ndarray = self.b[first : first + count] @ self.a
+        return self.scale * product
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Adds a `Delta` to bfloat16 rows. The sum is rounded to bfloat16; `loss` is the error of that."""
+    """Adds a `Delta` to bfloat16 rows, and rounds the sums to bfloat16.
 
-    values: TensorTransform
+    Attributes:
+        values: Gives the rows.
+        columns: Values in a row.
+        delta: What is added.
+        loss: Measures the error of rounding.
+        source: What is read, for messages.
+    """
+
+    values: Transform
     columns: int
     delta: Delta
-    loss: RelativeError = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "loss", RelativeError(self.values.source))
-
-    @property
-    def source(self) -> TensorInfo:
-        return self.values.source
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes
+    loss: RelativeError
+    source: TensorInfo
 
     def pieces(self) -> Iterator[tuple[np.ndarray]]:
         first = 0
@@ -78,15 +77,10 @@ class Merged:
             rows = float32(piece.view("<u2").reshape(-1, self.columns))
             total = rows + self.delta.rows(first, len(rows))
             first += len(rows)
-            stored = rounded(total)
-            self.loss.add(total, float32(stored))
+            stored = to_bfloat16(total)
+            if not self.loss.add(total, float32(stored)):
+                raise not_finite(self.source)
             yield (stored.reshape(-1).view(np.uint8),)
-
-
-def rounded(values: np.ndarray) -> np.ndarray:
-    """float32 -> bfloat16 bits as uint16, to the nearest, ties to even."""
-    bits = values.astype(np.float32).view(np.uint32)
-    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype("<u2")
 
 
 def read_adapter(path: str | Path, config: ModelConfig) -> dict[str, Delta]:
@@ -101,9 +95,9 @@ def read_adapter(path: str | Path, config: ModelConfig) -> dict[str, Delta]:
         ConfigError: If its config is missing or damaged.
     """
     folder = expanded(path)
-    file = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    file = next((folder / name for name in ADAPTERS if (folder / name).is_file()), None)
     if file is None:
-        raise CheckpointError(f"{folder} holds no adapter: give the folder with {CONFIG} and {' or '.join(FILES)}")
+        raise CheckpointError(f"{folder} holds no adapter: give the folder with {CONFIG} and {' or '.join(ADAPTERS)}")
     settings = read_json(folder / CONFIG)
     _check_kind(folder, settings)
     shapes = {module: shape for module, shape, _ in modules(config)}
@@ -111,11 +105,17 @@ def read_adapter(path: str | Path, config: ModelConfig) -> dict[str, Delta]:
     for name, tensor in read_header(file).items():
         module, which = _module(file, name, shapes)
         if which in factors.setdefault(module, {}):
-            raise CheckpointError(f"{file}: {module} has two tensors for lora_{which}: use an adapter that was saved once")
+            raise CheckpointError(f"{file}: {module} has lora_{which} twice: use an adapter that was saved once")
         factors[module][which] = tensor
     if not factors:
         raise CheckpointError(f"{file} is empty: use the adapter of a training that has finished")
     return {module: _delta(file, module, shapes[module], found, settings) for module, found in factors.items()}
+
+
+def adapter_files(path: str | Path | None) -> list[Path]:
+    """The files of an adapter, as far as they are there. None has none."""
+    folder = None if path is None else expanded(path)
+    return [] if folder is None else [folder / name for name in (CONFIG, *ADAPTERS) if (folder / name).is_file()]
 
 
 def _check_kind(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -144,8 +144,8 @@ def _module(file: Path, name: str, shapes: Mapping[str, Shape]) -> tuple[str, st
         )
     if match is None or module not in shapes:
         raise CheckpointError(
-            f"{file}: tensor {name} is no LoRA factor of a module of this model: merge the adapter with the program that "
-            "trained it (PEFT: merge_and_unload, then save_pretrained; mlx-lm: mlx_lm.fuse)"
+            f"{file}: tensor {name} is no LoRA factor of a module of this model: merge the adapter with the program "
+            "that trained it (PEFT: merge_and_unload, then save_pretrained; mlx-lm: mlx_lm.fuse)"
         )
     return module, match.group(2).lower()
 
@@ -181,7 +181,8 @@ def _scale(folder: Path, module: str, rank: int, settings: Mapping[str, Any]) ->
         patterns = settings.get("alpha_pattern") or {}
         alpha = settings.get("lora_alpha")
         if isinstance(patterns, dict):
-            alpha = next((value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?{re.escape(key)}", module)), alpha)
+            named = [value for key, value in patterns.items() if f".{module}".endswith(f".{key}")]
+            alpha = named[0] if named else alpha
         where, scale = "lora_alpha", None
         if isinstance(alpha, int | float) and not isinstance(alpha, bool):
             scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
@@ -194,8 +195,8 @@ def _values(file: Path, tensor: TensorInfo) -> np.ndarray:
     """A factor as float32."""
     if tensor.dtype not in _DTYPES:
         raise CheckpointError(
-            f"{file}: tensor {tensor.name} is {tensor.dtype}, expected {' or '.join(sorted(_DTYPES))}: save the adapter "
-            "in one of these"
+            f"{file}: tensor {tensor.name} is {tensor.dtype}, expected {' or '.join(sorted(_DTYPES))}: save the "
+            "adapter in one of these"
         )
     stored = np.concatenate([piece.copy() for piece in read_stored(tensor, 0, tensor.nbytes, 1 << 20)])
     values = float32(stored.view("<u2")) if tensor.dtype == "BF16" else stored.view(_DTYPES[tensor.dtype])

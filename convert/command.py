@@ -27,6 +27,7 @@ _LOSSES = {
     "dequantised": "dequantised to bfloat16",
     "requantised": "dequantised and quantised again",
     "rounded": "rounded to bfloat16",
+    "merged": "merged with the adapter and rounded to bfloat16",
 }
 _RESUMABLE = "interrupted: the finished shards are kept, and the same command continues from there"
 
@@ -50,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="exception to --profile, such as self_attn=q8, lm_head=bf16 or 'layers.0.*=bf16', or how to store the "
         "experts: experts=mxfp4 or experts=bf16; may be repeated, the last match wins",
     )
+    parser.add_argument(
+        "--adapter",
+        metavar="DIR",
+        help="folder of a LoRA adapter, of PEFT or mlx-lm, that is added to the weights; it may not change experts",
+    )
     parser.add_argument("--force", action="store_true", help="replace DST if it is already a model folder")
     parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     parser.add_argument("--verify", action="store_true", help="compare the result with SRC before it is renamed to DST")
@@ -65,7 +71,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MlxOssError: If `convert` raises it, or a `--set` is not MODULE=PROFILE.
     """
-    options = ConvertOptions(args.profile, _overrides(args.set), args.force, args.dry_run, args.verify)
+    options = ConvertOptions(
+        args.profile,
+        _overrides(args.set),
+        adapter=args.adapter,
+        force=args.force,
+        dry_run=args.dry_run,
+        verify=args.verify,
+    )
     try:
         with _shown(sys.stderr) as progress:
             report = convert(args.source, args.target, options, progress)
@@ -83,10 +96,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_verify(folder: str, source: str | None, as_json: bool) -> int:
+def run_verify(folder: str, source: str | None, as_json: bool, adapter: str | None = None) -> int:
     """Verifies a folder, prints the report and returns the exit status. Raises MlxOssError if `verify` does."""
     with _shown(sys.stderr) as progress:
-        report = verify(folder, source, progress)
+        report = verify(folder, source, progress, adapter)
     is_whole = report.compared is None or report.compared == report.shards
     outcome = "verified" if is_whole else "checked"
     if as_json:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mlx_oss.backend.mlx_library import load_mlx
 from mlx_oss.config import MXFP4, QuantizationSpec
 from mlx_oss.convert import tensors
+from mlx_oss.convert.adapters import Delta, Merged
 from mlx_oss.convert.losses import RelativeError
 from mlx_oss.convert.profiles import Specs
 from mlx_oss.convert.quantized import DenseExperts, DequantizedMxfp4, Mxfp4
@@ -51,19 +52,20 @@ class Job:
         return sum(target.nbytes for target in self.targets)
 
 
-def plan_jobs(source: Checkpoint, specs: Specs) -> list[list[Job]]:
+def plan_jobs(source: Checkpoint, specs: Specs, deltas: Mapping[str, Delta] | None = None) -> list[list[Job]]:
     """Plans every tensor of the MLX folder.
 
     Args:
         source: The checkpoint.
         specs: The quantisation of each module that is to be quantised.
+        deltas: What an adapter adds to the weights of modules, by their paths. None: nothing.
 
     Returns:
         Jobs in units that must stay together in a shard, in the order in which the model uses them. A unit is a layer,
         or a module outside the layers.
     """
     units: dict[str, list[Job]] = {}
-    for job in _jobs(source, specs):
+    for job in _jobs(source, specs, deltas or {}):
         name = job.targets[0].name
         unit = name.split(".")[2] if name.startswith("model.layers.") else name.rsplit(".", 1)[0]
         units.setdefault(unit, []).append(job)
@@ -79,13 +81,13 @@ def group_kinds(listed: Iterable[Target | TensorInfo]) -> tuple[Kind, ...]:
     return tuple(Kind(*key, len(alike), sum(alike)) for key, alike in counted.items())
 
 
-def _jobs(source: Checkpoint, specs: Specs) -> Iterator[Job]:
+def _jobs(source: Checkpoint, specs: Specs, deltas: Mapping[str, Delta]) -> Iterator[Job]:
     for path, shape, bias in modules(source.config):
         paths = _read_together(path, "weight", source)
         if len({specs.get(p) for p in paths}) > 1:
             yield from (job for p in paths for job in _module([p], shape, specs.get(p), source))
         elif paths:
-            yield from _module(paths, shape, specs.get(path), source)
+            yield from _module(paths, shape, specs.get(path), source, deltas.get(path))
         if bias is not None and (paths := _read_together(path, "bias", source)):
             yield _copy([f"{p}.bias" for p in paths], source)
     for name in plain_tensors(source.config):
@@ -102,15 +104,27 @@ def _read_together(path: str, suffix: str, source: Checkpoint) -> list[str]:
     return [] if path.endswith(".up_proj") else [path, path.replace("gate_proj", "up_proj")]
 
 
-def _module(paths: Sequence[str], shape: Shape, spec: QuantizationSpec | None, source: Checkpoint) -> Iterator[Job]:
-    """Stores the weights of modules as `spec` says, however they are stored in the source. Biases are not included."""
+def _module(
+    paths: Sequence[str],
+    shape: Shape,
+    spec: QuantizationSpec | None,
+    source: Checkpoint,
+    delta: Delta | None = None,
+) -> Iterator[Job]:
+    """Stores the weights of modules as `spec` says, however they are stored in the source. Biases are not included.
+
+    A `delta` is added to the weight; there is one path then.
+    """
     stored = [stored_tensors(path, shape, None, spec) for path in paths]
     is_dense = isinstance(source.tensors[f"{paths[0]}.weight"].change, Dense)
-    if spec == source.specs[paths[0]] and not is_dense:
+    if spec == source.specs[paths[0]] and not is_dense and delta is None:
         for names in zip(*stored, strict=True):
             yield _copy(names, source)
         return
     values = _values(paths, shape, source)
+    if delta is not None:
+        loss = RelativeError("merged", () if values.loss is None else (values.loss,))
+        values = replace(values, transform=Merged(values.transform, shape[-1], delta, loss, values.source), loss=loss)
     if spec is None:
         weights = [Target(name, "BF16", shape, values.loss) for names in stored for name in names]
         yield Job(tuple(weights), values.transform)

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-How = Literal["quantised", "requantised", "dequantised", "rounded"]  # what was done to a weight
+How = Literal["quantised", "requantised", "dequantised", "rounded", "merged"]  # what was done to a weight
 
 
 class RelativeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 SHARD_BYTES = 2_000_000_000  # a layer of 120b is 1.8 GB; an interruption loses one unfinished shard per thread
 
@@ -20,6 +21,8 @@ class ConvertOptions:
             module path, such as {"self_attn": "q8"} or {"layers.0.mlp": "bf16"}, and may contain `*` and `?`. If
             several patterns match a module, the last one wins. Only patterns that name `experts` apply to them, with
             "mxfp4" or "bf16", as in {"experts": "bf16"} or {"layers.0.mlp.experts": "bf16"}.
+        adapter: Folder of a LoRA adapter of PEFT or mlx-lm that is added to the weights. It may change the modules of
+            attention, the router, the embedding and the unembedding, not the experts. None: no adapter.
         force: Replace the target if it is already a model folder.
         dry_run: Check everything, write nothing.
         verify: Before the finished folder gets its name, read it and the source again and compare them.
@@ -29,6 +32,7 @@ class ConvertOptions:
 
     profile: str | None = None
     overrides: Mapping[str, str] = field(default_factory=dict)
+    adapter: str | Path | None = None
     force: bool = False
     dry_run: bool = False
     verify: bool = False

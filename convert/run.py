@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from mlx_oss.convert import configs, manifest, profiles, shards
+from mlx_oss.convert.adapters import adapter_files, read_adapter
 from mlx_oss.convert.companions import companions
 from mlx_oss.convert.jobs import group_kinds, plan_jobs
 from mlx_oss.convert.options import ConvertOptions
@@ -90,11 +91,12 @@ def _convert(
     opened = open_checkpoint(src)
     copied = companions(opened)
     specs = profiles.specs(opened, options)
-    units = plan_jobs(opened, specs)
+    deltas = {} if options.adapter is None else read_adapter(options.adapter, opened.config)
+    units = plan_jobs(opened, specs, deltas)
     planned = shards.split(units, options.shard_bytes)
     _check_target(src, dst, options)
     config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.quantization_entry(specs))
-    staging = Staging(dst, _plan_id(opened, planned, config))
+    staging = Staging(dst, _plan_id(opened, planned, config, options.adapter))
     resumed = len(staging.finished)
     _check_space(staging, sum(shard.nbytes for shard in planned if shard.name not in staging.finished))
     if not options.dry_run:
@@ -107,7 +109,7 @@ def _convert(
     errors = {name: written.error for name, written in written_tensors.items() if written.error is not None}
     changed = {t.name: t.loss.how for unit in units for job in unit for t in job.targets if t.loss is not None}
     # Reading floats of another dtype, or what was quantised, need not change a value.
-    losses = {name: how for name, how in changed.items() if how == "quantised" or errors.get(name) != 0}
+    losses = {name: how for name, how in changed.items() if how in ("quantised", "merged") or errors.get(name) != 0}
     return Report(
         folder=dst,
         layout=opened.layout.name,
@@ -123,12 +125,14 @@ def _convert(
     )
 
 
-def _plan_id(source: Checkpoint, planned: Sequence[Shard], config: dict[str, object]) -> str:
+def _plan_id(
+    source: Checkpoint, planned: Sequence[Shard], config: dict[str, object], adapter: str | Path | None
+) -> str:
     """A hash that changes with everything the written bytes depend on.
 
     Source files are identified by path, size and time of modification.
     """
-    files = sorted({tensor.file for tensor in source.file_tensors.values()})
+    files = sorted({tensor.file for tensor in source.file_tensors.values()} | set(adapter_files(adapter)))
     stats = [(os.path.realpath(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     headers = [(shard.name, shards.header(shard)[8:].decode()) for shard in planned]
     text = json.dumps([manifest.FORMAT, _RULES, source.layout.name, stats, headers, config], sort_keys=True)
@@ -189,7 +193,7 @@ def _write(
         _write_other_files(source, copied, planned, config, staging)
         _check_unchanged(source, listed, copied)
         if options.verify:
-            verify(staging.folder, source.folder, progress)
+            verify(staging.folder, source.folder, progress, options.adapter)
     except KeyboardInterrupt:
         raise
     except OSError as error:

@@ -11,6 +11,7 @@ import numpy as np
 
 from mlx_oss.config import ModelConfig, read_json
 from mlx_oss.convert import configs, downloads, manifest
+from mlx_oss.convert.adapters import read_adapter
 from mlx_oss.convert.checksum import crc32
 from mlx_oss.convert.companions import companions
 from mlx_oss.convert.jobs import Job, Target, plan_jobs
@@ -34,7 +35,12 @@ from mlx_oss.weights.names import modules
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
 
 
-def verify(target: str | Path, source: str | Path | None = None, progress: OnProgress | None = None) -> Report:
+def verify(
+    target: str | Path,
+    source: str | Path | None = None,
+    progress: OnProgress | None = None,
+    adapter: str | Path | None = None,
+) -> Report:
     """Checks that a folder is intact and, with `source`, that it is what converting the source gives.
 
     Without `source`, every byte of a folder that `convert` wrote is compared with the checksums in its manifest,
@@ -50,6 +56,7 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
         target: The folder: an MLX folder or, without `source`, a checkpoint in any layout.
         source: The checkpoint it was made from.
         progress: Called in this thread after each step. An exception that it raises ends the verification.
+        adapter: The LoRA adapter that was added to the source. None: none.
 
     Returns:
         A report with `folder`, `layout`, `tensors`, `shards`, `nbytes` and, for a download, `compared`.
@@ -62,10 +69,10 @@ def verify(target: str | Path, source: str | Path | None = None, progress: OnPro
         TokenizerError: If the tokenizer.json of the source or the download disagrees with the bundled vocabulary.
     """
     with os_errors_named():
-        return _verify(expanded(target), source, progress)
+        return _verify(expanded(target), source, progress, adapter)
 
 
-def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None) -> Report:
+def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None, adapter: str | Path | None) -> Report:
     if not folder.is_dir():
         raise ConversionError(f"{folder} is not a folder: give the folder of a model")
     parsed = manifest.read(folder)
@@ -83,7 +90,7 @@ def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None
             f"{folder}: tensor {name} is in the weight files or in {manifest.NAME}, but not in both: convert again"
         )
     opened = None if source is None else open_checkpoint(source)
-    jobs = _reading_jobs(stored) if opened is None else _conversion_jobs(folder, stored, opened)
+    jobs = _reading_jobs(stored) if opened is None else _conversion_jobs(folder, stored, opened, adapter)
     by_file: dict[str, list[Job]] = {}
     for job in jobs:
         by_file.setdefault(stored[job.targets[0].name].file.name, []).append(job)
@@ -150,7 +157,9 @@ class _StoredBytes:
             yield (piece,)
 
 
-def _conversion_jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Checkpoint) -> list[Job]:
+def _conversion_jobs(
+    folder: Path, stored: Mapping[str, TensorInfo], source: Checkpoint, adapter: str | Path | None
+) -> list[Job]:
     """The jobs that convert the source to this folder's profile. Raises CheckpointError if the two do not match."""
     config = ModelConfig.from_file(folder / "config.json")
     if replace(config, quantization=None) != replace(source.config, quantization=None):
@@ -158,7 +167,8 @@ def _conversion_jobs(folder: Path, stored: Mapping[str, TensorInfo], source: Che
             f"{folder / 'config.json'} describes a different model than {source.folder}: convert again"
         )
     _compare_files(folder, source)
-    jobs = [job for unit in plan_jobs(source, _stored_specs(folder, config, stored)) for job in unit]
+    deltas = {} if adapter is None else read_adapter(adapter, source.config)
+    jobs = [job for unit in plan_jobs(source, _stored_specs(folder, config, stored), deltas) for job in unit]
     planned = {target.name: target for job in jobs for target in job.targets}
     for name in sorted(set(planned) | set(stored)):
         actual, expected = stored.get(name), planned.get(name)

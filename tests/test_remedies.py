@@ -14,7 +14,6 @@ import json
 import re
 import shlex
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -41,17 +40,10 @@ def give_another(said: re.Match[str], folder: Path, new: Path) -> Path:
 
 
 def run_convert(said: re.Match[str], folder: Path, new: Path) -> Path:
-    assert main([str(new) if word == "DST" else word for word in shlex.split(said["command"])]) == 0
-    return new
-
-
-def run_fuse(said: re.Match[str], folder: Path, new: Path) -> Path:
-    fuse = pytest.importorskip("mlx_lm.fuse")
-    words = [str(new) if word == "DST" else word for word in shlex.split(said["command"])]
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        patch.setattr(sys, "argv", ["mlx_lm.fuse", *words])
-        fuse.main()
+    words = {"DST": str(new), "MODEL": str(new.with_name("base"))}  # a user knows which model the adapter is for
+    if "MODEL" in said["command"]:
+        write_checkpoint(new.with_name("base"))
+    assert main([words.get(word, word) for word in shlex.split(said["command"])]) == 0
     return new
 
 
@@ -107,8 +99,7 @@ def copy_config(said: re.Match[str], folder: Path, new: Path) -> Path:
 
 REMEDIES: dict[str, Remedy] = {
     r": give (its folder, )?(?P<path>/\S+)$": give_another,
-    r"`mlx-oss (?P<command>convert \S+ DST)`": run_convert,
-    r"`mlx_lm\.fuse (?P<command>.* DST)`": run_fuse,
+    r"`mlx-oss (?P<command>convert .+ DST(?: --adapter .+)?)`": run_convert,
     r"with PEFT: merge_and_unload, then save_pretrained": merged_by_peft,
     r"tensor (?P<wanted>\S+) is missing, and (?P<there>\S+), which .* or rename the tensor$": with_tensors(
         lambda said, tensors: tensors.update({said["wanted"]: tensors.pop(said["there"])})
@@ -258,9 +249,12 @@ def only(**files: str) -> Callable[[Path], Path]:
 
 
 def peft(folder: Path) -> Path:
+    """As PEFT writes it, with a model that is not named."""
     folder.mkdir()
-    (folder / "adapter_config.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(b"not looked at")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 8}')
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    factors = {f"{name}A.weight": mx.ones((4, 96)), f"{name}B.weight": mx.zeros((240, 4))}
+    mx.save_safetensors(str(folder / "adapter_model.safetensors"), factors)
     return folder
 
 
@@ -276,7 +270,7 @@ def adapter_under_another_name(folder: Path) -> Path:
 
 
 def mlx_adapter(folder: Path) -> Path:
-    """As `mlx_lm.lora` writes it, with a model that has a tokenizer of three tokens, which mlx_lm.fuse wants."""
+    """As `mlx_lm.lora` writes it."""
     pytest.importorskip("mlx_lm")
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -285,13 +279,6 @@ def mlx_adapter(folder: Path) -> Path:
     outside = Path(tempfile.mkdtemp(dir=folder.parents[1]))
     base = outside / "the base"
     convert(hf(outside / "source"), base)
-    vocab = {"<|endoftext|>": 0, "a": 1, "b": 2}
-    model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<|endoftext|>"}
-    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None}
-    tokenizer |= {"pre_tokenizer": None, "post_processor": None, "decoder": None, "model": model}
-    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
-    (base / "tokenizer_config.json").write_text(json.dumps(settings))
     lora = {"rank": 4, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "self_attn.v_proj"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -435,6 +422,8 @@ UNTRIED = (
     r"verify it without --source|--source SRC|change its permissions|check the (disk|path)|load the model again",
     r"check that both belong to the same model|merge it with the program|convert the release with",
     r"compare with another form|cannot be put in place",  # the finished shards are kept
+    r"use (an adapter|the adapter|the config that was saved|another state)|that trained it|save the adapter in one",
+    r"give the folder with",
 )
 
 
@@ -442,7 +431,7 @@ def messages() -> Iterator[str]:
     """What is raised about folders, as it stands in the source: {} for what is put in."""
     package = Path(mlx_oss.__file__).parent
     paths = [package / f"{name}.py" for name in ("config_checks", "quantization", "config")]
-    paths += [*package.glob("weights/**/*.py"), *(package / "convert").glob("*.py")]
+    paths += [*package.glob("weights/*.py"), *package.glob("weights/layouts/*.py"), *(package / "convert").glob("*.py")]
     constants: dict[str, str] = {}
     for path in paths:
         tree = ast.parse(path.read_text())

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SRC",
         help="checkpoint that it was converted from; all tensors are compared with it (default: only check the folder)",
     )
+    parser.add_argument("--adapter", metavar="DIR", help="adapter that was added to SRC when it was converted")
     parser.add_argument(
         "--repair", action="store_true", help="first download the files again whose checksums are wrong; needs a name"
     )
@@ -29,4 +30,5 @@ def run(args: argparse.Namespace) -> int:
         with shown() as progress:
             damaged = repair(args.folder, progress)
         say(f"downloaded again: {', '.join(damaged)}" if damaged else "no checksum is wrong")
-    return run_verify(str(local_folder(args.folder)), args.source and str(local_folder(args.source)), args.json)
+    source = None if args.source is None else str(local_folder(args.source))
+    return run_verify(str(local_folder(args.folder)), source, args.json, args.adapter)

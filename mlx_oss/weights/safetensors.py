@@ -30,6 +30,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _MOST_AXES = 8  # of a tensor of any layout
 _REPOSITORY = re.compile(r"[\w-]+/[\w.-]+", re.ASCII)  # of Hugging Face's hub
 LFS_POINTER = b"version https://git-lfs"
+ADAPTERS = ("adapter_model.safetensors", "adapters.safetensors")  # of PEFT and of mlx-lm
 # `0000100_adapters` is a checkpoint of mlx-lm's training.
 _ADAPTER = re.compile(r"(\d+_)?adapters\.safetensors|adapter_model.*\.(safetensors|bin)")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from mlx_oss.errors import CheckpointError, shortened
 from mlx_oss.files import CONFIG_BYTES, read_bytes
 from mlx_oss.weights.layouts import metal
-from mlx_oss.weights.safetensors import check_folder, is_adapter, passed_over, weight_files
+from mlx_oss.weights.safetensors import ADAPTERS, check_folder, is_adapter, passed_over, weight_files
 
 _DEPTH, _MOST = 3, 1000  # how far below a folder a model is looked for, and in how many folders
 
@@ -65,11 +65,11 @@ def tell_what_is_not_read(folder: Path, files: Collection[str]) -> None:
 
 
 def _merging(folder: Path, model: str) -> str:
-    """How an adapter is merged into its model, `model` if its config names none: by the program that has trained it."""
-    if not any(name.endswith("adapters.safetensors") for name in weight_files(folder)):
+    """How an adapter is merged into its model, `model` if its config names none."""
+    if not any(name in ADAPTERS for name in weight_files(folder)):
         return "with PEFT: merge_and_unload, then save_pretrained"
     base = shlex.quote(_base_of(folder) or model)
-    return f"with mlx-lm: `mlx_lm.fuse --model {base} --adapter-path {shlex.quote(str(folder))} --save-path DST`"
+    return f"with `mlx-oss convert {base} DST --adapter {shlex.quote(str(folder))}`"
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -79,10 +79,11 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _base_of(folder: Path) -> str | None:
-    """The model that mlx-lm has trained an adapter for, as its config names it."""
+    """The model that an adapter was trained for, as its config names it."""
     try:
-        model = json.loads(read_bytes(folder / "adapter_config.json", CONFIG_BYTES))["model"]
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        raw = json.loads(read_bytes(folder / "adapter_config.json", CONFIG_BYTES))
+        model = raw.get("model") or raw["base_model_name_or_path"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
     return model if isinstance(model, str) and 0 < len(model) < 300 else None
 
