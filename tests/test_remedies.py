@@ -131,7 +131,7 @@ REMEDIES: dict[str, Remedy] = {
     r"save the model in bfloat16": saved_anew,
     r"use the model in Hugging Face's format": saved_anew,
     r"check its permissions, or download it again$": saved_anew,
-    r"`hf download (?P<name>\S+) --local-dir \S+`": saved_anew,
+    r"`mlx-oss pull (?P<name>\S+)`": saved_anew,
     r"give the folder (of a model|that holds config\.json and \*\.safetensors)": saved_anew,
     r"convert original/ instead$": saved_anew,
 }

@@ -155,14 +155,14 @@ def check_folder(folder: Path) -> None:
             state = f"is a link to {quoted(os.readlink(folder))}, which is not there"
         hint = "; GGUF files are not supported" if folder.suffix == ".gguf" else ""
         if _REPOSITORY.fullmatch(str(folder)) and not os.path.lexists(folder):
-            hint = f"; to download it: `hf download {folder} --local-dir {folder.name}`"
+            hint = f"; to download it: `mlx-oss pull {folder}`"
         raise CheckpointError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
     if not os.access(folder, os.R_OK | os.X_OK):  # else it would look empty
         raise CheckpointError(f"{folder} cannot be read (permission denied): change its permissions")
 
 
 def read_folder(folder: Path) -> dict[str, TensorInfo]:
-    """Every tensor of the model in a folder, by name. `_chosen` says which files hold it.
+    """Every tensor of the model in a folder, by name. `chosen_files` says which files hold it.
 
     Raises:
         CheckpointError: If the folder or a shard is missing, a shard or the index is damaged, a tensor occurs twice, or
@@ -201,19 +201,30 @@ def passed_over(folder: Path, files: Collection[str]) -> list[str]:
     return left if index is None or set(index.values()) & set(files) else [*left, INDEX]
 
 
-def _chosen(folder: Path) -> tuple[list[str], dict[str, str] | None]:
-    """Names of the files that hold the model, and the index if it is in force.
+def chosen_files(found: Collection[str], indexed: Collection[str] | None) -> tuple[list[str], bool]:
+    """Which of the safetensors files in a folder hold the model, and whether the index is in force.
 
     They are the files that the index names. Without an index: `model.safetensors`, else `model-*.safetensors`, else all
     that are no adapter and no optimizer's state. An index whose files are all gone counts as none where there are such
     files: a model that was saved over another one, in other files, leaves such an index behind.
+
+    Args:
+        found: The names of the safetensors files.
+        indexed: The names in the index. None: there is no index.
     """
-    index, found = _read_index(folder / INDEX), weight_files(folder)
     numbered = [name for name in found if name.startswith("model-")]
     files = [SINGLE] if SINGLE in found else numbered
-    if index is not None and (set(index.values()) & set(found) or not files):
-        return sorted(set(index.values())), index
-    return files or [name for name in found if not is_adapter(name) and not name.startswith("optimizer")], None
+    if indexed is not None and (set(indexed) & set(found) or not files):
+        return sorted(set(indexed)), True
+    others = [name for name in found if not is_adapter(name) and not name.startswith("optimizer")]
+    return sorted(files or others), False
+
+
+def _chosen(folder: Path) -> tuple[list[str], dict[str, str] | None]:
+    """Names of the files that hold the model, and the index if it is in force."""
+    index = _read_index(folder / INDEX)
+    files, in_force = chosen_files(weight_files(folder), None if index is None else index.values())
+    return files, index if in_force else None
 
 
 def _read_index(path: Path) -> dict[str, str] | None:

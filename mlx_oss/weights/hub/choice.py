@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from mlx_oss.files import INDEX_BYTES, read_bytes
+from mlx_oss.weights.safetensors import INDEX as INDEX
+from mlx_oss.weights.safetensors import chosen_files
 
-INDEX = "model.safetensors.index.json"
 FOLDERS = ("", "original/", "metal/")  # in the order of preference
-_SINGLE = "model.safetensors"
-_METAL = "model.bin"
+METAL_FILE = "model.bin"
 _SHARD = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
 _COMPANIONS = re.compile(r"[\w.-]+\.(?:json|jinja|txt|model)", re.ASCII)
 _SAFE = re.compile(r"(?:original/|metal/)?[\w][\w.-]*", re.ASCII)
@@ -26,7 +26,7 @@ def model_folder(names: Collection[str]) -> str | None:
     """The folder of a repository to use, "" or one that ends in a slash; None if no folder holds weights."""
     for folder in FOLDERS:
         here = inside(names, folder)
-        if any(name.endswith(".safetensors") for name in here) or (folder == "metal/" and _METAL in here):
+        if any(name.endswith(".safetensors") for name in here) or (folder == "metal/" and METAL_FILE in here):
             return folder
     return None
 
@@ -38,15 +38,8 @@ def weights(names: Iterable[str], indexed: Collection[str] | None) -> list[str]:
         names: The names of the files in the folder.
         indexed: The files that the folder's index names. None if it has no index.
     """
-    names = set(names)
-    if _METAL in names and not any(name.endswith(".safetensors") for name in names):
-        return [_METAL]
-    if indexed is not None:
-        return sorted(indexed)
-    if _SINGLE in names:
-        return [_SINGLE]
     found = sorted(name for name in names if name.endswith(".safetensors"))
-    return [name for name in found if name.startswith("model-")] or found
+    return chosen_files(found, indexed)[0] if found or indexed else [METAL_FILE]
 
 
 def index_files(path: Path) -> set[str] | None:

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +66,14 @@ class Repository:
 
     def named_by(self, index: Path) -> Repository:
         """The same with only the weight files that the index names."""
-        names = choice.index_files(index)
-        have = {file.path: file for file in self.weights}
-        missing = [name for name in sorted(names or ()) if self.folder + name not in have]
-        if not names or missing:
+        have = {file.path.removeprefix(self.folder): file for file in self.weights}
+        names = choice.weights(have, choice.index_files(index))
+        if missing := [name for name in names if name not in have]:
             raise DownloadError(
-                f"{self.model.repository}: {choice.INDEX} names {missing[0] if missing else 'no file'}, which the "
-                "repository does not hold: use another revision, or another model"
+                f"{self.model.repository}: {choice.INDEX} names {missing[0]}, which the repository does not hold: use "
+                "another revision, or another model"
             )
-        weights = tuple(have[self.folder + name] for name in sorted(names))
-        return Repository(self.model, self.folder, self.companions, weights, indexed=True)
+        return replace(self, weights=tuple(have[name] for name in names))
 
 
 def look_up(model: HubModel) -> Repository:
