@@ -71,7 +71,7 @@ def convert(
         ConversionError: If the target exists, overlaps the source, cannot be written or is being written by another
             conversion; or if the disk has too little space.
         OptionError: If a profile is unknown or not possible for a module, or an override matches no module.
-        TokenizerError: If the source's tokenizer.json disagrees with the bundled vocabulary.
+        TokenizerError: If the source's tokenizer.json is not that of gpt-oss.
     """
     with os_errors_named():
         return _convert(source, target, options, progress)

@@ -22,12 +22,13 @@ from mlx_oss.generation.local import LocalEngine
 from mlx_oss.memory.plan import place_here, plan_for
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload.install import install
+from mlx_oss.tokenizer_json import added_tokens
 from mlx_oss.weights.layouts.checkpoint import open_model
 from mlx_oss.weights.placements import quantized_modules
 from mlx_oss.weights.reading import open_files, read
 
 if TYPE_CHECKING:
-    from mlx_oss.tokenizer import Tokenizer
+    from mlx_oss.tokenizer import AddedToken, Tokenizer
 
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -61,7 +62,7 @@ def load(
             seconds later. None: True, unless the environment variable MLX_OSS_WIRE is 0.
 
     Returns:
-        The model and the tokenizer.
+        The model and its tokenizer: that of gpt-oss, with the tokens that the folder's tokenizer.json adds to it.
 
     Raises:
         OptionError: If an argument is out of range, or the memory is too small even with experts on disk.
@@ -69,17 +70,19 @@ def load(
         CheckpointError: If a weight file or tensor is missing or wrong, or the model has to be converted first; says
             which and why.
         ConversionError: If `path` is None and nano cannot be written to the cache folder.
-        TokenizerError: If the bundled vocabulary is missing or damaged.
+        TokenizerError: If the folder has another tokenizer than gpt-oss, or the bundled vocabulary is damaged.
         DeviceError: If MLX fails, for example because the memory is used up.
         EngineError: If this process was forked from one that has computed.
     """
-    from mlx_oss.tokenizer import load_tokenizer
+    from mlx_oss.tokenizer import Tokenizer, load_tokenizer
 
     if path is None:
         from mlx_oss.nano import nano_folder
 
         path = nano_folder()
-    return load_model(path, dtype=dtype, memory=memory, context=context, wire=wire), load_tokenizer()
+    model, added = _loaded(path, dtype, memory, context, None, wire)
+    tokenizer = load_tokenizer()
+    return model, Tokenizer(tokenizer.encoding, added) if added else tokenizer
 
 
 def load_model(
@@ -109,11 +112,25 @@ def load_model(
         ConfigError: If config.json is missing or wrong; names the file and key.
         CheckpointError: If a weight file or tensor is missing or wrong, or the model has to be converted first; says
             which and why.
+        TokenizerError: If the folder has another tokenizer than gpt-oss.
         DeviceError: If MLX fails, for example because the memory is used up.
         EngineError: If this process was forked from one that has computed.
     """
+    return _loaded(path, dtype, memory, context, slots, wire)[0]
+
+
+def _loaded(
+    path: str | Path,
+    dtype: DType,
+    memory: str | int | None,
+    context: int | None,
+    slots: int | None,
+    wire: bool | None,
+) -> tuple[LocalEngine, tuple[AddedToken, ...]]:
+    """The model, and the tokens that its folder adds to those of gpt-oss."""
     compute_thread.check_process()
     checkpoint = open_model(path)
+    added = added_tokens(checkpoint.folder, checkpoint.config.vocab_size)
     placements = place_here(checkpoint, dtype)
     chosen = plan_for(checkpoint, placements, context=context, memory=memory, dtype=dtype, slots=slots)
     if chosen.verdict == "too small":
@@ -135,4 +152,5 @@ def load_model(
         model.load_weights(weights, strict=True)
         mx.eval(model.parameters())
     wire = os.environ.get("MLX_OSS_WIRE") != "0" if wire is None else wire
-    return LocalEngine(model, chosen, wired_bytes=chosen.wired_bytes if wire else 0)
+    wired_bytes, text_ids = chosen.wired_bytes if wire else 0, [token.id for token in added if not token.special]
+    return LocalEngine(model, chosen, wired_bytes=wired_bytes, added_ids=text_ids), added

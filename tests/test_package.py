@@ -33,7 +33,8 @@ ORDER = """
     quantization
     config
     backend
-    tokenizer weights model
+    tokenizer
+    tokenizer_json weights model
     harmony memory offload
     events convert generation
     constrain tools nano

@@ -176,7 +176,7 @@ class ChatSession:
             OptionError: If `text` is not a str, an option set since the last turn is invalid, or a grammar is too
                 complex to follow.
         """
-        events: Generator[Event, None, None] = iterate(self._turn(_question(text)))
+        events: Generator[Event, None, None] = iterate(self._turn(_question(text, self.tokenizer)))
         with closing(events):
             return collect(events)
 
@@ -198,14 +198,14 @@ class ChatSession:
             OptionError: If `text` is not a str, an option set since the last turn is invalid, or a grammar is too
                 complex to follow.
         """
-        return iterate(self._turn(_question(text)))
+        return iterate(self._turn(_question(text, self.tokenizer)))
 
     def asend(self, text: str) -> AsyncIterator[Event]:
         """Like `send`, for `async for`; same events and errors.
 
         Cancelling the task ends the turn within a token; what was generated is kept.
         """
-        return AsyncIterate(self._turn(_question(text)))
+        return AsyncIterate(self._turn(_question(text, self.tokenizer)))
 
     @shielded
     def add_tool_result(self, call: ToolCall, result: str) -> None:
@@ -222,7 +222,7 @@ class ChatSession:
         """
         if not isinstance(result, str):
             raise OptionError(f"a tool result must be a str, not {type(result).__name__}: pass json.dumps(result)")
-        self._conversation.add_result(Entry.from_tool_result(call, result))
+        self._conversation.add_result(Entry.from_tool_result(call, result, self.tokenizer))
 
     def resume(self) -> Iterator[Event]:
         """Runs a turn without a message of the user: the model continues, for example after `add_tool_result`.
@@ -277,7 +277,7 @@ class ChatSession:
             OptionError: If there is no such turn, `text` is not a str, an option set since the last turn is invalid, or
                 a grammar is too complex to follow.
         """
-        return iterate(self._turn(_question(text), instead_of=turn))
+        return iterate(self._turn(_question(text, self.tokenizer), instead_of=turn))
 
     @shielded
     def undo(self) -> str | None:
@@ -394,7 +394,8 @@ class ChatSession:
         described = [*kwargs.pop("tools"), *kwargs.pop("system_tools")]
         session = cls(model, tokenizer, tools=rebind_tools(tools, described), **kwargs)
         session._total_stats = saved.stats
-        session._conversation = LiveConversation(Conversation(tuple(saved.entries)))
+        entries = tuple(entry.known_to(tokenizer) for entry in saved.entries)
+        session._conversation = LiveConversation(Conversation(entries))
         if not text_only:
             session_file.restore(path, saved, session._cache, model.fingerprint)
         return session
@@ -433,11 +434,12 @@ class ChatSession:
         """The options as they are now, checked and rendered. Raises OptionError for an invalid one."""
         limits = Limits(self.context_limit, self.context_policy, self.max_tokens, self.max_rounds)
         limits.check_context(self.model.context)
-        return TurnSetup(self._frame(), self.options, limits, self._constraints.rules(self.tools, self.system_tools))
+        rules = self._constraints.rules(self.tools, self.system_tools)
+        return TurnSetup(self._frame(), self.options, limits, rules, self.tokenizer)
 
     def _frame(self) -> Frame:
         header = final_header() if self.reasoning_effort == "none" else []
-        return Frame(render_conversation(self._preamble()), header)
+        return Frame(render_conversation(self._preamble(), tokenizer=self.tokenizer), header)
 
     def _preamble(self) -> list[Message]:
         """The system and developer messages."""
@@ -445,7 +447,7 @@ class ChatSession:
         return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, answer)
 
 
-def _question(text: str) -> Entry:
+def _question(text: str, tokenizer: Tokenizer) -> Entry:
     if not isinstance(text, str):
         raise OptionError(f"the user's message must be a str, not {type(text).__name__}")
-    return Entry.from_message(Message("user", text))
+    return Entry.from_message(Message("user", text), tokenizer)

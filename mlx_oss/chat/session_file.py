@@ -29,7 +29,7 @@ from mlx_oss.files import SESSION_BYTES, check_regular, expanded, open_regular
 from mlx_oss.generation.engine import PromptCache, SavedTensor
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.harmony import Message, SystemContent, message_from_dict, message_to_dict
-from mlx_oss.tokenizer import LAST_TEXT_ID
+from mlx_oss.tokenizer import MOST_IDS
 from mlx_oss.weights.safetensors import TensorInfo, read_header
 
 FORMAT = "mlx_oss session 1"
@@ -356,7 +356,7 @@ def _entry(name: str, data: Any) -> Entry:
 
 
 def _check_ids(name: str, ids: list[Any]) -> None:
-    if not {*map(type, ids)} <= {int} or not 0 <= min(ids, default=0) <= max(ids, default=0) <= LAST_TEXT_ID:
+    if not {*map(type, ids)} <= {int} or not 0 <= min(ids, default=0) <= max(ids, default=0) < MOST_IDS:
         raise _ImpossibleField(f"{name} holds something else than token ids")
 
 

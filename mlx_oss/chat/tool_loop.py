@@ -96,10 +96,13 @@ class ToolLoop:
                 raise
             except BaseException:  # e.g. the iterator was closed at a tool call: its result then says it was stopped
                 if (call := self._own_call(response)) is not None:
-                    stopped_result = [Entry.from_tool_result(call, self._toolset.invoke(call).result.text)]
+                    stopped_result = [
+                        Entry.from_tool_result(call, self._toolset.invoke(call).result.text, self._tokenizer)
+                    ]
                 raise
             finally:
-                self._conversation.add_written([*map(Entry.from_model, response.messages), *stopped_result])
+                written = [Entry.from_model(parsed, self._tokenizer) for parsed in response.messages]
+                self._conversation.add_written([*written, *stopped_result])
                 self.usage = self.usage.plus(response.usage)
             call = self._own_call(response)
             if call is None or rounds > max_rounds:
@@ -154,7 +157,9 @@ class ToolLoop:
             invocation.cancel()
             self._invocation = None
             result = self._within_context(invocation.result)
-            answered = self._conversation.current.with_entries([Entry.from_tool_result(call, result.text)])
+            answered = self._conversation.current.with_entries(
+                [Entry.from_tool_result(call, result.text, self._tokenizer)]
+            )
             self._conversation.current = answered
         yield result
 
