@@ -29,6 +29,7 @@ from mlx_oss.events import Event, Reply, Stats, ToolCall, ToolResult, Usage, col
 from mlx_oss.generation.engine import Engine
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.harmony import Message, ToolNamespace, render_conversation
+from mlx_oss.harmony.schemas import with_simplified_schemas
 from mlx_oss.shield import shielded
 from mlx_oss.tokenizer import Tokenizer
 from mlx_oss.tools.calls import AnyTool, Confirm, Toolset, rebind_tools
@@ -439,7 +440,8 @@ class ChatSession:
 
     def _frame(self) -> Frame:
         header = final_header() if self.reasoning_effort == "none" else []
-        return Frame(render_conversation(self._preamble(), tokenizer=self.tokenizer), header)
+        messages = map(with_simplified_schemas, self._preamble())
+        return Frame(render_conversation(messages, tokenizer=self.tokenizer), header)
 
     def _preamble(self) -> list[Message]:
         """The system and developer messages."""

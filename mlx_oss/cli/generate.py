@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from mlx_oss.chat.history import preamble
     from mlx_oss.generation.engine import Request
     from mlx_oss.harmony import Message, render_conversation
+    from mlx_oss.harmony.schemas import with_simplified_schemas
     from mlx_oss.tools.calls import Toolset
 
     toolset = Toolset(**tools)
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         prompt = tokenizer.encode_with_specials(args.prompt)
     else:
         blocks = preamble("", args.reasoning, toolset.functions, toolset.namespaces, None)
+        blocks = list(map(with_simplified_schemas, blocks))
         prompt = render_conversation(
             [*blocks, Message("user", args.prompt)], next_role="assistant", tokenizer=tokenizer
         )

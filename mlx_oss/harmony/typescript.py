@@ -2,7 +2,8 @@
 
 Follows openai-harmony 0.0.8 (`json_schema_to_typescript` in src/encoding.rs) character for character, including what
 looks accidental there: an array of a union has no brackets; only the first line of a comment of several lines is marked
-as a comment; `anyOf`, `$ref`, `const` and an enum without a type become `any`; enums of numbers lose their values.
+as a comment; `anyOf`, `$ref`, `const` and an enum without a type become `any`; enums of numbers lose their values. A
+session has schemas rewritten first, so that they say more (`schemas`).
 Knows nothing of tokens and messages.
 """
 
