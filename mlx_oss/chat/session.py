@@ -72,8 +72,9 @@ class ChatSession:
         options: How to sample; None means the defaults of `SamplingOptions`.
         max_tokens: Limit of generated tokens in a turn, reasoning included. None means no limit but the context.
         response_format: What the answer must look like: a JSON schema (dict), a pydantic model class, a regular
-            expression (str or compiled), or a `harmony.ResponseFormat`. Reasoning stays free. `Reply.parsed` has the
-            answer as a value: the decoded JSON, the pydantic object, or the text. Needs the extra `constrain`.
+            expression (str or compiled), a `harmony.ResponseFormat`, or one of OpenAI's forms, such as
+            `{"type": "json_object"}`. Reasoning stays free. `Reply.parsed` has the answer as a value: the decoded JSON,
+            the pydantic object, or the text. Needs the extra `constrain`.
         max_reasoning_tokens: Limit of reasoning tokens in a turn. When it is reached, the session ends the reasoning
             and starts the answer (`ReasoningStopped`).
         guards: Additional restrictions of the output; None means the defaults of `Guards`.

@@ -159,6 +159,23 @@ def _closed(schema: Any) -> Any:
     return {**schema, **inside}
 
 
+def without_patterns(schema: Any) -> Any:
+    """The schema without regular expressions, which llguidance may not be able to follow."""
+    if isinstance(schema, list):
+        return list(map(without_patterns, schema))
+    if not isinstance(schema, Mapping):
+        return schema
+    rest: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key in ("pattern", "patternProperties"):
+            continue
+        if _names_schemas(schema, key):
+            rest[key] = {name: without_patterns(inner) for name, inner in value.items()}
+        else:
+            rest[key] = without_patterns(value) if key in _SCHEMAS_IN or key == "allOf" else value
+    return rest
+
+
 class Matcher:
     """The state of one body within its grammar."""
 
