@@ -27,7 +27,7 @@ _MODEL_AT = b'\n  "model": {'
 MODEL_SHA256 = "0a2a34d5f479f65229a591d775af14457c79d75ae8f929ecf16534b310e585dc"
 
 _REMEDY = (
-    "if the model was trained with gpt-oss's own tokens, put the tokenizer.json of openai/gpt-oss-20b in its place; "
+    "If the model was trained with gpt-oss's own tokens, put the tokenizer.json of openai/gpt-oss-20b in its place; "
     "otherwise the model cannot be used here"
 )
 

@@ -27,7 +27,7 @@ from mlx_oss.json_text import whole_characters
 from mlx_oss.shield import shield
 from mlx_oss.tools.base import STOPPED, SystemTool
 from mlx_oss.tools.functions import Tool, tool_from
-from mlx_oss.tools.results import list_of, text_of
+from mlx_oss.tools.results import bounded, list_of, text_of
 
 T = TypeVar("T")
 
@@ -233,7 +233,7 @@ class ToolInvocation(Action):
                 raise ToolError(f"there is no tool {self._call.name!r}; there are: {', '.join(self._known)}")
             case SystemTool() as tool:
                 self._on_cancel(tool.cancel)
-                return tool.call(self._call.name.partition(".")[2], self._call.arguments)
+                return bounded(tool.call(self._call.name.partition(".")[2], self._call.arguments))
             case tool:
                 result = tool.handler(**tool.arguments(self._call.arguments))
                 if isinstance(result, AsyncIterable):
@@ -284,7 +284,7 @@ class ToolInvocation(Action):
             return
         error = self._text.exception()
         if error is None:
-            self.result = ToolResult(self._call.recipient, whole_characters(self._text.result()))
+            self.result = ToolResult(self._call.recipient, self._text.result())
         elif isinstance(error, ToolError):
             self.result = self._failed(str(error), error.output)
         else:

@@ -51,9 +51,9 @@ def text_of(result: Any) -> str:
             there are bytes or images in it. The message is a sentence for the model.
     """
     if isinstance(result, str):
-        return _bounded(result)
+        return bounded(result)
     try:
-        return _bounded(json.dumps(_Writer().jsonable(result), ensure_ascii=False))
+        return bounded(json.dumps(_Writer().jsonable(result), ensure_ascii=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ToolError(f"the result is nothing that JSON can say ({error})") from None
 
@@ -68,7 +68,8 @@ async def list_of(items: AsyncIterable[Any]) -> list[Any]:
     return collected
 
 
-def _bounded(text: str) -> str:
+def bounded(text: str) -> str:
+    """A text that the model can read, with whole characters. Raises ToolError if it is too long."""
     if len(text) > MAX_LENGTH:
         raise ToolError(f"the result is too long, {len(text):,} characters: ask for less of it")
     return whole_characters(text)

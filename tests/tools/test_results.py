@@ -19,6 +19,7 @@ import pytest
 import mlx_oss
 from mlx_oss.errors import ToolError
 from mlx_oss.events import ToolCall
+from mlx_oss.tools.base import SystemTool
 from mlx_oss.tools.calls import Toolset
 from mlx_oss.tools.results import MAX_ITEMS, MAX_LENGTH, text_of
 
@@ -168,6 +169,22 @@ def test_half_characters_never_reach_the_app(result, text):
         invocation = Toolset([mlx_oss.tools.tool_from(function, name="f")]).invoke(ToolCall("functions.f", "{}"))
         invocation.perform()
         (invocation.result.text + (invocation.result.error or "")).encode()
+
+
+def test_results_of_tools_with_a_section_of_their_own_are_bounded_and_whole_too():
+    class Echo(SystemTool):
+        namespace = mlx_oss.harmony.ToolNamespace("echo", "Says it again.")
+
+        def call(self, function: str, text: str) -> str:
+            return text
+
+    for text, said in (
+        ("a\ud800", "a?"),
+        ("x" * (MAX_LENGTH + 1), "Error: the result is too long, 500,001 characters"),
+    ):
+        invocation = Toolset([Echo()]).invoke(ToolCall("echo", text))
+        invocation.perform()
+        assert invocation.result.text.startswith(said)
 
 
 def test_an_async_generator_is_a_list_too():
