@@ -761,13 +761,16 @@ PAIR = {"type": "array", "items": [{"type": "number"}, {"type": "number"}]}
         ({"type": "number", "minimum": 0, "exclusiveMinimum": True}, None, 1, 0),
         ({"type": "number", "minimum": 0, "exclusiveMinimum": False}, "http://json-schema.org/draft-04/schema#", 0, -1),
         ({"type": "number", "exclusiveMinimum": 0}, None, 1, 0),
+        ({"$ref": "#/$defs/text", "maxLength": 2}, "http://json-schema.org/draft-07/schema#", "abc", 1),  # it is alone
+        ({"$ref": "#/$defs/text", "maxLength": 2}, "https://json-schema.org/draft/2020-12/schema", "ab", "abc"),
         ({"prefixItems": [{"type": "number"}]}, "https://json-schema.org/draft/2020-12/schema", [1], ["x"]),
         ({"prefixItems": [{"type": "number"}]}, "urn:unknown", [1], ["x"]),
         ({"prefixItems": [{"type": "number"}]}, 7, [1], ["x"]),
     ],
 )
 def test_a_schema_is_checked_as_its_draft_says(schema, draft, right, wrong):
-    whole = {"type": "object", "properties": {"a": schema}} | ({} if draft is None else {"$schema": draft})
+    whole = {"type": "object", "properties": {"a": schema}, "$defs": {"text": {"type": "string"}}}
+    whole |= {} if draft is None else {"$schema": draft}
     tool = Tool(ToolDescription("f", "", whole), lambda a: a)
     assert tool.arguments(json.dumps({"a": right})) == {"a": right}
     with pytest.raises(ToolError, match="wrong arguments for f: `a"):
