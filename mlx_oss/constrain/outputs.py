@@ -12,7 +12,7 @@ from typing import Any
 
 from mlx_oss.constrain import grammar
 from mlx_oss.constrain.answer import AnswerFormat, option_from_json
-from mlx_oss.constrain.grammar import Grammar
+from mlx_oss.constrain.grammar import Grammar, with_null
 from mlx_oss.constrain.turn import Rules
 from mlx_oss.errors import OptionError
 from mlx_oss.harmony import ParsedMessage, ResponseFormat, ToolDescription, ToolNamespace
@@ -125,10 +125,11 @@ def _callables(
 
 def _arguments_grammar(tool: ToolDescription, strict: bool) -> Grammar | None:
     """The grammar of a tool's arguments; unless `strict`, possibly a lenient one, or None if there is none."""
-    name, schema = f"the schema of tool {tool.name!r}", _NO_ARGUMENTS if tool.parameters is None else tool.parameters
+    name = f"the schema of tool {tool.name!r}"
+    schema = _NO_ARGUMENTS if tool.parameters is None else with_null(tool.parameters)
     if strict:
         return Grammar.of_schema(name, schema)
     for lenient in (False, True):
         with suppress(OptionError):
-            return Grammar.of_schema(name, schema, lenient=lenient)
+            return Grammar.of_schema(name, schema, lenient=lenient, is_required=False)
     return None

@@ -69,6 +69,8 @@ def _passed_over(check: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
     running = threading.local()
 
     def checked(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        if instance is None and isinstance(schema, dict) and schema.get("nullable") is True:
+            return  # as OpenAPI says it, and as the model is told
         step, steps = (id(schema), id(instance)), running.__dict__.setdefault("steps", set())
         if step in steps:
             return

@@ -729,6 +729,7 @@ WITHOUT_A_CHECK: list[tuple[Any, Any]] = [
     ({"type": "string", "minLength": "3"}, "a"),
     ({"type": "number", "multipleOf": 0}, 3),
     ({"oneOf": {"type": "string"}}, 3),
+    ({"type": "string", "nullable": True, "enum": ["a"]}, None),
 ]
 
 
