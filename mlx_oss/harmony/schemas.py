@@ -19,8 +19,8 @@ from mlx_oss.harmony.typescript import compact_json
 
 Schema = Mapping[str, Any]
 
-_MOST_COPIES = 2000  # schemas that references and merging may add; what would be more is `any`
-_DEEPEST = 30  # levels of schemas
+_MOST_COPIES = 1000  # schemas that references and merging may add; what would be more is `any`
+_DEEPEST, _DEEPEST_COPY = 60, 16  # levels of schemas
 _FACTS = ("title", "description", "default", "examples", "nullable")  # rendered beside the type
 _STRUCTURE = ("properties", "patternProperties", "additionalProperties", "items", "prefixItems")
 _SAYING_A_TYPE = {*_STRUCTURE, "type", "enum", "const", "$ref", "anyOf", "oneOf", "allOf"}
@@ -65,7 +65,8 @@ class _Simplifier:
     def schema(self, value: Any, within: tuple[str, ...] = (), depth: int = 0) -> dict[str, Any]:
         """Simplifies a schema; `within` are the references that led to it, "" for one that is copied."""
         self._copies += bool(within)
-        if not isinstance(value, Mapping) or depth > _DEEPEST or self._copies > _MOST_COPIES:
+        too_much = depth > (_DEEPEST_COPY if within else _DEEPEST) or self._copies > _MOST_COPIES
+        if not isinstance(value, Mapping) or too_much:
             return {}
         value, within = self._merged(value, within, depth)
         facts = {key: value[key] for key in _FACTS if key in value}
@@ -147,7 +148,7 @@ class _Simplifier:
         if isinstance(values, list | tuple) and values:
             if kind in (None, "string") and all(isinstance(one, str) for one in values):
                 return {"type": "string", "enum": list(values)}
-            return {"type": [compact_json(one) for one in values]}
+            return {"type": list(dict.fromkeys(map(compact_json, values)))}
         if isinstance(kind, list | tuple):
             names = list(dict.fromkeys(name for name in kind if isinstance(name, str)))
             if not ({"object", "array"} & {*names} and any(key in value for key in _STRUCTURE)):

@@ -27,7 +27,8 @@ def type_of(schema: Any, indent: str = "") -> str:
         return "".join(f"\n{indent} | {_variant(variant, indent)}" for variant in variants)
     kind = schema.get("type")
     if isinstance(kind, list | tuple):
-        return " | ".join("number" if name == "integer" else name for name in _strings(kind)) or "any"
+        names = ["number" if name == "integer" else name for name in _strings(kind)]
+        return " | ".join(names) if names else "any"
     if kind == "object":
         return _object(schema, indent)
     if kind == "array":

@@ -6,7 +6,7 @@ import datetime
 import decimal
 import enum
 import pathlib
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 import pydantic
 import pytest
@@ -193,7 +193,7 @@ hints = st.recursive(
         inner.map(lambda hint: list[hint]),
         inner.map(lambda hint: dict[str, hint]),
         inner.map(lambda hint: dict[Kind, hint]),
-        inner.map(lambda hint: hint | None),
+        inner.map(lambda hint: Optional[hint]),  # noqa: UP045
         st.tuples(inner, inner).map(lambda two: Union[two]),  # noqa: UP007
         st.tuples(inner, inner).map(lambda two: tuple[two]),
         inner.map(lambda hint: tuple[hint, ...]),
@@ -310,7 +310,7 @@ def nested(levels: int) -> dict[str, Any]:
     ids=range(8),
 )
 def test_what_would_grow_without_end_is_bounded(schema):
-    assert len(type_of(simplified(schema))) < 1_000_000
+    assert len(type_of(simplified(schema))) < 100_000
 
 
 def test_the_builtin_tools_are_told_as_they_are():
