@@ -29,7 +29,7 @@ from mlx_oss.convert import ConvertOptions, convert, verify
 from mlx_oss.errors import MlxOssError
 from mlx_oss.loader import load_model
 from mlx_oss.weights.safetensors import INDEX
-from tests.synthetic import write_checkpoint
+from tests.synthetic import released_tokenizer_json, write_checkpoint
 from tests.weights.test_fine_tunes import as_layers, read, saved, with_dtypes
 
 Remedy = Callable[[re.Match[str], Path, Path], Path]  # (what the message says, the folder, a new path) -> folder
@@ -276,7 +276,7 @@ def adapter_under_another_name(folder: Path) -> Path:
 
 
 def mlx_adapter(folder: Path) -> Path:
-    """As `mlx_lm.lora` writes it, with a model that has a tokenizer of three tokens, which mlx_lm.fuse wants."""
+    """As `mlx_lm.lora` writes it, with a model that has a tokenizer, which mlx_lm.fuse wants."""
     pytest.importorskip("mlx_lm")
     from mlx.utils import tree_flatten
     from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -285,11 +285,7 @@ def mlx_adapter(folder: Path) -> Path:
     outside = Path(tempfile.mkdtemp(dir=folder.parents[1]))
     base = outside / "the base"
     convert(hf(outside / "source"), base)
-    vocab = {"<|endoftext|>": 0, "a": 1, "b": 2}
-    model = {"type": "WordLevel", "vocab": vocab, "unk_token": "<|endoftext|>"}
-    tokenizer = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None}
-    tokenizer |= {"pre_tokenizer": None, "post_processor": None, "decoder": None, "model": model}
-    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (base / "tokenizer.json").write_bytes(released_tokenizer_json())
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
     (base / "tokenizer_config.json").write_text(json.dumps(settings))
     lora = {"rank": 4, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "self_attn.v_proj"]}
