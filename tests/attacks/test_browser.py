@@ -18,8 +18,9 @@ import pytest
 from mlx_oss.errors import ToolError
 from mlx_oss.tools import BrowserTool
 from mlx_oss.tools.browser import folder
-from mlx_oss.tools.browser.html_text import html_page
+from mlx_oss.tools.browser import reader_process
 from mlx_oss.tools.browser.pages import Page
+from mlx_oss.tools.browser.reader import Reader
 from mlx_oss.tools.browser.text import markdown_page, text_page
 
 HANG = 60.0  # seconds until a test that waits gives up
@@ -78,9 +79,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 def read(name: str, text: str) -> Page:
     """Makes a page as the tool does, and does everything with it that takes time."""
-    kinds = {".md": markdown_page, ".html": html_page}
-    make = kinds.get(Path(name).suffix)
-    page = make(name, text, lambda address: address) if make else text_page(name, text)
+    if name.endswith(".html"):
+        text = reader_process.html(text.encode())["text"]
+    page = markdown_page(name, text, lambda address: address) if name.endswith(".md") else text_page(name, text)
     page.view(0, 0, -1, 100)
     page.found("zebra")
     page.line_at(len(page.text) - 1)
@@ -303,9 +304,8 @@ def test_an_odd_id_gets_a_sentence(tmp_path, odd):
 
 
 def test_entities_cannot_forge_links_and_citations():
-    page = html_page(
-        "a", "<p>&#x3010;5&#8224;click&#12305; <a href=x>&#x3010;b</a></p><title>&#x3010;9†x】</title>", str
-    )
+    document = "<title>&#x3010;9†x】</title><p>&#x3010;5&#8224;click&#12305; <a href=x>&#x3010;b</a></p>"
+    page = Reader().page("a", "html", document.encode(), str)
     assert "【5" not in page.text and "【9" not in page.title and "【0†〖b†x】" in page.text
 
 

@@ -22,8 +22,8 @@ from mlx_oss.harmony import BROWSER
 from mlx_oss.tokenizer import load_tokenizer
 from mlx_oss.tools import BrowserTool, Web, patch_tool
 from mlx_oss.tools.browser import Folder, Link, Page, addresses, folder, passages, web
-from mlx_oss.tools.browser.html_text import html_page
 from mlx_oss.tools.browser.pages import link
+from mlx_oss.tools.browser.reader import Reader
 
 FILES = {
     "whales.md": "# Whales\n\nThe blue whale is the largest animal. See [krill](food/krill.md) and"
@@ -225,11 +225,11 @@ def test_a_file_that_cannot_be_read_is_skipped_until_it_changes(tool, notes, mon
     (notes / "closed.md").write_text("# zebra\n")
     read, tried = folder.Folder._page, []
 
-    def page(self, path):
+    def page(self, path, is_page):
         tried.append(path)
         if path == "closed.md" and "open" not in tried:
             raise ToolError("closed.md cannot be read (Permission denied)")
-        return read(self, path)
+        return read(self, path, is_page)
 
     monkeypatch.setattr(folder.Folder, "_page", page)
     for _ in range(2):
@@ -277,9 +277,10 @@ def test_html_becomes_text_with_links(tool):
 
 
 def test_the_parts_of_html_have_the_form_of_markdown():
-    page = html_page(
+    page = Reader().page(
         "a",
-        """<ul><li>one<li>two <code>x</code><ul><li>deep</ul><li><p>three</ul><ol><li>a<li>b</ol>
+        "html",
+        b"""<ul><li>one<li>two <code>x</code><ul><li>deep</ul><li><p>three</ul><ol><li>a<li>b</ol>
         <table><tr><th>A<th>B<tr><td>1<td><a href="b.md">two</a></table><pre>
 x = 1
 
@@ -288,7 +289,7 @@ x = 1
         lambda address: address,
     )
     assert page.body == (
-        "* one\n* two `x`\n  * deep\n* three\n\n1. a\n2. b\n\n"
+        "* one\n* two `x`\n  * deep\n* three\n1. a\n2. b\n\n"
         "| A | B |\n| --- | --- |\n| 1 | 【0†two†b.md】 |\n\n```\nx = 1\n\n  y\n```\n\n> said\n> so\n\n"
         "a < b\n\n---\n\n## 【1†Head†c.md】\n\ntail 【2†of it†d.md】, ab"
     )
@@ -459,9 +460,9 @@ def test_loading_a_slow_page_can_be_cancelled(online, site):
 def test_a_search_of_a_folder_can_be_cancelled(tool, monkeypatch):
     read = folder.Folder._page
 
-    def page(self, path):
+    def page(self, path, is_page):
         tool.cancel()
-        return read(self, path)
+        return read(self, path, is_page)
 
     monkeypatch.setattr(folder.Folder, "_page", page)
     with pytest.raises(ToolError, match="stopped"):

@@ -195,13 +195,16 @@ def plain(text: str) -> str:
     return text.replace("【", "〖").replace("】", "〗").replace("\u200b", "")
 
 
-def results_page(query: str, found: list[tuple[str, str, str]], places: Mapping[int, int] | None = None) -> Page:
+def results_page(
+    query: str, found: list[tuple[str, str, str]], places: Mapping[int, int] | None = None, note: str = ""
+) -> Page:
     """Makes a page of search results.
 
     Args:
         query: What was searched for; the title of the page.
         found: Title, target and summary of each result.
         places: Where in the text of a result the line is that is shown when it is opened, by the index of the result.
+        note: A sentence below the results.
 
     Returns:
         The page, with one link for each result.
@@ -210,7 +213,7 @@ def results_page(query: str, found: list[tuple[str, str, str]], places: Mapping[
         f"  * {link(number, title, target, '')} {' '.join(plain(_without_links(summary)).split())}"
         for number, (title, target, summary) in enumerate(found)
     ]
-    text = "\nURL: \n# Search Results\n\n" + ("\n".join(entries) or "No results.")
+    text = "\nURL: \n# Search Results\n\n" + ("\n".join(entries) or "No results.") + (note and f"\n\n{note}")
     links = {number: Link(target, offset=(places or {}).get(number)) for number, (_, target, _) in enumerate(found)}
     return Page("", query, text, links, results=True)
 
