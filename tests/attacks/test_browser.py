@@ -17,8 +17,7 @@ import pytest
 
 from mlx_oss.errors import ToolError
 from mlx_oss.tools import BrowserTool
-from mlx_oss.tools.browser import folder
-from mlx_oss.tools.browser import reader_process
+from mlx_oss.tools.browser import folder, reader_process
 from mlx_oss.tools.browser.pages import Page
 from mlx_oss.tools.browser.reader import Reader
 from mlx_oss.tools.browser.text import markdown_page, text_page

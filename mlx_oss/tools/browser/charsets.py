@@ -69,8 +69,9 @@ def _encoding(data: bytes, declared: str | None) -> tuple[str, int]:
 
 def _known(label: str) -> str:
     """Python's name of the encoding with this label; "" if there is none."""
-    label = label[:40]
-    encoding = webencodings.lookup(label) or webencodings.lookup(label.replace("_", "-"))  # Python writes latin_1
+    label = label[:40].encode("ascii", "replace").decode()
+    spellings = label, label.replace("_", "-"), label.replace("-", "")  # programs say latin_1 or latin-1
+    encoding = next(filter(None, map(webencodings.lookup, spellings)), None)
     if encoding is None or encoding.name in ("replacement", "x-user-defined"):  # none in which a text could be read
         return ""
     return "gb18030" if encoding.name == "gbk" else str(encoding.codec_info.name)  # has all of GBK, and more

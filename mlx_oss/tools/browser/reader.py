@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 import weakref
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from mlx_oss.errors import ToolError
 from mlx_oss.tools.browser import reader_process
@@ -32,7 +32,8 @@ _SECONDS = 20.0  # for a document
 _LOOK = 0.02  # seconds between two looks at whether the call was cancelled
 _MAX_TITLE = 200  # characters
 _LINK = re.compile(f"{LINK}(\\d++){TEXT}([^{LINK}{END}]*+){END}")
-_MARKS = str.maketrans("", "", LINK + TEXT + END)
+_MARKS = re.compile(f"[{LINK}{TEXT}{END}]")
+_PIECE = 1 << 20  # bytes
 
 Kind = Literal["html", "pdf"]
 
@@ -42,9 +43,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._shared: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115, it is closed with the reader
-        self._end: weakref.finalize[..., Reader] = weakref.finalize(self, self._shared.close)
+        self._child: _Child | None = None
 
     def page(self, source: str, kind: Kind, document: bytes, resolve: Resolve, check: Check = nothing) -> Page:
         """Makes a page; its title is that of the document, or else the source.
@@ -69,68 +68,81 @@ class Reader:
             address = answer["links"][number] if number < len(answer["links"]) else ""
             return links.marked(match[2], address) or match[2]
 
-        text = plain(answer["text"])
-        body = "".join(_LINK.sub(marked, piece) for piece in pieces(text, check)).translate(_MARKS)
+        body = "".join(_MARKS.sub("", _LINK.sub(marked, plain(piece))) for piece in pieces(answer["text"], check))
         return make_page(source, " ".join(answer["title"].split())[:_MAX_TITLE], body, links)
 
     def _read(self, kind: Kind, document: bytes, check: Check) -> Any:
         with self._lock:
+            if self._child is None:
+                self._child = _Child()
+                self._end = weakref.finalize(self, self._child.end)
+            child = self._child
             try:
-                self._shared.seek(0)
-                self._shared.write(document)
-                self._shared.flush()
-                return json.loads(self._shared_bytes(self._ask(f"{kind} {len(document)}\n".encode(), check)))
+                return child.read(kind, document, check)
             except BaseException:
-                self._stop()
+                self._child = None  # the next document gets a new one
+                self._end.detach()
+                child.kill()
+                threading.Thread(target=child.end, daemon=True).start()  # until its memory is free, it takes a while
                 raise
 
-    def _ask(self, request: bytes, check: Check) -> int:
-        """Sends a request, and waits for the size of the answer."""
-        process = self._process = self._process or self._started()
-        assert process.stdin is not None and process.stdout is not None
-        until = time.monotonic() + _SECONDS
-        with contextlib.suppress(BrokenPipeError):  # what has happened shows below
-            process.stdin.write(request)
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while not selector.select(_LOOK):
-                check()
-                if time.monotonic() > until:
-                    raise ToolError("reading it takes too long")
-        line = process.stdout.readline()
-        if not line.endswith(b"\n"):
-            raise ToolError("the library that reads such documents cannot read it")
-        return int(line)
 
-    def _shared_bytes(self, size: int) -> bytes:
-        self._shared.seek(0)
-        return self._shared.read(size)
+class _Child:
+    """The process, and the file through which it gets documents and returns what is in them."""
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        shared = self._shared.fileno()
-        process = subprocess.Popen(
-            [sys.executable, "-P", reader_process.__file__, str(shared)],
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, `end` closes it
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", reader_process.__file__, str(self._file.fileno())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            pass_fds=[shared],
+            pass_fds=[self._file.fileno()],
             start_new_session=True,  # Ctrl-C in a terminal is not for it
         )
-        self._end.detach()
-        self._end = weakref.finalize(self, _end, process, self._shared)
-        return process
 
-    def _stop(self) -> None:
-        """Ends the process. The next document gets a new one."""
-        if self._process is not None:
-            _end(self._process)
-            self._process = None
+    def read(self, kind: Kind, document: bytes, check: Check) -> Any:
+        """Returns what the process answers. After an exception, the process must be ended."""
+        self._file.seek(0)
+        view = memoryview(document)
+        for at in range(0, len(document), _PIECE):
+            check()
+            self._file.write(view[at : at + _PIECE])
+        size = self._ask(f"{kind} {len(document)}\n".encode(), check)
+        self._file.seek(0)
+        answer = bytearray()
+        while len(answer) < size:
+            check()
+            answer += self._file.read(min(_PIECE, size - len(answer)))
+        return json.loads(answer)
 
+    def _ask(self, request: bytes, check: Check) -> int:
+        """Sends a request, and waits for the size of the answer."""
+        requests, answers = self._process.stdin, self._process.stdout
+        assert requests is not None and answers is not None
+        until = time.monotonic() + _SECONDS
+        with contextlib.suppress(BrokenPipeError):  # what has happened shows below
+            requests.write(request)
+        with selectors.DefaultSelector() as selector:
+            selector.register(answers, selectors.EVENT_READ)
+            while not selector.select(_LOOK):
+                check()
+                if time.monotonic() > until:
+                    raise ToolError("reading it takes too long")
+        line = answers.readline()
+        if not line.endswith(b"\n"):
+            raise ToolError("the library that reads such documents cannot read it")
+        return int(line)
 
-def _end(process: subprocess.Popen[bytes], shared: IO[bytes] | None = None) -> None:
-    process.kill()
-    process.wait()
-    for stream in (process.stdin, process.stdout, shared):
-        if stream is not None:
+    def kill(self) -> None:
+        """Kills the process, without waiting for its end."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Kills the process, waits for its end, and deletes the file."""
+        self.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._file):
+            assert stream is not None
             stream.close()

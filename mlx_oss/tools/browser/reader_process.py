@@ -20,7 +20,7 @@ from typing import Any
 LINK, TEXT, END = "\ufdd0", "\ufdd1", "\ufdd2"  # around the number and the text of a link; no characters of any text
 MAX_LINKS = 10_000  # of a page; the others become text
 _MAX_ADDRESS = 1 << 13  # characters; a longer one is no address
-_MAX_TEXT = 32 << 20  # characters
+_MAX_TEXT = 16 << 20  # characters
 _MEMORY = 4 << 30  # bytes of address space
 _SECONDS = 15  # for a PDF document; the pages that were not read until then are left out
 _DROPPED = "script, style, noscript, template, svg, iframe, title"
@@ -100,14 +100,15 @@ def pdf(document: bytes) -> dict[str, Any]:
             if size > _MAX_TEXT:
                 break
     except _TimeIsUp:
-        pass
+        if not pages:
+            raise
     except Exception as error:
         if not pages:
             return {"error": f"it is no PDF document that can be read ({' '.join(str(error).split())[:200]})"}
-    if not any(page.partition("\n\n")[2] for page in pages):
-        pages.append("(There is no text in this document, perhaps only pictures of it.)")
     if len(pages) < count:
         pages.append(f"(Only {len(pages)} of {count} pages were read.)")
+    elif not any(page.partition("\n\n")[2] for page in pages):
+        pages.append("(There is no text in this document, perhaps only pictures of it.)")
     return {"title": title, "text": "\n\n".join(pages)[:_MAX_TEXT], "links": []}
 
 
@@ -137,7 +138,7 @@ def _main() -> None:
             signal.alarm(0)
         with open(os.dup(shared), "wb") as file:
             file.seek(0)
-            written = file.write(json.dumps(answer).encode())
+            written = file.write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace"))
             file.truncate()
         sys.stdout.write(f"{written}\n")
         sys.stdout.flush()
