@@ -12,7 +12,7 @@ import webencodings
 
 from mlx_oss.tools.browser.text import Check, nothing
 
-_PIECE = 1 << 20  # bytes
+_PIECE = 1 << 16  # bytes; what cannot be decoded takes long
 _HEAD = 4096  # bytes, in which an encoding is declared
 _MARKS = [
     (codecs.BOM_UTF8, "utf-8"),

@@ -124,7 +124,7 @@ class Folder:
             return self._reader.page(path, "html", text.encode("utf-8", "replace"), resolve, check)
         if name.endswith(_MARKDOWN):
             return markdown_page(path, text, resolve, check)
-        return text_page(path, text)
+        return text_page(path, text, check)
 
     def _is_page(self, path: str) -> bool:
         """Whether a path names a file that may be read: of a known type, in the folder, not hidden, without links."""

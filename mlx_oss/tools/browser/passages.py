@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import Counter
+from collections.abc import Iterator
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.tools.base import STOPPED
@@ -16,6 +17,7 @@ from mlx_oss.tools.browser.text import pieces
 
 _MAX_WORDS = 32  # of a query
 _SHOWN_WORDS = 40
+_PIECE_OF_PARTS = 1 << 13  # characters of a text with scripts without blanks: each is a word of the index
 _LEAD = 5  # words before the first match
 _STEPS = 200  # of SQLite's virtual machine, between two looks at `stopped`
 _SEARCH = "SELECT rowid FROM pages WHERE pages MATCH ? ORDER BY bm25(pages, 4, 1), rowid"
@@ -48,7 +50,7 @@ class Passages:
         """Adds a text. Raises ToolError if stopped; a part of the text is then in the index until it is removed."""
         parts, offset = self._parts.setdefault(name, []), 0
         self._titles[name] = title
-        for piece in pieces(body, self.check) if body else [""]:
+        for piece in self._pieces(body):
             found_by = words.indexed(piece)
             values = (words.indexed(title), found_by, piece if piece != found_by else None)
             row = self._index.execute("INSERT INTO pages VALUES (?, ?, ?)", values).lastrowid
@@ -104,6 +106,16 @@ class Passages:
             results.append((name, self._titles[name], passage, self._names[row][1] + at))
         return results
 
+    def _pieces(self, body: str) -> Iterator[str]:
+        """Cuts a text into pieces that SQLite takes in within a moment."""
+        if not body:
+            yield ""
+        for piece in pieces(body, self.check):
+            if words.has_parts(piece):
+                yield from pieces(piece, self.check, _PIECE_OF_PARTS)
+            else:
+                yield piece
+
     def check(self) -> None:
         """Raises ToolError if stopped."""
         if self._stopped.is_set():
@@ -131,7 +143,8 @@ def best_passage(text: str, stems: tuple[str, ...]) -> tuple[str, int]:
         window[stem] += 1
         while matches[left][0] <= number - _SHOWN_WORDS or window[matches[left][1]] > 1:
             window[matches[left][1]] -= 1
-            window += Counter()
+            if not window[matches[left][1]]:
+                del window[matches[left][1]]
             left += 1
         if len(window) > best:
             first, best = matches[left][0], len(window)

@@ -159,7 +159,7 @@ class BrowserTool(SystemTool):
             page, line = self._fetch(link.target), link.line
             if link.offset is not None and loc < 0:
                 page.wrap(self._check)
-                line = page.line_at(link.offset)
+                line = page.line_at(link.offset, self._check)
         if loc < 0:
             loc = line - 4 if line is not None and line > 4 else line or 0
         return self._show(page, loc, num_lines)

@@ -107,7 +107,7 @@ class Web:
         text = decode(answer.body, answer.charset, is_cut=is_cut, check=check)
         if answer.kind in ("text/html", "application/xhtml+xml"):
             return self._reader.page(answer.url, "html", text.encode("utf-8", "replace"), resolve, check)
-        return text_page(answer.url, text)
+        return text_page(answer.url, text, check)
 
     def _get(self, url: str, headers: dict[str, str], secrets: dict[str, str], limits: Limits) -> Answer:
         """Raises ToolError for every reason for which there is no answer."""

@@ -33,6 +33,11 @@ def indexed(text: str) -> str:
     return _RUN.sub(lambda run: f" {' '.join([*_pairs(run[0]), run[0][-1]])} ".translate(_SIGNS), text)
 
 
+def has_parts(text: str) -> bool:
+    """Whether a text has characters of such scripts."""
+    return not text.isascii() and _RUN.search(text) is not None
+
+
 def query_words(query: str) -> tuple[list[str], list[str]]:
     """Returns the words of a query, and in scripts without blanks its pairs of characters, or single characters."""
     query = unicodedata.normalize("NFKC", query)
@@ -48,7 +53,7 @@ def pattern(part: str) -> str:
 
 def spans(text: str) -> list[tuple[int, int]]:
     """Where the words of a text are. Each character of a script without blanks counts as one."""
-    return [match.span() for match in (_WORD if not _RUN.search(text) else _UNIT).finditer(text)]
+    return [match.span() for match in (_UNIT if has_parts(text) else _WORD).finditer(text)]
 
 
 def _pairs(run: str) -> list[str]:
