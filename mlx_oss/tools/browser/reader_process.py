@@ -15,7 +15,10 @@ import re
 import resource
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import turbohtml
 
 LINK, TEXT, END = "\ufdd0", "\ufdd1", "\ufdd2"  # around the number and the text of a link; no characters of any text
 MAX_LINKS = 10_000  # of a page; the others become text
@@ -56,26 +59,43 @@ def html(document: bytes) -> dict[str, Any]:
         escaping=Markdown.Escaping(mode="none", asterisks=False, underscores=False),
         images=Markdown.Images(mode="alt"),
         tables=Markdown.Tables(cell_blocks="text"),
-        converters={"a": link, "button": apart, "option": apart, "select": apart, "textarea": apart},
+        converters={
+            **{"a": link, "button": apart, "option": apart, "select": apart, "textarea": apart},
+            **{"td": _cell, "th": _cell, "tr": _row, "caption": _caption, "table": _table},
+        },
     )
     tree = turbohtml.parse(document.decode())
     title = tree.select_one("head title")
     for element in tree.select(_DROPPED):
         element.decompose()
-    # A table that has no simple form in Markdown would stay HTML.
-    for element in tree.select("[rowspan], [colspan]"):
-        for name in ("rowspan", "colspan"):
-            if name in element.attrs:
-                del element.attrs[name]
-    for element in tree.select("caption"):
-        if isinstance(element.parent, turbohtml.Element):
-            element.parent.insert_before(element.extract())
-    for element in tree.select("td table, th table"):
-        element.unwrap()
     for element in tree.select("pre a[href]"):  # there it takes the text as it is
         element.replace_with(turbohtml.Text(link(element, element.text)))
     text = tree.to_markdown(form)[:_MAX_TEXT].replace("  \n", "\n")
     return {"title": title.text if title else "", "text": text, "links": addresses}
+
+
+# The library would leave tables HTML whose rows have not all the same number of cells.
+
+
+def _cell(_: object, text: str) -> str:
+    return f"{' '.join(text.split())} | "
+
+
+def _row(_: object, text: str) -> str:
+    return f"| {text.strip()}\n" if text.strip() else ""
+
+
+def _caption(_: object, text: str) -> str:
+    return f"{' '.join(text.split())}\n\n"
+
+
+def _table(element: turbohtml.Element, text: str) -> str:
+    if element.closest("td, th"):  # a table in a table is text
+        return f" {' '.join(text.replace('|', ' ').split())} "
+    caption, bar, rows = text.partition("| ")
+    first, _, others = f"{bar}{rows}".partition("\n")
+    line = "| --- " * max(first.count(" |"), 1) + "|"
+    return f"{caption}{first}\n{line}\n{others}".rstrip() if bar else caption
 
 
 def pdf(document: bytes) -> dict[str, Any]:
