@@ -43,7 +43,7 @@ class Backend(Protocol):
 
 
 class BrowserTool(SystemTool):
-    """Lets the model browse a folder of Markdown, text and HTML files, the web, or the pages of your own backend.
+    """Lets the model browse the text, HTML and PDF files of a folder, the web, or the pages of your own backend.
 
     The tool remembers the pages it has shown as long as it exists; they are not saved with a session. Files of a folder
     are read each time they are opened. Other pages are fetched again only if the model writes their address, not if it
