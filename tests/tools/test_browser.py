@@ -273,6 +273,16 @@ def test_matches_have_the_line_numbers_of_the_page_wherever_links_are_wrapped(wi
     assert page.lines[first.line] == "needle"
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 1000])
+def test_links_of_many_lines_are_no_text_and_keep_the_line_numbers(at_once, monkeypatch):
+    monkeypatch.setattr(pages_module, "_AT_ONCE", at_once)
+    for words in range(10, 60):
+        linked = link(0, "word " * words, "https://site.example.org/a", "")
+        page = Page("a.md", "A", f"{'x' * 70} {linked} and more\nneedle")
+        (first,) = page.found("needle").links.values()
+        assert page.lines[first.line] == "needle" and "No `find` results" in page.found("site.example.org").text
+
+
 def test_a_line_without_end_is_shown_in_lines_of_64_thousand_characters():
     page = Page("", "", "\t" * 200_000 + "\nend")
     assert page.lines[-1] == "end" and "".join(page.lines[:-1]) == " " * 1_600_000
@@ -330,6 +340,7 @@ def test_html_of_all_kinds_becomes_text_that_a_model_reads_easily(document, body
 LEGACY = {
     "gb18030": "鲸鱼是最大的动物",
     "gb2312": "鲸鱼和鯨魚",  # the second is only in GBK, and browsers read it as that
+    "gbk": "鲸㐀",  # the second is only in GB 18030, and browsers read it as that
     "big5": "鯨魚是最大的動物",
     "euc-jp": "鯨は最大の動物",
     "shift_jis": "鯨は①番",  # the number is only in Microsoft's form of it
@@ -340,7 +351,7 @@ LEGACY = {
     "windows-874": "วาฬเป็นสัตว์",
     "iso-8859-1": "Größe “in quotes”",  # the quotes are only in windows-1252
 }
-PYTHONS = {"gb2312": "gbk", "shift_jis": "cp932", "windows-874": "cp874", "iso-8859-1": "cp1252"}
+PYTHONS = {"gb2312": "gbk", "gbk": "gb18030", "shift_jis": "cp932", "windows-874": "cp874", "iso-8859-1": "cp1252"}
 DECLARATIONS = {
     "meta": '<html><head><meta charset="{}"><body>{}',
     "http-equiv": "<META HTTP-EQUIV=Content-Type CONTENT='text/html; charset={}'>{}",

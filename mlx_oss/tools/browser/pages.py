@@ -19,6 +19,7 @@ _WIDTH = 80
 _MAX_MATCHES, _LINES_PER_MATCH = 50, 4
 _LONGEST = 1 << 16  # characters of a line
 _AT_ONCE = 1000  # lines
+_MAX_LINK = 1000  # lines that a link may have
 _MAX_SHOWN = 1024  # characters of a title or an address
 
 # Where a line may be broken, as `textwrap` does it: at whitespace, after a hyphen in a word, and around dashes.
@@ -202,7 +203,7 @@ def _lines_without_links(lines: list[str]) -> Iterator[str]:
     start = 0
     while start < len(lines):
         end = start + _AT_ONCE
-        while end < min(len(lines), start + 2 * _AT_ONCE) and _is_within_link(lines[start:end]):
+        while end < min(len(lines), start + _AT_ONCE + _MAX_LINK) and _is_within_link(lines[start:end]):
             end += 1
         yield from _without_links("\n".join(lines[start:end])).split("\n")
         start = end
