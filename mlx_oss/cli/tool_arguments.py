@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _HELP = """\
 tool that the model may call; may be given more than once. python runs Python code (python=stateless: keep no variables
-between calls, python=limits: without a sandbox); browser=FOLDER reads the Markdown, text and HTML files of a
+between calls, python=limits: without a sandbox); browser=FOLDER reads the text, HTML and PDF files of a
 folder; browser=https://HOST/search?q={query} searches the web; patch=FOLDER changes the files of a folder; FILE.py
 offers the functions of a Python file that have a docstring"""
 
