@@ -21,7 +21,8 @@ import pytest
 
 from mlx_oss.errors import ToolError
 from mlx_oss.tools import Limits, PythonTool, sandbox
-from mlx_oss.tools.sandbox import cgroup, process, seccomp, this_python
+from mlx_oss.tools.sandbox import process, seccomp, this_python
+from mlx_oss.tools.sandbox.jail import cgroup, linux
 
 NAMESPACES = sandbox.isolation_here() == "namespaces"
 pytestmark = pytest.mark.skipif(not NAMESPACES, reason=f"no namespaces: {sandbox.isolation_here()}")
@@ -141,18 +142,16 @@ def test_devices_and_namespaces_cannot_be_asked_for(tool):
 
 def test_the_session_keyring_is_a_new_one():
     """A key of the caller is found before, and not after."""
-    from mlx_oss.tools.sandbox import jail
-
     add_key = {"x86_64": 248, "aarch64": 217, "riscv64": 217}[os.uname().machine]
     search, session, libc = 10, -3, ctypes.CDLL(None, use_errno=True)
-    keyctl = jail._KEYCTL[os.uname().machine]
+    keyctl = linux._NUMBERS[os.uname().machine][1]
     child = os.fork()
     if child == 0:
-        if libc.syscall(keyctl, jail._JOIN_SESSION_KEYRING, None) < 0:
+        if libc.syscall(keyctl, linux._JOIN_SESSION_KEYRING, None) < 0:
             os._exit(77)
         libc.syscall(add_key, b"user", b"mlx-oss-test", b"ticket", 6, session)
         before = libc.syscall(keyctl, search, session, b"user", b"mlx-oss-test", 0)
-        jail.join_new_keyring()
+        linux.join_new_keyring()
         after = libc.syscall(keyctl, search, session, b"user", b"mlx-oss-test", 0)
         os._exit(0 if before > 0 and after == -1 else 1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
