@@ -74,7 +74,9 @@ def test_tools_are_made_of_what_is_named(mine, tmp_path):
     ("tool", "sentence"),
     [
         ("nothing", "'nothing' is not a tool"),
-        ("python=fast", "is not a tool"),
+        ("python=fast", "fast is not a folder: create it"),
+        ("python=limits,fast", "fast is not a folder: create it"),
+        ("python=", "is not a tool"),
         ("browser", "is not a tool"),
         ("browser=/does/not/exist", "is not a folder"),
         ("browser=https://host/search", "is not a search endpoint"),

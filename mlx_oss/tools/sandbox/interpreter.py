@@ -5,7 +5,7 @@
     python -c "<this file>" REQUESTS ALONE WORK
 
 REQUESTS is the file descriptor of a pipe through which messages arrive: two lengths in 4 and 8 bytes, a name and a
-content. With a name it is a file for the working directory; a "=" before the name means that the code may write to it.
+content. With a name it is a file for the working directory, after a "w" if the code may write to it, otherwise an "r".
 Without a name it is code. What the code prints goes to stdout and stderr. When the interpreter is ready, and when a
 piece has finished, it stops itself with SIGSTOP; the supervisor sees that, and lets it go on when there is more. So it
 reports nothing that the code could forge: to look finished, the code has to stop. ALONE is 1 if a signal to all
@@ -66,16 +66,16 @@ def receive(pipe: BinaryIO, work: str) -> str | None:
     """Reads messages, and writes those that are files, until one is code. None if there are no more."""
     while header := pipe.read(12):
         name_size, size = struct.unpack("<IQ", header)
-        name, content = pipe.read(name_size).decode(), pipe.read(size)
+        name, content = os.fsdecode(pipe.read(name_size)), pipe.read(size)
         if not name:
             return content.decode()
-        path = os.path.join(work, name.removeprefix("="))
+        path = os.path.join(work, name[1:])
         try:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             with open(path, "xb") as file:
                 file.write(content)
-                os.chmod(path, 0o644 if name.startswith("=") else 0o444)
+                os.chmod(path, 0o644 if name[0] == "w" else 0o444)
         except OSError as error:
             os.write(2, f"{path} could not be put there: {error}\n".encode())
     return None
@@ -133,10 +133,12 @@ def write_traceback(error: BaseException, source: str, name: str) -> None:
         frame = error.__traceback__
         while frame is not None and not frame.tb_frame.f_code.co_filename.startswith("<call "):
             frame = frame.tb_next
-        text = "".join(traceback.format_exception(type(error), error, frame))
+        line = ""
         if frame is None and isinstance(error, SyntaxError) and error.filename == name:
             line = "".join(source.splitlines()[(error.lineno or 1) - 1 :][:1])
-            text += NOT_IPYTHON if line.lstrip().startswith(("!", "%")) else ""
+            error.text = error.text or line
+        text = "".join(traceback.format_exception(type(error), error, frame))
+        text += NOT_IPYTHON if line.lstrip().startswith(("!", "%")) else ""
         os.write(2, text.encode("utf-8", "replace"))
     except BaseException:
         os.write(2, b"an exception that cannot be shown\n")

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mlx_oss.errors import ToolError
@@ -130,15 +130,16 @@ class Sandbox:
             reason = " ".join(started.text.split()) or f"it did not start: {started.ending}"
             raise ToolError(f"no isolation {isolation!r} here: {reason}")
 
-    def run(self, code: str, files: Iterable[tuple[str, bytes]] = ()) -> Output:
+    def run(self, code: str, files: Mapping[str, bytes] | None = None, writable: bool = False) -> Output:
         """Runs code and returns its output, even if the interpreter ended with it.
 
         Args:
             code: The code.
-            files: Files by name that are put into the working directory before; they cannot be written. One that is
-                there by this name is replaced.
+            files: Contents of files that are put into the working directory before, by name. A file that is there by
+                this name is replaced.
+            writable: Whether the code may write to these files.
         """
-        messages = _messages(code, files)
+        messages = _messages(code, files or {}, writable)
         unsent = next(messages)
         with contextlib.suppress(BrokenPipeError):  # it has ended; `_converse` finds out why
             # The interpreter stops itself again if it is continued and finds no message.
@@ -147,7 +148,7 @@ class Sandbox:
             os.write(self._calls, jail.CALL_BEGINS)
         return self._converse(self._limits.seconds, unsent, messages)
 
-    def written(self, came_in: dict[str, bytes], most_bytes: int) -> tuple[dict[str, bytes], list[str]]:
+    def written(self, came_in: Mapping[str, bytes], most_bytes: int) -> tuple[dict[str, bytes], list[str]]:
         """What has been written to the working directory since the last time, see `WorkFolder.new_files`."""
         return self._work.new_files(came_in, most_bytes)
 
@@ -241,10 +242,11 @@ class Sandbox:
         return line in (jail.CGROUP, jail.WATCHED, jail.DONE)
 
 
-def _messages(code: str, files: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+def _messages(code: str, files: Mapping[str, bytes], writable: bool) -> Iterator[bytes]:
     """What the interpreter reads, in pieces: for each file, and then for the code, two lengths, a name, a content."""
-    for name, content in (*files, ("", code.encode("utf-8", "replace"))):
-        encoded = name.encode()
+    named = [(f"{'w' if writable else 'r'}{name}", content) for name, content in files.items()]
+    for name, content in (*named, ("", code.encode("utf-8", "replace"))):
+        encoded = os.fsencode(name)
         yield struct.pack("<IQ", len(encoded), len(content)) + encoded
         if content:
             yield content

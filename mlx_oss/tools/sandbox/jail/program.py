@@ -57,7 +57,7 @@ def set_limits(config: Config, held: bool, existing_tasks: int) -> None:
         "RLIMIT_FSIZE": config["file_bytes"],
         "RLIMIT_NPROC": config["processes"] + existing_tasks,
         "RLIMIT_NOFILE": 256,
-        "RLIMIT_CORE": 0,
+        "RLIMIT_CORE": 0 if config["ps"] else 1,  # Linux passes a program for crashes all memory, but not if it is 1
     }
     if not config["ps"]:  # macOS does not enforce a limit of the address space, and may not start the program under one
         limits["RLIMIT_AS"] = int(config["memory_bytes"] * (1 if held else _WATCHED_ADDRESSES))

@@ -49,6 +49,7 @@ def supervise(config: Config, pid: int, group: Cgroup | None, work: int, in_memo
         os.set_blocking(descriptor, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # which process 1 of a namespace does not even notice
     if not config["namespaces"]:  # process 1 of a namespace gets no signals from inside that it does not handle
         signal.signal(signal.SIGTERM, _end)
     status, program = 0, Program(pid, known=not config["ps"])
