@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -311,6 +312,91 @@ def test_the_supervisors_files_and_memory_are_closed(tool):
     for name in ("fd", "fd/0", "mem", "environ", "maps", "cwd", "root", "task/1/fd/1"):
         code = f"import os; {'os.listdir' if name == 'fd' else 'open'}('/proc/1/{name}')"
         assert "PermissionError" in tool.call("", code) or "FileNotFoundError" in tool.call("", code), name
+
+
+def test_no_signal_from_inside_ends_the_supervisor(tool):
+    code = """
+import os, signal, time
+for number in range(1, 65):
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        for _ in range(20):
+            try:
+                os.kill(1, number)
+            except OSError:
+                pass
+time.sleep(0.1)
+print("the end")
+"""
+    assert tool.call("", code) == "the end"
+    assert tool._sandbox is not None
+    pid = Path(f"/proc/{tool._sandbox._process.pid}/task/{tool._sandbox._process.pid}/children").read_text().split()[0]
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    caught = int(status["SigCgt"], 16)  # process 1 gets from inside only what it has a handler for
+    assert [number for number in range(1, 65) if caught >> (number - 1) & 1] == [signal.SIGCHLD]
+
+
+def test_a_crash_hands_no_memory_to_a_program_of_the_system(tool):
+    """Linux passes it to the one that core_pattern names, outside of the sandbox, unless the limit is 1."""
+    assert tool.call("", "import resource; resource.getrlimit(resource.RLIMIT_CORE)") == "(1, 1)"
+    with pytest.raises(ToolError):
+        tool.call("", "import ctypes; ctypes.string_at(0)")
+
+
+def test_the_supervisor_imports_nothing_once_code_can_write_where_modules_are_searched():
+    program = """
+import os, sys
+from mlx_oss.tools.sandbox.jail import main
+main.enter_namespaces = main.build_root = main.wait_for = lambda *_: 0
+main.linux.prctl = lambda *_: None
+main.os.fork = lambda: 0
+main.start = lambda *_: 1
+def supervise(*_):
+    try:
+        import colorsys
+    except ImportError:
+        os._exit(7)
+main.supervise = supervise
+main.run_isolated(dict(root="", visible=[], work="/tmp", file_bytes=1), None)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 7
+
+
+HOLDS_THE_LOCK = """
+import ctypes, threading, time
+def hold():
+    while not go: time.sleep(0.001)
+    ctypes.PyDLL(None).sleep(10**6)
+go = []
+threading.Thread(target=hold, daemon=True).start()
+threading.Timer(0.2, go.append, [1]).start()
+time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("size", [1, 5_000_000])
+def test_an_interpreter_that_does_not_read_holds_nobody(tool, size):
+    """A thread of an earlier call keeps the interpreter's lock, so the next code is never read."""
+    tool.limits = Limits(seconds=3, processes=40)
+    tool.call("", HOLDS_THE_LOCK)
+    with contextlib.suppress(ToolError):
+        tool.call("", "time.sleep(0.5)")
+    with contextlib.suppress(ToolError):
+        tool.call("", "pass #" + "x" * size)
+    assert tool.call("", "6 * 7") == "42"
+
+
+def test_code_that_is_not_read_to_its_end_is_not_taken_for_the_next(tool):
+    """What is left of it in the pipe would be read as the beginning of the next message."""
+    tool.call("", "import os, signal, threading, time")
+    tool.call("", "threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGSTOP)).start()")
+    stopping = "def stop():\n    time.sleep(0.05), os.kill(os.getpid(), signal.SIGSTOP)\n"
+    tool.call("", stopping + "threading.Thread(target=stop).start()")
+    with contextlib.suppress(ToolError):
+        tool.call("", "print('a') #" + "x" * 30_000_000)
+    for _ in range(3):
+        with contextlib.suppress(ToolError):
+            tool.call("", "1")
+    assert tool.call("", "6 * 7") == "42"
 
 
 def test_threads_pause_between_calls(tool):
