@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
@@ -147,6 +144,10 @@ def test_what_the_code_has_written_is_handed_out(make):
     assert tool.new_files() == {"b": b"bc"} and len(tool.files()) == 2
     tool.call("", "open('b', 'w').write('b')")
     assert tool.new_files() == {"b": b"b"}
+    tool = make(files={"a": b"given"})
+    for text in ("changed", "given"):  # back to what it was is a change, too
+        tool.call("", f"import os; os.unlink('a'); open('a', 'w').write({text!r})")
+        assert tool.new_files() == {"a": text.encode()}
 
 
 def test_files_of_calls_that_were_stopped_and_of_stateless_calls_are_handed_out(make):
@@ -204,38 +205,34 @@ def test_thousands_of_files_and_more_bytes_than_fit_are_bounded(make, monkeypatc
     assert sum(map(len, tool.files().values())) <= LIMITS.file_bytes and "big3" in tool.files()
 
 
-def test_a_folder_that_changes_while_it_is_read_leads_nowhere_else(tmp_path):
+@pytest.mark.parametrize("what", ["a folder", "a file", "a folder above"])
+def test_a_folder_that_changes_while_it_is_read_leads_nowhere_else(tmp_path, monkeypatch, what):
     """Without isolation, and on a Mac, other processes of the code run on."""
-    (tmp_path / "private").mkdir()
-    (tmp_path / "private" / "secret").write_text("secret")
-    work = tmp_path / "work"
-    work.mkdir()
-    child = os.fork()
-    if child == 0:
-        while True:
-            for make, name in (
-                (os.mkdir, "x"),
-                (lambda name: os.symlink("../private", name), "x"),
-                (lambda name: os.symlink("../private/secret", name), "f"),
-                (os.mkfifo, "f"),
-                (lambda name: Path(name).write_text("own"), "f"),
-            ):
-                os.chdir(work)
-                try:
-                    make(name)
-                    time.sleep(0.0001)
-                    os.rmdir(name) if make is os.mkdir else os.unlink(name)
-                except OSError:
-                    pass
+    private, work = tmp_path / "private", tmp_path / "work"
+    (private / "inner").mkdir(parents=True)
+    (private / "f").write_text("secret")
+    (private / "inner" / "f").write_text("secret")
+    (work / "x" / "inner").mkdir(parents=True)
+    (work / "x" / "inner" / "f").write_text("own")
+    (work / "f").write_text("own")
+    stat, swapped = os.stat, []
+
+    def swap_after_looking(path, **options):
+        status = stat(path, **options)
+        if path == {"a folder": "x", "a file": "f", "a folder above": "inner"}[what] and not swapped:
+            swapped.append(True)
+            name = "f" if what == "a file" else "x"
+            (work / name).rename(tmp_path / "old")
+            (work / name).symlink_to(private / "f" if what == "a file" else private)
+        return status
+
     folder = WorkFolder()
     folder.open(os.open(work, os.O_RDONLY))
-    try:
-        for _ in range(2000):
-            assert set(folder.new_files({}, 1 << 20)[0].values()) <= {b"own", b""}
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        folder.close()
+    monkeypatch.setattr(os, "stat", swap_after_looking)
+    found, _ = folder.new_files({}, 1 << 20)
+    monkeypatch.undo()
+    folder.close()
+    assert swapped and b"secret" not in found.values()
 
 
 @pytest.mark.parametrize(
