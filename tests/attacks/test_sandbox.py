@@ -232,6 +232,41 @@ def test_memory_of_a_process_whose_first_thread_has_ended_counts(tool, held, mon
         tool.call("", HEADLESS.replace("EXIT", str(numbers["exit"])).replace("WAIT", "60"))
 
 
+FULL_SOCKETS = """
+import os, socket, time
+def fill(one):
+    try:
+        while True: one.send(b"x" * 60000, socket.MSG_DONTWAIT)
+    except OSError:
+        pass
+for _ in range(10):
+    if os.fork() == 0:
+        pairs = []
+        try:
+            while True:
+                pairs.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+                for one in pairs[-1]:
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 24), fill(one)
+        except OSError:
+            time.sleep(60)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("held", ["cgroup", "watched"])
+def test_what_waits_in_sockets_counts(held, monkeypatch):
+    monkeypatch.setattr(process, "_CGROUPS", held == "cgroup")
+    tool = PythonTool(limits=Limits(seconds=30, memory_bytes=256 << 20, processes=40))
+    with pytest.raises(ToolError, match=r"more than 0\.3 GB"):
+        tool.call("", FULL_SOCKETS)
+    few = "import socket; pairs = [socket.socketpair() for _ in range(100)]; len(pairs)"
+    assert tool.call("", few) == "100"
+    setting = "size = one.getsockopt(1, 7); one.setsockopt(1, 7, 1000 * size); one.getsockopt(1, 7) == size"
+    assert tool.call("", f"one = pairs[0][0]; {setting}") == "True"
+    assert tool.call("", "one.setsockopt(1, 9, 1); one.getsockopt(1, 9)") == "1"  # others are set
+    tool.close()
+
+
 @pytest.mark.parametrize("held", ["cgroup", "watched"])
 def test_files_in_memory_count_that_nobody_has_mapped(held, monkeypatch):
     monkeypatch.setattr(process, "_CGROUPS", held == "cgroup")

@@ -40,6 +40,6 @@ A cgroup holds the memory: all processes together cannot exceed the limit, and t
     "watched": """\
 No cgroup may be made here, so the memory is not held but watched: it is read up to 500 times a second, and above the
 limit everything is stopped to count precisely. Many processes that allocate at once can exceed the limit for moments,
-before all are killed. The address space of one process is three quarters of the limit. The kernel's buffers for pipes
-and sockets are not counted.""",
+before all are killed. The address space of one process is three quarters of the limit. In namespaces
+a socket counts as much as can wait in it; other buffers of the kernel are not counted.""",
 }

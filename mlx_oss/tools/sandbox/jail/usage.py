@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class UsageInProc:
             in_memory: In namespaces, the folders in memory: files count where they lie. None: where they are mapped.
         """
         self._program, self._limit, self._group, self._in_memory = program, limit, group, in_memory
+        self._socket_bytes = buffer_of_a_socket()
 
     def start(self) -> None:
         """Begins to count anew."""
@@ -49,19 +51,28 @@ class UsageInProc:
         if self._group:
             return Usage(len(processes), self._limit + 1 if self._group.has_killed() else 0)
         mapped = self._in_memory is None
-        used = self._in_folders() + sum(memory_of(pid, mapped) for pid in processes)
+        used = self._in_kernel() + sum(memory_of(pid, mapped) for pid in processes)
         if used > self._limit:  # this sum counts shared pages more than once, so measure precisely
             with self._program.stopped() as processes:
-                used = self._in_folders() + sum(proportional_memory_of(pid, mapped) for pid in processes)
+                used = self._in_kernel() + sum(proportional_memory_of(pid, mapped) for pid in processes)
         return Usage(len(processes), used)
 
-    def _in_folders(self) -> int:
-        """Bytes of the folders in memory, also in deleted files that are open."""
-        used = 0
-        for path in self._in_memory or ():
+    def _in_kernel(self) -> int:
+        """Bytes of the folders in memory, also in deleted files that are open, and what all sockets can hold."""
+        if self._in_memory is None:
+            return 0
+        with open("/proc/self/net/sockstat") as file:  # the first line is "sockets: used N"
+            used = int(file.readline().split()[2]) * self._socket_bytes
+        for path in self._in_memory:
             status = os.statvfs(path)
             used += (status.f_blocks - status.f_bfree) * status.f_frsize
         return used
+
+
+def buffer_of_a_socket() -> int:
+    """Bytes that wait at most in a socket to be read. The filter lets no program enlarge its buffers."""
+    with socket.socket(socket.AF_UNIX) as one:
+        return one.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
 def memory_of(pid: int, mapped: bool) -> int:
