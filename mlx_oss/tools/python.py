@@ -105,15 +105,15 @@ class PythonTool(SystemTool):
 
         Args:
             function: Ignored: the namespace has no functions.
-            text: The code, or a JSON object {"code": ...} that holds it.
+            text: The code, or a JSON object {"code": ...} or a Markdown block that holds it.
 
         Returns:
             What the code printed, with the value of a last expression and the traceback of an exception. If it printed
             nothing, a sentence says so. Another one names files that were written but are not handed out.
 
         Raises:
-            ToolError: If the code was stopped, or the interpreter exited or could not start. `output` is what was
-                printed until then.
+            ToolError: If the code was stopped, the interpreter exited or could not start, or a file for it cannot be
+                read any more. `output` is what was printed until then.
         """
         with self._calling:
             try:

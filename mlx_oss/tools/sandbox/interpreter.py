@@ -82,7 +82,7 @@ def receive(pipe: BinaryIO, work: str) -> str | None:
 
 
 def kill_leftover_processes() -> None:
-    """Kills the processes that the code started and left running."""
+    """Kills the processes that the code started and left running, and collects them, so that none counts any more."""
     try:
         os.kill(-1, signal.SIGKILL)
         while True:
