@@ -76,7 +76,8 @@ def imported(name: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{name} has a relative import"
+            alone = name.startswith("tools.sandbox.jail.")  # a package that also runs without the others
+            assert not node.level or (alone and node.level == 1), f"{name} has a relative import"
             within = node.module == "mlx_oss"
             yield from (f"mlx_oss.{alias.name}" if within else str(node.module) for alias in node.names)
 
