@@ -4,6 +4,7 @@ process.py      starts the interpreter, sends it code, reads its output, and sto
 jail.py         the script that isolates it: namespaces, mounts, limits, and the supervisor
 interpreter.py  the script that runs the code
 cgroup.py       what holds the memory on Linux, where it is permitted
+private_folder.py  its folder in the temporary folder
 seccomp.py      the system call filter on Linux
 seatbelt.py     the sandbox profile on macOS
 this_python.py  the files that the interpreter needs

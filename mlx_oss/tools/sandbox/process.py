@@ -16,7 +16,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Literal
 
 from mlx_oss.errors import ToolError
 from mlx_oss.tools.sandbox import cgroup, jail, seccomp, this_python
+from mlx_oss.tools.sandbox.private_folder import private_folder
 from mlx_oss.tools.sandbox.seatbelt import profile
 
 Isolation = Literal["namespaces", "seatbelt", "limits"]
@@ -168,12 +168,12 @@ class Sandbox:
             ToolError: If this isolation does not work on this machine.
         """
         self.ended, self._limits, self._stopped = False, limits, threading.Event()
-        self._folder = tempfile.mkdtemp(prefix="mlx-oss-")
+        self._folder, lock = private_folder()
         self._cgroup = cgroup.make(limits.memory_bytes) if _CGROUPS and not _PS else None
         requests, self._requests = os.pipe()
         calls, self._calls = os.pipe()
         self._status, status = os.pipe()
-        theirs, self._ours = [requests, calls, status], [self._requests, self._calls, self._status]
+        theirs, self._ours = [requests, calls, status], [self._requests, self._calls, self._status, lock]
         try:
             config = _config(isolation, limits, self._folder, self._cgroup, *theirs)
             self._process = subprocess.Popen(
