@@ -24,8 +24,8 @@ from mlx_oss.convert.shards import Shard
 from mlx_oss.convert.staging import Staging, hidden_names, restore_replaced, write_json
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
-from mlx_oss.errors import CheckpointError, ConversionError
-from mlx_oss.files import COMPANION_BYTES, expanded, identity, read_bytes
+from mlx_oss.errors import CheckpointError, ConversionError, quoted
+from mlx_oss.files import COMPANION_BYTES, can_exist, expanded, identity, read_bytes
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.system_files import is_empty
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
@@ -81,6 +81,9 @@ def _convert(
     source: str | Path, target: str | Path, options: ConvertOptions | None, progress: OnProgress | None
 ) -> Report:
     options = options or ConvertOptions()
+    for path in (source, target):
+        if not can_exist(path):
+            raise ConversionError(f"{quoted(str(path))} is nothing that a folder can be called: give another path")
     src, dst = expanded(source), Path(os.path.abspath(expanded(target)))
     if os.path.realpath(src.parent) == os.path.realpath(dst.parent) and src.name in hidden_names(dst):
         raise ConversionError(f"{src} is the hidden folder of the conversion to {dst}: choose another target")

@@ -116,7 +116,7 @@ def write(path: str | Path, saved: Saved, tensors: Callable[[], Iterable[tuple[s
             f"{path} cannot be written: the text of the conversation takes {len(header):,} bytes, and a file holds "
             f"{SESSION_BYTES:,}; clear the conversation, or save it as text"
         )
-    unfinished = path.parent / f".{path.name[:100]}.{secrets.token_hex(8)}{_UNFINISHED}"
+    unfinished = path.parent / f"{_beginning(path)}{secrets.token_hex(8)}{_UNFINISHED}"
     try:
         _check_path(path)
         if os.path.lexists(path):
@@ -144,9 +144,14 @@ def _created(path: Path) -> BinaryIO:
     return open(descriptor, "wb")
 
 
+def _beginning(path: Path) -> str:
+    """How the names of the temporary files of this path begin: short enough that the whole name has 255 bytes."""
+    return f".{path.name.encode(errors='replace')[:150].decode(errors='ignore')}."
+
+
 def _remove_stale(path: Path) -> None:
     """Removes temporary files of this path that no process writes any more."""
-    beginning = f".{path.name[:100]}."
+    beginning = _beginning(path)
     for entry in os.scandir(path.parent):
         middle = entry.name.removeprefix(beginning).removesuffix(_UNFINISHED)
         if entry.name != f"{beginning}{middle}{_UNFINISHED}" or not re.fullmatch("[0-9a-f]{16}", middle):

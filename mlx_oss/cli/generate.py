@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             text = decoder.feed(step.token)
             if args.json:
                 line = {"id": step.token, "text": text, "logprob": step.logprob, "finish": step.finish}
-                text = json.dumps(line, ensure_ascii=False) + "\n"
+                text = json.dumps(line, ensure_ascii=sys.stdout.isatty()) + "\n"
             _write(text)
         _write("" if args.json else decoder.finish())
         results = [] if args.raw else _tool_results(toolset, written, tokenizer)

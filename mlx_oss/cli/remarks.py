@@ -8,7 +8,7 @@ from __future__ import annotations
 from mlx_oss import events
 from mlx_oss.events import Event
 from mlx_oss.harmony import Repair
-from mlx_oss.terminal import sanitize
+from mlx_oss.terminal import one_line, sanitize
 
 _SHOWN_LINES, _SHOWN_CHARACTERS = 6, 400  # of a shortened call or result
 
@@ -22,9 +22,9 @@ def remark(event: Event, whole: bool = False) -> str:
     """
     match event:
         case events.ToolCall(recipient, arguments):
-            return sanitize(f"[calls {recipient}: {arguments if whole else _folded(arguments)}]")
+            return f"[calls {one_line(recipient)}: {sanitize(arguments if whole else _folded(arguments))}]"
         case events.ToolResult(recipient, text):
-            return sanitize(f"[{recipient} returns: {text if whole else _folded(text)}]")
+            return f"[{one_line(recipient)} returns: {sanitize(text if whole else _folded(text))}]"
         case events.TurnsDropped(count):
             return f"[the context is full: the {count} oldest turns were dropped]"
         case events.ReasoningStopped("limit"):

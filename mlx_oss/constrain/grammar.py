@@ -102,7 +102,11 @@ class Grammar:
         Raises:
             OptionError: If llguidance cannot enforce the expression, or llguidance is not installed.
         """
-        return cls(name, _llguidance().LLMatcher.grammar_from_regex(regex))
+        try:
+            text = _llguidance().LLMatcher.grammar_from_regex(regex)
+        except UnicodeEncodeError as error:
+            raise OptionError(f"{name} is no text in UTF-8 ({error.reason}): correct it") from None
+        return cls(name, text)
 
     def matcher(self, end: int) -> Matcher:
         """A matcher for one body; `end` is the id of the control token that ends the body."""

@@ -131,7 +131,8 @@ def _check(described: ToolDescription | ToolNamespace) -> None:
             )
     for name in [f"{namespace.name}.{tool.name}" for tool in namespace.tools] or [namespace.name]:
         header, notes, _ = read_header([f"assistant to={name}", "commentary"], None)
-        if notes or header.recipient != name or name.startswith(".") or name.endswith("."):
+        is_text = not any(0xD800 <= ord(letter) <= 0xDFFF for letter in name)  # half a character cannot be encoded
+        if notes or header.recipient != name or name.startswith(".") or name.endswith(".") or not is_text:
             raise OptionError(f"no message can be sent to {name!r}: name the tool in letters, digits, _ and -")
 
 

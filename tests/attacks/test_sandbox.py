@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from pathlib import Path
 
@@ -617,3 +618,28 @@ def test_of_homebrew_the_libraries_that_python_depends_on_are_listed(tmp_path, m
     monkeypatch.setattr(sys, "path", [])
     listed = [Path(path).relative_to(brew).as_posix() for path in this_python.files()]
     assert listed == ["Cellar/openssl@3/3.1/lib/libssl.so.3", "opt/openssl@3/lib/libssl.so.3"]
+
+
+def test_what_a_killed_program_leaves_in_the_temporary_folder_is_removed_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with contextlib.closing(PythonTool()) as tool:
+        tool.call("", "1")
+        (used,) = tmp_path.iterdir()
+        left, full, fresh, other = (
+            tmp_path / name for name in ("mlx-oss-left", "mlx-oss-full", "mlx-oss-new", "other")
+        )
+        for path in (left, full, fresh, other):
+            path.mkdir()
+        (full / "file").write_text("")
+        (tmp_path / "mlx-oss-link").symlink_to(left)
+        for path in (used, left, full, other):
+            os.utime(path, (0, 0))
+        with contextlib.closing(PythonTool()) as second:
+            assert second.call("", "2") == tool.call("", "2") == "2"
+        assert used.exists() and not left.exists() and all(path.exists() for path in (full, fresh, other))
+
+
+def test_a_temporary_folder_that_cannot_be_used_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with contextlib.closing(PythonTool(isolation="limits")) as tool, pytest.raises(ToolError, match="temporary folder"):
+        tool.call("", "1")

@@ -7,6 +7,7 @@ do harm if it were not contained: the bombs stop by themselves.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -615,3 +616,14 @@ def test_the_profile_for_macos_names_the_folders():
     text = process.profile("/private/work", ["/opt/python"])
     assert '(subpath "/opt/python")' in text and '(allow file-write* (subpath "/private/work")' in text
     assert text.count("(") == text.count(")")
+
+
+def test_the_security_notes_say_what_is_promised_in_the_words_of_the_code():
+    notes = " ".join((Path(__file__).parents[2] / ".github/SECURITY.md").read_text(encoding="utf-8").split())
+    marks = ["On Linux: ", "On macOS: ", 'With `isolation="limits"`: ', "A cgroup holds the memory"]
+    for isolation, begin, end in zip(sandbox.GUARANTEES, marks[:-1], marks[1:], strict=True):
+        words = " ".join(sandbox.GUARANTEES[isolation].split())
+        sentences = re.split(r"(?<=\.) ", notes.partition(begin)[2].partition(end)[0].strip())
+        assert len(sentences) > 1
+        for sentence in sentences:
+            assert sentence in words, sentence

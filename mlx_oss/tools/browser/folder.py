@@ -57,10 +57,10 @@ class Folder:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        if not os.path.isdir(expanded(folder)):
+            raise OptionError(f"{folder} is not a folder: give one with {_KINDS} files")
         self.root = Path(os.path.realpath(expanded(folder)))  # unlike resolve, no error for a loop
         self.stopped = threading.Event()
-        if not os.path.isdir(self.root):
-            raise OptionError(f"{folder} is not a folder: give one with {_KINDS} files")
         if next(self._files(), None) is None:
             raise OptionError(f"{folder} holds no {_KINDS} files: give one that does")
         # Size and modification time of each indexed file, and of each file that could not be read.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 from mlx_oss.errors import ToolError
 
 _BEGIN, _END = "*** Begin Patch", "*** End Patch"
 _ADD, _DELETE, _UPDATE, _MOVE = "*** Add File: ", "*** Delete File: ", "*** Update File: ", "*** Move to: "
 _END_OF_FILE = "*** End of File"
+_MOST_COMPARED = 1 << 34  # characters: each hunk may be looked for in the whole file
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +79,24 @@ def apply_hunks(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
     Existing lines keep their line endings; new lines get the ending of a neighbour. If the old lines are not found
     exactly, trailing whitespace is ignored. `name` is the file's name, for messages.
     """
+    if len(hunks) * len(text) > _MOST_COMPARED:
+        raise ToolError(f"the patch has too many hunks for a file as large as {name}: send it in several patches")
     lines, ends = _split_lines(text)
+    file = _Lines(lines)
     result: list[tuple[str, str]] = []
     at = 0
     for number, hunk in enumerate(hunks, start=1):
         start = at
         for header in hunk.headers:
             start = _line_after(lines, header, start, name)
-        place = _find_hunk(lines, hunk, start)
+        place = _find_hunk(file, hunk, start)
         if place is None:
             shown = hunk.old[0] if hunk.old else ""
             raise ToolError(
                 f"hunk {number} does not fit {name}: its {len(hunk.old)} lines from {shown!r} on are not there"
             )
         result += zip(lines[at:place], ends[at:place], strict=True)
-        end = next(iter(ends[place:] or ends[place - 1 :]), "\n")
+        end = ends[min(place, len(ends) - 1)] if ends else "\n"
         for line in hunk.new:
             if isinstance(line, int):
                 end = ends[place + line]
@@ -182,17 +190,39 @@ def _line_after(lines: list[str], header: str, start: int, name: str) -> int:
     raise ToolError(f"the line {header!r} after @@ is not in {name}")
 
 
-def _find_hunk(lines: list[str], hunk: Hunk, start: int) -> int | None:
+class _Lines:
+    """The lines of a file, joined: Python finds many lines in them in time proportional to the length of the file.
+
+    Attributes:
+        lines: The lines.
+    """
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = lines
+        self._text = "\n".join(["", *lines, ""])
+        self._starts = [*accumulate((len(line) + 1 for line in lines), initial=0)]  # of the break before each line
+
+    @cached_property
+    def stripped(self) -> _Lines:
+        """The same lines without trailing whitespace."""
+        return _Lines([line.rstrip() for line in self.lines])
+
+    def find(self, wanted: Sequence[str], start: int) -> int | None:
+        """Index of the first of these lines, searched from `start` on; None if they are not there."""
+        offset = self._text.find("\n".join(["", *wanted, ""]), self._starts[start])
+        return None if offset < 0 else bisect_left(self._starts, offset)
+
+
+def _find_hunk(file: _Lines, hunk: Hunk, start: int) -> int | None:
     """Index where the old lines of a hunk begin, searched from `start` on; None if they are not found.
 
     A hunk that only inserts goes below its header, or to the end if it has none or `at_end` is set.
     """
-    size = len(hunk.old)
+    length, size = len(file.lines), len(hunk.old)
     if not size:
-        return start if hunk.headers and not hunk.at_end else len(lines)
-    places = range(start, len(lines) - size + 1)
-    places = range(max(start, len(lines) - size), len(lines) - size + 1) if hunk.at_end else places
-    wanted = [line.rstrip() for line in hunk.old]
-    exact = (at for at in places if tuple(lines[at : at + size]) == hunk.old)
-    loose = (at for at in places if [line.rstrip() for line in lines[at : at + size]] == wanted)
-    return next(exact, next(loose, None))
+        return start if hunk.headers and not hunk.at_end else length
+    if size > length - start:
+        return None
+    start = length - size if hunk.at_end else start
+    exact = file.find(hunk.old, start)
+    return file.stripped.find([line.rstrip() for line in hunk.old], start) if exact is None else exact

@@ -6,6 +6,7 @@ written.py      reads the files that the code has written
 guarantees.py   what is promised, for each kind of isolation
 jail/           the process that isolates and supervises it
 interpreter.py  the script that runs the code
+private_folder.py  its folder in the temporary folder
 seccomp.py      the system call filter on Linux
 seatbelt.py     the sandbox profile on macOS
 this_python.py  the files that the interpreter needs

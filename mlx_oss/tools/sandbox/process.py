@@ -17,7 +17,6 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ from mlx_oss.tools.sandbox.guarantees import GUARANTEES, MEMORY, Isolation, Memo
 from mlx_oss.tools.sandbox.jail import cgroup
 from mlx_oss.tools.sandbox.jail import config as jail
 from mlx_oss.tools.sandbox.output import BoundedOutput, Ending, Limits, Output
+from mlx_oss.tools.sandbox.private_folder import private_folder
 from mlx_oss.tools.sandbox.seatbelt import profile
 from mlx_oss.tools.sandbox.written import WorkFolder
 
@@ -100,7 +100,7 @@ class Sandbox:
         """
         self.ended, self._limits, self._stopped = False, limits, threading.Event()
         self._released, self._work = False, WorkFolder()
-        self._folder = tempfile.mkdtemp(prefix="mlx-oss-")
+        self._folder, self._lock = private_folder()
         self._cgroup = cgroup.make(limits.memory_bytes) if _CGROUPS and not _PS else None
         requests, self._requests = os.pipe()
         os.set_blocking(self._requests, False)  # the code may keep the interpreter from reading
@@ -188,6 +188,7 @@ class Sandbox:
             self._cgroup.remove()
             self._cgroup.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._lock)
 
     def __del__(self) -> None:
         if hasattr(self, "_process"):
