@@ -225,7 +225,9 @@ class ChatSession:
         self._conversation.add_result(Entry.from_tool_result(call, result))
 
     def resume(self) -> Iterator[Event]:
-        """Runs a turn without a message of the user: the model continues, for example after `add_tool_result`.
+        """Runs a turn without a message of the user: the model continues.
+
+        For example after `add_tool_result`, or after a turn that has ended with the reason "no_answer".
 
         Yields:
             A `ToolResult` for each result that the model has not read yet, then events as in `send`.
