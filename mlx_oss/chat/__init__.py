@@ -9,4 +9,6 @@ response      one round: one request to the engine, and the events of what the m
 translation   translates parser events to the events of `mlx_oss.events`
 history       the messages of a conversation with their token ids
 session_file  the file of a saved session
+saved         what such a file says, as JSON
+recovery      what is readable of a damaged one
 """

@@ -21,6 +21,7 @@ from mlx_oss.chat import session_file
 from mlx_oss.chat.driver import AsyncIterate, iterate
 from mlx_oss.chat.history import Conversation, Effort, Entry, preamble
 from mlx_oss.chat.live import LiveConversation
+from mlx_oss.chat.saved import Saved
 from mlx_oss.chat.setup import ContextPolicy, Frame, Limits, TurnSetup
 from mlx_oss.chat.tool_loop import ToolLoop
 from mlx_oss.constrain import Guards, OutputConstraints, final_header
@@ -344,8 +345,8 @@ class ChatSession:
         with self._conversation.held():
             session_file.write(path, self._to_saved(), self._cache.tensors)
 
-    def _to_saved(self) -> session_file.Saved:
-        return session_file.Saved(
+    def _to_saved(self) -> Saved:
+        return Saved(
             preamble=self._preamble(),
             entries=self._conversation.current.entries,
             cached=self._cache.ids,
