@@ -1,6 +1,7 @@
 """Conversations with the model. Knows engines by their interface; nothing of MLX.
 
-session       ChatSession, the public API: turns, undo, retry, edit, fork, save and load
+session       ChatSession, the public API: options, undo, fork, save and load
+turns         its part that runs turns: send, resume, retry and edit
 driver        runs the generator of a turn for its caller, on threads or in an event loop
 setup         what a turn is run with: the options, checked and rendered once
 live          the conversation while turns change it, one at a time
