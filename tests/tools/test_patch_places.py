@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mlx_oss.errors import ToolError
 from mlx_oss.tools import patch_tool
 from mlx_oss.tools.patch import apply_patch
 from mlx_oss.tools.patch.hunks import apply_hunks
+from mlx_oss.tools.patch.line_index import plain
 from mlx_oss.tools.patch.parsing import Update, parse
 from tests.harmony.strategies import examples
 
@@ -173,6 +175,7 @@ def test_look_alikes_fit_as_headers_too():
         (("-import os",), "\ufeffb\n"),
         (("-import os", "+\ufeffimport sys"), "\ufeffimport sys\nb\n"),
         (("-\ufeffimport os", "+import os"), "import os\nb\n"),
+        (("-\ufeffimport os ", "+import os"), "import os\nb\n"),
         (("-b",), "\ufeffimport os\n"),
     ],
 )
@@ -317,6 +320,39 @@ def test_a_roughly_written_hunk_changes_the_same_lines_and_keeps_the_others(line
     assert patched("\n".join(lines) + "\n", "@@", *map(rough, hunk)) == "\n".join(after) + "\n"
 
 
+@examples(500)
+@given(files, st.lists(st.tuples(st.sampled_from(["", " ", "-"]), words), min_size=1, max_size=3), st.integers(0, 11))
+def test_a_hunk_is_applied_where_trying_every_place_finds_it(lines, body, at):
+    """Exactly at the first place, then without whitespace at the ends of lines, then roughly at the only place."""
+    near = [(mark, line if at % 2 else here) for (mark, line), here in zip(body, lines[at:], strict=False)] or body
+    hunk = [mark + line for mark, line in near]
+    while hunk and not hunk[-1]:
+        hunk.pop()  # between sections, not context
+    assume(hunk)
+    old = [(line[1:] if line[:1] in ("", " ", "-") else line, line[:1]) for line in hunk]
+
+    def places(fits: Callable[[str, str, str], bool]) -> list[int]:
+        last = len(lines) - len(old)
+        return [
+            start for start in range(last + 1) if all(fits(lines[start + n], *wanted) for n, wanted in enumerate(old))
+        ]
+
+    def alike(theirs: str, ours: str, mark: str) -> bool:
+        return plain(theirs) in ([plain(ours)] if mark == "-" else [plain(ours), plain(f" {ours}")])
+
+    is_marked = all(mark in ("", " ", "-") for _, mark in old)
+    exact = places(lambda theirs, ours, mark: is_marked and theirs == ours)
+    trimmed = places(lambda theirs, ours, mark: is_marked and theirs.rstrip() == ours.rstrip())
+    rough = places(alike)
+    if not exact and not trimmed and len(rough) != 1:
+        refused("\n".join([*lines, ""]), "@@", *hunk, "+new")
+        return
+    start = (exact or trimmed or rough)[0]
+    kept = [lines[start + n] for n, (_, mark) in enumerate(old) if mark != "-"]
+    expected = [*lines[:start], *kept, "new", *lines[start + len(old) :], ""]
+    assert patched("\n".join([*lines, ""]), "@@", *hunk, "+new") == "\n".join(expected)
+
+
 @examples(300)
 @given(
     files,
@@ -352,6 +388,11 @@ def test_whatever_the_patch_is_it_is_applied_or_explained_in_a_sentence(lines, b
 def test_what_repeats_itself_takes_linear_time(text, hunk):
     refused(text, "@@", *hunk)
     refused(text, "@@ -40000,3 +40000,3 @@", *hunk)
+
+
+def test_many_lines_that_may_have_lost_a_blank_are_not_fitted_roughly():
+    text = "   a\n    a\n" * 2000
+    assert "may have lost blanks" in refused(text, "@@", *["    a"] * 3000, "-b")
 
 
 def test_many_hunks_that_fit_roughly_take_little_time():

@@ -20,7 +20,7 @@ def apply_hunks(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
     for hunk in hunks:
         place, is_exact = places.find(hunk)
         result += zip(lines[at:place], ends[at:place], strict=True)
-        if place == 0 and not is_exact and lines and lines[0].startswith(BOM):
+        if place == 0 and not is_exact and hunk.old and lines[0].startswith(BOM) and not hunk.old[0].startswith(BOM):
             mark, lines[0] = BOM, lines[0].removeprefix(BOM)  # stays at the beginning, whatever comes before this line
         end = ends[min(place, len(ends) - 1)] if ends else "\n"
         for line in hunk.new if is_exact else _with_kept_lines(hunk):

@@ -64,6 +64,25 @@ def numbers_of(wanted: Iterable[str], lines: Sequence[str], key: Callable[[str],
     return numbers
 
 
+def finder(text: str, wanted: Sequence[str]) -> Callable[[int, int], int]:
+    """A function like `str.find`: from where and up to where to look -> the place, or -1 if there is none.
+
+    Args:
+        text: Where to look.
+        wanted: For each character, those that it may be. If there is a choice, looking takes quadratic time.
+    """
+    if all(len(characters) == 1 for characters in wanted):
+        whole = "".join(wanted)
+        return lambda start, stop: text.find(whole, start, stop)
+    pattern = re.compile("".join(f"[{re.escape(characters)}]" for characters in wanted))
+
+    def find(start: int, stop: int) -> int:
+        found = pattern.search(text, start, stop)
+        return found.start() if found else -1
+
+    return find
+
+
 def last_place(text: str, wanted: str, start: int, before: int) -> int:
     """The last place from `start` on and before `before`; -1 if there is none. `str.rfind` can take quadratic time."""
     part = text[start : before + len(wanted) - 1] if before > start else ""

@@ -8,12 +8,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 from mlx_oss.errors import ToolError
-from mlx_oss.tools.patch.line_index import LineIndex, last_place, longest, numbers_of, plain
+from mlx_oss.tools.patch.line_index import LineIndex, finder, last_place, longest, numbers_of, plain
 from mlx_oss.tools.patch.parsing import Hunk
 
 BOM = "\ufeff"
 
 _SHOWN = 160  # characters of a line that a message shows
+_MOST_STEPS = 10**7  # lines of a hunk times lines of a file, where lines may have lost a blank or not
 
 
 class Place(NamedTuple):
@@ -99,27 +100,35 @@ class Places:
         return min(places, key=lambda at: abs(at - said), default=None)
 
     def _loosely(self, hunk: Hunk, parts: Iterable[range]) -> list[int]:
-        """The places within some parts of the file where a hunk fits in the last pass; of many, only a few."""
-        text, places = self._loose.text, set[int]()
-        for wanted in {self._spelled(hunk, as_written) for as_written in (True, False)}:
-            for lines in parts:
-                if (at := text.find(wanted, lines.start, lines.stop)) >= 0:
-                    places |= {at, text.find(wanted, at + 1, lines.stop)}
-                    break
-        return sorted(places - {-1})
+        """The places within some parts of the file where a hunk fits in the last pass; of many, only the first two.
 
-    def _spelled(self, hunk: Hunk, as_written: bool) -> str:
-        """The old lines for the last pass, each context line with or without one more blank at its beginning.
+        Raises ToolError if it takes too long to find out.
+        """
+        text, spelled = self._loose.text, self._spelled(hunk)
+        if len(spelled) > len(text):
+            return []
+        if max(map(len, spelled)) > 1 and len(spelled) * len(text) > _MOST_STEPS:
+            raise self._error("may have lost blanks at the beginning of lines: copy them exactly, or fewer of them")
+        find = finder(text, spelled)
+        places: list[int] = []
+        for lines in parts:
+            at = lines.start - 1
+            while len(places) < 2 and (at := find(at + 1, lines.stop)) >= 0:
+                places.append(at)
+        return places
 
-        It is the spelling that the file has. If it has both, `as_written` decides.
+    def _spelled(self, hunk: Hunk) -> list[str]:
+        """For each of the old lines, its characters in the index of the last pass.
+
+        A context line has two if the file has lines both with and without one more blank at their beginning.
         """
         index, context = self._loose, hunk.context
         spelled = []
         for number, line in enumerate(hunk.old):
-            spellings = [line, f" {line}"] if number in context else [line]
-            known = [spelling for spelling in spellings if index.encode([spelling]) in index.characters]
-            spelled.append((known or spellings)[0 if as_written else -1])
-        return index.encode(spelled)
+            spellings = index.encode([line, f" {line}"] if number in context else [line])
+            known = "".join(dict.fromkeys(spelling for spelling in spellings if spelling in index.characters))
+            spelled.append(known or spellings[0])
+        return spelled
 
     def _refuse_if_fits_above(self, hunk: Hunk, start: int) -> None:
         """Raises ToolError if a hunk fits above a line, where no hunk has changed anything."""
@@ -188,7 +197,8 @@ class Places:
         return ToolError(f"hunk {self._number} {message}")
 
     def _first_difference(self, hunk: Hunk, start: int) -> str:
-        wanted, below = self._spelled(hunk, True), f" below line {start}" if start else ""
+        wanted = "".join(characters[0] for characters in self._spelled(hunk))
+        below = f" below line {start}" if start else ""
         at = self._best(wanted, start)
         if at is None:
             return f"its line {_shown(hunk.old[0])} is not there{below}"
