@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from mlx_oss.chat.history import OPENING, Conversation
-from mlx_oss.constrain import Rules, TurnConstraint
+from mlx_oss.constrain import Rules, TurnConstraint, final_header
 from mlx_oss.errors import OptionError
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.tokenizer import Tokenizer
@@ -86,6 +86,10 @@ class TurnSetup:
     limits: Limits
     rules: Rules
     tokenizer: Tokenizer
+
+    def with_open_answer(self) -> TurnSetup:
+        """This setup with prompts that open the answer."""
+        return replace(self, frame=replace(self.frame, header=final_header()))
 
     def constraint(self, conversation: Conversation) -> TurnConstraint:
         """The constraint for the rest of the turn that a conversation ends with."""

@@ -25,8 +25,10 @@ class Guards:
     """Restrictions of what the model may write, besides `response_format` and `max_reasoning_tokens`.
 
     Attributes:
-        legal_headers: Message headers may name only known channels and known tools. This costs no time, and a model
-            that writes legal headers by itself writes the same tokens.
+        legal_headers: Message headers may name only known channels and known tools; without tools the channel
+            `commentary` is not known. If the model ends its turn outside `final`, without an answer, it may go on with
+            another message; when it does so a second time, the answer is opened for it. This costs no time, and a
+            model that writes legal headers by itself, and then an answer, writes the same tokens.
         strict_arguments: Whether tool calls must follow the JSON schemas of their tools. True needs the extra
             `constrain`, and refuses a schema that cannot be enforced with an OptionError. None enforces what can be
             enforced if the extra is installed. False leaves arguments free.

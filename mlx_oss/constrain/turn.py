@@ -1,8 +1,9 @@
 """The constraint of one turn: follows the model through the harmony format and computes which ids may come next.
 
 Headers must be legal. A body is free, unless it has a grammar. If the answer has a grammar, reasoning and preambles
-cannot end the turn. When reasoning reaches its limit or repeats itself, it is ended and the answer is started. The
-state comes from the harmony parser, so the constraint also works in messages that the parser repairs.
+cannot end the turn; otherwise whoever runs the turn lets it go on (`Rules.need_answer`). When reasoning reaches its
+limit or repeats itself, it is ended and the answer is started. The state comes from the harmony parser, so the
+constraint also works in messages that the parser repairs.
 """
 
 from __future__ import annotations
@@ -74,6 +75,11 @@ class Rules:
     answer: Grammar | None = None
     max_reasoning_tokens: int | None = None
     stop_repetition: bool = True
+
+    @property
+    def need_answer(self) -> bool:
+        """True if a turn that the model ends outside the channel `final` is to go on."""
+        return self.recipients is not None
 
     @property
     def restricts_anything(self) -> bool:

@@ -22,7 +22,8 @@ from mlx_oss.files import can_exist, expanded
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.patch.anchored_paths import AnchoredFolder
-from mlx_oss.tools.patch.hunks import Add, Delete, Operation, Update, apply_hunks, parse
+from mlx_oss.tools.patch.hunks import apply_hunks
+from mlx_oss.tools.patch.parsing import Add, Delete, Operation, Update, parse
 from mlx_oss.tools.patch.transaction import MAX_BYTES, Step, is_inside, locked, recover, write
 
 _DESCRIPTION = """\
@@ -62,9 +63,16 @@ class Change:
     after: str | None
     moved_to: str | None = None
 
+    @property
+    def changes_anything(self) -> bool:
+        """False for an update that gives the file the text that it has."""
+        return self.before != self.after or self.moved_to is not None
+
     def __str__(self) -> str:
         if self.moved_to is not None:
             return f"moved {self.path} to {self.moved_to}"
+        if not self.changes_anything:
+            return f"left {self.path} as it was"
         verb = "added" if self.before is None else "deleted" if self.after is None else "updated"
         return f"{verb} {self.path}"
 
@@ -110,7 +118,7 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
 
     Raises:
         ToolError: If the patch is malformed, does not fit the files, names a path that is refused, or cannot be
-            written. Nothing is changed then.
+            written, or if it changes nothing. Nothing is changed then.
     """
     if not can_exist(folder):
         raise ToolError(f"{str(folder)!r} is nothing that a folder can be called")
@@ -128,8 +136,14 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
                 changes = _changes(opened, operations)
         except OSError as error:
             raise ToolError(f"{root.name} cannot be opened ({error.strerror})") from None
+        steps = [step for change in changes if change.changes_anything for step in _steps(change)]
+        if not steps:
+            raise ToolError(
+                f"the patch changes nothing: {', '.join(counts)} would stay as before; begin the lines to remove with "
+                "`-`, and the new lines with `+`"
+            )
         if not dry_run:
-            write(root, [step for change in changes for step in _steps(change)])
+            write(root, steps)
     return changes
 
 
