@@ -19,7 +19,7 @@ from mlx_oss.convert.run import convert
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import MlxOssError, OptionError
 from mlx_oss.memory.estimates import WORKING_BYTES, format_bytes
-from mlx_oss.terminal import one_line, say
+from mlx_oss.terminal import Parser, one_line, say, show_safely
 
 DESCRIPTION = "Writes a checkpoint as an MLX folder: for mlx-lm, in less space, or if it cannot be loaded as it is."
 _LOSSES = {
@@ -111,7 +111,8 @@ def run_verify(folder: str, source: str | None, as_json: bool, adapter: str | No
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `python -m convert`. Exit status: 0, 2 after an error (printed in one line), or 130 if interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m convert", description=DESCRIPTION)
+    show_safely()
+    parser = Parser(prog="python -m convert", description=DESCRIPTION)
     add_arguments(parser)
     args = parser.parse_args(argv)
     try:

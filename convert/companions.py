@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
 from mlx_oss.files import open_regular
-from mlx_oss.tokenizer import check_tokenizer_json
+from mlx_oss.tokenizer_json import check_tokenizer_json
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.metal import METAL
 from mlx_oss.weights.safetensors import LFS_POINTER
@@ -23,7 +23,7 @@ def companions(checkpoint: Checkpoint) -> tuple[Path, ...]:
 
     Raises:
         CheckpointError: If one cannot be read.
-        TokenizerError: If tokenizer.json disagrees with the bundled vocabulary.
+        TokenizerError: If tokenizer.json is another tokenizer than that of gpt-oss.
     """
     if checkpoint.layout is METAL:  # the file is a model on its own
         return ()

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlx_oss.convert.staging import WrittenTensor
 from mlx_oss.errors import CheckpointError, quoted
-from mlx_oss.files import COMPANION_BYTES, HEADER_BYTES, MANIFEST_BYTES, open_regular, read_bytes
+from mlx_oss.files import COMPANION_BYTES, HEADER_BYTES, MANIFEST_BYTES, can_exist, open_regular, read_bytes
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 
 NAME = "conversion.json"
@@ -67,6 +67,11 @@ def read(folder: Path) -> dict[str, Any] | None:
             )
         if _sealed({key: value for key, value in parsed.items() if key != "seal"}) != written:
             raise ValueError
+        for kind in ("headers", "files", "crc32"):  # anybody can compute the seal
+            if not all(isinstance(checksum, str) for checksum in parsed[kind].values()):
+                raise ValueError
+        if not all(Path(name).name == name and can_exist(name) for name in (*parsed["headers"], *parsed["files"])):
+            raise CheckpointError(f"{path} names files outside its folder: convert again")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): convert again") from None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):

@@ -25,8 +25,8 @@ from mlx_oss.convert.shards import Shard
 from mlx_oss.convert.staging import Staging, hidden_names, restore_replaced, write_json
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
-from mlx_oss.errors import CheckpointError, ConversionError
-from mlx_oss.files import COMPANION_BYTES, expanded, identity, read_bytes
+from mlx_oss.errors import CheckpointError, ConversionError, quoted
+from mlx_oss.files import COMPANION_BYTES, can_exist, expanded, identity, read_bytes
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.system_files import is_empty
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
@@ -72,7 +72,7 @@ def convert(
         ConversionError: If the target exists, overlaps the source, cannot be written or is being written by another
             conversion; or if the disk has too little space.
         OptionError: If a profile is unknown or not possible for a module, or an override matches no module.
-        TokenizerError: If the source's tokenizer.json disagrees with the bundled vocabulary.
+        TokenizerError: If the source's tokenizer.json is not that of gpt-oss.
     """
     with os_errors_named():
         return _convert(source, target, options, progress)
@@ -82,6 +82,9 @@ def _convert(
     source: str | Path, target: str | Path, options: ConvertOptions | None, progress: OnProgress | None
 ) -> Report:
     options = options or ConvertOptions()
+    for path in (source, target):
+        if not can_exist(path):
+            raise ConversionError(f"{quoted(str(path))} is nothing that a folder can be called: give another path")
     src, dst = expanded(source), Path(os.path.abspath(expanded(target)))
     if os.path.realpath(src.parent) == os.path.realpath(dst.parent) and src.name in hidden_names(dst):
         raise ConversionError(f"{src} is the hidden folder of the conversion to {dst}: choose another target")

@@ -66,7 +66,7 @@ def verify(
             has neither a manifest nor recorded checksums nor a `source` to compare with.
         ConfigError: If a config.json is damaged or not a gpt-oss config.
         ConversionError: If `target` is not a folder, or the system refuses to read a file.
-        TokenizerError: If the tokenizer.json of the source or the download disagrees with the bundled vocabulary.
+        TokenizerError: If the tokenizer.json of the source or the download is not that of gpt-oss.
     """
     with os_errors_named():
         return _verify(expanded(target), source, progress, adapter)

@@ -1,4 +1,4 @@
-"""Answers a question from a folder of Markdown, text and HTML files, offline, and prints the lines that it cites.
+"""Answers a question from the text, HTML and PDF files of a folder, offline, and prints the lines that it cites.
 
     python examples/research.py NOTES QUESTION [MODEL]
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mlx_oss.errors import OptionError
 from mlx_oss.harmony import Note
 
-FinishReason = Literal["stop", "tool_calls", "length", "cancelled", "repetition"]
+FinishReason = Literal["stop", "no_answer", "tool_calls", "length", "cancelled", "repetition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class ReasoningDelta:
 
 @dataclass(frozen=True, slots=True)
 class PreambleDelta:
-    """The next piece of what the model tells the user before it calls a tool (channel `commentary`).
+    """The next piece of what the model tells the user before it goes on, mostly to a tool (channel `commentary`).
 
     Attributes:
         text: The piece; never empty, never half a character.
@@ -265,10 +265,11 @@ class Finished:
     """The turn is over. This is its last event.
 
     Attributes:
-        reason: Why it ended. "stop": the model finished. "tool_calls": the model waits for results that the session
-            does not produce, or it called more tools after `max_rounds`. "length": it was cut off by `max_tokens` or
-            the context limit. "cancelled": `ChatSession.cancel` was called. "repetition": the model repeated itself
-            outside its reasoning.
+        reason: Why it ended. "stop": the model has answered, perhaps with an empty text. "no_answer": the model stopped
+            after reasoning or a preamble, without an answer; `ChatSession.resume` lets it go on. "tool_calls": the
+            model waits for results that the session does not produce, or it called more tools after `max_rounds`.
+            "length": it was cut off by `max_tokens` or the context limit. "cancelled": `ChatSession.cancel` was called.
+            "repetition": the model repeated itself outside its reasoning.
         usage: What the turn cost, over all its rounds.
         citations: Passages of browsed pages that the answer cites.
         parsed: The answer as a value, if the session has a `response_format`: the decoded JSON, the pydantic object, or
@@ -300,13 +301,15 @@ class Reply:
     """A whole turn in one value.
 
     Attributes:
-        text: The answer.
+        text: The answer; empty if the model gave none, which `finish_reason` then says.
         reasoning: The reasoning before it.
         tool_calls: All tool calls of the turn, including those that the session ran.
         finish_reason: Why the turn ended: see `Finished.reason`.
         usage: What the turn cost.
         citations: Passages of browsed pages that the answer cites.
         parsed: The answer as a value, if the session has a `response_format`: see `Finished.parsed`.
+        preamble: What the model told the user before it called tools, or before the answer: the text of all
+            `PreambleDelta` events.
     """
 
     text: str
@@ -316,6 +319,7 @@ class Reply:
     usage: Usage
     citations: tuple[Citation, ...] = ()
     parsed: Any = None
+    preamble: str = ""
 
 
 def collect(events: Iterable[Event]) -> Reply:
@@ -325,7 +329,7 @@ def collect(events: Iterable[Event]) -> Reply:
         events: All events of the turn, for example from `ChatSession.send`.
 
     Returns:
-        The reply. It does not contain the text of `PreambleDelta` events.
+        The reply.
 
     Raises:
         OptionError: If there is no `Finished` among the events.
@@ -338,7 +342,7 @@ def collect(events: Iterable[Event]) -> Reply:
         elif isinstance(event, ToolCall):
             calls.append(event)
         elif isinstance(event, Finished):
-            answer, reasoning = "".join(text[AnswerDelta]), "".join(text[ReasoningDelta])
+            answer, reasoning, preamble = ("".join(text[kind]) for kind in (AnswerDelta, ReasoningDelta, PreambleDelta))
             outcome = (event.reason, event.usage, event.citations, event.parsed)
-            return Reply(answer, reasoning, tuple(calls), *outcome)
+            return Reply(answer, reasoning, tuple(calls), *outcome, preamble=preamble)
     raise OptionError("the events end without Finished: pass all events of one turn")

@@ -7,11 +7,13 @@ missing file handles these too, in its own words. Knows nothing of what the file
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mlx_oss.errors import quoted
 
@@ -44,7 +46,17 @@ class UnsuitableFile(OSError):
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Replaces `~` by the home folder. `~user` of an unknown user is an ordinary file name, as in a shell."""
-    return Path(os.path.expanduser(path))
+    with contextlib.suppress(ValueError):  # no file has this name, so whatever opens it says that it is not there
+        path = os.path.expanduser(path)
+    return Path(path)
+
+
+def can_exist(path: str | os.PathLike[str]) -> bool:
+    """False for what no file can be called: a text with a NUL character, or that cannot be encoded."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def open_descriptor(path: str | Path) -> int:
@@ -69,8 +81,18 @@ def open_descriptor(path: str | Path) -> int:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Opens a regular file for reading. Raises OSError as `open_descriptor`."""
-    return open(open_descriptor(path), "rb")
+    """Opens a regular file for reading. Raises OSError as `open_descriptor`; reading does if it would have to wait."""
+    return BufferedReader(_NeverWaiting(open_descriptor(path)))
+
+
+class _NeverWaiting(FileIO):
+    """Raises BlockingIOError where reading would have to wait: some files of /proc call themselves regular."""
+
+    def readinto(self, buffer: Any) -> int:
+        count: int | None = super().readinto(buffer)
+        if count is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return count
 
 
 def check_regular(path: str | Path, status: os.stat_result) -> None:

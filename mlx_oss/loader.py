@@ -23,13 +23,14 @@ from mlx_oss.generation.local import LocalEngine
 from mlx_oss.memory.plan import Plan, place_here, plan_for
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload.install import install
+from mlx_oss.tokenizer_json import added_tokens
 from mlx_oss.weights.hub.names import NANO
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, check_loadable, open_model
 from mlx_oss.weights.placements import Placement, quantized_modules
 from mlx_oss.weights.reading import open_files, read
 
 if TYPE_CHECKING:
-    from mlx_oss.tokenizer import Tokenizer
+    from mlx_oss.tokenizer import AddedToken, Tokenizer
 
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -67,7 +68,7 @@ def load(
             is.
 
     Returns:
-        The model and the tokenizer.
+        The model and its tokenizer: that of gpt-oss, with the tokens that the folder's tokenizer.json adds to it.
 
     Raises:
         OptionError: If an argument is out of range, or the memory is too small even with experts on disk.
@@ -76,11 +77,11 @@ def load(
             which and why.
         DownloadError: If there is no model of this name, or it cannot be downloaded.
         ConversionError: If the model has to be converted, and cannot be written to the cache folder. The same for nano.
-        TokenizerError: If the bundled vocabulary is missing or damaged.
+        TokenizerError: If the folder has another tokenizer than gpt-oss, or the bundled vocabulary is damaged.
         DeviceError: If MLX fails, for example because the memory is used up.
         EngineError: If this process was forked from one that has computed.
     """
-    from mlx_oss.tokenizer import load_tokenizer
+    from mlx_oss.tokenizer import Tokenizer, load_tokenizer
 
     def check(checkpoint: Checkpoint) -> str:
         if checkpoint.layout.must_convert:
@@ -88,7 +89,9 @@ def load(
         return str(_plan(checkpoint, dtype, memory, context)[0])
 
     folder = models.folder_of(NANO if path is None else path, progress=progress, check=check)
-    return load_model(folder, dtype=dtype, memory=memory, context=context, wire=wire), load_tokenizer()
+    model, added = _loaded(folder, dtype, memory, context, None, wire)
+    tokenizer = load_tokenizer()
+    return model, Tokenizer(tokenizer.encoding, added) if added else tokenizer
 
 
 def plan(
@@ -161,11 +164,25 @@ def load_model(
         ConfigError: If config.json is missing or wrong; names the file and key.
         CheckpointError: If a weight file or tensor is missing or wrong, or the model has to be converted first; says
             which and why.
+        TokenizerError: If the folder has another tokenizer than gpt-oss.
         DeviceError: If MLX fails, for example because the memory is used up.
         EngineError: If this process was forked from one that has computed.
     """
+    return _loaded(path, dtype, memory, context, slots, wire)[0]
+
+
+def _loaded(
+    path: str | Path,
+    dtype: DType,
+    memory: str | int | None,
+    context: int | None,
+    slots: int | None,
+    wire: bool | None,
+) -> tuple[LocalEngine, tuple[AddedToken, ...]]:
+    """The model, and the tokens that its folder adds to those of gpt-oss."""
     compute_thread.check_process()
     checkpoint = open_model(path)
+    added = added_tokens(checkpoint.folder, checkpoint.config.vocab_size)
     chosen, placements = _plan(checkpoint, dtype, memory, context, slots)
     reduced = chosen.slots is not None or chosen.context < (context or checkpoint.config.max_position_embeddings)
     _log.log(logging.WARNING if reduced and slots is None else logging.INFO, "%s", chosen)
@@ -182,7 +199,8 @@ def load_model(
         model.load_weights(weights, strict=True)
         mx.eval(model.parameters())
     wire = os.environ.get("MLX_OSS_WIRE") != "0" if wire is None else wire
-    return LocalEngine(model, chosen, wired_bytes=chosen.wired_bytes if wire else 0)
+    wired_bytes, text_ids = chosen.wired_bytes if wire else 0, [token.id for token in added if not token.special]
+    return LocalEngine(model, chosen, wired_bytes=wired_bytes, added_ids=text_ids), added
 
 
 def _plan(

@@ -6,11 +6,17 @@ the program (errors, warnings, notices, reports) is written by `say` or `report`
 
 from __future__ import annotations
 
+import argparse
+import logging
 import os
 import sys
 import traceback
 import unicodedata
+import warnings
 from types import TracebackType
+from typing import NoReturn
+
+from mlx_oss.errors import shortened
 
 # C0 and C1 control characters and DEL, except newline and tab: a terminal could interpret them as commands.
 _REPLACEMENTS: dict[int, str] = {
@@ -55,6 +61,33 @@ def report(text: str) -> None:
 def say_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Like `sys.excepthook`, but what the error says sends no commands to the terminal."""
     say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
+
+
+def show_safely() -> None:
+    """Makes everything harmless that Python writes to stderr for this program: warnings, log lines, and tracebacks."""
+    warnings.showwarning = _show_warning
+    sys.excepthook = say_exception
+    log = logging.getLogger("mlx_oss")
+    if not any(isinstance(handler, _LogHandler) for handler in log.handlers):
+        log.addHandler(_LogHandler(logging.WARNING))
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    say(one_line(f"warning: {shortened(str(message))}"))
+
+
+class _LogHandler(logging.Handler):
+    """Writes what the library logs, as Python would without a handler, but safe for a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(one_line(shortened(record.getMessage())))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of arguments whose errors are safe for a terminal: they quote what was typed, or pasted."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(shortened(message)))
 
 
 def wants_plain() -> bool:

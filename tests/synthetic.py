@@ -13,6 +13,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -176,6 +177,43 @@ def gpt2_letters() -> dict[int, str]:
     own = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
     others = [byte for byte in range(256) if byte not in own]
     return {byte: chr(byte) for byte in own} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+@cache
+def released_tokenizer_json() -> bytes:
+    """The `tokenizer.json` of openai/gpt-oss-20b and -120b, byte for byte, made of the bundled vocabulary.
+
+    As transformers makes it of a tiktoken vocabulary: each token has one merge for each pair of tokens that it consists
+    of, in the order of the tokens, and then of the left parts.
+    """
+    tokenizer, letters = load_tokenizer(), gpt2_letters()
+    ranks = {tokenizer.token_bytes(rank): rank for rank in range(N_RANKS)}
+
+    def spelled(token: bytes) -> str:
+        return "".join(letters[byte] for byte in token)
+
+    def merges(token: bytes) -> list[tuple[bytes, bytes]]:
+        cuts = [(token[:at], token[at:]) for at in range(1, len(token))]
+        return sorted(
+            ((left, right) for left, right in cuts if left in ranks and right in ranks), key=lambda pair: ranks[pair[0]]
+        )
+
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    names = {id_: name for name, id_ in SPECIAL_TOKENS.items()}
+    added = [{"id": id_, "content": names[id_], **flags} for id_ in range(N_RANKS, LAST_TEXT_ID + 1)]
+    split = {"type": "Split", "pattern": {"Regex": tokenizer.encoding._pat_str}, "behavior": "Isolated"}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    both = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    nothing = dict.fromkeys(("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"))
+    model = {"type": "BPE", **nothing, "fuse_unk": False, "byte_fallback": False, "ignore_merges": True}
+    model["vocab"] = {spelled(token): rank for token, rank in ranks.items()}
+    model["merges"] = [list(map(spelled, pair)) for token in ranks for pair in merges(token)]
+    data = {
+        **{"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "normalizer": None},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split | {"invert": False}, byte_level]},
+        **{"post_processor": both | {"trim_offsets": False}, "decoder": both, "model": model},
+    }
+    return json.dumps(data, ensure_ascii=False, indent=2).encode()
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -28,12 +28,13 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
     version errors shield python_process
-    action files system_files terminal
+    action files json_text system_files terminal
     config_checks folders
     quantization
     config
     backend
-    tokenizer weights model
+    tokenizer
+    tokenizer_json weights model
     harmony memory offload
     events convert generation
     constrain tools nano
@@ -76,7 +77,8 @@ def imported(name: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{name} has a relative import"
+            alone = name.startswith("tools.sandbox.jail.")  # a package that also runs without the others
+            assert not node.level or (alone and node.level == 1), f"{name} has a relative import"
             within = node.module == "mlx_oss"
             yield from (f"mlx_oss.{alias.name}" if within else str(node.module) for alias in node.names)
 

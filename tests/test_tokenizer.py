@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import itertools
-import json
 import random
 import subprocess
 import sys
@@ -23,10 +22,12 @@ from mlx_oss.tokenizer import (
     START,
     STOP_IDS,
     TIKTOKEN_SHA256,
-    check_tokenizer_json,
+    AddedToken,
+    Tokenizer,
     load_tokenizer,
 )
-from tests.synthetic import gpt2_letters, tokenizer_json
+from mlx_oss.tokenizer_json import check_tokenizer_json
+from tests.synthetic import gpt2_letters
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]))
 control_like = st.sampled_from(["<|start|>", "<|end|>", "<|reserved_200013|>", " ", "\n"])
@@ -111,62 +112,54 @@ def test_damaged_vocabulary_is_named(tmp_path, monkeypatch):
     file = tmp_path / "o200k_base.zlib"
     monkeypatch.setattr(tokenizer, "VOCABULARY", file)
     with pytest.raises(TokenizerError, match=r"o200k_base\.zlib.*reinstall"):
-        tokenizer._bundled_tokens()
+        tokenizer.bundled_tokens()
     file.write_bytes(tokenizer.pack_tokens([b"a", b"b"]))
     with pytest.raises(TokenizerError, match=r"o200k_base\.zlib.*reinstall"):
-        tokenizer._bundled_tokens()
+        tokenizer.bundled_tokens()
+
+
+ADDED = [
+    AddedToken(200013, "<think>"),
+    AddedToken(200019, "<|own|>", special=True),
+    AddedToken(201088, "<think> "),
+    AddedToken(201100, "naïve", single_word=True),
+]
 
 
 @pytest.fixture(scope="module")
-def release():
-    """A `tokenizer.json` with the parts of a release's file that are checked."""
-    return tokenizer_json()
+def tuned():
+    """The tokenizer of a fine-tune with tokens of its own."""
+    return Tokenizer(load_tokenizer().encoding, ADDED)
 
 
-def write(tmp_path, data):
-    path = tmp_path / "tokenizer.json"
-    path.write_text(data if isinstance(data, str) else json.dumps(data))
-    return path
+@quick
+@given(st.lists(any_text | st.sampled_from(["<think>", "<think> ", "<", "<|own|>", "<|start|>", "naïve"])).map("".join))
+def test_text_with_added_tokens_survives_and_never_becomes_special(tuned, text):
+    ids = tuned.encode(text)
+    assert all(id_ < N_RANKS or id_ in tuned.added_text_ids for id_ in ids)
+    assert tuned.decode(ids) == text
+    assert (200013 in ids or 201088 in ids) == ("<think>" in text)
 
 
-def test_tokenizer_json_of_the_release_passes(tmp_path, release):
-    check_tokenizer_json(write(tmp_path, release))
+def test_added_tokens_are_found_at_their_longest_and_as_words_of_their_own(tuned):
+    assert tuned.added_text_ids == {200013, 201088, 201100}
+    assert tuned.encode("<think> <think><think") == [201088, 200013, *load_tokenizer().encode("<think")]
+    assert tuned.encode("naïve.")[0] == 201100
+    assert tuned.encode("naïvely") == load_tokenizer().encode("naïvely")
+    assert tuned.encode("xnaïve") == load_tokenizer().encode("xnaïve")
+    assert tuned.encode_with_specials("<|own|><|start|>a<think>") == [200019, START, *tuned.encode("a"), 200013]
+    assert (tuned.n_vocab, tuned.decode([200019, 201089])) == (201101, "<|own|>\N{REPLACEMENT CHARACTER}")
 
 
-def test_first_difference_in_tokenizer_json_is_named(tmp_path, release):
-    vocab = dict(release["model"]["vocab"])
-    by_id = {id_: token for token, id_ in vocab.items()}
-    vocab[by_id[1000]], vocab[by_id[70000]] = 70000, 1000
-    changed = {**release, "model": {"vocab": vocab}}
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json: id 1000 "):
-        check_tokenizer_json(write(tmp_path, changed))
+def test_what_an_added_token_stands_for_is_control_or_text(tuned):
+    assert [tuned.is_control(id_) for id_ in (5, START, 200013, 200014, 200019, 201088, 201089)] == [
+        *(False, True, False, True, True, False, False)
+    ]
 
 
-@pytest.mark.parametrize(
-    ("added", "id_"),
-    [
-        ([{"id": START, "content": "<|im_start|>"}], START),
-        ([], ENDOFPROMPT),
-        ([{"id": N_VOCAB, "content": "x"}], N_VOCAB),
-    ],
-)
-def test_other_control_tokens_are_named(tmp_path, release, added, id_):
-    kept = [entry for entry in release["added_tokens"] if entry["id"] != id_]
-    with pytest.raises(TokenizerError, match=f"id {id_} "):
-        check_tokenizer_json(write(tmp_path, {**release, "added_tokens": kept + added}))
-
-
-@pytest.mark.parametrize(
-    "data", ["", "[]", "{}", '{"model": {"vocab": {"a": "b"}}, "added_tokens": []}', '{"model": 3}']
-)
-def test_file_that_is_no_tokenizer_json_is_an_error(tmp_path, data):
-    with pytest.raises(TokenizerError, match=r"tokenizer\.json: "):
-        check_tokenizer_json(write(tmp_path, data))
-
-
-def test_missing_tokenizer_json_is_an_error(tmp_path):
-    with pytest.raises(TokenizerError, match="cannot be read"):
-        check_tokenizer_json(tmp_path / "tokenizer.json")
+def test_a_million_beginnings_of_added_tokens_are_no_trouble(tuned):
+    text = "<think" * 200_000
+    assert tuned.decode(tuned.encode(text)) == text
 
 
 @pytest.fixture(scope="module")
@@ -273,4 +266,4 @@ def test_control_tokens_are_those_of_hugging_face_tokenizers(hugging_face):
 def test_tokenizer_json_that_hugging_face_saves_passes(tmp_path, hugging_face):
     path = tmp_path / "tokenizer.json"
     hugging_face.save(str(path))
-    check_tokenizer_json(path)
+    assert check_tokenizer_json(path) == ()

@@ -29,6 +29,7 @@ from mlx_oss.python_process import command_of
 
 ENGINES = ("mlx-oss", "mlx-lm", "mlx-lm-float32")
 LENGTHS = (32, 128, 512)  # prompt lengths, in tokens
+MOST_TOKENS = 1 << 20  # of a prompt or an answer; the releases' context has 131,072
 LOADS = 5  # a model is loaded at least this many times: loading is quick, and its time varies
 
 
@@ -154,6 +155,10 @@ def measure(
     """
     if repeats < 1 or tokens < 2 or not lengths or min(lengths) < 1:
         raise OptionError("a benchmark needs at least 1 repetition, 2 generated tokens and prompts of at least 1 token")
+    if max(*lengths, tokens) > MOST_TOKENS:
+        raise OptionError(
+            f"a benchmark measures prompts and answers of at most {MOST_TOKENS:,} tokens: use shorter ones"
+        )
     if unknown := [engine for engine in compare if engine not in ENGINES[1:]]:
         raise OptionError(f"compare contains {unknown[0]!r}, but only {' and '.join(ENGINES[1:])} are supported")
     folder = expanded(folder)

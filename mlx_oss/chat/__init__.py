@@ -1,6 +1,7 @@
 """Conversations with the model. Knows engines by their interface; nothing of MLX.
 
-session       ChatSession, the public API: turns, undo, retry, edit, fork, save and load
+session       ChatSession, the public API: options, undo, fork, save and load
+turns         its part that runs turns: send, resume, retry and edit
 driver        runs the generator of a turn for its caller, on threads or in an event loop
 setup         what a turn is run with: the options, checked and rendered once
 live          the conversation while turns change it, one at a time
@@ -9,4 +10,6 @@ response      one round: one request to the engine, and the events of what the m
 translation   translates parser events to the events of `mlx_oss.events`
 history       the messages of a conversation with their token ids
 session_file  the file of a saved session
+saved         what such a file says, as JSON
+recovery      what is readable of a damaged one
 """

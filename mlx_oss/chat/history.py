@@ -28,7 +28,7 @@ from mlx_oss.harmony import (
     render_message,
     stays_for_next_turn,
 )
-from mlx_oss.tokenizer import MESSAGE
+from mlx_oss.tokenizer import LAST_TEXT_ID, MESSAGE, Tokenizer
 
 # "none" is not a harmony effort: the system message then says "low", and the prompt already opens the answer.
 Effort = Literal["none"] | ReasoningEffort
@@ -76,20 +76,27 @@ class Entry:
     retries: int = 0
 
     @classmethod
-    def from_message(cls, message: Message) -> Entry:
+    def from_message(cls, message: Message, tokenizer: Tokenizer | None = None) -> Entry:
         """The entry of a message that the model did not write; its ids are rendered."""
-        return cls(message, render_message(message))
+        return cls(message, render_message(message, tokenizer=tokenizer))
 
     @classmethod
-    def from_tool_result(cls, call: ToolCall, result: str) -> Entry:
+    def from_tool_result(cls, call: ToolCall, result: str, tokenizer: Tokenizer | None = None) -> Entry:
         """The entry of a tool's result, which is sent on the channel of the call."""
         channel = call.channel or "commentary"
-        return cls.from_message(Message("tool", result, name=call.recipient, recipient="assistant", channel=channel))
+        message = Message("tool", result, name=call.recipient, recipient="assistant", channel=channel)
+        return cls.from_message(message, tokenizer)
 
     @classmethod
-    def from_model(cls, parsed: ParsedMessage) -> Entry:
+    def from_model(cls, parsed: ParsedMessage, tokenizer: Tokenizer | None = None) -> Entry:
         """The entry of a message that the model wrote; it keeps the ids that the model wrote."""
-        return cls(parsed.message, ids_in_history(parsed), _reasoning_tokens(parsed))
+        return cls(parsed.message, ids_in_history(parsed, tokenizer), _reasoning_tokens(parsed))
+
+    def known_to(self, tokenizer: Tokenizer) -> Entry:
+        """This entry, with its ids rendered again if another tokenizer had tokens that this one does not know."""
+        if all(id_ <= LAST_TEXT_ID or id_ in tokenizer.added_text_ids for id_ in self.ids):
+            return self
+        return replace(self, ids=render_message(self.message, tokenizer=tokenizer))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

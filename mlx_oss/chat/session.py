@@ -9,26 +9,24 @@ nothing of terminals, and nothing of MLX.
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator, Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mlx_oss.action import Action
 from mlx_oss.chat import session_file
-from mlx_oss.chat.driver import AsyncIterate, iterate
-from mlx_oss.chat.history import Conversation, Effort, Entry, preamble
+from mlx_oss.chat.history import Conversation, Effort, Entry
 from mlx_oss.chat.live import LiveConversation
-from mlx_oss.chat.setup import ContextPolicy, Frame, Limits, TurnSetup
-from mlx_oss.chat.tool_loop import ToolLoop
-from mlx_oss.constrain import Guards, OutputConstraints, final_header
+from mlx_oss.chat.saved import Saved
+from mlx_oss.chat.setup import ContextPolicy
+from mlx_oss.chat.turns import Turns
+from mlx_oss.constrain import Guards, OutputConstraints
 from mlx_oss.errors import OptionError
-from mlx_oss.events import Event, Reply, Stats, ToolCall, ToolResult, Usage, collect
+from mlx_oss.events import Stats, ToolCall, Usage
 from mlx_oss.generation.engine import Engine
 from mlx_oss.generation.options import SamplingOptions
-from mlx_oss.harmony import Message, ToolNamespace, render_conversation
+from mlx_oss.harmony import Message, ToolNamespace
 from mlx_oss.shield import shielded
 from mlx_oss.tokenizer import Tokenizer
 from mlx_oss.tools.calls import AnyTool, Confirm, Toolset, rebind_tools
@@ -36,7 +34,7 @@ from mlx_oss.tools.calls import AnyTool, Confirm, Toolset, rebind_tools
 _SAVED_OPTIONS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # attributes saved as they are
 
 
-class ChatSession:
+class ChatSession(Turns):
     """A conversation with a model, turn by turn.
 
     In each turn the model reads only what is new, because the engine keeps its caches between turns. Every method may
@@ -71,8 +69,9 @@ class ChatSession:
         options: How to sample; None means the defaults of `SamplingOptions`.
         max_tokens: Limit of generated tokens in a turn, reasoning included. None means no limit but the context.
         response_format: What the answer must look like: a JSON schema (dict), a pydantic model class, a regular
-            expression (str or compiled), or a `harmony.ResponseFormat`. Reasoning stays free. `Reply.parsed` has the
-            answer as a value: the decoded JSON, the pydantic object, or the text. Needs the extra `constrain`.
+            expression (str or compiled), a `harmony.ResponseFormat`, or one of OpenAI's forms, such as
+            `{"type": "json_object"}`. Reasoning stays free. `Reply.parsed` has the answer as a value: the decoded JSON,
+            the pydantic object, or the text. Needs the extra `constrain`.
         max_reasoning_tokens: Limit of reasoning tokens in a turn. When it is reached, the session ends the reasoning
             and starts the answer (`ReasoningStopped`).
         guards: Additional restrictions of the output; None means the defaults of `Guards`.
@@ -133,7 +132,7 @@ class ChatSession:
         self.context_policy = context_policy
         self._total_stats = Stats()
         self._conversation, self._cache = LiveConversation(), model.make_prompt_cache()
-        self._loop: ToolLoop | None = None  # of the running turn, otherwise of the last one
+        self._loop = None
         self._setup()  # reports an invalid option here, not in the first turn
 
     @property
@@ -161,52 +160,6 @@ class ChatSession:
         """What all turns of this session cost, including those undone since, and the memory of the caches."""
         return replace(self._total_stats, cache_bytes=self._cache.nbytes, snapshot_bytes=self._cache.snapshot_bytes)
 
-    def ask(self, text: str) -> Reply:
-        """Runs a turn to its end: like `send`, but returns the whole turn.
-
-        Args:
-            text: Message of the user.
-
-        Returns:
-            The answer, the reasoning, the tool calls and the costs of the turn.
-
-        Raises:
-            SessionError: If a turn of this session is running.
-            ContextError: If the conversation does not fit the context; it stays as it was before the turn.
-            OptionError: If `text` is not a str, an option set since the last turn is invalid, or a grammar is too
-                complex to follow.
-        """
-        events: Generator[Event, None, None] = iterate(self._turn(_question(text)))
-        with closing(events):
-            return collect(events)
-
-    def send(self, text: str) -> Iterator[Event]:
-        """Runs a turn: sends a message of the user and yields events while the model answers.
-
-        Closing the iterator early ends the turn and keeps what was generated. If the results of tools fill the context,
-        the turn is kept and ends with the reason "length".
-
-        Args:
-            text: Message of the user.
-
-        Yields:
-            Events in the order in which they happen; `Finished` is the last one.
-
-        Raises:
-            SessionError: If a turn of this session is running.
-            ContextError: If the conversation does not fit the context; it stays as it was before the turn.
-            OptionError: If `text` is not a str, an option set since the last turn is invalid, or a grammar is too
-                complex to follow.
-        """
-        return iterate(self._turn(_question(text)))
-
-    def asend(self, text: str) -> AsyncIterator[Event]:
-        """Like `send`, for `async for`; same events and errors.
-
-        Cancelling the task ends the turn within a token; what was generated is kept.
-        """
-        return AsyncIterate(self._turn(_question(text)))
-
     @shielded
     def add_tool_result(self, call: ToolCall, result: str) -> None:
         """Adds the result of a tool call to the conversation. `resume` then lets the model continue.
@@ -222,62 +175,7 @@ class ChatSession:
         """
         if not isinstance(result, str):
             raise OptionError(f"a tool result must be a str, not {type(result).__name__}: pass json.dumps(result)")
-        self._conversation.add_result(Entry.from_tool_result(call, result))
-
-    def resume(self) -> Iterator[Event]:
-        """Runs a turn without a message of the user: the model continues, for example after `add_tool_result`.
-
-        Yields:
-            A `ToolResult` for each result that the model has not read yet, then events as in `send`.
-
-        Raises:
-            SessionError: If a turn of this session is running.
-            ContextError: If the conversation does not fit the context; it stays as it was.
-            OptionError: If an option set since the last turn is invalid, or a grammar is too complex to follow.
-        """
-        return iterate(self._turn())
-
-    def aresume(self) -> AsyncIterator[Event]:
-        """Like `resume`, for `async for`; same events and errors."""
-        return AsyncIterate(self._turn())
-
-    def retry(self) -> Iterator[Event]:
-        """Runs the last turn again, with the same message of the user; the new answer replaces the old one.
-
-        If `options.seed` is set, each retry of a turn uses the next higher seed.
-
-        Yields:
-            Events as in `send`.
-
-        Raises:
-            SessionError: If a turn of this session is running.
-            ContextError: If the conversation does not fit the context; it stays as it was.
-            OptionError: If there is no turn, an option set since the last turn is invalid, or a grammar is too complex
-                to follow.
-        """
-        return iterate(self._turn(instead_of=-1))
-
-    def aretry(self) -> AsyncIterator[Event]:
-        """Like `retry`, for `async for`; same events and errors."""
-        return AsyncIterate(self._turn(instead_of=-1))
-
-    def edit(self, turn: int, text: str) -> Iterator[Event]:
-        """Replaces the user's message in a turn, forgets all later turns, and runs the turn again.
-
-        Args:
-            turn: Index of the turn: 0 is the first, -1 the last.
-            text: The new message of the user.
-
-        Yields:
-            Events as in `send`.
-
-        Raises:
-            SessionError: If a turn of this session is running.
-            ContextError: If the conversation does not fit the context; it stays as it was.
-            OptionError: If there is no such turn, `text` is not a str, an option set since the last turn is invalid, or
-                a grammar is too complex to follow.
-        """
-        return iterate(self._turn(_question(text), instead_of=turn))
+        self._conversation.add_result(Entry.from_tool_result(call, result, self.tokenizer))
 
     @shielded
     def undo(self) -> str | None:
@@ -300,16 +198,6 @@ class ChatSession:
         """Forgets the conversation; options stay. Raises SessionError if a turn of this session is running."""
         with self._conversation.held():
             self._conversation.current = Conversation()
-
-    def cancel(self) -> None:
-        """Ends the running turn after the token, or the chunk of the prompt, that is being computed.
-
-        The turn then yields `Finished` with the reason "cancelled"; what the model wrote until then is kept. A tool
-        that is running is stopped; if it cannot be stopped, the turn no longer waits for it. May be called from any
-        thread or task; does nothing if no turn is running.
-        """
-        if self._loop is not None:
-            self._loop.cancel()
 
     @shielded
     def fork(self) -> ChatSession:
@@ -342,8 +230,8 @@ class ChatSession:
         with self._conversation.held():
             session_file.write(path, self._to_saved(), self._cache.tensors)
 
-    def _to_saved(self) -> session_file.Saved:
-        return session_file.Saved(
+    def _to_saved(self) -> Saved:
+        return Saved(
             preamble=self._preamble(),
             entries=self._conversation.current.entries,
             cached=self._cache.ids,
@@ -394,58 +282,8 @@ class ChatSession:
         described = [*kwargs.pop("tools"), *kwargs.pop("system_tools")]
         session = cls(model, tokenizer, tools=rebind_tools(tools, described), **kwargs)
         session._total_stats = saved.stats
-        session._conversation = LiveConversation(Conversation(tuple(saved.entries)))
+        entries = tuple(entry.known_to(tokenizer) for entry in saved.entries)
+        session._conversation = LiveConversation(Conversation(entries))
         if not text_only:
             session_file.restore(path, saved, session._cache, model.fingerprint)
         return session
-
-    def _turn(
-        self, question: Entry | None = None, instead_of: int | None = None
-    ) -> Generator[Event | Action, None, None]:
-        """Runs a turn.
-
-        Args:
-            question: The user's message. None: continue the conversation, or repeat the question of the replaced turn.
-            instead_of: Index of the turn that it replaces, with all later ones.
-        """
-        with self._conversation.held():
-            self._loop = loop = ToolLoop(
-                self.model, self.tokenizer, self._cache, self._toolset, self._constraints, self._conversation
-            )
-            before = self._conversation.current
-            kept, replaced = (before, None) if instead_of is None else before.split_before(instead_of)
-            if question is None and replaced is not None:
-                question = replace(replaced, retries=replaced.retries + 1)
-            setup = self._setup()
-            self._conversation.current = begun = kept.with_entries([question] if question is not None else [])
-            try:
-                for result in begun.pending_results:
-                    yield ToolResult(result.name or "", str(result.content))
-                finished = yield from loop.run(setup)
-            finally:
-                if loop.is_taken_back:
-                    self._conversation.current = before
-                else:
-                    self._total_stats = self._total_stats.after(loop.usage)
-        yield finished  # after the conversation is let go: a caller that stops reading here can use it at once
-
-    def _setup(self) -> TurnSetup:
-        """The options as they are now, checked and rendered. Raises OptionError for an invalid one."""
-        limits = Limits(self.context_limit, self.context_policy, self.max_tokens, self.max_rounds)
-        limits.check_context(self.model.context)
-        return TurnSetup(self._frame(), self.options, limits, self._constraints.rules(self.tools, self.system_tools))
-
-    def _frame(self) -> Frame:
-        header = final_header() if self.reasoning_effort == "none" else []
-        return Frame(render_conversation(self._preamble()), header)
-
-    def _preamble(self) -> list[Message]:
-        """The system and developer messages."""
-        tools, answer = (self.tools, self.system_tools), self._constraints.prompt_format
-        return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, answer)
-
-
-def _question(text: str) -> Entry:
-    if not isinstance(text, str):
-        raise OptionError(f"the user's message must be a str, not {type(text).__name__}")
-    return Entry.from_message(Message("user", text))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from mlx_oss.chat.history import OPENING, Conversation
-from mlx_oss.constrain import Rules, TurnConstraint
+from mlx_oss.constrain import Rules, TurnConstraint, final_header
 from mlx_oss.errors import OptionError
 from mlx_oss.generation.options import SamplingOptions
+from mlx_oss.tokenizer import Tokenizer
 
 ContextPolicy = Literal["refuse", "drop_oldest"]
 
@@ -77,13 +78,19 @@ class TurnSetup:
         options: How to sample.
         limits: Limits of tokens and rounds.
         rules: What the model may write.
+        tokenizer: The tokenizer of the model.
     """
 
     frame: Frame
     options: SamplingOptions
     limits: Limits
     rules: Rules
+    tokenizer: Tokenizer
+
+    def with_open_answer(self) -> TurnSetup:
+        """This setup with prompts that open the answer."""
+        return replace(self, frame=replace(self.frame, header=final_header()))
 
     def constraint(self, conversation: Conversation) -> TurnConstraint:
         """The constraint for the rest of the turn that a conversation ends with."""
-        return TurnConstraint(self.rules, self.frame.header, conversation.reasoned)
+        return TurnConstraint(self.rules, self.frame.header, conversation.reasoned, self.tokenizer)

@@ -5,7 +5,6 @@ Knows nothing of files, and of how tools run and engines compute.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Generator
 from dataclasses import replace
 
@@ -14,9 +13,10 @@ from mlx_oss.chat.history import Conversation, Entry
 from mlx_oss.chat.live import LiveConversation
 from mlx_oss.chat.response import Response
 from mlx_oss.chat.setup import TurnSetup
+from mlx_oss.chat.translation import has_answer
 from mlx_oss.constrain import OutputConstraints
 from mlx_oss.errors import ContextError, DeviceError
-from mlx_oss.events import Event, Finished, ToolCall, ToolResult, TurnsDropped, Usage
+from mlx_oss.events import Event, Finished, FinishReason, ToolCall, ToolResult, TurnsDropped, Usage
 from mlx_oss.generation.engine import Engine, PromptCache, Request, room_for_answer
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.tokenizer import LONGEST_TOKEN, Tokenizer
@@ -64,7 +64,10 @@ class ToolLoop:
             invocation.cancel()
 
     def run(self, setup: TurnSetup) -> Generator[Event | Action, None, Finished]:
-        """Runs rounds until one calls no tool that the session runs; returns the turn's last event.
+        """Runs rounds until the model has answered; returns the turn's last event.
+
+        A call of a tool that the session runs leads to another round. So does a message that ends the turn without an
+        answer, if the rules need one; at the second time the prompt opens the answer.
 
         Args:
             setup: The options of the turn.
@@ -75,42 +78,64 @@ class ToolLoop:
             DeviceError: If MLX fails.
         """
         self._setup, self._limits = setup, setup.limits
-        max_rounds, max_tokens = self._limits.max_rounds, self._limits.max_tokens
-        for rounds in itertools.count():
+        calls = stops = 0  # rounds that ended with a call of a tool, and rounds that ended with no answer
+        while True:
             try:
                 conversation, dropped = self._without_oldest_turns()
                 response = self._begin_round(conversation)
             except ContextError:
-                if not rounds:
+                if not (calls or stops):
                     self.is_taken_back = True
                     raise
                 return Finished("length", self.usage)
             self._conversation.current = conversation
-            stopped_result: list[Entry] = []
-            try:
-                if dropped:
-                    yield TurnsDropped(dropped)
-                yield from response.run()
-            except DeviceError:
-                self.is_taken_back = not rounds  # once tools have run, the turn is kept
-                raise
-            except BaseException:  # e.g. the iterator was closed at a tool call: its result then says it was stopped
-                if (call := self._own_call(response)) is not None:
-                    stopped_result = [Entry.from_tool_result(call, self._toolset.invoke(call).result.text)]
-                raise
-            finally:
-                self._conversation.add_written([*map(Entry.from_model, response.messages), *stopped_result])
-                self.usage = self.usage.plus(response.usage)
+            if dropped:
+                yield TurnsDropped(dropped)
+            yield from self._run_round(response, may_be_taken_back=not calls)
             call = self._own_call(response)
-            if call is None or rounds > max_rounds:
-                break
-            yield from self._run_tool(call, is_refused=rounds == max_rounds)
+            if call is not None and calls <= self._limits.max_rounds:
+                yield from self._run_tool(call, is_refused=calls == self._limits.max_rounds)
+                calls += 1
+            elif _reason(response) == "no_answer" and setup.rules.need_answer and stops < 2:
+                stops += 1
+                self._setup = setup if stops < 2 else setup.with_open_answer()
+            else:
+                return self._finished(response, is_opened=stops == 2)
             if self._is_cancelled:
                 return Finished("cancelled", self.usage)
-            if max_tokens is not None and self.usage.generated_tokens >= max_tokens:
+            if self._has_no_tokens_left:
                 return Finished("length", self.usage)
-        citations = self._toolset.citations(response.answer)
-        return Finished(response.reason, self.usage, citations, self._constraints.parse_answer(response.messages))
+
+    def _run_round(self, response: Response, *, may_be_taken_back: bool) -> Generator[Event | Action, None, None]:
+        """Runs a round, and adds what the model writes to the conversation, however the round ends."""
+        stopped_result: list[Entry] = []
+        try:
+            yield from response.run()
+        except DeviceError:
+            self.is_taken_back = may_be_taken_back
+            raise
+        except BaseException:  # e.g. the iterator was closed at a tool call: its result then says it was stopped
+            if (call := self._own_call(response)) is not None:
+                result = self._toolset.invoke(call).result.text
+                stopped_result = [Entry.from_tool_result(call, result, self._tokenizer)]
+            raise
+        finally:
+            written = [Entry.from_model(parsed, self._tokenizer) for parsed in response.messages]
+            self._conversation.add_written([*written, *stopped_result])
+            self.usage = self.usage.plus(response.usage)
+
+    def _finished(self, response: Response, *, is_opened: bool) -> Finished:
+        """The last event of the turn. An answer that was opened for the model, and that it left empty, is none."""
+        citations, parsed = self._toolset.citations(response.answer), self._constraints.parse_answer(response.messages)
+        reason = _reason(response)
+        if is_opened and reason == "stop" and not response.answer and parsed is None:
+            reason = "no_answer"
+        return Finished(reason, self.usage, citations, parsed)
+
+    @property
+    def _has_no_tokens_left(self) -> bool:
+        most = self._limits.max_tokens
+        return most is not None and self.usage.generated_tokens >= most
 
     def _begin_round(self, conversation: Conversation) -> Response:
         """Submits the request of a round. Raises ContextError if the prompt leaves no room to answer."""
@@ -154,7 +179,9 @@ class ToolLoop:
             invocation.cancel()
             self._invocation = None
             result = self._within_context(invocation.result)
-            answered = self._conversation.current.with_entries([Entry.from_tool_result(call, result.text)])
+            answered = self._conversation.current.with_entries(
+                [Entry.from_tool_result(call, result.text, self._tokenizer)]
+            )
             self._conversation.current = answered
         yield result
 
@@ -184,6 +211,11 @@ class ToolLoop:
         if limits.context_policy == "refuse" or self._setup.frame.prompt_length(current) <= room:
             return current, 0
         return current.without_oldest_turns(room - quarter - self._setup.frame.prompt_length(Conversation()))
+
+
+def _reason(response: Response) -> FinishReason:
+    """Why a round ended."""
+    return "no_answer" if response.reason == "stop" and not has_answer(response.messages) else response.reason
 
 
 def _sampling(options: SamplingOptions, retries: int) -> SamplingOptions:

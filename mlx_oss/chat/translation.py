@@ -62,6 +62,12 @@ def tool_calls(messages: Iterable[ParsedMessage]) -> list[ToolCall]:
     return [_tool_call(parsed.message) for parsed in messages if parsed.is_tool_call and parsed.ending != "cut"]
 
 
+def has_answer(messages: Iterable[ParsedMessage]) -> bool:
+    """Whether one of the messages is an answer, perhaps an empty one on `final`. Text on no channel is one too."""
+    others = [parsed.message for parsed in messages if not parsed.is_tool_call]
+    return any(message.channel == "final" or (message.channel not in _DELTAS and message.content) for message in others)
+
+
 def without_bare_header(events: Sequence[ParserEvent]) -> Sequence[ParserEvent]:
     """The events of a message that was cut off (`HarmonyParser.finish`); none if it has only a part of a header."""
     last = events[-1] if events else None

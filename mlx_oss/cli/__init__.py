@@ -10,16 +10,13 @@ from __future__ import annotations
 import argparse
 import errno
 import io
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
 
-from mlx_oss.errors import MlxOssError, shortened
-from mlx_oss.terminal import one_line, say, say_exception
+from mlx_oss.errors import MlxOssError
+from mlx_oss.terminal import Parser, one_line, say, show_safely
 from mlx_oss.version import __version__
 
 COMMANDS = {
@@ -50,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _make_streams_writable()
     argv = list(sys.argv[1:] if argv is None else argv)
-    warnings.showwarning = _show_warning
-    sys.excepthook = say_exception
-    _show_log()
+    show_safely()
     try:
         args = _parser(chosen=argv[0] if argv else None).parse_args(argv)
         status: int = args.run(args)
@@ -101,32 +96,8 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    say(one_line(f"warning: {shortened(str(message))}"))
-
-
-class _LogHandler(logging.Handler):
-    """Writes what the library logs, as Python would without a handler, but safe for a terminal."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say(one_line(record.getMessage()))
-
-
-def _show_log() -> None:
-    log = logging.getLogger("mlx_oss")
-    if not any(isinstance(handler, _LogHandler) for handler in log.handlers):
-        log.addHandler(_LogHandler(logging.WARNING))
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are safe for a terminal: they quote what was typed, or pasted."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(one_line(shortened(message)))
-
-
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    parser = _Parser(prog="mlx-oss", description="OpenAI's gpt-oss models on Apple silicon.")
+    parser = Parser(prog="mlx-oss", description="OpenAI's gpt-oss models on Apple silicon.")
     parser.add_argument("--version", action="version", version=f"mlx-oss {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module_name, summary) in COMMANDS.items():

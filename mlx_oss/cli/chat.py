@@ -104,6 +104,10 @@ def piped_question() -> str:
         read = sys.stdin.read(TEXT_BYTES + 1) if sys.stdin else ""
     except UnicodeDecodeError:
         raise OptionError("the question is not UTF-8: give UTF-8 text") from None
+    except OSError as error:  # such as stdin that was opened for writing
+        raise OptionError(
+            f"stdin cannot be read ({error.strerror or error}): give the question as an argument"
+        ) from None
     if len(read) > TEXT_BYTES:
         raise OptionError(f"the question has more than {TEXT_BYTES:,} characters: give a shorter one")
     question = checked_text(read).strip()

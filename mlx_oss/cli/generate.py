@@ -15,6 +15,7 @@ from mlx_oss.errors import OptionError
 from mlx_oss.terminal import sanitize
 
 if TYPE_CHECKING:
+    from mlx_oss.tokenizer import Tokenizer
     from mlx_oss.tools.calls import Toolset
 
 _MAX_ROUNDS = 32  # of generation, each followed by its tool calls
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from mlx_oss.chat.history import preamble
     from mlx_oss.generation.engine import Request
     from mlx_oss.harmony import Message, render_conversation
+    from mlx_oss.harmony.schemas import with_simplified_schemas
     from mlx_oss.tools.calls import Toolset
 
     toolset = Toolset(**tools)
@@ -59,7 +61,10 @@ def run(args: argparse.Namespace) -> int:
         prompt = tokenizer.encode_with_specials(args.prompt)
     else:
         blocks = preamble("", args.reasoning, toolset.functions, toolset.namespaces, None)
-        prompt = render_conversation([*blocks, Message("user", args.prompt)], next_role="assistant")
+        blocks = list(map(with_simplified_schemas, blocks))
+        prompt = render_conversation(
+            [*blocks, Message("user", args.prompt)], next_role="assistant", tokenizer=tokenizer
+        )
     cache = model.make_prompt_cache()
     for _ in range(_MAX_ROUNDS):
         decoder, written = tokenizer.stream_decoder(), []
@@ -69,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
             text = decoder.feed(step.token)
             if args.json:
                 line = {"id": step.token, "text": text, "logprob": step.logprob, "finish": step.finish}
-                text = json.dumps(line, ensure_ascii=False) + "\n"
+                text = json.dumps(line, ensure_ascii=sys.stdout.isatty()) + "\n"
             _write(text)
         _write("" if args.json else decoder.finish())
-        results = [] if args.raw else _tool_results(toolset, written)
+        results = [] if args.raw else _tool_results(toolset, written, tokenizer)
         if not results:
             break
         _write("" if args.json else tokenizer.decode(results))
@@ -81,17 +86,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _tool_results(toolset: Toolset, written: list[int]) -> list[int]:
+def _tool_results(toolset: Toolset, written: list[int], tokenizer: Tokenizer) -> list[int]:
     """Runs the tools that the model called. Returns the ids that it reads next, or none if no tool was run."""
     from mlx_oss.chat.history import OPENING, Entry
     from mlx_oss.chat.translation import tool_calls
     from mlx_oss.harmony import parse_messages
 
     ids: list[int] = []
-    for call in filter(toolset.handles, tool_calls(parse_messages(written))):
+    for call in filter(toolset.handles, tool_calls(parse_messages(written, tokenizer=tokenizer))):
         invocation = toolset.invoke(call)
         invocation.perform()
-        ids += Entry.from_tool_result(call, invocation.result.text).ids
+        ids += Entry.from_tool_result(call, invocation.result.text, tokenizer).ids
     return ids + OPENING if ids else []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import Any
 
 try:
+    import fcntl
     import termios
 except ImportError:  # not a POSIX system
     termios = None  # type: ignore[assignment]
@@ -93,14 +95,24 @@ def leaving_on_ctrl_d() -> Iterator[Callable[[], AbstractContextManager[None]]]:
             yield
         finally:
             _set_control_characters(leaving)
+        _leave_if_input_has_ended()
 
     previous = signal.signal(signal.SIGQUIT, leave)
     try:
         _set_control_characters(leaving)
+        _leave_if_input_has_ended()
         yield reading
     finally:
         _set_control_characters(usual)
         signal.signal(signal.SIGQUIT, previous)
+
+
+def _leave_if_input_has_ended() -> None:
+    """Raises SystemExit if Ctrl-D was pressed while the terminal still took it for the end of its input."""
+    with suppress(OSError):
+        terminal = sys.stdin.fileno()
+        if select.select([terminal], [], [], 0)[0] and not any(fcntl.ioctl(terminal, termios.FIONREAD, bytes(4))):
+            sys.exit(0)
 
 
 def exit_soon(modes: list[Any] | None = None) -> None:

@@ -27,6 +27,9 @@ Line = list[Segment]
 _PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable(["reference", "image"])
 
 
+_SHORT = 500  # characters of a block that is parsed again after each line
+
+
 class LiveMarkdown:
     """The printer for a terminal that can move its cursor.
 
@@ -41,6 +44,7 @@ class LiveMarkdown:
         self._live_region = _LiveRegion(self._console)
         self._kind: type | None = None  # kind of the text being written
         self._tail = ""  # the end of that text, which may still change
+        self._next_split = 0  # the length from which on finished blocks are looked for in it
         self._last_printed: type | None = None  # kind of the last event that was printed in this turn
 
     def __call__(self, event: Event) -> None:
@@ -79,11 +83,13 @@ class LiveMarkdown:
             self._kind = kind
         may_end_a_block = "\n" in text or self._tail.endswith("\n")
         self._tail += text
-        if may_end_a_block:
+        if may_end_a_block and len(self._tail) >= self._next_split:
             split = _finished_lines if kind is events.ReasoningDelta else finished_blocks
             done, self._tail = split(self._tail)
             for block in done:
                 self._print(kind, self._render(kind, block))
+            length = len(self._tail)  # a long block is parsed again when an eighth has been added: in linear time
+            self._next_split = length + length // 8 if length > _SHORT else 0
         if self._live_region.is_due:
             gap: list[Line] = [[]] if self._needs_empty_line(kind) else []
             self._live_region.draw(gap + self._render(kind, self._tail))
@@ -95,7 +101,7 @@ class LiveMarkdown:
             for block in (*done, tail):
                 self._print(self._kind, self._render(self._kind, block))
         self._live_region.draw([])
-        self._kind, self._tail = None, ""
+        self._kind, self._tail, self._next_split = None, "", 0
 
     def _show_status(self, text: str) -> None:
         if self._kind:

@@ -58,25 +58,34 @@ def make_reader(commands: Sequence[str], *, keep_history: bool = True) -> Callab
 
     def read() -> str:
         _take_keys_typed_ahead(session.app.input)
-        return session.prompt("> ")
+        question = session.prompt("> ")
+        if _take_keys_typed_ahead(session.app.input):  # Ctrl-D just after Enter
+            raise EOFError
+        return question
 
     return read
 
 
-def _take_keys_typed_ahead(source: Input) -> None:
-    """Hands keys typed before the prompt to it.
+def _take_keys_typed_ahead(source: Input) -> bool:
+    """Hands keys typed before the prompt to it. Returns whether Ctrl-D is among them.
 
     Before the prompt, the terminal turns Enter (carriage return) into a newline, which is what Ctrl-J sends during the
-    prompt. So a newline that has been waiting is an Enter.
+    prompt. So a newline that has been waiting is an Enter. A Ctrl-D that has been waiting is a null character on Linux.
     """
-    from prompt_toolkit.input.typeahead import store_typeahead
+    from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
     from prompt_toolkit.key_binding.key_processor import KeyPress
     from prompt_toolkit.keys import Keys
 
+    meant: dict[Keys | str, KeyPress] = {
+        Keys.ControlJ: KeyPress(Keys.ControlM, "\r"),
+        Keys.ControlAt: KeyPress(Keys.ControlD, "\x04"),
+    }
+    keys = get_typeahead(source)
     with source.raw_mode():
         while select.select([source.fileno()], [], [], 0)[0] and (pressed := source.read_keys()):
-            enter = KeyPress(Keys.ControlM, "\r")
-            store_typeahead(source, [enter if key.key is Keys.ControlJ else key for key in pressed])
+            keys += [meant.get(key.key, key) for key in pressed]
+    store_typeahead(source, keys)
+    return any(key.key is Keys.ControlD for key in keys)
 
 
 def _read_plain_line() -> str:

@@ -8,9 +8,14 @@ from __future__ import annotations
 from mlx_oss import events
 from mlx_oss.events import Event
 from mlx_oss.harmony import Repair
-from mlx_oss.terminal import sanitize
+from mlx_oss.terminal import one_line, sanitize
 
 _SHOWN_LINES, _SHOWN_CHARACTERS = 6, 400  # of a shortened call or result
+_ENDINGS: dict[events.FinishReason, str] = {
+    "length": "[cut off: --max-tokens or the end of the context is reached]",
+    "no_answer": "[the model stopped without an answer: ask again, or ask it to go on]",
+    "repetition": "[cut off: the model repeated itself]",
+}
 
 
 def remark(event: Event, whole: bool = False) -> str:
@@ -22,9 +27,9 @@ def remark(event: Event, whole: bool = False) -> str:
     """
     match event:
         case events.ToolCall(recipient, arguments):
-            return sanitize(f"[calls {recipient}: {arguments if whole else _folded(arguments)}]")
+            return f"[calls {one_line(recipient)}: {sanitize(arguments if whole else _folded(arguments))}]"
         case events.ToolResult(recipient, text):
-            return sanitize(f"[{recipient} returns: {text if whole else _folded(text)}]")
+            return f"[{one_line(recipient)} returns: {sanitize(text if whole else _folded(text))}]"
         case events.TurnsDropped(count):
             return f"[the context is full: the {count} oldest turns were dropped]"
         case events.ReasoningStopped("limit"):
@@ -32,7 +37,7 @@ def remark(event: Event, whole: bool = False) -> str:
         case events.ReasoningStopped("repetition"):
             return "[the reasoning repeated itself and was stopped]"
         case events.Finished(reason):
-            return "[cut off: --max-tokens or the end of the context is reached]" if reason == "length" else ""
+            return _ENDINGS.get(reason, "")
         case events.RepairedOutput(notes):  # other repairs are not shown
             texts = [note.text for note in notes if note.repair is Repair.OTHER_ROLE]
             return sanitize("\n".join(f"[in another role: {text}]" for text in texts if text.strip()))

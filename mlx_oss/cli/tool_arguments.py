@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _HELP = """\
 tool that the model may call; may be given more than once. python runs Python code (python=stateless: keep no variables
-between calls, python=limits: without a sandbox); browser=FOLDER reads the Markdown, text and HTML files of a
+between calls, python=limits: without a sandbox, python=FOLDER: with copies of the files of a folder, where what the
+code writes is saved, python=limits,FOLDER: both); browser=FOLDER reads the text, HTML and PDF files of a
 folder; browser=https://HOST/search?q={query} searches the web; patch=FOLDER changes the files of a folder; FILE.py
 offers the functions of a Python file that have a docstring"""
 
@@ -113,11 +114,20 @@ def _patch_of(arguments: str) -> str:
 
 def _tool(spec: str) -> Sequence[AnyTool]:
     name, _, where = spec.partition("=")
-    from mlx_oss.tools import BrowserTool, PythonTool, Web, patch_tool
+    from mlx_oss.cli.python_tool import FolderPythonTool
+    from mlx_oss.tools import BrowserTool, Web, patch_tool
 
     match name, where:
-        case "python", "" | "stateless" | "limits":
-            return [PythonTool(stateful=where != "stateless", isolation="limits" if where == "limits" else None)]
+        case "python", _ if where or spec == name:
+            words = set()
+            while where.split(",")[0] in ("stateless", "limits"):
+                word, _, where = where.partition(",")
+                words.add(word)
+            return [
+                FolderPythonTool(
+                    where or None, stateful="stateless" not in words, isolation="limits" if "limits" in words else None
+                )
+            ]
         case "browser", _ if where:
             return [BrowserTool(Web(where) if where.startswith(("http://", "https://")) else where)]
         case "patch", _ if where:

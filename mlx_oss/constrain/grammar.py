@@ -6,7 +6,7 @@ llguidance is the extra `constrain`; it is imported when the first grammar is cr
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import chain
@@ -60,21 +60,25 @@ class Grammar:
 
     Attributes:
         name: What the grammar belongs to, for error messages: for example "response_format".
+        is_required: False if a body is free from where the grammar cannot be followed on. True makes that an error.
     """
 
-    def __init__(self, name: str, text: str) -> None:
-        self.name, self._text = name, text
+    def __init__(self, name: str, text: str, *, is_required: bool = True) -> None:
+        self.name, self._text, self.is_required = name, text, is_required
         if reason := _refusal(text):
             raise OptionError(f"{name} cannot be enforced ({' '.join(reason.split())}): simplify it")
 
     @classmethod
-    def of_schema(cls, name: str, schema: Mapping[str, Any], *, lenient: bool = False) -> Grammar:
+    def of_schema(
+        cls, name: str, schema: Mapping[str, Any], *, lenient: bool = False, is_required: bool = True
+    ) -> Grammar:
         """The grammar of JSON that is valid by a schema, without properties that the schema does not name (`closed`).
 
         Args:
             name: What the schema belongs to, for error messages.
             schema: The JSON schema.
             lenient: Ignore keywords that llguidance does not know, such as `uniqueItems`, and treat `oneOf` as `anyOf`.
+            is_required: As the attribute.
 
         Raises:
             OptionError: If it is not a JSON schema, llguidance cannot enforce it, or llguidance is not installed.
@@ -85,7 +89,7 @@ class Grammar:
             text = matcher.grammar_from_json_schema(json.dumps(closed(schema)), overrides=options)
         except (TypeError, ValueError, RecursionError) as error:
             raise OptionError(f"{name} is not a JSON schema ({error}): correct it") from None
-        return cls(name, text)
+        return cls(name, text, is_required=is_required)
 
     @classmethod
     def of_regex(cls, name: str, regex: str) -> Grammar:
@@ -98,7 +102,11 @@ class Grammar:
         Raises:
             OptionError: If llguidance cannot enforce the expression, or llguidance is not installed.
         """
-        return cls(name, _llguidance().LLMatcher.grammar_from_regex(regex))
+        try:
+            text = _llguidance().LLMatcher.grammar_from_regex(regex)
+        except UnicodeEncodeError as error:
+            raise OptionError(f"{name} is no text in UTF-8 ({error.reason}): correct it") from None
+        return cls(name, text)
 
     def matcher(self, end: int) -> Matcher:
         """A matcher for one body; `end` is the id of the control token that ends the body."""
@@ -159,28 +167,67 @@ def _closed(schema: Any) -> Any:
     return {**schema, **inside}
 
 
+def without_patterns(schema: Any) -> Any:
+    """The schema without regular expressions, which llguidance may not be able to follow."""
+    patterns = ("pattern", "patternProperties")
+    return _changed(schema, lambda part: {key: value for key, value in part.items() if key not in patterns})
+
+
+def with_null(schema: Any) -> Any:
+    """The schema with null as a choice where it says `nullable`, as OpenAPI does and harmony tells the model."""
+
+    def change(part: dict[str, Any]) -> dict[str, Any]:
+        is_nullable = part.pop("nullable", None) is True
+        has_definitions = not part.keys().isdisjoint(("$defs", "definitions"))  # whose place references name
+        return {"anyOf": [part, {"type": "null"}]} if is_nullable and not has_definitions else part
+
+    try:
+        return _changed(schema, change)
+    except RecursionError:  # it contains itself, which whoever writes it as JSON says
+        return schema
+
+
+def _changed(schema: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """The schema with each schema in it changed, those inside first."""
+    if isinstance(schema, list):
+        return [_changed(part, change) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    whole: dict[str, Any] = {}
+    for key, value in schema.items():
+        if _names_schemas(schema, key):
+            whole[key] = {name: _changed(inner, change) for name, inner in value.items()}
+        else:
+            whole[key] = _changed(value, change) if key in _SCHEMAS_IN or key == "allOf" else value
+    return change(whole)
+
+
 class Matcher:
     """The state of one body within its grammar."""
 
     def __init__(self, grammar: Grammar, matcher: Any, end: int) -> None:
         self._grammar, self._matcher, self._end = grammar, matcher, end
         self._bits = np.zeros((N_VOCAB + 31) // 32, np.int32)
+        self._is_free = False
 
     def accept(self, token: int) -> None:
-        """Takes the next token of the body. Raises OptionError if the grammar is too complex to follow."""
-        self._matcher.consume_token(token)
-        self._check()
+        """Takes the next token of the body. Raises OptionError if a required grammar is too complex to follow."""
+        if not self._is_free:
+            self._matcher.consume_token(token)
+            self._check()
 
-    def allowed(self) -> np.ndarray | int:
+    def allowed(self) -> np.ndarray | int | None:
         """What may come next: a mask bool (V',), with the end id if the body may end here; or the end id alone.
 
-        Raises OptionError if the grammar is too complex to follow.
+        None means everything: the grammar could not be followed, and is not required. Raises OptionError if it is.
         """
-        if self._matcher.is_stopped():
-            self._check()
-            return self._end
-        self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
+        if not self._is_free and not self._matcher.is_stopped():
+            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
         self._check()
+        if self._is_free:
+            return None
+        if self._matcher.is_stopped():
+            return self._end
         mask = np.unpackbits(self._bits.view(np.uint8), count=LAST_TEXT_ID + 1, bitorder="little").view(bool)
         mask[N_RANKS:] = False
         mask[self._end] = self._matcher.is_accepting()
@@ -188,5 +235,8 @@ class Matcher:
 
     def _check(self) -> None:
         if self._matcher.is_error():
+            if not self._grammar.is_required:
+                self._is_free = True
+                return
             reason = " ".join(self._matcher.get_error().split())
             raise OptionError(f"{self._grammar.name} is too complex to follow ({reason[:200]}): simplify it")

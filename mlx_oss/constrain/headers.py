@@ -93,7 +93,8 @@ class LegalHeaders:
     """The state machine of legal headers.
 
     Args:
-        recipients: Names that may be called, as a header contains them: `functions.get_weather`, `python`.
+        recipients: Names that may be called, as a header contains them: `functions.get_weather`, `python`. Without any,
+            `commentary` is not legal: preambles announce calls, and nothing but calls and preambles belongs there.
         reasoning: Whether a reasoning message is legal: `analysis` without a recipient.
 
     Attributes:
@@ -107,7 +108,8 @@ class LegalHeaders:
         message = _path(MESSAGE, to=END_OF_HEADER)
         call = _content_types("json", "code")
         answer = _path("final", to=_content_types("json"))
-        prose = [_path("commentary", to=message), *([_path("analysis", to=message)] if reasoning else [])]
+        prose = [_path("commentary", to=message)] if recipients else []
+        prose += [_path("analysis", to=message)] if reasoning else []
         calls_in_channel, calls_in_role = [], []
         if recipients:
             recipient = _either(*(_path(f" to={name}", to=call) for name in recipients))

@@ -12,7 +12,7 @@ from typing import Any
 
 from mlx_oss.constrain import grammar
 from mlx_oss.constrain.answer import AnswerFormat, option_from_json
-from mlx_oss.constrain.grammar import Grammar
+from mlx_oss.constrain.grammar import Grammar, with_null
 from mlx_oss.constrain.turn import Rules
 from mlx_oss.errors import OptionError
 from mlx_oss.harmony import ParsedMessage, ResponseFormat, ToolDescription, ToolNamespace
@@ -25,8 +25,10 @@ class Guards:
     """Restrictions of what the model may write, besides `response_format` and `max_reasoning_tokens`.
 
     Attributes:
-        legal_headers: Message headers may name only known channels and known tools. This costs no time, and a model
-            that writes legal headers by itself writes the same tokens.
+        legal_headers: Message headers may name only known channels and known tools; without tools the channel
+            `commentary` is not known. If the model ends its turn outside `final`, without an answer, it may go on with
+            another message; when it does so a second time, the answer is opened for it. This costs no time, and a
+            model that writes legal headers by itself, and then an answer, writes the same tokens.
         strict_arguments: Whether tool calls must follow the JSON schemas of their tools. True needs the extra
             `constrain`, and refuses a schema that cannot be enforced with an OptionError. None enforces what can be
             enforced if the extra is installed. False leaves arguments free.
@@ -125,10 +127,11 @@ def _callables(
 
 def _arguments_grammar(tool: ToolDescription, strict: bool) -> Grammar | None:
     """The grammar of a tool's arguments; unless `strict`, possibly a lenient one, or None if there is none."""
-    name, schema = f"the schema of tool {tool.name!r}", _NO_ARGUMENTS if tool.parameters is None else tool.parameters
+    name = f"the schema of tool {tool.name!r}"
+    schema = _NO_ARGUMENTS if tool.parameters is None else with_null(tool.parameters)
     if strict:
         return Grammar.of_schema(name, schema)
     for lenient in (False, True):
         with suppress(OptionError):
-            return Grammar.of_schema(name, schema, lenient=lenient)
+            return Grammar.of_schema(name, schema, lenient=lenient, is_required=False)
     return None

@@ -1,8 +1,9 @@
 """The constraint of one turn: follows the model through the harmony format and computes which ids may come next.
 
 Headers must be legal. A body is free, unless it has a grammar. If the answer has a grammar, reasoning and preambles
-cannot end the turn. When reasoning reaches its limit or repeats itself, it is ended and the answer is started. The
-state comes from the harmony parser, so the constraint also works in messages that the parser repairs.
+cannot end the turn; otherwise whoever runs the turn lets it go on (`Rules.need_answer`). When reasoning reaches its
+limit or repeats itself, it is ended and the answer is started. The state comes from the harmony parser, so the
+constraint also works in messages that the parser repairs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -19,7 +21,18 @@ from mlx_oss.constrain.headers import State, legal_headers
 from mlx_oss.constrain.repetition import RepetitionGuard
 from mlx_oss.errors import EngineError
 from mlx_oss.harmony import HarmonyParser, Header, MessageStarted, ParserEvent, render_conversation
-from mlx_oss.tokenizer import CALL, CHANNEL, END, LAST_TEXT_ID, MESSAGE, RETURN, START, STOP_IDS, load_tokenizer
+from mlx_oss.tokenizer import (
+    CALL,
+    CHANNEL,
+    END,
+    LAST_TEXT_ID,
+    MESSAGE,
+    RETURN,
+    START,
+    STOP_IDS,
+    Tokenizer,
+    load_tokenizer,
+)
 
 Reason = Literal["limit", "repetition"]
 
@@ -28,12 +41,16 @@ Reason = Literal["limit", "repetition"]
 MAX_REPETITION_IN_REASONING = 128
 MAX_REPETITION_ELSEWHERE = 1024
 
-_NOT_STOP_IDS = np.isin(np.arange(LAST_TEXT_ID + 1), STOP_IDS, invert=True)  # (V',): ids that do not end the turn
-
 
 def final_header() -> list[int]:
     """The ids of `<|channel|>final<|message|>`, which start the answer after `<|start|>assistant`."""
     return [CHANNEL, *load_tokenizer().encode("final"), MESSAGE]
+
+
+@lru_cache(maxsize=4)
+def _not_stop_ids(count: int) -> np.ndarray:
+    """Mask bool (count,) of the ids that do not end the turn."""
+    return np.isin(np.arange(count), STOP_IDS, invert=True)
 
 
 def close_and_answer() -> list[int]:
@@ -58,6 +75,11 @@ class Rules:
     answer: Grammar | None = None
     max_reasoning_tokens: int | None = None
     stop_repetition: bool = True
+
+    @property
+    def need_answer(self) -> bool:
+        """True if a turn that the model ends outside the channel `final` is to go on."""
+        return self.recipients is not None
 
     @property
     def restricts_anything(self) -> bool:
@@ -96,6 +118,7 @@ class TurnConstraint:
         rules: The restrictions.
         opening: What the prompt contains after `<|start|>assistant`.
         reasoned: Reasoning tokens that earlier rounds of the turn have used.
+        tokenizer: The tokenizer of the model. None means that of the releases.
 
     Attributes:
         restricts: True if the rules restrict anything, so that the engine needs the constraint.
@@ -104,13 +127,16 @@ class TurnConstraint:
         stopped: Why the turn should end now although the model goes on; None if it should not.
     """
 
-    def __init__(self, rules: Rules, opening: Sequence[int] = (), reasoned: int = 0) -> None:
+    def __init__(
+        self, rules: Rules, opening: Sequence[int] = (), reasoned: int = 0, tokenizer: Tokenizer | None = None
+    ) -> None:
         self.reasoned = reasoned
         self.reasoning_stopped: Reason | None = None
         self.stopped: Literal["repetition"] | None = None
         self.restricts = rules.restricts_anything
         self._rules = rules
-        self._parser = HarmonyParser()
+        self._ids = max(LAST_TEXT_ID, *(tokenizer.added_text_ids if tokenizer else ()), 0) + 1
+        self._parser = HarmonyParser(tokenizer=tokenizer)
         self._parsed: deque[Parsed] = deque()  # the tokens that were accepted and not yet asked for
         self._is_ignored = False  # True once a token was asked for that the engine had not accepted
         self._state: State | None = None
@@ -249,4 +275,4 @@ class TurnConstraint:
         header = self._parser.header
         assert header is not None
         is_call = header.recipient is not None
-        return None if self._rules.answer is None or is_call else _NOT_STOP_IDS
+        return None if self._rules.answer is None or is_call else _not_stop_ids(self._ids)

@@ -32,6 +32,7 @@ class HasTransformer(Protocol):
     transformer: Transformer
     context: int
     chunk: int
+    added_ids: Collection[int]
 
 
 def prefill(
@@ -162,7 +163,8 @@ def generate_step(
     options, position = options or SamplingOptions(), cache.offset + len(prompt_ids)
     room = room_for_answer(context, position)
     limit = room if max_tokens is None else min(max_tokens, room)
-    picker = TokenPicker(options, position, [*recent, *prompt_ids], constraint)
+    added_ids = () if isinstance(model, Transformer) else model.added_ids
+    picker = TokenPicker(options, position, [*recent, *prompt_ids], constraint, added_ids)
     last = _prefilled(model, prompt_ids, cache, chunk, progress)
     yield from decode(transformer, last, cache, picker, limit=limit, stop_ids=frozenset(stop_ids))
 
@@ -263,6 +265,7 @@ class TokenPicker:
         position: Position in the sequence of the first token to choose.
         recent: The ids before it, for the repetition penalty.
         constraint: Restricts each choice; None means no restriction.
+        added_ids: Ids of text that a fine-tune has added.
 
     Attributes:
         options: How tokens are chosen.
@@ -271,10 +274,15 @@ class TokenPicker:
     """
 
     def __init__(
-        self, options: SamplingOptions, position: int, recent: Sequence[int], constraint: Constraint | None
+        self,
+        options: SamplingOptions,
+        position: int,
+        recent: Sequence[int],
+        constraint: Constraint | None,
+        added_ids: Collection[int] = (),
     ) -> None:
         self.options = options
-        self._sampler, self._recent, self._constraint = Sampler(options, position), list(recent), constraint
+        self._sampler, self._recent, self._constraint = Sampler(options, position, added_ids), list(recent), constraint
         self.is_sequential = self._sampler.needs_recent or constraint is not None
 
     def observe(self, token: int) -> None:

@@ -6,7 +6,7 @@ nothing of text and messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -46,11 +46,13 @@ class LocalEngine(Engine):
         chunk: Number of tokens of a prompt that are computed at a time. None means as planned, and 512 without a plan.
         wired_bytes: How many bytes of the weights may be wired while requests are computed. None means as planned, and
             0 without a plan.
+        added_ids: Ids of text that a fine-tune has added. They are sampled too.
 
     Attributes:
         transformer: The network.
         context: Maximum number of tokens of a prompt and its answer together.
         chunk: Number of tokens of a prompt that are computed at a time.
+        added_ids: Ids of text that a fine-tune has added.
     """
 
     def __init__(
@@ -61,10 +63,11 @@ class LocalEngine(Engine):
         context: int | None = None,
         chunk: int | None = None,
         wired_bytes: int | None = None,
+        added_ids: Collection[int] = (),
     ) -> None:
         compute_thread.mark_computing()
         planned = (plan.context, plan.chunk) if plan else (transformer.config.max_position_embeddings, PREFILL_CHUNK)
-        self.transformer, self._plan = transformer, plan
+        self.transformer, self._plan, self.added_ids = transformer, plan, frozenset(added_ids)
         self.context = planned[0] if context is None else context
         self.chunk = planned[1] if chunk is None else chunk
         planned_bytes = plan.wired_bytes if plan else 0
@@ -167,7 +170,7 @@ def _generate(engine: LocalEngine, request: Request, cache: KVPromptCache, limit
                     yield PromptProgress(len(cache.ids) - reused, len(prompt) - reused)
             if reused <= end < len(prompt):
                 cache.kv.snapshot()
-        picker = TokenPicker(request.options, len(prompt), prompt, request.constraint)
+        picker = TokenPicker(request.options, len(prompt), prompt, request.constraint, engine.added_ids)
         for step in decode(model, last, cache.kv, picker, limit=limit, stop_ids=request.stop_ids):
             cache.ids.append(step.token)
             counts.offload = offload_stats(model) - read_before

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_oss.backend.cores import side_stream
 from mlx_oss.backend.device import compiled
@@ -33,14 +34,21 @@ class Sampler:
         options: How tokens are chosen.
         position: Position in the sequence of the first token to draw. With the same seed, samplers at different
             positions draw independently, and so do the turns of a chat that share a seed.
+        added_ids: Ids of text that a fine-tune has added; others behind those of gpt-oss are never drawn.
     """
 
-    def __init__(self, options: SamplingOptions, position: int = 0) -> None:
+    def __init__(self, options: SamplingOptions, position: int = 0, added_ids: Collection[int] = ()) -> None:
         self.options = options
         seed = int.from_bytes(os.urandom(8)) if options.seed is None else options.seed
         self._key = mx.random.key((seed + position * _APART) % 2**64)
         ids, biases = list(options.logit_bias), list(options.logit_bias.values())
         self._bias = (mx.array(ids), mx.array(biases)) if ids else None
+        self._last = max(LAST_TEXT_ID, *added_ids, 0)
+        self._unused = None  # bool (V',), True for the ids between those of gpt-oss and the added ones
+        if self._last > LAST_TEXT_ID:
+            unused = np.arange(self._last + 1) > LAST_TEXT_ID
+            unused[list(added_ids)] = False
+            self._unused = mx.array(unused)
         self._draw = compiled(self.draw)
 
     @property
@@ -60,16 +68,20 @@ class Sampler:
         Args:
             logits: Logits of the model. They are not changed.
             recent: The ids before this token, for the repetition penalty.
-            allowed: Bool (V',). Logits are -inf where it is False. None allows every id.
+            allowed: Bool (V',). Logits are -inf where it is False, and at ids behind its end. None allows every id.
             exact: Ids (n,) -> their logits (n,) in float32. They replace the EXACT largest logits of allowed ids,
                 before bias and penalty. None means that all are exact.
 
         Raises:
             OptionError: If `logit_bias` has an id that the model does not have.
         """
-        logits = logits[: LAST_TEXT_ID + 1].astype(mx.float32)
+        logits = logits[: self._last + 1].astype(mx.float32)
         known = logits.shape[0]
+        if self._unused is not None:
+            logits = mx.where(self._unused[:known], -math.inf, logits)
         if allowed is not None:
+            if len(allowed) < known:
+                allowed = mx.pad(allowed, (0, known - len(allowed)))
             logits = mx.where(allowed[:known], logits, -math.inf)
         if exact is not None:
             best = mx.argpartition(-logits, kth=min(EXACT, known) - 1)[:EXACT]

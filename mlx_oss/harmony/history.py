@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mlx_oss.harmony.messages import Message
 from mlx_oss.harmony.parse import ParsedMessage
 from mlx_oss.harmony.render import render_conversation, render_message
-from mlx_oss.tokenizer import CALL, END, START
+from mlx_oss.tokenizer import CALL, END, START, Tokenizer
 
 
 def conversation_for_next_turn(messages: Sequence[Message]) -> list[Message]:
@@ -36,16 +36,20 @@ def stays_for_next_turn(messages: Sequence[Message]) -> list[bool]:
     return [i > last_final or not is_reasoning(message) for i, message in enumerate(messages)]
 
 
-def ids_in_history(parsed: ParsedMessage) -> list[int]:
+def ids_in_history(parsed: ParsedMessage, tokenizer: Tokenizer | None = None) -> list[int]:
     """Returns the token ids with which later prompts repeat a message that the model wrote, from `<|start|>` on.
 
     These are the ids the model wrote, so the KV cache that holds them stays valid. Only the last token is normalised:
     `<|call|>` for a tool call, `<|end|>` for any other message. A message that had to be repaired is rendered again, so
     that the model does not see and copy its own mistakes.
+
+    Args:
+        parsed: The message.
+        tokenizer: The tokenizer of the model, as `mlx_oss.load` returns it. None means that of the releases.
     """
     end = CALL if parsed.is_tool_call else END
     if parsed.notes:
-        return [*render_message(parsed.message)[:-1], end]
+        return [*render_message(parsed.message, tokenizer=tokenizer)[:-1], end]
     ids = list(parsed.ids)
     if ids[0] != START:
         ids = render_conversation((), next_role=parsed.message.role) + ids

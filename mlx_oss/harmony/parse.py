@@ -23,15 +23,14 @@ from mlx_oss.tokenizer import (
     ENDOFTEXT,
     MESSAGE,
     N_RANKS,
-    N_VOCAB,
     RETURN,
     START,
+    Tokenizer,
     load_tokenizer,
 )
 
 Ending = Literal["end", "return", "call", "cut"]
 
-_CONTROL_IDS = range(N_RANKS, N_VOCAB)
 _ENDINGS: dict[int, Ending] = {END: "end", RETURN: "return", CALL: "call", ENDOFTEXT: "return"}
 # In tokens. Headers are short: a longer text without <|message|> is content, and is returned as it comes instead of at
 # the end of the message.
@@ -105,13 +104,20 @@ _EVENTS_OF_WHOLE_CHARACTERS: dict[int, tuple[ParserEvent, ...]] = {}
 _NO_CACHE: dict[int, tuple[ParserEvent, ...]] = {}
 
 
-def parse_messages(ids: Iterable[int], *, role: Role | None = "assistant", strict: bool = False) -> list[ParsedMessage]:
+def parse_messages(
+    ids: Iterable[int],
+    *,
+    role: Role | None = "assistant",
+    strict: bool = False,
+    tokenizer: Tokenizer | None = None,
+) -> list[ParsedMessage]:
     """Parses token ids to messages.
 
     Args:
         ids: The whole stream.
         role: The role the prompt ended with (`<|start|>assistant`). None if the stream begins with `<|start|>`.
         strict: Raise HarmonyError at the first repair.
+        tokenizer: The tokenizer of the model, as `mlx_oss.load` returns it. None means that of the releases.
 
     Returns:
         All messages, in order. The last one has the ending "cut" if it is unfinished.
@@ -119,7 +125,7 @@ def parse_messages(ids: Iterable[int], *, role: Role | None = "assistant", stric
     Raises:
         HarmonyError: If `strict` is set and the stream breaks the format.
     """
-    parser = HarmonyParser(role, strict=strict)
+    parser = HarmonyParser(role, strict=strict, tokenizer=tokenizer)
     events = [event for id_ in ids for event in parser.feed(id_)] + list(parser.finish())
     return [event.message for event in events if isinstance(event, MessageFinished)]
 
@@ -130,6 +136,7 @@ class HarmonyParser:
     Args:
         role: The role the prompt ended with (`<|start|>assistant`). None if the stream begins with `<|start|>`.
         strict: Raise HarmonyError at the first repair, to test streams that should be well-formed.
+        tokenizer: The tokenizer of the model, as `mlx_oss.load` returns it. None means that of the releases.
 
     Attributes:
         state: "between" two messages, in a "header", or in "content".
@@ -146,15 +153,17 @@ class HarmonyParser:
         "_ids",
         "_notes",
         "_role",
+        "_tokenizer",
         "header",
         "state",
         "strict",
     )
 
-    def __init__(self, role: Role | None = "assistant", *, strict: bool = False):
+    def __init__(self, role: Role | None = "assistant", *, strict: bool = False, tokenizer: Tokenizer | None = None):
         self.strict = strict
         self.state: Literal["between", "header", "content"] = "between" if role is None else "header"
         self.header: Header | None = None
+        self._tokenizer = tokenizer or load_tokenizer()
         self._role = role
         self._ids: list[int] = []  # of the current message
         self._notes: list[Note] = []
@@ -197,7 +206,7 @@ class HarmonyParser:
 
     def copy(self) -> HarmonyParser:
         """Returns an independent parser in the same state."""
-        other = HarmonyParser(strict=self.strict)
+        other = HarmonyParser(strict=self.strict, tokenizer=self._tokenizer)
         for slot in ("state", "header", "_role", "_header_at", "_content_at", "_body", "_cached_events"):
             setattr(other, slot, getattr(self, slot))
         other._ids, other._notes = self._ids.copy(), self._notes.copy()
@@ -205,17 +214,17 @@ class HarmonyParser:
         return other
 
     def _step(self, id_: int) -> tuple[ParserEvent, ...]:
-        if not 0 <= id_ < N_VOCAB:
+        if not self._tokenizer.knows(id_):
             self._note(Repair.UNKNOWN_ID, str(id_))
         if self.state == "content":
-            return self._control(id_) if id_ in _CONTROL_IDS else self._text(id_)
+            return self._control(id_) if self._tokenizer.is_control(id_) else self._text(id_)
         if self.state == "header":
             return self._in_header(id_)
         return self._between(id_)
 
     def _text(self, id_: int) -> tuple[ParserEvent, ...]:
         was_between_characters = self._cached_events is _EVENTS_OF_WHOLE_CHARACTERS
-        text = self._decoder.decode(load_tokenizer().token_bytes(id_))
+        text = self._decoder.decode(self._tokenizer.token_bytes(id_))
         events = (TextDelta(text),) if text else ()
         self._cached_events = _NO_CACHE if self._decoder.getstate()[0] else _EVENTS_OF_WHOLE_CHARACTERS
         if was_between_characters and self._cached_events is _EVENTS_OF_WHOLE_CHARACTERS and 0 <= id_ < N_RANKS:
@@ -227,7 +236,7 @@ class HarmonyParser:
             return self._end(id_, ending)
         if id_ in (START, CHANNEL):
             return self._interrupt(id_)
-        self._note(Repair.STRAY_CONTROL, load_tokenizer().decode([id_]))
+        self._note(Repair.STRAY_CONTROL, self._tokenizer.decode([id_]))
         return ()
 
     def _in_header(self, id_: int) -> tuple[ParserEvent, ...]:
@@ -242,16 +251,16 @@ class HarmonyParser:
             self._role, self._header_at = None, len(self._ids)
         elif len(self._ids) - self._header_at >= _LONGEST_HEADER:
             return self._open(None, complete=False)
-        elif id_ in _CONTROL_IDS and id_ not in (CHANNEL, CONSTRAIN):
-            self._note(Repair.STRAY_CONTROL, load_tokenizer().decode([id_]))
+        elif self._tokenizer.is_control(id_) and id_ not in (CHANNEL, CONSTRAIN):
+            self._note(Repair.STRAY_CONTROL, self._tokenizer.decode([id_]))
         return ()
 
     def _between(self, id_: int) -> tuple[ParserEvent, ...]:
         if id_ == START:
             self.state, self._role, self._header_at = "header", None, len(self._ids)
             return ()
-        is_text = id_ not in _CONTROL_IDS
-        text = load_tokenizer().decode([id_])
+        is_text = not self._tokenizer.is_control(id_)
+        text = self._tokenizer.decode([id_])
         if is_text and not text.strip():
             self._note(Repair.STRAY_TEXT, text)
         elif is_text or id_ in (CHANNEL, MESSAGE):
@@ -281,8 +290,8 @@ class HarmonyParser:
         sections = [""]
         self._decoder.reset()
         for id_ in self._ids[self._header_at : end]:
-            if id_ not in _CONTROL_IDS:
-                sections[-1] += self._decoder.decode(load_tokenizer().token_bytes(id_))
+            if not self._tokenizer.is_control(id_):
+                sections[-1] += self._decoder.decode(self._tokenizer.token_bytes(id_))
             elif id_ in (CHANNEL, CONSTRAIN):
                 sections[-1] += self._decoder.decode(b"", final=True)
                 sections += [""] if id_ == CHANNEL else []
@@ -318,8 +327,9 @@ class HarmonyParser:
         """Ends the current message. Its ids are all ids so far."""
         assert self.header is not None
         rest = self._decoder.decode(b"", final=True)
-        content_ids = (id_ for id_ in self._ids[self._content_at :] if id_ not in _CONTROL_IDS)
-        content = self._body + b"".join(map(load_tokenizer().token_bytes, content_ids))
+        is_control = self._tokenizer.is_control
+        content_ids = (id_ for id_ in self._ids[self._content_at :] if id_ < N_RANKS or not is_control(id_))
+        content = self._body + b"".join(map(self._tokenizer.token_bytes, content_ids))
         text = content.decode("utf-8", "replace")
         if text.encode() != content:
             self._note(Repair.INVALID_UTF8)

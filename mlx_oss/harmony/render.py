@@ -23,18 +23,21 @@ from mlx_oss.harmony.messages import (
     ToolNamespace,
 )
 from mlx_oss.harmony.typescript import compact_json, type_of
-from mlx_oss.tokenizer import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, START, load_tokenizer
+from mlx_oss.tokenizer import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, START, Tokenizer, load_tokenizer
 
 CONSTRAIN_TEXT = "<|constrain|>"
 
 
-def render_conversation(messages: Iterable[Message], *, next_role: Role | None = None) -> list[int]:
+def render_conversation(
+    messages: Iterable[Message], *, next_role: Role | None = None, tokenizer: Tokenizer | None = None
+) -> list[int]:
     """Renders a conversation to the token ids of a prompt.
 
     Args:
         messages: The messages, in order.
         next_role: Role of the message that the model should write next. `<|start|>` and this role are appended. None
             appends nothing.
+        tokenizer: The tokenizer of the model, as `mlx_oss.load` returns it. None means that of the releases.
 
     Returns:
         The token ids.
@@ -44,19 +47,20 @@ def render_conversation(messages: Iterable[Message], *, next_role: Role | None =
     """
     messages = list(messages)
     functions = any(map(_offers_functions, messages))
-    ids = [id_ for message in messages for id_ in render_message(message, functions=functions)]
+    ids = [id_ for message in messages for id_ in render_message(message, functions=functions, tokenizer=tokenizer)]
     if next_role is not None:
         ids += [START, *_encode_word(next_role)]
     return ids
 
 
-def render_message(message: Message, *, functions: bool = False) -> list[int]:
+def render_message(message: Message, *, functions: bool = False, tokenizer: Tokenizer | None = None) -> list[int]:
     """Renders one message to token ids.
 
     Args:
         message: The message.
         functions: Whether a developer message of the conversation offers functions. If so, a system message tells the
             model to call them on the commentary channel.
+        tokenizer: The tokenizer of the model, as `mlx_oss.load` returns it. None means that of the releases.
 
     Returns:
         The token ids, from `<|start|>` to `<|end|>`, or to `<|call|>` for an assistant message with a recipient.
@@ -74,7 +78,7 @@ def render_message(message: Message, *, functions: bool = False) -> list[int]:
         ids += _content_type(message.content_type)
     ids.append(MESSAGE)
     for content in message.contents:
-        ids += load_tokenizer().encode(_content_text(content, message.role, functions))
+        ids += (tokenizer or load_tokenizer()).encode(_content_text(content, message.role, functions))
     ids.append(CALL if message.role == "assistant" and message.recipient is not None else END)
     return ids
 

@@ -2,7 +2,8 @@
 
 Follows openai-harmony 0.0.8 (`json_schema_to_typescript` in src/encoding.rs) character for character, including what
 looks accidental there: an array of a union has no brackets; only the first line of a comment of several lines is marked
-as a comment; `anyOf`, `$ref`, `const` and an enum without a type become `any`; enums of numbers lose their values.
+as a comment; `anyOf`, `$ref`, `const` and an enum without a type become `any`; enums of numbers lose their values. A
+session has schemas rewritten first, so that they say more (`schemas`).
 Knows nothing of tokens and messages.
 """
 
@@ -26,7 +27,8 @@ def type_of(schema: Any, indent: str = "") -> str:
         return "".join(f"\n{indent} | {_variant(variant, indent)}" for variant in variants)
     kind = schema.get("type")
     if isinstance(kind, list | tuple):
-        return " | ".join("number" if name == "integer" else name for name in _strings(kind)) or "any"
+        names = ["number" if name == "integer" else name for name in _strings(kind)]
+        return " | ".join(names) if names else "any"
     if kind == "object":
         return _object(schema, indent)
     if kind == "array":

@@ -13,19 +13,21 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 from mlx_oss.action import Action, done_event
-from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.errors import OptionError, ToolError, quoted
 from mlx_oss.events import Citation, ToolCall, ToolResult
 from mlx_oss.harmony import ToolDescription, ToolNamespace
 from mlx_oss.harmony.header import ROLES, read_header
+from mlx_oss.json_text import whole_characters
 from mlx_oss.shield import shield
 from mlx_oss.tools.base import STOPPED, SystemTool
-from mlx_oss.tools.functions import Tool, text_of, tool_from
+from mlx_oss.tools.functions import Tool, tool_from
+from mlx_oss.tools.results import bounded, list_of, text_of
 
 T = TypeVar("T")
 
@@ -62,7 +64,7 @@ class Toolset:
         if twice := [name for name in names if names.count(name) > 1]:
             raise OptionError(f"two tools are called {twice[0]!r}: give each its own name")
         for _, entry in described:
-            _check_name(entry)
+            _check(entry)
         for tool, entry in described:
             if isinstance(tool, Tool | SystemTool):
                 self._runnable[entry.name] = tool
@@ -116,14 +118,21 @@ def _description(tool: AnyTool) -> ToolDescription | ToolNamespace:
     return tool_from(tool).description
 
 
-def _check_name(described: ToolDescription | ToolNamespace) -> None:
-    """Raises OptionError if a message to or from the tool would be parsed with another name."""
+def _check(described: ToolDescription | ToolNamespace) -> None:
+    """Raises OptionError if no schema describes the arguments, or a message would be parsed with another name."""
     namespace = described if isinstance(described, ToolNamespace) else ToolNamespace("functions", None, (described,))
     if namespace.name in _RESERVED_NAMES:
         raise OptionError(f"a namespace cannot be called {namespace.name!r}, which is reserved: choose another name")
+    for tool in namespace.tools:
+        if tool.parameters is not None and not isinstance(tool.parameters, Mapping):
+            raise OptionError(
+                f"the parameters of tool {tool.name!r} are {quoted(tool.parameters)}, expected the JSON schema of an "
+                "object (a dict), or None for a function without arguments"
+            )
     for name in [f"{namespace.name}.{tool.name}" for tool in namespace.tools] or [namespace.name]:
         header, notes, _ = read_header([f"assistant to={name}", "commentary"], None)
-        if notes or header.recipient != name or name.startswith(".") or name.endswith("."):
+        is_text = not any(0xD800 <= ord(letter) <= 0xDFFF for letter in name)  # half a character cannot be encoded
+        if notes or header.recipient != name or name.startswith(".") or name.endswith(".") or not is_text:
             raise OptionError(f"no message can be sent to {name!r}: name the tool in letters, digits, _ and -")
 
 
@@ -225,9 +234,11 @@ class ToolInvocation(Action):
                 raise ToolError(f"there is no tool {self._call.name!r}; there are: {', '.join(self._known)}")
             case SystemTool() as tool:
                 self._on_cancel(tool.cancel)
-                return tool.call(self._call.name.partition(".")[2], self._call.arguments)
+                return bounded(tool.call(self._call.name.partition(".")[2], self._call.arguments))
             case tool:
                 result = tool.handler(**tool.arguments(self._call.arguments))
+                if isinstance(result, AsyncIterable):
+                    result = list_of(result)
                 if isinstance(result, Awaitable):
                     result = asyncio.run(self._await_here(result)) if loop is None else self._wait_for(result, loop)
                 return text_of(result)
@@ -281,7 +292,7 @@ class ToolInvocation(Action):
             self.result = self._failed(f"{type(error).__name__}: {error}")
 
     def _failed(self, reason: str, output: str = "") -> ToolResult:
-        reason = " ".join(reason.split())
+        reason, output = " ".join(whole_characters(reason).split()), whole_characters(output)
         reason = reason if len(reason) <= _MAX_ERROR_LENGTH else reason[:_MAX_ERROR_LENGTH] + " ..."
         above = f"{output.rstrip()}\n" if output.strip() else ""
         return ToolResult(self._call.recipient, f"{above}Error: {reason}", reason)

@@ -9,22 +9,19 @@ sessions, threads and event loops.
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import enum
 import functools
-import importlib.util
 import inspect
-import json
-import math
 import sys
-from collections.abc import Callable, Collection, Mapping, Set
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Annotated, Any, get_type_hints
 
+from mlx_oss import json_text
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import ToolDescription
+from mlx_oss.tools.schema_check import problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class Tool:
             represent, a dataclass or a pydantic model. The model sees the errors that it raises.
         prepare: Makes the arguments for the handler from the object that the model wrote, or raises ValueError with a
             sentence for the model. None: the arguments stay as they are, checked against the schema if the package
-            `jsonschema` is installed.
+            `jsonschema` is installed. What of the schema cannot be checked is passed over.
     """
 
     description: ToolDescription
@@ -62,7 +59,7 @@ class Tool:
             ToolError: If they are not JSON or not what the schema asks for. The message is a sentence for the model.
         """
         try:
-            arguments = json.loads(text) if text.strip() else {}
+            arguments = json_text.loads(text) if text.strip() else {}
         except (ValueError, RecursionError) as error:
             raise ToolError(f"the arguments are no JSON ({error}): write one JSON object") from None
         if not isinstance(arguments, dict):
@@ -71,22 +68,13 @@ class Tool:
             return self._checked(arguments) if self.prepare is None else self.prepare(arguments)
         except ValueError as error:
             raise ToolError(f"wrong arguments for {self.name}: {error}") from None
-        except Exception as error:  # of a schema that jsonschema cannot use, or of arguments that are nested too deeply
+        except Exception as error:  # of the app's own `prepare`
             problem = " ".join(f"{type(error).__name__}: {error}".split())
             raise ToolError(f"the arguments of {self.name} cannot be checked ({problem})") from error
 
     def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        schema = self.description.parameters or {}
-        for name in schema.get("required", ()):
-            if name not in arguments:
-                raise ValueError(f"`{name}` is missing")
-        if schema and importlib.util.find_spec("jsonschema"):
-            from jsonschema import Draft202012Validator
-            from jsonschema.exceptions import best_match
-
-            if (error := best_match(Draft202012Validator(dict(schema)).iter_errors(arguments))) is not None:
-                message = error.message if len(error.message) <= 200 else error.message[:200] + " ..."
-                raise ValueError(f"`{error.json_path.removeprefix('$.')}`: {message}")
+        if wrong := problem(self.description.parameters or {}, arguments):
+            raise ValueError(wrong)
         try:
             signature = inspect.signature(self.handler)
         except ValueError:  # a function of C, which may have none
@@ -141,24 +129,6 @@ def tool_from(function: Callable[..., Any], *, name: str | None = None, descript
     return Tool(described, function, arguments.read)
 
 
-def text_of(result: Any) -> str:
-    """Writes a handler's result for the model: a text as it is, anything else as JSON.
-
-    Args:
-        result: Anything that JSON can represent. NaN and infinity become null, and what JSON has no form for, such as
-            a date, a path or an array, becomes a text or a list.
-
-    Raises:
-        ToolError: If JSON cannot represent the result, because it contains itself.
-    """
-    if isinstance(result, str):
-        return result
-    try:
-        return json.dumps(_jsonable(result), ensure_ascii=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ToolError(f"the result is nothing that JSON can say ({error})") from None
-
-
 def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
     """The parameters that the model may give. Raises OptionError if there are some that cannot be given by name."""
     try:
@@ -203,39 +173,3 @@ def _fits_schema(default: Any) -> bool:
     if isinstance(default, enum.Enum) or not isinstance(default, str | int | float):
         return False
     return isinstance(default, str) or abs(default) <= sys.float_info.max  # which NaN is not
-
-
-def _jsonable(value: Any) -> Any:
-    """The value in types that `json.dumps` can write; NaN and infinity become None."""
-    if isinstance(value, float) and not isinstance(value, enum.Enum):
-        return value if math.isfinite(value) else None
-    if value is None or (isinstance(value, str | int) and not isinstance(value, enum.Enum)):
-        return value
-    if isinstance(value, Mapping):
-        return {_key(key): _jsonable(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return _jsonable(_simplified(value))
-
-
-def _key(key: Any) -> Any:
-    """A key that `json.dumps` can write: a key that would be a list or an object becomes its JSON text."""
-    key = _jsonable(key)
-    return key if key is None or isinstance(key, str | int | float) else json.dumps(key, ensure_ascii=False)
-
-
-def _simplified(value: Any) -> Any:
-    """A value of a type that JSON does not have, one step closer to those that it has."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if hasattr(value, "model_dump"):  # a pydantic model
-        return value.model_dump(mode="json")
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, Set):
-        return sorted(value, key=repr)
-    if hasattr(value, "tolist"):  # an array of numbers
-        return value.tolist()
-    return str(value)

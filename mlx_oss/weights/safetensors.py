@@ -29,6 +29,7 @@ _BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # dtypes whose values are smaller
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _MOST_AXES = 8  # of a tensor of any layout
 _REPOSITORY = re.compile(r"[\w-]+/[\w.-]+", re.ASCII)  # of Hugging Face's hub
+_MOST_TENSORS = 100_000  # of a model; the releases have less than 1,000, and 1,000 layers 35,000
 LFS_POINTER = b"version https://git-lfs"
 ADAPTERS = ("adapter_model.safetensors", "adapters.safetensors")  # of PEFT and of mlx-lm
 # `0000100_adapters` is a checkpoint of mlx-lm's training.
@@ -97,6 +98,7 @@ def read_header(path: Path, limit: int = HEADER_BYTES) -> dict[str, TensorInfo]:
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} has a damaged safetensors header: download or save it again")
     raw.pop("__metadata__", None)
+    _check_count(path, len(raw))
     tensors = [_tensor(path, name, entry, 8 + length) for name, entry in raw.items()]
     tensors.sort(key=lambda t: (t.start, t.end))
     position = 8 + length
@@ -112,6 +114,13 @@ def read_header(path: Path, limit: int = HEADER_BYTES) -> dict[str, TensorInfo]:
             f"{path} is {state}: it has {size:,} bytes, its header describes {position:,}: download or save it again"
         )
     return {tensor.name: tensor for tensor in tensors}
+
+
+def _check_count(path: Path, count: int) -> None:
+    if count > _MOST_TENSORS:
+        raise CheckpointError(
+            f"{path} has more than {_MOST_TENSORS:,} tensors, more than a model has: download it again"
+        )
 
 
 def _tensor(path: Path, name: str, entry: object, base: int) -> TensorInfo:
@@ -184,6 +193,7 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
                     "file that does not belong"
                 )
             tensors[tensor.name] = tensor
+        _check_count(folder, len(tensors))
     if index is not None:
         _check_index(folder, index, tensors)
     return tensors

@@ -1,10 +1,13 @@
-"""The option `--long`: `pytest tests/attacks --long` also runs the attacks that take minutes."""
+"""The option `--long`, for the attacks that take minutes too, and the counts at the end."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -18,5 +21,19 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--long", default=False):
         for item in items:
-            if "long" in item.keywords and Path(__file__).parent in item.path.parents:
+            if "long" in item.keywords and HERE in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="takes minutes: pytest tests/attacks --long"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints how many attacks of each file were tried, and how many held. A test that tries several is one."""
+    tried: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            file = Path(report.nodeid.partition("::")[0])
+            if report.when == "call" and file.parent.name == HERE.name:
+                tried[file.stem] += 1
+                held[file.stem] += outcome == "passed"
+    for file, count in sorted(tried.items()):
+        terminalreporter.write_line(f"{file.removeprefix('test_')}: {count} tried, {held[file]} held")

@@ -6,10 +6,14 @@ much of the processor's time: a quadratic step takes 256 times as much.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import random
+import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +21,13 @@ import pytest
 
 from mlx_oss.errors import ToolError
 from mlx_oss.tools import BrowserTool
-from mlx_oss.tools.browser import folder
-from mlx_oss.tools.browser.html_text import html_page
+from mlx_oss.tools.browser import folder, reader, reader_process
+from mlx_oss.tools.browser.charsets import decode
 from mlx_oss.tools.browser.pages import Page
+from mlx_oss.tools.browser.passages import Passages
+from mlx_oss.tools.browser.reader import Reader
 from mlx_oss.tools.browser.text import markdown_page, text_page
+from tests.tools.documents import pdf
 
 HANG = 60.0  # seconds until a test that waits gives up
 
@@ -49,9 +56,18 @@ FILES = {
     "cells.html": "<td>x",
     "links.html": "<a href=x>y",
     "scripts.html": "<script></script",
+    "nested cells.html": "<table><tr><td>x|",
+    "captions.html": "<table><caption>x</caption></table>",
+    "links in cells.html": "<a href=x><table><td>y",
+    "links in pre.html": "<pre><a href=x>y",
+    "bold paragraphs.html": "<b><p>",
+    "options.html": "<select><option>x",
+    "dropped.html": "<svg><template>",
     "entities.html": "&#9",
     "ampersands.html": "&",
     "ends.html": "</b>",
+    "characters.txt": "鯨",
+    "vowel signs.txt": "น้ำ",
     "word.txt": "x",
     "dashes.txt": "1-",
     "blanks.txt": " ",
@@ -78,9 +94,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 def read(name: str, text: str) -> Page:
     """Makes a page as the tool does, and does everything with it that takes time."""
-    kinds = {".md": markdown_page, ".html": html_page}
-    make = kinds.get(Path(name).suffix)
-    page = make(name, text, lambda address: address) if make else text_page(name, text)
+    if name.endswith(".html"):
+        text = reader_process.html(text.encode())["text"]
+    page = markdown_page(name, text, lambda address: address) if name.endswith(".md") else text_page(name, text)
     page.view(0, 0, -1, 100)
     page.found("zebra")
     page.line_at(len(page.text) - 1)
@@ -113,6 +129,50 @@ def test_the_time_of_a_search_is_in_proportion_to_the_matches_in_a_file(tmp_path
         assert "the whale" in call(BrowserTool(tmp_path), "search", query="what of the whale and the captain")
 
     assert_linear(search, 500)
+
+
+def test_the_time_of_a_search_is_in_proportion_to_a_text_without_blanks(tmp_path):
+    def search(size: int) -> None:
+        (tmp_path / "a.txt").write_text("鲸鱼是世界上最大的哺乳动物" * size)
+        assert "鲸鱼" in call(BrowserTool(tmp_path), "search", query="最大的鲸鱼和哺乳动物")
+
+    assert_linear(search, 500)
+
+
+BIG = 1 << 22  # characters
+
+
+@pytest.mark.parametrize("unit", ["\n", "\t", "x", "some words ", "鯨", "�", "[a](b) "])
+def test_every_step_looks_often_whether_the_call_was_cancelled(unit):
+    """At most 64 K characters, or 1000 lines of 80, are handled between two looks."""
+    looks = []
+
+    def check() -> None:
+        looks.append(1)
+
+    text = unit * (BIG // len(unit))
+    page = text_page("a", text, check)
+    assert len(looks) >= len(text) >> 16
+    steps = [
+        lambda: markdown_page("a", text, str, check),
+        lambda: decode(text.encode(), check=check),
+        lambda: decode(b"\xff" + text.encode(), check=check),
+        lambda: page.wrap(check),
+        lambda: page.line_at(len(text) - 1, check),
+        lambda: page.found("zebra", check),
+    ]
+    for step in steps:
+        looks.clear()
+        step()
+        assert len(looks) >= len(text) // 80_000 - 1
+
+
+def test_a_text_without_blanks_is_indexed_in_small_pieces():
+    looks = []
+    index = Passages(threading.Event())
+    index.check = lambda: looks.append(1)
+    index.add("a", "a", "鯨" * (1 << 18))
+    assert len(looks) >= 32
 
 
 def test_fifty_thousand_words_are_searched_for_as_quickly_as_those_that_count(tmp_path, monkeypatch):
@@ -169,6 +229,96 @@ def test_reading_a_large_file_can_be_cancelled(tmp_path, monkeypatch, name, func
     arguments = {"query": "whale"} if function == "search" else {"id": name}
     assert cancelled_within(tool, lambda: call(tool, function, **arguments), begun) < 5
     assert "No results" in call(BrowserTool(small_folder(tmp_path)), "search", query="zebra")
+
+
+@pytest.mark.parametrize("kind", ["html", "pdf"])
+def test_a_document_that_is_being_read_is_left_when_the_call_is_cancelled(kind, monkeypatch):
+    content = b"BT (x) Tj ET " * 2_000_000
+    document = b"<b><p>" * 2_000_000 if kind == "html" else pdf(content=content)
+    reads, stopped = Reader(), threading.Event()
+    assert reads.page("a", "html", b"fine", str).body == "fine"
+    process = reads._child._process
+
+    def check() -> None:
+        if stopped.is_set():
+            raise ToolError("stopped before it was done")
+
+    ask = reader._Child._ask
+    monkeypatch.setattr(reader._Child, "_ask", lambda self, *args: stopped.set() or ask(self, *args))
+    with pytest.raises(ToolError, match="stopped"):
+        reads.page("a", kind, document, str, check)
+    stopped.clear()
+    monkeypatch.undo()
+    assert process.wait(HANG) == -signal.SIGKILL
+    assert reads.page("a", "html", b"fine", str).body == "fine"
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        ("import os; os.abort()", "the library that reads such documents cannot read it"),
+        ("import sys; sys.stdin.readline(); sys.exit(3)", "the library that reads such documents cannot read it"),
+        ("import time; time.sleep(1000)", "takes too long"),
+    ],
+)
+def test_a_library_that_crashes_or_hangs_costs_one_document(program, sentence, tmp_path, monkeypatch):
+    (tmp_path / "crashes.py").write_text(program)
+    (tmp_path / "a.html").write_text("<p>a whale")
+    (tmp_path / "b.txt").write_text("a whale")
+    with monkeypatch.context() as within:
+        within.setattr(reader.reader_process, "__file__", str(tmp_path / "crashes.py"))
+        within.setattr(reader, "_SECONDS", 0.3)
+        tool = BrowserTool(tmp_path)
+        with pytest.raises(ToolError, match=sentence):
+            call(tool, "open", id="a.html")
+        shown = call(tool, "search", query="whale")
+        assert "b.txt" in shown and "a.html" not in shown
+    assert "a whale" in call(tool, "open", id="a.html")
+
+
+def test_the_process_that_reads_documents_ends_with_the_tool(tmp_path):
+    (tmp_path / "a.html").write_text("<p>a whale")
+    tool = BrowserTool(tmp_path)
+    call(tool, "search", query="whale")
+    process = tool.backend._reader._child._process
+    assert process.poll() is None
+    del tool
+    gc.collect()
+    assert process.poll() == -signal.SIGKILL
+
+
+PDF_FILES = {
+    "empty": b"",
+    "head": b"%PDF-1.4\n",
+    "cut off": pdf("whale" * 100)[:400],
+    "damaged": pdf("whale", "sea").replace(b"Kids", b"Kidz"),
+    "zeros": pdf("whale").replace(b"0 R", b"0 0"),
+    "a bomb": pdf("x").replace(b"stream\nBT", b"/Filter/FlateDecode>>stream\n" + zlib.compress(b"x" * 100_000_000)),
+    "a page in itself": pdf("whale").replace(b"Kids[4 0 R]", b"Kids[2 0 R]"),
+    "a table in itself": pdf("whale").replace(b"/Root", b"/Prev 9/Root"),
+    "many pages said": pdf("whale").replace(b"Count 1", b"Count 999999999"),
+    "arrays": pdf(content=b"[" * 500_000),
+    "dictionaries": pdf(content=b"<<" * 500_000),
+    "brackets": pdf(content=b"(" * 500_000),
+    "states": pdf(content=b"q " * 100_000),
+    "nested objects": b"%PDF-1.4\n1 0 obj\n" + b"[" * 500_000 + b"\ntrailer<</Root 1 0 R>>",
+    "percent": b"%PDF-1.4\n" + b"%" * 1_000_000,
+    "noise": b"%PDF-1.4\n" + random.Random(1).randbytes(100_000),
+}
+
+
+def test_no_pdf_file_stops_the_reader():
+    reads = Reader()
+    for name, document in PDF_FILES.items():
+        try:
+            page = reads.page(name, "pdf", document, str)
+        except ToolError as error:
+            assert len(str(error)) < 400 and "\n" not in str(error)
+        else:
+            assert len(page.text) < 10_000, name
+    process = reads._child._process
+    assert "whale" in reads.page("a", "pdf", pdf("whale"), str).text
+    assert reads._child._process is process  # it was never killed
 
 
 def small_folder(tmp_path: Path) -> Path:
@@ -303,9 +453,8 @@ def test_an_odd_id_gets_a_sentence(tmp_path, odd):
 
 
 def test_entities_cannot_forge_links_and_citations():
-    page = html_page(
-        "a", "<p>&#x3010;5&#8224;click&#12305; <a href=x>&#x3010;b</a></p><title>&#x3010;9†x】</title>", str
-    )
+    document = "<title>&#x3010;9†x】</title><p>&#x3010;5&#8224;click&#12305; <a href=x>&#x3010;b</a></p>"
+    page = Reader().page("a", "html", document.encode(), str)
     assert "【5" not in page.text and "【9" not in page.title and "【0†〖b†x】" in page.text
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import resource
 import shutil
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -20,14 +22,19 @@ import pytest
 import mlx_oss
 from mlx_oss import ChatSession, ScriptedEngine, files
 from mlx_oss.chat import session_file
-from mlx_oss.convert import convert, verify
+from mlx_oss.convert import convert, manifest, verify
 from mlx_oss.convert.report import Progress
 from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, MlxOssError, SessionError
-from mlx_oss.files import UnsuitableFile, expanded, open_descriptor, read_bytes, read_input
+from mlx_oss.files import UnsuitableFile, expanded, open_descriptor, open_regular, read_bytes, read_input
 from mlx_oss.folders import cache_folder
 from mlx_oss.generation.engine import SavedTensor
+from mlx_oss.harmony import ToolDescription
 from mlx_oss.nano import nano_folder
+from mlx_oss.tokenizer import check_tokenizer_json
 from mlx_oss.tools import BrowserTool, patch_tool
+from mlx_oss.tools.patch import apply_patch
+from mlx_oss.weights import safetensors
+from mlx_oss.weights.layouts import metal
 from mlx_oss.weights.safetensors import INDEX, read_header
 from tests.chat.scripted import DATE, TOKENIZER
 
@@ -234,6 +241,117 @@ def test_exactly_the_limit_can_be_read(tmp_path):
         read_bytes(tmp_path / "file", 4)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/kmsg"), reason="a file of Linux")
+@pytest.mark.parametrize("name", ["config.json", INDEX, "conversion.json", "model.safetensors"])
+def test_a_file_of_proc_that_calls_itself_regular_is_not_waited_for(model, name):
+    """Without a byte to read, /proc/kmsg answers that one should wait. It may also be unreadable, or have bytes."""
+    if name == "model.safetensors":
+        name = next(path.name for path in model.glob("*.safetensors"))
+    (model / name).unlink()
+    (model / name).symlink_to("/proc/kmsg")
+    with pytest.raises(MlxOssError):
+        verify(model)
+
+
+def test_a_regular_file_that_has_no_bytes_yet_raises_an_error(tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    monkeypatch.setattr(files, "open_descriptor", lambda path: os.dup(reading))
+    for read in (lambda file: file.read(8), lambda file: read_bytes(tmp_path, 8)):
+        with open_regular(tmp_path) as file, pytest.raises(BlockingIOError):
+            read(file)
+    os.close(reading)
+    os.close(writing)
+
+
+NO_PATHS = ["a\0b", "~\0", "\ud800"]
+
+
+@pytest.mark.parametrize("path", NO_PATHS)
+def test_what_no_file_can_be_called_is_refused_with_a_sentence(tmp_path, model, conversation, script, path):
+    patch = "*** Begin Patch\n*** Add File: n\n+x\n*** End Patch"
+    for act in (
+        lambda: mlx_oss.plan(path),
+        lambda: mlx_oss.load(path),
+        lambda: mlx_oss.ModelConfig.from_file(path),
+        lambda: verify(path),
+        lambda: verify(model, path),
+        lambda: convert(path, tmp_path / "out"),
+        lambda: convert(model, path),
+        lambda: conversation.save(path),
+        lambda: ChatSession.load(path, script, TOKENIZER),
+        lambda: BrowserTool(path),
+        lambda: patch_tool(path),
+        lambda: apply_patch(patch, path),
+        lambda: check_tokenizer_json(path),
+    ):
+        with pytest.raises(MlxOssError):
+            act()
+
+
+MANIFESTS: list[object] = [None, True, -1, 0.5, "x", [], [[]], {"x": 1}, {"x": None}, {"x": {}}, {"\ud800": ""}]
+MANIFESTS += [{name: "0" * 64} for name in ("../../etc/passwd", "/etc/passwd", "a\0", "..", ".", "", "a/b")]
+
+
+@pytest.mark.parametrize("part", ["headers", "files", "crc32"])
+def test_a_manifest_with_a_seal_but_impossible_contents_is_refused(model, part):
+    written = json.loads((model / "conversion.json").read_text())
+    del written["seal"]
+    for value in MANIFESTS:
+        (model / "conversion.json").write_bytes(manifest._sealed(written | {part: value}))
+        with pytest.raises(CheckpointError, match="convert again"):
+            verify(model)
+    (model / "conversion.json").write_bytes(manifest._sealed({key: written[key] for key in written if key != part}))
+    with pytest.raises(CheckpointError, match="convert again"):
+        verify(model)
+
+
+def test_a_manifest_does_not_name_files_outside_its_folder(model):
+    """Whether a file has a certain content must not be found out."""
+    (model.parent / "outside").write_text("secret")
+    written = json.loads((model / "conversion.json").read_text())
+    del written["seal"]
+    for name in ("../outside", str(model.parent / "outside"), f"../{model.name}/config.json"):
+        path = model / name
+        files_ = {**written["files"], name: hashlib.sha256(path.read_bytes()).hexdigest()}
+        (model / "conversion.json").write_bytes(manifest._sealed(written | {"files": files_}))
+        with pytest.raises(CheckpointError, match="names files outside its folder"):
+            verify(model)
+
+
+def test_shards_that_have_too_many_tensors_together_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(safetensors, "_MOST_TENSORS", 10)
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    for number in range(3):
+        header = json.dumps({f"{number}.{tensor}": entry for tensor in range(6)}).encode()
+        (tmp_path / f"{number}.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="more than 10 tensors"):
+        safetensors.read_folder(tmp_path)
+    monkeypatch.setattr(safetensors, "_MOST_TENSORS", 5)
+    with pytest.raises(CheckpointError, match="more than 5 tensors"):
+        read_header(tmp_path / "0.safetensors")
+
+
+def test_a_metal_file_is_not_walked_through_without_end(release, tmp_path, monkeypatch):
+    """A sparse file can claim as many experts as a header can name."""
+    whole = bytearray((release("tiny", "metal") / metal.FILE).read_bytes())
+    struct.pack_into("<I", whole, 40, 4_000_000)  # the number of experts
+    path = tmp_path / metal.FILE
+    path.write_bytes(whole)
+    os.truncate(path, 1 << 40)
+    monkeypatch.setattr(metal, "_MOST_TENSORS", 1000)
+    with pytest.raises(CheckpointError, match="download it again"):
+        metal.read_metal(tmp_path)
+
+
+def test_stdin_that_cannot_be_read_is_a_sentence(tmp_path):
+    for arguments in (["chat"], ["chat", "--json"], ["parse", "-"], ["render", "-"]):
+        with (tmp_path / "out").open("wb") as writing:
+            command_ = [sys.executable, "-m", "mlx_oss", *arguments]
+            done = subprocess.run(command_, stdin=writing, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.startswith("error: "), done.stderr
+
+
 # Sessions
 
 
@@ -328,6 +446,32 @@ def test_only_the_user_may_read_a_saved_conversation(conversation, tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE(os.stat(tmp_path / "chat").st_mode) == 0o600
+
+
+def test_a_conversation_is_saved_under_the_longest_name(conversation, tmp_path, script):
+    for name in ("a" * 255, "\N{GRINNING FACE}" * 63):
+        conversation.save(tmp_path / name)
+        ChatSession.load(tmp_path / name, script, TOKENIZER)
+
+
+@pytest.mark.parametrize("place", ["response_format", "tool"])
+def test_half_a_character_in_a_saved_conversation_is_refused_when_it_is_loaded(tmp_path, script, place):
+    tool = ToolDescription("name", "does something")
+    session = ChatSession(script, TOKENIZER, tools=[tool], response_format="halves?", current_date=DATE)
+    session.save(tmp_path / "chat")
+    whole = (tmp_path / "chat").read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    text = header["__metadata__"]["text"]
+    changed = text.replace(
+        *{"response_format": ("halves?", r"\ud800"), "tool": ('"name": "name"', r'"name": "\ud800"')}[place]
+    )
+    assert changed != text
+    header["__metadata__"] |= {"text": changed, "seal": hashlib.sha256(changed.encode()).hexdigest()}
+    written = json.dumps(header).encode()
+    (tmp_path / "chat").write_bytes(len(written).to_bytes(8, "little") + written + whole[8 + length :])
+    with pytest.raises(MlxOssError):
+        ChatSession.load(tmp_path / "chat", script, TOKENIZER)
 
 
 def test_two_processes_can_save_to_one_path(conversation, tmp_path, script):

@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 
 import mlx_oss
-from mlx_oss.cli import main
+from mlx_oss import ScriptedEngine, events
+from mlx_oss.cli import main, model_arguments
+from mlx_oss.cli.remarks import remark
 from mlx_oss.convert.command import main as convert_main
 from mlx_oss.terminal import one_line, report, say
 from mlx_oss.weights.safetensors import INDEX
+from tests.chat.scripted import TOKENIZER
 
 EVIL = {
     "window title": "\x1b]0;owned\x07",
@@ -177,6 +180,32 @@ def test_what_a_folder_is_called_is_shown_as_characters(copy, shown, tmp_path, k
     shard = sorted(target.glob("*.safetensors"))[0]
     shard.write_bytes(shard.read_bytes()[:-1] + b"\xff")
     assert "does not match" in shown("verify", target)
+
+
+@pytest.mark.parametrize("kind", EVIL)
+def test_what_is_typed_is_shown_as_characters_also_by_the_converter_alone(shown, capsys, monkeypatch, kind):
+    evil = EVIL[kind]
+    for arguments in ([f"--{evil}"], ["a", "b", evil], ["a", "b", f"--profile={evil}"], ["a", "b", "--set", evil]):
+        monkeypatch.setattr(sys, "argv", ["convert", *arguments])
+        shown(*arguments, main=convert_main)
+    assert sys.excepthook is not sys.__excepthook__
+
+
+@pytest.mark.parametrize("kind", EVIL)
+def test_what_a_tool_is_called_is_one_line_of_characters(kind):
+    name = f"functions.x{EVIL[kind]}"
+    for event in (events.ToolCall(name, "{}"), events.ToolResult(name, "text")):
+        assert_harmless(remark(event))
+        assert "\n" not in remark(event)
+
+
+def test_json_of_generate_has_escapes_on_a_terminal(capsys, monkeypatch):
+    said = "a\u202eb\x9b2J"
+    monkeypatch.setattr(model_arguments, "load", lambda args: (ScriptedEngine(said), TOKENIZER))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["generate", "hi", "--json"]) == 0
+    out = capsys.readouterr().out
+    assert out.isascii() and "\\u202e" in out
 
 
 def test_json_for_a_terminal_has_escapes(shown, copy, monkeypatch):

@@ -19,6 +19,8 @@ from mlx_oss.errors import ToolError
 from mlx_oss.tools import patch_tool
 from mlx_oss.tools.patch import apply, apply_patch, renames, transaction
 from mlx_oss.tools.patch.anchored_paths import AnchoredFolder
+from mlx_oss.tools.patch.hunks import apply_hunks
+from mlx_oss.tools.patch.parsing import parse
 from tests.attacks.killed import AFTER, BEFORE, PATCH, fill, lines_until, state, without
 
 FALLBACKS = ["", "rename"]  # without hard links too, a gap remains (.github/SECURITY.md)
@@ -118,8 +120,16 @@ def test_patches_of_several_processes_that_are_killed_now_and_then_follow_one_an
     (root / "log.txt").write_text("")
     command = [sys.executable, "-m", "tests.attacks.counting", str(root)]
     running = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(3)]
+
+    def counted() -> int:
+        with contextlib.suppress(OSError, ValueError):  # it is being replaced
+            return int((root / "n.txt").read_text())
+        return 0
+
     for number in range(12):
-        time.sleep(0.4)
+        seen, end = counted(), time.monotonic() + 60
+        while counted() <= seen and time.monotonic() < end:
+            time.sleep(random.uniform(0, 0.1))
         running[number % 3].kill()
         running[number % 3].wait()
         running[number % 3] = subprocess.Popen(command, cwd=Path(__file__).parents[2])
@@ -396,3 +406,57 @@ def test_what_cannot_be_undone_is_said_and_undone_later(root, monkeypatch):
             apply_patch(PATCH, root)
     patch_tool(root)
     assert state(root) == (BEFORE, ["sub"])
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """The processor's time that it takes, the least of three times, so that other programs do not count."""
+
+    def once() -> float:
+        start = time.thread_time()
+        work()
+        return time.thread_time() - start
+
+    return min(once() for _ in range(3))
+
+
+HUNKS: dict[str, Callable[[int], tuple[str, str]]] = {
+    "equal lines": lambda size: ("a\n" * size, "@@\n" + "-a\n" * (size // 2) + "-b\n+c"),
+    "lines that fit at the end": lambda size: ("a\n" * size + "b\n", "@@\n" + " a\n" * (size // 2) + "-b\n+c"),
+    "hunks that fit without blanks": lambda size: ("a \nb \n" * size, "@@\n-a\n-b\n+c\n" * (size // 4)),
+    "many hunks": lambda size: ("a\nb\n" * size, "@@\n-a\n+c\n" * size),
+    "many headers": lambda size: ("h\n" * size, "@@ h\n" * (size - 1) + " h\n+c"),
+    "many insertions": lambda size: ("h\n" * size, "@@ h\n+c\n" * size),
+}
+
+
+@pytest.mark.parametrize("kind", HUNKS)
+def test_the_time_for_hunks_is_about_in_proportion_to_the_file(kind):
+    """16 times as much may take at most 128 times as long: comparing each line with each would take 256 times."""
+
+    def work(size: int) -> None:
+        text, body = HUNKS[kind](size)
+        (update,) = parse(f"*** Begin Patch\n*** Update File: a\n{body}\n*** End Patch")
+        with contextlib.suppress(ToolError):
+            apply_hunks(text, update.hunks, "a")
+
+    small, large = seconds(lambda: work(500)), seconds(lambda: work(8000))
+    assert large < 128 * small or large < 0.1, f"{small:.4f} s, 16 times that: {large:.4f} s"
+
+
+def test_files_are_not_read_before_it_is_known_that_each_is_named_once(root, monkeypatch):
+    monkeypatch.setattr(apply, "_read", lambda *_: pytest.fail("it was read"))
+    for paths in (["a.txt", "a.txt"], ["a.txt", "./a.txt"], ["a.txt"] * 1000):
+        body = "\n".join(f"*** Update File: {path}\n@@\n-one\n+two" for path in paths)
+        with pytest.raises(ToolError, match="occurs twice"):
+            apply_patch(f"*** Begin Patch\n{body}\n*** End Patch", root)
+
+
+def test_the_files_of_a_patch_together_are_bounded(root, monkeypatch):
+    monkeypatch.setattr(apply, "_MAX_CHARACTERS", 8)
+    one = "*** Update File: a.txt\n@@\n-one\n+two\n"
+    apply_patch(f"*** Begin Patch\n{one}*** End Patch", root, dry_run=True)
+    with pytest.raises(ToolError, match="too large together"):
+        apply_patch(
+            f"*** Begin Patch\n{one}*** Delete File: sub/b.txt\n*** Update File: d.txt\n@@\n+d\n*** End Patch", root
+        )
+    assert state(root)[0] == BEFORE

@@ -11,9 +11,11 @@ import ctypes
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +23,8 @@ import pytest
 
 from mlx_oss.errors import ToolError
 from mlx_oss.tools import Limits, PythonTool, sandbox
-from mlx_oss.tools.sandbox import cgroup, process, seccomp, this_python
+from mlx_oss.tools.sandbox import process, seccomp, this_python
+from mlx_oss.tools.sandbox.jail import cgroup, linux
 
 NAMESPACES = sandbox.isolation_here() == "namespaces"
 pytestmark = pytest.mark.skipif(not NAMESPACES, reason=f"no namespaces: {sandbox.isolation_here()}")
@@ -141,18 +144,16 @@ def test_devices_and_namespaces_cannot_be_asked_for(tool):
 
 def test_the_session_keyring_is_a_new_one():
     """A key of the caller is found before, and not after."""
-    from mlx_oss.tools.sandbox import jail
-
     add_key = {"x86_64": 248, "aarch64": 217, "riscv64": 217}[os.uname().machine]
     search, session, libc = 10, -3, ctypes.CDLL(None, use_errno=True)
-    keyctl = jail._KEYCTL[os.uname().machine]
+    keyctl = linux._NUMBERS[os.uname().machine][1]
     child = os.fork()
     if child == 0:
-        if libc.syscall(keyctl, jail._JOIN_SESSION_KEYRING, None) < 0:
+        if libc.syscall(keyctl, linux._JOIN_SESSION_KEYRING, None) < 0:
             os._exit(77)
         libc.syscall(add_key, b"user", b"mlx-oss-test", b"ticket", 6, session)
         before = libc.syscall(keyctl, search, session, b"user", b"mlx-oss-test", 0)
-        jail.join_new_keyring()
+        linux.join_new_keyring()
         after = libc.syscall(keyctl, search, session, b"user", b"mlx-oss-test", 0)
         os._exit(0 if before > 0 and after == -1 else 1)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -230,6 +231,41 @@ def test_memory_of_a_process_whose_first_thread_has_ended_counts(tool, held, mon
     numbers = seccomp.call_numbers(os.uname().machine)
     with pytest.raises(ToolError, match=r"more than 1\.1 GB"):
         tool.call("", HEADLESS.replace("EXIT", str(numbers["exit"])).replace("WAIT", "60"))
+
+
+FULL_SOCKETS = """
+import os, socket, time
+def fill(one):
+    try:
+        while True: one.send(b"x" * 60000, socket.MSG_DONTWAIT)
+    except OSError:
+        pass
+for _ in range(10):
+    if os.fork() == 0:
+        pairs = []
+        try:
+            while True:
+                pairs.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+                for one in pairs[-1]:
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 24), fill(one)
+        except OSError:
+            time.sleep(60)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("held", ["cgroup", "watched"])
+def test_what_waits_in_sockets_counts(held, monkeypatch):
+    monkeypatch.setattr(process, "_CGROUPS", held == "cgroup")
+    tool = PythonTool(limits=Limits(seconds=30, memory_bytes=256 << 20, processes=40))
+    with pytest.raises(ToolError, match=r"more than 0\.3 GB"):
+        tool.call("", FULL_SOCKETS)
+    few = "import socket; pairs = [socket.socketpair() for _ in range(100)]; len(pairs)"
+    assert tool.call("", few) == "100"
+    setting = "size = one.getsockopt(1, 7); one.setsockopt(1, 7, 1000 * size); one.getsockopt(1, 7) == size"
+    assert tool.call("", f"one = pairs[0][0]; {setting}") == "True"
+    assert tool.call("", "one.setsockopt(1, 9, 1); one.getsockopt(1, 9)") == "1"  # others are set
+    tool.close()
 
 
 @pytest.mark.parametrize("held", ["cgroup", "watched"])
@@ -312,6 +348,77 @@ def test_the_supervisors_files_and_memory_are_closed(tool):
     for name in ("fd", "fd/0", "mem", "environ", "maps", "cwd", "root", "task/1/fd/1"):
         code = f"import os; {'os.listdir' if name == 'fd' else 'open'}('/proc/1/{name}')"
         assert "PermissionError" in tool.call("", code) or "FileNotFoundError" in tool.call("", code), name
+
+
+def test_no_signal_from_inside_ends_the_supervisor(tool):
+    code = """
+import os, signal, time
+for number in range(1, 65):
+    if number not in (signal.SIGKILL, signal.SIGSTOP):
+        for _ in range(20):
+            try:
+                os.kill(1, number)
+            except OSError:
+                pass
+time.sleep(0.1)
+print("the end")
+"""
+    assert tool.call("", code) == "the end"
+    assert tool._sandbox is not None
+    pid = Path(f"/proc/{tool._sandbox._process.pid}/task/{tool._sandbox._process.pid}/children").read_text().split()[0]
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    caught = int(status["SigCgt"], 16)  # process 1 gets from inside only what it has a handler for
+    assert [number for number in range(1, 65) if caught >> (number - 1) & 1] == [signal.SIGCHLD]
+
+
+def test_a_crash_hands_no_memory_to_a_program_of_the_system(tool):
+    """Linux passes it to the one that core_pattern names, outside of the sandbox, unless the limit is 1."""
+    assert tool.call("", "import resource; resource.getrlimit(resource.RLIMIT_CORE)") == "(1, 1)"
+    with pytest.raises(ToolError):
+        tool.call("", "import ctypes; ctypes.string_at(0)")
+
+
+def test_the_supervisor_imports_nothing_once_code_can_write_where_modules_are_searched():
+    program = """
+import os, sys
+from mlx_oss.tools.sandbox.jail import main
+main.enter_namespaces = main.build_root = main.wait_for = lambda *_: 0
+main.linux.prctl = lambda *_: None
+main.os.fork = lambda: 0
+main.start = lambda *_: 1
+def supervise(*_):
+    try:
+        import colorsys
+    except ImportError:
+        os._exit(7)
+main.supervise = supervise
+main.run_isolated(dict(root="", visible=[], work="/tmp", file_bytes=1), None)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 7
+
+
+@pytest.mark.parametrize("size", [1, 5_000_000])
+def test_an_interpreter_that_does_not_read_holds_nobody(tool, size):
+    """It does something else when it is continued."""
+    tool.limits = Limits(seconds=3, processes=40)
+    tool.call("", "import signal, time; signal.signal(signal.SIGCONT, lambda *_: time.sleep(10**6))")
+    with pytest.raises(ToolError, match="after 3 seconds"):
+        tool.call("", "#" + "x" * size)
+    assert tool.call("", "6 * 7") == "42"
+
+
+def test_code_that_is_not_read_to_its_end_is_not_taken_for_the_next(tool):
+    """What is left of it in the pipe would be read as the beginning of the next message."""
+    tool.call("", "import os, signal, threading, time")
+    tool.call("", "threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGSTOP)).start()")
+    stopping = "def stop():\n    time.sleep(0.05), os.kill(os.getpid(), signal.SIGSTOP)\n"
+    tool.call("", stopping + "threading.Thread(target=stop).start()")
+    with contextlib.suppress(ToolError):
+        tool.call("", "print('a') #" + "x" * 30_000_000)
+    for _ in range(3):
+        with contextlib.suppress(ToolError):
+            tool.call("", "1")
+    assert tool.call("", "6 * 7") == "42"
 
 
 def test_threads_pause_between_calls(tool):
@@ -511,3 +618,28 @@ def test_of_homebrew_the_libraries_that_python_depends_on_are_listed(tmp_path, m
     monkeypatch.setattr(sys, "path", [])
     listed = [Path(path).relative_to(brew).as_posix() for path in this_python.files()]
     assert listed == ["Cellar/openssl@3/3.1/lib/libssl.so.3", "opt/openssl@3/lib/libssl.so.3"]
+
+
+def test_what_a_killed_program_leaves_in_the_temporary_folder_is_removed_at_the_next_start(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with contextlib.closing(PythonTool()) as tool:
+        tool.call("", "1")
+        (used,) = tmp_path.iterdir()
+        left, full, fresh, other = (
+            tmp_path / name for name in ("mlx-oss-left", "mlx-oss-full", "mlx-oss-new", "other")
+        )
+        for path in (left, full, fresh, other):
+            path.mkdir()
+        (full / "file").write_text("")
+        (tmp_path / "mlx-oss-link").symlink_to(left)
+        for path in (used, left, full, other):
+            os.utime(path, (0, 0))
+        with contextlib.closing(PythonTool()) as second:
+            assert second.call("", "2") == tool.call("", "2") == "2"
+        assert used.exists() and not left.exists() and all(path.exists() for path in (full, fresh, other))
+
+
+def test_a_temporary_folder_that_cannot_be_used_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    with contextlib.closing(PythonTool(isolation="limits")) as tool, pytest.raises(ToolError, match="temporary folder"):
+        tool.call("", "1")

@@ -23,6 +23,7 @@ from tests.chat.scripted import DATE, TOKENIZER
 TURNS = int(os.environ.get("RANDOM_TURNS", "25"))
 WORDS = ["assistant", "analysis", "final", "commentary", " to", "=f", "unctions", ".f", " json", "{", "}", "x", '":"']
 LIKELY = [token for word in WORDS for token in TOKENIZER.encode(word)]
+ANSWER = TOKENIZER.encode_with_specials("<|channel|>final<|message|>")
 CONTROLS = [START, CHANNEL, MESSAGE, MESSAGE, CALL, END, CONSTRAIN, RETURN, ENDOFTEXT]
 
 
@@ -48,10 +49,14 @@ BEGINNINGS = [
 
 
 class Begun:
-    """A constraint that starts with the given tokens, then allows what another one allows; records all tokens."""
+    """A constraint that starts with the given tokens, then allows what another one allows; records all tokens.
 
-    def __init__(self, beginning: list[int], rest: Constraint) -> None:
-        self.beginning, self.rest = beginning, rest
+    Attributes:
+        opening: The header with which the prompt opens the answer, if it does.
+    """
+
+    def __init__(self, opening: list[int], beginning: list[int], rest: Constraint) -> None:
+        self.opening, self.beginning, self.rest = opening, [] if opening else beginning, rest
         self.written: list[int] = []
 
     def allowed(self) -> np.ndarray | int | None:
@@ -78,7 +83,8 @@ class Wild(LocalEngine):
     def submit(self, request: Request) -> Stream:
         assert request.constraint is not None and request.max_tokens is not None
         beginning = TOKENIZER.encode_with_specials(self._rng.choice(BEGINNINGS))[: request.max_tokens - 1]
-        self.rounds.append(Begun(beginning, request.constraint))
+        opening = ANSWER if list(request.prompt[-len(ANSWER) :]) == ANSWER else []
+        self.rounds.append(Begun(opening, beginning, request.constraint))
         return super().submit(replace(request, constraint=self.rounds[-1]))
 
 
@@ -95,7 +101,7 @@ def test_a_random_models_turns_end_and_lose_no_text(model):
         events = list(session.send("Hi <|end|>"))
         assert isinstance(events[-1], Finished), seed
         said = [message for message in session.messages[before:] if message.role != "user"]
-        for tokens in (begun.written for begun in engine.rounds):
+        for tokens in ([*begun.opening, *begun.written] for begun in engine.rounds):
             parser = HarmonyParser()
             parser_events = [event for token in tokens for event in parser.feed(token)]
             parser_events += without_bare_header(parser.finish())

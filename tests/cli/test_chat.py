@@ -32,6 +32,7 @@ from mlx_oss import (
     Usage,
 )
 from mlx_oss.chat import session_file
+from mlx_oss.chat.saved import Saved
 from mlx_oss.cli import main
 from mlx_oss.cli.chat import converse, show_turn
 from mlx_oss.cli.commands import COMMANDS
@@ -42,7 +43,7 @@ from mlx_oss.errors import ContextError, SessionError
 from mlx_oss.harmony import PYTHON, Note, Repair
 from mlx_oss.terminal import sanitize
 
-EMPTY = session_file.Saved([], [], [], SamplingOptions(), {}, Stats(), "")
+EMPTY = Saved([], [], [], SamplingOptions(), {}, Stats(), "")
 DONE = Finished("stop", Usage(generated_tokens=10, prefill_seconds=0.25, generate_seconds=0.5))
 
 

@@ -13,6 +13,7 @@ import pyte
 import pytest
 
 from mlx_oss import AnswerDelta, Finished, PreambleDelta, PrefillProgress, ReasoningDelta, ToolCall, TurnsDropped, Usage
+from mlx_oss.cli import live_markdown
 from mlx_oss.cli.live_markdown import LiveMarkdown, finished_blocks
 
 WIDTH, HEIGHT = 40, 12
@@ -248,3 +249,26 @@ def test_other_line_separators_break_nothing(separator):
     text = f"one{separator}two\n\nthree{separator}four\n\nfive"
     done, tail = finished_blocks(text)
     assert "".join(done) + tail == text and tail == "five"
+
+
+def test_a_long_block_is_parsed_in_time_proportional_to_its_length(drawing, monkeypatch):
+    """A list that never ends is one block. Parsing it after each line took a minute for a thousand lines."""
+    parsed: list[int] = []
+    split = live_markdown.finished_blocks
+    monkeypatch.setattr(live_markdown, "finished_blocks", lambda text: parsed.append(len(text)) or split(text))
+    printer = drawing()
+    printer._live_region._next_draw = float("inf")  # drawing takes at most a fifth of the time
+    for _ in range(600):
+        printer(AnswerDelta("- a\n"))
+    assert sum(parsed) < 30 * 600 * len("- a\n")
+
+
+def test_what_follows_a_long_block_is_printed_in_the_end(drawing, screen):
+    printer = drawing()
+    printer._live_region._next_draw = float("inf")
+    for piece in (*["- a\n"] * 200, "\nafter it\n\n", "the end"):
+        printer(AnswerDelta(piece))
+    printer(DONE)
+    printer.end_turn()
+    lines = [line.strip() for line in screen.lines()]
+    assert lines.count("after it") == lines.count("the end") == 1 and sum("• a" in line for line in lines) == 200

@@ -383,6 +383,20 @@ def test_ctrl_d_leaves_at_the_question_whether_code_may_run(terminal):
     assert child.exitstatus == 0 and "Traceback" not in child.before
 
 
+@pytest.mark.parametrize(
+    "moment", ["before the program runs", "with the question", "with a question before the prompt"]
+)
+def test_ctrl_d_leaves_when_it_comes_before_the_terminal_is_ready_for_it(terminal, tmp_path, moment):
+    (tmp_path / "weather.py").write_text(STUBBORN.replace("WORK", "never()"))
+    child = terminal("--tool", str(tmp_path / "weather.py"), "--yes")
+    if moment == "with the question":
+        child.expect(PROMPT)
+    child.send("\x04" if moment == "before the program runs" else "What is the weather in Lisbon?\r\x04")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0 and "Traceback" not in child.before and "it began" not in child.before
+
+
 def test_ctrl_d_leaves_where_lines_are_read_without_escape_sequences(terminal):
     child = terminal(TERM="dumb")
     child.expect("\r\n> ")

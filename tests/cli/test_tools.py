@@ -11,7 +11,7 @@ import pytest
 from mlx_oss import ToolCall, ToolResult
 from mlx_oss.cli import main, tool_arguments
 from mlx_oss.cli.remarks import remark
-from mlx_oss.tools import BrowserTool, PythonTool, Tool, patch_tool
+from mlx_oss.tools import BrowserTool, PythonTool, Tool, patch_tool, python
 from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
 
 MINE = '''
@@ -70,11 +70,39 @@ def test_tools_are_made_of_what_is_named(mine, tmp_path):
     assert isinstance(web, BrowserTool)
 
 
+def test_python_with_a_folder_reads_and_writes_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("data", "limits"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "in.txt").write_text("7")
+    for spec, folder in {"limits,data": "data", "stateless,limits,data": "data", "limits,./limits": "limits"}.items():
+        (python,) = tool_arguments._tool(f"python={spec}")
+        assert python.isolation == "limits" and python.stateful == ("stateless" not in spec)
+        text = python.call("", "open('out.txt', 'w').write(open('in.txt').read() + '!')")
+        assert f"[saved as {tmp_path / folder / 'out.txt'}]" in text
+        assert (tmp_path / folder / "out.txt").read_text() == "7!"
+        (tmp_path / folder / "out.txt").unlink()
+        python.close()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_turn_with_a_shared_folder_prints_what_was_saved(known, tmp_path, monkeypatch, capsys):
+    """nano writes no files, so what it wants to run is replaced."""
+    monkeypatch.setattr(python, "code_of", lambda _: "open('out.txt', 'w').write('x'); print(1776)")
+    tool = f"python=limits,{tmp_path}" if known else "python=limits"
+    assert main(["generate", "--temperature", "0", "--yes", "--tool", tool, "What is 37 * 48?"]) == 0
+    out, err = capsys.readouterr()
+    assert "1776" in out
+    assert (f"saved as {tmp_path}/out.txt" if known else "not kept: out.txt; --tool python=FOLDER") in out + err
+
+
 @pytest.mark.parametrize(
     ("tool", "sentence"),
     [
         ("nothing", "'nothing' is not a tool"),
-        ("python=fast", "is not a tool"),
+        ("python=fast", "fast is not a folder: create it"),
+        ("python=limits,fast", "fast is not a folder: create it"),
+        ("python=", "is not a tool"),
         ("browser", "is not a tool"),
         ("browser=/does/not/exist", "is not a folder"),
         ("browser=https://host/search", "is not a search endpoint"),

@@ -22,7 +22,8 @@ def symbols(*parts: str | int) -> bytes:
 
 def legal_headers(recipients: Iterable[str], reasoning: bool = True) -> set[bytes]:
     """All legal headers, from after `<|start|>assistant` up to `<|message|>`."""
-    headers = [[CHANNEL, "commentary"], [CHANNEL, "final"], *([[CHANNEL, "analysis"]] if reasoning else [])]
+    headers = [[CHANNEL, "final"], *([[CHANNEL, "analysis"]] if reasoning else [])]
+    headers += [[CHANNEL, "commentary"]] if list(recipients) else []
     headers += [[CHANNEL, "final", *mark, "json"] for mark in MARKS]
     for name in recipients:
         for channel in ("analysis", "commentary"):

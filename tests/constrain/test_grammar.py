@@ -16,8 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llguidance import LLMatcher
 
+from mlx_oss.constrain import Guards, OutputConstraints, TurnConstraint
 from mlx_oss.constrain.grammar import Grammar, Matcher, closed
 from mlx_oss.errors import OptionError
+from mlx_oss.harmony import ToolDescription
 from mlx_oss.tokenizer import CALL, N_RANKS, RETURN, load_tokenizer
 from tests.constrain.schemas import schemas, walk
 from tests.harmony import strategies
@@ -197,6 +199,43 @@ def test_a_schema_that_cannot_be_enforced_is_refused_with_its_name_and_the_reaso
 def test_a_regular_expression_that_cannot_be_read_is_refused():
     with pytest.raises(OptionError, match=r"the answer cannot be enforced.*unclosed group"):
         Grammar.of_regex("the answer", "(a|b")
+
+
+@pytest.mark.parametrize("loop", [{"$ref": "#/properties/a"}, {"anyOf": [{"$ref": "#/properties/a"}]}])
+def test_a_call_is_free_where_its_schema_cannot_be_followed_unless_it_has_to(loop):
+    schema = {"type": "object", "properties": {"a": loop}, "required": ["a"]}
+    described = ToolDescription("f", "", schema)
+    begun = load_tokenizer().encode('{"a": ')
+    for strict in (None, True):
+        rules = OutputConstraints(guards=Guards(strict_arguments=strict)).rules([described])
+        constraint = TurnConstraint(rules)
+        for token in load_tokenizer().encode_with_specials("<|channel|>commentary to=functions.f<|message|>"):
+            constraint.accept(token)
+
+        def follow(constraint=constraint):
+            for token in [*begun, *load_tokenizer().encode('"x"}'), CALL]:
+                allowed = constraint.allowed()
+                assert allowed is None or allowed[token]
+                constraint.accept(token)
+            return allowed
+
+        if strict:
+            with pytest.raises(OptionError, match="tool 'f' is too complex to follow"):
+                follow()
+        else:
+            assert follow() is None
+
+
+def test_an_argument_that_is_nullable_may_be_null():
+    schema = {"properties": {"a": {"type": "string", "nullable": True}, "nullable": {"const": 1}}, "required": ["a"]}
+    for text in ('{"a": null}', '{"a": "x"}', '{"a": null, "nullable": 1}'):
+        tool = ToolDescription("f", "", {"type": "object"} | schema)
+        matcher = OutputConstraints().rules([tool]).arguments["functions.f"].matcher(CALL)
+        for token in load_tokenizer().encode(text):
+            assert matcher.allowed()[token]
+            matcher.accept(token)
+        allowed = matcher.allowed()
+        assert allowed == CALL if isinstance(allowed, int) else allowed[CALL]
 
 
 def test_whitespace_is_limited():

@@ -141,9 +141,9 @@ def test_a_message_without_a_thought_takes_one_token_of_the_limit():
 @pytest.mark.parametrize("header", ["analysis", "commentary"])
 def test_where_the_answer_has_a_grammar_neither_reasoning_nor_preambles_end_the_turn(header):
     text = f"<|channel|>{header}<|message|>Hm"
-    allowed = after(Rules((), answer=DIGITS), text).allowed()
+    allowed = after(Rules(("python",), answer=DIGITS), text).allowed()
     assert np.flatnonzero(~allowed).tolist() == sorted(STOP_IDS)
-    assert after(Rules(()), text).allowed() is None
+    assert after(Rules(("python",)), text).allowed() is None
 
 
 @pytest.mark.parametrize("header", ["final", "commentary", "analysis to=python code"])

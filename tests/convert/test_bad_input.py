@@ -204,13 +204,6 @@ def test_weights_quantised_by_others(source):
     refuses(source, "bitsandbytes", "bfloat16", error=ConfigError)
 
 
-def test_a_tokenizer_with_tokens_of_its_own(source):
-    data = tokenizer_json()
-    data["added_tokens"].append({"id": 201_088, "content": "<tool>"})
-    (source / "tokenizer.json").write_text(json.dumps(data))
-    refuses(source, "tokenizer.json", "<tool>", "additional tokens", error=TokenizerError)
-
-
 @pytest.mark.parametrize("stored", [mx.float32, mx.float16])
 def test_infinity_in_a_float_tensor_that_is_rounded(tmp_path, stored):
     source = write_checkpoint(tmp_path / "in" / "src", SMALL, layout="bf16")

@@ -22,8 +22,11 @@ from mlx_oss.harmony import BROWSER
 from mlx_oss.tokenizer import load_tokenizer
 from mlx_oss.tools import BrowserTool, Web, patch_tool
 from mlx_oss.tools.browser import Folder, Link, Page, addresses, folder, passages, web
-from mlx_oss.tools.browser.html_text import html_page
+from mlx_oss.tools.browser import pages as pages_module
+from mlx_oss.tools.browser.charsets import decode
 from mlx_oss.tools.browser.pages import link
+from mlx_oss.tools.browser.reader import Reader
+from tests.tools.documents import pdf
 
 FILES = {
     "whales.md": "# Whales\n\nThe blue whale is the largest animal. See [krill](food/krill.md) and"
@@ -225,11 +228,11 @@ def test_a_file_that_cannot_be_read_is_skipped_until_it_changes(tool, notes, mon
     (notes / "closed.md").write_text("# zebra\n")
     read, tried = folder.Folder._page, []
 
-    def page(self, path):
+    def page(self, path, is_page):
         tried.append(path)
         if path == "closed.md" and "open" not in tried:
             raise ToolError("closed.md cannot be read (Permission denied)")
-        return read(self, path)
+        return read(self, path, is_page)
 
     monkeypatch.setattr(folder.Folder, "_page", page)
     for _ in range(2):
@@ -260,12 +263,30 @@ def test_a_changed_file_is_read_again(tool, notes):
     assert "# Plankton" in opened and "# Krill" not in opened
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 1000])
 @pytest.mark.parametrize("wide", range(0, 90, 3))
-def test_matches_have_the_line_numbers_of_the_page_wherever_links_are_wrapped(wide):
+def test_matches_have_the_line_numbers_of_the_page_wherever_links_are_wrapped(wide, at_once, monkeypatch):
+    monkeypatch.setattr(pages_module, "_AT_ONCE", at_once)
     linked = link(0, "a text of some words", "https://a-site.with-a-long.name.example.org/a", "")
     page = Page("a.md", "A", f"{'x' * wide} {linked} and more\nneedle\n{linked}\nneedle at the end")
     first, *_ = page.found("needle").links.values()
     assert page.lines[first.line] == "needle"
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 1000])
+def test_links_of_many_lines_are_no_text_and_keep_the_line_numbers(at_once, monkeypatch):
+    monkeypatch.setattr(pages_module, "_AT_ONCE", at_once)
+    for words in range(10, 60):
+        linked = link(0, "word " * words, "https://site.example.org/a", "")
+        page = Page("a.md", "A", f"{'x' * 70} {linked} and more\nneedle")
+        (first,) = page.found("needle").links.values()
+        assert page.lines[first.line] == "needle" and "No `find` results" in page.found("site.example.org").text
+
+
+def test_a_line_without_end_is_shown_in_lines_of_64_thousand_characters():
+    page = Page("", "", "\t" * 200_000 + "\nend")
+    assert page.lines[-1] == "end" and "".join(page.lines[:-1]) == " " * 1_600_000
+    assert page.lines[page.line_at(200_001)] == "end"
 
 
 def test_html_becomes_text_with_links(tool):
@@ -277,9 +298,10 @@ def test_html_becomes_text_with_links(tool):
 
 
 def test_the_parts_of_html_have_the_form_of_markdown():
-    page = html_page(
+    page = Reader().page(
         "a",
-        """<ul><li>one<li>two <code>x</code><ul><li>deep</ul><li><p>three</ul><ol><li>a<li>b</ol>
+        "html",
+        b"""<ul><li>one<li>two <code>x</code><ul><li>deep</ul><li><p>three</ul><ol><li>a<li>b</ol>
         <table><tr><th>A<th>B<tr><td>1<td><a href="b.md">two</a></table><pre>
 x = 1
 
@@ -288,10 +310,172 @@ x = 1
         lambda address: address,
     )
     assert page.body == (
-        "* one\n* two `x`\n  * deep\n* three\n\n1. a\n2. b\n\n"
+        "* one\n* two `x`\n  * deep\n* three\n1. a\n2. b\n\n"
         "| A | B |\n| --- | --- |\n| 1 | 【0†two†b.md】 |\n\n```\nx = 1\n\n  y\n```\n\n> said\n> so\n\n"
         "a < b\n\n---\n\n## 【1†Head†c.md】\n\ntail 【2†of it†d.md】, ab"
     )
+
+
+@pytest.mark.parametrize(
+    ("document", "body"),
+    [
+        (
+            "<table><caption>C</caption><tr><td rowspan=2>a<td>b<tr><td>c</table>",
+            "C\n\n| a | b |\n| --- | --- |\n| c |",
+        ),
+        ("<table><tr><td><table><tr><td>in<td>2</table><td>out</table>", "| in 2 | out |\n| --- | --- |"),
+        ("<pre>see <a href='b.md'>two</a></pre>", "```\nsee 【0†two†b.md】\n```"),
+        ("<a href='b.md'><div>a</div>b</a><p><a>none</a> <a href='b.md'> </a>", "【0†a b†b.md】\n\nnone"),
+        ("<b>a<i>_b*</b>[c](d)</i> <del>e</del>", "a_b*[c](d) e"),
+        ("<p>a<iframe>no</iframe><noscript>no</noscript><img alt=pic src=x>", "apic"),
+        ("<select><option>a<option>b</select><p>&lt;b&gt;", "a  b \n\n<b>"),
+        ("a&#xfdd0;7&#xfdd1;forged&#xfdd2;b&#xfdd2;c", "aforgedbc"),
+        ("", ""),
+    ],
+)
+def test_html_of_all_kinds_becomes_text_that_a_model_reads_easily(document, body):
+    assert Reader().page("a", "html", document.encode(), lambda address: address).body.strip() == body.strip()
+
+
+LEGACY = {
+    "gb18030": "鲸鱼是最大的动物",
+    "gb2312": "鲸鱼和鯨魚",  # the second is only in GBK, and browsers read it as that
+    "gbk": "鲸㐀",  # the second is only in GB 18030, and browsers read it as that
+    "big5": "鯨魚是最大的動物",
+    "euc-jp": "鯨は最大の動物",
+    "shift_jis": "鯨は①番",  # the number is only in Microsoft's form of it
+    "iso-2022-jp": "鯨は最大の動物",
+    "euc-kr": "고래는 가장 큰 동물",
+    "windows-1251": "Кит — самое большое животное",
+    "koi8-r": "Кит самое большое",
+    "windows-874": "วาฬเป็นสัตว์",
+    "iso-8859-1": "Größe “in quotes”",  # the quotes are only in windows-1252
+}
+PYTHONS = {"gb2312": "gbk", "gbk": "gb18030", "shift_jis": "cp932", "windows-874": "cp874", "iso-8859-1": "cp1252"}
+DECLARATIONS = {
+    "meta": '<html><head><meta charset="{}"><body>{}',
+    "http-equiv": "<META HTTP-EQUIV=Content-Type CONTENT='text/html; charset={}'>{}",
+    "xml": '<?xml version="1.0" encoding="{}"?><html><body><p>{}</p></body></html>',
+    "program": "#!/usr/bin/env python\n# -*- coding: {} -*-\n{}",
+}
+
+
+@pytest.mark.parametrize("form", DECLARATIONS)
+@pytest.mark.parametrize("label", LEGACY)
+def test_a_text_is_read_in_the_encoding_that_it_declares(label, form):
+    text = DECLARATIONS[form].format(label, LEGACY[label])
+    assert decode(text.encode(PYTHONS.get(label, label))) == text
+
+
+@pytest.mark.parametrize("label", LEGACY)
+def test_what_the_server_says_of_the_encoding_comes_first(label):
+    data = LEGACY[label].encode(PYTHONS.get(label, label))
+    assert decode(data, label) == LEGACY[label]
+    assert decode(b"<meta charset=utf-8>" + data, label.upper()) == f"<meta charset=utf-8>{LEGACY[label]}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_comes_before_everything(encoding):
+    text = '<meta charset="koi8-r">Größe 鯨'
+    assert decode(text.encode(encoding), "big5") == text
+    assert decode(b"\xfe\xff" + text.encode("utf-16-be")) == text
+
+
+@pytest.mark.parametrize(
+    "label", ["", "nonsense", "utf-7", "punycode", "rot13", "replacement", "é", "\udcff", "x" * 9999]
+)
+def test_a_text_in_an_encoding_that_nobody_knows_is_read_as_utf_8(label):
+    assert decode("Größe 鯨".encode(), label) == "Größe 鯨"
+    assert decode(f"<!-- <meta charset=koi8-r> --><meta charset={label[:9]}>鯨".encode("utf-8", "replace")).endswith(
+        "鯨"
+    )
+    assert decode("<meta charset=utf-16>鯨".encode()).endswith("鯨")  # who can read this knows that it is not true
+
+
+def test_characters_that_cannot_be_decoded_are_told():
+    lost = decode("Кит".encode("cp1251"))
+    assert lost.startswith("(This text does not say in which encoding it is") and lost.endswith("\n\n���")
+    wrong = decode(b"<meta charset=euc-kr>\xff\xff whale")
+    assert wrong.startswith("(Some characters of this text are not in its encoding, cp949") and "� whale" in wrong
+    assert decode("whale 鯨".encode()[:-1], is_cut=True) == "whale "
+
+
+def test_files_and_pages_in_other_encodings_are_found_and_read(notes, online, site, monkeypatch):
+    (notes / "jp.html").write_bytes("<meta charset=shift_jis><title>鯨</title>大きな動物".encode("cp932"))
+    (notes / "wide.txt").write_text("ein Größenwahn", "utf-16")
+    (notes / "kit.txt").write_bytes("Кит whale".encode("koi8-r"))
+    tool = BrowserTool(notes)
+    assert "【0†鯨†jp.html】 大きな動物" in call(tool, "search", query="動物")
+    assert "wide.txt" in call(tool, "search", query="größenwahn")
+    assert "(This text does not say in which encoding it is" in call(tool, "open", id="kit.txt")
+    monkeypatch.setitem(Site.pages, "/meta", ("text/html", "<meta charset=iso-8859-15><p>Gr\u00fc\u00dfe \u00a4"))
+    monkeypatch.setattr(Site, "answer", lambda self, kind, body: answer(self, kind, body.decode().encode("latin-1")))
+    assert "Grüße €" in call(online, "open", id=f"{site}/meta")
+
+
+SENTENCES = {
+    "zh.txt": ("鲸鱼是世界上最大的哺乳动物，生活在海洋中。", ["鲸鱼", "哺乳动物", "海", "中", "最大的鲸鱼"]),  # noqa: RUF001
+    "ja.txt": ("シロナガスクジラは地球で最も重い生物です。高い山に登る。", ["クジラ", "生物", "山", "重い", "ｸｼﾞﾗ"]),
+    "ko.txt": ("흰수염고래는 가장 큰 동물이며 바다에서 산다.", ["고래", "바다", "동물이"]),
+    "th.txt": ("วาฬสีน้ำเงินเป็นสัตว์ที่ใหญ่ที่สุดในโลก", ["วาฬ", "สัตว์", "โลก", "น้ำเงิน"]),
+    "km.txt": ("ត្រីបាឡែនពណ៌ខៀវ", ["បាឡែន"]),
+    "my.txt": ("ဝေလငါးပြာ", ["ဝေလငါး"]),
+    "mixed.txt": ("GPT模型的token数量，ＡＢＣ", ["模型", "tokens", "GPT", "abc"]),  # noqa: RUF001
+    "astral.txt": ("𠮷野家で食べる", ["𠮷野", "𠮷"]),
+}
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_texts_in_scripts_without_blanks_are_found_by_parts_of_a_word(tmp_path, name):
+    for other, (sentence, _) in SENTENCES.items():
+        (tmp_path / other).write_text(f"{'blah ' * 100}\n{sentence}\n{'blah ' * 100}")
+    tool, (sentence, queries) = BrowserTool(tmp_path), SENTENCES[name]
+    for query in queries:
+        shown = call(tool, "search", query=query)
+        assert f"【0†{name}†{name}】" in shown and sentence[:6] in call(tool, "open", id=0, loc=0, num_lines=40), query
+    assert "No results" in call(tool, "search", query="犬猫")
+
+
+def test_the_passage_shown_has_the_parts_of_a_word():
+    text = f"{'字' * 100}最大的鲸鱼{'字' * 100}"
+    passage, at = passages.best_passage(text, ("鲸鱼", "大的"))
+    assert at == 101 and "最大的鲸鱼" in passage and len(passage) < 60
+
+
+def test_data_source_code_and_pdf_files_are_read_too(tmp_path):
+    (tmp_path / "t.csv").write_text("name,size\nwhale,30\n")
+    (tmp_path / "t.json").write_text('{"whale": {"size": 30}}')
+    (tmp_path / "a.py").write_text("def whale_size():\n    return 30\n")
+    (tmp_path / "a.pdf").write_bytes(pdf("the whale", "its size"))
+    (tmp_path / "cut.pdf").write_bytes(pdf("the whale")[:300])
+    tool = BrowserTool(tmp_path)
+    shown = call(tool, "search", query="size of the whale")
+    assert all(f"†{name}】" in shown for name in ("t.csv", "t.json", "a.py", "a.pdf"))
+    assert "# Page 1\nL3: \nL4: the whale\nL5: \nL6: # Page 2\nL7: \nL8: its size" in call(tool, "open", id="a.pdf")
+    with pytest.raises(ToolError, match=r"cut\.pdf: it is no PDF document that can be read"):
+        call(tool, "open", id="cut.pdf")
+
+
+def test_a_pdf_document_on_the_web_is_read(online, site, monkeypatch):
+    monkeypatch.setitem(Site.pages, "/pdf", ("application/pdf", pdf("the whale").decode()))
+    assert "the whale" in call(online, "open", id=f"{site}/pdf")
+
+
+def test_a_pdf_file_without_the_extra_is_explained(tmp_path, monkeypatch):
+    (tmp_path / "a.pdf").write_bytes(pdf("the whale"))
+    (tmp_path / "pypdf.py").write_text("raise ImportError\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ToolError, match=r"pip install 'mlx-oss\[pdf\]'"):
+        call(BrowserTool(tmp_path), "open", id="a.pdf")
+
+
+def test_a_search_reads_for_some_seconds_and_says_what_it_has_not_read(tool, monkeypatch):
+    monkeypatch.setattr(folder, "_SECONDS", 0.0)
+    for left in (3, 2, 1):
+        shown = call(tool, "search", query="largest animal or krill")
+        assert f"({left} of 4 files are not read yet. Search again to find what is in them.)" in " ".join(shown.split())
+    shown = call(tool, "search", query="largest animal or krill")
+    assert "【1†" in shown and "not read yet" not in shown
 
 
 @given(st.lists(st.text("ab1 .,'\t\r\u2014é", max_size=90) | st.sampled_from(["-", "--", "---"]), max_size=30))
@@ -415,6 +599,9 @@ class Site(http.server.BaseHTTPRequestHandler):
         pass
 
 
+answer = Site.answer
+
+
 @pytest.fixture(scope="module")
 def site():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
@@ -459,9 +646,9 @@ def test_loading_a_slow_page_can_be_cancelled(online, site):
 def test_a_search_of_a_folder_can_be_cancelled(tool, monkeypatch):
     read = folder.Folder._page
 
-    def page(self, path):
+    def page(self, path, is_page):
         tool.cancel()
-        return read(self, path)
+        return read(self, path, is_page)
 
     monkeypatch.setattr(folder.Folder, "_page", page)
     with pytest.raises(ToolError, match="stopped"):

@@ -14,6 +14,7 @@ import pathlib
 import subprocess
 import sys
 import typing
+import urllib.request
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import (
@@ -43,7 +44,7 @@ from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.harmony.typescript import type_of
 from mlx_oss.tools import Tool, tool_from
-from mlx_oss.tools.functions import text_of
+from mlx_oss.tools.calls import Toolset
 from mlx_oss.tools.hints import parse_docstring
 from mlx_oss.tools.schemas import JsonType
 
@@ -581,6 +582,9 @@ def test_a_value_that_is_nested_too_deeply_is_wrong():
 
 
 def test_lone_surrogates_become_question_marks():
+    own = Tool(ToolDescription("f", "", {"type": "object"}), lambda **values: values)
+    text = r'{"a\udc00": ["\ud800", {"b": "\ud83d\ude00"}], "c": 1.5e300, "d": "\u00e9"}'
+    assert own.arguments(text) == {"a?": ["?", {"b": "\U0001f600"}], "c": 1.5e300, "d": "é"}
     assert tool_from(weather).arguments(r'{"city": "a\ud800\ud83d\ude00"}') == {"city": "a?\U0001f600"}
 
 
@@ -710,25 +714,104 @@ def test_a_schema_of_ones_own_is_kept_and_checked(text, sentence):
     assert sentence in str(caught.value)
 
 
+WITHOUT_A_CHECK: list[tuple[Any, Any]] = [
+    ({"type": "string", "pattern": r"^\p{L}+$"}, "abc"),
+    ({"type": "any"}, 1),
+    ({"type": "float"}, 1.5),
+    ({"type": ["str", "None"]}, "a"),
+    ({"$ref": "#/nowhere"}, 2),
+    ({"$ref": "http://127.0.0.1:9/a.json"}, 2),
+    ({"$ref": "#/properties/a"}, 2),
+    ({"type": "object", "properties": None}, {"b": 1}),
+    ({"type": "object", "properties": {"b": None}, "required": True}, {"b": 1}),
+    ({"enum": None}, "a"),
+    ({"enum": "abc"}, "x"),
+    ({"type": "string", "minLength": "3"}, "a"),
+    ({"type": "number", "multipleOf": 0}, 3),
+    ({"oneOf": {"type": "string"}}, 3),
+    ({"type": "string", "nullable": True, "enum": ["a"]}, None),
+]
+
+
+@pytest.mark.parametrize(("schema", "right"), WITHOUT_A_CHECK)
+def test_what_of_a_schema_cannot_be_checked_is_passed_over(schema, right):
+    whole = {"type": "object", "properties": {"a": schema, "n": {"type": "integer"}}, "required": ["a"]}
+    tool = Tool(ToolDescription("f", "", whole), lambda a, n=0: a)
+    assert tool.arguments(json.dumps({"a": right})) == {"a": right}
+    with pytest.raises(ToolError, match="`n`: 'x' is not of type 'integer'"):  # the rest is checked
+        tool.arguments(json.dumps({"a": right, "n": "x"}))
+
+
+@pytest.mark.parametrize("required", [None, True, "a", [["a"]], {"a": 1}])
+def test_a_list_of_required_names_that_is_none_is_passed_over(required):
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}, "required": required}
+    tool = Tool(ToolDescription("f", "", schema), lambda a="": a)
+    assert tool.arguments("{}") == {} and tool.arguments('{"a": "x"}') == {"a": "x"}
+    with pytest.raises(ToolError, match="1 is not of type"):
+        tool.arguments('{"a": 1}')
+
+
+PAIR = {"type": "array", "items": [{"type": "number"}, {"type": "number"}]}
+
+
 @pytest.mark.parametrize(
-    ("schema", "text", "sentence"),
+    ("schema", "draft", "right", "wrong"),
     [
-        (
-            {"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}},
-            "[" * 900 + "]" * 900,
-            "RecursionError",
-        ),
-        ({"type": "unheard-of"}, "1", "UnknownType"),
-        ({"type": "array"}, '"' + "x" * 1_000_000 + '"', "`a`: 'xxx"),
+        (PAIR, None, [1, 2], [1, "x"]),
+        (PAIR, "http://json-schema.org/draft-07/schema#", [1, 2], ["x", 1]),
+        ({"type": "number", "minimum": 0, "exclusiveMinimum": True}, None, 1, 0),
+        ({"type": "number", "minimum": 0, "exclusiveMinimum": False}, "http://json-schema.org/draft-04/schema#", 0, -1),
+        ({"type": "number", "exclusiveMinimum": 0}, None, 1, 0),
+        ({"$ref": "#/$defs/text", "maxLength": 2}, "http://json-schema.org/draft-07/schema#", "abc", 1),  # it is alone
+        ({"$ref": "#/$defs/text", "maxLength": 2}, "https://json-schema.org/draft/2020-12/schema", "ab", "abc"),
+        ({"prefixItems": [{"type": "number"}]}, "https://json-schema.org/draft/2020-12/schema", [1], ["x"]),
+        ({"prefixItems": [{"type": "number"}]}, "urn:unknown", [1], ["x"]),
+        ({"prefixItems": [{"type": "number"}]}, 7, [1], ["x"]),
     ],
-    ids=["deep", "wrong", "long"],
 )
-def test_a_schema_of_ones_own_that_cannot_be_checked_is_a_sentence(schema, text, sentence):
-    definitions = schema.pop("$defs", {})
-    tool = Tool(ToolDescription("f", "", {"properties": {"a": schema}, "$defs": definitions}), lambda a: a)
-    with pytest.raises(ToolError, match=sentence) as caught:
-        tool.arguments('{"a": ' + text + "}")
-    assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+def test_a_schema_is_checked_as_its_draft_says(schema, draft, right, wrong):
+    whole = {"type": "object", "properties": {"a": schema}, "$defs": {"text": {"type": "string"}}}
+    whole |= {} if draft is None else {"$schema": draft}
+    tool = Tool(ToolDescription("f", "", whole), lambda a: a)
+    assert tool.arguments(json.dumps({"a": right})) == {"a": right}
+    with pytest.raises(ToolError, match="wrong arguments for f: `a"):
+        tool.arguments(json.dumps({"a": wrong}))
+
+
+def test_a_schema_never_opens_a_connection(monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: pytest.fail("a connection was opened"))
+    tool = Tool(ToolDescription("f", "", {"properties": {"a": {"$ref": "https://example.org/a.json"}}}), lambda a: a)
+    assert tool.arguments('{"a": 1}') == {"a": 1}
+
+
+def test_arguments_that_are_too_deep_or_too_long_for_a_schema_are_told_in_a_sentence():
+    schema = {"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}
+    with pytest.raises(ToolError, match="they are nested too deeply"):
+        Tool(ToolDescription("f", "", schema), lambda a: a).arguments('{"a": ' + "[" * 900 + "]" * 900 + "}")
+    tool = Tool(ToolDescription("f", "", {"properties": {"a": {"type": "array"}}}), lambda a: a)
+    with pytest.raises(ToolError, match="`a`: 'xxx") as caught:
+        tool.arguments('{"a": "' + "x" * 1_000_000 + '"}')
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("parameters", [[1], "text", True, Inner])
+def test_parameters_that_are_no_object_are_refused_with_the_session(parameters):
+    for tool in (ToolDescription("f", "", parameters), Tool(ToolDescription("f", "", parameters), lambda: 1)):
+        with pytest.raises(OptionError, match=r"the parameters of tool 'f' are .*, expected the JSON schema"):
+            Toolset([tool])
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(schema=st.data())
+def test_no_schema_makes_a_right_call_fail_with_anything_but_its_own_words(schema):
+    """Schemas of any shape: what is found is about a value, and nothing else is raised."""
+    keywords = st.sampled_from(["type", "items", "required", "properties", "enum", "anyOf", "$ref", "pattern", "not"])
+    loose = st.recursive(JSON, lambda inner: st.dictionaries(keywords, inner, max_size=3), max_leaves=6)
+    tool = Tool(ToolDescription("f", "", {"properties": {"a": schema.draw(loose)}}), lambda a: a)
+    try:
+        assert tool.arguments('{"a": "x"}') == {"a": "x"}
+    except ToolError as error:
+        assert str(error).startswith("wrong arguments for f: `a")
 
 
 def test_a_function_without_signature_needs_a_schema_of_its_own():
@@ -838,30 +921,3 @@ def test_what_cannot_be_called_by_name_is_refused(function):
             tool_from(function, name="f")
     elif function.__code__.co_argcount:
         assert tool_from(function, name="f").name == "f"
-
-
-@pytest.mark.parametrize(
-    ("result", "text"),
-    [
-        ("as it is", "as it is"),
-        (None, "null"),
-        ({"a": [1, 2.5, True]}, '{"a": [1, 2.5, true]}'),
-        (Place("Rome", 21.0), '{"name": "Rome", "height": 21.0}'),
-        ([Outer(inner=Inner(size=2))], '[{"inner": {"size": 2}, "more": []}]'),
-        ({Colour.RED}, '["red"]'),
-        ({Colour.RED: 1, 2: (3, math.nan)}, '{"red": 1, "2": [3, null]}'),
-        ({datetime.date(2026, 1, 15): math.inf, (1, 2): None}, '{"2026-01-15": null, "[1, 2]": null}'),
-        (datetime.date(2026, 1, 15), '"2026-01-15"'),
-        ("Größe", "Größe"),
-        ({"n": "Größe"}, '{"n": "Größe"}'),
-    ],
-)
-def test_results_of_any_kind_are_text(result, text):
-    assert text_of(result) == text
-
-
-def test_a_result_that_json_cannot_say_is_a_sentence():
-    loop: list[Any] = []
-    loop.append(loop)
-    with pytest.raises(ToolError, match="JSON"):
-        text_of(loop)

@@ -7,6 +7,7 @@ do harm if it were not contained: the bombs stop by themselves.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -92,16 +93,102 @@ def test_a_traceback_begins_at_the_codes_own_line(tool):
         + ("    ~~^~~\n" if sys.version_info >= (3, 11) else "")
         + "ZeroDivisionError: division by zero"
     )
-    assert "SyntaxError" in tool.call("", "1 +")
     assert "SystemExit" in tool.call("", "import sys; sys.exit(3)")
     assert "EOFError" in tool.call("", "input()")
     assert "RecursionError" in tool.call("", "def f(): f()\nf()")
     assert tool.call("", "1 + 1") == "2"
 
 
-def test_code_wrapped_in_json_is_understood(tool):
-    assert tool.call("", '{"code": "print(3)"}') == "3"
-    assert tool.call("", '{"a": 1}') == "{'a': 1}"
+def test_a_syntax_error_shows_the_code_and_nothing_of_ours(tool):
+    for code, lines in {
+        "1 +": ["1 +", "SyntaxError: invalid syntax"],
+        "x = 1\nif x:\nprint(x)": [
+            "print(x)",
+            "IndentationError: expected an indented block after 'if' statement on line 2",
+        ],
+        "return 5": ["return 5", "SyntaxError: 'return' outside function"],
+        "print('a": ["print('a", "SyntaxError: unterminated string literal"],
+    }.items():
+        text = tool.call("", code)
+        assert text.startswith('  File "<call ') and text.count("File") == 1 and "ast.py" not in text
+        assert all(line in text for line in lines) and "IPython" not in text
+    nested = tool.call("", "def f():\n    eval('1 +')\nf()")
+    assert nested.startswith("Traceback") and "in f" in nested and "interpreter" not in nested
+
+
+@pytest.mark.parametrize(
+    "code", ["!ls", "x = 1\n!pip install numpy", "%matplotlib inline", "if True:\n    !ls", "%%time\n1"]
+)
+def test_commands_of_ipython_are_answered_with_a_sentence(tool, code):
+    text = tool.call("", code)
+    assert "SyntaxError" in text and "this is plain Python: for a shell command use subprocess.run" in text
+
+
+def test_await_works_outside_of_functions(tool):
+    assert tool.call("", "import asyncio\nawait asyncio.sleep(0)\nx = await asyncio.sleep(0, 5)\nx + 1") == "6"
+    assert tool.call("", "await asyncio.sleep(0, 'last')") == "'last'"
+    assert tool.call("", "asyncio.run(asyncio.sleep(0, 3))") == "3"
+    kept = "queue = asyncio.Queue()\nawait queue.put(7)\ntask = asyncio.create_task(queue.get())\nNone"
+    assert tool.call("", kept).startswith("(no output")
+    assert tool.call("", "await task") == "7"
+    assert tool.call("", "async def f():\n    1 / 0\nawait f()").splitlines()[:2] == [
+        "Traceback (most recent call last):",
+        '  File "<call 6>", line 3, in <module>',
+    ]
+    assert (
+        "asyncio" not in tool.call("", "await f()") and tool.call("", "async with asyncio.timeout(5): print(1)") == "1"
+    )
+
+
+PLOTTING = """
+import os
+os.makedirs("matplotlib"), open("matplotlib/__init__.py", "w").close()
+open("matplotlib/pyplot.py", "w").write('''
+class Figure:
+    def savefig(self, path, **_): open(path, "w").write("a picture")
+figures = {1: Figure(), 2: Figure()}
+def get_fignums(): return list(figures)
+def figure(number): return figures[number]
+def close(which): figures.clear()
+def show(): raise RuntimeError("no screen")
+''')
+"""
+
+
+def test_showing_plots_saves_them(tool):
+    tool.call("", PLOTTING)
+    tool.call("", "os.chdir('matplotlib')\nimport sys; sys.path.insert(0, '..')")
+    text = tool.call("", "import matplotlib.pyplot as plt\nplt.show()")
+    assert [line.rsplit("/", 1)[-1] for line in text.splitlines()] == ["plot-1.png", "plot-2.png"]
+    assert tool.call("", "from matplotlib.pyplot import figures, Figure, show\nfigures[1] = Figure()\nshow(block=True)")
+    assert {f"plot-{number}.png" for number in (1, 2, 3)} <= set(tool.files())
+    assert tool.files()["plot-3.png"] == b"a picture" and tool.call("", "show()").startswith("(no output")
+
+
+def test_real_plots_are_pictures(tool):
+    pytest.importorskip("matplotlib")
+    text = tool.call("", "import matplotlib.pyplot as plt\nplt.plot([1, 2]), plt.title('é')\nplt.show()")
+    assert text.endswith("plot-1.png") and tool.files()["plot-1.png"].startswith(b"\x89PNG")
+
+
+def test_what_models_call_mnt_data_is_the_working_directory(tool):
+    assert tool.call("", "open('/mnt/data/a.txt', 'w').write('x'); open('a.txt').read()") == "'x'"
+    assert tool.call("", "'/mnt/database'") == "'/mnt/database'"
+
+
+def test_code_wrapped_in_json_or_markdown_is_understood(tool):
+    for code in (
+        '{"code": "print(3)"}',
+        '  {"code": "x = 3\nprint(x)"}\n',  # a line break as it is
+        '{"code": "print(3)", "language": "python"}',
+        '{"script": "print(3)"}',
+        "```python\nprint(3)\n```",
+        "```\nprint(3)```\n",
+    ):
+        assert tool.call("", code) == "3"
+    for code in ('{"a": 1}', '{"input": 1}', '{"script": "x", "other": "y"}'):
+        assert tool.call("", code) == repr(eval(code))
+    assert tool.call("", "'```'") == "'```'"
 
 
 def test_the_model_reads_the_description_it_was_trained_with():
@@ -529,3 +616,14 @@ def test_the_profile_for_macos_names_the_folders():
     text = process.profile("/private/work", ["/opt/python"])
     assert '(subpath "/opt/python")' in text and '(allow file-write* (subpath "/private/work")' in text
     assert text.count("(") == text.count(")")
+
+
+def test_the_security_notes_say_what_is_promised_in_the_words_of_the_code():
+    notes = " ".join((Path(__file__).parents[2] / ".github/SECURITY.md").read_text(encoding="utf-8").split())
+    marks = ["On Linux: ", "On macOS: ", 'With `isolation="limits"`: ', "A cgroup holds the memory"]
+    for isolation, begin, end in zip(sandbox.GUARANTEES, marks[:-1], marks[1:], strict=True):
+        words = " ".join(sandbox.GUARANTEES[isolation].split())
+        sentences = re.split(r"(?<=\.) ", notes.partition(begin)[2].partition(end)[0].strip())
+        assert len(sentences) > 1
+        for sentence in sentences:
+            assert sentence in words, sentence

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from unicodedata import normalize
@@ -26,7 +27,9 @@ from hypothesis import strategies as st
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.tools import Limits, PythonTool, python, sandbox
-from mlx_oss.tools.sandbox import jail, process, seatbelt
+from mlx_oss.tools.sandbox import process, seatbelt
+from mlx_oss.tools.sandbox.jail import config as jail
+from mlx_oss.tools.sandbox.jail.ps import UsageByPs
 
 TOKEN = re.compile(r'\s*([()]|#"[^"]*"|"(?:[^"\\]|\\["\\])*"|[^\s()"]+)')
 WORK = "/private/var/folders/ab/cd/T/mlx-oss-1"
@@ -294,8 +297,9 @@ exec "$@"
 FAKE_PS = """\
 #!/bin/sh
 echo x >> "FOLDER/asked"
-sleep 0.1
+sleep 0.05
 [ -e "FOLDER/broken" ] && exit 1
+[ -e "FOLDER/stuck" ] && { sleep 60; exit; }
 exec "PYTHON" -I -S -c '
 import os, sys
 sizes = os.sysconf("SC_PAGESIZE") // 1024
@@ -327,6 +331,7 @@ def mac(tmp_path, monkeypatch):
         path.chmod(0o755)
     monkeypatch.setattr(process, "_SANDBOX_EXEC", str(tmp_path / "sandbox-exec"))
     monkeypatch.setattr(process, "_PS", str(tmp_path / "ps"))
+    monkeypatch.setattr(process, "_PS_INTERVAL", 0.05)
     return tmp_path
 
 
@@ -422,7 +427,7 @@ def test_ps_is_asked_only_while_code_runs(tool, mac):
     while (now := asked(mac)) != count:  # until what the call's end asked for is done
         assert time.monotonic() < deadline, "ps is asked although no code runs"
         count = now
-        time.sleep(1.5)
+        time.sleep(0.5)
     waiting = f"import time\nwhile len(open({str(mac / 'asked')!r}).read()) < {2 * count + 6}: time.sleep(0.05)"
     assert tool.call("", waiting) == "(no output: print what you want to see)"
     assert asked(mac) >= count + 3
@@ -461,20 +466,47 @@ def test_lines_of_ps_that_make_no_sense_are_passed_over(tmp_path):
     ps = tmp_path / "ps"
     ps.write_text("#!/bin/sh\nprintf '\\n PGID RSS\\n 7 100\\n7\\n 7 -\\n 77 5\\n x\\n \\377 1\\n 7 20 x\\n'")
     ps.chmod(0o755)
-    assert jail.group_sizes(str(ps), 7) == [100 * 1024, 0, 0, 20 * 1024]
+    assert UsageByPs(str(ps), 7, 60).wait() == (4, 120 * 1024)
     with pytest.raises(OSError, match="not listed"):
-        jail.group_sizes(str(ps), 8)
+        UsageByPs(str(ps), 8, 60).wait()
     with pytest.raises(OSError):
-        jail.group_sizes(str(tmp_path / "none"), 7)
+        UsageByPs(str(tmp_path / "none"), 7, 60).wait()
 
 
-def test_a_ps_that_does_not_answer_is_given_up(tmp_path, monkeypatch):
+@pytest.mark.parametrize("script", ["exec sleep 60", "sleep 60 & wait"], ids=["", "its child keeps the pipe open"])
+def test_a_ps_that_does_not_answer_is_given_up(tmp_path, script):
     ps = tmp_path / "ps"
-    ps.write_text("#!/bin/sh\nexec sleep 60")
+    ps.write_text(f"#!/bin/sh\n{script}")
     ps.chmod(0o755)
-    monkeypatch.setattr(jail, "_PS_SECONDS", 0.1)
     with pytest.raises(OSError, match="timed out"):
-        jail.group_sizes(str(ps), 7)
+        UsageByPs(str(ps), 7, 0.1).wait()
+
+
+@linux
+def test_while_ps_is_stuck_the_supervisor_does_everything_else(tool, mac, monkeypatch):
+    monkeypatch.setattr(process, "_PS_SECONDS", 3600)
+    tool.call("", "1")
+    (mac / "stuck").touch()
+    assert tool._sandbox is not None
+    supervisor = tool._sandbox._process
+    threading.Timer(0.5, tool.cancel).start()
+    with pytest.raises(ToolError, match="the code was stopped"):
+        tool.call("", "2")
+    assert supervisor.returncode == 0  # it has ended by itself, and was not killed
+    (mac / "stuck").unlink()
+    tool.call("", "1")
+    (mac / "stuck").touch()
+    with pytest.raises(ToolError, match="the interpreter was ended by the code"):
+        tool.call("", "import os, time; time.sleep(0.5); os._exit(3)")
+
+
+@linux
+def test_a_ps_that_gets_stuck_ends_the_code(tool, mac, monkeypatch):
+    monkeypatch.setattr(process, "_PS_SECONDS", 1.5)
+    tool.call("", "1")
+    (mac / "stuck").touch()
+    with pytest.raises(ToolError, match="the system did not say how much memory"):
+        tool.call("", "import time; time.sleep(60)")
 
 
 @linux
@@ -520,14 +552,14 @@ def test_closing_the_tool_ends_the_process_group(tool, mac):
 def test_a_supervisor_that_is_told_to_end_twice_still_kills_the_program(tmp_path):
     """`stop` and `close` both tell it, and may do so from two threads."""
     program = f"""
-import os, signal, threading, time
-from mlx_oss.tools.sandbox import jail
-kill_all, beat = jail.kill_all, {str(tmp_path / "beat")!r}
-def kill_all_while_told_to_end(*arguments):
+import os, signal, socket, threading, time
+from mlx_oss.tools.sandbox.jail import processes, supervisor
+kill_all, beat = processes.Program.kill_all, {str(tmp_path / "beat")!r}
+def kill_all_while_told_to_end(program):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.01)
-    kill_all(*arguments)
-jail.kill_all = kill_all_while_told_to_end
+    kill_all(program)
+processes.Program.kill_all = kill_all_while_told_to_end
 child = os.fork()
 if not child:
     os.setpgid(0, 0)
@@ -537,9 +569,10 @@ if not child:
     os._exit(0)
 while not os.path.exists(beat): time.sleep(0.01)
 threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGTERM]).start()
-pipes = dict(requests=os.dup(0), calls=os.pipe()[0], status=os.pipe()[1], cgroup=None)
-config = dict(namespaces=False, ps="", starter=os.getppid(), memory_bytes=1 << 30, processes=40, **pipes)
-jail.supervise(config, child)
+(calls, _), (status, _) = os.pipe(), socket.socketpair()
+config = dict(namespaces=False, ps="", starter=os.getppid(), memory_bytes=1 << 30, processes=40, interval=0.05)
+config |= dict(requests=os.dup(0), calls=calls, status=status.detach())
+supervisor.supervise(config, child, None, os.dup(0), None)
 """
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=120).returncode == 0
     assert not beats(tmp_path)

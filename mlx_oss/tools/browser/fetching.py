@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.request import getproxies, proxy_bypass
@@ -222,34 +222,38 @@ class _Fetch:
         encodings = [encoding for encoding in encodings if encoding not in ("", "identity")]
         if len(encodings) > 1 or not {"gzip", "x-gzip", "deflate"}.issuperset(encodings):
             raise ToolError(f"its content is encoded as {', '.join(encodings)[:100]!r}, which was not asked for")
-        unpack = _unpacker(encodings[0]) if encodings else None
+        unpacking = _Unpacking(encodings[0]) if encodings else None
         body = bytearray()
         for part in answer.iter_raw():
             self._check()
-            body += unpack(part, self._limits.size - len(body)) if unpack else part
-            if len(body) >= self._limits.size:
+            body += unpacking.add(part, self._limits.size - len(body)) if unpacking else part
+            if len(body) >= self._limits.size or (unpacking and unpacking.is_done):
                 break
         return bytes(body[: self._limits.size])
 
 
-def _unpacker(encoding: str) -> Callable[[bytes, int], bytes]:
-    """A function that unpacks the next part of a body, but no more bytes than it is told to."""
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # recognises gzip's header and zlib's
-    begun = False
+class _Unpacking:
+    """Unpacks a body part by part."""
 
-    def unpack(part: bytes, most: int) -> bytes:
-        nonlocal unpacking, begun
+    def __init__(self, encoding: str) -> None:
+        self._unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32)  # recognises gzip's header and zlib's
+        self._may_lack_header = encoding == "deflate"  # some servers leave zlib's header out
+
+    @property
+    def is_done(self) -> bool:
+        """True after the end of what was packed. Whatever follows is not read: it could be endless, and is kept."""
+        return self._unpacking.eof
+
+    def add(self, part: bytes, most: int) -> bytes:
+        """Unpacks the next part, but no more bytes than `most`. Raises ToolError if it is damaged."""
+        may_lack_header, self._may_lack_header = self._may_lack_header, False
         try:
-            return unpacking.decompress(part, max(most, 1))
+            return self._unpacking.decompress(part, max(most, 1))
         except zlib.error as error:
-            if encoding != "deflate" or begun:
+            if not may_lack_header:
                 raise ToolError(f"its content is damaged ({error})") from None
-            unpacking = zlib.decompressobj(-zlib.MAX_WBITS)  # some servers leave zlib's header out
-            return unpack(part, most)
-        finally:
-            begun = True
-
-    return unpack
+            self._unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+            return self.add(part, most)
 
 
 @functools.cache  # reading the certificates takes longer than most fetches

@@ -17,6 +17,9 @@ from mlx_oss.tokenizer import LONGEST_TOKEN, load_tokenizer
 
 _WIDTH = 80
 _MAX_MATCHES, _LINES_PER_MATCH = 50, 4
+_LONGEST = 1 << 16  # characters of a line
+_AT_ONCE = 1000  # lines
+_MAX_LINK = 1000  # lines that a link may have
 _MAX_SHOWN = 1024  # characters of a title or an address
 
 # Where a line may be broken, as `textwrap` does it: at whitespace, after a hyphen in a word, and around dashes.
@@ -74,16 +77,14 @@ class Page:
     def wrap(self, check: Callable[[], None]) -> None:
         """Wraps the lines now. `check` is called now and then; what it raises ends the work."""
         if "lines" not in self.__dict__:
-            lines = []
-            for number, line in enumerate(_wrapped(self.text)):
-                if number % 1000 == 0:
-                    check()
-                lines.append(line)
-            self.__dict__["lines"] = lines
+            self.__dict__["lines"] = list(_checked(_wrapped(self.text), check))
 
-    def line_at(self, offset: int) -> int:
-        """Returns the number of the line that holds the character at `offset` of the text."""
-        before = sum(1 for _ in _wrapped(self.text[: offset + 1]))
+    def line_at(self, offset: int, check: Callable[[], None] = lambda: None) -> int:
+        """Returns the number of the line that holds the character at `offset` of the text.
+
+        `check` is called now and then; what it raises ends the work.
+        """
+        before = sum(1 for _ in _checked(_wrapped(self.text[: offset + 1]), check))
         return max(0, min(before, len(self.lines)) - 1)
 
     @property
@@ -117,14 +118,14 @@ class Page:
         `check` is called now and then; what it raises ends the search.
         """
         wanted, places = pattern.lower(), list[int]()
-        lines = _without_links("\n".join(self.lines)).split("\n")
-        for at, line in enumerate(lines):
-            if at % 1000 == 0:
-                check()
-            if wanted in line.lower() and (not places or at >= places[-1] + _LINES_PER_MATCH):
-                places.append(at)
-                if len(places) == _MAX_MATCHES:
+        lines = list[str]()
+        for at, line in enumerate(_checked(_lines_without_links(self.lines), check)):
+            lines.append(line)
+            if len(places) == _MAX_MATCHES:
+                if at >= places[-1] + _LINES_PER_MATCH:
                     break
+            elif wanted in line.lower() and (not places or at >= places[-1] + _LINES_PER_MATCH):
+                places.append(at)
         shown = [
             f"# 【{number}†match at L{at}】\n" + "\n".join(lines[at : at + _LINES_PER_MATCH])
             for number, at in enumerate(places)
@@ -161,7 +162,7 @@ def _wrapped(text: str) -> Iterator[str]:
 
     Whitespace is kept, except that tabs become blanks.
     """
-    for line in text.split("\n"):
+    for line in _split(text):
         if len(line) <= _WIDTH and "\t" not in line:
             yield line
             continue
@@ -180,6 +181,40 @@ def _wrapped(text: str) -> Iterator[str]:
         yield line[start:]
 
 
+def _split(text: str) -> Iterator[str]:
+    """The lines of a text, one after another. Of a line with more than 64 K characters, each 64 K are a line."""
+    start = 0
+    while (end := text.find("\n", start, start + _LONGEST)) >= 0 or len(text) - start > _LONGEST:
+        yield text[start : end if end >= 0 else start + _LONGEST]
+        start = end + 1 if end >= 0 else start + _LONGEST
+    yield text[start:]
+
+
+def _checked(lines: Iterator[str], check: Callable[[], None]) -> Iterator[str]:
+    """The same lines. `check` is called now and then."""
+    for number, line in enumerate(lines):
+        if number % 1000 == 0:
+            check()
+        yield line
+
+
+def _lines_without_links(lines: list[str]) -> Iterator[str]:
+    """The lines with links replaced by their text, some at a time. A link may go on in the next lines."""
+    start = 0
+    while start < len(lines):
+        end = start + _AT_ONCE
+        while end < min(len(lines), start + _AT_ONCE + _MAX_LINK) and _is_within_link(lines[start:end]):
+            end += 1
+        yield from _without_links("\n".join(lines[start:end])).split("\n")
+        start = end
+
+
+def _is_within_link(lines: list[str]) -> bool:
+    """Whether a link begins in the lines that does not end in them."""
+    last = next((line for line in reversed(lines) if "【" in line or "】" in line), "")
+    return last.rfind("【") > last.rfind("】")
+
+
 def link(number: int, text: str, target: str, source: str) -> str:
     """Returns a link as it is written in the text of the page `source`.
 
@@ -195,13 +230,16 @@ def plain(text: str) -> str:
     return text.replace("【", "〖").replace("】", "〗").replace("\u200b", "")
 
 
-def results_page(query: str, found: list[tuple[str, str, str]], places: Mapping[int, int] | None = None) -> Page:
+def results_page(
+    query: str, found: list[tuple[str, str, str]], places: Mapping[int, int] | None = None, note: str = ""
+) -> Page:
     """Makes a page of search results.
 
     Args:
         query: What was searched for; the title of the page.
         found: Title, target and summary of each result.
         places: Where in the text of a result the line is that is shown when it is opened, by the index of the result.
+        note: A sentence below the results.
 
     Returns:
         The page, with one link for each result.
@@ -210,7 +248,7 @@ def results_page(query: str, found: list[tuple[str, str, str]], places: Mapping[
         f"  * {link(number, title, target, '')} {' '.join(plain(_without_links(summary)).split())}"
         for number, (title, target, summary) in enumerate(found)
     ]
-    text = "\nURL: \n# Search Results\n\n" + ("\n".join(entries) or "No results.")
+    text = "\nURL: \n# Search Results\n\n" + ("\n".join(entries) or "No results.") + (note and f"\n\n{note}")
     links = {number: Link(target, offset=(places or {}).get(number)) for number, (_, target, _) in enumerate(found)}
     return Page("", query, text, links, results=True)
 

@@ -32,18 +32,17 @@ def nothing() -> None:
 def markdown_page(source: str, text: str, resolve: Resolve, check: Check = nothing) -> Page:
     """Makes a page from Markdown; its title is the first heading of level 1, or else the source."""
     links = Links(source, resolve, check)
-    heading = _HEADING.search(text)
-    title = heading[1][:_MAX_TITLE].rstrip().rstrip("#").rstrip() if heading else ""
-    body = "".join(
-        _LINK.sub(lambda match: links.marked(match[1], match[2]) or match[0], piece)
-        for piece in pieces(plain(text), check)
-    )
-    return make_page(source, title, body, links)
+    title, parts = "", []
+    for piece in pieces(text, check):
+        if not title and (heading := _HEADING.search(piece)):
+            title = heading[1][:_MAX_TITLE].rstrip().rstrip("#").rstrip()
+        parts.append(_LINK.sub(lambda match: links.marked(match[1], match[2]) or match[0], plain(piece)))
+    return make_page(source, title, "".join(parts), links)
 
 
-def text_page(source: str, text: str) -> Page:
+def text_page(source: str, text: str, check: Check = nothing) -> Page:
     """Makes a page without links from plain text; its title is the source."""
-    return make_page(source, source, plain(text), Links(source, lambda _: None))
+    return make_page(source, source, "".join(map(plain, pieces(text, check))), Links(source, lambda _: None))
 
 
 def web_resolver(source: str) -> Resolve:
@@ -81,12 +80,12 @@ def make_page(source: str, title: str, body: str, links: Links) -> Page:
     return Page(source, plain(title) or source, f"\nURL: {source}\n{body}", targets)
 
 
-def pieces(text: str, check: Check = nothing) -> Iterator[str]:
-    """Cuts a text into pieces of at most 64 K characters, at the ends of lines where there are some."""
+def pieces(text: str, check: Check = nothing, size: int = _PIECE) -> Iterator[str]:
+    """Cuts a text into pieces of at most `size` characters, at the ends of lines where there are some."""
     start = 0
     while start < len(text):
         check()
-        end = start + _PIECE
+        end = start + size
         if end < len(text):
             end = text.rfind("\n", start, end) + 1 or end
         yield text[start:end]

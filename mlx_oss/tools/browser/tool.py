@@ -43,7 +43,7 @@ class Backend(Protocol):
 
 
 class BrowserTool(SystemTool):
-    """Lets the model browse a folder of Markdown, text and HTML files, the web, or the pages of your own backend.
+    """Lets the model browse the text, HTML and PDF files of a folder, the web, or the pages of your own backend.
 
     The tool remembers the pages it has shown as long as it exists; they are not saved with a session. Files of a folder
     are read each time they are opened. Other pages are fetched again only if the model writes their address, not if it
@@ -159,7 +159,7 @@ class BrowserTool(SystemTool):
             page, line = self._fetch(link.target), link.line
             if link.offset is not None and loc < 0:
                 page.wrap(self._check)
-                line = page.line_at(link.offset)
+                line = page.line_at(link.offset, self._check)
         if loc < 0:
             loc = line - 4 if line is not None and line > 4 else line or 0
         return self._show(page, loc, num_lines)

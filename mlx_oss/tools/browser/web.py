@@ -9,27 +9,24 @@ the model.
 
 from __future__ import annotations
 
-import codecs
 import importlib.util
 import itertools
 import json
-import re
 import threading
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.tools.base import STOPPED
+from mlx_oss.tools.browser.charsets import decode
 from mlx_oss.tools.browser.fetching import Answer, Limits, fetch
-from mlx_oss.tools.browser.html_text import html_page
 from mlx_oss.tools.browser.pages import Page, plain, results_page
+from mlx_oss.tools.browser.reader import Reader
 from mlx_oss.tools.browser.text import text_page, web_resolver
 
 _MAX_BYTES = 4 << 20  # of a page; the rest is not read
 _TEXT_TYPES = ("application/xhtml+xml", "application/json", "application/xml")
 _MAX_URL, _MAX_SUMMARY = 2048, 1000  # characters, of a result
-# What browsers know. Python has others that take very long, such as punycode, or that are no text, such as base64.
-_CHARSETS = re.compile(r"utf-(8|16|32)|ascii|iso8859|cp\d|koi8|mac|gb|hz|big5|euc|iso2022|shift_jis|tis")
 
 
 class Web:
@@ -56,6 +53,7 @@ class Web:
             raise OptionError(f"{search!r} is not a search endpoint: give a URL like https://host/search?q={{query}}")
         self._search, self._headers, self._private = search, headers or {}, private
         self.stopped = threading.Event()
+        self._reader = Reader()
 
     def search(self, query: str, topn: int) -> Page:
         """Searches through the endpoint.
@@ -98,15 +96,18 @@ class Web:
         """
         limits = Limits(_MAX_BYTES, private=self._private, private_later=self._private)
         try:
-            answer = self._get(source, {"accept": "text/html,text/*"}, {}, limits)
+            answer = self._get(source, {"accept": "text/html,text/*,application/pdf"}, {}, limits)
         except ToolError as error:
             raise self._stopped_or(f"Error fetching URL `{source[:1024]}`: {_reason(error)}") from None
+        is_cut, check, resolve = len(answer.body) == _MAX_BYTES, self._check_stopped, web_resolver(answer.url)
+        if answer.kind == "application/pdf" and not is_cut:
+            return self._reader.page(answer.url, "pdf", answer.body, resolve, check)
         if not answer.kind.startswith("text/") and answer.kind not in _TEXT_TYPES:
             raise ToolError(f"{answer.url[:1024]} is no text but {answer.kind}")
-        text = answer.body.decode(_charset(answer.charset), "replace")
+        text = decode(answer.body, answer.charset, is_cut=is_cut, check=check)
         if answer.kind in ("text/html", "application/xhtml+xml"):
-            return html_page(answer.url, text, web_resolver(answer.url), self._check_stopped)
-        return text_page(answer.url, text)
+            return self._reader.page(answer.url, "html", text.encode("utf-8", "replace"), resolve, check)
+        return text_page(answer.url, text, check)
 
     def _get(self, url: str, headers: dict[str, str], secrets: dict[str, str], limits: Limits) -> Answer:
         """Raises ToolError for every reason for which there is no answer."""
@@ -123,15 +124,6 @@ class Web:
     def _check_stopped(self) -> None:
         if self.stopped.is_set():
             raise ToolError(STOPPED)
-
-
-def _charset(name: str | None) -> str:
-    """The name of the encoding, or "utf-8" if it is missing, unknown, or none in which pages are written."""
-    try:
-        known = codecs.lookup((name or "utf-8")[:40]).name
-    except (LookupError, ValueError):
-        return "utf-8"
-    return known if _CHARSETS.match(known) else "utf-8"
 
 
 def _entry(result: Any) -> tuple[str, str, str] | None:

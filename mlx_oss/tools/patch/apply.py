@@ -13,15 +13,17 @@ import errno
 import os
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mlx_oss.errors import OptionError, ToolError
-from mlx_oss.files import expanded
+from mlx_oss.files import can_exist, expanded
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.patch.anchored_paths import AnchoredFolder
-from mlx_oss.tools.patch.hunks import Add, Delete, Operation, Update, apply_hunks, parse
+from mlx_oss.tools.patch.hunks import apply_hunks
+from mlx_oss.tools.patch.parsing import Add, Delete, Operation, Update, parse
 from mlx_oss.tools.patch.transaction import MAX_BYTES, Step, is_inside, locked, recover, write
 
 _DESCRIPTION = """\
@@ -39,6 +41,7 @@ Changes files: adds, updates, moves and deletes them, all or nothing. `input` is
 *** End Patch
 Paths are relative. The line after @@ is optional and says below which line to look."""
 
+_MAX_CHARACTERS = 4 * MAX_BYTES  # of all files of a patch together, before and after
 _MAX_PATH, _MAX_NAME = 1000, 255  # bytes; macOS has the shorter paths
 _LOCK_SECONDS = 10.0  # to wait for the patch of another process
 _locks: dict[Path, threading.Lock] = {}  # by folder: only one patch is applied to a folder at a time
@@ -60,9 +63,16 @@ class Change:
     after: str | None
     moved_to: str | None = None
 
+    @property
+    def changes_anything(self) -> bool:
+        """False for an update that gives the file the text that it has."""
+        return self.before != self.after or self.moved_to is not None
+
     def __str__(self) -> str:
         if self.moved_to is not None:
             return f"moved {self.path} to {self.moved_to}"
+        if not self.changes_anything:
+            return f"left {self.path} as it was"
         verb = "added" if self.before is None else "deleted" if self.after is None else "updated"
         return f"{verb} {self.path}"
 
@@ -108,25 +118,51 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
 
     Raises:
         ToolError: If the patch is malformed, does not fit the files, names a path that is refused, or cannot be
-            written. Nothing is changed then.
+            written, or if it changes nothing. Nothing is changed then.
     """
+    if not can_exist(folder):
+        raise ToolError(f"{str(folder)!r} is nothing that a folder can be called")
     root, operations = Path(os.path.realpath(expanded(folder))), parse(text)
     with _locks.setdefault(root, threading.Lock()), locked(root, _LOCK_SECONDS) as is_free:
         if not is_free:
             raise ToolError(f"another program is applying a patch to {root.name}: try again when it is done")
         if not dry_run:
             recover(root)
+        counts = Counter(path for operation in operations for path in _paths(operation))
+        if repeated := [path for path, count in counts.items() if count > 1]:
+            raise ToolError(f"{min(repeated)} occurs twice in the patch: put all its changes into one section")
         try:
             with AnchoredFolder(root) as opened:
-                changes = [_change(opened, operation) for operation in operations]
+                changes = _changes(opened, operations)
         except OSError as error:
             raise ToolError(f"{root.name} cannot be opened ({error.strerror})") from None
-        paths = [path for change in changes for path in (change.path, change.moved_to) if path is not None]
-        counts = Counter(paths)
-        if repeated := [path for path in paths if counts[path] > 1]:
-            raise ToolError(f"{min(repeated)} occurs twice in the patch: put all its changes into one section")
+        steps = [step for change in changes if change.changes_anything for step in _steps(change)]
+        if not steps:
+            raise ToolError(
+                f"the patch changes nothing: {', '.join(counts)} would stay as before; begin the lines to remove with "
+                "`-`, and the new lines with `+`"
+            )
         if not dry_run:
-            write(root, [step for change in changes for step in _steps(change)])
+            write(root, steps)
+    return changes
+
+
+def _paths(operation: Operation) -> list[str]:
+    """The paths that an operation names. Raises ToolError if one may not be used."""
+    paths = [operation.path]
+    if isinstance(operation, Update) and operation.move_to is not None:
+        paths.append(operation.move_to)
+    return [_checked(path) for path in paths]
+
+
+def _changes(folder: AnchoredFolder, operations: Sequence[Operation]) -> list[Change]:
+    changes, size = [], 0
+    for operation in operations:
+        change = _change(folder, operation)
+        size += len(change.before or "") + len(change.after or "")
+        if size > _MAX_CHARACTERS:
+            raise ToolError("the files that the patch changes are too large together: send it in several patches")
+        changes.append(change)
     return changes
 
 

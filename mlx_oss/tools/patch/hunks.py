@@ -1,95 +1,29 @@
-"""Parses the text of a patch into operations on files, and applies hunks to a text. Knows nothing of files."""
+"""Applies the hunks of a patch to a text. Knows nothing of files, and of how the place of a hunk is found."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from mlx_oss.errors import ToolError
-
-_BEGIN, _END = "*** Begin Patch", "*** End Patch"
-_ADD, _DELETE, _UPDATE, _MOVE = "*** Add File: ", "*** Delete File: ", "*** Update File: ", "*** Move to: "
-_END_OF_FILE = "*** End of File"
-
-
-@dataclass(frozen=True, slots=True)
-class Hunk:
-    """Lines to find in a file, and the lines that replace them.
-
-    Attributes:
-        headers: The lines after `@@`. They are looked up first, in this order; the hunk applies below them.
-        old: The lines to find.
-        new: The new lines. A number stands for that line of the lines found, counted from 0, so that context lines stay
-            as they are in the file.
-        at_end: Whether the old lines must be the last ones of the file.
-    """
-
-    headers: tuple[str, ...]
-    old: tuple[str, ...]
-    new: tuple[str | int, ...]
-    at_end: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Add:
-    path: str
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    path: str
-    hunks: tuple[Hunk, ...]
-    move_to: str | None = None
-
-
-Operation = Add | Delete | Update
-
-
-def parse(text: str) -> list[Operation]:
-    """Returns the operations of a patch in their order. Raises ToolError, with the faulty line, if it is malformed."""
-    lines = text.strip("\n").replace("\r\n", "\n").split("\n")
-    if lines[0].strip() != _BEGIN or lines[-1].strip() != _END or len(lines) < 2:
-        raise ToolError(f"the patch must begin with `{_BEGIN}` and end with `{_END}`, each on a line of its own")
-    sections: list[list[str]] = []
-    for number, line in enumerate(lines[1:-1], start=2):
-        if line.startswith((_ADD, _DELETE, _UPDATE)):
-            sections.append([line])
-        elif sections:
-            sections[-1].append(line)
-        elif line.strip():
-            raise ToolError(f"line {number} of the patch belongs to no file: begin with `{_UPDATE}...` or another")
-    if not sections:
-        raise ToolError("the patch names no file")
-    return [_operation(section[0], section[1:]) for section in sections]
+from mlx_oss.tools.patch.parsing import Hunk
+from mlx_oss.tools.patch.places import BOM, Places
 
 
 def apply_hunks(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
     """Returns the text with the hunks applied, from the top down. Raises ToolError if a hunk fits nowhere.
 
-    Existing lines keep their line endings; new lines get the ending of a neighbour. If the old lines are not found
-    exactly, trailing whitespace is ignored. `name` is the file's name, for messages.
+    Lines that stay keep their characters and their line endings, also where a hunk fits only roughly (`Places` says
+    how); new lines get the ending of a neighbour. `name` is the file's name, for messages.
     """
     lines, ends = _split_lines(text)
-    result: list[tuple[str, str]] = []
-    at = 0
-    for number, hunk in enumerate(hunks, start=1):
-        start = at
-        for header in hunk.headers:
-            start = _line_after(lines, header, start, name)
-        place = _find_hunk(lines, hunk, start)
-        if place is None:
-            shown = hunk.old[0] if hunk.old else ""
-            raise ToolError(
-                f"hunk {number} does not fit {name}: its {len(hunk.old)} lines from {shown!r} on are not there"
-            )
+    if len(hunks) > 1 and hunks[0].names_files and hunks[1].line is not None and hunks[0].old[0] not in lines:
+        hunks = hunks[1:]
+    places, result, at = Places(lines, hunks, name), list[tuple[str, str]](), 0
+    mark = ""
+    for hunk in hunks:
+        place, is_exact = places.find(hunk)
         result += zip(lines[at:place], ends[at:place], strict=True)
-        end = next(iter(ends[place:] or ends[place - 1 :]), "\n")
-        for line in hunk.new:
+        if place == 0 and not is_exact and hunk.old and lines[0].startswith(BOM) and not hunk.old[0].startswith(BOM):
+            mark, lines[0] = BOM, lines[0].removeprefix(BOM)  # stays at the beginning, whatever comes before this line
+        end = ends[min(place, len(ends) - 1)] if ends else "\n"
+        for line in hunk.new if is_exact else _with_kept_lines(hunk):
             if isinstance(line, int):
                 end = ends[place + line]
             result.append((lines[place + line] if isinstance(line, int) else line, end))
@@ -97,7 +31,39 @@ def apply_hunks(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
     result += zip(lines[at:], ends[at:], strict=True)
     if result and text and not text.endswith("\n"):
         result[-1] = result[-1][0], ""
-    return "".join(line + end for line, end in result)
+    changed = "".join(line + end for line, end in result)
+    return mark + changed.removeprefix(BOM) if mark else changed
+
+
+def _with_kept_lines(hunk: Hunk) -> list[str | int]:
+    """The new lines, where one that is removed and then inserted again stays as it is in the file."""
+    context, kept = [*sorted(hunk.context), len(hunk.old)], list[str | int]()
+    position = 0  # in `context`: the next line of it
+    removed = _positions(hunk, -1, context[0])
+    least = 0
+    for line in hunk.new:
+        if isinstance(line, int):
+            position += 1
+            removed, least = _positions(hunk, line, context[position]), line
+            kept.append(line)
+            continue
+        numbers = removed.get(line, [])
+        while numbers and numbers[-1] < least:
+            numbers.pop()
+        if numbers:
+            least = numbers.pop()
+            kept.append(least)
+        else:
+            kept.append(line)
+    return kept
+
+
+def _positions(hunk: Hunk, after: int, before: int) -> dict[str, list[int]]:
+    """The old lines between two numbers: for each text its numbers, the first one last."""
+    positions: dict[str, list[int]] = {}
+    for number in reversed(range(after + 1, before)):
+        positions.setdefault(hunk.old[number], []).append(number)
+    return positions
 
 
 def _split_lines(text: str) -> tuple[list[str], list[str]]:
@@ -108,91 +74,3 @@ def _split_lines(text: str) -> tuple[list[str], list[str]]:
         ends[-1:] = ends[-2:-1] or ["\n"]
         return [*(line.removesuffix("\r") for line in raw_lines[:-1]), raw_lines[-1]], ends
     return [line.removesuffix("\r") for line in raw_lines], ends
-
-
-def _operation(header: str, body: list[str]) -> Operation:
-    if header.startswith(_ADD):
-        while body and not body[-1].strip():
-            body.pop()  # blank lines before the next section
-        if wrong := [line for line in body if not line.startswith("+")]:
-            raise ToolError(f"every line of a new file begins with `+`, not so {wrong[0]!r}")
-        return Add(header.removeprefix(_ADD).strip(), tuple(line[1:] for line in body))
-    if header.startswith(_DELETE):
-        if any(line.strip() for line in body):
-            raise ToolError(f"nothing may follow `{header}`")
-        return Delete(header.removeprefix(_DELETE).strip())
-    path, move_to = header.removeprefix(_UPDATE).strip(), None
-    if body and body[0].startswith(_MOVE):
-        move_to, body = body[0].removeprefix(_MOVE).strip(), body[1:]
-    hunks = _hunks(body, path)
-    if not hunks and move_to is None:
-        raise ToolError(f"the update of {path} has no hunk: begin one with `@@`")
-    return Update(path, hunks, move_to)
-
-
-def _hunks(body: list[str], path: str) -> tuple[Hunk, ...]:
-    hunks: list[Hunk] = []
-    headers: list[str] = []
-    lines: list[str] = []
-    at_end = False
-
-    def close() -> None:
-        nonlocal headers, lines, at_end
-        while lines and not lines[-1]:
-            lines.pop()  # blank lines between sections
-        if lines:
-            hunks.append(_hunk(headers, lines, at_end))
-            headers, lines, at_end = [], [], False
-
-    for line in body:
-        if line.startswith("@@"):
-            close()
-            if header := line.removeprefix("@@").removesuffix("@@").strip():
-                headers.append(header)
-        elif line.strip() == _END_OF_FILE:
-            at_end = True
-        elif line[:1] in ("", " ", "+", "-"):
-            lines.append(line)
-        else:
-            raise ToolError(f"a line of a hunk begins with a blank, `+` or `-`, not so {line!r} of {path}")
-    close()
-    if headers:
-        raise ToolError(f"`@@ {headers[-1]}` of {path} is followed by no lines")
-    return tuple(hunks)
-
-
-def _hunk(headers: list[str], lines: list[str], at_end: bool) -> Hunk:
-    old: list[str] = []
-    new: list[str | int] = []
-    for line in lines:
-        if line.startswith("+"):
-            new.append(line[1:])
-            continue
-        if not line.startswith("-"):
-            new.append(len(old))
-        old.append(line[1:])
-    return Hunk(tuple(headers), tuple(old), tuple(new), at_end)
-
-
-def _line_after(lines: list[str], header: str, start: int, name: str) -> int:
-    """Index of the line after the first one that equals the header; whitespace around the line is ignored."""
-    for at in range(start, len(lines)):
-        if lines[at].strip() == header:
-            return at + 1
-    raise ToolError(f"the line {header!r} after @@ is not in {name}")
-
-
-def _find_hunk(lines: list[str], hunk: Hunk, start: int) -> int | None:
-    """Index where the old lines of a hunk begin, searched from `start` on; None if they are not found.
-
-    A hunk that only inserts goes below its header, or to the end if it has none or `at_end` is set.
-    """
-    size = len(hunk.old)
-    if not size:
-        return start if hunk.headers and not hunk.at_end else len(lines)
-    places = range(start, len(lines) - size + 1)
-    places = range(max(start, len(lines) - size), len(lines) - size + 1) if hunk.at_end else places
-    wanted = [line.rstrip() for line in hunk.old]
-    exact = (at for at in places if tuple(lines[at : at + size]) == hunk.old)
-    loose = (at for at in places if [line.rstrip() for line in lines[at : at + size]] == wanted)
-    return next(exact, next(loose, None))

@@ -3,8 +3,9 @@
 It lists the calls that Python, numpy, matplotlib, subprocess, multiprocessing, asyncio and sqlite need, and refuses all
 others. Of `socket`, `prctl` and `ioctl` it also lists arguments, and of `clone` and `mmap` it refuses some: those that
 make namespaces, and memory that is attributed to no process and so cannot be counted. Limits, priority and processors
-can be changed, but not those of the supervisor, which may have the same user. The numbers for x86_64 have been
-tried; those for aarch64 and riscv64 come from the kernel's table and have not.
+can be changed, but not those of the supervisor, which may have the same user. Setting the size of a socket's buffers
+succeeds and does nothing, so that what they hold is known. The numbers for x86_64 have been tried; those for aarch64
+and riscv64 come from the kernel's table and have not.
 
 A refused call fails with EPERM. Calls that are newer than Linux 5.0 fail with ENOSYS, as on an older kernel: programs
 then use older ones. One of them is clone3, which has its flags in memory, where a filter cannot read them.
@@ -66,6 +67,7 @@ _FIRST_OF_X32 = 0x40000000  # call numbers from here on belong to x32, another A
 
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16  # socket families
 _PROTOCOLS = (0, 1, 6, 17, 58)  # default, ICMP, TCP, UDP, ICMPv6; the kernel would load modules for others
+_SOL_SOCKET, _BUFFER_SIZES = 1, (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF, and the forms with privileges
 _NETLINK_ROUTE = 0  # lists the network interfaces
 # Name, signal at the parent's death, whether privileges can be gained, huge pages, names of mappings.
 _PRCTL = (1, 2, 3, 15, 16, 21, 23, 30, 37, 38, 39, 40, 41, 42, 51, 0x53564D41)
@@ -134,7 +136,10 @@ def _checked_calls() -> dict[str, list[bytes]]:
     socket.append(_refuse(errno.EAFNOSUPPORT))
     shared = [_argument(3), _step(_AND, _SHARED_ANONYMOUS), _step(_EQUAL, _SHARED_ANONYMOUS, skip_else=1)]
     huge = [_argument(3), _step(_AND, _HUGE), _step(_EQUAL, 0, skip=1)]
+    sizes = [step for size in _BUFFER_SIZES for step in (_step(_EQUAL, size, skip_else=1), _refuse(0))]
+    of_socket = [_argument(2), *sizes]
     return {
+        "setsockopt": [_argument(1), _step(_EQUAL, _SOL_SOCKET, skip_else=len(of_socket)), *of_socket, *allow],
         "socket": socket,
         "socketpair": socket,
         "prlimit64": [_argument(0), *_one_of([0]), _refuse(errno.EPERM)],

@@ -12,7 +12,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_oss.tools.sandbox.process import Isolation, Limits, Sandbox
+from mlx_oss.tools.sandbox.guarantees import Isolation
+from mlx_oss.tools.sandbox.output import Limits
+from mlx_oss.tools.sandbox.process import Sandbox
 
 _LIMITS = Limits(seconds=30, memory_bytes=256 << 20, processes=16)
 _TRIES = """

@@ -45,6 +45,7 @@ _FIELDS = (
     "yarn_offset yarn_scale yarn_multiplier epsilon"
 ).split()
 _TOKENS, VOCABULARY = 200_014, 201_088  # rows of the releases' embedding: in this file, and in every other layout
+_MOST_TENSORS = 1_000_000  # that are walked through; gpt-oss-120b has 28,000
 _SCALE_OFFSET, _FACTORS = 14, {"q_proj": 2.0, "k_proj": 4.0}
 _HEADER = struct.Struct("<16s16s6If4I6f16s16s4I")  # magic, model, fields, layout, tokenizer and its four sizes
 
@@ -161,7 +162,7 @@ def _tensors(path: Path, config: Mapping[str, Any], position: int, size: int) ->
         start = _align_up(position, alignment)
         position = start + math.prod(shape) * ITEMSIZE[dtype]
         tensors[name] = TensorInfo(name, path, dtype, shape, start, position)
-        if position > size:
+        if position > size or len(tensors) > _MOST_TENSORS:
             break
     return tensors, position
 

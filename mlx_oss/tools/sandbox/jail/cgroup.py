@@ -7,15 +7,15 @@ for users whose systemd has delegated the memory controller to them. Knows nothi
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
-import secrets
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Cgroup:
+class Cgroup(NamedTuple):
     """A cgroup with a limit of memory. The file descriptors can be used by other processes, and below another root.
 
     Attributes:
@@ -35,10 +35,39 @@ class Cgroup:
         """All file descriptors."""
         return self.parent, self.entrance, self.events
 
-    def remove(self) -> None:
-        """Removes the folder, which must have no process, if it is still there."""
-        with contextlib.suppress(OSError):
-            os.rmdir(self.name, dir_fd=self.parent)
+    def enter(self) -> None:
+        """Moves this process into it."""
+        os.write(self.entrance, b"0")
+
+    def can_be_entered(self) -> bool:
+        """Tries it in a child process. Only for processes without threads."""
+        child = os.fork()
+        if child == 0:
+            try:
+                self.enter()
+            except OSError:
+                os._exit(1)
+            os._exit(0)
+        return os.waitpid(child, 0)[1] == 0
+
+    def has_killed(self) -> bool:
+        """Whether the kernel has killed a process as there was no more memory."""
+        words = os.pread(self.events, 4096, 0).split()
+        return b"oom_kill" in words and words[words.index(b"oom_kill") + 1] != b"0"
+
+    def remove(self, seconds: float = 0) -> None:
+        """Removes the folder as soon as the kernel has let go of its processes, which are dead; waits at most so long.
+
+        Does nothing if it is not there any more.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return os.rmdir(self.name, dir_fd=self.parent)
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                    return
+            time.sleep(0.005)
 
     def close(self) -> None:
         """Closes the file descriptors."""
@@ -60,7 +89,7 @@ def _make(folder: str, version: int, memory_bytes: int) -> Cgroup:
         with open(f"{folder}/cgroup.subtree_control") as file:
             if "memory" not in file.read().split():
                 raise ValueError("the memory controller is not passed on")
-    name = f"mlx-oss-{os.getpid()}-{secrets.token_hex(4)}"
+    name = f"mlx-oss-{os.getpid()}-{os.urandom(4).hex()}"
     own = f"{folder}/{name}"
     opened: list[int] = []
     os.mkdir(own)
