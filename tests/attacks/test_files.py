@@ -30,7 +30,7 @@ from mlx_oss.folders import cache_folder
 from mlx_oss.generation.engine import SavedTensor
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.nano import nano_folder
-from mlx_oss.tokenizer import check_tokenizer_json
+from mlx_oss.tokenizer_json import check_tokenizer_json
 from mlx_oss.tools import BrowserTool, patch_tool
 from mlx_oss.tools.patch import apply_patch
 from mlx_oss.weights import safetensors
