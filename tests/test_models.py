@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import os
 import shutil
 import signal
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -442,3 +445,49 @@ def test_the_commands_for_real_weights_run_as_they_are_written(hub, released_nan
     )
     assert done.returncode == 0 and "Paris" in done.stdout, done.stderr
     assert "GB are downloaded from 127.0.0.1" in done.stderr
+
+
+def test_in_a_conversation_the_model_is_changed_and_the_conversation_goes_on(hub, released_nano, monkeypatch, capsys):
+    """The old model is out of memory before the new one is loaded. If that cannot be loaded, the old one comes back."""
+    from mlx_oss.cli import main
+
+    hub.repositories[NAME] = released_nano
+    loaded: list[weakref.ref[object]] = []
+    real = mlx_oss.load
+
+    def load(*arguments, **options):
+        gc.collect()
+        assert all(engine() is None for engine in loaded)
+        model, tokenizer = real(*arguments, **options)
+        loaded.append(weakref.ref(model))
+        return model, tokenizer
+
+    typed = iter(
+        [
+            "What is the capital of France?",
+            "/model",
+            "/models",
+            "/model 20b",
+            "And of Italy?",
+            "/model somebody/nothing",
+            "/model mlx-community/gpt-oss-20b-MXFP4",
+            "/stats",
+        ]
+    )
+
+    def read() -> str:
+        if (line := next(typed, None)) is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr(mlx_oss, "load", load)
+    monkeypatch.setattr("mlx_oss.cli.prompt.make_reader", lambda commands, **_: read)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert main(["chat", "--temperature", "0"]) == 0
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert "Paris" in said and "Rome" in said and "mlx-oss pull 20b" in said
+    assert f"snapshots/{COMMIT}; it reads the conversation again" in said
+    assert "has no model somebody/nothing" in said
+    assert (len(loaded) == 3 and "turns 2" in said) or "answers 2" in said

@@ -214,7 +214,7 @@ class ChatSession(Turns):
             return forked
 
     @shielded
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, text_only: bool = False) -> None:
         """Writes the conversation, options and caches to one file; `load` restores them.
 
         The file is replaced as a whole: if writing fails, an existing file stays as it was. Ctrl-C takes effect when it
@@ -222,13 +222,18 @@ class ChatSession(Turns):
 
         Args:
             path: The file to write.
+            text_only: Leave out the caches, which have most of the bytes. `load` then needs `text_only` as well.
 
         Raises:
             SessionError: If the file cannot be written, or a turn of this session is running.
             DeviceError: If MLX fails.
         """
         with self._conversation.held():
-            session_file.write(path, self._to_saved(), self._cache.tensors)
+            saved = self._to_saved()
+            if text_only:
+                session_file.write(path, replace(saved, cached=(), model=""), lambda: ())
+            else:
+                session_file.write(path, saved, self._cache.tensors)
 
     def _to_saved(self) -> Saved:
         return Saved(

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mlx_oss.chat.session import ChatSession
     from mlx_oss.cli.printers import Printer
     from mlx_oss.events import Event
+    from mlx_oss.generation.engine import Engine
+    from mlx_oss.tokenizer import Tokenizer
 
 Reading = Callable[[], AbstractContextManager[None]]
 
@@ -76,26 +78,35 @@ def _answer(args: argparse.Namespace, questions: list[str], reading: Reading) ->
     """Loads the model, and answers the questions or, if there are none, begins a conversation."""
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
     answer_options = answer_arguments.session_options(args)
-    model, tokenizer = model_arguments.load(args)
-    from mlx_oss.chat.session import ChatSession
+
+    def session() -> ChatSession:
+        from mlx_oss.chat.session import ChatSession
+
+        model, tokenizer = model_arguments.load(args)
+        return ChatSession(
+            model,
+            tokenizer,
+            instructions=args.instructions,
+            options=options,
+            max_tokens=args.max_tokens,
+            **answer_options,
+            **tools,
+        )
+
+    def load(folder: str) -> tuple[Engine, Tokenizer]:
+        args.model = folder
+        return model_arguments.load(args)
+
     from mlx_oss.cli.printers import make_printer
 
-    session = ChatSession(
-        model,
-        tokenizer,
-        instructions=args.instructions,
-        options=options,
-        max_tokens=args.max_tokens,
-        **answer_options,
-        **tools,
-    )
-    printer = make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
     if not questions:
-        converse(session, printer, tools, reading, keep_history=not args.no_history)
+        printer = make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
+        converse(session(), printer, tools, reading, keep_history=not args.no_history, load=load)
         if reading is not nullcontext:
             exit_soon()  # also if a tool that was stopped goes on
         return 0
-    return 130 if any(show_turn(session, session.send(question), printer) for question in questions) else 0
+    asked, printer = session(), make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
+    return 130 if any(show_turn(asked, asked.send(question), printer) for question in questions) else 0
 
 
 def piped_question() -> str:
@@ -131,6 +142,7 @@ def converse(
     tools: dict[str, Any] | None = None,
     reading: Reading = nullcontext,
     keep_history: bool = True,
+    load: Callable[[str], tuple[Engine, Tokenizer]] | None = None,
 ) -> None:
     """Reads questions and prints answers until Ctrl-D. Ctrl-C stops an answer, or clears the line that is being typed.
 
@@ -140,6 +152,7 @@ def converse(
         tools: Keyword arguments of `ChatSession` for its tools, for sessions that the user loads. None means no tools.
         reading: The context in which lines are read, as `leaving_on_ctrl_d` yields it.
         keep_history: Whether questions are kept for later conversations.
+        load: Loads a model and its tokenizer from a folder, for /model. None: the model cannot be changed.
     """
     from mlx_oss.cli import prompt
     from mlx_oss.cli.commands import COMMANDS, ChatState, dispatch
@@ -149,7 +162,8 @@ def converse(
             show_turn(state.session, events, printer)
         printer.notice(status(state.session))
 
-    state = ChatState(session, printer, reply, tools or {})
+    state = ChatState(session, printer, reply, tools or {}, load)
+    del session  # the state alone holds it, so that another model can take its place in memory
     read_line = prompt.make_reader(tuple(COMMANDS), keep_history=keep_history)
     printer.notice("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
     while not state.is_over:

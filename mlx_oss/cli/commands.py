@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli.answer_arguments import EFFORTS
-from mlx_oss.errors import SessionError
+from mlx_oss.errors import MlxOssError, SessionError
 from mlx_oss.files import expanded
 from mlx_oss.terminal import one_line, sanitize
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from mlx_oss.chat.session import ChatSession
     from mlx_oss.cli.printers import Printer
     from mlx_oss.events import Event
+    from mlx_oss.generation.engine import Engine
+    from mlx_oss.tokenizer import Tokenizer
 
 
 @dataclass
@@ -28,6 +32,7 @@ class ChatState:
         printer: Prints the events of a turn, and notices of the commands.
         show_turn: Prints the events of a turn, and a status line after it.
         tools: Keyword arguments of `ChatSession` for its tools, for sessions that are loaded.
+        load: Loads a model and its tokenizer from a folder. None if the model cannot be changed.
         is_over: Set to True to leave the conversation.
     """
 
@@ -35,6 +40,7 @@ class ChatState:
     printer: Printer
     show_turn: Callable[[Iterable[Event]], None]
     tools: dict[str, Any] = field(default_factory=dict)
+    load: Callable[[str], tuple[Engine, Tokenizer]] | None = None
     is_over: bool = False
 
     def notice(self, text: str) -> None:
@@ -145,6 +151,44 @@ def _load(state: ChatState, argument: str) -> None:
     state.notice(one_line(f"loaded {argument}, turns: {state.session.turns}"))
 
 
+def _models(state: ChatState, _: str) -> None:
+    from mlx_oss.cli.models import lines
+
+    state.notice("\n".join(map(one_line, lines())))
+
+
+def _model(state: ChatState, argument: str) -> None:
+    if not argument or state.load is None:
+        state.notice(one_line(f"the model is {_folder_of(state.session)}; /models lists those on this disk"))
+        return
+    from mlx_oss.chat.session import ChatSession
+    from mlx_oss.cli.progress import shown
+    from mlx_oss.models import folder_of
+
+    with shown() as progress:
+        folder = str(folder_of(argument, progress=progress))
+    with tempfile.TemporaryDirectory(prefix="mlx-oss-") as temporary:
+        file = Path(temporary) / "conversation"
+        state.session.save(file, text_only=True)
+        before, failure = _folder_of(state.session), None
+        del state.session  # the memory may not have room for both models
+        try:
+            model, tokenizer = state.load(folder)
+        except (MlxOssError, KeyboardInterrupt) as error:
+            failure = str(error) or "interrupted"
+            model, tokenizer = state.load(before)
+        state.session = ChatSession.load(file, model, tokenizer, text_only=True, **state.tools)
+    if failure:
+        state.notice(one_line(f"error: {failure}; the model is still {before}"))
+    else:
+        read_again = "; it reads the conversation again" if state.session.turns else ""
+        state.notice(one_line(f"the model is {folder}{read_again}"))
+
+
+def _folder_of(session: ChatSession) -> str:
+    return str(session.model.plan.folder) if hasattr(session.model, "plan") else type(session.model).__name__
+
+
 def _tools(state: ChatState, argument: str) -> None:
     if argument in ("whole", "folded"):
         state.printer.whole_calls = argument == "whole"
@@ -189,6 +233,8 @@ COMMANDS = {
     "retry": Command(_retry, "", "answer the last question again"),
     "save": Command(_save, "FILE", "save the conversation to a file"),
     "load": Command(_load, "FILE", "continue a saved conversation"),
+    "models": Command(_models, "", "list the models on this disk"),
+    "model": Command(_model, "NAME", "show the model, or continue with another one"),
     "tools": Command(_tools, "whole|folded", "list the tools; show calls whole or shortened"),
     "stats": Command(_stats, "", "show tokens, times and memory"),
     "clear": Command(_clear, "", "start a new conversation"),

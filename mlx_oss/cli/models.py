@@ -34,6 +34,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def lines() -> list[str]:
+    """A line for each model on this disk, without a table."""
+    from mlx_oss.memory.estimates import format_bytes
+    from mlx_oss.weights.hub.copies import all_copies
+
+    rows = [_row(copy) for copy in all_copies()]
+    return [f"{row['name']}, {format_bytes(row['bytes'])}, {row['place']}: {row['here']}" for row in rows] or [_NONE]
+
+
 def _row(copy: Copy) -> dict[str, Any]:
     """What is known of a copy. What is damaged is a row as well, which says so."""
     stored, state = "", "whole" if copy.is_whole else "incomplete: `mlx-oss pull` completes it"
