@@ -255,6 +255,8 @@ WRITERS = {
     "mlx_oss/cli/render.py",
     "mlx_oss/cli/plan.py",
     "mlx_oss/cli/bench.py",
+    "mlx_oss/cli/config.py",  # JSON
+    "mlx_oss/cli/models.py",  # JSON
     "mlx_oss/cli/doctor.py",
     "mlx_oss/cli/interrupts.py",  # a line break
     "mlx_oss/cli/prompt.py",
@@ -263,6 +265,7 @@ WRITERS = {
     "mlx_oss/bench/worker.py",
     "mlx_oss/doctor/worker.py",
     "mlx_oss/tools/sandbox/interpreter.py",
+    "mlx_oss/tools/browser/reader_process.py",  # a pipe
     "convert/command.py",
 }
 

@@ -439,7 +439,7 @@ def test_the_time_for_hunks_is_about_in_proportion_to_the_file(kind):
         with contextlib.suppress(ToolError):
             apply_hunks(text, update.hunks, "a")
 
-    small, large = seconds(lambda: work(500)), seconds(lambda: work(8000))
+    small, large = seconds(lambda: work(120)), seconds(lambda: work(1920))
     assert large < 128 * small or large < 0.1, f"{small:.4f} s, 16 times that: {large:.4f} s"
 
 

@@ -78,6 +78,7 @@ def test_the_api_raises_an_engine_error_that_keeps_the_reason(case, tmp_path):
     assert done.stdout.splitlines()[1].startswith(("ImportError", "ModuleNotFoundError"))
 
 
+OF_NAMES = ("models", "pull", "rm", "config")
 NEEDING = {"chat": ["Hi"], "generate": ["Hi"], "plan": [], "bench": ["--repeats", "1"]}
 
 
@@ -90,13 +91,13 @@ def test_every_command_that_needs_mlx_says_so_when_it_takes_nano(command, tmp_pa
 
 
 def test_a_benchmark_of_a_folder_says_so_too(tmp_path):
-    done = run(fake_mlx(tmp_path, OLD_MACOS), "-m", "mlx_oss", "bench", "folder", "--repeats", "1")
+    done = run(fake_mlx(tmp_path, OLD_MACOS), "-m", "mlx_oss", "bench", "./folder", "--repeats", "1")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "mlx-oss cannot run folder: this MLX is built for macOS 14.0" in done.stderr
 
 
 def test_converting_needs_mlx_only_to_quantise(tmp_path):
-    assert set(NEEDING) | {"render", "parse", "convert", "verify", "doctor"} == set(COMMANDS)
+    assert set(NEEDING) | {"render", "parse", "convert", "verify", "doctor", *OF_NAMES} == set(COMMANDS)
     folder = fake_mlx(tmp_path, ROSETTA)
     source = write_checkpoint(tmp_path / "src", TINY | {"hidden_size": 192, "head_dim": 64}, seed=1)
     converted = run(folder, "-m", "mlx_oss", "convert", str(source), str(tmp_path / "dst"))
