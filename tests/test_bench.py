@@ -149,7 +149,7 @@ def test_a_token_reads_its_experts_one_row_of_the_embedding_and_all_else(shape, 
 def test_what_experts_on_disk_cost_is_told(fake_processes, capsys):
     spent = {"hit_rate": 0.5, "hits": 4, "misses": 4, "nbytes": 30_000_000, "seconds": 0.03}
     asked = fake_processes(*[sample(5) | {"reads": spent}] * 2)
-    assert main(["bench", "folder", "--prompt", "8", "--tokens", "2", "--repeats", "2", "--memory", "1GB"]) == 0
+    assert main(["bench", "./folder", "--prompt", "8", "--tokens", "2", "--repeats", "2", "--memory", "1GB"]) == 0
     assert [request["options"]["memory"] for request in asked] == ["1GB"] * 5
     assert "50.0% were in memory when needed; a token reads 3 MB from disk and waits 3 ms" in " ".join(
         capsys.readouterr().out.split()
@@ -276,7 +276,7 @@ def test_every_chip_has_more_bandwidth_than_its_smaller_kin():
 def test_the_command_shows_a_table(monkeypatch, capsys):
     theirs = Result("mlx-lm", 6.0, 3.0, 0.5, GB, GB, (Speed(32, 8.0, 2.0),), {32: (5, 6, 8)})
     monkeypatch.setattr(bench, "measure", lambda *_, **__: report(RESULT, theirs))
-    assert main(["bench", "folder", "--compare", "mlx-lm"]) == 0
+    assert main(["bench", "./folder", "--compare", "mlx-lm"]) == 0
     shown = capsys.readouterr().out
     assert "Apple M4 Pro, medians of 3 runs" in shown and "20 kernels" in shown
     rows = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in shown.splitlines() if line.startswith("│")}
@@ -292,7 +292,7 @@ def test_the_command_shows_a_ratio_to_each_of_several(monkeypatch, capsys):
     own, exact = (Result(name, 6.0, 3.0, 0.5, GB, GB, (Speed(32, 8.0, t),), {32: (5, 6, 7)}) for name, t in OTHERS)
     asked = []
     monkeypatch.setattr(bench, "measure", lambda *_, **how: (asked.append(how), report(RESULT, own, exact))[1])
-    assert main(["bench", "--compare", "mlx-lm", "--compare", "mlx-lm-float32", "folder"]) == 0
+    assert main(["bench", "--compare", "mlx-lm", "--compare", "mlx-lm-float32", "./folder"]) == 0
     assert asked[0]["compare"] == ["mlx-lm", "mlx-lm-float32"]
     shown = capsys.readouterr().out
     decoding = next(line for line in shown.splitlines() if "decode after 32" in line)
@@ -302,7 +302,7 @@ def test_the_command_shows_a_ratio_to_each_of_several(monkeypatch, capsys):
 
 def test_the_command_gives_json(monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", lambda *_, **__: report(RESULT))
-    assert main(["bench", "folder", "--json"]) == 0
+    assert main(["bench", "./folder", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["results"][0]["speeds"] == [{"length": 32, "prefill": 2.0, "decode": 0.5}]
 

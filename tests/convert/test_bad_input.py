@@ -169,7 +169,7 @@ def test_what_lies_beside_the_model_is_passed_over_and_told_once(source):
         convert(source, source.parent / "dst", ConvertOptions(verify=True))
         verify(source.parent / "dst", source)
     (told,) = (str(warning.message) for warning in caught)
-    assert re.search(rf"not read: adapters.*consolidated.*optimizer.*mlx_lm\.fuse --model {source} --adapter", told)
+    assert re.search(rf"not read: adapters.*consolidated.*optimizer.*mlx-oss convert {source} DST --adapter", told)
 
 
 def test_a_lora_adapter(source):
