@@ -168,8 +168,8 @@ def test_what_a_file_says_is_shown_as_characters(copy, shown, tmp_path, kind):
 def test_what_a_folder_is_called_is_shown_as_characters(copy, shown, tmp_path, kind):
     evil = IN_FILES[kind]
     model = copy(f"model {evil}")
-    assert "fits in memory" in shown("plan", model)
-    assert "fits in memory" not in shown("plan", model, "--json")
+    assert "fits in memory" in shown("plan", model, "--memory", "8GB")
+    assert "fits in memory" not in shown("plan", model, "--memory", "8GB", "--json")
     target = tmp_path / f"target {evil}"
     for main_, arguments in ((main, ("convert", model, target)), (convert_main, (model, tmp_path / f"2 {evil}"))):
         assert "written" in shown(*arguments, main=main_)
