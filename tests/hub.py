@@ -28,7 +28,7 @@ class Hub:
         statuses: A status with which every request for a repository's path is answered instead.
         headers: Headers that go with it.
         spoiled: Files whose content differs from the checksum that is stated.
-        stalled: Files of which only the first part is sent; then nothing more, and the connection stays open.
+        stalled: Files of which only the first half is sent; then nothing more, and the connection stays open.
         cut: Files of which each request gets at most so many bytes.
         pace: Seconds to wait after each piece of 64 kB.
         ranges: False if the server ignores `Range`.
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.asked += last + 1 - first
         left = min(last + 1 - first, self.hub.cut.get(name, size))
         if name in self.hub.stalled:
-            left //= 2
+            left = max(size // 2 - first, 0)
         with file.open("rb") as stream:
             stream.seek(first)
             while left and (piece := stream.read(min(left, 1 << 16))):
