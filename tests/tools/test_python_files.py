@@ -93,6 +93,19 @@ def test_large_files_and_names_of_all_kinds_arrive(make):
     assert tool.call("", "import os; sorted(os.listdir())") == repr(sorted(names))
 
 
+def test_a_file_is_sent_without_copying_what_is_left_of_it_at_each_step(isolation):
+    class Uncopied(bytes):
+        def __getitem__(self, key):
+            raise AssertionError("copied")
+
+    box = sandbox.Sandbox(isolation, LIMITS)
+    try:
+        output = box.run("import os; os.path.getsize('big')", {"big": Uncopied(4_000_000)})
+    finally:
+        box.close()
+    assert output.text == "4000000\n"
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
@@ -103,6 +116,14 @@ def test_large_files_and_names_of_all_kinds_arrive(make):
         ({"a/b": b""}, "is no name of a file"),
         ({"..": b""}, "is no name of a file"),
         ({"x" * 256: b""}, "is no name of a file"),
+        ({"\ud800": b""}, "is no name of a file"),
+        ({5: b""}, "is no name of a file"),
+        (None, "files=None: give a list of paths, or a mapping"),
+        (5, "files=5: give a list of paths, or a mapping"),
+        ([5], "5 is no path: give"),
+        ([b"/etc/hosts"], "is no path: give"),
+        ({"a": 5}, "5 is no path: give"),
+        ({"a": None}, "None is no path: give"),
         (["/etc/hosts", "/../etc/hosts"], "two are called 'hosts'"),
         ({"big": b"x" * 1001}, "too many or too large"),
         ({str(number): b"" for number in range(201)}, "too many or too large"),
