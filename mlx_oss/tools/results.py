@@ -44,8 +44,8 @@ def text_of(result: Any) -> str:
 
     Args:
         result: Anything that JSON can represent. NaN and infinity become null, iterators and generators become lists,
-            open files their text, and what JSON has no form for, such as a date, a path or an array, becomes a text or a list. Halves of
-            surrogate pairs become question marks.
+            open files their text, and what JSON has no form for, such as a date, a path or an array, becomes a text or
+            a list. Halves of surrogate pairs become question marks.
 
     Raises:
         ToolError: If JSON cannot represent the result, because it contains itself; if it is too long or endless; or if
