@@ -88,7 +88,10 @@ def test_line_endings_are_kept(folder):
     ("before", "hunk", "after"),
     [
         (b"a\nb\r\nc\nd\n", ("-d", "+D"), b"a\nb\r\nc\nD\n"),
-        (b"a\nb\r\nc\n", (" a", "-b", "+B", " c"), b"a\nB\nc\n"),
+        (b"a\nb\r\nc\n", (" a", "-b", "+B", " c"), b"a\nB\r\nc\n"),
+        (b"a\nb\r\nc\nd\r\n", (" a", "-b", "-c", "+B", "+C", "+D", " d"), b"a\nB\r\nC\nD\nd\r\n"),
+        (b"a\r\nb\nc\r\nd\n", ("-a", "+A", " b", "-c", "-d", "+D"), b"A\r\nb\nD\r\n"),
+        ("a\u2013\r\nb\nc\r\n".encode(), (" a-", "-b", "+B", " c"), "a\u2013\r\nB\nc\r\n".encode()),
         (b"a\nb\r\nc\n", ("-b", "+B"), b"a\nB\r\nc\n"),
         (b"a\nb\r\nc\n", (" b", "+new"), b"a\nb\r\nnew\r\nc\n"),
         (b"a\r\nb", ("-b", "+B", "+C"), b"a\r\nB\r\nC"),
@@ -99,7 +102,9 @@ def test_line_endings_are_kept(folder):
         (b"", ("+a", "+b"), b"a\nb\n"),
     ],
 )
-def test_every_line_keeps_its_ending_and_new_lines_get_that_of_a_neighbour(folder, before, hunk, after):
+def test_every_line_keeps_its_ending_and_new_lines_get_that_of_the_replaced_line_or_a_neighbour(
+    folder, before, hunk, after
+):
     (folder / "a.txt").write_bytes(before)
     apply_patch(patch("*** Update File: a.txt", "@@", *hunk), folder)
     assert (folder / "a.txt").read_bytes() == after
