@@ -310,6 +310,16 @@ def test_files_of_a_shared_folder_go_in_and_what_is_written_comes_out(share):
     assert sorted(os.listdir(folder)) == [".hidden", "data.csv", "inner", "later.txt", "link", "new.txt", "p", "pipe"]
 
 
+def test_a_file_that_is_read_only_is_never_replaced(share):
+    make, folder = share
+    (folder / "data.csv").write_text("of the user")
+    (folder / "data.csv").chmod(0o444)
+    text = make().call("", "open('data.csv', 'a').write(', and of the code')")
+    assert (folder / "data.csv").read_text() == "of the user"
+    assert (folder / "data-1.csv").read_text() == "of the user, and of the code"
+    assert "not as data.csv, which is read-only or not the file that the code had" in text
+
+
 def test_a_file_that_the_code_did_not_get_is_never_replaced(share):
     make, folder = share
     (folder / "data.csv").write_text("a\n")
@@ -331,7 +341,7 @@ os.mkdir("plots"); open("plots/a.png", "w").write("p")
     assert (folder / "data.csv").read_text() == "of the user" and os.listdir(private) == []
     assert (folder / "data-1.csv").read_text() == (folder / "taken-1.txt").read_text() == "of the code"
     assert (folder / "pipe-1").read_text() == "of the code" and "[cannot be saved: plots/a.png]" in text
-    assert "data-1.csv, not as data.csv, which is not the file that the code had" in text
+    assert "data-1.csv, not as data.csv, which is read-only or not the file that the code had" in text
 
 
 def test_a_change_in_the_moment_of_replacing_is_kept(tmp_path, monkeypatch):
