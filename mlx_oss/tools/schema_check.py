@@ -98,6 +98,13 @@ def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: 
         yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, allowed, others, {}) or ()
 
 
+def _unevaluated_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    from jsonschema.validators import Draft202012Validator
+
+    if "patternProperties" not in json.dumps(schema):  # which jsonschema would look for with Python's expressions
+        yield from Draft202012Validator.VALIDATORS["unevaluatedProperties"](validator, allowed, instance, schema) or ()
+
+
 def _multiple_of(validator: Any, step: Any, instance: Any, schema: Any) -> Iterator[Any]:
     """In decimals, as both are written: in floats 19.99 is no multiple of 0.01."""
     from jsonschema.exceptions import ValidationError
@@ -110,6 +117,7 @@ _OWN_CHECKS = {
     "pattern": _pattern,
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,
+    "unevaluatedProperties": _unevaluated_properties,
     "multipleOf": _multiple_of,
 }
 

@@ -755,6 +755,8 @@ OBJECT = {"type": "object", "patternProperties": {r"^\p{Lu}": {"type": "integer"
         ({"pattern": "^(a+)+$"}, ["a" * 40], ["a" * 40 + "b"]),
         (OBJECT, [{"Ä": 1}, {}], [{"ä": 1}, {"Ä": "x"}]),
         ({"patternProperties": {"^(a+)+$": False}}, [{"a" * 40 + "b": 1}], [{"a" * 40: 1}]),
+        ({"patternProperties": {"^(a+)+$": True}, "unevaluatedProperties": False}, [{"a" * 40 + "b": 1}], []),
+        ({"properties": {"b": {}}, "unevaluatedProperties": False}, [{"b": 1}], [{"c": 1}]),
         (
             {"patternProperties": {"^(a+)+$": True}, "properties": {"b": {}}, "additionalProperties": {"type": "null"}},
             [{"a" * 40: 1, "b": 1, "a" * 40 + "c": None}],

@@ -110,6 +110,19 @@ def test_every_line_keeps_its_ending_and_new_lines_get_that_of_the_replaced_line
     assert (folder / "a.txt").read_bytes() == after
 
 
+def test_a_file_that_is_moved_to_its_own_name_is_only_changed(folder):
+    (folder / "a.txt").write_text("x\n")
+    apply_patch(patch("*** Update File: a.txt", "*** Move to: ./a.txt", "@@", "-x", "+y"), folder)
+    assert (folder / "a.txt").read_text() == "y\n"
+    with pytest.raises(ToolError, match="the patch changes nothing"):
+        apply_patch(patch("*** Update File: a.txt", "*** Move to: a.txt"), folder)
+
+
+def test_half_characters_are_written_as_question_marks(folder):
+    apply_patch(patch("*** Add File: a.txt", "+\ud800"), folder)
+    assert (folder / "a.txt").read_text() == "?\n"
+
+
 @pytest.mark.parametrize("kind", ["Add", "Update", "Delete", "Move"])
 def test_a_folder_that_becomes_a_link_while_a_patch_is_applied_leads_nowhere(folder, monkeypatch, kind):
     outside, write = folder.parent / "outside", patch_module.write

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.files import can_exist, expanded
 from mlx_oss.harmony import ToolDescription
+from mlx_oss.json_text import whole_characters
 from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.patch.anchored_paths import AnchoredFolder
 from mlx_oss.tools.patch.hunks import apply_hunks
@@ -109,7 +110,7 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
     """Applies a patch to the files of a folder.
 
     Args:
-        text: The patch, from `*** Begin Patch` to `*** End Patch`.
+        text: The patch, from `*** Begin Patch` to `*** End Patch`. Halves of surrogate pairs become question marks.
         folder: The folder that the paths in the patch are relative to.
         dry_run: If True, nothing is written.
 
@@ -122,7 +123,7 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
     """
     if not can_exist(folder):
         raise ToolError(f"{str(folder)!r} is nothing that a folder can be called")
-    root, operations = Path(os.path.realpath(expanded(folder))), parse(text)
+    root, operations = Path(os.path.realpath(expanded(folder))), parse(whole_characters(text))
     with _locks.setdefault(root, threading.Lock()), locked(root, _LOCK_SECONDS) as is_free:
         if not is_free:
             raise ToolError(f"another program is applying a patch to {root.name}: try again when it is done")
@@ -149,10 +150,10 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
 
 def _paths(operation: Operation) -> list[str]:
     """The paths that an operation names. Raises ToolError if one may not be used."""
-    paths = [operation.path]
-    if isinstance(operation, Update) and operation.move_to is not None:
-        paths.append(operation.move_to)
-    return [_checked(path) for path in paths]
+    paths = [_checked(operation.path)]
+    if isinstance(operation, Update) and operation.move_to is not None and _checked(operation.move_to) not in paths:
+        paths.append(_checked(operation.move_to))
+    return paths
 
 
 def _changes(folder: AnchoredFolder, operations: Sequence[Operation]) -> list[Change]:
@@ -178,9 +179,9 @@ def _change(folder: AnchoredFolder, operation: Operation) -> Change:
         case Update(_, hunks, move_to):
             before = _read(folder, name)
             after = apply_hunks(before, hunks, name)
-            if move_to is None:
+            target = _checked(move_to) if move_to is not None else name
+            if target == name:
                 return Change(name, before, after)
-            target = _checked(move_to)
             if _exists(folder, target):
                 raise ToolError(f"{target} exists already: nothing can be moved there")
             return Change(name, before, after, target)
