@@ -377,6 +377,17 @@ def test_an_encoding_that_a_text_only_mentions_is_not_its_own(notes, form):
         assert "Größe 鯨" in BrowserTool(notes).call("open", json.dumps({"id": name}))
 
 
+def test_letters_that_json_has_escaped_are_found_and_shown(notes):
+    value = {"Größe": "鯨 \U0001f40b", "path": "C:\\users\\u00e9", "odd": "\x1b\ud800\n"}
+    (notes / "a.json").write_text(json.dumps(value))
+    for query in ("größe", "鯨"):
+        assert "a.json" in BrowserTool(notes).call("search", json.dumps({"query": query}))
+    shown = BrowserTool(notes).call("open", '{"id": "a.json"}').partition("URL: a.json")[2]
+    assert all(text in shown for text in ("Größe", "鯨 \U0001f40b", r"C:\\users\\u00e9", r"\u001b\ud800\n"))
+    (notes / "a.json").write_text("\\u00e9" * 50_000 + "\\u00" + "\\")  # cut into pieces, and at its end
+    assert "é" * 80 in BrowserTool(notes).call("open", '{"id": "a.json"}')
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf_16_without_a_mark_is_read(notes, encoding):
     (notes / "wide.txt").write_bytes("Größe, and a few words of 鯨\n".encode(encoding))

@@ -25,9 +25,9 @@ from mlx_oss.tools.browser.charsets import Kind, decode
 from mlx_oss.tools.browser.pages import Page, results_page
 from mlx_oss.tools.browser.passages import Passages
 from mlx_oss.tools.browser.reader import Reader
-from mlx_oss.tools.browser.text import markdown_page, text_page
+from mlx_oss.tools.browser.text import json_page, markdown_page, text_page
 
-_MARKDOWN, _HTML, _PDF = (".md", ".markdown"), (".html", ".htm", ".xhtml"), (".pdf",)
+_MARKDOWN, _HTML, _PDF, _JSON = (".md", ".markdown"), (".html", ".htm", ".xhtml"), (".pdf",), (".json", ".jsonl")
 _TEXT = tuple(
     """.txt .text .rst .adoc .org .tex .log .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .conf
     .py .pyi .c .h .cc .cpp .hpp .m .mm .metal .swift .cu .rs .go .java .kt .scala .cs .js .mjs .jsx .ts .tsx .vue .css
@@ -126,7 +126,7 @@ class Folder:
             return self._reader.page(path, "html", text.encode("utf-8", "replace"), resolve, check)
         if name.endswith(_MARKDOWN):
             return markdown_page(path, text, resolve, check)
-        return text_page(path, text, check)
+        return (json_page if name.endswith(_JSON) else text_page)(path, text, check)
 
     def _is_page(self, path: str) -> bool:
         """Whether a path names a file that may be read: of a known type, in the folder, not hidden, without links."""
