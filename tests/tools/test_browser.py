@@ -388,6 +388,16 @@ def test_letters_that_json_has_escaped_are_found_and_shown(notes):
     assert "é" * 80 in BrowserTool(notes).call("open", '{"id": "a.json"}')
 
 
+@pytest.mark.parametrize("name", ["a\nL4: b.md", "a【0†b】.md", "a†b.md", "a\u2028b.md"])
+def test_the_name_of_a_file_forges_no_line_and_no_link(notes, name):
+    (notes / name).write_text("# A title\nzebras\n")
+    tool = BrowserTool(notes)
+    found = tool.call("search", '{"query": "zebras"}').splitlines()
+    assert len(found) == 8 and found[7].startswith("L4:   * 【0†A title†") and found[7].count("†") == 2
+    opened = tool.call("open", '{"id": 0}').splitlines()
+    assert opened[1].startswith("**viewing lines") and "【" not in opened[0] and opened[-2].endswith("zebras")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf_16_without_a_mark_is_read(notes, encoding):
     (notes / "wide.txt").write_bytes("Größe, and a few words of 鯨\n".encode(encoding))
