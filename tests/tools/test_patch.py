@@ -119,8 +119,9 @@ def test_a_file_that_is_moved_to_its_own_name_is_only_changed(folder):
 
 
 def test_half_characters_are_written_as_question_marks(folder):
-    apply_patch(patch("*** Add File: a.txt", "+\ud800"), folder)
-    assert (folder / "a.txt").read_text() == "?\n"
+    apply_patch(patch("*** Add File: a.txt", "+a\ud800"), folder)
+    apply_patch(patch("*** Update File: a.txt", "@@", " a?", "+\udfff"), folder)
+    assert (folder / "a.txt").read_text() == "a?\n?\n"
 
 
 @pytest.mark.parametrize("kind", ["Add", "Update", "Delete", "Move"])

@@ -110,7 +110,8 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
     """Applies a patch to the files of a folder.
 
     Args:
-        text: The patch, from `*** Begin Patch` to `*** End Patch`. Halves of surrogate pairs become question marks.
+        text: The patch, from `*** Begin Patch` to `*** End Patch`. Halves of surrogate pairs in its lines become
+            question marks.
         folder: The folder that the paths in the patch are relative to.
         dry_run: If True, nothing is written.
 
@@ -123,7 +124,7 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
     """
     if not can_exist(folder):
         raise ToolError(f"{str(folder)!r} is nothing that a folder can be called")
-    root, operations = Path(os.path.realpath(expanded(folder))), parse(whole_characters(text))
+    root, operations = Path(os.path.realpath(expanded(folder))), parse(text)
     with _locks.setdefault(root, threading.Lock()), locked(root, _LOCK_SECONDS) as is_free:
         if not is_free:
             raise ToolError(f"another program is applying a patch to {root.name}: try again when it is done")
@@ -173,12 +174,12 @@ def _change(folder: AnchoredFolder, operation: Operation) -> Change:
         case Add(_, lines):
             if _exists(folder, name):
                 raise ToolError(f"{name} exists already: update it instead of adding it")
-            return Change(name, None, "".join(f"{line}\n" for line in lines))
+            return Change(name, None, whole_characters("".join(f"{line}\n" for line in lines)))
         case Delete():
             return Change(name, _read(folder, name), None)
         case Update(_, hunks, move_to):
             before = _read(folder, name)
-            after = apply_hunks(before, hunks, name)
+            after = whole_characters(apply_hunks(before, hunks, name))
             target = _checked(move_to) if move_to is not None else name
             if target == name:
                 return Change(name, before, after)
