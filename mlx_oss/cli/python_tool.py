@@ -49,6 +49,6 @@ class FolderPythonTool(PythonTool):
             remark += f"\n[too large, or one of too many, to be passed to the code: {name}]"
         for name, content in new.items():
             saved = self._folder.save(name, content)
-            renamed = f", not as {name}, which is not the file that the code had" if saved != name else ""
+            renamed = f", not as {name}, which is read-only or not the file that the code had" if saved != name else ""
             remark += f"\n[saved as {self._folder.path / saved}{renamed}]" if saved else f"\n[cannot be saved: {name}]"
         return remark

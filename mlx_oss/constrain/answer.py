@@ -136,12 +136,16 @@ def _is_json(text: str) -> bool:
     return True
 
 
+# The keys of OpenAI's form where its type is left out. As a schema they would allow any JSON.
+_UNTYPED = {"name", "description", "schema", "strict", "json_schema"}
+
+
 def _described(wanted: Mapping[str, Any]) -> tuple[ResponseFormat, bool]:
     """The format that a mapping describes, as a schema or in one of OpenAI's forms, and whether it is strict."""
     if wanted.get("type") == "json_object":
         return ResponseFormat(DEFAULT_NAME, {"type": "object"}), True
-    is_named = isinstance(wanted.get("schema"), Mapping) and isinstance(wanted.get("name"), str)
-    if wanted.get("type") != "json_schema" and not (is_named and "type" not in wanted):
+    is_untyped = {"schema", "json_schema"} & wanted.keys() and wanted.keys() <= _UNTYPED
+    if wanted.get("type") != "json_schema" and not is_untyped:
         return ResponseFormat(DEFAULT_NAME, wanted), True
     inner = wanted.get("json_schema", wanted)
     schema = inner.get("schema") if isinstance(inner, Mapping) else None

@@ -61,6 +61,7 @@ def simplified(schema: Schema) -> Schema:
 class _Simplifier:
     def __init__(self, root: Schema) -> None:
         self._root, self._copies = root, 0
+        self._named = dict(_names(root))
 
     def schema(self, value: Any, within: tuple[str, ...] = (), depth: int = 0) -> dict[str, Any]:
         """Simplifies a schema; `within` are the references that led to it, "" for one that is copied."""
@@ -104,10 +105,11 @@ class _Simplifier:
 
     def _target(self, reference: str) -> Any:
         """What a reference within the document stands for; None if there is no such thing."""
-        if not reference.startswith("#"):
-            return None
-        target: Any = self._root
-        for step in unquote(reference[1:]).split("/")[1:]:
+        document, _, place = reference.partition("#")
+        target: Any = self._named.get(document) if document else self._root
+        if place and not place.startswith("/"):
+            return self._named.get(f"#{place}")
+        for step in unquote(place).split("/")[1:]:
             step = step.replace("~1", "/").replace("~0", "~")
             if isinstance(target, list | tuple) and step.isdecimal() and int(step) < len(target):
                 target = target[int(step)]
@@ -211,6 +213,17 @@ class _Simplifier:
         needed = least if isinstance(least, int) else len(texts)
         parts = [f"{text}{'' if number < needed else '?'}" for number, text in enumerate(texts)]
         return {"type": [f"[{', '.join([*parts, *([f'...Array<{more}>'] if more else [])])}]"]}
+
+
+def _names(schema: Any) -> Iterator[tuple[str, Schema]]:
+    """The schemas within a schema that have a name: as a document of their own, or a place "#name" in one."""
+    if isinstance(schema, Mapping):
+        for key, before in (("$id", ""), ("id", ""), ("$anchor", "#"), ("$dynamicAnchor", "#")):
+            if isinstance(name := schema.get(key), str) and name:
+                yield before + name.removesuffix("#"), schema
+    if isinstance(schema, Mapping | list | tuple):
+        for inner in schema.values() if isinstance(schema, Mapping) else schema:
+            yield from _names(inner)
 
 
 def _kind(value: Schema) -> Any:

@@ -6,9 +6,9 @@ import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
-from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.errors import OptionError, ToolError, quoted
 from mlx_oss.files import check_regular, expanded, identity, read_bytes
 
 Files = Mapping[str, str | os.PathLike[str] | bytes] | Iterable[str | os.PathLike[str]]
@@ -43,16 +43,19 @@ class GivenFiles:
             OptionError: If one cannot be read, or they are too many or too large.
         """
         if isinstance(files, str | bytes | os.PathLike):
-            raise OptionError(f"files={files!r} is one path: give a list of paths, or a mapping from names")
-        entries = files.items() if isinstance(files, Mapping) else [(Path(path).name, path) for path in files]
+            raise OptionError(f"files={quoted(files)} is one path: give a list of paths, or a mapping from names")
+        if not isinstance(files, Iterable):
+            raise OptionError(f"files={quoted(files)}: give a list of paths, or a mapping from names")
         self._files: dict[str, Path | bytes] = {}
         self._passed: dict[str, tuple[int, ...]] = {}
-        for name, content in entries:
-            if not 0 < len(os.fsencode(name)) < 256 or name in (".", "..") or "/" in name or "\0" in name:
-                raise OptionError(f"files: {name!r} is no name of a file: give one without folders")
+        for name, content in files.items() if isinstance(files, Mapping) else ((None, path) for path in files):
+            place = _place(content, may_be_content=name is not None)
+            name = place.name if isinstance(place, Path) and name is None else name
+            if not _is_name(name):
+                raise OptionError(f"files: {quoted(name)} is no name of a file: give one without folders")
             if name in self._files:
                 raise OptionError(f"files: two are called {name!r}: give a mapping from different names")
-            self._files[name] = bytes(content) if isinstance(content, bytes | bytearray) else expanded(content)
+            self._files[name] = place
         self._most_bytes, size = most_bytes, 0
         for place in self._files.values():
             try:
@@ -83,6 +86,28 @@ class GivenFiles:
             found[name] = content
             room -= len(content)
         return found
+
+
+def _place(content: object, *, may_be_content: bool) -> Path | bytes:
+    """The path or the content that an app has given. Raises OptionError for anything else."""
+    if may_be_content and isinstance(content, bytes | bytearray):
+        return bytes(content)
+    if not isinstance(content, str | os.PathLike):
+        kinds = "a str, a Path, or the content in bytes" if may_be_content else "a str or a Path"
+        raise OptionError(f"files: {quoted(content)} is no path: give {kinds}")
+    return expanded(content)
+
+
+def _is_name(name: object) -> TypeGuard[str]:
+    try:
+        return (
+            isinstance(name, str)
+            and 0 < len(os.fsencode(name)) < 256
+            and not ({*name} & {"/", "\0"})
+            and name not in (".", "..")
+        )
+    except UnicodeEncodeError:  # half of a character
+        return False
 
 
 def _size(path: Path) -> int:

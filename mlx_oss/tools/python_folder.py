@@ -1,8 +1,8 @@
 """A folder that the Python tool shares with its user: the code gets copies of its files, and what it writes comes back.
 
 Only regular files directly in the folder go in, no links, no hidden ones. What comes back never replaces a file that
-the code did not get from there, or that has changed since; it gets a free name then. Files appear whole or not at all,
-and no link is followed on the way. Knows nothing of sandboxes.
+the code did not get from there, that has changed since, or that is read-only; it gets a free name then. Files appear
+whole or not at all, and no link is followed on the way. Knows nothing of sandboxes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mlx_oss.files import expanded
 from mlx_oss.tools.patch.anchored_paths import AnchoredFolder, AnchoredPath
 from mlx_oss.tools.python_files import MOST_FILES
 
+_WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 _MOST_NUMBERS = 1000  # that are tried to find a free name
 
 
@@ -102,7 +103,7 @@ class SharedFolder:
                     part.rename_new(target)
                 except FileExistsError:
                     continue
-            elif known is None or known != _identity(status) or not self._replaced(part, target, known):
+            elif not _may_be_replaced(status, known) or not self._replaced(part, target, _identity(status)):
                 continue
             status = target.status
             if status is not None:
@@ -122,6 +123,10 @@ class SharedFolder:
             return True
         part.exchange(target)  # another program has just written there
         return False
+
+
+def _may_be_replaced(status: os.stat_result, known: tuple[int, ...] | None) -> bool:
+    return bool(status.st_mode & _WRITABLE) and known == _identity(status)
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Checks a call's arguments against a JSON schema that somebody else has written, with the package `jsonschema`.
 
 A keyword that cannot be checked, because it is wrong itself or says something that Python cannot do, is passed over:
-the model cannot help it. Knows nothing of tools and type hints.
+the model cannot help it. Regular expressions are Rust's, which take time in proportion to a text; those that need a
+backtracking search are passed over. Knows nothing of tools and type hints.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib.util
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -60,8 +62,64 @@ def _validator(text: str) -> Any:
     draft, errors = min(found, key=lambda each: len(each[1]))
     for error in errors:
         _remove(schema, list(error.absolute_path))
-    lenient = extend(draft, {keyword: _passed_over(check) for keyword, check in draft.VALIDATORS.items()})
+    checks = {**draft.VALIDATORS, **{key: check for key, check in _OWN_CHECKS.items() if key in draft.VALIDATORS}}
+    lenient = extend(draft, {keyword: _passed_over(check) for keyword, check in checks.items()})
     return lenient(schema, registry=REGISTRY)
+
+
+@lru_cache(maxsize=1024)
+def _search(pattern: str) -> Callable[[str], bool]:
+    """Says of a text whether a regular expression is in it. Raises an error of pydantic for one that Rust has not."""
+    from pydantic_core import SchemaValidator, core_schema
+
+    return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex")).isinstance_python
+
+
+def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    from jsonschema.exceptions import ValidationError
+
+    if isinstance(instance, str) and not _search(pattern)(instance):
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    for pattern, inner in patterns.items() if isinstance(instance, dict) else ():
+        for name in filter(_search(pattern), instance):
+            yield from validator.descend(instance[name], inner, path=name, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    from jsonschema.validators import Draft202012Validator
+
+    if isinstance(instance, dict):
+        known, searches = schema.get("properties", {}), [*map(_search, schema.get("patternProperties", {}))]
+        others = {name: instance[name] for name in instance if name not in known}
+        others = {name: others[name] for name in others if not any(search(name) for search in searches)}
+        yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, allowed, others, {}) or ()
+
+
+def _unevaluated_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    from jsonschema.validators import Draft202012Validator
+
+    if "patternProperties" not in json.dumps(schema):  # which jsonschema would look for with Python's expressions
+        yield from Draft202012Validator.VALIDATORS["unevaluatedProperties"](validator, allowed, instance, schema) or ()
+
+
+def _multiple_of(validator: Any, step: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    """In decimals, as both are written: in floats 19.99 is no multiple of 0.01."""
+    from jsonschema.exceptions import ValidationError
+
+    if validator.is_type(instance, "number") and (Fraction(repr(instance)) / Fraction(repr(step))).denominator != 1:
+        yield ValidationError(f"{instance!r} is not a multiple of {step}")
+
+
+_OWN_CHECKS = {
+    "pattern": _pattern,
+    "patternProperties": _pattern_properties,
+    "additionalProperties": _additional_properties,
+    "unevaluatedProperties": _unevaluated_properties,
+    "multipleOf": _multiple_of,
+}
 
 
 def _passed_over(check: Callable[..., Any]) -> Callable[..., Iterator[Any]]:

@@ -423,9 +423,9 @@ HUNKS: dict[str, Callable[[int], tuple[str, str]]] = {
     "equal lines": lambda size: ("a\n" * size, "@@\n" + "-a\n" * (size // 2) + "-b\n+c"),
     "lines that fit at the end": lambda size: ("a\n" * size + "b\n", "@@\n" + " a\n" * (size // 2) + "-b\n+c"),
     "hunks that fit without blanks": lambda size: ("a \nb \n" * size, "@@\n-a\n-b\n+c\n" * (size // 4)),
-    "many hunks": lambda size: ("a\nb\n" * size, "@@\n-a\n+c\n" * size),
+    "many hunks": lambda size: ("a\nb\n" * size, "@@\n-a\n+c\n" * (size // 4)),
     "many headers": lambda size: ("h\n" * size, "@@ h\n" * (size - 1) + " h\n+c"),
-    "many insertions": lambda size: ("h\n" * size, "@@ h\n+c\n" * size),
+    "many insertions": lambda size: ("h\n" * size, "@@ h\n+c\n" * (size // 4)),
 }
 
 

@@ -131,6 +131,8 @@ UNIQUE = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
         ({"type": "json_schema", "json_schema": {"schema": UNIQUE}}, ResponseFormat("answer", UNIQUE)),
         ({"type": "json_schema", "name": "n", "schema": NUMBER, "strict": None}, ResponseFormat("n", NUMBER)),
         ({"name": "n", "schema": NUMBER}, ResponseFormat("n", NUMBER)),
+        ({"schema": NUMBER}, ResponseFormat("answer", NUMBER)),
+        ({"json_schema": {"name": "n", "schema": NUMBER}}, ResponseFormat("n", NUMBER)),
         (NUMBER, ResponseFormat("answer", NUMBER)),
     ],
 )
@@ -155,6 +157,8 @@ def test_free_text_in_openais_form_is_no_format():
         {"type": "json_schema", "json_schema": {"name": 7, "schema": NUMBER}},
         {"type": "json_schema", "json_schema": {"name": "n", "schema": "x"}},
         {"type": "json_schema", "json_schema": {"name": "n", "schema": NUMBER, "description": 7}},
+        {"json_schema": NUMBER},
+        {"name": "n", "schema": "text"},
     ],
 )
 def test_openais_form_without_a_schema_is_refused_with_the_right_one(wanted):

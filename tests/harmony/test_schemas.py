@@ -31,6 +31,10 @@ DEFINITIONS = {
     "Nodes": {"type": "array", "items": {"$ref": "#/$defs/Node"}},
     "Loop": {"$ref": "#/$defs/Loop"},
     "a/b~c d": {"type": "boolean"},
+    "Anchored": {"$anchor": "here", "type": "boolean"},
+    "Draft06": {"$id": "#there", "type": "boolean"},
+    "Draft04": {"id": "#then", "type": "boolean"},
+    "Document": {"$id": "other.json", "type": "boolean", "$defs": {"Text": {"type": "string"}}},
 }
 NUMBER, STRING = {"type": "number"}, {"type": "string"}
 NAME = {"type": "string", "description": "a name"}
@@ -55,6 +59,13 @@ def told(schema: dict[str, Any]) -> str:
         ({"$ref": "#/$defs/Node"}, "{\n    name?: string,\n    next?: object,\n    all?: object[],\n    }"),
         ({"$ref": "#/$defs/Loop"}, "any"),
         ({"$ref": "#/$defs/Nowhere"}, "any"),
+        ({"$ref": "#here"}, "boolean"),
+        ({"$ref": "#there"}, "boolean"),
+        ({"$ref": "#then"}, "boolean"),
+        ({"$ref": "#nowhere"}, "any"),
+        ({"$ref": "other.json"}, "boolean"),
+        ({"$ref": "other.json#/$defs/Text"}, "string"),
+        ({"$ref": "nowhere.json#/$defs/Place"}, "any"),
         ({"$ref": "https://example.org/a.json"}, "any"),
         ({"$ref": 7}, "any"),
         ({"type": "array", "items": {"$ref": "#/$defs/Place"}}, PLACE + "[]"),

@@ -357,28 +357,66 @@ DECLARATIONS = {
     "http-equiv": "<META HTTP-EQUIV=Content-Type CONTENT='text/html; charset={}'>{}",
     "xml": '<?xml version="1.0" encoding="{}"?><html><body><p>{}</p></body></html>',
     "program": "#!/usr/bin/env python\n# -*- coding: {} -*-\n{}",
+    "css": '@charset "{}";\n/* {} */',
 }
+KINDS = {"meta": "html", "http-equiv": "html", "program": "program"}
 
 
 @pytest.mark.parametrize("form", DECLARATIONS)
 @pytest.mark.parametrize("label", LEGACY)
 def test_a_text_is_read_in_the_encoding_that_it_declares(label, form):
     text = DECLARATIONS[form].format(label, LEGACY[label])
-    assert decode(text.encode(PYTHONS.get(label, label))) == text
+    assert decode(text.encode(PYTHONS.get(label, label)), kind=KINDS.get(form, "text")) == text
+
+
+@pytest.mark.parametrize("form", ["meta", "http-equiv", "program"])
+def test_an_encoding_that_a_text_only_mentions_is_not_its_own(notes, form):
+    text = DECLARATIONS[form].format("gbk", "Größe 鯨")
+    for name in ("about.md", "about.txt", "about.js", *(["about.py"] if form != "program" else ["about.html"])):
+        (notes / name).write_text(text, "utf-8")
+        assert "Größe 鯨" in BrowserTool(notes).call("open", json.dumps({"id": name}))
+
+
+def test_letters_that_json_has_escaped_are_found_and_shown(notes):
+    value = {"Größe": "鯨 \U0001f40b", "path": "C:\\users\\u00e9", "odd": "\x1b\ud800\n"}
+    (notes / "a.json").write_text(json.dumps(value))
+    for query in ("größe", "鯨"):
+        assert "a.json" in BrowserTool(notes).call("search", json.dumps({"query": query}))
+    shown = BrowserTool(notes).call("open", '{"id": "a.json"}').partition("URL: a.json")[2]
+    assert all(text in shown for text in ("Größe", "鯨 \U0001f40b", r"C:\\users\\u00e9", r"\u001b\ud800\n"))
+    (notes / "a.json").write_text("\\u00e9" * 50_000 + "\\u00" + "\\")  # cut into pieces, and at its end
+    assert "é" * 80 in BrowserTool(notes).call("open", '{"id": "a.json"}')
+
+
+@pytest.mark.parametrize("name", ["a\nL4: b.md", "a【0†b】.md", "a†b.md", "a\u2028b.md"])
+def test_the_name_of_a_file_forges_no_line_and_no_link(notes, name):
+    (notes / name).write_text("# A title\nzebras\n")
+    tool = BrowserTool(notes)
+    found = tool.call("search", '{"query": "zebras"}').splitlines()
+    assert len(found) == 8 and found[7].startswith("L4:   * 【0†A title†") and found[7].count("†") == 2
+    opened = tool.call("open", '{"id": 0}').splitlines()
+    assert opened[1].startswith("**viewing lines") and "【" not in opened[0] and opened[-2].endswith("zebras")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_read(notes, encoding):
+    (notes / "wide.txt").write_bytes("Größe, and a few words of 鯨\n".encode(encoding))
+    assert "Größe, and a few words of 鯨" in BrowserTool(notes).call("search", '{"query": "größe"}')
+    assert decode(b"a\0b") == "a\0b" and decode(b"\0" * 100) == "\0" * 100
 
 
 @pytest.mark.parametrize("label", LEGACY)
 def test_what_the_server_says_of_the_encoding_comes_first(label):
     data = LEGACY[label].encode(PYTHONS.get(label, label))
     assert decode(data, label) == LEGACY[label]
-    assert decode(b"<meta charset=utf-8>" + data, label.upper()) == f"<meta charset=utf-8>{LEGACY[label]}"
+    assert decode(b"<meta charset=utf-8>" + data, label.upper(), kind="html") == f"<meta charset=utf-8>{LEGACY[label]}"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_byte_order_mark_comes_before_everything(encoding):
     text = '<meta charset="koi8-r">Größe 鯨'
-    assert decode(text.encode(encoding), "big5") == text
-    assert decode(b"\xfe\xff" + text.encode("utf-16-be")) == text
+    assert decode(text.encode(encoding), "big5", kind="html") == text
+    assert decode(b"\xfe\xff" + text.encode("utf-16-be"), kind="html") == text
 
 
 @pytest.mark.parametrize(
@@ -386,16 +424,17 @@ def test_a_byte_order_mark_comes_before_everything(encoding):
 )
 def test_a_text_in_an_encoding_that_nobody_knows_is_read_as_utf_8(label):
     assert decode("Größe 鯨".encode(), label) == "Größe 鯨"
-    assert decode(f"<!-- <meta charset=koi8-r> --><meta charset={label[:9]}>鯨".encode("utf-8", "replace")).endswith(
+    page = f"<!-- <meta charset=koi8-r> --><meta charset={label[:9]}>鯨".encode("utf-8", "replace")
+    assert decode(page, kind="html").endswith("鯨")
+    assert decode("<meta charset=utf-16>鯨".encode(), kind="html").endswith(
         "鯨"
-    )
-    assert decode("<meta charset=utf-16>鯨".encode()).endswith("鯨")  # who can read this knows that it is not true
+    )  # who can read this knows that it is not true
 
 
 def test_characters_that_cannot_be_decoded_are_told():
     lost = decode("Кит".encode("cp1251"))
     assert lost.startswith("(This text does not say in which encoding it is") and lost.endswith("\n\n���")
-    wrong = decode(b"<meta charset=euc-kr>\xff\xff whale")
+    wrong = decode(b"<meta charset=euc-kr>\xff\xff whale", kind="html")
     assert wrong.startswith("(Some characters of this text are not in its encoding, cp949") and "� whale" in wrong
     assert decode("whale 鯨".encode()[:-1], is_cut=True) == "whale "
 

@@ -716,6 +716,7 @@ def test_a_schema_of_ones_own_is_kept_and_checked(text, sentence):
 
 WITHOUT_A_CHECK: list[tuple[Any, Any]] = [
     ({"type": "string", "pattern": r"^\p{L}+$"}, "abc"),
+    ({"type": "string", "pattern": "^(?!.*b).*$"}, "abc"),
     ({"type": "any"}, 1),
     ({"type": "float"}, 1.5),
     ({"type": ["str", "None"]}, "a"),
@@ -740,6 +741,36 @@ def test_what_of_a_schema_cannot_be_checked_is_passed_over(schema, right):
     assert tool.arguments(json.dumps({"a": right})) == {"a": right}
     with pytest.raises(ToolError, match="`n`: 'x' is not of type 'integer'"):  # the rest is checked
         tool.arguments(json.dumps({"a": right, "n": "x"}))
+
+
+OBJECT = {"type": "object", "patternProperties": {r"^\p{Lu}": {"type": "integer"}}, "additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        ({"multipleOf": 0.01}, [19.99, 0.07, -1.1, 3, 1e308, True, "x"], [0.001, 19.995]),
+        ({"multipleOf": 3}, [9, 9.0, 10**40 * 3], [10, 0.5]),
+        ({"pattern": r"^\p{L}+$"}, ["äb", 1], ["a1", "ab\n"]),
+        ({"pattern": "^(a+)+$"}, ["a" * 40], ["a" * 40 + "b"]),
+        (OBJECT, [{"Ä": 1}, {}], [{"ä": 1}, {"Ä": "x"}]),
+        ({"patternProperties": {"^(a+)+$": False}}, [{"a" * 40 + "b": 1}], [{"a" * 40: 1}]),
+        ({"patternProperties": {"^(a+)+$": True}, "unevaluatedProperties": False}, [{"a" * 40 + "b": 1}], []),
+        ({"properties": {"b": {}}, "unevaluatedProperties": False}, [{"b": 1}], [{"c": 1}]),
+        (
+            {"patternProperties": {"^(a+)+$": True}, "properties": {"b": {}}, "additionalProperties": {"type": "null"}},
+            [{"a" * 40: 1, "b": 1, "a" * 40 + "c": None}],
+            [{"a" * 40 + "b": 1}],
+        ),
+    ],
+)
+def test_right_values_pass_and_no_pattern_takes_long(schema, right, wrong):
+    tool = Tool(ToolDescription("f", "", {"type": "object", "properties": {"a": schema}}), lambda a: a)
+    for value in right:
+        assert tool.arguments(json.dumps({"a": value})) == {"a": value}
+    for value in wrong:
+        with pytest.raises(ToolError, match="wrong arguments for f: `a"):
+            tool.arguments(json.dumps({"a": value}))
 
 
 @pytest.mark.parametrize("required", [None, True, "a", [["a"]], {"a": 1}])

@@ -88,7 +88,10 @@ def test_line_endings_are_kept(folder):
     ("before", "hunk", "after"),
     [
         (b"a\nb\r\nc\nd\n", ("-d", "+D"), b"a\nb\r\nc\nD\n"),
-        (b"a\nb\r\nc\n", (" a", "-b", "+B", " c"), b"a\nB\nc\n"),
+        (b"a\nb\r\nc\n", (" a", "-b", "+B", " c"), b"a\nB\r\nc\n"),
+        (b"a\nb\r\nc\nd\r\n", (" a", "-b", "-c", "+B", "+C", "+D", " d"), b"a\nB\r\nC\nD\nd\r\n"),
+        (b"a\r\nb\nc\r\nd\n", ("-a", "+A", " b", "-c", "-d", "+D"), b"A\r\nb\nD\r\n"),
+        ("a\u2013\r\nb\nc\r\n".encode(), (" a-", "-b", "+B", " c"), "a\u2013\r\nB\nc\r\n".encode()),
         (b"a\nb\r\nc\n", ("-b", "+B"), b"a\nB\r\nc\n"),
         (b"a\nb\r\nc\n", (" b", "+new"), b"a\nb\r\nnew\r\nc\n"),
         (b"a\r\nb", ("-b", "+B", "+C"), b"a\r\nB\r\nC"),
@@ -99,10 +102,26 @@ def test_line_endings_are_kept(folder):
         (b"", ("+a", "+b"), b"a\nb\n"),
     ],
 )
-def test_every_line_keeps_its_ending_and_new_lines_get_that_of_a_neighbour(folder, before, hunk, after):
+def test_every_line_keeps_its_ending_and_new_lines_get_that_of_the_replaced_line_or_a_neighbour(
+    folder, before, hunk, after
+):
     (folder / "a.txt").write_bytes(before)
     apply_patch(patch("*** Update File: a.txt", "@@", *hunk), folder)
     assert (folder / "a.txt").read_bytes() == after
+
+
+def test_a_file_that_is_moved_to_its_own_name_is_only_changed(folder):
+    (folder / "a.txt").write_text("x\n")
+    apply_patch(patch("*** Update File: a.txt", "*** Move to: ./a.txt", "@@", "-x", "+y"), folder)
+    assert (folder / "a.txt").read_text() == "y\n"
+    with pytest.raises(ToolError, match="the patch changes nothing"):
+        apply_patch(patch("*** Update File: a.txt", "*** Move to: a.txt"), folder)
+
+
+def test_half_characters_are_written_as_question_marks(folder):
+    apply_patch(patch("*** Add File: a.txt", "+a\ud800"), folder)
+    apply_patch(patch("*** Update File: a.txt", "@@", " a?", "+\udfff"), folder)
+    assert (folder / "a.txt").read_text() == "a?\n?\n"
 
 
 @pytest.mark.parametrize("kind", ["Add", "Update", "Delete", "Move"])

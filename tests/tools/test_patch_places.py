@@ -109,6 +109,9 @@ def test_numbers_alone_do_not_place_new_lines():
 def test_other_lines_of_unified_diffs_are_left_out():
     names = ("--- a/a.txt", "+++ b/a.txt")
     assert patched("a\nb", *names, "@@ -1,2 +1,2 @@", " a", "-b", "+B", "\\ No newline at end of file") == "a\nB"
+    git = ("diff --git a/a.txt b/a.txt", "index 7898192..6178079 100644")
+    assert patched("a\nb\n", *git, *names, "@@ -1,2 +1,2 @@", " a", "-b", "+B") == "a\nB\n"
+    assert "diff --git" in refused("a\nb\n", *git, " a", "-b", "+B")
     text = "-- a/a.txt\nb\n"  # where the first of them is a line of the file, it is what the patch removes
     assert patched(text, *names, "@@ -2 +2 @@", "-b", "+B") == "++ b/a.txt\nB\n"
 
@@ -148,6 +151,7 @@ LOOK_ALIKES = [
     ("\u1112\u1161\u11ab", "\ud55c"),
     ("zero\u200bwidth", "zerowidth"),
     ("soft\u00adhyphen", "softhyphen"),
+    ("and so on\u2026", "and so on..."),
 ]
 
 

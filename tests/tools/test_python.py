@@ -117,7 +117,19 @@ def test_a_syntax_error_shows_the_code_and_nothing_of_ours(tool):
 
 
 @pytest.mark.parametrize(
-    "code", ["!ls", "x = 1\n!pip install numpy", "%matplotlib inline", "if True:\n    !ls", "%%time\n1"]
+    "code",
+    [
+        "!ls",
+        "x = 1\n!pip install numpy",
+        "%matplotlib inline",
+        "if True:\n    !ls",
+        "%%time\n1",
+        "files = !ls",
+        "a, b = %timeit 1",
+        "print?",
+        "?print",
+        "os.path??",
+    ],
 )
 def test_commands_of_ipython_are_answered_with_a_sentence(tool, code):
     text = tool.call("", code)

@@ -93,6 +93,19 @@ def test_large_files_and_names_of_all_kinds_arrive(make):
     assert tool.call("", "import os; sorted(os.listdir())") == repr(sorted(names))
 
 
+def test_a_file_is_sent_without_copying_what_is_left_of_it_at_each_step(isolation):
+    class Uncopied(bytes):
+        def __getitem__(self, key):
+            raise AssertionError("copied")
+
+    box = sandbox.Sandbox(isolation, LIMITS)
+    try:
+        output = box.run("import os; os.path.getsize('big')", {"big": Uncopied(4_000_000)})
+    finally:
+        box.close()
+    assert output.text == "4000000\n"
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
@@ -103,6 +116,14 @@ def test_large_files_and_names_of_all_kinds_arrive(make):
         ({"a/b": b""}, "is no name of a file"),
         ({"..": b""}, "is no name of a file"),
         ({"x" * 256: b""}, "is no name of a file"),
+        ({"\ud800": b""}, "is no name of a file"),
+        ({5: b""}, "is no name of a file"),
+        (None, "files=None: give a list of paths, or a mapping"),
+        (5, "files=5: give a list of paths, or a mapping"),
+        ([5], "5 is no path: give"),
+        ([b"/etc/hosts"], "is no path: give"),
+        ({"a": 5}, "5 is no path: give"),
+        ({"a": None}, "None is no path: give"),
         (["/etc/hosts", "/../etc/hosts"], "two are called 'hosts'"),
         ({"big": b"x" * 1001}, "too many or too large"),
         ({str(number): b"" for number in range(201)}, "too many or too large"),
@@ -289,6 +310,16 @@ def test_files_of_a_shared_folder_go_in_and_what_is_written_comes_out(share):
     assert sorted(os.listdir(folder)) == [".hidden", "data.csv", "inner", "later.txt", "link", "new.txt", "p", "pipe"]
 
 
+def test_a_file_that_is_read_only_is_never_replaced(share):
+    make, folder = share
+    (folder / "data.csv").write_text("of the user")
+    (folder / "data.csv").chmod(0o444)
+    text = make().call("", "open('data.csv', 'a').write(', and of the code')")
+    assert (folder / "data.csv").read_text() == "of the user"
+    assert (folder / "data-1.csv").read_text() == "of the user, and of the code"
+    assert "not as data.csv, which is read-only or not the file that the code had" in text
+
+
 def test_a_file_that_the_code_did_not_get_is_never_replaced(share):
     make, folder = share
     (folder / "data.csv").write_text("a\n")
@@ -310,7 +341,7 @@ os.mkdir("plots"); open("plots/a.png", "w").write("p")
     assert (folder / "data.csv").read_text() == "of the user" and os.listdir(private) == []
     assert (folder / "data-1.csv").read_text() == (folder / "taken-1.txt").read_text() == "of the code"
     assert (folder / "pipe-1").read_text() == "of the code" and "[cannot be saved: plots/a.png]" in text
-    assert "data-1.csv, not as data.csv, which is not the file that the code had" in text
+    assert "data-1.csv, not as data.csv, which is read-only or not the file that the code had" in text
 
 
 def test_a_change_in_the_moment_of_replacing_is_kept(tmp_path, monkeypatch):

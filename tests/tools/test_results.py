@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import datetime
 import enum
+import io
 import itertools
 import json
 import math
@@ -110,6 +111,36 @@ def test_a_result_is_bounded_whatever_the_context(result):
     assert len(text_of("x" * MAX_LENGTH)) == MAX_LENGTH
 
 
+def held():
+    """Yields long texts without an end; fails where more of them are taken than fit into a result."""
+    for number in itertools.count():
+        assert number < 3
+        yield ["x" * 300_000]
+
+
+def test_items_are_taken_only_while_they_fit():
+    async def also():
+        for item in held():
+            yield item
+
+    for function in (held, lambda: {"a": (item for item in held())}, also):
+        invocation = Toolset([mlx_oss.tools.tool_from(function, name="f")]).invoke(ToolCall("functions.f", "{}"))
+        invocation.perform()
+        assert invocation.result.error == ("the result is too long, more than 500,000 characters: ask for less of it")
+
+
+def test_an_open_file_is_its_text_and_bounded(tmp_path):
+    (tmp_path / "short").write_text("a\nb")
+    (tmp_path / "long").write_bytes(b"x" * (MAX_LENGTH + 1))
+    with (tmp_path / "short").open() as file:
+        assert json.loads(text_of([file])) == ["a\nb"]
+    with (tmp_path / "long").open() as file, pytest.raises(ToolError, match="too long, more than 500,000"):
+        text_of(file)
+    for source in ((tmp_path / "long").open("rb"), io.BytesIO(b"a")):
+        with source, pytest.raises(ToolError, match="there are bytes"):
+            text_of(source)
+
+
 def test_lists_within_themselves_that_double_are_bounded():
     doubling: list[Any] = [0]
     for _ in range(60):
@@ -118,7 +149,16 @@ def test_lists_within_themselves_that_double_are_bounded():
         text_of(doubling)
 
 
-@pytest.mark.parametrize("result", [b"abc", bytearray(b"a"), memoryview(b"a"), {"a": [b"\xff"]}, [Place(b"a")]])
+BYTES_AS_TEXT = [
+    {"type": "audio", "data": "aGk=", "mimeType": "audio/wav"},
+    {"type": "document", "source": {"type": "base64", "data": "aGk="}},
+    ["data:application/pdf;base64,aGk="],
+]
+
+
+@pytest.mark.parametrize(
+    "result", [b"abc", bytearray(b"a"), memoryview(b"a"), {"a": [b"\xff"]}, [Place(b"a")], *BYTES_AS_TEXT]
+)
 def test_bytes_are_refused_in_a_sentence(result):
     with pytest.raises(ToolError, match="there are bytes in the result, which the model cannot read"):
         text_of(result)
@@ -138,8 +178,10 @@ def an_image():
         type("Figure", (), {"__module__": "matplotlib.figure"})(),
         type("Plot", (), {"_repr_png_": lambda self: b""})(),
         {"content": [{"type": "image", "data": "aGk=", "mimeType": "image/png"}]},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}},
+        "data:image/jpeg;base64,aGk=",
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_images_are_refused_in_a_sentence(result):
     with pytest.raises(ToolError, match="there is an image in the result, which the model cannot see"):
@@ -206,11 +248,12 @@ def test_an_async_generator_is_a_list_too():
         assert invocation.result.text.startswith(text)
 
 
-def test_an_error_in_a_generator_is_an_error_of_the_call():
+@pytest.mark.parametrize("kind", [LookupError, ValueError, TypeError])
+def test_an_error_in_a_generator_is_an_error_of_the_call(kind):
     def failing():
         yield 1
-        raise LookupError("no more")
+        raise kind("no more")
 
     invocation = Toolset([failing]).invoke(ToolCall("functions.failing", ""))
     invocation.perform()
-    assert invocation.result.error == "LookupError: no more" and json.dumps(invocation.result.text)
+    assert invocation.result.error == f"{kind.__name__}: no more" and json.dumps(invocation.result.text)

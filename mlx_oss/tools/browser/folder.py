@@ -21,18 +21,19 @@ from urllib.parse import unquote, urlsplit
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.files import expanded
 from mlx_oss.tools.base import STOPPED
-from mlx_oss.tools.browser.charsets import decode
+from mlx_oss.tools.browser.charsets import Kind, decode
 from mlx_oss.tools.browser.pages import Page, results_page
 from mlx_oss.tools.browser.passages import Passages
 from mlx_oss.tools.browser.reader import Reader
-from mlx_oss.tools.browser.text import markdown_page, text_page
+from mlx_oss.tools.browser.text import json_page, markdown_page, text_page
 
-_MARKDOWN, _HTML, _PDF = (".md", ".markdown"), (".html", ".htm", ".xhtml"), (".pdf",)
+_MARKDOWN, _HTML, _PDF, _JSON = (".md", ".markdown"), (".html", ".htm", ".xhtml"), (".pdf",), (".json", ".jsonl")
 _TEXT = tuple(
     """.txt .text .rst .adoc .org .tex .log .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .conf
     .py .pyi .c .h .cc .cpp .hpp .m .mm .metal .swift .cu .rs .go .java .kt .scala .cs .js .mjs .jsx .ts .tsx .vue .css
     .rb .php .pl .lua .r .jl .hs .ml .ex .erl .clj .sh .bash .zsh .fish .bat .ps1 .sql .proto .cmake .gradle""".split()
 )
+_DECLARING = (".py", ".pyi", ".rb", ".pl", ".jl", ".ex", ".sh", ".bash", ".r")  # "coding: ..." in a comment
 _KINDS = "Markdown, text, data (such as CSV and JSON), source code, HTML or PDF"
 _MAX_BYTES = 16 << 20  # of a file; the rest is not read
 _MAX_PDF = 64 << 20  # bytes; a part of such a file cannot be read
@@ -119,12 +120,13 @@ class Folder:
             if is_cut:
                 raise ToolError(f"{path} cannot be read: it has more than {most >> 20} MB")
             return self._reader.page(path, "pdf", data, resolve, check)
-        text = decode(data, is_cut=is_cut, check=check)
+        kind: Kind = "html" if name.endswith(_HTML) else "program" if name.endswith(_DECLARING) else "text"
+        text = decode(data, kind=kind, is_cut=is_cut, check=check)
         if name.endswith(_HTML):
             return self._reader.page(path, "html", text.encode("utf-8", "replace"), resolve, check)
         if name.endswith(_MARKDOWN):
             return markdown_page(path, text, resolve, check)
-        return text_page(path, text, check)
+        return (json_page if name.endswith(_JSON) else text_page)(path, text, check)
 
     def _is_page(self, path: str) -> bool:
         """Whether a path names a file that may be read: of a known type, in the folder, not hidden, without links."""

@@ -108,7 +108,7 @@ class Page:
             last = len(self.lines) - 1
             raise ToolError(f"Invalid location parameter: `{first}`. Cannot exceed page maximum of {last}.")
         end = min(first + (count if count > 0 else self._fitting(first, tokens)), len(self.lines))
-        where = f" ({_short(unquote(self.source))})" if self.source else ""
+        where = f" ({_short(_in_one_line(unquote(self.source)))})" if self.source else ""
         bar = f"**viewing lines [{first} - {end - 1}] of {len(self.lines) - 1}**"
         return f"[{cursor}] {_short(self.title)}{where}\n{bar}\n\n" + self._numbered(first, end)
 
@@ -222,7 +222,8 @@ def link(number: int, text: str, target: str, source: str) -> str:
     """
     text = " ".join(plain(text).split()).replace("†", "‡")
     site = site_of(target)
-    return f"【{number}†{text}】" if site == site_of(source) else f"【{number}†{text}†{plain(site)}】"
+    shown = _in_one_line(site).replace("†", "‡")
+    return f"【{number}†{text}】" if site == site_of(source) else f"【{number}†{text}†{shown}】"
 
 
 def plain(text: str) -> str:
@@ -268,6 +269,11 @@ def _without_links(text: str) -> str:
 def _link_text(link: re.Match[str]) -> str:
     """The text of a link, with as many line breaks as the link: it may be wrapped, and line numbers must not change."""
     return link[1] + "\n" * (link[0].count("\n") - link[1].count("\n"))
+
+
+def _in_one_line(address: str) -> str:
+    """An address without what marks links, and without line breaks, which the name of a file may have."""
+    return " ".join(plain(address).splitlines())
 
 
 def _short(text: str) -> str:

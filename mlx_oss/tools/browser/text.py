@@ -16,6 +16,7 @@ from mlx_oss.tools.browser.pages import Link, Page, link, plain
 _LINK = re.compile(
     r"(?<!!)\[([^\[\]\n]++)\]\(<?+([^()\s<>]++(?:\([^()\s<>]*+\)[^()\s<>]*+)*+)>?+(?:[ \t]++\"[^\"\n]*+\")?+\)"
 )
+_ESCAPES = re.compile(r"((?:\\u[0-9a-fA-F]{4})++)|\\.")
 _HEADING = re.compile(r"^#[ \t]++(\S[^\n]*+)", re.MULTILINE)
 _PIECE = 1 << 16  # characters
 _MAX_LINKS = 10_000  # of a page; the others stay text
@@ -43,6 +44,20 @@ def markdown_page(source: str, text: str, resolve: Resolve, check: Check = nothi
 def text_page(source: str, text: str, check: Check = nothing) -> Page:
     """Makes a page without links from plain text; its title is the source."""
     return make_page(source, source, "".join(map(plain, pieces(text, check))), Links(source, lambda _: None))
+
+
+def json_page(source: str, text: str, check: Check = nothing) -> Page:
+    """Makes a page from JSON, with letters in place of escapes such as \\u00e9: nobody would find a word with those."""
+    shown = (_ESCAPES.sub(_unescaped, piece) for piece in pieces(text, check))
+    return text_page(source, "".join(shown), check)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    """Escapes as the characters that they stand for, except those of ASCII, of control characters and of halves."""
+    if not found[1]:
+        return found[0]
+    units = bytes.fromhex(found[0].replace("\\u", "")).decode("utf-16-be", "surrogatepass")
+    return "".join(unit if unit.isprintable() and not unit.isascii() else f"\\u{ord(unit):04x}" for unit in units)
 
 
 def web_resolver(source: str) -> Resolve:

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.tools.base import STOPPED
-from mlx_oss.tools.browser.charsets import decode
+from mlx_oss.tools.browser.charsets import Kind, decode
 from mlx_oss.tools.browser.fetching import Answer, Limits, fetch
 from mlx_oss.tools.browser.pages import Page, plain, results_page
 from mlx_oss.tools.browser.reader import Reader
@@ -104,8 +104,10 @@ class Web:
             return self._reader.page(answer.url, "pdf", answer.body, resolve, check)
         if not answer.kind.startswith("text/") and answer.kind not in _TEXT_TYPES:
             raise ToolError(f"{answer.url[:1024]} is no text but {answer.kind}")
-        text = decode(answer.body, answer.charset, is_cut=is_cut, check=check)
-        if answer.kind in ("text/html", "application/xhtml+xml"):
+        is_html = answer.kind in ("text/html", "application/xhtml+xml")
+        kind: Kind = "html" if is_html else "text"
+        text = decode(answer.body, answer.charset, kind=kind, is_cut=is_cut, check=check)
+        if is_html:
             return self._reader.page(answer.url, "html", text.encode("utf-8", "replace"), resolve, check)
         return text_page(answer.url, text, check)
 

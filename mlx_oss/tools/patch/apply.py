@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.files import can_exist, expanded
 from mlx_oss.harmony import ToolDescription
+from mlx_oss.json_text import whole_characters
 from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.patch.anchored_paths import AnchoredFolder
 from mlx_oss.tools.patch.hunks import apply_hunks
@@ -109,7 +110,8 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
     """Applies a patch to the files of a folder.
 
     Args:
-        text: The patch, from `*** Begin Patch` to `*** End Patch`.
+        text: The patch, from `*** Begin Patch` to `*** End Patch`. Halves of surrogate pairs in its lines become
+            question marks.
         folder: The folder that the paths in the patch are relative to.
         dry_run: If True, nothing is written.
 
@@ -149,10 +151,10 @@ def apply_patch(text: str, folder: str | Path, *, dry_run: bool = False) -> list
 
 def _paths(operation: Operation) -> list[str]:
     """The paths that an operation names. Raises ToolError if one may not be used."""
-    paths = [operation.path]
-    if isinstance(operation, Update) and operation.move_to is not None:
-        paths.append(operation.move_to)
-    return [_checked(path) for path in paths]
+    paths = [_checked(operation.path)]
+    if isinstance(operation, Update) and operation.move_to is not None and _checked(operation.move_to) not in paths:
+        paths.append(_checked(operation.move_to))
+    return paths
 
 
 def _changes(folder: AnchoredFolder, operations: Sequence[Operation]) -> list[Change]:
@@ -172,15 +174,15 @@ def _change(folder: AnchoredFolder, operation: Operation) -> Change:
         case Add(_, lines):
             if _exists(folder, name):
                 raise ToolError(f"{name} exists already: update it instead of adding it")
-            return Change(name, None, "".join(f"{line}\n" for line in lines))
+            return Change(name, None, whole_characters("".join(f"{line}\n" for line in lines)))
         case Delete():
             return Change(name, _read(folder, name), None)
         case Update(_, hunks, move_to):
             before = _read(folder, name)
-            after = apply_hunks(before, hunks, name)
-            if move_to is None:
+            after = whole_characters(apply_hunks(before, hunks, name))
+            target = _checked(move_to) if move_to is not None else name
+            if target == name:
                 return Change(name, before, after)
-            target = _checked(move_to)
             if _exists(folder, target):
                 raise ToolError(f"{target} exists already: nothing can be moved there")
             return Change(name, before, after, target)

@@ -10,10 +10,11 @@ def apply_hunks(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
     """Returns the text with the hunks applied, from the top down. Raises ToolError if a hunk fits nowhere.
 
     Lines that stay keep their characters and their line endings, also where a hunk fits only roughly (`Places` says
-    how); new lines get the ending of a neighbour. `name` is the file's name, for messages.
+    how); new lines get the ending of the line that they replace, or else of a neighbour. `name` is the file's name, for
+    messages.
     """
     lines, ends = _split_lines(text)
-    if len(hunks) > 1 and hunks[0].names_files and hunks[1].line is not None and hunks[0].old[0] not in lines:
+    if len(hunks) > 1 and hunks[0].names_files and hunks[1].line is not None and hunks[0].old[-1] not in lines:
         hunks = hunks[1:]
     places, result, at = Places(lines, hunks, name), list[tuple[str, str]](), 0
     mark = ""
@@ -23,9 +24,12 @@ def apply_hunks(text: str, hunks: tuple[Hunk, ...], name: str) -> str:
         if place == 0 and not is_exact and hunk.old and lines[0].startswith(BOM) and not hunk.old[0].startswith(BOM):
             mark, lines[0] = BOM, lines[0].removeprefix(BOM)  # stays at the beginning, whatever comes before this line
         end = ends[min(place, len(ends) - 1)] if ends else "\n"
+        context, replaced = hunk.context, 0
         for line in hunk.new if is_exact else _with_kept_lines(hunk):
             if isinstance(line, int):
-                end = ends[place + line]
+                replaced, end = line + 1, ends[place + line]
+            elif replaced < len(hunk.old) and replaced not in context:
+                replaced, end = replaced + 1, ends[place + replaced]
             result.append((lines[place + line] if isinstance(line, int) else line, end))
         at = place + len(hunk.old)
     result += zip(lines[at:], ends[at:], strict=True)

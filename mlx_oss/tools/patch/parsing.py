@@ -11,6 +11,7 @@ _BEGIN, _END = "*** Begin Patch", "*** End Patch"
 _ADD, _DELETE, _UPDATE, _MOVE = "*** Add File: ", "*** Delete File: ", "*** Update File: ", "*** Move to: "
 _END_OF_FILE = "*** End of File"
 _NO_NEWLINE = "\\ No newline at end of file"  # from unified diffs
+_NAMES = ("diff --git ", "index ", "old mode ", "new mode ", "similarity index ")  # above a diff of git
 _NUMBERS = re.compile(r"@@ *-(\d{1,9})(?:,\d{1,9})? \+\d{1,9}(?:,\d{1,9})?(?: *@@(.*))?")
 # The time to apply a patch grows with the number of its hunks times the size of the file.
 _MAX_PATCH = 1 << 20  # characters; `LineIndex` has a character for each line
@@ -49,11 +50,12 @@ class Hunk:
 
     @property
     def names_files(self) -> bool:
-        """Whether it looks like the two lines with names of files that a unified diff begins with."""
+        """Whether it looks like the lines with names of files that a unified diff begins with."""
         return (
-            len(self.old) == len(self.new) == 1
-            and self.old[0].startswith("-- ")
-            and str(self.new[0]).startswith("++ ")
+            len(self.old) == len(self.new) >= 1
+            and self.old[-1].startswith("-- ")
+            and str(self.new[-1]).startswith("++ ")
+            and all(line.startswith(_NAMES) for line in self.old[:-1])
             and not self.headers
             and self.line is None
         )

@@ -32,9 +32,10 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 NOT_IPYTHON = """\
-Lines that begin with ! or % are commands of IPython, and this is plain Python: for a shell command use \
-subprocess.run("...", shell=True), and leave out magics such as %matplotlib.
+Lines with !, % or ? like this one are commands of IPython, and this is plain Python: for a shell command use \
+subprocess.run("...", shell=True), for documentation help(...), and leave out magics such as %matplotlib.
 """
+IPYTHON = re.compile(r"\s*([\w., ]+=\s*)?[!%?].*|\s*[\w.]+\?{1,2}\s*", re.DOTALL)
 
 
 def main(requests: int, alone: bool, work: str) -> None:
@@ -138,7 +139,7 @@ def write_traceback(error: BaseException, source: str, name: str) -> None:
             line = "".join(source.splitlines()[(error.lineno or 1) - 1 :][:1])
             error.text = error.text or line
         text = "".join(traceback.format_exception(type(error), error, frame))
-        text += NOT_IPYTHON if line.lstrip().startswith(("!", "%")) else ""
+        text += NOT_IPYTHON if IPYTHON.fullmatch(line) else ""
         os.write(2, text.encode("utf-8", "replace"))
     except BaseException:
         os.write(2, b"an exception that cannot be shown\n")

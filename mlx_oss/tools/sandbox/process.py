@@ -212,13 +212,14 @@ class Sandbox:
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             selector.register(self._status, selectors.EVENT_READ)
-            if unsent := unsent or next(more, b""):
+            # A slice of bytes would be a copy, and a large file is sent in many steps.
+            if waiting := memoryview(unsent or next(more, b"")):
                 selector.register(self._requests, selectors.EVENT_WRITE)
             while ready := {key.fd for key, _ in selector.select(max(deadline - time.monotonic(), 0))}:
                 if self._requests in ready:
                     with contextlib.suppress(BlockingIOError, BrokenPipeError):
-                        unsent = unsent[os.write(self._requests, unsent[:_AT_ONCE]) :] or next(more, b"")
-                    if not unsent:
+                        waiting = waiting[os.write(self._requests, waiting[:_AT_ONCE]) :] or memoryview(next(more, b""))
+                    if not waiting:
                         selector.unregister(self._requests)
                 if stdout.fileno() in ready:  # one read gets everything that the pipe held when the status was written
                     printed = os.read(stdout.fileno(), 1 << 20)
@@ -227,7 +228,7 @@ class Sandbox:
                         selector.unregister(stdout)
                 if self._status.fileno() in ready:
                     # What has not been sent would be taken for the beginning of the next message.
-                    return "done" if self._has_stopped() and not unsent else "died"
+                    return "done" if self._has_stopped() and not waiting else "died"
         return "time"
 
     def _has_stopped(self) -> bool:
