@@ -84,9 +84,9 @@ def load(
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
 
     def check(checkpoint: Checkpoint) -> str:
-        if checkpoint.layout.must_convert:
-            return f"It is converted afterwards, because {checkpoint.layout.must_convert}"
-        return str(_plan(checkpoint, dtype, memory, context)[0])
+        if not checkpoint.layout.must_convert:
+            _plan(checkpoint, dtype, memory, context)
+        return use_here(checkpoint, dtype=dtype, memory=memory, context=context)
 
     folder = models.folder_of(NANO if path is None else path, progress=progress, check=check)
     model, added = _loaded(folder, dtype, memory, context, None, wire)
@@ -135,6 +135,15 @@ def plan(
     check_loadable(checkpoint)
     placements = place_here(checkpoint, dtype)
     return plan_for(checkpoint, placements, context=context, memory=memory, chunk=chunk, dtype=dtype)
+
+
+def use_here(
+    checkpoint: Checkpoint, *, dtype: str = "auto", memory: str | int | None = None, context: int | None = None
+) -> str:
+    """A sentence on what this machine can do with a model, before it is downloaded."""
+    if reason := checkpoint.layout.must_convert:
+        return f"It is converted afterwards, because {reason}"
+    return str(plan_for(checkpoint, place_here(checkpoint, dtype), context=context, memory=memory, dtype=dtype))
 
 
 def load_model(

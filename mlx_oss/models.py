@@ -51,7 +51,7 @@ OnProgress = Callable[[Progress], None]
 
 
 def folder_of(
-    name: str | Path,
+    name: str | Path | HubModel,
     *,
     progress: OnProgress | None = None,
     check: Check | None = None,
@@ -62,7 +62,7 @@ def folder_of(
 
     Args:
         name: A folder; "nano"; "20b" or "120b"; or a name of the Hub, such as "openai/gpt-oss-20b", also with
-            "@revision". A folder of that name comes first.
+            "@revision". A folder of that name comes first, but not of the name "nano".
         progress: Called in this thread while the model is downloaded or converted.
         check: Called with the config and shapes of a model before its weights are downloaded. It raises an error if the
             model cannot be used, or else returns a sentence on what the model takes, which is logged.
@@ -75,16 +75,16 @@ def folder_of(
         ConfigError: If its config is not one of gpt-oss.
         ConversionError: If it has to be converted, and cannot be.
     """
-    if str(name) == NANO:
+    if name == NANO:
         from mlx_oss.nano import nano_folder
 
         return nano_folder()
     model = hub_model(name)
     if model is None:
-        return expanded(name)
+        return expanded(str(name))
     copy = copies.find(model, as_released=as_released)
     if copy is None or not copy.is_whole or newest:
-        folder, commit = _download(model, progress, check)
+        folder, commit = _download(model, copy, progress, check)
     else:
         folder, commit = copy.folder, copy.model.revision
     if as_released:
@@ -94,7 +94,7 @@ def folder_of(
 
 def local_folder(name: str | Path) -> Path:
     """The folder of a model that is on this disk. Raises DownloadError if it is not."""
-    model = hub_model(name) if str(name) != NANO else None
+    model = hub_model(name) if name != NANO else None
     if model is None:
         return folder_of(name)
     copy = copies.find(model)
@@ -104,45 +104,56 @@ def local_folder(name: str | Path) -> Path:
 
 
 def repair(name: str | Path, progress: OnProgress | None = None) -> list[str]:
-    """Downloads the damaged files of a model again.
+    """Downloads the damaged and the missing files of a model again.
 
-    A file in Hugging Face's cache is named by its checksum. Each is read, and removed if it has another one.
+    A file in Hugging Face's cache is named by its checksum. Each is read, and removed if it has another one. Which ones
+    are missing, the Hub says.
 
     Args:
         name: Name of a model in Hugging Face's cache.
         progress: Called in this thread while files are downloaded.
 
     Returns:
-        The names of the files that were damaged.
+        The names of the files that were downloaded.
 
     Raises:
         DownloadError: If the model is not in that cache, or a file cannot be downloaded.
     """
     from mlx_oss.convert import downloads
 
-    model = hub_model(name) if str(name) != NANO else None
+    model = hub_model(name) if name != NANO else None
     copy = copies.find(model, as_released=True) if model else None
     if copy is None or copy.place != copies.HUGGING_FACE:
         raise DownloadError(f"{name} is not in {copies.hub_cache()}: only what was downloaded there can be repaired")
-    damaged = []
-    for file, checksum in downloads.recorded(copy.folder).items():
+    for file, checksum in downloads.recorded(copy.folder).items() if copy.folder.is_dir() else ():
         try:
             downloads.compare(copy.folder / file, checksum, lambda _: None)
         except CheckpointError:
-            damaged.append(file)
-            (copy.folder / file).resolve().unlink(missing_ok=True)
-            (copy.folder / file).unlink(missing_ok=True)
-    if damaged or not copy.is_whole:
-        folder_of(str(copy.model), progress=progress, as_released=True)
-    return damaged
+            try:
+                (copy.folder / file).resolve().unlink(missing_ok=True)
+                (copy.folder / file).unlink(missing_ok=True)
+            except OSError as error:
+                raise DownloadError(
+                    f"{error.filename} is damaged, and cannot be removed ({error.strerror}): check its permissions"
+                ) from None
+    intact = _present(copy.folder)
+    folder, _ = _download(copy.model, copy, progress, None)
+    return sorted(_present(folder) - intact)
 
 
-def hub_model(name: str | Path) -> HubModel | None:
-    """The model of the Hub that a name means; None for a folder.
+def _present(folder: Path) -> set[str]:
+    """The names of the files in a folder, and of the links that lead to a file."""
+    return {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+
+
+def hub_model(name: str | Path | HubModel) -> HubModel | None:
+    """The model of the Hub that a name means; None for a folder, which comes first.
 
     Raises:
         DownloadError: If it is neither a folder nor a name.
     """
+    if isinstance(name, HubModel):
+        return name
     folder = expanded(name)
     if isinstance(name, Path) or os.path.lexists(folder) or folder.is_absolute() or str(name).startswith("."):
         return None
@@ -156,6 +167,17 @@ def hub_model(name: str | Path) -> HubModel | None:
     )
 
 
+def named(name: str) -> HubModel:
+    """The model of the Hub that a name means, also if a folder is called like that. Raises DownloadError for others."""
+    if name == NANO:
+        raise DownloadError("nano comes with mlx-oss: it is neither downloaded nor removed")
+    if model := parse(name):
+        return model
+    raise DownloadError(
+        f"{name} is not the name of a model: give 20b, 120b, or a name on huggingface.co, such as openai/gpt-oss-20b"
+    )
+
+
 def checkpoint_of(name: str | Path) -> Checkpoint:
     """The config and the shapes of a model. Of a model that is not on this disk only headers are downloaded, some MB.
 
@@ -164,7 +186,7 @@ def checkpoint_of(name: str | Path) -> Checkpoint:
         CheckpointError: If it holds no model that can be read here.
         ConfigError: If its config is not one of gpt-oss.
     """
-    if str(name) == NANO:
+    if name == NANO:
         return open_checkpoint(folder_of(name))
     model = hub_model(name)
     if model is None:
@@ -177,9 +199,9 @@ def checkpoint_of(name: str | Path) -> Checkpoint:
     return _headers(repository, small, str(model))
 
 
-def _asked(model: HubModel) -> tuple[Repository, Path]:
+def _asked(model: HubModel, preferred: str = "") -> tuple[Repository, Path]:
     """What the Hub holds of a model, and the folder with its small files, which are downloaded."""
-    repository = look_up(model)
+    repository = look_up(model, preferred)
     small = download.companions(repository)
     return repository.named_by(small / INDEX) if repository.indexed else repository, small
 
@@ -200,24 +222,25 @@ def _headers(repository: Repository, small: Path, name: str) -> Checkpoint:
             raise type(error)(str(error).replace(str(folder), name)) from None
 
 
-def _download(model: HubModel, progress: OnProgress | None, check: Check | None) -> tuple[Path, str | None]:
-    """Downloads what is missing of a model. Returns its folder and the commit."""
-    with hub_errors(model, copies.hub_cache()):
-        repository, folder = _asked(model)
-    remark = ""
-    if check is not None and repository.folder != "metal/":
-        remark = check(_headers(repository, folder, str(model)))
-    download.check_disk(repository)
+def _download(
+    model: HubModel, copy: Copy | None, progress: OnProgress | None, check: Check | None
+) -> tuple[Path, str | None]:
+    """Downloads what is missing of a model, in the layout of the copy that is here. Returns folder and commit."""
+    cache = copies.hub_cache()
+    with hub_errors(model, cache):
+        repository, folder = _asked(model, copy.layout_folder if copy else "")
     if missing := download.missing_bytes(repository):
-        place, cache = site().partition("//")[2], copies.hub_cache()
-        _log.warning("%s: %.3g GB are downloaded from %s into %s. %s", model, missing / 1e9, place, cache, remark)
+        sentence = f"{model}: downloading {missing / 1e9:.3g} GB from {site().partition('//')[2]} into {cache}"
+        if check and repository.folder != "metal/":
+            sentence += f". {check(_headers(repository, folder, str(model)))}"  # opening refuses what is no gpt-oss
+        download.check_disk(repository)
+        _log.warning("%s", sentence)
 
     def report(done: int, total: int) -> None:
         if progress:
             progress(Progress("downloading", done, total))
 
-    with hub_errors(model, copies.hub_cache()):
-        download.weights(repository, model.revision, report)
+    download.weights(repository, model.revision, report)
     return folder, repository.model.revision
 
 
@@ -250,9 +273,26 @@ def _loadable(model: HubModel, folder: Path, progress: OnProgress | None) -> Pat
     return target
 
 
-def remove(copy: Copy) -> None:
-    """Removes a copy of a model. Raises CheckpointError if it cannot be removed."""
+def remove(copy: Copy, *, only_revision: bool = False) -> int:
+    """Removes a copy of a model.
+
+    Args:
+        copy: The copy.
+        only_revision: Leave other revisions beside it as they are.
+
+    Returns:
+        How many bytes were freed.
+
+    Raises:
+        CheckpointError: If it cannot be removed.
+    """
+    if copy.root.is_symlink():
+        raise CheckpointError(f"{copy.root} is a link to {os.path.realpath(copy.root)}: remove both yourself")
+    before = copies.disk_bytes(copy.root)
     try:
-        copies.remove(copy)
+        copies.remove_revision(copy) if only_revision else copies.remove(copy)
     except OSError as error:
-        raise CheckpointError(f"{error.filename} cannot be removed ({error.strerror}): check its permissions") from None
+        raise CheckpointError(
+            f"{error.filename or copy.root} cannot be removed ({error.strerror or error}): check its permissions"
+        ) from None
+    return before - copies.disk_bytes(copy.root)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from mlx_oss.backend import device
 from mlx_oss.convert import convert
 from tests.gpu_branch import sitecustomize as gpu_branch
+from tests.hub import Hub
 from tests.shapes import SHAPES, dims, skew
 from tests.synthetic import write_checkpoint
 
@@ -80,3 +82,39 @@ def routed(tmp_path_factory) -> Callable[[str, str], Path]:
         return made[shape, routing]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def published(release, folder, tmp_path_factory) -> dict[str, Path]:
+    """Repositories by name. Tests share their files, so they must not change them."""
+    base = tmp_path_factory.mktemp("hub")
+    both = base / "both"
+    shutil.copytree(release("tiny", "hf_sharded"), both)
+    shutil.copytree(release("tiny", "original"), both / "original")
+    shutil.copytree(release("tiny", "metal"), both / "metal")
+    (both / "README.md").write_text("# A model\n")
+    only_original = base / "only"
+    shutil.copytree(release("tiny", "original"), only_original / "original")
+    no_weights = base / "gguf"
+    no_weights.mkdir()
+    (no_weights / "model.gguf").write_bytes(b"GGUF")
+    return {
+        "openai/gpt-oss-20b": both,
+        "somebody/original": only_original,
+        "somebody/fine-tune": release("tiny", "bf16"),
+        "mlx-community/gpt-oss-20b-MXFP4": folder("tiny"),
+        "somebody/gguf": no_weights,
+    }
+
+
+@pytest.fixture
+def hub(published, monkeypatch, tmp_path) -> Iterator[Hub]:
+    """The Hub, which the environment names; the user's caches are empty."""
+    with Hub(dict(published)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setenv("MLX_OSS_CACHE", str(tmp_path / "ours"))
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "1")
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield server

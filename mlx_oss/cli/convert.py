@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from mlx_oss.cli.progress import shown
 from mlx_oss.convert import command
+
+if TYPE_CHECKING:
+    from mlx_oss.weights.layouts.checkpoint import Checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,5 +21,9 @@ def run(args: argparse.Namespace) -> int:
     from mlx_oss.models import folder_of
 
     with shown() as progress:
-        args.source = str(folder_of(args.source, progress=progress, as_released=True))
+        args.source = str(folder_of(args.source, progress=progress, check=_source, as_released=True))
     return command.run(args)
+
+
+def _source(checkpoint: Checkpoint) -> str:
+    return f"It is converted from {checkpoint.layout.name}"

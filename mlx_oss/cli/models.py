@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.errors import MlxOssError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from mlx_oss.weights.hub.copies import Copy
     from mlx_oss.weights.layouts.checkpoint import Checkpoint
 
+_SHORT = 7  # digits of a commit, as git shows them
 _NONE = "No model of gpt-oss is on this disk. `mlx-oss pull 20b` downloads gpt-oss-20b, 13.8 GB."
 
 
@@ -44,13 +46,13 @@ def lines() -> list[str]:
 
 
 def _row(copy: Copy) -> dict[str, Any]:
-    """What is known of a copy. What is damaged is a row as well, which says so."""
+    """What is known of a copy. What cannot be used is a row as well, which says why."""
     stored, state = "", "whole" if copy.is_whole else "incomplete: `mlx-oss pull` completes it"
     if copy.is_whole:
         try:
             stored, state = _looked_into(copy)
         except MlxOssError as error:
-            state = f"damaged: {error}"
+            state = f"cannot be used: {error}".replace(f"{copy.folder}/", "")
     return {
         "name": copy.model.repository,
         "revision": copy.model.revision,
@@ -93,8 +95,12 @@ def _show(rows: list[dict[str, Any]]) -> None:
     from mlx_oss.memory.estimates import format_bytes
 
     table = Table("model", "size", "weights", "place", "on this machine", box=None, padding=(0, 2, 0, 0))
-    table.columns[1].justify = "right"
+    table.columns[0].overflow = table.columns[4].overflow = "fold"  # a name that is cut off could not be copied
+    table.columns[0].no_wrap, table.columns[1].justify = True, "right"
+    names = Counter((row["name"], row["place"]) for row in rows)
     for row in rows:
-        cells = (row["name"], format_bytes(row["bytes"]), row["stored"], row["place"], row["here"])
+        several = names[row["name"], row["place"]] > 1
+        name = f"{row['name']}@{row['revision'][:_SHORT]}" if several and row["revision"] else row["name"]
+        cells = (name, format_bytes(row["bytes"]), row["stored"], row["place"], row["here"])
         table.add_row(*map(one_line, cells))
     Console(highlight=False, markup=False).print(table)

@@ -10,7 +10,11 @@ from mlx_oss.terminal import report, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="name of a model that `mlx-oss models` lists")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        help="name of a model that `mlx-oss models` lists; NAME@REVISION leaves its other revisions",
+    )
     parser.add_argument(
         "--yes",
         action="store_true",
@@ -23,19 +27,24 @@ def run(args: argparse.Namespace) -> int:
     from mlx_oss import models
     from mlx_oss.weights.hub import copies
 
-    model = models.hub_model(args.name)
-    if model is None:
-        raise DownloadError(f"{args.name} is a folder: remove it yourself; rm removes models by their names")
-    found = [copy for copy in copies.all_copies() if copy.model.repository.lower() == model.repository.lower()]
+    model = models.named(args.name)
+    if model.revision is None:
+        same = (copy for copy in copies.all_copies() if copy.model.repository.lower() == model.repository.lower())
+        found = list({copy.root: copy for copy in same}.values())
+    else:
+        found = copies.of_revision(model)
     if not found:
-        raise DownloadError(f"{model.repository} is not on this disk: `mlx-oss models` lists what is")
+        raise DownloadError(f"{model} is not on this disk: `mlx-oss models` lists what is")
     left = 0
     for copy in found:
-        size = format_bytes(copy.nbytes)
         if copy.place != copies.OURS and not args.yes:
             left += 1
-            say(f"{copy.root}, {size}, is in {copy.place}, which other programs use too: add --yes to remove it")
+            where = copy.root if model.revision is None else copy.folder
+            say(
+                f"{where}, {format_bytes(copy.nbytes)}, is in {copy.place}, which other programs use too: add --yes to "
+                "remove it"
+            )
             continue
-        models.remove(copy)
-        report(f"removed {copy.root}: {size} freed")
+        freed = models.remove(copy, only_revision=model.revision is not None)
+        report(f"removed {copy.model} from {copy.place}: {format_bytes(freed)} freed")
     return 1 if left else 0

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--adapter", metavar="DIR", help="adapter that was added to SRC when it was converted")
     parser.add_argument(
-        "--repair", action="store_true", help="first download the files again whose checksums are wrong; needs a name"
+        "--repair", action="store_true", help="first download the files again that are missing or damaged; needs a name"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -29,6 +29,6 @@ def run(args: argparse.Namespace) -> int:
     if args.repair:
         with shown() as progress:
             damaged = repair(args.folder, progress)
-        say(f"downloaded again: {', '.join(damaged)}" if damaged else "no checksum is wrong")
+        say(f"downloaded again: {', '.join(damaged)}" if damaged else "nothing is damaged or missing")
     source = None if args.source is None else str(local_folder(args.source))
     return run_verify(str(local_folder(args.folder)), source, args.json, args.adapter)

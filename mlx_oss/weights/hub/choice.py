@@ -22,9 +22,9 @@ _COMPANIONS = re.compile(r"[\w.-]+\.(?:json|jinja|txt|model)", re.ASCII)
 _SAFE = re.compile(r"(?:original/|metal/)?[\w][\w.-]*", re.ASCII)
 
 
-def model_folder(names: Collection[str]) -> str | None:
+def model_folder(names: Collection[str], preferred: str = "") -> str | None:
     """The folder of a repository to use, "" or one that ends in a slash; None if no folder holds weights."""
-    for folder in FOLDERS:
+    for folder in (preferred, *FOLDERS):
         here = inside(names, folder)
         if any(name.endswith(".safetensors") for name in here) or (folder == "metal/" and METAL_FILE in here):
             return folder

@@ -1,13 +1,14 @@
 """The copies of models that are on this disk: in Hugging Face's cache, in LM Studio's folder, and in ours.
 
 Reads the names of files, configs and indexes; of weight files only whether they are there. Changes nothing but in
-`remove`.
+`remove` and `remove_revision`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ HUGGING_FACE, LM_STUDIO, OURS = "Hugging Face's cache", "LM Studio", "mlx-oss"
 _PREFIX = "models--"
 _CONVERTED = "converted"  # the folder in our cache
 _REF_BYTES = 4096
+_SHORT = re.compile(r"[0-9a-f]{7,40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,16 @@ class Copy:
     is_whole: bool
 
     @property
+    def layout_folder(self) -> str:
+        """The folder of the layout in the repository, "" or one that ends in a slash."""
+        name = f"{self.folder.name}/"
+        return name if self.place == HUGGING_FACE and self.is_whole and name in choice.FOLDERS else ""
+
+    @property
     def nbytes(self) -> int:
-        """What it takes on the disk, in bytes, with other revisions and unfinished files."""
-        return disk_bytes(self.root)
+        """Bytes of its files. With unfinished ones, if no other revision is beside it."""
+        alone = self.place != HUGGING_FACE or len(_names(self.root / "snapshots")) < 2
+        return disk_bytes(self.root) if alone else disk_bytes(self.folder, follow=True)
 
 
 def hub_cache() -> Path:
@@ -81,22 +90,47 @@ def find(model: HubModel, *, as_released: bool = False) -> Copy | None:
         model: The model.
         as_released: Leave out what we have converted.
     """
-    found = [copy for copy in _candidates(model) if _matches(copy, model)]
-    found = [copy for copy in found if not (as_released and copy.place == OURS)]
+    found = [copy for copy in _candidates(model) if not (as_released and copy.place == OURS)]
     return next((copy for copy in found if copy.is_whole), found[0] if found else None)
 
 
 def all_copies() -> list[Copy]:
-    """Every copy of a gpt-oss model on this disk, by name."""
+    """Every copy of a gpt-oss model on this disk, each revision for itself, by name."""
     copies = [*_converted(), *_hugging_face(), *_lm_studio()]
-    return sorted((copy for copy in copies if _is_ours(copy)), key=lambda copy: (str(copy.model).lower(), copy.place))
+    return sorted(
+        (copy for copy in copies if _is_ours(copy)), key=lambda copy: (copy.model.repository.lower(), copy.place)
+    )
+
+
+def of_revision(model: HubModel) -> list[Copy]:
+    """The copies of one revision."""
+    cached = list(_in_cache(cache_entry(model.repository), model.revision))
+    commits = {model.revision, *(copy.model.revision for copy in cached)}
+    ours = (copy for copy in _converted() if _same_name(copy.model, model) and copy.model.revision in commits)
+    return [*ours, *cached]
 
 
 def remove(copy: Copy) -> None:
-    """Removes a copy. Raises OSError if it cannot be removed."""
+    """Removes everything that belongs to a copy, with its other revisions. Raises OSError if it cannot be removed."""
     shutil.rmtree(copy.root)
     if copy.place == HUGGING_FACE:  # the locks of its files
         shutil.rmtree(copy.root.parent / ".locks" / copy.root.name, ignore_errors=True)
+
+
+def remove_revision(copy: Copy) -> None:
+    """Removes a copy, and leaves other revisions beside it as they are. Raises OSError if it cannot be removed."""
+    snapshots = copy.root / "snapshots"
+    if copy.place != HUGGING_FACE or _names(snapshots) == [str(copy.model.revision)]:
+        return remove(copy)
+    snapshot = snapshots / str(copy.model.revision)
+    blobs = _linked(snapshot)
+    shutil.rmtree(snapshot)
+    for blob in blobs - _linked(snapshots):
+        if blob.parent == Path(os.path.realpath(copy.root / "blobs")):
+            blob.unlink(missing_ok=True)
+    for reference in (copy.root / "refs").rglob("*"):
+        if _referred(reference) == copy.model.revision:
+            reference.unlink()
 
 
 def is_whole(folder: Path) -> bool:
@@ -120,50 +154,75 @@ def disk_bytes(root: Path, *, follow: bool = False) -> int:
 
 
 def _candidates(model: HubModel) -> Iterator[Copy]:
-    yield from (copy for copy in _converted() if copy.model.repository.lower() == model.repository.lower())
-    yield from _in_cache(cache_entry(model.repository), model.revision)
-    yield from (copy for copy in _lm_studio() if copy.model.repository.lower() == model.repository.lower())
+    """The copies that may stand for a model. Those of the revision that the cache knows as the current one come first."""
+    cached = list(_in_cache(cache_entry(model.repository), model.revision))
+    commits = {model.revision, *(copy.model.revision for copy in cached)} - {None}
+    same = [copy for copy in (*_converted(), *_lm_studio()) if _same_name(copy.model, model)]
+    yield from (copy for copy in same if copy.place == OURS and copy.model.revision in commits)
+    yield from cached
+    if model.revision is None:
+        yield from (copy for copy in same if copy.place == LM_STUDIO)
+        older = [copy for copy in same if copy.place == OURS and copy.model.revision not in commits]
+        yield from sorted(older, key=lambda copy: copy.folder.stat().st_mtime, reverse=True)
 
 
-def _matches(copy: Copy, model: HubModel) -> bool:
-    """True if a copy may stand for the revision that is wanted."""
-    return model.revision in (None, copy.model.revision) or copy.place == HUGGING_FACE
+def _same_name(one: HubModel, other: HubModel) -> bool:
+    return one.repository.lower() == other.repository.lower()
 
 
 def _hugging_face() -> Iterator[Copy]:
     cache = hub_cache()
-    with contextlib.suppress(OSError):
-        for root in sorted(cache.iterdir()):
-            if root.name.startswith(_PREFIX) and root.is_dir():
-                yield from _in_cache(root, None)
+    for name in _names(cache):
+        if name.startswith(_PREFIX):
+            yield from _in_cache(cache / name, None, every=True)
 
 
-def _in_cache(root: Path, revision: str | None) -> Iterator[Copy]:
-    """The copy of one revision in a repository's folder of the cache."""
+def _in_cache(root: Path, revision: str | None, *, every: bool = False) -> Iterator[Copy]:
+    """The copies in a repository's folder of the cache.
+
+    Args:
+        root: The folder.
+        revision: The revision that is wanted. None: what the cache knows as main; if it knows none, all that are there.
+        every: All revisions, main first.
+    """
     model = parse(root.name.removeprefix(_PREFIX).replace("--", "/"))
     if model is None or not root.is_dir():
         return
-    commit = _commit(root, revision)
-    snapshot = root / "snapshots" / (commit or "")
-    if commit is None or not snapshot.is_dir():
-        if revision is None and any(root.glob("blobs/*")):
-            yield Copy(model, HUGGING_FACE, root / "snapshots" / "none", root, is_whole=False)
-        return
-    folders = [snapshot / name for name in choice.FOLDERS]
-    folder = next((folder for folder in folders if is_whole(folder)), snapshot)
-    yield Copy(HubModel(model.repository, commit), HUGGING_FACE, folder, root, is_whole(folder))
+    there = [name for name in _names(root / "snapshots") if (root / "snapshots" / name).is_dir()]
+    commit = _commit(root, revision, there)
+    if commit in there or revision is not None:
+        others = [name for name in there if every and name != commit]
+        there = [name for name in there if name == commit] + others
+    for name in there:
+        snapshot = root / "snapshots" / name
+        folders = [snapshot / folder for folder in choice.FOLDERS]
+        folder = next((folder for folder in folders if is_whole(folder)), snapshot)
+        yield Copy(HubModel(model.repository, name), HUGGING_FACE, folder, root, is_whole(folder))
+    if not there and revision is None and any(root.glob("blobs/*")):
+        yield Copy(model, HUGGING_FACE, root / "snapshots" / "none", root, is_whole=False)
 
 
-def _commit(root: Path, revision: str | None) -> str | None:
-    """The commit of a revision, as the cache knows it. Without a revision: of main, else of the only snapshot."""
-    if revision is not None and (root / "snapshots" / revision).is_dir():
+def _commit(root: Path, revision: str | None, there: list[str]) -> str | None:
+    """The commit of a revision, as the cache knows it: of a branch, of a tag, or of the beginning of a commit."""
+    if revision in there:
         return revision
+    if commit := _referred(root / "refs" / (revision or "main")):
+        return commit
+    begins = [name for name in there if revision and _SHORT.fullmatch(revision) and name.startswith(revision)]
+    return begins[0] if len(begins) == 1 else None
+
+
+def _referred(reference: Path) -> str | None:
+    """The commit in a file of `refs`."""
     with contextlib.suppress(OSError, ValueError):
-        commit = read_bytes(root / "refs" / (revision or "main"), _REF_BYTES).decode().strip()
-        if commit.isalnum():
-            return commit
-    snapshots = _names(root / "snapshots")
-    return snapshots.pop() if revision is None and len(snapshots) == 1 else None
+        commit = read_bytes(reference, _REF_BYTES).decode().strip()
+        return commit if commit.isalnum() else None
+    return None
+
+
+def _linked(folder: Path) -> set[Path]:
+    """What the links below a folder lead to."""
+    return {Path(os.path.realpath(path)) for path in folder.rglob("*") if path.is_symlink()}
 
 
 def _lm_studio() -> Iterator[Copy]:

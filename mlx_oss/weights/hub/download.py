@@ -19,7 +19,7 @@ from typing import Any
 
 from mlx_oss.errors import DownloadError
 from mlx_oss.weights.hub.copies import cache_entry, hub_cache
-from mlx_oss.weights.hub.failures import site
+from mlx_oss.weights.hub.failures import hub_errors, site
 from mlx_oss.weights.hub.repository import RemoteFile, Repository, opened
 
 _THREADS = 4
@@ -45,9 +45,9 @@ def companions(repository: Repository) -> Path:
 
 
 def missing_bytes(repository: Repository) -> int:
-    """Bytes of the weight files that are not in the cache yet."""
+    """Bytes of the weight files that are not in the cache yet; without those that are as small as a config."""
     blobs = cache_entry(repository.model.repository) / "blobs"
-    return sum(file.nbytes - _present(blobs, file) for file in repository.weights)
+    return sum(file.nbytes - _present(blobs, file) for file in repository.weights if file.sha256)
 
 
 def check_disk(repository: Repository) -> None:
@@ -69,11 +69,10 @@ def weights(repository: Repository, revision: str | None, on_bytes: OnBytes | No
         on_bytes: Called in this thread with the bytes that are there and those of all weight files.
 
     Raises:
-        DownloadError: If a file's checksum is wrong.
-        Exception: What `huggingface_hub`, its HTTP library or the disk raise; see `failures.hub_errors`.
+        DownloadError: If a file cannot be downloaded, or its checksum is wrong.
+        Exception: What `on_bytes` raises.
     """
-    entry = cache_entry(repository.model.repository)
-    (entry / "blobs").mkdir(parents=True, exist_ok=True)
+    entry, errors = cache_entry(repository.model.repository), hub_errors(repository.model, hub_cache())
     total = sum(file.nbytes for file in repository.weights)
     shared = _Shared()
     for file in repository.weights:
@@ -92,11 +91,12 @@ def weights(repository: Repository, revision: str | None, on_bytes: OnBytes | No
             shared.ended.wait(_LOOK)
     finally:
         shared.stop.set()
-    if shared.error is not None:
-        raise shared.error
-    for file in repository.weights:
-        _place(repository, file)
-    _name(repository, revision)
+    with errors:
+        if shared.error is not None:
+            raise shared.error
+        for file in repository.weights:
+            _place(repository, file)
+        _name(repository, revision)
     if on_bytes:
         on_bytes(total, total)
 
@@ -146,6 +146,7 @@ def _fetch(repository: Repository, file: RemoteFile, entry: Path, shared: _Share
         shared.count(file.nbytes)
         return
     blob = entry / "blobs" / file.sha256
+    blob.parent.mkdir(parents=True, exist_ok=True)
     lock = entry.parent / ".locks" / entry.name / f"{file.sha256}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):

@@ -29,7 +29,7 @@ def hub_errors(model: HubModel, cache: Path) -> Iterator[None]:
         yield
     except hub.OfflineModeIsEnabled:
         raise DownloadError(
-            f"{model} is not on this disk, and HF_HUB_OFFLINE forbids to download it: unset it"
+            f"{model} can neither be downloaded nor renewed, because HF_HUB_OFFLINE is set: unset it"
         ) from None
     except hub.GatedRepoError:
         raise DownloadError(

@@ -76,8 +76,12 @@ class Repository:
         return replace(self, weights=tuple(have[name] for name in names))
 
 
-def look_up(model: HubModel) -> Repository:
+def look_up(model: HubModel, preferred: str = "") -> Repository:
     """Asks the Hub for the files of a model.
+
+    Args:
+        model: The model.
+        preferred: The folder of the layout to use, if the repository has it.
 
     Raises:
         DownloadError: If the repository holds no weights that can be read here, or the server's answer makes no sense.
@@ -91,7 +95,7 @@ def look_up(model: HubModel) -> Repository:
     if not _COMMIT.fullmatch(info.sha or ""):
         raise DownloadError(f"{site()} names no commit for {model}: check HF_ENDPOINT")
     files = {file.path: file for file in map(_checked, info.siblings or ()) if file is not None}
-    folder = choice.model_folder(files)
+    folder = choice.model_folder(files, preferred)
     if folder is None:
         kinds = sorted({Path(name).suffix for name in files} & {".gguf", ".bin", ".pt", ".pth"})
         held = f" but {', '.join(kinds)} files" if kinds else ""

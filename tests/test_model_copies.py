@@ -1,0 +1,180 @@
+"""Copies of models on the disk: several revisions, old conversions, damaged and missing files, folders of that name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import mlx_oss
+from mlx_oss import models
+from mlx_oss.cli import main
+from mlx_oss.errors import CheckpointError, DownloadError
+from mlx_oss.weights.hub import copies
+from mlx_oss.weights.hub.names import HubModel
+from tests.hub import COMMIT
+
+NAME = "openai/gpt-oss-20b"
+OTHER = "abcdef0123456789abcdef0123456789abcdef01"
+
+
+@pytest.fixture
+def folder_here(hub) -> Path:
+    return models.folder_of(NAME)
+
+
+@pytest.fixture
+def two_revisions(folder_here) -> Path:
+    """The cache's folder of a model of which another revision has one weight file of its own."""
+    root = copies.cache_entry(NAME)
+    other = root / "snapshots" / OTHER
+    shutil.copytree(folder_here, other, symlinks=True)
+    file = other / "model-00001-of-00002.safetensors"
+    blob = root / "blobs" / ("e" * 64)
+    shutil.copyfile(file, blob)
+    file.unlink()
+    file.symlink_to(os.path.relpath(blob, other))
+    (root / "refs" / "v2").write_text(OTHER)
+    return root
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("harm", ["damaged", "missing", "dangling"])
+def test_a_small_file_is_repaired(hub, published, folder_here, file, harm, capsys):
+    if harm == "damaged":
+        (folder_here / file).resolve().write_bytes(b"{}")
+    elif harm == "missing":
+        (folder_here / file).unlink()
+    else:
+        (folder_here / file).resolve().unlink()
+    assert main(["verify", NAME, "--repair"]) == 0
+    assert (folder_here / file).read_bytes() == (published[NAME] / file).read_bytes()
+    assert f"downloaded again: {file}" in capsys.readouterr().err or harm == "missing"
+
+
+def test_repairing_what_is_intact_downloads_nothing(hub, folder_here, capsys):
+    before = hub.sent
+    assert main(["verify", NAME, "--repair"]) == 0
+    assert "nothing is damaged or missing" in capsys.readouterr().err and hub.sent == before
+
+
+def test_a_copy_in_another_layout_is_renewed_and_repaired_in_that_layout(hub):
+    from huggingface_hub import snapshot_download
+
+    where = Path(snapshot_download(NAME, endpoint=hub.url, cache_dir=copies.hub_cache(), allow_patterns="original/*"))
+    hub.requests.clear()
+    assert models.folder_of(NAME, newest=True) == where / "original"
+    weights = next((where / "original").glob("*.safetensors"))
+    weights.resolve().write_bytes(weights.read_bytes()[:-1] + bytes([weights.read_bytes()[-1] ^ 1]))
+    assert models.repair(NAME) == [weights.name]
+    assert not list(where.glob("*.safetensors"))
+
+
+def test_each_revision_is_listed_and_found(two_revisions, capsys):
+    assert main(["models", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["revision"] for row in rows] == [COMMIT, OTHER]
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert f"{NAME}@{COMMIT[:7]}" in out and f"{NAME}@{OTHER[:7]}" in out
+    for name, commit in [(NAME, COMMIT), (f"{NAME}@v2", OTHER), (f"{NAME}@{OTHER[:7]}", OTHER)]:
+        assert models.folder_of(name).name == commit
+
+
+def test_removing_a_revision_leaves_the_others(two_revisions, published, capsys):
+    assert main(["rm", f"{NAME}@v2"]) == 1 and "add --yes" in capsys.readouterr().err
+    assert main(["rm", f"{NAME}@v2", "--yes"]) == 0
+    freed = capsys.readouterr().out
+    assert not (two_revisions / "blobs" / ("e" * 64)).exists() and "freed" in freed
+    assert not (two_revisions / "refs" / "v2").exists()
+    again = models.folder_of(NAME)
+    assert (again / "config.json").read_bytes() == (published[NAME] / "config.json").read_bytes()
+    assert all(path.is_file() for path in again.iterdir())
+    assert main(["rm", f"{NAME}@{COMMIT[:8]}", "--yes"]) == 0 and not two_revisions.exists()
+
+
+def test_a_reference_to_nowhere_hides_no_copy(hub, folder_here, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    reference = copies.cache_entry(NAME) / "refs" / "main"
+    for harm in (lambda: reference.write_text("f" * 40), lambda: reference.write_bytes(b"\xff"), reference.unlink):
+        harm()
+        assert models.folder_of(NAME) == folder_here
+    os.mkfifo(reference)
+    assert models.folder_of(NAME) == folder_here
+
+
+def test_an_older_conversion_does_not_stand_for_the_current_revision(hub, folder, tmp_path):
+    name = "somebody/fine-tune"
+    old = copies.converted_folder(HubModel(name, "0" * 40))
+    shutil.copytree(folder("tiny"), old)
+    assert models.folder_of(name) == old  # better than a download
+    new = models.folder_of(name, newest=True)
+    assert new != old and models.folder_of(name) == new and mlx_oss.plan(name)
+
+
+def test_a_folder_of_that_name_comes_first_but_is_neither_pulled_nor_removed(hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "20b").mkdir()
+    (tmp_path / "nano").mkdir()
+    assert models.folder_of("20b") == Path("20b") and models.folder_of(Path("nano")) == Path("nano")
+    assert models.folder_of("nano").is_absolute()
+    assert main(["pull", "20b"]) == 0 and str(copies.cache_entry(NAME)) in capsys.readouterr().out
+    assert main(["rm", "20b", "--yes"]) == 0 and (tmp_path / "20b").exists()
+    capsys.readouterr()
+    for command in ("pull", "rm"):
+        for name, expected in [("./20b", "is not the name of a model"), ("nano", "comes with mlx-oss")]:
+            assert main([command, name]) == 2 and expected in capsys.readouterr().err
+
+
+def test_a_copy_behind_a_link_is_used_and_not_removed(hub, folder_here, tmp_path):
+    root = copies.cache_entry(NAME)
+    root.rename(tmp_path / "elsewhere")
+    root.symlink_to(tmp_path / "elsewhere")
+    assert models.folder_of(NAME).resolve() == tmp_path / "elsewhere" / "snapshots" / COMMIT
+    with pytest.raises(CheckpointError, match=r"is a link to .*elsewhere: remove both yourself"):
+        models.remove(copies.find(HubModel(NAME)))
+
+
+def test_what_is_no_gpt_oss_is_refused_before_its_weights(hub, published, tmp_path, capsys):
+    other = tmp_path / "llama"
+    shutil.copytree(published[NAME], other)
+    (other / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    hub.repositories["somebody/llama"] = other
+    for command in (["pull", "somebody/llama"], ["convert", "somebody/llama", str(tmp_path / "out")]):
+        assert main(command) == 2
+        err = capsys.readouterr().err
+        assert "llama" in err and len(err.splitlines()) == 1
+    assert not [path for path in (tmp_path / "hub").rglob("*") if len(path.name) >= 64]
+
+
+def test_pull_says_what_cannot_run_here_and_downloads_it(hub, folder, monkeypatch, capsys):
+    monkeypatch.setattr("mlx_oss.loader.use_here", lambda _: "it needs at least 68 GB")
+    assert main(["pull", NAME]) == 0
+    assert "it needs at least 68 GB" in capsys.readouterr().err
+
+
+def test_an_error_of_the_progress_callback_is_passed_on(hub):
+    for error in (ConnectionError("mine"), PermissionError(13, "mine"), ZeroDivisionError("mine")):
+
+        def fail(_, error=error):
+            raise error
+
+        with pytest.raises(type(error), match="mine") as caught:
+            models.folder_of(NAME, progress=fail)
+        assert not isinstance(caught.value, DownloadError)
+
+
+def test_offline_says_so(hub, folder_here):
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_oss", "pull", NAME],
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "because HF_HUB_OFFLINE is set: unset it" in done.stderr
