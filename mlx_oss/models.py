@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -200,9 +201,9 @@ def checkpoint_of(name: str | Path) -> Checkpoint:
 
 
 def _asked(model: HubModel, preferred: str = "") -> tuple[Repository, Path]:
-    """What the Hub holds of a model, and the folder with its small files, which are downloaded."""
+    """What the Hub holds of a model, and the folder with its config and index, which are downloaded."""
     repository = look_up(model, preferred)
-    small = download.companions(repository)
+    small = download.first(repository)
     return repository.named_by(small / INDEX) if repository.indexed else repository, small
 
 
@@ -212,12 +213,13 @@ def _headers(repository: Repository, small: Path, name: str) -> Checkpoint:
         raise DownloadError(f"{name} has OpenAI's Metal format, which can be looked into only once it is here: pull it")
     with tempfile.TemporaryDirectory(prefix="mlx-oss-") as temporary:
         folder = Path(temporary)
-        for file in repository.companions:
+        for file in repository.first:
             shutil.copyfile(small / Path(file.path).name, folder / Path(file.path).name)
         with hub_errors(repository.model, copies.hub_cache()):
             write_headers(repository, folder)
         try:
-            return replace(open_checkpoint(folder), folder=Path(name))
+            with warnings.catch_warnings(action="ignore"):  # opening the download warns, and names its folder
+                return replace(open_checkpoint(folder), folder=Path(name))
         except (CheckpointError, ConfigError) as error:  # they name the files by their paths
             raise type(error)(str(error).replace(str(folder), name)) from None
 
@@ -240,7 +242,7 @@ def _download(
         if progress:
             progress(Progress("downloading", done, total))
 
-    download.weights(repository, model.revision, report)
+    download.rest(repository, model.revision, report)
     return folder, repository.model.revision
 
 

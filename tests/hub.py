@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,7 @@ class Hub:
         stalled: Files of which only the first half is sent; then nothing more, and the connection stays open.
         cut: Files of which each request gets at most so many bytes.
         pace: Seconds to wait after each piece of 64 kB.
+        answers: What answers a request instead, by a part of its path.
         ranges: False if the server ignores `Range`.
         requests: How often each path was asked for.
         sent: Bytes of files that were sent.
@@ -44,6 +46,7 @@ class Hub:
     stalled: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)
     pace: float = 0.0
+    answers: dict[str, Callable[[BaseHTTPRequestHandler], object]] = field(default_factory=dict)
     ranges: bool = True
     requests: Counter[str] = field(default_factory=Counter)
     sent: int = 0
@@ -85,6 +88,10 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         self.hub.requests[f"{self.command} {path}"] += 1
         try:
+            for part, answer in self.hub.answers.items():
+                if part in path:
+                    answer(self)
+                    return
             for part, status in self.hub.statuses.items():
                 if part in path:
                     return self._status(status, self.hub.headers)

@@ -154,7 +154,7 @@ def disk_bytes(root: Path, *, follow: bool = False) -> int:
 
 
 def _candidates(model: HubModel) -> Iterator[Copy]:
-    """The copies that may stand for a model. Those of the revision that the cache knows as the current one come first."""
+    """The copies that may stand for a model. Those of the revision that the cache knows as the current come first."""
     cached = list(_in_cache(cache_entry(model.repository), model.revision))
     commits = {model.revision, *(copy.model.revision for copy in cached)} - {None}
     same = [copy for copy in (*_converted(), *_lm_studio()) if _same_name(copy.model, model)]

@@ -1,8 +1,8 @@
 """Downloads the files of a model into Hugging Face's cache, as `huggingface_hub` lays it out.
 
 `huggingface_hub` (2.4) starts a file again that was interrupted, and does not compare checksums. A weight file has
-gigabytes, so here it is continued where it stopped, and gets its name in the cache only if its sha256 is right. Small
-files, links and references are left to `huggingface_hub`. Knows nothing of what is in the files.
+gigabytes, so here it is continued where it stopped. A file gets its name in the cache only if it has the size and the
+checksum that the Hub states. Knows nothing of what is in the files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from mlx_oss.errors import DownloadError
 from mlx_oss.weights.hub.copies import cache_entry, hub_cache
@@ -32,22 +31,23 @@ _SPARE = 1 << 26  # bytes that stay free on the disk
 OnBytes = Callable[[int, int], None]
 
 
-def companions(repository: Repository) -> Path:
-    """Downloads the small files, and returns the folder that they are in.
+def first(repository: Repository) -> Path:
+    """Downloads config and index, and returns the folder that they are in.
 
     Raises:
         Exception: What `huggingface_hub` raises; see `failures.hub_errors`.
     """
-    cache_entry(repository.model.repository).mkdir(parents=True, exist_ok=True)
-    for file in repository.companions:
-        _place(repository, file)
-    return cache_entry(repository.model.repository) / "snapshots" / str(repository.model.revision) / repository.folder
+    entry, shared = cache_entry(repository.model.repository), _Shared()
+    for file in repository.first:
+        _fetch(repository, file, entry, shared)
+        _enter(repository, file, entry)
+    return entry / "snapshots" / str(repository.model.revision) / repository.folder
 
 
 def missing_bytes(repository: Repository) -> int:
-    """Bytes of the weight files that are not in the cache yet; without those that are as small as a config."""
+    """Bytes of the files that are not in the cache yet; without config and index."""
     blobs = cache_entry(repository.model.repository) / "blobs"
-    return sum(file.nbytes - _present(blobs, file) for file in repository.weights if file.sha256)
+    return sum(file.nbytes - _present(blobs, file) for file in (*repository.companions, *repository.weights))
 
 
 def check_disk(repository: Repository) -> None:
@@ -60,27 +60,27 @@ def check_disk(repository: Repository) -> None:
         )
 
 
-def weights(repository: Repository, revision: str | None, on_bytes: OnBytes | None) -> None:
-    """Downloads the weight files, several at a time, and enters them into the cache.
+def rest(repository: Repository, revision: str | None, on_bytes: OnBytes | None) -> None:
+    """Downloads everything but config and index, several files at a time, and enters it into the cache.
 
     Args:
         repository: The files.
         revision: The branch or tag that was asked for, which the cache will know. None: main.
-        on_bytes: Called in this thread with the bytes that are there and those of all weight files.
+        on_bytes: Called in this thread with the bytes that are there and those of all files.
 
     Raises:
         DownloadError: If a file cannot be downloaded, or its checksum is wrong.
         Exception: What `on_bytes` raises.
     """
     entry, errors = cache_entry(repository.model.repository), hub_errors(repository.model, hub_cache())
-    total = sum(file.nbytes for file in repository.weights)
-    shared = _Shared()
-    for file in repository.weights:
+    files = (*repository.companions, *repository.weights)
+    total, shared = sum(file.nbytes for file in files), _Shared()
+    for file in files:
         shared.files.put(file)
     threads = [
         # Daemons: a thread that waits for a server must not hold up a program that ends.
         threading.Thread(target=_work, args=(repository, entry, shared), name="mlx-oss download", daemon=True)
-        for _ in range(min(_THREADS, len(repository.weights)))
+        for _ in range(min(_THREADS, len(files)))
     ]
     for thread in threads:
         thread.start()
@@ -94,8 +94,8 @@ def weights(repository: Repository, revision: str | None, on_bytes: OnBytes | No
     with errors:
         if shared.error is not None:
             raise shared.error
-        for file in repository.weights:
-            _place(repository, file)
+        for file in files:  # the weights last: then a copy with all of them is whole
+            _enter(repository, file, entry)
         _name(repository, revision)
     if on_bytes:
         on_bytes(total, total)
@@ -141,38 +141,34 @@ def _fetch(repository: Repository, file: RemoteFile, entry: Path, shared: _Share
     """Brings one file into the cache's blobs, unless it is there or another process brings it."""
     from huggingface_hub.utils import WeakFileLock
 
-    if file.sha256 is None:  # a small one that git holds
-        _place(repository, file)
-        shared.count(file.nbytes)
-        return
-    blob = entry / "blobs" / file.sha256
+    blob = entry / "blobs" / file.checksum
     blob.parent.mkdir(parents=True, exist_ok=True)
-    lock = entry.parent / ".locks" / entry.name / f"{file.sha256}.lock"
+    lock = entry.parent / ".locks" / entry.name / f"{file.checksum}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
-        if blob.exists():
+        if blob.is_file() and blob.stat().st_size == file.nbytes:
             shared.count(file.nbytes)
             return
         part = blob.with_name(f"{blob.name}.incomplete")
         for _ in range(2):  # once more from the beginning, if what was there before was wrong
             began_with = part.stat().st_size if part.exists() else 0
-            if _complete(repository, file, part, shared) == file.sha256:
-                part.rename(blob)
+            if _complete(repository, file, part, shared) == file.checksum:
+                part.replace(blob)
                 return
             part.unlink()
             shared.count(-file.nbytes)
             if not began_with:
                 break
     raise DownloadError(
-        f"{repository.model.repository}: what {site()} sends for {file.path} does not have the sha256 that it states: "
-        "try again later, or use another network"
+        f"{repository.model.repository}: what {site()} sends for {file.path} does not have the checksum that it "
+        "states: try again later, or use another network"
     )
 
 
 def _complete(repository: Repository, file: RemoteFile, part: Path, shared: _Shared) -> str:
-    """Downloads what is missing of a file. Returns its sha256."""
+    """Downloads what is missing of a file. Returns its checksum."""
     with part.open("ab+", buffering=0) as out:
-        digest, have = hashlib.sha256(), 0
+        digest, have = _digest(file), 0
         out.seek(0)
         while have < file.nbytes and (piece := out.read(min(_PIECE, file.nbytes - have))):
             digest.update(piece)
@@ -188,9 +184,9 @@ def _complete(repository: Repository, file: RemoteFile, part: Path, shared: _Sha
                 with opened(repository.model, file, have) as response:
                     if response.status_code == 200 and have:  # the server ignores Range
                         shared.count(-have)
-                        digest, have = hashlib.sha256(), 0
+                        digest, have = _digest(file), 0
                         out.truncate(0)
-                    for piece in response.iter_raw():
+                    for piece in response.iter_bytes():
                         if shared.stop.is_set():
                             raise _Stopped
                         piece = piece[: file.nbytes - have]
@@ -225,19 +221,24 @@ def _passes(error: Exception) -> bool:
     return isinstance(error, HTTPError)
 
 
-def _place(repository: Repository, file: RemoteFile) -> None:
-    """Has `huggingface_hub` enter a file into the snapshot, and download it if it is a small one."""
-    from huggingface_hub import hf_hub_download
+def _digest(file: RemoteFile) -> hashlib._Hash:
+    """What computes the kind of checksum that the Hub states for a file."""
+    if len(file.checksum) == 64:
+        return hashlib.sha256()
+    return hashlib.sha1(b"blob %d\0" % file.nbytes, usedforsecurity=False)
 
-    model = repository.model
-    hf_hub_download(
-        model.repository,
-        file.path,
-        revision=model.revision,
-        cache_dir=hub_cache(),
-        endpoint=site(),
-        tqdm_class=_no_bar(),
-    )
+
+def _enter(repository: Repository, file: RemoteFile, entry: Path) -> None:
+    """Links to a file from the snapshot of the revision."""
+    link = entry / "snapshots" / str(repository.model.revision) / file.path
+    blob = entry / "blobs" / file.checksum
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if link.exists() and link.samefile(blob):
+        return
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(blob, link.parent))
+    temporary.replace(link)
 
 
 def _name(repository: Repository, revision: str | None) -> None:
@@ -251,21 +252,9 @@ def _name(repository: Repository, revision: str | None) -> None:
     temporary.replace(reference)
 
 
-def _no_bar() -> type[Any]:
-    """A progress bar that shows nothing."""
-    from tqdm.auto import tqdm  # type: ignore[import-untyped,unused-ignore]
-
-    class NoBar(tqdm):  # type: ignore[type-arg,misc,unused-ignore]
-        def __init__(self, *args: Any, **options: Any) -> None:
-            options.pop("name", None)
-            super().__init__(*args, **{**options, "disable": True})
-
-    return NoBar
-
-
 def _present(blobs: Path, file: RemoteFile) -> int:
     """Bytes of a file that are in the cache."""
-    for name in (str(file.sha256), f"{file.sha256}.incomplete"):
+    for name in (file.checksum, f"{file.checksum}.incomplete"):
         if (path := blobs / name).is_file():
             return min(path.stat().st_size, file.nbytes)
     return 0

@@ -4,33 +4,53 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from mlx_oss.errors import DownloadError
+from mlx_oss.errors import DownloadError, MlxOssError, quoted
 from mlx_oss.weights.hub.names import HubModel
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_VARIABLES = "check the environment variables that begin with HF_"
 AGAIN = "the same command continues where it stopped"
 
 
 def site() -> str:
-    """The address of the Hub: HF_ENDPOINT if set, else that of Hugging Face."""
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    """The address of the Hub: HF_ENDPOINT if set, else Hugging Face's. Raises DownloadError if it is no address."""
+    address = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    try:
+        parts = urlsplit(address)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise DownloadError(
+            f"HF_ENDPOINT is {quoted(address)}: unset it, or give an address like https://huggingface.co"
+        )
+    return address
 
 
 @contextmanager
 def hub_errors(model: HubModel, cache: Path) -> Iterator[None]:
     """Turns what `huggingface_hub`, its HTTP library and the disk raise into DownloadErrors."""
-    from huggingface_hub import errors as hub
-
+    site()  # a wrong one also breaks huggingface_hub's import
+    try:
+        from huggingface_hub import errors as hub
+    except ValueError as error:
+        raise DownloadError(f"huggingface_hub does not start ({error}): {_VARIABLES}") from None
     try:
         yield
+    except MlxOssError:
+        raise
     except hub.OfflineModeIsEnabled:
         raise DownloadError(
             f"{model} can neither be downloaded nor renewed, because HF_HUB_OFFLINE is set: unset it"
         ) from None
+    except hub.DisabledRepoError:
+        raise DownloadError(f"{site()} has disabled {model.repository}: use another model") from None
     except hub.GatedRepoError:
         raise DownloadError(
             f"{model} is given only to those who accept its terms: accept them on {site()}/{model.repository}, then "
@@ -48,6 +68,8 @@ def hub_errors(model: HubModel, cache: Path) -> Iterator[None]:
         ) from None
     except (hub.HTTPError, OSError) as error:
         raise DownloadError(f"{model} cannot be downloaded: {_reason(error, cache)}") from None
+    except ValueError as error:
+        raise DownloadError(f"{model} cannot be downloaded ({error}): {_VARIABLES}") from None
 
 
 def _reason(error: BaseException, cache: Path) -> str:
@@ -67,7 +89,7 @@ def _status(code: int, retry_after: str | None) -> str:
     if code in (401, 403):
         return "the Hub refuses the access token: log in with `hf auth login`, or set HF_TOKEN to one that may read it"
     if code == 429:
-        wait = f"{retry_after} seconds" if retry_after and retry_after.isdigit() else "some minutes"
+        wait = f"{retry_after} seconds" if re.fullmatch("[0-9]{1,5}", retry_after or "") else "some minutes"
         return f"the Hub takes no more requests from here for now: wait {wait}, or log in with `hf auth login`; {AGAIN}"
     if code == 404:
         return "a file of it is gone from the Hub: use another revision"
