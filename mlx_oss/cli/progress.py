@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mlx_oss.cli.interrupts import exiting_on_sigterm
+from mlx_oss.memory.estimates import format_bytes
 from mlx_oss.terminal import say, wants_plain
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ _RESUMABLE = "interrupted: what is there is kept, and the same command continues
 
 @contextmanager
 def shown() -> Iterator[Callable[[Progress], None]]:
-    """Yields what to call with each progress. After Ctrl-C, says that nothing is lost if something was under way."""
+    """Yields what to call with each progress. After Ctrl-C and SIGTERM, says that nothing is lost of what has begun."""
     began = False
 
     def show(now: Progress) -> None:
@@ -27,13 +30,13 @@ def shown() -> Iterator[Callable[[Progress], None]]:
         began = True
         inner(now)
 
-    with _bar() if sys.stderr.isatty() and not wants_plain() else _lines() as inner:
-        try:
+    try:
+        with exiting_on_sigterm(), _bar() if sys.stderr.isatty() and not wants_plain() else _lines() as inner:
             yield show
-        except KeyboardInterrupt:
-            if began:
-                say(_RESUMABLE)
-            raise
+    except (KeyboardInterrupt, SystemExit):
+        if began:
+            say(_RESUMABLE)
+        raise
 
 
 @contextmanager
@@ -61,8 +64,7 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     try:
         yield show
     finally:
-        if tasks:
-            bar.stop()
+        bar.stop()
 
 
 @contextmanager
@@ -78,7 +80,8 @@ def _lines() -> Iterator[Callable[[Progress], None]]:
             return
         said = moment
         rate = (now.done - before) / (moment - start)
-        left = f", {(now.total - now.done) / rate / 60:.0f} min left" if rate else ""
-        say(f"{now.step}: {now.done / 1e9:.1f} of {now.total / 1e9:.1f} GB, {rate / 1e6:.0f} MB/s{left}")
+        left = f", {math.ceil((now.total - now.done) / rate / 60)} min left" if rate > 0 else ""
+        done, total, speed = map(format_bytes, (now.done, now.total, round(rate)))
+        say(f"{now.step}: {done} of {total}, {speed}/s{left}")
 
     yield show
