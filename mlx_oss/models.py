@@ -295,6 +295,6 @@ def remove(copy: Copy, *, only_revision: bool = False) -> int:
         copies.remove_revision(copy) if only_revision else copies.remove(copy)
     except OSError as error:
         raise CheckpointError(
-            f"{error.filename or copy.root} cannot be removed ({error.strerror or error}): check its permissions"
+            f"{copy.root} cannot be removed ({error.filename}: {error.strerror or error}): check its permissions"
         ) from None
     return before - copies.disk_bytes(copy.root)

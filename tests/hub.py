@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -33,6 +34,7 @@ class Hub:
         cut: Files of which each request gets at most so many bytes.
         pace: Seconds to wait after each piece of 64 kB.
         answers: What answers a request instead, by a part of its path.
+        revisions: Names of branches and tags that mean the commit.
         ranges: False if the server ignores `Range`.
         requests: How often each path was asked for.
         sent: Bytes of files that were sent.
@@ -47,6 +49,7 @@ class Hub:
     cut: dict[str, int] = field(default_factory=dict)
     pace: float = 0.0
     answers: dict[str, Callable[[BaseHTTPRequestHandler], object]] = field(default_factory=dict)
+    revisions: set[str] = field(default_factory=lambda: {"main"})
     ranges: bool = True
     requests: Counter[str] = field(default_factory=Counter)
     sent: int = 0
@@ -113,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         folder = self.hub.repositories.get(f"{owner}/{name}")
         if folder is None:
             return self._status(404, {"X-Error-Code": "RepoNotFound"})
-        if rest[:1] == ["revision"] and rest[1] not in ("main", COMMIT):
+        if rest[:1] == ["revision"] and unquote(rest[1]) not in {*self.hub.revisions, COMMIT}:
             return self._status(404, {"X-Error-Code": "RevisionNotFound"})
         files = sorted(file for file in folder.rglob("*") if file.is_file())
         if rest[:1] == ["tree"]:

@@ -178,3 +178,58 @@ def test_offline_says_so(hub, folder_here):
         text=True,
     )
     assert done.returncode == 2 and "because HF_HUB_OFFLINE is set: unset it" in done.stderr
+
+
+def test_what_is_in_the_way_in_the_cache_is_replaced_or_one_sentence(hub, published, tmp_path, capsys):
+    from tests.hub import sha256
+
+    weights = "model-00001-of-00002.safetensors"
+    blob = copies.cache_entry(NAME) / "blobs" / sha256(published[NAME] / weights)
+    part = blob.with_name(f"{blob.name}.incomplete")
+    (tmp_path / "mine").write_text("mine")
+    for put in (lambda: os.mkfifo(part), lambda: part.symlink_to(tmp_path / "mine"), lambda: os.mkfifo(blob)):
+        shutil.rmtree(copies.cache_entry(NAME), ignore_errors=True)
+        part.parent.mkdir(parents=True)
+        put()
+        folder = models.folder_of(NAME)
+        assert (folder / weights).read_bytes() == (published[NAME] / weights).read_bytes()
+    assert (tmp_path / "mine").read_text() == "mine"
+    shutil.rmtree(copies.cache_entry(NAME))
+    blob.mkdir(parents=True)
+    assert main(["pull", NAME]) == 2
+    assert "check what is there" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("cache", ["/dev/null", "a" * 300, "/proc/nothing"])
+@pytest.mark.parametrize("command", [["models"], ["pull", NAME], ["rm", NAME], ["verify", NAME, "--repair"]])
+def test_a_cache_that_cannot_be_is_one_sentence(hub, monkeypatch, cache, command, capsys):
+    monkeypatch.setenv("HF_HUB_CACHE", cache)
+    assert main(command) == (0 if command == ["models"] else 2)
+    captured = capsys.readouterr()
+    assert len((captured.err + captured.out).splitlines()) == 1
+
+
+def test_a_whole_model_in_a_cache_that_cannot_be_written_to_is_renewed(hub, folder_here, monkeypatch):
+    """Nothing of it changes, so nothing is written: neither locks nor links nor references."""
+    before = {path: path.lstat().st_mtime_ns for path in copies.hub_cache().rglob("*")}
+    shutil.rmtree(copies.hub_cache() / ".locks")
+    models.folder_of(NAME, newest=True)
+    after = {path: path.lstat().st_mtime_ns for path in copies.hub_cache().rglob("*")}
+    assert after == {path: time for path, time in before.items() if ".locks" not in path.parts}
+
+
+@pytest.mark.parametrize("revision", ["refs/pr/1", "feature/x-1", "v2.0", COMMIT[:7]])
+def test_every_kind_of_revision_is_found_again_without_network(hub, revision, monkeypatch):
+    hub.revisions |= {revision}
+    folder = models.folder_of(f"{NAME}@{revision}")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert models.folder_of(f"{NAME}@{revision}") == folder
+
+
+def test_a_cache_may_be_named_by_the_home_folder_and_variables(hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("PLACE", "models")
+    monkeypatch.setenv("HF_HUB_CACHE", "~/$PLACE/hub")
+    assert models.folder_of(NAME).is_relative_to(tmp_path / "home" / "models" / "hub")
+    monkeypatch.delenv("HF_HUB_CACHE")
+    monkeypatch.setenv("HF_HOME", "~/${PLACE}2")
+    assert models.folder_of(NAME).is_relative_to(tmp_path / "home" / "models2" / "hub")

@@ -135,12 +135,13 @@ def remove_revision(copy: Copy) -> None:
 
 def is_whole(folder: Path) -> bool:
     """True if every weight file of the model in a folder is there. Their content is not read."""
-    if not (folder / "config.json").is_file():
-        return (folder / "model.bin").is_file()
+    # os.path's functions say no where pathlib's (until 3.14) raise: without permission, or if the name is too long.
+    if not os.path.isfile(folder / "config.json"):
+        return os.path.isfile(folder / "model.bin")
     names = _names(folder)
     indexed = choice.index_files(folder / choice.INDEX)
     wanted = choice.weights(names, indexed)
-    return bool(wanted) and not choice.missing_shards(wanted) and all((folder / name).is_file() for name in wanted)
+    return bool(wanted) and not choice.missing_shards(wanted) and all(os.path.isfile(folder / name) for name in wanted)
 
 
 def disk_bytes(root: Path, *, follow: bool = False) -> int:
@@ -186,9 +187,9 @@ def _in_cache(root: Path, revision: str | None, *, every: bool = False) -> Itera
         every: All revisions, main first.
     """
     model = parse(root.name.removeprefix(_PREFIX).replace("--", "/"))
-    if model is None or not root.is_dir():
+    if model is None or not os.path.isdir(root):
         return
-    there = [name for name in _names(root / "snapshots") if (root / "snapshots" / name).is_dir()]
+    there = [name for name in _names(root / "snapshots") if os.path.isdir(root / "snapshots" / name)]
     commit = _commit(root, revision, there)
     if commit in there or revision is not None:
         others = [name for name in there if every and name != commit]
@@ -198,7 +199,7 @@ def _in_cache(root: Path, revision: str | None, *, every: bool = False) -> Itera
         folders = [snapshot / folder for folder in choice.FOLDERS]
         folder = next((folder for folder in folders if is_whole(folder)), snapshot)
         yield Copy(HubModel(model.repository, name), HUGGING_FACE, folder, root, is_whole(folder))
-    if not there and revision is None and any(root.glob("blobs/*")):
+    if not there and revision is None and _names(root / "blobs"):
         yield Copy(model, HUGGING_FACE, root / "snapshots" / "none", root, is_whole=False)
 
 
@@ -229,7 +230,7 @@ def _lm_studio() -> Iterator[Copy]:
     for models in _lm_studio_folders():
         with contextlib.suppress(OSError):
             for root in sorted(models.glob("*/*")):
-                if root.is_dir() and (model := parse(f"{root.parent.name}/{root.name}")):
+                if os.path.isdir(root) and (model := parse(f"{root.parent.name}/{root.name}")):
                     yield Copy(model, LM_STUDIO, root, root, is_whole(root))
 
 
@@ -248,7 +249,7 @@ def _converted() -> Iterator[Copy]:
     with contextlib.suppress(OSError):
         for root in sorted((cache / _CONVERTED).iterdir()):
             model = parse(root.name.replace("--", "/"))
-            if model is not None and root.is_dir():
+            if model is not None and os.path.isdir(root):
                 yield Copy(model, OURS, root, root, is_whole(root))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from mlx_oss.errors import DownloadError
 from mlx_oss.weights.hub.copies import cache_entry, hub_cache
 from mlx_oss.weights.hub.failures import hub_errors, site
+from mlx_oss.weights.hub.names import HubModel
 from mlx_oss.weights.hub.repository import RemoteFile, Repository, opened
 
 _THREADS = 4
@@ -55,8 +56,8 @@ def check_disk(repository: Repository) -> None:
     missing, free = missing_bytes(repository), shutil.disk_usage(_existing(hub_cache())).free
     if missing + _SPARE > free:
         raise DownloadError(
-            f"{repository.model.repository} needs {missing / 1e9:.1f} GB more on the disk of {hub_cache()}, which has "
-            f"{free / 1e9:.1f} GB free: free some space, or set HF_HUB_CACHE to a folder on another disk"
+            f"{repository.model.repository} needs {missing / 1e9:.3g} GB more on the disk of {hub_cache()}, which has "
+            f"{free / 1e9:.3g} GB free: free some space, or set HF_HUB_CACHE to a folder on another disk"
         )
 
 
@@ -72,7 +73,8 @@ def rest(repository: Repository, revision: str | None, on_bytes: OnBytes | None)
         DownloadError: If a file cannot be downloaded, or its checksum is wrong.
         Exception: What `on_bytes` raises.
     """
-    entry, errors = cache_entry(repository.model.repository), hub_errors(repository.model, hub_cache())
+    asked = HubModel(repository.model.repository, revision)
+    entry, errors = cache_entry(asked.repository), hub_errors(asked, hub_cache())
     files = (*repository.companions, *repository.weights)
     total, shared = sum(file.nbytes for file in files), _Shared()
     for file in files:
@@ -142,14 +144,19 @@ def _fetch(repository: Repository, file: RemoteFile, entry: Path, shared: _Share
     from huggingface_hub.utils import WeakFileLock
 
     blob = entry / "blobs" / file.checksum
+    if _has(blob, file):  # asked before the lock, so that a cache that cannot be written to will do
+        shared.count(file.nbytes)
+        return
     blob.parent.mkdir(parents=True, exist_ok=True)
     lock = entry.parent / ".locks" / entry.name / f"{file.checksum}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):
-        if blob.is_file() and blob.stat().st_size == file.nbytes:
+        if _has(blob, file):
             shared.count(file.nbytes)
             return
         part = blob.with_name(f"{blob.name}.incomplete")
+        if part.is_symlink() or (part.exists() and not part.is_file()):
+            part.unlink()
         for _ in range(2):  # once more from the beginning, if what was there before was wrong
             began_with = part.stat().st_size if part.exists() else 0
             if _complete(repository, file, part, shared) == file.checksum:
@@ -163,6 +170,10 @@ def _fetch(repository: Repository, file: RemoteFile, entry: Path, shared: _Share
         f"{repository.model.repository}: what {site()} sends for {file.path} does not have the checksum that it "
         "states: try again later, or use another network"
     )
+
+
+def _has(blob: Path, file: RemoteFile) -> bool:
+    return blob.is_file() and blob.stat().st_size == file.nbytes
 
 
 def _complete(repository: Repository, file: RemoteFile, part: Path, shared: _Shared) -> str:
@@ -246,9 +257,12 @@ def _name(repository: Repository, revision: str | None) -> None:
     if revision == repository.model.revision:
         return
     reference = cache_entry(repository.model.repository) / "refs" / (revision or "main")
+    commit = str(repository.model.revision)
+    if reference.is_file() and reference.read_bytes() == commit.encode():
+        return
     reference.parent.mkdir(parents=True, exist_ok=True)
     temporary = reference.with_name(f"{reference.name}.{os.getpid()}")
-    temporary.write_text(str(repository.model.revision))
+    temporary.write_text(commit)
     temporary.replace(reference)
 
 

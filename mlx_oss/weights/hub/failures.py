@@ -79,7 +79,7 @@ def _reason(error: BaseException, cache: Path) -> str:
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"the disk of {cache} is full: free some space; {AGAIN}"
     if isinstance(error, OSError) and error.errno:
-        return f"{error.filename or cache}: {error.strerror}: check its permissions; {AGAIN}"
+        return f"{error.filename or cache}: {error.strerror}: check what is there, and its permissions; {AGAIN}"
     if "Timeout" in type(error).__name__:
         return f"{site()} does not answer: try again later; {AGAIN}"
     return f"{site()} cannot be reached: check the network connection; {AGAIN}"
