@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from mlx_oss.backend.mlx_library import load_mlx
 from mlx_oss.config import MXFP4, QuantizationSpec
 from mlx_oss.convert import tensors
-from mlx_oss.convert.adapters import Delta, Merged
 from mlx_oss.convert.losses import RelativeError
+from mlx_oss.convert.merging import Delta, Merged
 from mlx_oss.convert.profiles import Specs
 from mlx_oss.convert.quantized import DenseExperts, DequantizedMxfp4, Mxfp4
 from mlx_oss.convert.report import Kind
-from mlx_oss.convert.transforms import CheckedScales, Picked, TensorTransform, Transform
+from mlx_oss.convert.transforms import CheckedScales, Picked, Rows, TensorTransform, Transform
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.description import CanonicalTensor, Dense
+from mlx_oss.weights.layouts.finder import packed_dtype
 from mlx_oss.weights.names import Shape, modules, plain_tensors, stored_tensors
 from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
 
@@ -121,10 +122,10 @@ def _module(
         for names in zip(*stored, strict=True):
             yield _copy(names, source)
         return
-    values = _values(paths, shape, source)
+    values = _values(paths, shape, source) if delta is None or delta.base is None else _floats(delta.base)
     if delta is not None:
         loss = RelativeError("merged", () if values.loss is None else (values.loss,))
-        values = replace(values, transform=Merged(values.transform, shape[-1], delta, loss, values.source), loss=loss)
+        values = replace(values, transform=Merged(values.transform, shape[-1], delta, loss), loss=loss)
     if spec is None:
         weights = [Target(name, "BF16", shape, values.loss) for names in stored for name in names]
         yield Job(tuple(weights), values.transform)
@@ -134,15 +135,15 @@ def _module(
     targets: list[Target] = []
     for tensors_of, loss in zip(stored, losses, strict=True):
         (weight, words), (scales, groups), *biases = tensors_of.items()
-        targets += Target(weight, "U32", words, loss), Target(scales, "U8" if spec == MXFP4 else "BF16", groups)
+        targets += Target(weight, "U32", words, loss), Target(scales, packed_dtype(scales, spec) or "BF16", groups)
         targets += (Target(name, "BF16", groups) for name, groups in biases)
     if spec == MXFP4:
         yield Job(tuple(targets), Mxfp4(values.transform, losses, values.source))
         return
     load_mlx()
-    from mlx_oss.convert.affine import Affine
+    from mlx_oss.convert.affine import Quantized
 
-    yield Job(tuple(targets), Affine(values.transform, shape[-1], spec, losses[0], values.source))
+    yield Job(tuple(targets), Quantized(values.transform, shape[-1], spec, losses[0], values.source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +183,12 @@ def _values(paths: Sequence[str], shape: Shape, source: Checkpoint) -> _Values:
     parts = [source.tensors[name] for path in paths for name in stored_tensors(path, shape, None, spec)]
     dequantized = Dequantized(tuple(map(tensors.read_rows, parts)), spec)
     return _Values(dequantized, first, dequantized.loss, were_quantised=True)
+
+
+def _floats(stored: TensorInfo) -> _Values:
+    """The values of a matrix of floats."""
+    source = tensors.as_bfloat16(stored)
+    return _Values(Rows(source, 2 * source.shape[-1], 0, source.nbytes), stored, _rounding([source]))
 
 
 def _copy(names: Sequence[str], source: Checkpoint) -> Job:

@@ -65,7 +65,8 @@ def verify(
         CheckpointError: If a tensor or file differs (the first one is named), is missing or damaged; if an MLX folder
             has neither a manifest nor recorded checksums nor a `source` to compare with.
         ConfigError: If a config.json is damaged or not a gpt-oss config.
-        ConversionError: If `target` is not a folder, or the system refuses to read a file.
+        ConversionError: If `target` is not a folder, if `adapter` is given without `source`, or if the system refuses
+            to read a file.
         TokenizerError: If the tokenizer.json of the source or the download is not that of gpt-oss.
     """
     with os_errors_named():
@@ -75,9 +76,15 @@ def verify(
 def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None, adapter: str | Path | None) -> Report:
     if not folder.is_dir():
         raise ConversionError(f"{folder} is not a folder: give the folder of a model")
+    if adapter is not None and source is None:
+        raise ConversionError("an adapter is only compared together with its source: give that too, --source SRC")
     parsed = manifest.read(folder)
     if parsed is not None:
         manifest.check_files(folder, parsed)
+        if source is not None and adapter is None and parsed.get("adapter"):
+            raise CheckpointError(
+                f"{folder} was converted with an adapter, so it differs from its source: give that too, --adapter DIR"
+            )
     if parsed is None and source is None:
         return _verify_download(folder, progress)
     if source is not None:
@@ -166,7 +173,7 @@ def _conversion_jobs(
         raise CheckpointError(
             f"{folder / 'config.json'} describes a different model than {source.folder}: convert again"
         )
-    _compare_files(folder, source)
+    _compare_files(folder, source, adapter)
     deltas = {} if adapter is None else read_adapter(adapter, source.config)
     jobs = [job for unit in plan_jobs(source, _stored_specs(folder, config, stored), deltas) for job in unit]
     planned = {target.name: target for job in jobs for target in job.targets}
@@ -179,14 +186,14 @@ def _conversion_jobs(
     return jobs
 
 
-def _compare_files(folder: Path, source: Checkpoint) -> None:
+def _compare_files(folder: Path, source: Checkpoint, adapter: str | Path | None) -> None:
     """Compares the copied files and the config with the source's.
 
     A folder without a manifest was written by another program, which may use other settings: then only files that both
     folders have are compared, and the config is not.
     """
     has_manifest = (folder / manifest.NAME).exists()
-    for path in companions(source):
+    for path in companions(source, adapter):
         copy = folder / path.name
         exists = copy.exists()
         same = exists and read_bytes(copy, COMPANION_BYTES) == read_bytes(path, COMPANION_BYTES)

@@ -423,7 +423,7 @@ UNTRIED = (
     r"check that both belong to the same model|merge it with the program|convert the release with",
     r"compare with another form|cannot be put in place",  # the finished shards are kept
     r"use (an adapter|the adapter|the config that was saved|another state)|that trained it|save the adapter in one",
-    r"give the folder with|give another path",
+    r"give the folder with|give another path|give that too, --(adapter DIR|source SRC)",
 )
 
 
