@@ -146,6 +146,11 @@ def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
     real_src, real_dst = Path(os.path.realpath(src)), Path(os.path.realpath(dst))  # unlike resolve, no error for a loop
     if _lies_in(real_src, real_dst) or _lies_in(real_dst, real_src):
         raise ConversionError(f"{dst} and {src} overlap: choose a target outside the source")
+    if options.adapter is not None:
+        adapter = expanded(options.adapter)
+        real_adapter = Path(os.path.realpath(adapter))
+        if _lies_in(real_adapter, real_dst) or _lies_in(real_dst, real_adapter):
+            raise ConversionError(f"{dst} and {adapter} overlap: choose a target outside the adapter")
     if not real_dst.parent.is_dir():
         raise ConversionError(f"{real_dst.parent} is not a folder: create it first")
     if not os.access(real_dst.parent, os.W_OK):

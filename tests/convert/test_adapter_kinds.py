@@ -339,3 +339,13 @@ def test_the_record_of_a_conversion_names_the_files_of_its_adapter(source, tmp_p
             {"adapter_config.json", "adapter_model.safetensors"} if adapter else set()
         )
     assert read_folder(tmp_path / "with").keys() == read_folder(tmp_path / "without").keys()
+
+
+def test_a_target_never_takes_the_place_of_the_adapter(source, tmp_path):
+    """As where an adapter lies beside a model, in one folder: replacing that would delete the only copy."""
+    convert(source, tmp_path / "both")
+    write_peft(tmp_path / "both", Q_PROJ)
+    for target in ("both", "both/inside"):
+        with pytest.raises(ConversionError, match="overlap: choose a target outside the adapter"):
+            convert(source, tmp_path / target, ConvertOptions(adapter=tmp_path / "both", force=True))
+    assert (tmp_path / "both" / "adapter_model.safetensors").is_file()
