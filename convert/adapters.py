@@ -12,6 +12,7 @@ lora_alpha / rank, or lora_alpha / sqrt(rank) if it is rank-stabilised; for mlx-
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from mlx_oss.files import expanded
 from mlx_oss.weights.layouts.description import FLOATS
 from mlx_oss.weights.layouts.renaming import without_wrappers
 from mlx_oss.weights.names import Shape, is_expert, modules
-from mlx_oss.weights.safetensors import ADAPTERS, TensorInfo, read_header, weight_files
+from mlx_oss.weights.safetensors import ADAPTERS, MLX_ADAPTER, TensorInfo, read_header, weight_files
 
 CONFIG = "adapter_config.json"
 _FACTOR = re.compile(r"(.*)\.(lora_[ABab]|lora_embedding_[AB]|base_layer)(?:\.default)?(?:\.weight)?")
@@ -66,15 +67,24 @@ def read_adapter(path: str | Path, config: ModelConfig) -> dict[str, Delta]:
         ConfigError: If its config is missing or damaged.
     """
     folder = expanded(path)
-    file = next((folder / name for name in ADAPTERS if (folder / name).is_file()), None)
+    file = next((folder / name for name in ADAPTERS if os.path.lexists(folder / name)), None)
     if file is None:
+        if folder.is_dir() and (states := weight_files(folder, "*_adapters.safetensors")):
+            raise CheckpointError(
+                f"{folder} holds only states of a training: copy the one that is meant, such as {states[-1]}, to "
+                f"{MLX_ADAPTER} there"
+            )
         if folder.is_dir() and weight_files(folder, "adapter_model.bin"):
             raise CheckpointError(
                 f"{folder} holds an adapter in PyTorch's format, which is not supported: load it with PEFT and save it "
                 "with save_pretrained, which writes safetensors"
             )
         raise CheckpointError(f"{folder} holds no adapter: give the folder with {CONFIG} and {' or '.join(ADAPTERS)}")
-    settings = read_json(folder / CONFIG)
+    try:
+        settings = read_json(folder / CONFIG)
+    except ConfigError as error:
+        reason = str(error).rpartition(": ")[0]  # what helps a model does not help an adapter
+        raise ConfigError(f"{reason}: use the config that was saved with the adapter") from None
     _check_kind(folder, settings)
     shapes = {module: shape for module, shape, _ in modules(config)}
     parts: dict[str, dict[str, TensorInfo]] = {}

@@ -6,7 +6,6 @@ What is expected was compared once with PEFT 0.21 (merge_and_unload), and is com
 from __future__ import annotations
 
 import json
-import tracemalloc
 from pathlib import Path
 
 import mlx.core as mx
@@ -15,13 +14,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mlx_oss.cli import main
-from mlx_oss.convert import ConvertOptions, convert, run, verify
-from mlx_oss.errors import CheckpointError, ConfigError, ConversionError, TokenizerError
-from mlx_oss.loader import load, load_model
-from mlx_oss.weights.safetensors import read_folder
+from mlx_oss.convert import ConvertOptions, convert
+from mlx_oss.errors import CheckpointError, ConfigError
+from mlx_oss.loader import load_model
 from tests.convert.test_adapters import RANK, shapes, values, write_peft
 from tests.synthetic import TINY, write_checkpoint
-from tests.test_tokenizer_json import released
 from tests.weights.test_fine_tunes import read, saved
 
 HEAD = {"lm_head.lora_A.weight": (4, 96), "lm_head.lora_B.weight": (300, 4)}
@@ -206,21 +203,6 @@ def test_odd_tensors_are_refused(source, tmp_path, tensors, expected):
         convert(source, tmp_path / "mlx", ConvertOptions(adapter=adapter))
 
 
-def test_the_values_of_an_adapter_are_not_kept_in_memory(source, tmp_path):
-    shape = {"model.layers.0.self_attn.q_proj": (240, 96), "model.layers.1.self_attn.q_proj": (240, 96)}
-    tensors = {}
-    for path in shape:
-        tensors |= {f"{path}.lora_A.weight": random(20_000, 96), f"{path}.lora_B.weight": random(240, 20_000) / 100}
-    adapter = adapter_of(tmp_path / "adapter", tensors)
-    size = (adapter / "adapter_model.safetensors").stat().st_size
-    del tensors
-    tracemalloc.start()
-    convert(source, tmp_path / "mlx", ConvertOptions(adapter=adapter, dry_run=True))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8 << 20 < size // 4
-
-
 @pytest.mark.parametrize(
     ("mode", "group_size", "bits"),
     [("affine", 64, 8), ("affine", 32, 3), ("mxfp4", 32, 4), ("nvfp4", 16, 4), ("mxfp8", 32, 8)],
@@ -250,102 +232,3 @@ def test_an_error_of_values_beyond_the_squares_of_float32_is_a_number(source, tm
     write_peft(tmp_path / "adapter", Q_PROJ, lora_alpha=1e38)
     report = convert(source, tmp_path / "mlx", ConvertOptions(adapter=tmp_path / "adapter"))
     assert all(0 < error < 2**-8 for error in report.errors.values()) and len(report.errors) == len(Q_PROJ)
-
-
-def test_an_adapter_that_changes_meanwhile_is_told(source, tmp_path):
-    write_peft(tmp_path / "adapter", Q_PROJ)
-    file = tmp_path / "adapter" / "adapter_config.json"
-    with pytest.raises(CheckpointError, match=r"adapter_config\.json was changed while it was converted"):
-        convert(
-            source,
-            tmp_path / "mlx",
-            ConvertOptions(adapter=tmp_path / "adapter"),
-            progress=lambda _: file.write_text(file.read_text() + " "),
-        )
-
-
-def test_it_resumes_with_the_same_adapter_and_starts_anew_with_another(release, tmp_path):
-    source = release("tiny", "hf")
-    for name in ("one", "two"):
-        write_peft(tmp_path / name, Q_PROJ, lora_alpha=len(name) + (name == "two"))
-
-    def interrupted(now):
-        if now.shards_done:
-            raise KeyboardInterrupt
-
-    options = {name: ConvertOptions(adapter=tmp_path / name, shard_bytes=1, verify=True) for name in ("one", "two")}
-    for name, resumed in (("one", True), ("two", False)):
-        with pytest.raises(KeyboardInterrupt):
-            convert(source, tmp_path / "mlx", options["one"], interrupted)
-        report = convert(source, tmp_path / "mlx", options[name])
-        assert (report.resumed_shards > 0) == resumed
-        convert(source, tmp_path / f"whole {name}", options[name])
-        made, whole = read(tmp_path / "mlx"), read(tmp_path / f"whole {name}")
-        assert all(mx.array_equal(made[each], whole[each]) for each in whole)
-        assert {each: report.losses[each] for each in report.losses} == dict.fromkeys(
-            [f"{path}.weight" for path in Q_PROJ], "merged"
-        )
-        for path in [*(tmp_path / "mlx").iterdir()]:
-            path.unlink()
-        (tmp_path / "mlx").rmdir()
-
-
-def test_verifying_says_that_an_adapter_is_missing_or_alone(source, tmp_path, capsys):
-    write_peft(tmp_path / "adapter", Q_PROJ)
-    convert(source, tmp_path / "mlx", ConvertOptions(adapter=tmp_path / "adapter"))
-    verify(tmp_path / "mlx")
-    with pytest.raises(CheckpointError, match=r"was converted with an adapter.* --adapter DIR"):
-        verify(tmp_path / "mlx", source)
-    with pytest.raises(ConversionError, match="give that too, --source SRC"):
-        verify(tmp_path / "mlx", adapter=tmp_path / "adapter")
-    assert main(["verify", str(tmp_path / "mlx"), "--adapter", str(tmp_path / "adapter")]) == 2
-    assert "--source SRC" in capsys.readouterr().err
-
-
-def test_an_adapter_in_pytorch_s_format_names_what_helps(source, tmp_path):
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_model.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="load it with PEFT and save it with save_pretrained"):
-        convert(source, tmp_path / "mlx", ConvertOptions(adapter=tmp_path / "adapter"))
-
-
-@pytest.mark.parametrize("layout", ["hf", "metal"])
-def test_tokens_that_a_training_added_beside_its_adapter_come_along(tmp_path, layout):
-    source = write_checkpoint(tmp_path / "source", TINY | {"vocab_size": 201_088, "hidden_size": 32}, layout=layout)
-    (source / "tokenizer.json").write_bytes(released())
-    (source / "chat_template.jinja").write_text("the model's")
-    write_peft(tmp_path / "adapter", {"model.layers.0.self_attn.q_proj": (240, 32)})
-    own = {"id": 200_013, "content": "<own>", "special": False}
-    (tmp_path / "adapter" / "tokenizer.json").write_bytes(released(own))
-    (tmp_path / "adapter" / "tokenizer_config.json").write_text("{}")
-    options = ConvertOptions(adapter=tmp_path / "adapter", verify=True)
-    convert(source, tmp_path / "mlx", options)
-    verify(tmp_path / "mlx", source, adapter=tmp_path / "adapter")
-    assert load(tmp_path / "mlx", dtype="float32")[1].encode("a<own>")[-1] == 200_013
-    assert (tmp_path / "mlx" / "tokenizer_config.json").read_text() == "{}"
-    if layout == "hf":
-        assert (tmp_path / "mlx" / "chat_template.jinja").read_text() == "the model's"
-    (tmp_path / "adapter" / "tokenizer.json").write_bytes(released(without=200_006))
-    with pytest.raises(TokenizerError, match="id 200006 is missing"):
-        convert(source, tmp_path / "mlx 2", options)
-
-
-def test_the_record_of_a_conversion_names_the_files_of_its_adapter(source, tmp_path):
-    write_peft(tmp_path / "adapter", Q_PROJ)
-    for name, adapter in (("with", tmp_path / "adapter"), ("without", None)):
-        run.convert(source, tmp_path / name, ConvertOptions(adapter=adapter))
-        said = json.loads((tmp_path / name / "conversion.json").read_text())
-        assert set(said.get("adapter", {})) == (
-            {"adapter_config.json", "adapter_model.safetensors"} if adapter else set()
-        )
-    assert read_folder(tmp_path / "with").keys() == read_folder(tmp_path / "without").keys()
-
-
-def test_a_target_never_takes_the_place_of_the_adapter(source, tmp_path):
-    """As where an adapter lies beside a model, in one folder: replacing that would delete the only copy."""
-    convert(source, tmp_path / "both")
-    write_peft(tmp_path / "both", Q_PROJ)
-    for target in ("both", "both/inside"):
-        with pytest.raises(ConversionError, match="overlap: choose a target outside the adapter"):
-            convert(source, tmp_path / target, ConvertOptions(adapter=tmp_path / "both", force=True))
-    assert (tmp_path / "both" / "adapter_model.safetensors").is_file()
