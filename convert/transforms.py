@@ -18,7 +18,7 @@ from mlx_oss.convert.losses import RelativeError
 from mlx_oss.errors import CheckpointError
 from mlx_oss.files import open_regular
 from mlx_oss.weights.mxfp4 import SCALE_NAN
-from mlx_oss.weights.safetensors import TensorInfo
+from mlx_oss.weights.safetensors import OTHER_VALUES, TensorInfo
 
 PIECE = 1 << 20  # bytes read at a time: small enough to be processed in the CPU's cache
 ROUNDED = {"F32": "<f4", "F16": "<f2"}  # dtypes that become bfloat16: safetensors' name -> NumPy's
@@ -140,9 +140,7 @@ class CheckedScales:
         for pieces in self.inner.pieces():
             if any(piece.max(initial=0) == SCALE_NAN for piece in pieces):
                 source = self.inner.source
-                raise CheckpointError(
-                    f"{source.file}: tensor {source.name} holds a NaN scale (0xFF): download it again"
-                )
+                raise CheckpointError(f"{source.file}: tensor {source.name} holds a NaN scale (0xFF): {OTHER_VALUES}")
             yield pieces
 
 
@@ -179,10 +177,7 @@ def is_finite(bits: np.ndarray) -> bool:
 
 def not_finite(source: TensorInfo) -> CheckpointError:
     """The error for a tensor with NaN or infinity."""
-    return CheckpointError(
-        f"{source.file}: tensor {source.name} holds NaN or infinity: download it again or, if the model was saved like "
-        "this, use an earlier checkpoint of it"
-    )
+    return CheckpointError(f"{source.file}: tensor {source.name} holds NaN or infinity: {OTHER_VALUES}")
 
 
 def float32(bits: np.ndarray) -> np.ndarray:

@@ -37,6 +37,10 @@ ADAPTERS = ("adapter_model.safetensors", MLX_ADAPTER)  # of PEFT and of mlx-lm
 _ADAPTER = re.compile(r"(\d+_)?adapters\.safetensors|adapter_model.*\.(safetensors|bin)")
 
 
+# What helps if a tensor holds what no model has, such as NaN.
+OTHER_VALUES = "download it again or, if the model was saved like this, use an earlier checkpoint of it"
+
+
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Where a tensor is stored, and how.
