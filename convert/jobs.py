@@ -19,7 +19,8 @@ from mlx_oss.convert.merging import Delta, Merged
 from mlx_oss.convert.profiles import Specs
 from mlx_oss.convert.quantized import DenseExperts, DequantizedMxfp4, Mxfp4
 from mlx_oss.convert.report import Kind
-from mlx_oss.convert.transforms import CheckedScales, Picked, Rows, TensorTransform, Transform
+from mlx_oss.convert.transforms import CheckedBytes, Picked, Rows, TensorTransform, Transform
+from mlx_oss.quantization import nan_sign
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.description import CanonicalTensor, Dense
 from mlx_oss.weights.layouts.finder import packed_dtype
@@ -175,7 +176,7 @@ def _values(paths: Sequence[str], shape: Shape, source: Checkpoint) -> _Values:
         values = _read(weights, source)
         return _Values(values, first, _rounding(tensors.sources_of(values)))
     if spec == MXFP4:
-        scales = CheckedScales(_read([source.tensors[f"{path}.scales"] for path in paths], source))
+        scales = CheckedBytes(_read([source.tensors[f"{path}.scales"] for path in paths], source))
         return _Values(DequantizedMxfp4(_read(weights, source), scales, first), first, were_quantised=True)
     load_mlx()
     from mlx_oss.convert.affine import Dequantized
@@ -197,7 +198,9 @@ def _copy(names: Sequence[str], source: Checkpoint) -> Job:
     transform = _read(parts, source)
     loss = _rounding(tensors.sources_of(transform))
     targets = tuple(Target(part.name, tensors.target_dtype(part), part.shape, loss) for part in parts)
-    return Job(targets, CheckedScales(transform) if targets[0].dtype == "U8" else transform)
+    path, _, part = names[0].rpartition(".")
+    sign = nan_sign(part, source.specs.get(path))
+    return Job(targets, transform if sign is None else CheckedBytes(transform, sign))
 
 
 def _read(parts: Sequence[CanonicalTensor], source: Checkpoint) -> TensorTransform:

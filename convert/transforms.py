@@ -131,17 +131,29 @@ class Picked:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedScales:
-    """Passes MXFP4 scales through unchanged. Raises CheckpointError for a NaN: no model has one, so it means damage."""
+class CheckedBytes:
+    """Passes bytes through unchanged. Raises CheckpointError for a NaN: no model has one, so it means damage.
+
+    Attributes:
+        inner: Gives the bytes: scales, or floats of 8 bits.
+        sign: Which of them are NaN, as `nan_sign` says.
+    """
 
     inner: TensorTransform
+    sign: int = 0
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
         for pieces in self.inner.pieces():
-            if any(piece.max(initial=0) == SCALE_NAN for piece in pieces):
+            if any(has_nan(piece, self.sign) for piece in pieces):
                 source = self.inner.source
-                raise CheckpointError(f"{source.file}: tensor {source.name} holds a NaN scale (0xFF): {OTHER_VALUES}")
+                what = "NaN" if self.sign else "a NaN scale (0xFF)"
+                raise CheckpointError(f"{source.file}: tensor {source.name} holds {what}: {OTHER_VALUES}")
             yield pieces
+
+
+def has_nan(piece: np.ndarray, sign: int) -> bool:
+    """True if a byte stands for NaN: is 0xFF once the bit `sign` is set."""
+    return bool((piece | np.uint8(sign) if sign else piece).max(initial=0) == SCALE_NAN)
 
 
 def read(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:

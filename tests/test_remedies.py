@@ -455,12 +455,13 @@ def messages() -> Iterator[str]:
     paths = [package / f"{name}.py" for name in ("config_checks", "quantization", "config")]
     paths += [*package.glob("weights/*.py"), *package.glob("weights/layouts/*.py"), *(package / "convert").glob("*.py")]
     constants: dict[str, str] = {}
-    for path in paths:
-        tree = ast.parse(path.read_text())
+    trees = [ast.parse(path.read_text()) for path in paths]
+    for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign) and re.fullmatch("remedy|_?[A-Z_]+", ast.unparse(node.targets[0])):
                 texts = [each.value for each in ast.walk(node.value) if isinstance(each, ast.Constant)]
                 constants[ast.unparse(node.targets[0])] = str(texts[0]) if texts else "{?}"
+    for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
                 text = written(node.exc.args[0], constants)
