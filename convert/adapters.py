@@ -1,90 +1,62 @@
-"""LoRA adapters, which are added to a model's weights while it is converted: those of PEFT and of mlx-lm.
+"""Reads LoRA adapters, those of PEFT and of mlx-lm: what each adds to which module.
 
 An adapter changes the weight W (rows, columns) of a module to W + scale * B A, with B (rows, rank), A (rank, columns).
-PEFT calls the factors lora_A and lora_B and stores them so; mlx-lm calls them lora_a and lora_b and stores their
-transposes. The scale is in adapter_config.json: for PEFT lora_alpha / rank, or lora_alpha / sqrt(rank) if it is
-rank-stabilised; for mlx-lm `scale`.
+PEFT calls the factors lora_A and lora_B. Those of the embedding, whose weight it transposes, are lora_embedding_A
+(rank, rows) and lora_embedding_B (columns, rank). Beside factors of the embedding or unembedding, PEFT saves the weight
+that they were trained with, as base_layer. mlx-lm calls the factors lora_a and lora_b, and stores their transposes;
+those of the embedding are lora_a (rows, rank) and lora_b (rank, columns). The scale is in adapter_config.json: for PEFT
+lora_alpha / rank, or lora_alpha / sqrt(rank) if it is rank-stabilised; for mlx-lm `scale`.
 (Hu et al., 2021, arXiv 2106.09685; Kalajdzievski, 2023, arXiv 2312.03732.)
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mlx_oss.config import ModelConfig, read_json
-from mlx_oss.convert.losses import RelativeError
-from mlx_oss.convert.transforms import ROUNDED, Transform, float32, not_finite, read_stored, to_bfloat16
+from mlx_oss.convert.merging import DTYPES, Delta, Factor
 from mlx_oss.errors import CheckpointError, ConfigError, quoted
 from mlx_oss.files import expanded
+from mlx_oss.weights.layouts.description import FLOATS
+from mlx_oss.weights.layouts.renaming import without_wrappers
 from mlx_oss.weights.names import Shape, is_expert, modules
-from mlx_oss.weights.safetensors import ADAPTERS, TensorInfo, read_header
+from mlx_oss.weights.safetensors import ADAPTERS, MLX_ADAPTER, TensorInfo, read_header, weight_files
 
 CONFIG = "adapter_config.json"
-_FACTOR = re.compile(r"(.*)\.lora_([ABab])(?:\.default)?(?:\.weight)?")
-_PREFIXES = ("base_model.model.", "base_model.", "module.")
-_LARGEST_RANK = 4096
-_DTYPES = {"BF16": "<u2", **ROUNDED}
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What an adapter adds to a weight: scale * B A.
-
-    Attributes:
-        a: A, float32 (rank, columns).
-        b: B, float32 (rows, rank).
-        scale: The factor.
-    """
-
-    a: np.ndarray
-    b: np.ndarray
-    scale: float
-
-    def rows(self, first: int, count: int) -> np.ndarray:
-        """Rows of the sum, float32 (count, columns)."""
-        product: np.ndarray = self.b[first : first + count] @ self.a
-        return self.scale * product
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """Adds a `Delta` to bfloat16 rows, and rounds the sums to bfloat16.
-
-    Attributes:
-        values: Gives the rows.
-        columns: Values in a row.
-        delta: What is added.
-        loss: Measures the error of rounding.
-        source: What is read, for messages.
-    """
-
-    values: Transform
-    columns: int
-    delta: Delta
-    loss: RelativeError
-    source: TensorInfo
-
-    def pieces(self) -> Iterator[tuple[np.ndarray]]:
-        first = 0
-        for (piece,) in self.values.pieces():
-            rows = float32(piece.view("<u2").reshape(-1, self.columns))
-            total = rows + self.delta.rows(first, len(rows))
-            first += len(rows)
-            stored = to_bfloat16(total)
-            if not self.loss.add(total, float32(stored)):
-                raise not_finite(self.source)
-            yield (stored.reshape(-1).view(np.uint8),)
+_FACTOR = re.compile(r"(.*)\.(lora_[ABab]|lora_embedding_[AB]|base_layer)(?:\.default)?(?:\.weight)?")
+_PREFIX = re.compile(r"(?:module\.|base_model\.model\.|base_model\.)+")
+_LARGEST = 1 << 26  # values of a factor: 333 ranks of the releases' unembedding, 16,384 of their attention
+_MERGE = (
+    "merge the adapter with the program that trained it (PEFT: merge_and_unload, then save_pretrained; mlx-lm: "
+    "mlx_lm.fuse)"
+)
+# Settings of PEFT that change more than the factors say, and what each makes of the adapter.
+_ODD = {
+    "use_dora": "DoRA",
+    "lora_bias": "LoRA with biases",
+    "alora_invocation_tokens": "activated LoRA",
+    "layer_replication": "LoRA with repeated layers",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "arrow_config": "Arrow",
+}
+# Ways to initialise the factors that leave the model's own weights as they are. Others, such as PiSSA, change those.
+_INITIALISED = (None, True, False, "true", "false", "gaussian", "eva", "orthogonal")
+_PLAIN_PATTERN = re.compile(r"\^?(\w|\\?\.|-)+\$?", re.ASCII)
+_MOST_PATTERNS = 500  # compiled once each: Python keeps 512
 
 
 def read_adapter(path: str | Path, config: ModelConfig) -> dict[str, Delta]:
     """The deltas of an adapter, by the path of the module.
+
+    The values of the factors are looked at in pieces, and not kept.
 
     Args:
         path: The adapter's folder.
@@ -95,21 +67,35 @@ def read_adapter(path: str | Path, config: ModelConfig) -> dict[str, Delta]:
         ConfigError: If its config is missing or damaged.
     """
     folder = expanded(path)
-    file = next((folder / name for name in ADAPTERS if (folder / name).is_file()), None)
+    file = next((folder / name for name in ADAPTERS if os.path.lexists(folder / name)), None)
     if file is None:
+        if folder.is_dir() and (states := weight_files(folder, "*_adapters.safetensors")):
+            raise CheckpointError(
+                f"{folder} holds only states of a training: copy the one that is meant, such as {states[-1]}, to "
+                f"{MLX_ADAPTER} there"
+            )
+        if folder.is_dir() and weight_files(folder, "adapter_model.bin"):
+            raise CheckpointError(
+                f"{folder} holds an adapter in PyTorch's format, which is not supported: load it with PEFT and save it "
+                "with save_pretrained, which writes safetensors"
+            )
         raise CheckpointError(f"{folder} holds no adapter: give the folder with {CONFIG} and {' or '.join(ADAPTERS)}")
-    settings = read_json(folder / CONFIG)
+    try:
+        settings = read_json(folder / CONFIG)
+    except ConfigError as error:
+        reason = str(error).rpartition(": ")[0]  # what helps a model does not help an adapter
+        raise ConfigError(f"{reason}: use the config that was saved with the adapter") from None
     _check_kind(folder, settings)
     shapes = {module: shape for module, shape, _ in modules(config)}
-    factors: dict[str, dict[str, TensorInfo]] = {}
+    parts: dict[str, dict[str, TensorInfo]] = {}
     for name, tensor in read_header(file).items():
         module, which = _module(file, name, shapes)
-        if which in factors.setdefault(module, {}):
-            raise CheckpointError(f"{file}: {module} has lora_{which} twice: use an adapter that was saved once")
-        factors[module][which] = tensor
-    if not factors:
+        if which in parts.setdefault(module, {}):
+            raise CheckpointError(f"{file}: {module} has {which} twice: use an adapter that was saved once")
+        parts[module][which] = tensor
+    if not parts:
         raise CheckpointError(f"{file} is empty: use the adapter of a training that has finished")
-    return {module: _delta(file, module, shapes[module], found, settings) for module, found in factors.items()}
+    return {module: _delta(file, module, shapes[module], found, settings) for module, found in parts.items()}
 
 
 def adapter_files(path: str | Path | None) -> list[Path]:
@@ -120,87 +106,131 @@ def adapter_files(path: str | Path | None) -> list[Path]:
 
 def _check_kind(folder: Path, settings: Mapping[str, Any]) -> None:
     """Raises CheckpointError for what is no plain LoRA."""
-    kind = settings.get("peft_type", settings.get("fine_tune_type", "lora"))
-    odd = {"use_dora": "DoRA", "lora_bias": "LoRA with biases", "alora_invocation_tokens": "activated LoRA"}
-    named = [text for key, text in odd.items() if settings.get(key)]
-    if str(kind).lower() != "lora" or named or settings.get("bias", "none") != "none":
-        named.append(quoted(kind) if str(kind).lower() != "lora" else "LoRA with trained biases")
-        raise CheckpointError(
-            f"{folder}: this adapter is {named[0]}, and only plain LoRA can be added here: merge it with the program "
-            "that trained it (PEFT: merge_and_unload, then save_pretrained; mlx-lm: mlx_lm.fuse)"
-        )
+    kind, start = settings.get("peft_type", settings.get("fine_tune_type", "lora")), settings.get("init_lora_weights")
+    named = [text for key, text in _ODD.items() if settings.get(key)]
+    if str(kind).lower() != "lora":
+        named.insert(0, quoted(kind))
+    elif settings.get("bias") not in (None, "none"):
+        named.append("LoRA with trained biases")
+    elif not any(start is known or (isinstance(start, str) and start.lower() == known) for known in _INITIALISED):
+        named.append(f"LoRA that was started with {quoted(start)}, which changes the model's own weights")
+    if named:
+        raise CheckpointError(f"{folder}: this adapter is {named[0]}, and only plain LoRA can be added here: {_MERGE}")
 
 
 def _module(file: Path, name: str, shapes: Mapping[str, Shape]) -> tuple[str, str]:
-    """The module that a tensor of the adapter belongs to, and which factor it is: "a" or "b"."""
-    match = _FACTOR.fullmatch(name)
-    module = match.group(1) if match else name
-    for prefix in _PREFIXES:
-        module = module.removeprefix(prefix)
+    """The module that a tensor of the adapter belongs to, and which part it is: lora_a, lora_A, base_layer, ..."""
+    match = _FACTOR.fullmatch(without_wrappers(name))
+    module = re.sub(r"\.mlp\.router\.linear$", ".mlp.router", match[1] if match else name)
+    if prefix := _PREFIX.match(module):
+        module = module[prefix.end() :]
+    if module not in shapes and f"model.{module}" in shapes:  # trained without the object that has the head
+        module = f"model.{module}"
     if "experts" in module or (module in shapes and is_expert(module)):
         raise CheckpointError(
             f"{file}: tensor {name} changes experts, which are stored in MXFP4: merge the adapter into the model in "
             "bfloat16 with the program that trained it, and convert the result"
         )
-    if match is None or module not in shapes:
-        raise CheckpointError(
-            f"{file}: tensor {name} is no LoRA factor of a module of this model: merge the adapter with the program "
-            "that trained it (PEFT: merge_and_unload, then save_pretrained; mlx-lm: mlx_lm.fuse)"
-        )
-    return module, match.group(2).lower()
+    if match is None or len(shapes.get(module, ())) != 2:
+        raise CheckpointError(f"{file}: tensor {name} is no LoRA factor of a module of this model: {_MERGE}")
+    return module, match[2]
 
 
 def _delta(
     file: Path, module: str, shape: Shape, found: Mapping[str, TensorInfo], settings: Mapping[str, Any]
 ) -> Delta:
+    parts = dict(found)
+    base = parts.pop("base_layer", None)
+    left, right = _factors(file, module, parts)
     rows, columns = shape
-    if found.keys() != {"a", "b"}:
-        missing = ({"a", "b"} - found.keys()).pop()
-        raise CheckpointError(f"{file}: {module} has no lora_{missing}: use an adapter whose saving has finished")
-    a, b = found["a"], found["b"]
-    is_mlx = "lora_parameters" in settings
-    rank = (a.shape[-1] if is_mlx else a.shape[0]) if a.shape else 0
-    wanted = ((columns, rank), (rank, rows)) if is_mlx else ((rank, columns), (rows, rank))
-    if (a.shape, b.shape) != wanted or not 1 <= rank <= _LARGEST_RANK:
+    rank = right.shape[0] if right.shape else 0
+    if not rank or (left.shape, right.shape) != ((rows, rank), (rank, columns)):
         raise CheckpointError(
-            f"{file}: the factors of {module} have the shapes {a.shape} and {b.shape}, which do not make "
-            f"({rows}, {columns}): use an adapter of this model"
+            f"{file}: the factors of {module} have the shapes {left.tensor.shape} and {right.tensor.shape}, which do "
+            f"not make ({rows}, {columns}): use an adapter of this model"
         )
-    first, second = _values(file, a), _values(file, b)
-    if is_mlx:
-        first, second = np.ascontiguousarray(first.T), np.ascontiguousarray(second.T)
-    return Delta(first, second, _scale(file.parent, module, rank, settings))
+    if rank * max(shape) > _LARGEST:
+        raise CheckpointError(
+            f"{file}: the factors of {module} have rank {rank}, and at most {_LARGEST // max(shape)} can be added "
+            f"here: {_MERGE}"
+        )
+    if base is not None and (base.shape != shape or base.dtype not in FLOATS):
+        raise CheckpointError(
+            f"{file}: tensor {base.name} is {base.dtype} of the shape {base.shape}, but that of the model is a float "
+            f"of the shape {shape}: {_MERGE}"
+        )
+    for factor in (left, right):
+        _check_values(file, factor)
+    return Delta(left, right, _scale(file.parent, module, rank, settings, right.tensor.name), base)
 
 
-def _scale(folder: Path, module: str, rank: int, settings: Mapping[str, Any]) -> float:
+def _factors(file: Path, module: str, parts: Mapping[str, TensorInfo]) -> tuple[Factor, Factor]:
+    """The matrices (rows, rank) and (rank, columns) of a module."""
+    if "lora_a" in parts or "lora_b" in parts:  # mlx-lm's
+        a, b, flipped = "lora_a", "lora_b", module != "model.embed_tokens"
+    elif "lora_A" in parts or "lora_B" in parts:
+        a, b, flipped = "lora_B", "lora_A", False
+    else:
+        a, b, flipped = "lora_embedding_A", "lora_embedding_B", True
+    if missing := {a, b} - parts.keys():
+        raise CheckpointError(f"{file}: {module} has no {min(missing)}: use an adapter whose saving has finished")
+    if more := parts.keys() - {a, b}:
+        raise CheckpointError(f"{file}: {module} has {a} and {min(more)}: use an adapter that was saved once")
+    left, right = Factor(parts[a], flipped), Factor(parts[b], flipped)
+    return (right, left) if flipped and a == "lora_a" else (left, right)
+
+
+def _scale(folder: Path, module: str, rank: int, settings: Mapping[str, Any], name: str) -> float:
     """The factor of a module's product, as PEFT and mlx-lm compute it."""
-    if (parameters := settings.get("lora_parameters")) is not None:
-        scale = parameters.get("scale") if isinstance(parameters, dict) else None
+    value: Any
+    by = 1.0
+    if name.endswith(("lora_a", "lora_b")):
+        parameters = settings.get("lora_parameters")
+        value = parameters.get("scale") if isinstance(parameters, dict) else None
         where = "lora_parameters.scale"
     else:
-        patterns = settings.get("alpha_pattern") or {}
-        alpha = settings.get("lora_alpha")
-        if isinstance(patterns, dict):
-            named = [value for key, value in patterns.items() if f".{module}".endswith(f".{key}")]
-            alpha = named[0] if named else alpha
-        where, scale = "lora_alpha", None
-        if isinstance(alpha, int | float) and not isinstance(alpha, bool):
-            scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-    if not isinstance(scale, int | float) or isinstance(scale, bool) or not math.isfinite(scale):
+        where, value = "lora_alpha", settings.get("lora_alpha")
+        for pattern, alpha in _patterns(folder, settings):
+            if re.match(rf"(.*\.)?({pattern})$", _matched(module, settings)):
+                where, value = "alpha_pattern", alpha
+                break
+        by = math.sqrt(rank) if settings.get("use_rslora") else rank
+    try:
+        scale = float(value) / by if type(value) in (int, float) else math.nan
+    except OverflowError:
+        scale = math.inf
+    if not math.isfinite(scale):
         raise ConfigError(f"{folder / CONFIG}: {where} is no number: use the config that was saved with the adapter")
-    return float(scale)
+    return scale
 
 
-def _values(file: Path, tensor: TensorInfo) -> np.ndarray:
-    """A factor as float32."""
-    if tensor.dtype not in _DTYPES:
+def _patterns(folder: Path, settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The entries of `alpha_pattern`, whose keys PEFT takes for regular expressions. Only plain ones are tried."""
+    patterns = settings.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or len(patterns) > _MOST_PATTERNS:
+        raise ConfigError(f"{folder / CONFIG}: alpha_pattern is no object with names of modules: {_MERGE}")
+    for pattern in patterns:
+        if not _PLAIN_PATTERN.fullmatch(pattern):
+            raise ConfigError(
+                f"{folder / CONFIG}: alpha_pattern has {quoted(pattern)}, and only names of modules are understood "
+                f"here: {_MERGE}"
+            )
+    return list(patterns.items())
+
+
+def _matched(module: str, settings: Mapping[str, Any]) -> str:
+    """What PEFT compares patterns with: the path of a module, or of a parameter if single parameters were trained."""
+    is_parameter = module.endswith(".router") and bool(settings.get("target_parameters"))
+    return f"{module}.weight" if is_parameter else module
+
+
+def _check_values(file: Path, factor: Factor) -> None:
+    """Raises CheckpointError if a factor is not of floats, or not finite."""
+    tensor = factor.tensor
+    if tensor.dtype not in DTYPES:
         raise CheckpointError(
-            f"{file}: tensor {tensor.name} is {tensor.dtype}, expected {' or '.join(sorted(_DTYPES))}: save the "
+            f"{file}: tensor {tensor.name} is {tensor.dtype}, expected {' or '.join(sorted(DTYPES))}: save the "
             "adapter in one of these"
         )
-    stored = np.concatenate([piece.copy() for piece in read_stored(tensor, 0, tensor.nbytes, 1 << 20)])
-    values = float32(stored.view("<u2")) if tensor.dtype == "BF16" else stored.view(_DTYPES[tensor.dtype])
-    values = values.astype(np.float32).reshape(tensor.shape)
-    if not np.isfinite(values).all():
+    if not factor.is_finite():
         raise CheckpointError(f"{file}: tensor {tensor.name} holds NaN or infinity: use another state of the training")
-    return values

@@ -1,4 +1,4 @@
-"""Transforms for MLX's quantisation: bfloat16 rows -> affine weight, scales and biases; any mode -> rows. Needs MLX.
+"""Transforms for MLX's quantisation, in all its modes: bfloat16 rows to packed weights, and back. Needs MLX.
 
 Always computed on MLX's CPU device, so that every machine writes the same bytes. Knows nothing of names and models.
 """
@@ -22,8 +22,9 @@ _MLX = Lock()  # transforms run in several threads, but MLX must only be called 
 
 
 @dataclass(frozen=True, slots=True)
-class Affine:
-    """Quantises bfloat16 rows. Targets: weight (uint32), scales and biases (bfloat16).
+class Quantized:
+    """Quantises bfloat16 rows. Targets: weight (uint32) and scales (bytes) or, if the mode is affine, weight, scales
+    and biases (both bfloat16).
 
     Attributes:
         values: Gives the rows.
@@ -40,12 +41,14 @@ class Affine:
     source: TensorInfo
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
-        size, bits = self.spec.group_size, self.spec.bits
+        size, bits, mode = self.spec.group_size, self.spec.bits, self.spec.mode
         for (piece,) in self.values.pieces():
             rows = piece.view("<u2").reshape(-1, self.columns)
             with _MLX:
-                parts = mx.quantize(_bfloat16(rows), size, bits, stream=mx.cpu)
-                stored = _bits(mx.dequantize(*parts, size, bits, stream=mx.cpu))
+                parts = mx.quantize(_bfloat16(rows), size, bits, mode, stream=mx.cpu)
+                weight, scales, biases = (*parts, None)[:3]
+                back = mx.dequantize(weight, scales, biases, size, bits, mode, dtype=mx.bfloat16, stream=mx.cpu)
+                stored = _bits(back)
                 packed = tuple(_bits(part).reshape(-1).view(np.uint8) for part in parts)
             if not self.loss.add(float32(rows), float32(stored)):
                 raise too_large(self.source)

@@ -14,14 +14,16 @@ from dataclasses import dataclass, replace
 from mlx_oss.backend.mlx_library import load_mlx
 from mlx_oss.config import MXFP4, QuantizationSpec
 from mlx_oss.convert import tensors
-from mlx_oss.convert.adapters import Delta, Merged
 from mlx_oss.convert.losses import RelativeError
+from mlx_oss.convert.merging import Delta, Merged
 from mlx_oss.convert.profiles import Specs
 from mlx_oss.convert.quantized import DenseExperts, DequantizedMxfp4, Mxfp4
 from mlx_oss.convert.report import Kind
-from mlx_oss.convert.transforms import CheckedScales, Picked, TensorTransform, Transform
+from mlx_oss.convert.transforms import CheckedBytes, Picked, Rows, TensorTransform, Transform
+from mlx_oss.quantization import nan_sign
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.description import CanonicalTensor, Dense
+from mlx_oss.weights.layouts.finder import packed_dtype
 from mlx_oss.weights.names import Shape, modules, plain_tensors, stored_tensors
 from mlx_oss.weights.safetensors import ITEMSIZE, TensorInfo
 
@@ -121,10 +123,10 @@ def _module(
         for names in zip(*stored, strict=True):
             yield _copy(names, source)
         return
-    values = _values(paths, shape, source)
+    values = _values(paths, shape, source) if delta is None or delta.base is None else _floats(delta.base)
     if delta is not None:
         loss = RelativeError("merged", () if values.loss is None else (values.loss,))
-        values = replace(values, transform=Merged(values.transform, shape[-1], delta, loss, values.source), loss=loss)
+        values = replace(values, transform=Merged(values.transform, shape[-1], delta, loss), loss=loss)
     if spec is None:
         weights = [Target(name, "BF16", shape, values.loss) for names in stored for name in names]
         yield Job(tuple(weights), values.transform)
@@ -134,15 +136,15 @@ def _module(
     targets: list[Target] = []
     for tensors_of, loss in zip(stored, losses, strict=True):
         (weight, words), (scales, groups), *biases = tensors_of.items()
-        targets += Target(weight, "U32", words, loss), Target(scales, "U8" if spec == MXFP4 else "BF16", groups)
+        targets += Target(weight, "U32", words, loss), Target(scales, packed_dtype(scales, spec) or "BF16", groups)
         targets += (Target(name, "BF16", groups) for name, groups in biases)
     if spec == MXFP4:
         yield Job(tuple(targets), Mxfp4(values.transform, losses, values.source))
         return
     load_mlx()
-    from mlx_oss.convert.affine import Affine
+    from mlx_oss.convert.affine import Quantized
 
-    yield Job(tuple(targets), Affine(values.transform, shape[-1], spec, losses[0], values.source))
+    yield Job(tuple(targets), Quantized(values.transform, shape[-1], spec, losses[0], values.source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ def _values(paths: Sequence[str], shape: Shape, source: Checkpoint) -> _Values:
         values = _read(weights, source)
         return _Values(values, first, _rounding(tensors.sources_of(values)))
     if spec == MXFP4:
-        scales = CheckedScales(_read([source.tensors[f"{path}.scales"] for path in paths], source))
+        scales = CheckedBytes(_read([source.tensors[f"{path}.scales"] for path in paths], source))
         return _Values(DequantizedMxfp4(_read(weights, source), scales, first), first, were_quantised=True)
     load_mlx()
     from mlx_oss.convert.affine import Dequantized
@@ -184,13 +186,21 @@ def _values(paths: Sequence[str], shape: Shape, source: Checkpoint) -> _Values:
     return _Values(dequantized, first, dequantized.loss, were_quantised=True)
 
 
+def _floats(stored: TensorInfo) -> _Values:
+    """The values of a matrix of floats."""
+    source = tensors.as_bfloat16(stored)
+    return _Values(Rows(source, 2 * source.shape[-1], 0, source.nbytes), stored, _rounding([source]))
+
+
 def _copy(names: Sequence[str], source: Checkpoint) -> Job:
     """Copies tensors as they are; floats of other dtypes are rounded to bfloat16."""
     parts = [source.tensors[name] for name in names]
     transform = _read(parts, source)
     loss = _rounding(tensors.sources_of(transform))
     targets = tuple(Target(part.name, tensors.target_dtype(part), part.shape, loss) for part in parts)
-    return Job(targets, CheckedScales(transform) if targets[0].dtype == "U8" else transform)
+    path, _, part = names[0].rpartition(".")
+    sign = nan_sign(part, source.specs.get(path))
+    return Job(targets, transform if sign is None else CheckedBytes(transform, sign))
 
 
 def _read(parts: Sequence[CanonicalTensor], source: Checkpoint) -> TensorTransform:

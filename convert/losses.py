@@ -37,9 +37,15 @@ class RelativeError:
     def add(self, values: np.ndarray, stored: np.ndarray) -> bool:
         """Adds float32 values and the values they are stored as. Returns False if what is stored is not finite."""
         difference = (values - stored).reshape(-1)
-        self._power += float(np.vdot(values, values))
-        self._lost += float(np.vdot(difference, difference))
+        self._power += _squares(values.reshape(-1))
+        self._lost += _squares(difference)
         return math.isfinite(self._lost)
+
+
+def _squares(values: np.ndarray) -> float:
+    """The sum of the squares of float32 values, in float64 where float32 overflows."""
+    squares = float(np.vdot(values, values))
+    return squares if math.isfinite(squares) else float(np.square(values, dtype=np.float64).sum())
 
 
 def _ratio(lost: float, power: float) -> float:

@@ -23,7 +23,11 @@ FORMAT = 3
 
 
 def write(
-    folder: Path, source: Checkpoint, shards: Mapping[str, Mapping[str, WrittenTensor]], other_files: Iterable[str]
+    folder: Path,
+    source: Checkpoint,
+    shards: Mapping[str, Mapping[str, WrittenTensor]],
+    other_files: Iterable[str],
+    adapter: Iterable[Path] = (),
 ) -> None:
     """Writes the manifest into a folder that is otherwise complete.
 
@@ -32,7 +36,9 @@ def write(
         source: The checkpoint it was made from.
         shards: The tensors of each shard, by shard name.
         other_files: Names of all other files in the folder.
+        adapter: The files of the adapter that was added to the source; none if there was no adapter.
     """
+    added = {path.name: path.stat().st_size for path in adapter}
     sizes = {tensor.file.name: tensor.file.stat().st_size for tensor in source.file_tensors.values()}
     tensors = {name: written for shard in shards.values() for name, written in shard.items()}
     (folder / NAME).write_bytes(
@@ -40,6 +46,7 @@ def write(
             {
                 "format": FORMAT,
                 "source": {"layout": source.layout.name, "files": dict(sorted(sizes.items()))},
+                **({"adapter": dict(sorted(added.items()))} if added else {}),
                 "relative_errors": {n: tensors[n].error for n in sorted(tensors) if tensors[n].error is not None},
                 "files": {name: _sha256(_whole(folder / name)) for name in sorted(other_files)},
                 "headers": {name: _sha256(_header(folder / name)) for name in sorted(shards)},

@@ -14,7 +14,7 @@ from mlx_oss.convert.transforms import PIECE, Transform, float32, read
 from mlx_oss.errors import CheckpointError
 from mlx_oss.weights import mxfp4
 from mlx_oss.weights.mxfp4 import BLOCK
-from mlx_oss.weights.safetensors import TensorInfo
+from mlx_oss.weights.safetensors import OTHER_VALUES, TensorInfo
 
 
 class DenseExperts:
@@ -108,6 +108,5 @@ class DequantizedMxfp4:
 def too_large(source: TensorInfo) -> CheckpointError:
     """The error for a tensor whose values, or scales, are so large that something stored would be infinite."""
     return CheckpointError(
-        f"{source.file}: tensor {source.name} holds values that are too large to be converted: download it again or, "
-        "if the model was saved like this, use an earlier checkpoint of it"
+        f"{source.file}: tensor {source.name} holds values that are too large to be converted: {OTHER_VALUES}"
     )

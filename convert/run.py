@@ -90,9 +90,9 @@ def _convert(
         raise ConversionError(f"{src} is the hidden folder of the conversion to {dst}: choose another target")
     if not options.dry_run:
         restore_replaced(dst)
-    listed = _files(src)
+    listed = _listed(src, options)
     opened = open_checkpoint(src)
-    copied = companions(opened)
+    copied = companions(opened, options.adapter)
     specs = profiles.specs(opened, options)
     deltas = {} if options.adapter is None else read_adapter(options.adapter, opened.config)
     units = plan_jobs(opened, specs, deltas)
@@ -146,6 +146,11 @@ def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
     real_src, real_dst = Path(os.path.realpath(src)), Path(os.path.realpath(dst))  # unlike resolve, no error for a loop
     if _lies_in(real_src, real_dst) or _lies_in(real_dst, real_src):
         raise ConversionError(f"{dst} and {src} overlap: choose a target outside the source")
+    if options.adapter is not None:
+        adapter = expanded(options.adapter)
+        real_adapter = Path(os.path.realpath(adapter))
+        if _lies_in(real_adapter, real_dst) or _lies_in(real_dst, real_adapter):
+            raise ConversionError(f"{dst} and {adapter} overlap: choose a target outside the adapter")
     if not real_dst.parent.is_dir():
         raise ConversionError(f"{real_dst.parent} is not a folder: create it first")
     if not os.access(real_dst.parent, os.W_OK):
@@ -193,8 +198,8 @@ def _write(
 ) -> None:
     try:
         _write_shards(planned, staging, progress)
-        _write_other_files(source, copied, planned, config, staging)
-        _check_unchanged(source, listed, copied)
+        _write_other_files(source, copied, planned, config, staging, options)
+        _check_unchanged(source, listed, copied, options)
         if options.verify:
             verify(staging.folder, source.folder, progress, options.adapter)
     except KeyboardInterrupt:
@@ -210,6 +215,11 @@ def _write(
         raise
 
 
+def _listed(source: Path, options: ConvertOptions) -> dict[Path, object]:
+    """`_files` of all folders that are read."""
+    return _files(source) | ({} if options.adapter is None else _files(expanded(options.adapter)))
+
+
 def _files(folder: Path) -> dict[Path, object]:
     """What tells each file of a folder from a changed one. Empty if it cannot be read, which opening it will report."""
     try:
@@ -218,10 +228,13 @@ def _files(folder: Path) -> dict[Path, object]:
         return {}
 
 
-def _check_unchanged(source: Checkpoint, listed: Mapping[Path, object], copied: Sequence[Path]) -> None:
+def _check_unchanged(
+    source: Checkpoint, listed: Mapping[Path, object], copied: Sequence[Path], options: ConvertOptions
+) -> None:
     """Raises CheckpointError if a file that was read is not the same as before it was opened."""
-    now = _files(source.folder)
+    now = _listed(source.folder, options)
     read = {tensor.file for tensor in source.file_tensors.values()} | {source.folder / "config.json", *copied}
+    read |= set(adapter_files(options.adapter))
     for path in sorted(read):
         if now.get(path) != listed.get(path):
             raise CheckpointError(f"{path} was changed while it was converted: convert again when nothing changes it")
@@ -259,6 +272,7 @@ def _write_other_files(
     planned: Sequence[Shard],
     config: dict[str, object],
     staging: Staging,
+    options: ConvertOptions,
 ) -> None:
     folder = staging.folder
     for path in copied:
@@ -272,4 +286,5 @@ def _write_other_files(
         json_files["generation_config.json"] = configs.RELEASED_GENERATION  # OpenAI's layouts come without it
     for name, value in json_files.items():
         write_json(folder / name, value)
-    manifest.write(folder, source, staging.finished, {*json_files, *(path.name for path in copied)})
+    others = {*json_files, *(path.name for path in copied)}
+    manifest.write(folder, source, staging.finished, others, adapter_files(options.adapter))

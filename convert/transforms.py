@@ -18,7 +18,7 @@ from mlx_oss.convert.losses import RelativeError
 from mlx_oss.errors import CheckpointError
 from mlx_oss.files import open_regular
 from mlx_oss.weights.mxfp4 import SCALE_NAN
-from mlx_oss.weights.safetensors import TensorInfo
+from mlx_oss.weights.safetensors import OTHER_VALUES, TensorInfo
 
 PIECE = 1 << 20  # bytes read at a time: small enough to be processed in the CPU's cache
 ROUNDED = {"F32": "<f4", "F16": "<f2"}  # dtypes that become bfloat16: safetensors' name -> NumPy's
@@ -131,19 +131,29 @@ class Picked:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckedScales:
-    """Passes MXFP4 scales through unchanged. Raises CheckpointError for a NaN: no model has one, so it means damage."""
+class CheckedBytes:
+    """Passes bytes through unchanged. Raises CheckpointError for a NaN: no model has one, so it means damage.
+
+    Attributes:
+        inner: Gives the bytes: scales, or floats of 8 bits.
+        sign: Which of them are NaN, as `nan_sign` says.
+    """
 
     inner: TensorTransform
+    sign: int = 0
 
     def pieces(self) -> Iterator[tuple[np.ndarray, ...]]:
         for pieces in self.inner.pieces():
-            if any(piece.max(initial=0) == SCALE_NAN for piece in pieces):
+            if any(has_nan(piece, self.sign) for piece in pieces):
                 source = self.inner.source
-                raise CheckpointError(
-                    f"{source.file}: tensor {source.name} holds a NaN scale (0xFF): download it again"
-                )
+                what = "NaN" if self.sign else "a NaN scale (0xFF)"
+                raise CheckpointError(f"{source.file}: tensor {source.name} holds {what}: {OTHER_VALUES}")
             yield pieces
+
+
+def has_nan(piece: np.ndarray, sign: int) -> bool:
+    """True if a byte stands for NaN: is 0xFF once the bit `sign` is set."""
+    return bool((piece | np.uint8(sign) if sign else piece).max(initial=0) == SCALE_NAN)
 
 
 def read(source: TensorInfo, start: int, stop: int, size: int) -> Iterator[np.ndarray]:
@@ -179,10 +189,7 @@ def is_finite(bits: np.ndarray) -> bool:
 
 def not_finite(source: TensorInfo) -> CheckpointError:
     """The error for a tensor with NaN or infinity."""
-    return CheckpointError(
-        f"{source.file}: tensor {source.name} holds NaN or infinity: download it again or, if the model was saved like "
-        "this, use an earlier checkpoint of it"
-    )
+    return CheckpointError(f"{source.file}: tensor {source.name} holds NaN or infinity: {OTHER_VALUES}")
 
 
 def float32(bits: np.ndarray) -> np.ndarray:

@@ -19,9 +19,10 @@ from mlx_oss.convert.profiles import Specs
 from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_named
 from mlx_oss.convert.tensors import as_bfloat16
 from mlx_oss.convert.thread_pool import ReportBytes, ThreadPool
-from mlx_oss.convert.transforms import PIECE, is_finite, not_finite, read, read_stored
+from mlx_oss.convert.transforms import PIECE, has_nan, is_finite, not_finite, read, read_stored
 from mlx_oss.errors import CheckpointError, ConversionError
 from mlx_oss.files import COMPANION_BYTES, expanded, read_bytes
+from mlx_oss.quantization import nan_sign
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
 from mlx_oss.weights.layouts.description import FLOATS
 from mlx_oss.weights.layouts.finder import Finder
@@ -30,7 +31,6 @@ from mlx_oss.weights.layouts.metal import METAL, is_metal
 from mlx_oss.weights.layouts.mlx_folder import MLX
 from mlx_oss.weights.layouts.recognition import recognised
 from mlx_oss.weights.layouts.renaming import by_layout_name
-from mlx_oss.weights.mxfp4 import SCALE_NAN
 from mlx_oss.weights.names import modules
 from mlx_oss.weights.safetensors import TensorInfo, read_folder
 
@@ -65,7 +65,8 @@ def verify(
         CheckpointError: If a tensor or file differs (the first one is named), is missing or damaged; if an MLX folder
             has neither a manifest nor recorded checksums nor a `source` to compare with.
         ConfigError: If a config.json is damaged or not a gpt-oss config.
-        ConversionError: If `target` is not a folder, or the system refuses to read a file.
+        ConversionError: If `target` is not a folder, if `adapter` is given without `source`, or if the system refuses
+            to read a file.
         TokenizerError: If the tokenizer.json of the source or the download is not that of gpt-oss.
     """
     with os_errors_named():
@@ -75,9 +76,15 @@ def verify(
 def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None, adapter: str | Path | None) -> Report:
     if not folder.is_dir():
         raise ConversionError(f"{folder} is not a folder: give the folder of a model")
+    if adapter is not None and source is None:
+        raise ConversionError("an adapter is only compared together with its source: give that too, --source SRC")
     parsed = manifest.read(folder)
     if parsed is not None:
         manifest.check_files(folder, parsed)
+        if source is not None and adapter is None and parsed.get("adapter"):
+            raise CheckpointError(
+                f"{folder} was converted with an adapter, so it differs from its source: give that too, --adapter DIR"
+            )
     if parsed is None and source is None:
         return _verify_download(folder, progress)
     if source is not None:
@@ -90,13 +97,14 @@ def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None
             f"{folder}: tensor {name} is in the weight files or in {manifest.NAME}, but not in both: convert again"
         )
     opened = None if source is None else open_checkpoint(source)
+    specs = _stored_specs(folder, ModelConfig.from_file(folder / "config.json"), stored)
     jobs = _reading_jobs(stored) if opened is None else _conversion_jobs(folder, stored, opened, adapter)
     by_file: dict[str, list[Job]] = {}
     for job in jobs:
         by_file.setdefault(stored[job.targets[0].name].file.name, []).append(job)
     meter = ProgressMeter(progress, sum(tensor.nbytes for tensor in stored.values()), len(by_file))
     with ThreadPool(meter.advance) as pool:
-        checks = {file: partial(_check, jobs, stored, checksums, opened) for file, jobs in by_file.items()}
+        checks = {file: partial(_check, jobs, stored, specs, checksums, opened) for file, jobs in by_file.items()}
         for file, _ in pool.as_completed(checks):
             meter.finish_shard(file)
     return Report(folder, (opened.layout if opened else MLX).name, len(stored), len(by_file), meter.total)
@@ -119,15 +127,17 @@ def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
     companions(checkpoint)  # raises if the tokenizer is not that of gpt-oss, or a file is only a Git LFS pointer
     weights = sorted({tensor.file.name for tensor in checkpoint.file_tensors.values()})
     compared = [name for name in weights if name in checksums]
-    by_file = {name: [t for t in checkpoint.file_tensors.values() if t.file.name == name] for name in weights}
-    numbers = sum(as_bfloat16(tensor).nbytes for tensor in checkpoint.file_tensors.values() if _has_numbers(tensor))
+    specs = {path: spec for path, spec in checkpoint.specs.items() if spec is not None}
+    tensors = checkpoint.file_tensors
+    by_file = {file: {name: each for name, each in tensors.items() if each.file.name == file} for file in weights}
+    numbers = sum(as_bfloat16(each).nbytes for name, each in tensors.items() if _has_numbers(name, each, specs))
     files = sum((folder / name).stat().st_size for name in checksums)
     meter = ProgressMeter(progress, files + numbers, len(checksums) + len(by_file))
     with ThreadPool(meter.advance) as pool:
         checks = {name: partial(downloads.compare, folder / name, checksum) for name, checksum in checksums.items()}
         for name, _ in pool.as_completed(checks):
             meter.finish_shard(name)
-        for name, _ in pool.as_completed({name: partial(_check_numbers, of) for name, of in by_file.items()}):
+        for name, _ in pool.as_completed({name: partial(_check_numbers, of, specs) for name, of in by_file.items()}):
             meter.finish_shard(name)
     if checkpoint.layout is MLX and not compared:
         raise CheckpointError(
@@ -166,7 +176,7 @@ def _conversion_jobs(
         raise CheckpointError(
             f"{folder / 'config.json'} describes a different model than {source.folder}: convert again"
         )
-    _compare_files(folder, source)
+    _compare_files(folder, source, adapter)
     deltas = {} if adapter is None else read_adapter(adapter, source.config)
     jobs = [job for unit in plan_jobs(source, _stored_specs(folder, config, stored), deltas) for job in unit]
     planned = {target.name: target for job in jobs for target in job.targets}
@@ -179,14 +189,14 @@ def _conversion_jobs(
     return jobs
 
 
-def _compare_files(folder: Path, source: Checkpoint) -> None:
+def _compare_files(folder: Path, source: Checkpoint, adapter: str | Path | None) -> None:
     """Compares the copied files and the config with the source's.
 
     A folder without a manifest was written by another program, which may use other settings: then only files that both
     folders have are compared, and the config is not.
     """
     has_manifest = (folder / manifest.NAME).exists()
-    for path in companions(source):
+    for path in companions(source, adapter):
         copy = folder / path.name
         exists = copy.exists()
         same = exists and read_bytes(copy, COMPANION_BYTES) == read_bytes(path, COMPANION_BYTES)
@@ -209,6 +219,7 @@ def _stored_specs(folder: Path, config: ModelConfig, stored: Mapping[str, Tensor
 def _check(
     jobs: Sequence[Job],
     stored: Mapping[str, TensorInfo],
+    specs: Specs,
     checksums: Mapping[str, str] | None,
     source: Checkpoint | None,
     report_bytes: ReportBytes,
@@ -236,7 +247,7 @@ def _check(
                         )
                 crcs[n] = crc32(piece.data, crcs[n])
                 ends[n] += piece.nbytes
-                if not _are_numbers(tensor, piece):
+                if not _are_numbers(tensor, specs, piece):
                     damaged.add(n)
             report_bytes(sum(piece.nbytes for piece in pieces))
         for tensor, crc in zip(tensors, crcs, strict=True):
@@ -248,26 +259,32 @@ def _check(
             raise not_finite(tensors[n])
 
 
-def _are_numbers(tensor: TensorInfo, piece: np.ndarray) -> bool:
+def _are_numbers(tensor: TensorInfo, specs: Specs, piece: np.ndarray) -> bool:
     """False if some bytes of a tensor of an MLX folder stand for NaN or infinity."""
-    if tensor.name.endswith(".scales") and tensor.dtype == "U8":
-        return bool(piece.max(initial=0) != SCALE_NAN)
+    if (sign := _sign(tensor.name, specs)) is not None:
+        return not has_nan(piece, sign)
     return tensor.dtype != "BF16" or is_finite(piece.view("<u2"))
 
 
-def _check_numbers(tensors: Sequence[TensorInfo], report_bytes: ReportBytes) -> None:
+def _check_numbers(tensors: Mapping[str, TensorInfo], specs: Specs, report_bytes: ReportBytes) -> None:
     """Raises CheckpointError if a tensor of a checkpoint holds NaN or infinity."""
-    for tensor in tensors:
-        if not _has_numbers(tensor):
+    for name, tensor in tensors.items():
+        if not _has_numbers(name, tensor, specs):
             continue
-        source = as_bfloat16(tensor)
+        source, sign = as_bfloat16(tensor), _sign(name, specs) or 0
         for piece in read(source, 0, source.nbytes, PIECE):
-            if tensor.dtype not in FLOATS and piece.max() == SCALE_NAN:
+            if tensor.dtype not in FLOATS and has_nan(piece, sign):
                 raise not_finite(tensor)
             report_bytes(piece.nbytes)
 
 
-def _has_numbers(tensor: TensorInfo) -> bool:
-    """True for tensors of a checkpoint of which some bytes stand for NaN: floats, and scales."""
-    is_scales = tensor.dtype in ("U8", "I8", "F8_E8M0") and tensor.name.endswith(("_scales", ".scales"))
-    return is_scales or tensor.dtype in FLOATS
+def _has_numbers(name: str, tensor: TensorInfo, specs: Specs) -> bool:
+    """True for tensors of a checkpoint of which some bytes stand for NaN: floats, scales, and words of such floats."""
+    is_scales = tensor.dtype in ("U8", "I8", "F8_E8M0") and name.endswith(("_scales", ".scales"))
+    return is_scales or tensor.dtype in FLOATS or _sign(name, specs) is not None
+
+
+def _sign(name: str, specs: Specs) -> int | None:
+    """`nan_sign` of a tensor of an MLX folder. None for those of other layouts, whose modules have other names."""
+    path, _, part = name.rpartition(".")
+    return nan_sign(part, specs.get(path))

@@ -91,6 +91,22 @@ def _spec(key: str, raw: Mapping[str, Any]) -> QuantizationSpec:
     return QuantizationSpec(group_size, bits, mode)
 
 
+def nan_sign(part: str, spec: QuantizationSpec | None) -> int | None:
+    """Which bytes of a tensor of a quantised module stand for NaN: those that are 0xFF once this bit is set.
+
+    Args:
+        part: The tensor's own name: "weight", "scales", ...
+        spec: How the module is quantised.
+
+    Returns:
+        0x80 for floats with a sign (E4M3), 0 for exponents (E8M0), None if no byte stands for NaN.
+    """
+    mode = "affine" if spec is None else spec.mode
+    if (part, mode) in (("scales", "nvfp4"), ("weight", "mxfp8")):
+        return 0x80
+    return 0 if part == "scales" and mode != "affine" else None
+
+
 def inferred_spec(columns: int, words: int, groups: int, is_affine: bool) -> QuantizationSpec | None:
     """How a matrix is quantised, by the shapes of its tensors. None if MLX has no such quantisation.
 

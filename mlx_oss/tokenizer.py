@@ -91,12 +91,14 @@ class AddedToken:
         text: What it stands for.
         special: True for a control token of the fine-tune's own: no text is encoded to it, and it is no text.
         single_word: True if text is encoded to it only where it is a word of its own.
+        strips: True if Hugging Face's tokenizers takes the blanks beside it away, which is not done here.
     """
 
     id: int
     text: str
     special: bool = False
     single_word: bool = False
+    strips: bool = False
 
 
 class StreamDecoder:

@@ -17,7 +17,16 @@ from typing import Any
 
 from mlx_oss.errors import TokenizerError, quoted
 from mlx_oss.files import COMPANION_BYTES, expanded, read_bytes
-from mlx_oss.tokenizer import ENDOFPROMPT, MOST_IDS, N_RANKS, NAMED, SPECIAL_TOKENS, AddedToken, bundled_tokens
+from mlx_oss.tokenizer import (
+    ENDOFPROMPT,
+    LONGEST_TOKEN,
+    MOST_IDS,
+    N_RANKS,
+    NAMED,
+    SPECIAL_TOKENS,
+    AddedToken,
+    bundled_tokens,
+)
 
 FIRST_UNUSED = 200013  # the reserved ids before it lie between the control tokens of harmony
 
@@ -34,6 +43,8 @@ _REMEDY = (
 
 def added_tokens(folder: str | Path, rows: int | None = None) -> tuple[AddedToken, ...]:
     """The tokens that the tokenizer.json of a folder adds to those of gpt-oss; none if there is no such file.
+
+    A UserWarning names a token that text is not encoded to as Hugging Face's tokenizers would.
 
     Args:
         folder: The folder of a model.
@@ -52,6 +63,18 @@ def added_tokens(folder: str | Path, rows: int | None = None) -> tuple[AddedToke
         warnings.warn(
             f"{path}: token {quoted(lost[0].text)} has the id {lost[0].id}, but the model has {rows} ids: it is read "
             "as ordinary text",
+            stacklevel=2,
+        )
+    if stripping := [token for token in kept if token.strips and not token.special]:
+        warnings.warn(
+            f"{path}: token {quoted(stripping[0].text)} takes the blanks beside it away in Hugging Face's tokenizers, "
+            "but here they are kept",
+            stacklevel=2,
+        )
+    if long := [token for token in kept if len(token.text) > LONGEST_TOKEN and not token.special]:
+        warnings.warn(
+            f"{path}: token {quoted(long[0].text)} has more than {LONGEST_TOKEN} characters: it is read as ordinary "
+            "text",
             stacklevel=2,
         )
     return kept
@@ -113,7 +136,7 @@ def _added(data: Any) -> dict[int, AddedToken]:
         if type(id_) is not int or not isinstance(text, str) or not text:
             raise TypeError("an added token has no id or no content")
         special, single_word = entry.get("special", True) is not False, entry.get("single_word", False) is True
-        added[id_] = AddedToken(id_, text, special, single_word)
+        added[id_] = AddedToken(id_, text, special, single_word, True in (entry.get("lstrip"), entry.get("rstrip")))
     return added
 
 

@@ -47,6 +47,12 @@ def run_convert(said: re.Match[str], folder: Path, new: Path) -> Path:
     return new
 
 
+def run_convert_after_copying(said: re.Match[str], folder: Path, new: Path) -> Path:
+    _, source, target = shlex.split(said["copy"])
+    shutil.copy(source, target)
+    return run_convert(said, folder, new)
+
+
 def merged_by_peft(said: re.Match[str], folder: Path, new: Path) -> Path:
     return write_checkpoint(new, layout="bf16")
 
@@ -99,6 +105,7 @@ def copy_config(said: re.Match[str], folder: Path, new: Path) -> Path:
 
 REMEDIES: dict[str, Remedy] = {
     r": give (its folder, )?(?P<path>/\S+)$": give_another,
+    r"`mlx-oss (?P<command>convert .+ DST --adapter .+)`, after `(?P<copy>cp .+)`$": run_convert_after_copying,
     r"`mlx-oss (?P<command>convert .+ DST(?: --adapter .+)?)`": run_convert,
     r"with PEFT: merge_and_unload, then save_pretrained": merged_by_peft,
     r"tensor (?P<wanted>\S+) is missing, and (?P<there>\S+), which .* or rename the tensor$": with_tensors(
@@ -292,6 +299,15 @@ def mlx_adapter(folder: Path) -> Path:
     return folder
 
 
+def mlx_states(folder: Path) -> Path:
+    """As a training with mlx-lm that has not ended leaves it."""
+    file = mlx_adapter(folder) / "adapters.safetensors"
+    for steps in (100, 200):
+        shutil.copy(file, folder / f"{steps:07}_adapters.safetensors")
+    file.unlink()
+    return folder
+
+
 def damaged(change: Callable[[bytes], bytes], make: Callable[[Path], Path] = hf, file: str = "model.safetensors"):
     def make_damaged(folder: Path) -> Path:
         make(folder)
@@ -319,6 +335,7 @@ SITUATIONS: dict[str, Callable[[Path], Path]] = {
     "an mlx-lm adapter": mlx_adapter,
     "a folder above an mlx-lm adapter": below("adapters", mlx_adapter),
     "a PEFT adapter": peft,
+    "states of a training with mlx-lm": mlx_states,
     "a folder above a PEFT adapter": below("checkpoint-30", peft),
     "an adapter that is not merged": changed(unmerged_peft),
     "an adapter under another name": adapter_under_another_name,
@@ -394,7 +411,12 @@ def test_what_a_message_says_about_a_folder_helps(name, tmp_path, capsys):
     assert step, "the situation is none"
 
 
-ADAPTERS = ["an mlx-lm adapter", "a PEFT adapter", "a folder above an mlx-lm adapter"]
+ADAPTERS = [
+    "an mlx-lm adapter",
+    "a PEFT adapter",
+    "states of a training with mlx-lm",
+    "a folder above an mlx-lm adapter",
+]
 ABOVE = ["a training's folder", "a folder of the hub's cache", "the hub's cache"]
 
 
@@ -423,7 +445,7 @@ UNTRIED = (
     r"check that both belong to the same model|merge it with the program|convert the release with",
     r"compare with another form|cannot be put in place",  # the finished shards are kept
     r"use (an adapter|the adapter|the config that was saved|another state)|that trained it|save the adapter in one",
-    r"give the folder with|give another path",
+    r"give the folder with|give another path|give that too, --(adapter DIR|source SRC)|copy the one that is meant",
 )
 
 
@@ -433,12 +455,13 @@ def messages() -> Iterator[str]:
     paths = [package / f"{name}.py" for name in ("config_checks", "quantization", "config")]
     paths += [*package.glob("weights/*.py"), *package.glob("weights/layouts/*.py"), *(package / "convert").glob("*.py")]
     constants: dict[str, str] = {}
-    for path in paths:
-        tree = ast.parse(path.read_text())
+    trees = [ast.parse(path.read_text()) for path in paths]
+    for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign) and re.fullmatch("remedy|_?[A-Z_]+", ast.unparse(node.targets[0])):
                 texts = [each.value for each in ast.walk(node.value) if isinstance(each, ast.Constant)]
                 constants[ast.unparse(node.targets[0])] = str(texts[0]) if texts else "{?}"
+    for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
                 text = written(node.exc.args[0], constants)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,7 +20,17 @@ from mlx_oss.errors import TokenizerError
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.generation.sampling import Sampler
 from mlx_oss.harmony import Message, Repair, parse_messages, render_message
-from mlx_oss.tokenizer import ENDOFPROMPT, LAST_TEXT_ID, MOST_IDS, N_RANKS, N_VOCAB, START, AddedToken, load_tokenizer
+from mlx_oss.tokenizer import (
+    ENDOFPROMPT,
+    LAST_TEXT_ID,
+    LONGEST_TOKEN,
+    MOST_IDS,
+    N_RANKS,
+    N_VOCAB,
+    START,
+    AddedToken,
+    load_tokenizer,
+)
 from mlx_oss.tokenizer_json import added_tokens, check_tokenizer_json
 from tests.synthetic import TINY, released_tokenizer_json, write_checkpoint
 from tests.synthetic import tokenizer_json as parts
@@ -170,6 +181,23 @@ def test_tokens_behind_the_embedding_are_ordinary_text_and_told(tmp_path):
     write(tmp_path, released(*OWN))
     with pytest.warns(UserWarning, match="§tool§.*201090, but the model has 201088 ids"):
         assert added_tokens(tmp_path, 201088) == ADDED[:-1]
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip"])
+@pytest.mark.parametrize("special", [True, False])
+def test_a_token_that_takes_blanks_away_elsewhere_is_told(tmp_path, flag, special):
+    write(tmp_path, released({"id": 200013, "content": "<m>", "special": special, flag: True}))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert added_tokens(tmp_path) == (AddedToken(200013, "<m>", special, strips=True),)
+    told = "token '<m>' takes the blanks beside it away in Hugging Face's tokenizers, but here they are kept"
+    assert [str(each.message).partition(": ")[2] for each in caught] == ([] if special else [told])
+
+
+def test_a_token_too_long_to_be_looked_for_is_told(tmp_path):
+    write(tmp_path, released({"id": 200013, "content": "m" * (LONGEST_TOKEN + 1), "special": False}))
+    with pytest.warns(UserWarning, match=f"has more than {LONGEST_TOKEN} characters: it is read as ordinary text"):
+        added_tokens(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from mlx_oss.weights.files import READERS, OpenFile
 from mlx_oss.weights.mxfp4 import SCALE_NAN
 from mlx_oss.weights.names import row_axis
 from mlx_oss.weights.placements import Part, Placement, StoredArray
+from mlx_oss.weights.safetensors import OTHER_VALUES
 
 AHEAD = 1_500_000_000  # limit in bytes of what is being read, or has been read but not yet consumed by the caller
 PORTION = 16 << 20  # bytes: a request reads at most this much; a thread gets requests for at least this much at a time
@@ -82,7 +83,7 @@ def _check_scales(placement: Placement, array: mx.array) -> None:
         scales = scales | np.uint8(0x80)  # of these floats, which have a sign, 0x7F is NaN too
     if scales.max() == SCALE_NAN:
         tensor = stored.tensor_at(int(scales.argmax()))
-        raise CheckpointError(f"{tensor.file}: tensor {tensor.name} holds a NaN scale: download it again")
+        raise CheckpointError(f"{tensor.file}: tensor {tensor.name} holds a NaN scale: {OTHER_VALUES}")
 
 
 def as_held(placement: Placement, arrays: Sequence[mx.array]) -> mx.array:
@@ -114,7 +115,7 @@ def _values(part: Part, arrays: Sequence[mx.array]) -> mx.array:
     rounded = _cast(stored, part.value_dtype)
     if not (finite := mx.isfinite(rounded)).all():
         tensor = part.array.tensor_at(int(mx.argmin(finite.flatten())) * stored.itemsize)
-        raise CheckpointError(f"{tensor.file}: tensor {tensor.name} holds NaN or infinity: download it again")
+        raise CheckpointError(f"{tensor.file}: tensor {tensor.name} holds NaN or infinity: {OTHER_VALUES}")
     return rounded
 
 

@@ -31,9 +31,14 @@ _MOST_AXES = 8  # of a tensor of any layout
 _REPOSITORY = re.compile(r"[\w-]+/[\w.-]+", re.ASCII)  # of Hugging Face's hub
 _MOST_TENSORS = 100_000  # of a model; the releases have less than 1,000, and 1,000 layers 35,000
 LFS_POINTER = b"version https://git-lfs"
-ADAPTERS = ("adapter_model.safetensors", "adapters.safetensors")  # of PEFT and of mlx-lm
+MLX_ADAPTER = "adapters.safetensors"
+ADAPTERS = ("adapter_model.safetensors", MLX_ADAPTER)  # of PEFT and of mlx-lm
 # `0000100_adapters` is a checkpoint of mlx-lm's training.
 _ADAPTER = re.compile(r"(\d+_)?adapters\.safetensors|adapter_model.*\.(safetensors|bin)")
+
+
+# What helps if a tensor holds what no model has, such as NaN.
+OTHER_VALUES = "download it again or, if the model was saved like this, use an earlier checkpoint of it"
 
 
 @dataclass(frozen=True, slots=True)

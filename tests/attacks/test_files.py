@@ -565,7 +565,9 @@ def test_a_source_that_changes_while_it_is_converted_is_noticed(release, tmp_pat
             done = True
             change()
 
-    with pytest.raises((CheckpointError, ConfigError), match=f"{name} was changed while it was converted"):
+    # A thread that reads a file just when it is written anew finds it shorter than it was.
+    noticed = f"{name} (was changed while it was converted|shrank while tensor .* was read)"
+    with pytest.raises((CheckpointError, ConfigError), match=noticed):
         convert(source, tmp_path / "out", progress=progress)
     assert done and sorted(os.listdir(tmp_path)) == ["source"]
 

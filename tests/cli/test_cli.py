@@ -138,7 +138,9 @@ def test_folders_that_are_no_models_are_one_line_and_exit_status_2(release, tmp_
     path = release("tiny", "bf16")
     assert f"`mlx-oss convert {path} DST`" in error_of(["chat", "Hi", "--model", path], capsys)
     assert "no *.safetensors" in error_of(["chat", "Hi", "--model", tmp_path], capsys)
-    assert f"is a file of a model: give its folder, {path}" in error_of(["chat", "Hi", "--model", path / "config.json"], capsys)
+    assert f"is a file of a model: give its folder, {path}" in error_of(
+        ["chat", "Hi", "--model", path / "config.json"], capsys
+    )
 
 
 @pytest.mark.parametrize("name", ["chat", "generate"])

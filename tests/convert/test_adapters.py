@@ -197,7 +197,7 @@ def _damage(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "expected"),
     [
-        ("no lora_B", "q_proj has no lora_b"),
+        ("no lora_B", "q_proj has no lora_B"),
         ("experts", "changes experts, which are stored in MXFP4"),
         ("no module", "is no LoRA factor of a module"),
         ("saved module", "is no LoRA factor of a module"),

@@ -311,6 +311,47 @@ def test_nan_in_the_scales_and_biases_of_an_mlx_folder(tmp_path, profile, part):
     refuses(tmp_path / "in" / "src", f"lm_head.{part} holds NaN", error=CheckpointError, profile=profile)
 
 
+@pytest.mark.parametrize(
+    ("mode", "size", "bits", "part", "byte", "is_nan"),
+    [
+        ("nvfp4", 16, 4, "scales", 0x7F, True),
+        ("nvfp4", 16, 4, "scales", 0xFF, True),
+        ("nvfp4", 16, 4, "scales", 0x7E, False),
+        ("nvfp4", 16, 4, "weight", 0xFF, False),
+        ("mxfp8", 32, 8, "weight", 0x7F, True),
+        ("mxfp8", 32, 8, "weight", 0xFF, True),
+        ("mxfp8", 32, 8, "weight", 0xFE, False),
+        ("mxfp8", 32, 8, "scales", 0xFF, True),
+        ("mxfp4", 32, 4, "scales", 0xFF, True),
+        ("mxfp4", 32, 4, "weight", 0xFF, False),
+    ],
+)
+def test_the_bytes_that_are_nan_in_each_of_mlx_s_modes(tmp_path, mode, size, bits, part, byte, is_nan):
+    import mlx.core as mx
+
+    (tmp_path / "in").mkdir()
+    folder = tmp_path / "in" / "src"
+    convert(write_checkpoint(tmp_path / "release", SMALL | {"head_dim": 16}), folder)
+    (file,) = folder.glob("*.safetensors")
+    tensors = mx.load(str(file))
+    packed = dict(zip(("weight", "scales"), mx.quantize(tensors["lm_head.weight"], size, bits, mode), strict=True))
+    stored = np.array(packed[part])
+    stored.view(np.uint8)[3, 1] = byte
+    packed[part] = mx.array(stored)
+    mx.save_safetensors(str(file), tensors | {f"lm_head.{name}": array for name, array in packed.items()})
+    values = mx.dequantize(*packed.values(), group_size=size, bits=bits, mode=mode)
+    assert mx.isfinite(values.astype(mx.float32)).all().item() == (not is_nan)
+    for name in ("conversion.json", "model.safetensors.index.json"):
+        (folder / name).unlink()
+    edit_config(folder, quantization={"group_size": 32, "bits": 4, "mode": "mxfp4"})
+    if is_nan:
+        refuses(folder, f"lm_head.{part} holds ", "NaN", error=CheckpointError)
+    else:
+        convert(folder, tmp_path / "dst", ConvertOptions(verify=True))
+    with pytest.raises(CheckpointError, match=rf"lm_head\.{part} holds NaN" if is_nan else "--source SRC"):
+        verify(folder)
+
+
 def test_nan_in_a_folder_that_an_earlier_version_has_converted(source, tmp_path, monkeypatch):
     """Its manifest was made with the NaN, so only the values can tell."""
     write_value(read_folder(source)["lm_head.weight"], 0, 0x7FC0)

@@ -259,7 +259,7 @@ def test_a_nan_among_nvfp4_s_scales_is_told(folder, tmp_path, byte):
         path = saved(tmp_path / f"{value}", folder("tiny") / "config.json", tensors)
         if value == 0x7E:
             load_model(path, dtype="float32")
-    with pytest.raises(CheckpointError, match=r"tensor lm_head\.scales holds a NaN scale"):
+    with pytest.raises(CheckpointError, match=r"tensor lm_head\.scales holds a NaN scale: .*earlier checkpoint"):
         load_model(path, dtype="float32")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from mlx_oss.errors import CheckpointError, shortened
 from mlx_oss.files import CONFIG_BYTES, read_bytes
 from mlx_oss.weights.layouts import metal
-from mlx_oss.weights.safetensors import ADAPTERS, check_folder, is_adapter, passed_over, weight_files
+from mlx_oss.weights.safetensors import ADAPTERS, MLX_ADAPTER, check_folder, is_adapter, passed_over, weight_files
 
 _DEPTH, _MOST = 3, 1000  # how far below a folder a model is looked for, and in how many folders
 
@@ -66,10 +66,16 @@ def tell_what_is_not_read(folder: Path, files: Collection[str]) -> None:
 
 def _merging(folder: Path, model: str) -> str:
     """How an adapter is merged into its model, `model` if its config names none."""
-    if not any(name in ADAPTERS for name in weight_files(folder)):
+    names = weight_files(folder)
+    states = [name for name in names if name.endswith("_adapters.safetensors")]
+    if not states and not any(name in ADAPTERS for name in names):
         return "with PEFT: merge_and_unload, then save_pretrained"
     base = shlex.quote(_base_of(folder) or model)
-    return f"with `mlx-oss convert {base} DST --adapter {shlex.quote(str(folder))}`"
+    command = f"`mlx-oss convert {base} DST --adapter {shlex.quote(str(folder))}`"
+    if any(name in ADAPTERS for name in names):
+        return f"with {command}"
+    state, adapter = (shlex.quote(str(folder / name)) for name in (states[-1], MLX_ADAPTER))
+    return f"with {command}, after `cp {state} {adapter}`"
 
 
 def _is_adapter(folder: Path) -> bool:
@@ -79,13 +85,16 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _base_of(folder: Path) -> str | None:
-    """The model that an adapter was trained for, as its config names it."""
+    """The model that an adapter was trained for, as its config names it; for bitsandbytes' format, the release."""
     try:
         raw = json.loads(read_bytes(folder / "adapter_config.json", CONFIG_BYTES))
         model = raw.get("model") or raw["base_model_name_or_path"]
     except (OSError, ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
-    return model if isinstance(model, str) and 0 < len(model) < 300 else None
+    if not isinstance(model, str) or not 0 < len(model) < 300 or model.startswith("-"):
+        return None
+    release = re.search(r"gpt-oss-(?:20|120)b(?=.*bnb)", model)  # which cannot be read here
+    return f"openai/{release[0]}" if release else model
 
 
 def _with_weights(folder: Path) -> Iterator[Path]:

@@ -21,13 +21,18 @@ _HEAD = re.compile(r"(|.*\.)(lm_head\.\w+)")
 _OPENAI = re.compile(r"(?:block\.\d+|embedding|unembedding|norm)\..+")
 
 
+def without_wrappers(name: str) -> str:
+    """A name without those of modules that wrap others."""
+    return _WRAPPERS.sub("", name)
+
+
 def by_layout_name(folder: Path, files: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors of a folder by the names that a layout gives them. What is not recognised keeps its own name.
 
     Raises:
         CheckpointError: If two tensors get the same name.
     """
-    plain = {name: _WRAPPERS.sub("", name) for name in files}
+    plain = {name: without_wrappers(name) for name in files}
     starts = {(match[1], match[2]) for name in plain.values() if (match := _IN_LAYER.fullmatch(name))}
     prefix, kind = starts.pop() if len(starts) == 1 else (None, "")
     renamed: dict[str, TensorInfo] = {}
