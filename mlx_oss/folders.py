@@ -7,6 +7,7 @@ macOS below ~/Library. Knows nothing of what the files are. Creates nothing.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from mlx_oss.files import expanded
@@ -26,11 +27,7 @@ def cache_folder() -> Path | None:
         return expanded(chosen)
     from platformdirs import user_cache_path
 
-    try:
-        folder = user_cache_path(_NAME)
-    except RuntimeError:  # there is no home folder
-        return None
-    return folder if folder.is_absolute() else None  # some versions return a relative path if there is no home folder
+    return _absolute(user_cache_path)
 
 
 def config_folder() -> Path | None:
@@ -43,11 +40,7 @@ def config_folder() -> Path | None:
     """
     from platformdirs import user_config_path
 
-    try:
-        folder = user_config_path(_NAME)
-    except RuntimeError:  # there is no home folder
-        return None
-    return folder if folder.is_absolute() else None
+    return _absolute(user_config_path)
 
 
 def state_folder() -> Path | None:
@@ -60,8 +53,13 @@ def state_folder() -> Path | None:
     """
     from platformdirs import user_state_path
 
+    return _absolute(user_state_path)
+
+
+def _absolute(find: Callable[[str], Path]) -> Path | None:
+    """The folder that a function of platformdirs finds. None if there is no home folder."""
     try:
-        folder = user_state_path(_NAME)
-    except RuntimeError:  # there is no home folder
+        folder = find(_NAME)
+    except RuntimeError:
         return None
-    return folder if folder.is_absolute() else None
+    return folder if folder.is_absolute() else None  # some versions return a relative path if there is no home folder
