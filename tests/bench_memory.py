@@ -91,9 +91,7 @@ def answer(worker: subprocess.Popen[str]) -> dict[str, Any]:
 
 def work(folder: Path, memory: str | None, prompt: int, tokens: int) -> None:
     """Loads the model, then runs one step for each line of stdin: the prefill, then single tokens. Prints facts."""
-    from mlx_oss.backend.blas import prefer_fast_blas
 
-    prefer_fast_blas()  # before MLX, as the commands do
     import mlx_oss
 
     context = prompt + tokens

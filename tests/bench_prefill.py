@@ -33,9 +33,7 @@ SHAPE = {
 
 def measure(folder: str, length: int) -> dict[str, float]:
     """Wall-clock seconds, processor seconds of all cores, bytes of the cache, peak bytes beyond the loaded model."""
-    from mlx_oss.backend.blas import prefer_fast_blas
 
-    prefer_fast_blas()
     from mlx_oss.backend.process_memory import peak_memory_bytes
     from mlx_oss.generation.generate import prefill
     from mlx_oss.loader import load_model

@@ -16,7 +16,6 @@ import mlx.core as mx
 import pytest
 
 from mlx_oss import bench
-from mlx_oss.backend import cores
 from mlx_oss.bench import BenchReport, Result, Speed, chips, measure, worker
 from mlx_oss.bench.kernels import bytes_per_token, copied_buffers, kernels_per_layer
 from mlx_oss.cli import main
@@ -86,12 +85,6 @@ def test_a_layer_launches_twenty_kernels_at_most(folder):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_stored_in_another_dtype_add_no_kernel(folder, dtype):
     assert kernels_per_layer(load_model(folder("one kv head"), dtype=dtype).transformer) <= 20
-
-
-def test_sharing_out_among_cores_is_not_counted(folder, monkeypatch):
-    monkeypatch.setattr(cores, "SHARED_FROM", 0)
-    assert kernels_per_layer(load_model(folder("one kv head")).transformer) <= 20
-    assert cores.SHARED_FROM == 0
 
 
 def test_a_further_operation_in_each_layer_is_counted(folder, monkeypatch):

@@ -47,8 +47,7 @@ ORDER = """
 RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in line.split()}
 KNOW_MLX = set(
     """
-    backend.cores backend.cpu_attention backend.cpu_linear backend.device backend.host_memory backend.packed
-    backend.mlx_library backend.wired
+    backend.device backend.host_memory backend.mlx_library backend.native backend.packed backend.wired
     model.attention model.fingerprint model.kv_cache model.linear model.swiglu model.transformer
     weights.arrays weights.reading offload.embedding offload.experts offload.install
     nano convert.affine loader generation.generate generation.local generation.prompt_cache generation.sampling

@@ -1,4 +1,4 @@
-"""What differs between machines: GPU or CPU backend, cores, memory, and the operations of MLX's CPU backend.
+"""What differs between machines: GPU or CPU backend, memory, and what MLX's CPU backend is slow at.
 
 Knows nothing of the model.
 
@@ -11,8 +11,5 @@ Knows nothing of the model.
     device_errors.py  what MLX raises when the device fails, as errors of ours
     expert_rows.py    how many pairs of tokens and experts to compute at once
     packed.py         packed weights -> values
-    blas.py           loads a fast BLAS for the CPU backend before MLX is loaded
-    cores.py          splits work among the cores of the CPU backend
-    cpu_linear.py     matrix products of the CPU backend with weights as they are stored
-    cpu_attention.py  attention of the CPU backend, tile by tile
+    native/           products and attention of the CPU backend, in C
 """

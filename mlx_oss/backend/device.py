@@ -29,6 +29,11 @@ def device_name() -> str:
     return str(mx.device_info().get("device_name", "GPU")) if on_gpu() else "CPU backend"
 
 
+def settle() -> None:
+    """Waits until MLX has computed everything that this thread has submitted."""
+    mx.synchronize()
+
+
 def activation_dtype(dtype: str) -> mx.Dtype:
     """Converts the name of a dtype to the MLX dtype.
 

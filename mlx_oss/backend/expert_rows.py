@@ -11,24 +11,22 @@ from __future__ import annotations
 
 from mlx_oss.backend import device
 
-_SORT_FROM = 64  # pairs; from there on sorting is faster on MLX's CPU backend
 _LEAST_PAIRS, _PAIRS_PER_EXPERT = 16, 4  # for MLX's kernel for sorted pairs
 _BLOCK = 16  # pairs that this kernel takes at a time; 32 or 64 on an M5
 
 
-def sorted_rows(pairs: int, experts: int, total: int) -> int:
+def sorted_rows(pairs: int, experts: int) -> int:
     """Number of rows to sort and compute for this many pairs, or 0 if they are not to be sorted.
 
-    More rows than pairs are computed only where this reads less, however the pairs are distributed.
+    More rows than pairs are computed only where this reads less, however the pairs are distributed. On the CPU backend
+    the order does not matter.
 
     Args:
         pairs: Number of (token, expert) pairs.
         experts: Number of experts in the stacked matrices.
-        total: Number of pairs of the whole call, of which these may be a part. On the CPU backend it decides, so that
-            computing part by part changes no bit.
     """
     if not device.on_gpu():
-        return pairs if total >= _SORT_FROM else 0
+        return 0
     rows = max(pairs, _LEAST_PAIRS, _PAIRS_PER_EXPERT * experts)
     return rows if most_reads(pairs, rows, experts) < pairs else 0
 

@@ -9,7 +9,6 @@ import platform
 import re
 import sys
 
-from mlx_oss.backend.blas import prefer_fast_blas
 from mlx_oss.errors import EngineError
 
 # Words of macOS's dynamic linker, dyld.
@@ -18,14 +17,13 @@ _NEWER_MACOS = re.compile(r"built for macOS ([0-9.]+) which is newer than runnin
 
 
 def load_mlx() -> None:
-    """Loads MLX, and before it a fast BLAS if there is one. Does nothing if MLX is already loaded.
+    """Loads MLX. Does nothing if it is already loaded.
 
     Modules that import MLX are imported after this, so that a user without MLX gets a sentence and no ImportError.
 
     Raises:
         EngineError: If MLX is not installed, or the system cannot load it.
     """
-    prefer_fast_blas()
     try:
         import mlx.core  # noqa: F401
     except ImportError as error:

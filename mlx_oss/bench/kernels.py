@@ -2,8 +2,8 @@
 
 Kernels are counted in MLX's graph before it is evaluated. Views (slices, reshapes) launch nothing. A function of
 `mx.fast` is one kernel on Metal but many primitives on the CPU backend, so each is replaced by a single operation while
-the graph is traced. What only the CPU backend does is switched off: converting weights to float32, and splitting work
-among cores.
+the graph is traced. The native library of the CPU
+backend is not used then.
 """
 
 from __future__ import annotations

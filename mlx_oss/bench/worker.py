@@ -88,11 +88,10 @@ def _timed(ids: Ids) -> tuple[float, float, list[int]]:
 
 
 def _ours() -> Load:
-    from mlx_oss.backend.blas import prefer_fast_blas
     from mlx_oss.backend.mlx_library import load_mlx
 
-    blas = prefer_fast_blas()
     load_mlx()  # before the imports below
+    from mlx_oss.backend import native
     from mlx_oss.backend.device import device_name
     from mlx_oss.bench.kernels import bytes_per_token, copied_buffers, kernels_per_layer
     from mlx_oss.errors import OptionError
@@ -119,7 +118,7 @@ def _ours() -> Load:
             reads = offload_stats(model.transformer)
             return {
                 "reads": {"hit_rate": reads.hit_rate, **asdict(reads)},
-                "device": device_name() + (f" with {Path(blas).name}" if blas else ""),
+                "device": device_name() + (f" with {native.vectors()}" if native.computes(None) else ""),
                 "bytes_per_token": bytes_per_token(model.transformer),
                 "kernels_per_layer": kernels_per_layer(model.transformer),
                 "copied_buffers": copied_buffers(model.transformer),

@@ -21,11 +21,11 @@ import numpy as np
 from mlx_oss.backend import device
 from mlx_oss.config import MXFP4
 from mlx_oss.doctor.findings import REPORT_IT, Finding, Level
-from mlx_oss.model.attention import attention
+from mlx_oss.model.attention import Seen, attention
 from mlx_oss.model.linear import ExpertLinear, Linear, QuantizedLinear
 from mlx_oss.model.rope import inverse_frequencies
 from mlx_oss.model.swiglu import swiglu
-from mlx_oss.model.transformer import Transformer, sliding_mask
+from mlx_oss.model.transformer import Transformer
 from mlx_oss.weights import mxfp4
 from mlx_oss.weights.layouts.checkpoint import released
 
@@ -309,21 +309,19 @@ def _attention() -> Iterator[Case]:
         qkv, keys, values = _normal(rng, 1, L, H + 2 * K, D), _normal(rng, 1, K, 768, D), _normal(rng, 1, K, 768, D)
         # As large as the sum over all keys, so that a wrong sink shows.
         sinks = _bfloat16(rng.standard_normal(H, np.float32) + np.float32(math.log(S) + scale**2 * D / 2))
-        mask: mx.array | str | None = None
-        seen = np.ones((L, S), bool)
-        if L > 1:
-            mask = sliding_mask(window - 1, L, window) if sliding else "causal"
-            seen = np.array(mask) if sliding else np.tri(L, S, S - L, dtype=bool)
+        seen = np.tri(L, S, S - L, dtype=bool)
+        if sliding:
+            seen &= ~np.tri(L, S, S - L - window, dtype=bool)
 
         def compute(
             dtype: mx.Dtype,
             parts: tuple[np.ndarray, ...] = (qkv, keys, values, sinks),
             S: int = S,
-            mask: mx.array | str | None = mask,
+            window: int | None = window if sliding else None,
         ) -> mx.array:
             qkv, k, v, sinks = (mx.array(part).astype(dtype) for part in parts)
             q = qkv.swapaxes(1, 2)[:, :H]
-            return attention(q, k[:, :, :S], v[:, :, :S], scale=scale, mask=mask, sinks=sinks)[:, ::_HEADS]
+            return attention(q, k[:, :, :S], v[:, :, :S], scale=scale, seen=Seen(window), sinks=sinks)[:, :, ::_HEADS]
 
         def expected(
             parts: tuple[np.ndarray, ...] = (qkv, keys, values, sinks), S: int = S, seen: np.ndarray = seen
@@ -337,7 +335,7 @@ def _attention() -> Iterator[Case]:
                 largest = np.maximum(scores.max(-1, keepdims=True), sinks[head])
                 powers = np.exp(scores - largest)
                 out.append(powers @ v[0, kv, :S] / (powers.sum(-1, keepdims=True) + np.exp(sinks[head] - largest)))
-            return np.stack(out)[None]
+            return np.stack(out, axis=1)[None]
 
         kind = "a window" if sliding else f"{S} keys"
         name = f"attention, {L} quer{'ies' if L > 1 else 'y'}, {kind}"

@@ -7,7 +7,6 @@ also those of a process that crashed.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import time
@@ -60,13 +59,10 @@ def _step(group: str, name: str, check: Callable[[], Iterable[Finding]]) -> bool
 
 
 def _facts() -> Iterator[Finding]:
-    from mlx_oss.backend.blas import prefer_fast_blas
-
-    blas = prefer_fast_blas()
     load_mlx()
     import mlx.core as mx
 
-    from mlx_oss.backend import device, host_memory
+    from mlx_oss.backend import device, host_memory, native
 
     info = dict(mx.device_info())
     name = device.device_name()
@@ -82,13 +78,13 @@ def _facts() -> Iterator[Finding]:
         yield Finding("GPU", "device", "problem", text, "Run `pip install --force-reinstall mlx`.", info)
     else:
         yield Finding("GPU", "device", "ok", "MLX computes on the CPU.", "", info)
-        if blas is None:
-            text = "No fast BLAS is installed, so prompts take many times as long."
-            remedy = "Install OpenBLAS, for example with `apt install libopenblas0`."
-            yield Finding("GPU", "BLAS", "note", text, remedy)
+        if vectors := native.vectors():
+            text = f"Products are computed by the native library, with {vectors} on {native.usable_cores()} cores."
+            yield Finding("GPU", "native library", "ok", text)
         else:
-            text = f"Products are computed by {os.path.basename(blas)}."
-            yield Finding("GPU", "BLAS", "ok", text)
+            text = "The native library is missing, so everything takes many times as long."
+            remedy = "Install a C compiler, for example with `apt install gcc`, and then mlx-oss once more."
+            yield Finding("GPU", "native library", "note", text, remedy)
 
 
 def _product() -> Iterator[Finding]:

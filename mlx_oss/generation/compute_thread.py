@@ -15,7 +15,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from mlx_oss.backend.cores import settle
+from mlx_oss.backend.device import settle
 from mlx_oss.errors import EngineError
 from mlx_oss.shield import shield
 

@@ -14,7 +14,6 @@ from typing import Any, Literal, Protocol
 import mlx.core as mx
 import numpy as np
 
-from mlx_oss.backend.cores import side_stream
 from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.errors import NumericalError, OptionError
 from mlx_oss.generation import compute_thread
@@ -304,7 +303,7 @@ class TokenPicker:
             else:
                 mask = None if allowed is None else mx.array(allowed)
                 chosen = self._sampled(self._sampler.logits(scores.logits, self._recent, mask, scores.exact))
-                scores.sum = mx.sum(scores.logits[: LAST_TEXT_ID + 1], stream=side_stream())
+                scores.sum = mx.sum(scores.logits[: LAST_TEXT_ID + 1])
             mx.async_eval(chosen, scores.sum)
         return chosen
 
@@ -312,7 +311,7 @@ class TokenPicker:
         token = self._sampler.sample(logits)
         if not self.options.logprobs:
             return (token,)
-        norm = mx.logsumexp(logits, stream=side_stream())
+        norm = mx.logsumexp(logits)
         chosen = (token, logits[token] - norm)
         count = min(self.options.top_logprobs, logits.shape[0])
         if count == 0:

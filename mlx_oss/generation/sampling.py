@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_oss.backend.cores import side_stream
 from mlx_oss.backend.device import compiled
 from mlx_oss.errors import OptionError
 from mlx_oss.generation.options import SamplingOptions
@@ -117,7 +116,7 @@ class Sampler:
         next_key, key = mx.random.split(key)
         # Gumbel-max: the largest of logits + noise is a draw from the softmax of the logits. The noise does not depend
         # on them, so it is ready when they are.
-        noise = mx.random.gumbel(logits.shape, key=key, stream=side_stream())
+        noise = mx.random.gumbel(logits.shape, key=key)
         return mx.argmax(self.filtered(logits) + noise), next_key
 
     def filtered(self, logits: mx.array) -> mx.array:

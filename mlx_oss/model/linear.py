@@ -1,19 +1,21 @@
 """Linear layers that keep their weights as they are stored, on every backend.
 
 A GPU multiplies stored bfloat16 and packed integers directly, so there these are MLX's own layers. On MLX's CPU
-backend, `backend.cpu_linear` computes the products. Knows nothing of the model.
+backend `backend.native` computes the products, where it is built and knows how they are stored. Knows nothing of the
+model.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_oss.backend import cpu_linear, device
+from mlx_oss.backend import native
 from mlx_oss.config import QuantizationSpec
+from mlx_oss.model.swiglu import swiglu
 
 
 def linear(inputs: int, outputs: int, bias: bool, spec: QuantizationSpec | None) -> nn.Module:
@@ -27,20 +29,20 @@ class Linear(nn.Linear):
     """x (..., inputs) -> (..., outputs) in the dtype of x; the weight may have another dtype."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        if device.on_gpu():
-            return super().__call__(x)
-        return cpu_linear.linear(x, self.weight, self.get("bias"))
+        if native.computes(None):
+            return native.product(x, None, [self.weight], self.get("bias"))
+        return super().__call__(x).astype(x.dtype)
 
 
 class QuantizedLinear(nn.QuantizedLinear):
     """Like `Linear`, with quantised weights."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        if device.on_gpu():
-            y: mx.array = super().__call__(x)
-            return y
         spec = QuantizationSpec(self.group_size, self.bits, self.mode)
-        return cpu_linear.quantized_linear(x, spec, self.get("bias"), *_packed_arrays(self))
+        if native.computes(spec):
+            return native.product(x, spec, _packed_arrays(self), self.get("bias"))
+        y: mx.array = super().__call__(x)
+        return y
 
 
 def rows_of(layer: nn.Module, rows: mx.array) -> mx.array:
@@ -57,8 +59,7 @@ def rows_of(layer: nn.Module, rows: mx.array) -> mx.array:
 class ExpertLinear(nn.Module):
     """One matrix and bias for each expert; each row of the input is multiplied with a chosen expert's matrix.
 
-    The matrices are quantised as `spec` says; None means not quantised. The bias is a parameter, but callers add it:
-    `swiglu` can do that in its own kernel.
+    The matrices are quantised as `spec` says; None means not quantised.
     """
 
     def __init__(self, experts: int, inputs: int, outputs: int, spec: QuantizationSpec | None) -> None:
@@ -72,47 +73,46 @@ class ExpertLinear(nn.Module):
         self.bias = mx.zeros((experts, outputs))
 
     def __call__(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
-        """x (n, 1, inputs), experts (N,) -> (N, 1, outputs), without the bias.
+        """x (n, 1, inputs), experts (N,) -> (N, 1, outputs), without the bias, which is a parameter too.
 
         Each row of x is multiplied with N / n consecutive entries of `experts`. `sorted_indices` states that `experts`
         is sorted, which makes the product faster if experts have many rows each.
         """
-        if not device.on_gpu() and (sorted_indices or self.spec is None):
-            return cpu_linear.expert_linear(x, experts, self.spec, *_packed_arrays(self))
+        if native.computes(self.spec):
+            return native.product(x, self.spec, _packed_arrays(self), experts=experts)
         # MLX uses its kernel for sorted experts only if `rows` is None.
         rows = None if sorted_indices else _token_of_pair(experts.size, experts.size // x.shape[0])
         if self.spec is None:
-            return mx.gather_mm(
-                x, self.weight.swapaxes(-1, -2), lhs_indices=rows, rhs_indices=experts, sorted_indices=rows is None
-            )
-        gathered = partial(self._gathered, self.spec, x, rows, experts)
-        if device.on_gpu():
-            return gathered(*_packed_arrays(self))
-        return cpu_linear.by_rows_of(gathered, experts.size, *_packed_arrays(self))
-
-    @staticmethod
-    def _gathered(
-        spec: QuantizationSpec,
-        x: mx.array,
-        rows: mx.array | None,
-        experts: mx.array,
-        weight: mx.array,
-        scales: mx.array,
-        biases: mx.array | None = None,
-    ) -> mx.array:
+            matrices = self.weight.swapaxes(-1, -2)
+            return mx.gather_mm(x, matrices, lhs_indices=rows, rhs_indices=experts, sorted_indices=sorted_indices)
         return mx.gather_qmm(
             x,
-            weight,
-            scales,
-            biases,
+            self.weight,
+            self.scales,
+            self.get("biases"),
             lhs_indices=rows,
             rhs_indices=experts,
             transpose=True,
-            group_size=spec.group_size,
-            bits=spec.bits,
-            mode=spec.mode,
-            sorted_indices=rows is None,
+            group_size=self.spec.group_size,
+            bits=self.spec.bits,
+            mode=self.spec.mode,
+            sorted_indices=sorted_indices,
         )
+
+    def with_bias(self, x: mx.array, experts: mx.array, sorted_indices: bool = False) -> mx.array:
+        """Like a call, with the bias of the expert added to each row."""
+        if native.computes(self.spec):
+            return native.product(x, self.spec, _packed_arrays(self), self.bias, experts)
+        return self(x, experts, sorted_indices) + self.bias[experts][:, None]
+
+    def activated(
+        self, x: mx.array, experts: mx.array, sorted_indices: bool, alpha: float, limit: float, alternate: bool
+    ) -> mx.array:
+        """x (n, 1, inputs), experts (N,) -> (N, 1, outputs / 2): `swiglu` of the rows with the bias added."""
+        if native.computes(self.spec):
+            activation = native.SwiGLU(alpha, limit, alternate)
+            return native.product(x, self.spec, _packed_arrays(self), self.bias, experts, activation)
+        return swiglu(self(x, experts, sorted_indices), self.bias[experts][:, None], alpha, limit, alternate)
 
 
 @lru_cache(maxsize=64)

@@ -21,7 +21,7 @@ import mlx.nn as nn
 
 from mlx_oss.backend.expert_rows import sorted_rows
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
-from mlx_oss.model.attention import attention
+from mlx_oss.model.attention import Seen, attention
 from mlx_oss.model.kv_cache import Cache, KVCache, RotatingKVCache
 from mlx_oss.model.linear import ExpertLinear, linear, rows_of
 from mlx_oss.model.rope import inverse_frequencies
@@ -30,16 +30,6 @@ from mlx_oss.model.swiglu import swiglu
 Specs = Mapping[str, QuantizationSpec | None]
 
 PREFILL_CHUNK = 512  # tokens; limits the memory of a prefill, and changes its result only by rounding
-
-
-def sliding_mask(kept: int, L: int, window: int) -> mx.array:
-    """Bool (L, kept + L), True where a query sees a key: at its own position and the window - 1 positions before it.
-
-    The keys are those of `kept` positions before the first query, followed by those of the L queries.
-    """
-    query = mx.arange(kept, kept + L)[:, None]
-    key = mx.arange(kept + L)
-    return (key <= query) & (key > query - window)
 
 
 class Attention(nn.Module):
@@ -57,7 +47,7 @@ class Attention(nn.Module):
         self.scale = concentration**2 / math.sqrt(c.head_dim)
         self._freqs = freqs
 
-    def __call__(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | RotatingKVCache) -> mx.array:
+    def __call__(self, x: mx.array, seen: Seen, cache: KVCache | RotatingKVCache) -> mx.array:
         """x (B, L, C) -> (B, L, C)."""
         B, L, _ = x.shape
         H, K, D = self.H, self.K, self.D
@@ -66,8 +56,8 @@ class Attention(nn.Module):
             qkv[:, : H + K], D, traditional=False, base=None, scale=1.0, offset=cache.offset, freqs=self._freqs
         )
         k, v = cache.update(qk[:, H:], qkv[:, H + K :])
-        out = attention(qk[:, :H], k, v, scale=self.scale, mask=mask, sinks=self.sinks)
-        y: mx.array = self.o_proj(out.swapaxes(1, 2).reshape(B, L, H * D))
+        out = attention(qk[:, :H], k, v, scale=self.scale, seen=seen, sinks=self.sinks)
+        y: mx.array = self.o_proj(out.reshape(B, L, H * D))
         return y
 
 
@@ -97,20 +87,20 @@ class Experts(nn.Module):
     def __call__(self, x: mx.array, experts: mx.array, weights: mx.array, residual: mx.array) -> mx.array:
         """x and residual (B, L, C), experts and weights (B, L, T) -> residual + weighted outputs (B, L, C)."""
         B, L, T = experts.shape
-        y = self.outputs(x.reshape(B * L, 1, -1), experts.flatten(), total=B * L * T)
+        y = self.outputs(x.reshape(B * L, 1, -1), experts.flatten())
         # The weighted sum is a product (1, T) @ (T, C) for each token. mx.addmm adds the residual in the same kernel; a
         # separate addition would launch one more kernel in each layer of each step.
         out = mx.addmm(residual.reshape(B * L, 1, -1), weights.reshape(B * L, 1, T), y.reshape(B * L, T, -1))
         return out.reshape(B, L, -1)
 
-    def outputs(self, x: mx.array, experts: mx.array, total: int) -> mx.array:
+    def outputs(self, x: mx.array, experts: mx.array) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C): the output of each expert for its row of x.
 
-        Each row is the input of N / n consecutive experts. Many pairs are sorted, so that all rows of an expert are
-        computed together. `total` is the number of pairs of the whole call, of which these N may be a part.
+        Each row is the input of N / n consecutive experts. On a GPU many pairs are sorted, so that all rows of an
+        expert are computed together.
         """
         N = experts.size
-        rows = sorted_rows(N, self.down_proj.weight.shape[0], total)
+        rows = sorted_rows(N, self.down_proj.weight.shape[0])
         if not rows:
             return self._forward(x, experts, sorted_indices=False)
         order = mx.argsort(experts)
@@ -131,14 +121,13 @@ class Experts(nn.Module):
     def _forward(self, x: mx.array, experts: mx.array, sorted_indices: bool) -> mx.array:
         """x (n, 1, C), experts (N,) -> (N, 1, C); `sorted_indices` states that `experts` is sorted."""
         layers = [self[name] for name in self.gate_up]
-        h = _joined([layer(x, experts, sorted_indices) for layer in layers])
-        bias = _joined([layer.bias[experts][:, None] for layer in layers])
-        h = swiglu(h, bias, self.alpha, self.limit, self.rows_alternate)
-        return self.down_proj(h, experts, sorted_indices) + self.down_proj.bias[experts][:, None]
-
-
-def _joined(parts: list[mx.array]) -> mx.array:
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
+        if len(layers) == 1:
+            h = layers[0].activated(x, experts, sorted_indices, self.alpha, self.limit, self.rows_alternate)
+        else:
+            h = mx.concatenate([layer(x, experts, sorted_indices) for layer in layers], axis=-1)
+            bias = mx.concatenate([layer.bias[experts][:, None] for layer in layers], axis=-1)
+            h = swiglu(h, bias, self.alpha, self.limit, self.rows_alternate)
+        return self.down_proj.with_bias(h, experts, sorted_indices)
 
 
 class MoE(nn.Module):
@@ -168,9 +157,9 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MoE(config, specs, f"{path}.mlp", rows_alternate)
 
-    def __call__(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | RotatingKVCache) -> mx.array:
-        """x (B, L, C) -> (B, L, C); `mask` as in `attention`; `cache` is the layer's own and is extended by L."""
-        x = x + self.self_attn(self.input_layernorm(x), mask, cache)
+    def __call__(self, x: mx.array, seen: Seen, cache: KVCache | RotatingKVCache) -> mx.array:
+        """x (B, L, C) -> (B, L, C); `seen` as in `attention`; `cache` is the layer's own and is extended by L."""
+        x = x + self.self_attn(self.input_layernorm(x), seen, cache)
         return self.mlp(self.post_attention_layernorm(x), x)
 
 
@@ -242,11 +231,7 @@ class Transformer(nn.Module):
             CheckpointError: If weights are on disk and cannot be read.
         """
         cache = self.make_cache() if cache is None else cache
-        start, L, window = cache.offset, tokens.shape[1], self.config.sliding_window
-        full: mx.array | str | None = "causal" if L > 1 else None
-        sliding = full
-        if L > 1 and start + L > window:
-            sliding = sliding_mask(min(start, window - 1), L, window)
+        start, full, sliding = cache.offset, Seen(), Seen(self.config.sliding_window)
         try:
             x = self.embed_tokens(tokens).astype(self.dtype)
             for layer, layer_cache in zip(self.layers, cache.layers, strict=True):

@@ -77,7 +77,7 @@ class OffloadedExperts(Experts):
         """Sets where the experts are stored: one source for each tensor of an expert."""
         self._sources = tuple(sources)
 
-    def outputs(self, x: mx.array, experts: mx.array, total: int) -> mx.array:
+    def outputs(self, x: mx.array, experts: mx.array) -> mx.array:
         """Like `Experts.outputs`, group by group: reads the experts of the next group while one is computed."""
         ids = np.array(experts)
         with self._reader.lock:
@@ -89,14 +89,13 @@ class OffloadedExperts(Experts):
             parts, order = [], []
             for number, group in enumerate(groups):
                 self._end(reading)
-                pairs = np.flatnonzero(np.isin(ids, group)).astype(np.uint32)
-                parts.append(self._outputs_of(x, ids, pairs, total))
-                self._computing.append(parts[-1])
-                order.append(pairs)
                 if number + 1 < len(groups):
-                    mx.async_eval(parts[-1])
                     keep = [expert for later in groups[number:] for expert in later]
                     reading = self._begin(groups[number + 1], keep)
+                pairs = np.flatnonzero(np.isin(ids, group)).astype(np.uint32)
+                parts.append(self._outputs_of(x, ids, pairs))
+                self._computing.append(parts[-1])
+                order.append(pairs)
                 mx.eval(parts[-1])
                 self._computing.clear()
         if len(parts) == 1:
@@ -129,11 +128,11 @@ class OffloadedExperts(Experts):
         queue = self._slots.by_heat(held) + self._slots.by_heat(missing)
         return [queue[start : start + size] for start in range(0, len(queue), size)]
 
-    def _outputs_of(self, x: mx.array, ids: np.ndarray, pairs: np.ndarray, total: int) -> mx.array:
+    def _outputs_of(self, x: mx.array, ids: np.ndarray, pairs: np.ndarray) -> mx.array:
         """Outputs of the (token, expert) pairs with the indices `pairs` in `ids`. Their experts must have slots."""
         slots = mx.array(self._slots.of[ids[pairs]].astype(np.uint32))
         rows = x if len(pairs) == len(ids) else x[mx.array(pairs // (len(ids) // x.shape[0]))]
-        return super().outputs(rows, slots, total)
+        return super().outputs(rows, slots)
 
     def _begin(self, group: Sequence[int], keep: Collection[int]) -> Reading:
         """Starts reading the experts of the group that have no slot, into slots of experts that are not in `keep`."""

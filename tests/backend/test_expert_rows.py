@@ -37,7 +37,7 @@ def read(tokens: int, model: str, draw: Callable[[int, int], np.ndarray]) -> tup
     """(GB read as the experts are, GB read with the rows that `sorted_rows` chooses), in all layers."""
     layers, count = MODELS[model]
     experts = np.sort(draw(4 * tokens, count))
-    rows = sorted_rows(len(experts), count, len(experts))
+    rows = sorted_rows(len(experts), count)
     padded = np.concatenate([experts, np.repeat(experts[-1:], max(rows - len(experts), 0))])
     assert by_metal(padded, count, rows > 0) <= (most_reads(len(experts), rows, count) if rows else len(experts))
     plain, ours = by_metal(experts, count, True), by_metal(padded, count, rows > 0)
@@ -76,15 +76,14 @@ def test_more_rows_never_read_more(as_on_a_gpu, model, draw):
 def test_rows_are_only_added_where_that_makes_the_difference(as_on_a_gpu, model):
     count = MODELS[model][1]
     for pairs in range(1, 9 * count):
-        rows = sorted_rows(pairs, count, pairs)
+        rows = sorted_rows(pairs, count)
         assert rows in (0, max(pairs, 4 * count, 16)) and (rows == pairs or pairs < max(16, 4 * count))
-    assert sorted_rows(4, count, 4) == 0 and sorted_rows(4 * count, count, 4 * count) == 4 * count
+    assert sorted_rows(4, count) == 0 and sorted_rows(4 * count, count) == 4 * count
 
 
-def test_the_cpu_backend_sorts_by_the_number_of_pairs_of_the_whole_call(monkeypatch):
+def test_the_cpu_backend_does_not_sort(monkeypatch):
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    assert [sorted_rows(pairs, 32, pairs) for pairs in (4, 63, 64, 500)] == [0, 0, 64, 500]
-    assert sorted_rows(3, 32, 64) == 3 and sorted_rows(3, 32, 63) == 0
+    assert [sorted_rows(pairs, 32) for pairs in (4, 64, 500)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 11, 20, 31, 32, 40, 127, 128])

@@ -250,15 +250,16 @@ def test_a_terminal_that_cannot_show_all_characters_is_noted(monkeypatch):
     assert [finding.level for finding in surroundings.check_terminal()] == ["ok"]
 
 
-def test_without_openblas_a_linux_machine_gets_a_note(monkeypatch):
-    from mlx_oss.backend import blas
+def test_a_linux_machine_without_the_native_library_gets_a_note(monkeypatch):
+    from mlx_oss.backend import device, native
     from mlx_oss.doctor import worker
 
-    monkeypatch.setattr(blas, "prefer_fast_blas", lambda: None)
+    monkeypatch.setattr(device, "on_gpu", lambda: False)
+    monkeypatch.setattr(native, "vectors", lambda: None)
     monkeypatch.setattr(worker.platform, "system", lambda: "Linux")
     monkeypatch.setattr(worker, "_write", lambda **_: None)
     notes = [finding for finding in worker._facts() if finding.level == "note"]
-    assert [finding.name for finding in notes] == ["BLAS"] and "libopenblas0" in notes[0].remedy
+    assert [finding.name for finding in notes] == ["native library"] and "apt install gcc" in notes[0].remedy
 
 
 @pytest.mark.parametrize("command", ["doctor", "bench"])

@@ -1,4 +1,4 @@
-"""Linear layers on the CPU backend: stored weights give float32 results for any blocks, rows and cores."""
+"""Linear layers on the CPU backend: stored weights give float32 results, with the native library and without it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_oss.backend import cores as cores_module
-from mlx_oss.backend import cpu_linear, device
+from mlx_oss.backend import device, native
 from mlx_oss.config import QuantizationSpec
 from mlx_oss.model.linear import ExpertLinear, Linear, QuantizedLinear, linear
+from mlx_oss.model.swiglu import swiglu
 
 INPUTS, OUTPUTS = 192, 77
 SPECS = {
@@ -23,25 +23,14 @@ SPECS = {
 ROWS = [1, 2, 3, 4, 5, 16, 33]
 
 
-@pytest.fixture(params=[1, 2, 3])
-def cores(request, monkeypatch):
+@pytest.fixture(params=["the native library", "MLX's operations"], autouse=True)
+def backend(request, monkeypatch):
+    """What computes on the CPU backend: the library, or what MLX brings where it is not built."""
     monkeypatch.setattr(device, "on_gpu", lambda: False)
-    monkeypatch.setattr(cores_module, "SHARED_FROM", 0)
-    monkeypatch.setattr(cores_module.os, "sched_getaffinity", lambda _: set(range(request.param)), raising=False)
-    monkeypatch.setattr(cores_module, "_cpu", type(cores_module._cpu)())
-    return request.param
-
-
-@pytest.fixture(params=[1, 20 * INPUTS, 1 << 20])
-def block(request, monkeypatch):
-    """Blocks of one row, of several rows, and of all rows."""
-    set_blocks(monkeypatch, request.param, 2 * request.param)
-
-
-def set_blocks(monkeypatch, small: int, large: int) -> None:
-    monkeypatch.setattr(cpu_linear, "SMALL_BLOCK", small)
-    monkeypatch.setattr(cpu_linear, "LEAST_ROWS", 1)
-    monkeypatch.setattr(cpu_linear, "LARGE_BLOCK", large)
+    if request.param != "the native library":
+        monkeypatch.setattr(native, "_native", None)
+    elif native.vectors() is None:
+        pytest.skip("the native library is not built")
 
 
 def normal(*shape: int) -> mx.array:
@@ -76,7 +65,7 @@ def expected(layer: nn.Module, weight: mx.array, x: mx.array) -> np.ndarray:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32])
 @pytest.mark.parametrize("rows", ROWS)
-def test_a_stored_matrix_gives_the_product_of_its_exact_values(rows, dtype, bias, block, cores):
+def test_a_stored_matrix_gives_the_product_of_its_exact_values(rows, dtype, bias):
     layer, x = stored(dtype, bias), normal(rows, INPUTS)
     y = layer(x)
     assert y.dtype == mx.float32 and layer.weight.dtype == dtype
@@ -86,7 +75,7 @@ def test_a_stored_matrix_gives_the_product_of_its_exact_values(rows, dtype, bias
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("rows", ROWS)
-def test_a_packed_matrix_gives_the_product_of_its_values(rows, name, bias, block, cores):
+def test_a_packed_matrix_gives_the_product_of_its_values(rows, name, bias):
     spec = SPECS[name]
     layer, x = packed(spec, bias), normal(rows, INPUTS)
     weight = mx.dequantize(
@@ -98,33 +87,11 @@ def test_a_packed_matrix_gives_the_product_of_its_values(rows, name, bias, block
 
 
 @pytest.mark.parametrize("make", [lambda: stored(mx.bfloat16), lambda: packed(SPECS["q8"])])
-def test_the_leading_dimensions_are_those_of_the_input(make, cores):
+def test_the_leading_dimensions_are_those_of_the_input(make):
     layer, x = make(), normal(3, 2, 5, INPUTS)
     y = layer(x)
     assert y.shape == (3, 2, 5, OUTPUTS)
     assert np.abs(np.array(y[1, 1]) - np.array(layer(x[1, 1]))).max() < 1e-4
-
-
-@pytest.mark.parametrize("make", [lambda: stored(mx.bfloat16), lambda: packed(SPECS["q4"])])
-@pytest.mark.parametrize("rows", ROWS)
-def test_the_number_of_cores_changes_no_bit(make, rows, monkeypatch):
-    layer, x = make(), normal(rows, INPUTS)
-    monkeypatch.setattr(device, "on_gpu", lambda: False)
-    set_blocks(monkeypatch, 20 * INPUTS, 20 * INPUTS)
-    results = []
-    for shared_from in (0, 1 << 60):
-        monkeypatch.setattr(cores_module, "SHARED_FROM", shared_from)
-        results.append(np.array(layer(x)))
-    assert np.array_equal(*results)
-
-
-def test_mxfp4_halves_are_what_mlx_unpacks_for_every_byte_and_scale():
-    codes = np.arange(256, dtype=np.uint8).repeat(16).reshape(-1, 128)  # 32 rows of 256 codes
-    weight = mx.array(np.tile(codes, (32, 1))).view(mx.uint32)
-    scales = mx.array(np.arange(weight.size // 4, dtype=np.uint32) % 254 + 1).astype(mx.uint8).reshape(-1, 8)
-    expected = mx.dequantize(weight, scales, group_size=32, bits=4, mode="mxfp4", dtype=mx.float32)
-    even, odd = cpu_linear._mxfp4_even_and_odd(weight, scales)
-    assert mx.array_equal(even, expected[:, 0::2]) and mx.array_equal(odd, expected[:, 1::2])
 
 
 def values_of(layer: ExpertLinear) -> np.ndarray:
@@ -140,7 +107,7 @@ def values_of(layer: ExpertLinear) -> np.ndarray:
 
 @pytest.mark.parametrize("name", [*SPECS, "bfloat16", "float32"])
 @pytest.mark.parametrize("counts", [[3, 0, 1, 20, 0], [0, 5, 4, 7, 6], [0, 0, 0, 0, 2]])
-def test_sorted_rows_go_through_the_experts_they_name(counts, name, block, cores):
+def test_sorted_rows_go_through_the_experts_they_name(counts, name):
     layer = ExpertLinear(len(counts), INPUTS, OUTPUTS, SPECS.get(name))
     if name == "bfloat16":
         layer.weight = layer.weight.astype(mx.bfloat16)
@@ -153,7 +120,7 @@ def test_sorted_rows_go_through_the_experts_they_name(counts, name, block, cores
 
 @pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize("name", [*SPECS, "float32"])
-def test_each_row_goes_through_its_own_experts(name, gpu, cores, monkeypatch):
+def test_each_row_goes_through_its_own_experts(name, gpu, monkeypatch):
     """As a token does: a row for several experts, in any order."""
     monkeypatch.setattr(device, "on_gpu", lambda: gpu)
     layer = ExpertLinear(5, INPUTS, OUTPUTS, SPECS.get(name))
@@ -167,28 +134,29 @@ def test_each_row_goes_through_its_own_experts(name, gpu, cores, monkeypatch):
 
 def test_on_a_gpu_a_layer_is_mlxs_own(monkeypatch):
     monkeypatch.setattr(device, "on_gpu", lambda: True)
-    monkeypatch.setattr(cores_module, "over_cores", None)
     x = normal(3, INPUTS)
     for layer, parent in ((stored(mx.float32), nn.Linear), (packed(SPECS["q8"]), nn.QuantizedLinear)):
         assert isinstance(layer, parent) and isinstance(layer, (Linear, QuantizedLinear))
         assert mx.array_equal(layer(x), parent.__call__(layer, x))
 
 
-def test_the_experts_of_a_call_are_one_queue_for_the_cores(cores, monkeypatch):
-    queues, real = [], cores_module.over_cores
-    monkeypatch.setattr(cores_module, "over_cores", lambda *a, **k: (queues.append(k["tails"]), real(*a, **k))[1])
-    layer = ExpertLinear(3, INPUTS, OUTPUTS, SPECS["mxfp4"])
-    for _ in range(2):
-        layer(normal(60, 1, INPUTS), mx.array(np.repeat(np.arange(3), 20).astype(np.uint32)), True)
-    assert [queue is queues[0] for queue in queues] == [True] * 3 + [False] * 3
+@pytest.mark.parametrize("name", [*SPECS, "float32"])
+def test_a_bias_and_the_activation_are_added_alike(name):
+    """In one call of the native library, and in several of MLX's operations."""
+    layer = ExpertLinear(5, INPUTS, 2 * OUTPUTS, SPECS.get(name))
+    layer.bias = normal(5, 2 * OUTPUTS)
+    experts, x = mx.array([4, 0, 3, 3, 1, 4], mx.uint32), normal(2, 1, INPUTS)
+    h = layer(x, experts) + layer.bias[experts][:, None]
+    assert mx.abs(layer.with_bias(x, experts) - h).max().item() < 1e-5
+    for alternate in (True, False):
+        expected = swiglu(layer(x, experts), layer.bias[experts][:, None], 1.702, 7.0, alternate)
+        assert mx.abs(layer.activated(x, experts, False, 1.702, 7.0, alternate) - expected).max().item() < 1e-4
 
 
-@pytest.mark.parametrize("make", [lambda: stored(mx.bfloat16), lambda: packed(SPECS["mxfp4"])])
-def test_a_matrix_too_small_to_be_shared_out_for_one_row_is_for_many(make, monkeypatch):
-    monkeypatch.setattr(device, "on_gpu", lambda: False)
-    works, real = [], cores_module.over_cores
-    monkeypatch.setattr(cores_module, "over_cores", lambda *a, **k: (works.append(k["work"]), real(*a, **k))[1])
-    layer = make()
-    for rows in (1, 16, 64):
-        layer(normal(rows, INPUTS))
-    assert works[0] < 1.5 * layer.weight.nbytes < works[1] and works[2] > 2 * works[1]
+def test_the_library_computes_what_it_knows_and_mlx_the_rest(monkeypatch):
+    called, real = [], native.product
+    monkeypatch.setattr(native, "product", lambda *a, **k: (called.append(1), real(*a, **k))[1])
+    for name in (*SPECS, None):
+        called.clear()
+        (packed(SPECS[name]) if name else stored(mx.bfloat16))(normal(2, INPUTS))
+        assert len(called) == (native._native is not None and name not in ("nvfp4", "mxfp8"))

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_oss import ModelConfig, Transformer, load_model
 from mlx_oss.config import YarnScaling
-from mlx_oss.model.transformer import sliding_mask
+from mlx_oss.model.attention import sliding_mask
 from tests import reference
 from tests.shapes import SHAPES
 

@@ -1,0 +1,82 @@
+/* What the library computes, what a kind of processor has to compute of it, and who computes it. */
+#ifndef MLX_OSS_KERNELS_H
+#define MLX_OSS_KERNELS_H
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* How numbers are stored. The last three kinds are packed in groups that share a scale, affine ones also a bias. */
+typedef enum { FLOAT32, BFLOAT16, FLOAT16, MXFP4, AFFINE4, AFFINE8 } Kind;
+
+/* Packed values are unpacked PAD at a time. A job computes up to OUTPUTS sums for each of up to INPUTS rows of x. It
+ * unpacks BLOCK columns of a few rows of a matrix, which fit into the first cache, and multiplies all its rows of x
+ * with them. STRIDE is not a power of 2, because rows at such distances would share a few places of the cache. */
+enum { PAD = 32, OUTPUTS = 64, INPUTS = 64, BLOCK = 1024, STRIDE = BLOCK + 16 };
+
+/* Products of rows of x with the matrices of experts. A pair is a row and an expert, and each row belongs to
+ * pairs / x_rows consecutive pairs. A matrix has one row for each output, or two with SwiGLU: gate and up. */
+typedef struct {
+    Kind kind, scale_kind, x_kind;
+    const char *values, *scales, *biases; /* of all matrices, row by row */
+    ptrdiff_t value_row, scale_row;       /* bytes */
+    ptrdiff_t group, matrices, rows, inputs, outputs, x_rows, pairs;
+    const char *x;           /* (x_rows, inputs) */
+    const uint32_t *experts; /* (pairs,), or NULL for one matrix */
+    const float *bias;       /* (matrices, rows), or NULL */
+    float *out;              /* (pairs, outputs) */
+    int swiglu, alternates;  /* with `alternates` even rows are gate, otherwise the first half is */
+    float alpha, limit;
+    /* Prepared for the jobs: */
+    float *floats;    /* x as floats, (x_rows, padded); where values have 4 bits, in the order of `unpack_codes` */
+    ptrdiff_t padded; /* inputs, and zeros up to a multiple of PAD */
+    int32_t *order;   /* the pairs sorted by expert */
+    struct Piece { int expert, first, count, output; } *pieces; /* of each job: places in `order`, and the first output */
+    int height;       /* outputs of a job */
+} Product;
+
+/* Attention of L queries, the last of S positions. A query sees `window` positions, its own included. */
+typedef struct {
+    const float *q, *k, *v, *sinks;            /* (B, H, L, D), (B, K, S, D), (B, K, S, D), (H,) */
+    ptrdiff_t q_row[3], k_row[3], v_row[3];    /* distances along the first three dimensions */
+    float *out;                                /* (B, L, H, D) */
+    int B, H, K, L, S, D, window, queries;     /* `queries` of a job */
+    float scale, *memory;                      /* for each thread to work in: */
+    size_t memory_each;
+} Attention;
+
+/* Returns 0 if there is not enough memory. */
+int compute_product(Product *p);
+int compute_attention(Attention *a);
+
+/* Chooses among the kinds of vectors that this machine has, 0 for the fastest. Returns NULL if there are not so many. */
+const char *use_level(int number);
+
+/* Runs jobs 0 .. count - 1 in any order, on all threads, and returns when they are done. No two jobs run with the same
+ * `thread` at the same time. If another thread runs jobs at this time, the caller computes its own alone. */
+typedef void Task(const void *context, int job, int thread);
+void run_jobs(Task *task, const void *context, int count);
+void set_threads(int count);
+int threads(void);
+
+/* The jobs, compiled for the vectors of a kind of processor. */
+typedef struct { const char *name; Task *product_job, *attention_job; } Level;
+extern const Level avx512, avx2, neon, plain;
+
+static inline float as_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline float value_at(Kind kind, const void *from, ptrdiff_t index) {
+    if (kind == FLOAT32) return ((const float *)from)[index];
+    uint32_t half = ((const uint16_t *)from)[index];
+    if (kind == BFLOAT16) return as_float(half << 16);
+    float value = as_float((half & 0x7fff) << 13) * 0x1p112f; /* right for tiny numbers too */
+    return (half & 0x8000 ? -1 : 1) * ((half & 0x7c00) == 0x7c00 ? half & 0x3ff ? NAN : INFINITY : value);
+}
+
+#endif

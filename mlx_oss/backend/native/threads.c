@@ -1,0 +1,98 @@
+/* The pool of threads. The caller takes jobs like all others, and does not wait for a thread that sleeps too long. */
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "kernels.h"
+
+/* A thread looks so often for jobs before it sleeps, some 50 microseconds: between two products of a token there is
+ * less than that to do elsewhere, and waking a thread takes about as long. */
+enum { MOST_THREADS = 256, STACK = 1 << 20, LOOKS = 2000 };
+
+/* The number of the task in the upper half, and how many of its jobs nobody has taken yet in the lower half. Lowering
+ * that takes a job, and fails if the task is another one by now. What belongs to a task stays until all jobs are done. */
+static _Atomic uint64_t left;
+static _Atomic int done, sleeping, wanted = 1;
+static struct { Task *task; const void *context; int count; } now;
+static int started = 1; /* threads, the caller included */
+static pthread_mutex_t one_caller = PTHREAD_MUTEX_INITIALIZER, mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t awake = PTHREAD_COND_INITIALIZER;
+
+static void look_again(int looks) {
+    if (looks >= LOOKS) sched_yield();
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void help(int thread) {
+    for (uint64_t seen = atomic_load(&left); (uint32_t)seen > 0;)
+        if (atomic_compare_exchange_weak(&left, &seen, seen - 1)) {
+            now.task(now.context, now.count - (int)(uint32_t)seen, thread);
+            atomic_fetch_add(&done, 1);
+            seen = atomic_load(&left);
+        }
+}
+
+static int has_work(int thread) { return (uint32_t)atomic_load(&left) > 0 && thread < atomic_load(&wanted); }
+
+static void *work(void *number) {
+    for (int thread = (int)(intptr_t)number;; help(thread)) {
+        for (int looks = 0; looks < LOOKS && !has_work(thread); looks++) look_again(looks);
+        if (has_work(thread)) continue;
+        pthread_mutex_lock(&mutex);
+        for (atomic_fetch_add(&sleeping, 1); !has_work(thread);) pthread_cond_wait(&awake, &mutex);
+        atomic_fetch_sub(&sleeping, 1);
+        pthread_mutex_unlock(&mutex);
+    }
+    return NULL;
+}
+
+/* A forked child has none of the threads, and the mutexes are as they were at that moment. */
+static void after_fork(void) {
+    started = 1;
+    atomic_store(&left, 0), atomic_store(&sleeping, 0);
+    one_caller = mutex = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    awake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
+}
+
+static void start(int count) {
+    static int handles_forks;
+    if (!handles_forks) handles_forks = pthread_atfork(NULL, NULL, after_fork) == 0;
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, STACK);
+    pthread_sigmask(SIG_BLOCK, &all, &before); /* signals are for the threads of Python */
+    for (pthread_t thread; started < count; started++)
+        if (pthread_create(&thread, &attributes, work, (void *)(intptr_t)started) != 0) break;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+}
+
+void run_jobs(Task *task, const void *context, int count) {
+    if (count < 2 || threads() < 2 || pthread_mutex_trylock(&one_caller) != 0) {
+        for (int job = 0; job < count; job++) task(context, job, 0);
+        return;
+    }
+    if (started < threads()) start(threads());
+    now.task = task, now.context = context, now.count = count;
+    atomic_store(&done, 0);
+    atomic_store(&left, ((atomic_load(&left) >> 32) + 1) << 32 | (uint32_t)count);
+    if (atomic_load(&sleeping) > 0) {
+        pthread_mutex_lock(&mutex);
+        pthread_cond_broadcast(&awake);
+        pthread_mutex_unlock(&mutex);
+    }
+    help(0);
+    for (int looks = 0; atomic_load(&done) < count; looks++) look_again(looks);
+    pthread_mutex_unlock(&one_caller);
+}
+
+void set_threads(int count) { atomic_store(&wanted, count < 1 ? 1 : count > MOST_THREADS ? MOST_THREADS : count); }
+int threads(void) { return atomic_load(&wanted); }
