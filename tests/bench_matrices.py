@@ -1,118 +1,125 @@
-"""Measures matrix products and attention of the CPU backend in the shapes of 20b.
+"""Measures products and attention of the CPU backend in the shapes of 20b: the native library beside MLX's operations.
 
-    python -m tests.bench_matrices
+    python -m tests.bench_matrices [--threads N] [--level N]
 
-The README quotes these figures in "Where the time goes". They are milliseconds of processor time on one core, the
-minimum of several runs, so that other processes have little effect.
+The figures are milliseconds, the minimum of several runs, with MLX's in the last column. Only few of MLX's are
+measured, because the others take seconds.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
 
-from mlx_oss.backend.blas import prefer_fast_blas
+import mlx.core as mx
+import numpy as np
 
-prefer_fast_blas()
+from mlx_oss.backend import host_memory, native
+from mlx_oss.config import MXFP4, QuantizationSpec
+from mlx_oss.model.attention import Seen, attention
+from mlx_oss.model.linear import ExpertLinear, linear
 
-import mlx.core as mx  # noqa: E402
-
-from mlx_oss.backend import cores, cpu_linear, host_memory  # noqa: E402
-from mlx_oss.config import MXFP4  # noqa: E402
-from mlx_oss.model import linear  # noqa: E402
-from mlx_oss.model.attention import attention  # noqa: E402
-
-HIDDEN, QKV, GATE_UP = 2880, 5120, 5760
+HIDDEN, QKV, VOCABULARY = 2880, 5120, 201_088
 HEADS, KV_HEADS, DIM = 64, 8, 64
-HOW = {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+EXPERTS, CHOSEN = 32, 4
+AFFINE = QuantizationSpec(64, 8, "affine")
 
 
-def cost(make: Callable[[], mx.array], runs: int = 7) -> float:
-    """Milliseconds of processor time that computing the array takes, the minimum of several runs."""
-    mx.eval(make())
+def cost(compute: Callable[[], mx.array], runs: int = 7) -> float:
+    """Milliseconds that computing takes, the minimum of several runs."""
+    mx.eval(compute())
     spent = []
     for _ in range(runs):
-        started = time.process_time()
-        mx.eval(make())
-        spent.append(time.process_time() - started)
+        started = time.perf_counter()
+        mx.eval(compute())
+        spent.append(time.perf_counter() - started)
     return 1e3 * min(spent)
 
 
-def tell(what: str, *figures: float) -> None:
-    sys.stdout.write(f"{what:58}" + "".join(f"{figure:8.1f}" for figure in figures) + "\n")
+def tell(what: str, ours: float, nbytes: float, multiplied: float, mlxs: float | None = None) -> None:
+    rates = f"{nbytes / ours / 1e6:6.1f} GB/s {2 * multiplied / ours / 1e6:6.0f} GFLOPS"
+    sys.stdout.write(f"{what:44}{ours:9.2f} ms {rates}" + (f"{mlxs:9.1f} ms" if mlxs else "") + "\n")
     sys.stdout.flush()
 
 
+def beside(compute: Callable[[], mx.array], runs: int = 3) -> float:
+    """The cost with MLX's own operations."""
+    library, native._native = native._native, None
+    try:
+        return cost(compute, runs)
+    finally:
+        native._native = library
+
+
 def normal(*shape: int) -> mx.array:
-    array = mx.random.normal(shape)
+    array = mx.array(np.random.default_rng(0).standard_normal(shape, np.float32))
     mx.eval(array)
     return array
 
 
-def dense() -> None:
-    layer = linear.linear(HIDDEN, QKV, False, None)
-    layer.weight = normal(QKV, HIDDEN).astype(mx.bfloat16)
-    held = layer.weight.astype(mx.float32)
-    mx.eval(layer.weight, held)
-    for rows in (1, 8, 32, 128, 512):
-        x = normal(rows, HIDDEN)
-        figures = cost(lambda x=x: layer(x)), cost(lambda x=x: x @ held.T)
-        tell(f"q, k, v of {rows}: stored in bfloat16, held in float32", *figures)
+def dense(name: str, outputs: int, rows: tuple[int, ...], spec: QuantizationSpec | None = None) -> None:
+    layer = linear(HIDDEN, outputs, False, spec)
+    if spec is None:
+        layer.weight = layer.weight.astype(mx.bfloat16)
+    mx.eval(layer.parameters())
+    nbytes = sum(array.nbytes for array in layer.values() if isinstance(array, mx.array))
+    for count in rows:
+        x = normal(count, HIDDEN)
+        mlxs = beside(lambda x=x: layer(x)) if count == 1 else None  # type: ignore[misc]
+        tell(f"{name}, {count} rows", cost(lambda x=x: layer(x)), nbytes, count * HIDDEN * outputs, mlxs)  # type: ignore[misc]
 
 
-def one_row() -> None:
-    layer, x = linear.linear(HIDDEN, QKV, False, None), normal(1, HIDDEN)
-    layer.weight = normal(QKV, HIDDEN).astype(mx.bfloat16)
-    mx.eval(layer.weight)
-    heights, usual, costs = (32, 64, 128, 256, 512), cpu_linear.LEAST_ROWS, []
-    for height in heights:
-        cpu_linear.LEAST_ROWS = height
-        costs.append(cost(lambda: layer(x)))
-    cpu_linear.LEAST_ROWS = usual
-    tell("one row, in blocks of " + ", ".join(map(str, heights)) + " rows of the matrix", *costs)
+def experts() -> None:
+    # The weights come from NumPy: so many random numbers at once end MLX 0.32.4's CPU backend.
+    layer, rng = ExpertLinear(EXPERTS, HIDDEN, 2 * HIDDEN, MXFP4), np.random.default_rng(0)
+    layer.weight = mx.array(rng.integers(0, 1 << 32, layer.weight.shape, np.uint32))
+    layer.scales = mx.array(rng.integers(118, 124, layer.scales.shape, np.uint8))
+    mx.eval(layer.bias)
+    each = (layer.weight.nbytes + layer.scales.nbytes) / EXPERTS
+    for count in (1, 32, 128, 512):
+        x = normal(count, 1, HIDDEN)
+        chosen = rng.integers(0, EXPERTS, count * CHOSEN).astype(np.uint32)
+        if count == 1:
+            chosen = np.arange(CHOSEN, dtype=np.uint32)
+        ids, used = mx.array(chosen), len(set(chosen.tolist()))
 
+        def compute(x: mx.array = x, ids: mx.array = ids) -> mx.array:
+            return layer.activated(x, ids, False, 1.702, 7.0, True)
 
-def packed() -> None:
-    """Products with the gate and up matrices of one expert."""
-    weight, scales = mx.quantize(normal(GATE_UP, HIDDEN), **HOW)
-    mx.eval(weight, scales)
-    for rows in (1, 4, 8, 16, 64):
-        x = normal(rows, HIDDEN)
-        figures = [cost(lambda x=x: mx.quantized_matmul(x, weight, scales, None, transpose=True, **HOW), 3)]
-        usual, cpu_linear.UNPACK_FROM = cpu_linear.UNPACK_FROM, 1
-        product = cpu_linear._packed_product(MXFP4)
-        figures.append(cost(lambda x=x, p=product: cpu_linear._by_blocks(x, p, None, weight, scales), 3))
-        cpu_linear.UNPACK_FROM = usual
-        tell(f"an expert's gate and up of {rows}: packed, unpacked once", *figures)
-    parts = [(weight[n : n + 160], scales[n : n + 160]) for n in range(0, GATE_UP, 160)]
-    ours = cost(lambda: [cpu_linear._mxfp4_even_and_odd(*part) for part in parts], 3)
-    tell(
-        "unpacking alone: whole words, mx.dequantize", ours, cost(lambda: [mx.dequantize(*p, **HOW) for p in parts], 3)
-    )
+        mlxs = beside(compute) if count == 1 else None
+        tell(
+            f"gate and up of {used} experts, {count} rows",
+            cost(compute),
+            used * each,
+            count * CHOSEN * HIDDEN**2 * 2,
+            mlxs,
+        )
 
 
 def attended() -> None:
-    scores, sinks = normal(1024, 1024), normal(HEADS)
-    tell("a million powers of e, of 2", cost(lambda: mx.exp(scores)), cost(lambda: mx.power(2.0, scores)))
-    for length, positions in ((1, 4096), (128, 128), (512, 4096)):
+    for length, positions in ((1, 1000), (1, 8000), (512, 512), (512, 4096)):
         q, k = normal(1, HEADS, length, DIM), normal(1, KV_HEADS, positions, DIM)
-        how = {"scale": DIM**-0.5, "mask": "causal" if length > 1 else None, "sinks": sinks}
-        ours = cost(lambda q=q, k=k, how=how: attention(q, k, k, **how), 3)
-        mlxs = cost(lambda q=q, k=k, how=how: mx.fast.scaled_dot_product_attention(q, k, k, **how), 3)
-        tell(f"attention of {length} at {positions} positions: by tiles, MLX's", ours, mlxs)
+
+        def compute(q: mx.array = q, k: mx.array = k) -> mx.array:
+            return attention(q, k, k, scale=DIM**-0.5, seen=Seen(), sinks=mx.zeros(HEADS))
+
+        scores = HEADS * length * (positions - length / 2)
+        tell(f"attention of {length} at {positions}", cost(compute), 2 * k.nbytes, 2 * scores * DIM, beside(compute, 1))
 
 
 def main() -> None:
-    cores.SHARED_FROM = sys.maxsize
-    layer, x = linear.linear(HIDDEN, QKV, False, None), normal(1, HIDDEN)
-    layer.weight = normal(QKV, HIDDEN).astype(mx.bfloat16)
-    mx.eval(layer.weight)
-    tell("one row, freed memory given back as glibc does", cost(lambda: layer(x)))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--level", type=int, default=0, help="0: the fastest vectors of this machine")
+    args = parser.parse_args()
     host_memory.keep_freed_memory()
-    one_row()
-    dense()
-    packed()
+    sys.stdout.write(f"{native.vectors() and native.use(args.level, args.threads)}\n")
+    dense("q, k and v", QKV, (1, 32, 128, 512))
+    dense("q, k and v, affine 8 bit", QKV, (1, 128), AFFINE)
+    dense("unembedding", VOCABULARY, (1,))
+    experts()
     attended()
 
 

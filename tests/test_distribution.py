@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import platform
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +21,9 @@ import pytest
 import mlx_oss
 
 ROOT = Path(__file__).parents[1]
+LIBRARY = "mlx_oss/backend/native/_native.abi3.so"
+BUILD = "import sys, setuptools.build_meta as backend; backend.build_wheel(sys.argv[-1])"
+X86 = platform.machine() == "x86_64"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("build"), reason="needs build (extra `dev`)")
@@ -60,7 +66,35 @@ def environment(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_brings_every_module_and_file_and_nothing_else(built):
     (wheel,) = built.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == set(checkout_files())
+    assert names - {LIBRARY} == set(checkout_files())
+
+
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("cc")), reason="the library is built elsewhere")
+def test_a_wheel_for_linux_brings_the_native_library_for_every_python(built):
+    (wheel,) = built.glob("*.whl")
+    assert "-cp311-abi3-linux" in wheel.name and LIBRARY in zipfile.ZipFile(wheel).namelist()
+
+
+@pytest.mark.parametrize("why", ["there is no compiler", "the compiler fails", "it is a Mac"])
+def test_the_package_is_installed_without_the_native_library_where(why, tmp_path):
+    program, environment = BUILD, dict(os.environ)
+    if why == "it is a Mac":
+        program = program.replace("; ", "; import platform; platform.system = lambda: 'Darwin'; ")
+    else:
+        compiler = tmp_path / "cc"
+        if why == "the compiler fails":
+            compiler.write_text("#!/bin/sh\nexit 1\n")
+            compiler.chmod(0o755)
+        environment |= {"CC": str(compiler), "LDSHARED": str(compiler)}
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns("*.so", "build", "*.egg-info", ".*", "__pycache__", "tests", "examples")
+    shutil.copytree(ROOT, source, ignore=ignored, symlinks=True)
+    command = [sys.executable, "-c", program, str(tmp_path / "dist")]
+    done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert LIBRARY not in zipfile.ZipFile(wheel).namelist()
+    assert wheel.name.endswith("py3-none-any.whl" if why == "it is a Mac" else "_x86_64.whl" if X86 else ".whl")
 
 
 def test_the_wheel_brings_the_licence_of_the_vocabulary_too(built):

@@ -1,6 +1,7 @@
 """Token ids in, token ids out: prefills a prompt in chunks, then decodes one token per step.
 
-Decoding is always one step ahead of the caller. Computes on the caller's thread: `LocalEngine` calls it on its own.
+Decoding is one step ahead of the caller. With the native library of the CPU backend that step is complete when the
+caller gets a token. Computes on the caller's thread: `LocalEngine` calls it on its own.
 Knows nothing of text or harmony; `chat` does.
 """
 

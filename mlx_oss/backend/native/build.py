@@ -6,7 +6,7 @@ for it hold Python only.
 
 from __future__ import annotations
 
-import sys
+import platform
 from typing import Any
 
 from setuptools.command.bdist_wheel import bdist_wheel
@@ -17,7 +17,7 @@ class Build(build_ext):
     """Builds nothing but on Linux."""
 
     def run(self) -> None:
-        if sys.platform == "linux":
+        if platform.system() == "Linux":
             super().run()
 
 
@@ -26,6 +26,6 @@ class Wheel(bdist_wheel):
 
     def finalize_options(self) -> None:
         distribution: Any = self.distribution
-        if sys.platform != "linux":
+        if platform.system() != "Linux":
             distribution.ext_modules = None
         super().finalize_options()
