@@ -87,13 +87,13 @@ def product(
     result = np.empty(shape, np.float32)
     if bias is not None and bias.dtype != mx.float32:
         bias = bias.astype(mx.float32)
-    x = _computed(x)
+    rows = _rows(x, spec is not None and spec.bits == 4)
     if experts is not None:
         mx.eval(experts)
     bits, group = (spec.bits, spec.group_size) if spec else (0, 0)
     alpha, limit, alternates = swiglu or (0.0, 0.0, False)
     weight, scales, biases = (*stored, None, None)[:3]
-    _native.product(result, x, experts, weight, scales, biases, bias, bits, group, alpha, limit, alternates)
+    _native.product(result, rows, experts, weight, scales, biases, bias, bits, group, alpha, limit, alternates)
     return mx.array(result).astype(x.dtype)
 
 
@@ -113,14 +113,22 @@ def attention(
     return mx.array(result).astype(dtype)
 
 
-def _computed(x: mx.array) -> mx.array:
-    """x, computed and with its rows one after another. An error of MLX is raised here: asking for a buffer hides it."""
-    mx.eval(x)
-    view: Any = x
-    if not memoryview(view).c_contiguous:
-        x = mx.contiguous(x)
-        mx.eval(x)
-    return x
+def _rows(x: mx.array, is_split: bool) -> np.ndarray:
+    """The rows of x as the library reads them: (n, inputs) float32, padded with zeros to a multiple of 32.
+
+    With `is_split` the even ones of each 32 columns come before the odd ones, as the library unpacks values of 4 bits.
+    """
+    if x.dtype != mx.float32:
+        x = x.astype(mx.float32)
+    mx.eval(x)  # an error of MLX is raised here; within the buffer protocol it would end the process
+    rows = np.array(x, copy=False).reshape(-1, x.shape[-1])
+    if missing := -rows.shape[1] % 32:
+        rows = np.pad(rows, ((0, 0), (0, missing)))
+    if is_split:
+        return np.ascontiguousarray(rows.reshape(len(rows), rows.shape[1] // 32, 16, 2).swapaxes(2, 3)).reshape(
+            rows.shape
+        )
+    return np.ascontiguousarray(rows)
 
 
 @cache

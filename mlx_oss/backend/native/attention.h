@@ -3,7 +3,7 @@
 
 enum { KEYS = 4 * W }; /* of a tile */
 
-/* to[r] = a[r] b, or to[r] + a[r] b if `adds`, for TOGETHER rows of a: b has `count` rows, of which 4 W columns count. */
+/* to[r] = a[r] b, or to[r] + a[r] b if `adds`, for TOGETHER rows of a and 4 W columns of b, which has `count` rows. */
 INLINE void rows_times(const float *a, ptrdiff_t a_row, const float *b, ptrdiff_t b_row, int count, float *to,
                        ptrdiff_t to_row, int adds) {
     vec sums[TOGETHER][4] = {0};
@@ -18,17 +18,7 @@ INLINE void rows_times(const float *a, ptrdiff_t a_row, const float *b, ptrdiff_
         for (int i = 0; i < 4; i++) store(to + r * to_row + i * W, sums[r][i]);
 }
 
-/* keys[d * KEYS + n] = k[n * row + d], four keys at a time. Behind the last key it repeats that one. */
-INLINE void turn(const float *k, ptrdiff_t row, int count, int D, float *keys) {
-    for (int n = 0; n < KEYS; n += 4) {
-        const float *from[4];
-        for (int i = 0; i < 4; i++) from[i] = k + (n + i < count ? n + i : count - 1) * row;
-        for (int d = 0; d < D; d++)
-            for (int i = 0; i < 4; i++) keys[d * KEYS + n + i] = from[i][d];
-    }
-}
-
-/* Updates a row of the softmax with the scores of a tile, which become powers of 2 of what they exceed the largest by. */
+/* Updates a row of the softmax with the scores of a tile. They become powers of 2, relative to the largest so far. */
 INLINE void update(float *scores, float *out, int width, float *largest, float *total) {
     vec top = all(*largest), sum = {0};
     for (int i = 0; i < KEYS; i += W) top = larger(top, load(scores + i));
@@ -45,14 +35,15 @@ INLINE void update(float *scores, float *out, int width, float *largest, float *
 }
 
 /* A job is a kv head and some queries. Its rows are the query heads of that kv head, query by query. */
-static void attention_job(const void *context, int job, int thread) {
+HERE static void attention_job(const void *context, int job, int thread) {
     const Attention *a = context;
     const int blocks = (a->L + a->queries - 1) / a->queries, G = a->H / a->K, D = a->D;
     const int b = job / blocks / a->K, head = job / blocks % a->K, first = job % blocks * a->queries;
     const int rows = (a->L - first < a->queries ? a->L - first : a->queries) * G, before = a->S - a->L + first;
     const int places = (rows + TOGETHER - 1) / TOGETHER * TOGETHER, width = (D + KEYS - 1) / KEYS * KEYS;
     float *q = a->memory + (size_t)thread * a->memory_each, *out = q + places * D, *scores = out + places * width;
-    float *largest = scores + places * KEYS, *total = largest + places, *keys = total + places, *values = keys + D * KEYS;
+    float *largest = scores + places * KEYS, *total = largest + places;
+    float *keys = total + places, *values = keys + D * KEYS;
     memset(q, 0, sizeof(float) * (size_t)(places * (D + width)));
     for (int r = 0; r < rows; r++) {
         const float *from = a->q + b * a->q_row[0] + (head * G + r % G) * a->q_row[1] + (first + r / G) * a->q_row[2];
@@ -60,10 +51,15 @@ static void attention_job(const void *context, int job, int thread) {
         largest[r] = a->sinks[head * G + r % G] * 1.44269504f; /* the sink has a score, and no value */
         total[r] = 1;
     }
-    for (int start = before < a->window ? 0 : (before - a->window + 1) / KEYS * KEYS; start < before + rows / G; start += KEYS) {
-        const int count = before + rows / G - start < KEYS ? before + rows / G - start : KEYS;
+    const int since = before < a->window ? 0 : (before - a->window + 1) / KEYS * KEYS, until = before + rows / G;
+    for (int start = since; start < until; start += KEYS) {
+        const int count = until - start < KEYS ? until - start : KEYS;
         const float *v = a->v + b * a->v_row[0] + head * a->v_row[1] + start * a->v_row[2];
-        turn(a->k + b * a->k_row[0] + head * a->k_row[1] + start * a->k_row[2], a->k_row[2], count, D, keys);
+        for (int n = 0; n < KEYS; n++) { /* behind the last key it is repeated, and not seen */
+            const float *k = a->k + b * a->k_row[0] + head * a->k_row[1];
+            k += (start + (n < count ? n : count - 1)) * a->k_row[2];
+            for (int d = 0; d < D; d++) keys[d * KEYS + n] = k[d];
+        }
         for (int n = 0; n < count; n++) {
             memcpy(values + n * width, v + n * a->v_row[2], sizeof(float) * (size_t)D);
             memset(values + n * width + D, 0, sizeof(float) * (size_t)(width - D));

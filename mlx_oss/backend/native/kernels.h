@@ -19,39 +19,38 @@ enum { PAD = 32, OUTPUTS = 64, INPUTS = 64, BLOCK = 1024, STRIDE = BLOCK + 16 };
 /* Products of rows of x with the matrices of experts. A pair is a row and an expert, and each row belongs to
  * pairs / x_rows consecutive pairs. A matrix has one row for each output, or two with SwiGLU: gate and up. */
 typedef struct {
-    Kind kind, scale_kind, x_kind;
+    Kind kind, scale_kind;
     const char *values, *scales, *biases; /* of all matrices, row by row */
     ptrdiff_t value_row, scale_row;       /* bytes */
-    ptrdiff_t group, matrices, rows, inputs, outputs, x_rows, pairs;
-    const char *x;           /* (x_rows, inputs) */
+    ptrdiff_t group, matrices, rows, inputs, padded, outputs, x_rows, pairs;
+    const float *x;          /* (x_rows, padded), in the order of `unpack_codes` where values have 4 bits; padded with
+                              * zeros to a multiple of PAD */
     const uint32_t *experts; /* (pairs,), or NULL for one matrix */
     const float *bias;       /* (matrices, rows), or NULL */
     float *out;              /* (pairs, outputs) */
     int swiglu, alternates;  /* with `alternates` even rows are gate, otherwise the first half is */
     float alpha, limit;
     /* Prepared for the jobs: */
-    float *floats;    /* x as floats, (x_rows, padded); where values have 4 bits, in the order of `unpack_codes` */
-    ptrdiff_t padded; /* inputs, and zeros up to a multiple of PAD */
-    int32_t *order;   /* the pairs sorted by expert */
-    struct Piece { int expert, first, count, output; } *pieces; /* of each job: places in `order`, and the first output */
-    int height;       /* outputs of a job */
+    int32_t *order; /* the pairs sorted by expert */
+    struct Piece { int32_t expert, first, count; } *pieces; /* places in `order` */
+    int height, columns; /* outputs of a job, and how many jobs there are for a piece */
 } Product;
 
 /* Attention of L queries, the last of S positions. A query sees `window` positions, its own included. */
 typedef struct {
-    const float *q, *k, *v, *sinks;            /* (B, H, L, D), (B, K, S, D), (B, K, S, D), (H,) */
-    ptrdiff_t q_row[3], k_row[3], v_row[3];    /* distances along the first three dimensions */
-    float *out;                                /* (B, L, H, D) */
-    int B, H, K, L, S, D, window, queries;     /* `queries` of a job */
-    float scale, *memory;                      /* for each thread to work in: */
-    size_t memory_each;
+    const float *q, *k, *v, *sinks;         /* (B, H, L, D), (B, K, S, D), (B, K, S, D), (H,) */
+    ptrdiff_t q_row[3], k_row[3], v_row[3]; /* distances along the first three dimensions */
+    float *out;                             /* (B, L, H, D) */
+    int B, H, K, L, S, D, window, queries;  /* `queries` of a job */
+    float scale, *memory;
+    size_t memory_each; /* floats of `memory` for each thread to work in */
 } Attention;
 
 /* Returns 0 if there is not enough memory. */
 int compute_product(Product *p);
 int compute_attention(Attention *a);
 
-/* Chooses among the kinds of vectors that this machine has, 0 for the fastest. Returns NULL if there are not so many. */
+/* Chooses among the vectors that this machine has, 0 for the fastest. Returns NULL if there are not so many. */
 const char *use_level(int number);
 
 /* Runs jobs 0 .. count - 1 in any order, on all threads, and returns when they are done. No two jobs run with the same

@@ -51,24 +51,27 @@ static int fits_packed(const Product *p, const Array *weight, const Array *scale
 }
 
 /* product(out, x, experts, weight, scales, biases, bias, bits, group, alpha, limit, alternates), see `Product` */
-static PyObject *product(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+static PyObject *product(PyObject *module, PyObject *args) {
+    PyObject *o[7];
+    int bits, group, alternates;
+    double alpha, limit;
     Array arrays[7] = {0}, *out = arrays, *x = out + 1, *experts = x + 1, *weight = experts + 1, *scales = weight + 1,
           *biases = scales + 1, *bias = biases + 1;
-    (void)module;
-    if (count != 12) return finish(arrays, 7, "expected 12 arguments", 1);
-    long bits = PyLong_AsLong(args[7]), group = PyLong_AsLong(args[8]), alternates = PyLong_AsLong(args[11]);
-    double alpha = PyFloat_AsDouble(args[9]), limit = PyFloat_AsDouble(args[10]);
-    if (PyErr_Occurred() || !get(args, arrays, 7)) return finish(arrays, 7, NULL, 1);
-    Product p = {.pairs = out->rows, .outputs = out->columns, .inputs = x->columns, .x_rows = x->rows, .group = group};
-    p.x = x->data, p.x_kind = x->kind, p.experts = experts->data, p.bias = bias->data, p.out = out->data;
+    if (!PyArg_ParseTuple(args, "OOOOOOOiiddi", o, o + 1, o + 2, o + 3, o + 4, o + 5, o + 6, &bits, &group, &alpha,
+                          &limit, &alternates) || !get(o, arrays, 7))
+        return finish(arrays, 7, NULL, 1);
+    Product p = {.pairs = out->rows, .outputs = out->columns, .padded = x->columns, .x_rows = x->rows, .group = group};
+    p.x = x->data, p.experts = experts->data, p.bias = bias->data, p.out = out->data;
+    p.inputs = bits ? p.padded : weight->columns;
     p.alpha = (float)alpha, p.limit = (float)limit, p.swiglu = alpha != 0, p.alternates = alternates != 0;
     p.kind = !bits ? weight->kind : bits == 8 ? AFFINE8 : biases->data ? AFFINE4 : MXFP4, p.scale_kind = scales->kind;
     p.values = weight->data, p.scales = scales->data, p.biases = biases->data;
     p.value_row = weight->columns * weight->view.itemsize, p.scale_row = scales->columns * scales->view.itemsize;
     p.rows = p.outputs * (1 + p.swiglu), p.matrices = p.rows ? weight->rows / p.rows : 0;
-    int fits = x->is_float && is(out, "f") && p.matrices > 0 && p.matrices * p.rows == weight->rows &&
-               p.pairs < INT32_MAX && p.rows < INT32_MAX && (p.x_rows ? p.pairs % p.x_rows == 0 : p.pairs == 0) &&
-               (bits ? fits_packed(&p, weight, scales, biases) : weight->is_float && weight->columns == p.inputs) &&
+    int fits = is(x, "f") && is(out, "f") && p.padded == (p.inputs + PAD - 1) / PAD * PAD && p.matrices > 0 &&
+               p.matrices * p.rows == weight->rows && p.pairs < INT32_MAX && p.rows < INT32_MAX &&
+               (p.x_rows ? p.pairs % p.x_rows == 0 : p.pairs == 0) &&
+               (bits ? fits_packed(&p, weight, scales, biases) : weight->is_float) &&
                (!p.bias || (is(bias, "f") && bias->rows * bias->columns == weight->rows)) &&
                (p.experts ? is(experts, "I") && experts->columns == p.pairs : p.matrices == 1 && p.pairs == p.x_rows);
     for (int n = 0; n < 7; n++) fits = fits && (!arrays[n].data || PyBuffer_IsContiguous(&arrays[n].view, 'C'));
@@ -81,14 +84,14 @@ static PyObject *product(PyObject *module, PyObject *const *args, Py_ssize_t cou
 }
 
 /* attention(out, q, k, v, sinks, scale, window), see `Attention` */
-static PyObject *attention(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+static PyObject *attention(PyObject *module, PyObject *args) {
+    PyObject *o[5];
+    double scale;
+    int window;
     Array arrays[5] = {0}, *out = arrays, *q = out + 1, *k = q + 1, *v = k + 1, *sinks = v + 1;
-    (void)module;
-    if (count != 7) return finish(arrays, 5, "expected 7 arguments", 1);
-    double scale = PyFloat_AsDouble(args[5]);
-    long window = PyLong_AsLong(args[6]);
-    if (PyErr_Occurred() || !get(args, arrays, 5)) return finish(arrays, 5, NULL, 1);
-    Attention a = {.q = q->data, .k = k->data, .v = v->data, .sinks = sinks->data, .out = out->data, .scale = (float)scale};
+    if (!PyArg_ParseTuple(args, "OOOOOdi", o, o + 1, o + 2, o + 3, o + 4, &scale, &window) || !get(o, arrays, 5))
+        return finish(arrays, 5, NULL, 1);
+    Attention a = {.q = q->data, .k = k->data, .v = v->data, .sinks = sinks->data, .out = out->data};
     int fits = window > 0 && is(sinks, "f") && sinks->view.ndim == 1;
     for (int n = 0; n < 4; n++) fits = fits && is(&arrays[n], "f") && arrays[n].view.ndim == 4;
     for (int n = 1; n < 4; n++) fits = fits && arrays[n].view.strides[3] == 4;
@@ -99,7 +102,7 @@ static PyObject *attention(PyObject *module, PyObject *const *args, Py_ssize_t c
                s[0] == t[0] && s[3] == t[3] && s[1] == sinks->columns && t[1] > 0 && s[1] % t[1] == 0 && s[2] <= t[2] &&
                s[3] > 0 && s[3] <= 1 << 16 && t[2] < 1 << 30 && s[0] * s[1] * s[2] < INT32_MAX;
         a.B = (int)s[0], a.H = (int)s[1], a.L = (int)s[2], a.D = (int)s[3], a.K = (int)t[1], a.S = (int)t[2];
-        a.window = window < a.S ? (int)window : a.S;
+        a.window = window < a.S ? window : a.S, a.scale = (float)scale;
         for (int n = 0; n < 3; n++) {
             a.q_row[n] = q->view.strides[n] / 4;
             a.k_row[n] = k->view.strides[n] / 4, a.v_row[n] = v->view.strides[n] / 4;
@@ -113,20 +116,18 @@ static PyObject *attention(PyObject *module, PyObject *const *args, Py_ssize_t c
     return finish(arrays, 5, NULL, has_memory);
 }
 
-static PyObject *use(PyObject *module, PyObject *const *args, Py_ssize_t count) {
-    (void)module;
-    if (count != 2) return PyErr_SetString(PyExc_ValueError, "expected 2 arguments"), NULL;
-    long level = PyLong_AsLong(args[0]), threads = PyLong_AsLong(args[1]);
-    if (PyErr_Occurred()) return NULL;
-    const char *name = use_level(level < 0 || level > 9 ? -1 : (int)level);
-    if (name) set_threads(threads > 1 << 20 ? 1 << 20 : (int)threads);
+static PyObject *use(PyObject *module, PyObject *args) {
+    int level, threads;
+    if (!PyArg_ParseTuple(args, "ii", &level, &threads)) return NULL;
+    const char *name = use_level(level);
+    if (name) set_threads(threads);
     return name ? PyUnicode_FromString(name) : Py_NewRef(Py_None);
 }
 
 static PyMethodDef methods[] = {
-    {"product", (PyCFunction)(void (*)(void))product, METH_FASTCALL, NULL},
-    {"attention", (PyCFunction)(void (*)(void))attention, METH_FASTCALL, NULL},
-    {"use", (PyCFunction)(void (*)(void))use, METH_FASTCALL, "use(level, threads) -> the name of the level, or None"},
+    {"product", product, METH_VARARGS, NULL},
+    {"attention", attention, METH_VARARGS, NULL},
+    {"use", use, METH_VARARGS, "use(level, threads) -> the name of the level, or None if there is none"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -84,31 +84,31 @@ INLINE void activate(const Product *p, const float *sums, ptrdiff_t count, float
     memcpy(to, ups, 4 * (size_t)count);
 }
 
-static void product_job(const void *context, int job, int thread) {
+HERE static void product_job(const void *context, int job, int thread) {
     const Product *p = context;
-    const struct Piece piece = p->pieces[job];
+    const struct Piece piece = p->pieces[job / p->columns];
     const ptrdiff_t first = piece.expert * p->rows, each = p->pairs / p->x_rows;
-    const ptrdiff_t outputs = p->outputs - piece.output < p->height ? p->outputs - piece.output : p->height;
+    const ptrdiff_t output = job % p->columns * p->height;
+    const ptrdiff_t outputs = p->outputs - output < p->height ? p->outputs - output : p->height;
     const ptrdiff_t rows = outputs * (1 + p->swiglu);
     _Alignas(64) float block[MATRIX_ROWS * STRIDE], sums[INPUTS][OUTPUTS];
-    (void)thread;
     memset(sums, 0, sizeof *sums * (size_t)piece.count);
     for (ptrdiff_t n = 0; n < rows; n += MATRIX_ROWS)
         for (ptrdiff_t start = 0; start < p->padded; start += BLOCK) {
             ptrdiff_t count = p->padded - start < BLOCK ? p->padded - start : BLOCK;
             for (int m = 0; m < MATRIX_ROWS; m++) {
-                ptrdiff_t row = first + row_of(p, piece.output, n + m < rows ? n + m : rows - 1);
+                ptrdiff_t row = first + row_of(p, output, n + m < rows ? n + m : rows - 1);
                 /* By itself the processor does not see where the next rows are. */
                 const char *next = p->values + (row + MATRIX_ROWS) * p->value_row;
-                for (ptrdiff_t i = p->value_row * start / p->padded; i < p->value_row * (start + count) / p->padded; i += 64)
-                    __builtin_prefetch(next + i);
+                ptrdiff_t end = p->value_row * (start + count) / p->padded;
+                for (ptrdiff_t i = p->value_row * start / p->padded; i < end; i += 64) __builtin_prefetch(next + i);
                 unpack(p, row, start, count, block + m * STRIDE);
             }
             for (int r = 0, now; r < piece.count; r += now) {
                 const float *x[X_TOGETHER];
                 now = piece.count - r == 4 ? 2 : piece.count - r < X_TOGETHER ? piece.count - r : X_TOGETHER;
                 for (int i = 0; i < now; i++)
-                    x[i] = p->floats + p->order[piece.first + r + i] / each * p->padded + start;
+                    x[i] = p->x + p->order[piece.first + r + i] / each * p->padded + start;
                 float(*to)[OUTPUTS] = (float(*)[OUTPUTS]) & sums[r][n];
                 if (now == 3) dots(3, x, block, count, to);
                 else if (now == 2) dots(2, x, block, count, to);
@@ -116,8 +116,8 @@ static void product_job(const void *context, int job, int thread) {
             }
         }
     for (int r = 0; r < piece.count; r++) {
-        float *out = p->out + p->order[piece.first + r] * p->outputs + piece.output;
-        for (ptrdiff_t n = 0; n < rows && p->bias; n++) sums[r][n] += p->bias[first + row_of(p, piece.output, n)];
+        float *out = p->out + p->order[piece.first + r] * p->outputs + output;
+        for (ptrdiff_t n = 0; n < rows && p->bias; n++) sums[r][n] += p->bias[first + row_of(p, output, n)];
         if (p->swiglu) activate(p, sums[r], outputs, out);
         else memcpy(out, sums[r], 4 * (size_t)outputs);
     }

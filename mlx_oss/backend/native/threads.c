@@ -8,10 +8,10 @@
 
 /* A thread looks so often for jobs before it sleeps, some 50 microseconds: between two products of a token there is
  * less than that to do elsewhere, and waking a thread takes about as long. */
-enum { MOST_THREADS = 256, STACK = 1 << 20, LOOKS = 2000 };
+enum { MOST_THREADS = 256, LOOKS = 2000 };
 
 /* The number of the task in the upper half, and how many of its jobs nobody has taken yet in the lower half. Lowering
- * that takes a job, and fails if the task is another one by now. What belongs to a task stays until all jobs are done. */
+ * that takes a job, and fails if the task is another one by then. A task stays until its jobs are done. */
 static _Atomic uint64_t left;
 static _Atomic int done, sleeping, wanted = 1;
 static struct { Task *task; const void *context; int count; } now;
@@ -23,8 +23,6 @@ static void look_again(int looks) {
     if (looks >= LOOKS) sched_yield();
 #if defined(__x86_64__)
     __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
 #endif
 }
 
@@ -59,20 +57,17 @@ static void after_fork(void) {
     awake = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
 }
 
+__attribute__((constructor)) static void at_load(void) { pthread_atfork(NULL, NULL, after_fork); }
+
 static void start(int count) {
-    static int handles_forks;
-    if (!handles_forks) handles_forks = pthread_atfork(NULL, NULL, after_fork) == 0;
-    pthread_attr_t attributes;
     sigset_t all, before;
     sigfillset(&all);
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, STACK);
     pthread_sigmask(SIG_BLOCK, &all, &before); /* signals are for the threads of Python */
-    for (pthread_t thread; started < count; started++)
-        if (pthread_create(&thread, &attributes, work, (void *)(intptr_t)started) != 0) break;
+    for (pthread_t thread; started < count; started++) {
+        if (pthread_create(&thread, NULL, work, (void *)(intptr_t)started) != 0) break;
+        pthread_detach(thread);
+    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    pthread_attr_destroy(&attributes);
 }
 
 void run_jobs(Task *task, const void *context, int count) {
