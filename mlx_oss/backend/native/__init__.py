@@ -116,7 +116,7 @@ def attention(
 def _rows(x: mx.array, is_split: bool) -> np.ndarray:
     """The rows of x as the library reads them: (n, inputs) float32, padded with zeros to a multiple of 32.
 
-    With `is_split` the even ones of each 32 columns come before the odd ones, as the library unpacks values of 4 bits.
+    With `is_split`, of each 16 columns the first 8 and the last 8 alternate, as the library unpacks values of 4 bits.
     """
     if x.dtype != mx.float32:
         x = x.astype(mx.float32)
@@ -125,7 +125,7 @@ def _rows(x: mx.array, is_split: bool) -> np.ndarray:
     if missing := -rows.shape[1] % 32:
         rows = np.pad(rows, ((0, 0), (0, missing)))
     if is_split:
-        return np.ascontiguousarray(rows.reshape(len(rows), rows.shape[1] // 32, 16, 2).swapaxes(2, 3)).reshape(
+        return np.ascontiguousarray(rows.reshape(len(rows), rows.shape[1] // 16, 2, 8).swapaxes(2, 3)).reshape(
             rows.shape
         )
     return np.ascontiguousarray(rows)

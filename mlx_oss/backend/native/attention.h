@@ -44,7 +44,8 @@ HERE static void attention_job(const void *context, int job, int thread) {
     float *q = a->memory + (size_t)thread * a->memory_each, *out = q + places * D, *scores = out + places * width;
     float *largest = scores + places * KEYS, *total = largest + places;
     float *keys = total + places, *values = keys + D * KEYS;
-    memset(q, 0, sizeof(float) * (size_t)(places * (D + width)));
+    memset(q, 0, 4 * (size_t)(places * (D + width)));
+    if (width > D) memset(values, 0, 4 * (size_t)(KEYS * width));
     for (int r = 0; r < rows; r++) {
         const float *from = a->q + b * a->q_row[0] + (head * G + r % G) * a->q_row[1] + (first + r / G) * a->q_row[2];
         for (int d = 0; d < D; d++) q[r * D + d] = from[d] * (a->scale * 1.44269504f); /* log2(e) */
@@ -60,10 +61,7 @@ HERE static void attention_job(const void *context, int job, int thread) {
             k += (start + (n < count ? n : count - 1)) * a->k_row[2];
             for (int d = 0; d < D; d++) keys[d * KEYS + n] = k[d];
         }
-        for (int n = 0; n < count; n++) {
-            memcpy(values + n * width, v + n * a->v_row[2], sizeof(float) * (size_t)D);
-            memset(values + n * width + D, 0, sizeof(float) * (size_t)(width - D));
-        }
+        for (int n = 0; n < count; n++) memcpy(values + n * width, v + n * a->v_row[2], 4 * (size_t)D);
         for (int r = 0; r < places; r += TOGETHER) rows_times(q + r * D, D, keys, KEYS, D, scores + r * KEYS, KEYS, 0);
         for (int r = 0; r < rows; r++) {
             const int position = before + r / G, seen = position - a->window; /* it sees the keys behind `seen` */

@@ -10,6 +10,7 @@ static const Level *const levels[] = {
     &plain,
 };
 static const Level *chosen;
+float powers_of_2[256];
 
 const char *use_level(int number) {
     if (number < 0 || number > 9) return NULL;
@@ -19,6 +20,7 @@ const char *use_level(int number) {
                               !__builtin_cpu_supports("avx512dq");
 #endif
     if (number >= (int)(sizeof levels / sizeof *levels)) return NULL;
+    for (uint32_t n = 0; n < 256; n++) powers_of_2[n] = as_float(n ? n << 23 : 0x400000);
     chosen = levels[number];
     return chosen->name;
 }

@@ -11,6 +11,7 @@
 
 typedef float vec __attribute__((vector_size(4 * W)));
 typedef int32_t ints __attribute__((vector_size(4 * W)));
+typedef uint64_t words __attribute__((vector_size(4 * W)));
 typedef uint16_t halves __attribute__((vector_size(2 * W)));
 typedef uint8_t bytes __attribute__((vector_size(W)));
 

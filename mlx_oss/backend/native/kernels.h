@@ -46,6 +46,8 @@ typedef struct {
     size_t memory_each; /* floats of `memory` for each thread to work in */
 } Attention;
 
+extern float powers_of_2[256]; /* for the scales of MXFP4, as MLX reads them */
+
 /* Returns 0 if there is not enough memory. */
 int compute_product(Product *p);
 int compute_attention(Attention *a);

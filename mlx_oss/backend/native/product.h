@@ -1,12 +1,15 @@
 /* Products with matrices as they are stored. The products of a row of x and a row of a matrix are added up in the same
  * order whatever is computed beside them: so the bits of a row do not depend on its neighbours. */
 
-/* Unpacks PAD values of 4 bits: first the even ones, which are the low halves of the bytes, then the odd ones. */
+/* Unpacks PAD values of 4 bits. Of each 16 of them, which are a word, value 8 comes behind value 0, then 1, 9, 2, ... */
 INLINE void unpack_codes(const uint8_t *from, const vec table[16 / W], float *to) {
-    for (int i = 0; i < 16; i += W) {
-        ints codes = from_bytes(from + i);
-        store(to + i, look_up(table, codes));
-        store(to + 16 + i, look_up(table, codes >> 4));
+    static const uint64_t shifts[8] = {0, 4, 8, 12, 16, 20, 24, 28};
+    for (int n = 0; n < PAD; n += W) {
+        uint64_t word;
+        words shift;
+        memcpy(&word, from + n / 16 * 8, sizeof word);
+        memcpy(&shift, shifts + n % 16 / 2, sizeof shift);
+        store(to + n, look_up(table, (ints)(((words){0} + word) >> shift)));
     }
 }
 
@@ -28,12 +31,9 @@ INLINE void unpack(const Product *p, ptrdiff_t row, ptrdiff_t start, ptrdiff_t c
         memset(to + known, 0, 4 * (size_t)(count - known));
     } else if (p->kind == MXFP4) {
         const uint8_t *exponents = (const uint8_t *)scales + start / PAD;
-        float powers[BLOCK / PAD]; /* of 2; an exponent of 255 is infinity, as for MLX */
-        for (ptrdiff_t n = 0; n < count / PAD; n++)
-            powers[n] = as_float(exponents[n] ? (uint32_t)exponents[n] << 23 : 0x400000);
         for (ptrdiff_t n = 0; n < count / PAD; n++) {
             vec table[16 / W];
-            for (int i = 0; i < 16 / W; i++) table[i] = load(fp4 + i * W) * powers[n];
+            for (int i = 0; i < 16 / W; i++) table[i] = load(fp4 + i * W) * powers_of_2[exponents[n]];
             unpack_codes(from + n * (PAD / 2), table, to + n * PAD);
         }
     } else {

@@ -33,8 +33,6 @@ INLINE float largest_of(vec v) {
 INLINE ints from_bytes(const uint8_t *from) {
 #if defined(AVX512)
     return (ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
-#elif defined(AVX2)
-    return (ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
 #endif
     bytes b;
     memcpy(&b, from, sizeof b);
