@@ -8,7 +8,7 @@
 
 /* A thread looks so often for jobs before it sleeps, some 50 microseconds: between two products of a token there is
  * less than that to do elsewhere, and waking a thread takes about as long. */
-enum { MOST_THREADS = 256, LOOKS = 2000 };
+enum { MOST_THREADS = 256, LOOKS = 700 };
 
 /* The number of the task in the upper half, and how many of its jobs nobody has taken yet in the lower half. Lowering
  * that takes a job, and fails if the task is another one by then. A task stays until its jobs are done. */
