@@ -7,23 +7,19 @@ Knows nothing of text or harmony; `chat` does.
 
 from __future__ import annotations
 
-import math
-import reprlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_oss.backend.device_errors import device_errors
-from mlx_oss.errors import NumericalError, OptionError
+from mlx_oss.errors import OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import Constraint, Step, room_for_answer
 from mlx_oss.generation.options import SamplingOptions
-from mlx_oss.generation.sampling import Sampler
+from mlx_oss.generation.token_picker import NextScores, TokenPicker
 from mlx_oss.model.kv_cache import Cache
 from mlx_oss.model.transformer import PREFILL_CHUNK, Transformer
-from mlx_oss.tokenizer import LAST_TEXT_ID
 
 
 class HasTransformer(Protocol):
@@ -196,26 +192,20 @@ def decode(
     """
     with device_errors:
         scores = NextScores(model, last)
-    pending, pending_sum = picker.pick(scores), scores.sum
+    pending = picker.pick(scores)
     for count in range(1, limit + 1):
-        current, current_sum = pending, pending_sum
+        current = pending
         with device_errors:
-            scores = NextScores(model, model.hidden(current[0].reshape(1, 1), cache))
+            scores = NextScores(model, model.hidden(current.token.reshape(1, 1), cache))
         if picker.is_sequential:
             with device_errors:
                 mx.async_eval(scores.logits)
-                chosen = _number(current[0])
-            _check_sum(current_sum)
-            picker.observe(chosen)
-        pending, pending_sum = picker.pick(scores), scores.sum
-        _check_sum(current_sum)
-        with device_errors:
-            token = _number(current[0])
-            logprob = _number(current[1]) if picker.options.logprobs else None
-            alternatives = _alternatives(current)
+            picker.observe(current.value)
+        pending = picker.pick(scores)
+        token = current.value
         finish: Literal["stop", "length"] | None
         finish = "stop" if token in stop_ids else "length" if count == limit else None
-        yield Step(token, logprob, alternatives, finish)
+        yield Step(token, current.logprob, current.alternatives, finish)
         if finish:
             return
 
@@ -229,136 +219,3 @@ def _parts(model: Transformer | HasTransformer) -> tuple[Transformer, int, int]:
     if isinstance(model, Transformer):
         return model, model.config.max_position_embeddings, PREFILL_CHUNK
     return model.transformer, model.context, model.chunk
-
-
-class NextScores:
-    """The logits of the next token.
-
-    Args:
-        model: The model.
-        last: The final hidden state (1, 1, C) of the last token.
-
-    Attributes:
-        logits: (V,), in the dtype of the model.
-        sum: Their sum, which is not finite if one of them is not; None if no token was chosen by them. `TokenPicker`
-            sets it. It is computed together with the token, so looking at it is not another wait.
-    """
-
-    def __init__(self, model: Transformer, last: mx.array) -> None:
-        self.logits = model.logits(last)[0, 0]
-        self.sum: mx.array | None = None
-        self._model, self._last = model, last
-
-    @property
-    def exact(self) -> Callable[[mx.array], mx.array] | None:
-        """Ids (n,) -> their logits (n,), computed in float32; None if all of them are."""
-        if self.logits.dtype == mx.float32:
-            return None
-        return lambda ids: self._model.exact_logits(self._last[0, 0], ids)
-
-
-class TokenPicker:
-    """Chooses one token after another, and starts computing each choice.
-
-    Args:
-        options: How tokens are chosen.
-        position: Position in the sequence of the first token to choose.
-        recent: The ids before it, for the repetition penalty.
-        constraint: Restricts each choice; None means no restriction.
-        added_ids: Ids of text that a fine-tune has added.
-
-    Attributes:
-        options: How tokens are chosen.
-        is_sequential: True if a choice depends on the token before it. Then `observe` must be called with that token
-            before the next `pick`.
-    """
-
-    def __init__(
-        self,
-        options: SamplingOptions,
-        position: int,
-        recent: Sequence[int],
-        constraint: Constraint | None,
-        added_ids: Collection[int] = (),
-    ) -> None:
-        self.options = options
-        self._sampler, self._recent, self._constraint = Sampler(options, position, added_ids), list(recent), constraint
-        self.is_sequential = self._sampler.needs_recent or constraint is not None
-
-    def observe(self, token: int) -> None:
-        """Records a chosen token, for the repetition penalty and the constraint."""
-        if self._sampler.needs_recent:
-            self._recent.append(token)
-        if self._constraint is not None:
-            self._constraint.accept(token)
-
-    def pick(self, scores: NextScores) -> tuple[mx.array, ...]:
-        """(token,) and, if the options request them, its logprob, and the most likely ids and their logprobs."""
-        allowed = None if self._constraint is None else _checked(self._constraint.allowed(), scores.logits.shape[0])
-        with device_errors:
-            if isinstance(allowed, int):
-                self._sampler.skip()
-                chosen: tuple[mx.array, ...] = (mx.array(allowed),)
-                if self.options.logprobs:
-                    chosen += (mx.array(0.0),)  # it is the only id that can be sampled
-            else:
-                mask = None if allowed is None else mx.array(allowed)
-                chosen = self._sampled(self._sampler.logits(scores.logits, self._recent, mask, scores.exact))
-                scores.sum = mx.sum(scores.logits[: LAST_TEXT_ID + 1])
-            mx.async_eval(chosen, scores.sum)
-        return chosen
-
-    def _sampled(self, logits: mx.array) -> tuple[mx.array, ...]:
-        token = self._sampler.sample(logits)
-        if not self.options.logprobs:
-            return (token,)
-        norm = mx.logsumexp(logits)
-        chosen = (token, logits[token] - norm)
-        count = min(self.options.top_logprobs, logits.shape[0])
-        if count == 0:
-            return chosen
-        ids = mx.argpartition(-logits, kth=count - 1)[:count]
-        ids = ids[mx.argsort(-logits[ids])]
-        return (*chosen, ids, logits[ids] - norm)
-
-
-def _checked(allowed: Any, vocab: int) -> np.ndarray | int | None:
-    """What a constraint allows. Raises OptionError if it is not what `Constraint` describes: MLX would crash."""
-    known = min(vocab, LAST_TEXT_ID + 1)
-    if allowed is None:
-        return None
-    if isinstance(allowed, np.ndarray) and allowed.dtype == bool and allowed.ndim == 1:
-        if len(allowed) >= known and allowed[:known].any():
-            return allowed
-        raise OptionError(f"the constraint gave a mask that allows none of the {known} ids: at least one must be True")
-    if isinstance(allowed, int | np.integer) and 0 <= allowed < vocab:
-        return int(allowed)
-    raise OptionError(
-        f"the constraint allows {reprlib.repr(allowed)}, expected None, an id below {vocab}, or a bool array ({known},)"
-    )
-
-
-def _check_sum(total: mx.array | None) -> None:
-    """Raises NumericalError if a sum of logits is not finite."""
-    if total is None:
-        return
-    with device_errors:
-        is_finite = math.isfinite(_number(total))
-    if not is_finite:
-        raise NumericalError(
-            "the model's logits are not numbers: a weight is damaged, or the device computes wrong: check the weights "
-            "with `mlx-oss verify FOLDER`, and the device with `mlx-oss doctor`"
-        )
-
-
-def _number(array: mx.array) -> Any:
-    """Value of a scalar, an int or a float depending on its dtype. Waits until it is computed."""
-    return array.item()
-
-
-def _alternatives(chosen: tuple[mx.array, ...]) -> tuple[tuple[int, float], ...]:
-    if len(chosen) <= 2:
-        return ()
-    ids: Any = chosen[2].tolist()
-    logprobs: Any = chosen[3].tolist()
-    return tuple((id_, logprob) for id_, logprob in zip(ids, logprobs, strict=True) if logprob > -math.inf)

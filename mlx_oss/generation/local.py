@@ -19,8 +19,9 @@ from mlx_oss.config import ModelConfig
 from mlx_oss.errors import DeviceError, EngineError, OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import Counts, Engine, Items, PromptProgress, Request, Stream
-from mlx_oss.generation.generate import TokenPicker, decode
+from mlx_oss.generation.generate import decode
 from mlx_oss.generation.prompt_cache import KVPromptCache
+from mlx_oss.generation.token_picker import TokenPicker
 from mlx_oss.model.fingerprint import fingerprint
 from mlx_oss.model.kv_cache import Cache
 from mlx_oss.model.transformer import PREFILL_CHUNK, Transformer

@@ -1,19 +1,23 @@
 """From logits to the next token: the `Sampler`, which applies `SamplingOptions`.
 
-Only ids that can occur in text or end a message are ever sampled. Knows nothing of models or text.
+Only ids that can occur in text or end a message are ever sampled. What the options mean is said here, once; the
+arithmetic is that of `sampling_mlx` on a GPU and of `sampling_numpy` on the CPU backend. Knows nothing of models or
+text.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
-from mlx_oss.backend.device import compiled
-from mlx_oss.errors import OptionError
+from mlx_oss.backend import device
+from mlx_oss.errors import NumericalError, OptionError
+from mlx_oss.generation import sampling_mlx, sampling_numpy
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.tokenizer import LAST_TEXT_ID
 
@@ -25,30 +29,44 @@ _APART = 0x9E3779B97F4A7C15
 EXACT = 64
 COLD = 1e-5  # below this temperature the most likely token always wins, and dividing by it would overflow
 
+NOT_NUMBERS = (
+    "the model's logits are not numbers: a weight is damaged, or the device computes wrong: check the weights "
+    "with `mlx-oss verify FOLDER`, and the device with `mlx-oss doctor`"
+)
+
+Array = Any  # mx.array on a GPU, np.ndarray on the CPU backend
+
 
 class Sampler:
-    """Draws tokens as its options say. Its only state is a random key.
+    """Draws tokens as its options say. Its only state is that of its random numbers.
+
+    On a GPU its arrays are MLX's, and nothing waits for them. On the CPU backend they are NumPy's.
 
     Args:
         options: How tokens are chosen.
         position: Position in the sequence of the first token to draw. With the same seed, samplers at different
             positions draw independently, and so do the turns of a chat that share a seed.
         added_ids: Ids of text that a fine-tune has added; others behind those of gpt-oss are never drawn.
+
+    Attributes:
+        options: How tokens are chosen.
+        waits: True if `logits` waits until the logits are computed.
+        last: The last id that can be sampled.
     """
 
     def __init__(self, options: SamplingOptions, position: int = 0, added_ids: Collection[int] = ()) -> None:
-        self.options = options
+        self.options, self.waits = options, not device.on_gpu()
+        self._on: Any = sampling_numpy if self.waits else sampling_mlx
+        self._xp: Any = np if self.waits else mx
         seed = int.from_bytes(os.urandom(8)) if options.seed is None else options.seed
-        self._key = mx.random.key((seed + position * _APART) % 2**64)
+        self._draws = self._on.Draws((seed + position * _APART) % 2**64, self.filtered)
         ids, biases = list(options.logit_bias), list(options.logit_bias.values())
-        self._bias = (mx.array(ids), mx.array(biases)) if ids else None
-        self._last = max(LAST_TEXT_ID, *added_ids, 0)
-        self._unused = None  # bool (V',), True for the ids between those of gpt-oss and the added ones
-        if self._last > LAST_TEXT_ID:
-            unused = np.arange(self._last + 1) > LAST_TEXT_ID
-            unused[list(added_ids)] = False
-            self._unused = mx.array(unused)
-        self._draw = compiled(self.draw)
+        self._bias = (self._xp.array(ids), self._xp.array(biases, self._xp.float32)) if ids else None
+        self.last = max(LAST_TEXT_ID, *added_ids, 0)
+        self._used = None  # bool (V',), False for the ids between those of gpt-oss and the added ones
+        if self.last > LAST_TEXT_ID:
+            self._used = np.arange(self.last + 1) <= LAST_TEXT_ID
+            self._used[list(added_ids)] = True
 
     @property
     def needs_recent(self) -> bool:
@@ -59,9 +77,9 @@ class Sampler:
         self,
         logits: mx.array,
         recent: Sequence[int] = (),
-        allowed: mx.array | None = None,
+        allowed: NDArray[np.bool_] | None = None,
         exact: Callable[[mx.array], mx.array] | None = None,
-    ) -> mx.array:
+    ) -> Array:
         """Logits (V,) of the model -> float32 (V',) of the ids that can be sampled, with bias and penalty applied.
 
         Args:
@@ -73,71 +91,71 @@ class Sampler:
 
         Raises:
             OptionError: If `logit_bias` has an id that the model does not have.
+            NumericalError: On the CPU backend, if logits are not numbers. On a GPU this would be a wait.
         """
-        logits = logits[: self._last + 1].astype(mx.float32)
+        on, xp = self._on, self._xp
+        logits = on.float32(logits[: self.last + 1])
+        if self.waits and not np.isfinite(logits).all():
+            raise NumericalError(NOT_NUMBERS)
         known = logits.shape[0]
-        if self._unused is not None:
-            logits = mx.where(self._unused[:known], -math.inf, logits)
+        if self._used is not None:
+            logits = on.only(logits, self._used[:known])
         if allowed is not None:
-            if len(allowed) < known:
-                allowed = mx.pad(allowed, (0, known - len(allowed)))
-            logits = mx.where(allowed[:known], logits, -math.inf)
+            logits = on.only(logits, np.pad(allowed[:known], (0, max(0, known - len(allowed)))))
         if exact is not None:
-            best = mx.argpartition(-logits, kth=min(EXACT, known) - 1)[:EXACT]
-            logits[best] = mx.where(mx.isinf(logits[best]), logits[best], exact(best))
+            best = on.largest(logits, min(EXACT, known))
+            logits[best] = xp.where(xp.isinf(logits[best]), logits[best], xp.array(exact(mx.array(best))))
         if self._bias is not None:
             ids, biases = self._bias
             if (largest := max(self.options.logit_bias)) >= known:
                 raise OptionError(
                     f"logit_bias[{largest}] is outside the vocabulary of {known} ids: expected 0 to {known - 1}"
                 )
-            logits = logits.at[ids].add(biases)
+            logits[ids] = logits[ids] + biases
         if self.needs_recent:
             seen = {id_ for id_ in recent[-self.options.repetition_window :] if id_ < known}
-            ids = mx.array(sorted(seen), mx.int32)
+            ids = xp.array(sorted(seen), xp.int32)
             values, penalty = logits[ids], self.options.repetition_penalty
-            logits[ids] = mx.where(values > 0, values / penalty, values * penalty)
+            logits[ids] = xp.where(values > 0, values / penalty, values * penalty)
         return logits
 
-    def sample(self, logits: mx.array) -> mx.array:
+    def sample(self, logits: Array) -> Array:
         """Logits float32 (V',) -> the next id, a scalar."""
-        if self.options.temperature < COLD:
-            return mx.argmax(logits)
-        token, self._key = self._draw(logits, self._key)
-        return token
+        return logits.argmax() if self.options.temperature < COLD else self._draws(logits)
 
     def skip(self) -> None:
-        """Advances the random key past a token that is not drawn. Later draws are the same as if it had been."""
+        """Goes on past a token that is not drawn. Later draws are the same as if it had been."""
         if self.options.temperature >= COLD:
-            self._key = mx.random.split(self._key)[0]
+            self._draws.skip()
 
-    def draw(self, logits: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
-        """Logits float32 (V',) and a random key -> an id drawn from the filtered distribution, and the next key."""
-        next_key, key = mx.random.split(key)
-        # Gumbel-max: the largest of logits + noise is a draw from the softmax of the logits. The noise does not depend
-        # on them, so it is ready when they are.
-        noise = mx.random.gumbel(logits.shape, key=key)
-        return mx.argmax(self.filtered(logits) + noise), next_key
+    def filtered(self, logits: Array) -> Any:
+        """Logits float32 (V',) -> how likely the ids are to be drawn at the temperature.
 
-    def filtered(self, logits: mx.array) -> mx.array:
-        """Logits float32 (V',) -> filtered logits float32 (V',).
-
-        They are divided by the temperature. Then top_k, min_p and top_p, in this order, set those that they drop to
-        -inf.
+        top_k, min_p and top_p drop ids in this order, each from those that the previous one has kept. In MLX the result
+        is an array of logits, -inf where an id is dropped, and in NumPy `Weights`.
         """
-        o = self.options
-        logits = logits / o.temperature
+        o, on = self.options, self._on
+        weights = on.weights(logits / o.temperature)
         if 0 < o.top_k < logits.shape[0]:
-            logits = mx.where(logits < mx.topk(logits, o.top_k).min(), -math.inf, logits)
+            weights = on.top_k(weights, o.top_k)
         if o.min_p > 0:
-            logits = mx.where(logits < logits.max() + math.log(o.min_p), -math.inf, logits)
-        return _nucleus(logits, o.top_p) if o.top_p < 1 else logits
+            weights = on.min_p(weights, o.min_p)
+        return on.top_p(weights, o.top_p) if o.top_p < 1 else weights
 
+    def log_probabilities(self, logits: Array, token: Array, count: int) -> tuple[Array, ...]:
+        """Log-probability of a token and, if `count` is not 0, the most likely ids and theirs.
 
-def _nucleus(logits: mx.array, top_p: float) -> mx.array:
-    """Keeps the fewest most likely tokens whose probabilities reach top_p (arXiv 1904.09751), and at least one."""
-    order = mx.argsort(-logits)
-    probs = mx.softmax(logits[order], precise=True)
-    before = mx.cumsum(probs, inclusive=False)
-    kept = mx.where(before < top_p, logits[order], -math.inf)
-    return mx.put_along_axis(logits, order, kept, axis=0)
+        Args:
+            logits: Logits float32 (V',).
+            token: The token.
+            count: How many of the most likely ids to report.
+
+        Returns:
+            (log-probability, ids (n,) and log-probabilities (n,), the most likely first).
+        """
+        total = self._on.log_total(logits)
+        chosen = logits[token] - total
+        if count == 0:
+            return (chosen,)
+        ids = self._on.best_first(logits, min(count, logits.shape[0]))
+        return chosen, ids, logits[ids] - total

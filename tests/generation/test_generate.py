@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_oss import SamplingOptions, Transformer, generate_step, prefill
+from mlx_oss.backend import device
 from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.generation.sampling import Sampler
 from mlx_oss.tokenizer import LAST_TEXT_ID
@@ -114,6 +115,18 @@ def test_generating_in_two_turns_on_one_cache_is_generating_in_one(model):
     second = [int(logits.argmax())]
     second += [step.token for step in generate_step(model, second, GREEDY, cache=cache, max_tokens=8)]
     assert first + second == whole
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_token_is_not_held_back_until_the_next_one_is_chosen(model, monkeypatch, gpu):
+    """On a GPU the next choice has begun, and nothing has waited for it. On the CPU backend choosing waits."""
+    monkeypatch.setattr(device, "on_gpu", lambda: gpu)
+    sample, chosen = Sampler.sample, []
+    monkeypatch.setattr(Sampler, "sample", lambda self, logits: (chosen.append(1), sample(self, logits))[1])
+    steps = generate_step(model, PROMPT, SamplingOptions(seed=5))
+    for count in (1, 2, 3):
+        next(steps)
+        assert len(chosen) == count + gpu
 
 
 def test_a_stop_id_is_the_last_token(model):
@@ -262,7 +275,7 @@ def test_only_allowed_ids_are_chosen_and_each_is_the_choice_of_the_sampler_among
     steps = list(generate_step(model, PROMPT, options, max_tokens=20, constraint=Plan(allowed)))
     sampler, tokens = Sampler(options, len(PROMPT)), list(PROMPT)
     for place, step in enumerate(steps):
-        mask = mx.array([not (place in allowed and id_ not in allowed[place]) for id_ in range(53)])
+        mask = np.array([not (place in allowed and id_ not in allowed[place]) for id_ in range(53)])
         whole = forward(model, tokens)[-1]
         logits = sampler.logits(whole, tokens, mask)
         assert step.token == sampler.sample(logits).item()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_oss import SamplingOptions, Transformer, generate_step
+from mlx_oss.backend import device
 from mlx_oss.errors import NumericalError
-from mlx_oss.generation import generate
+from mlx_oss.generation import token_picker
 from mlx_oss.generation.engine import Request
 from mlx_oss.generation.local import LocalEngine
+from mlx_oss.generation.token_picker import TokenPicker
+from mlx_oss.tokenizer import LAST_TEXT_ID
 from tests.engines import as_loaded, small_config
 
 CONFIG = small_config(window=7, context=64)
@@ -77,6 +81,17 @@ def _even(wanted: bool) -> Even | None:
     return Even(CONFIG.vocab_size) if wanted else None
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_bad_logit_of_an_added_id_is_noticed(monkeypatch, gpu):
+    monkeypatch.setattr(device, "on_gpu", lambda: gpu)
+    scores = SimpleNamespace(logits=mx.zeros(LAST_TEXT_ID + 9), exact=None)
+    scores.logits[LAST_TEXT_ID + 4] = math.nan
+    picker = TokenPicker(SamplingOptions(seed=1, top_p=0.5), 0, [], None, added_ids=[LAST_TEXT_ID + 4])
+    with pytest.raises(NumericalError):
+        picker.pick(scores).value  # noqa: B018
+    assert TokenPicker(SamplingOptions(), 0, [], None).pick(scores).value <= LAST_TEXT_ID  # it is not used here
+
+
 def test_tokens_that_the_constraint_chooses_alone_need_no_logits(model):
     model.norm.weight[5] = math.nan
     steps = generate_step(model, PROMPT, constraint=Even(CONFIG.vocab_size, forced=2))
@@ -99,10 +114,11 @@ def test_an_engine_forgets_what_it_has_read_and_goes_on(model):
     assert [step.token for step in steps] == wanted
 
 
-def test_looking_at_the_sum_waits_for_nothing_that_the_token_did_not_wait_for(model, monkeypatch):
+def test_on_a_gpu_looking_at_the_sum_waits_for_nothing_that_the_token_did_not_wait_for(model, monkeypatch):
     """The sum is evaluated with the token, never by asking for its value."""
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
     pending: list[int] = []
-    evaluated, number = mx.async_eval, generate._number
+    evaluated, number = mx.async_eval, token_picker._number
 
     def begin(*arrays: object) -> None:
         pending.extend(id(array) for array in _arrays(arrays))
@@ -113,7 +129,7 @@ def test_looking_at_the_sum_waits_for_nothing_that_the_token_did_not_wait_for(mo
         return number(array)
 
     monkeypatch.setattr(mx, "async_eval", begin)
-    monkeypatch.setattr(generate, "_number", ask)
+    monkeypatch.setattr(token_picker, "_number", ask)
     assert len(list(generate_step(model, PROMPT, SamplingOptions(temperature=0), max_tokens=4))) == 4
 
 

@@ -1,4 +1,4 @@
-"""Sampling: each option equals its definition in NumPy, and draws follow their distribution."""
+"""Sampling: each option equals its definition, and draws follow their distribution, on a GPU and on the CPU backend."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 
 from mlx_oss import SamplingOptions
+from mlx_oss.backend import device
 from mlx_oss.errors import OptionError
+from mlx_oss.generation import sampling_mlx, sampling_numpy
 from mlx_oss.generation.sampling import Sampler
 from mlx_oss.tokenizer import LAST_TEXT_ID, N_VOCAB
+
+
+@pytest.fixture(autouse=True, params=["GPU", "CPU backend"])
+def arithmetic(request, monkeypatch) -> str:
+    """Every test runs with MLX's arithmetic, as on a GPU, and with NumPy's, as on the CPU backend."""
+    monkeypatch.setattr(device, "on_gpu", lambda: request.param == "GPU")
+    return request.param
 
 
 def random_logits(seed: int, size: int = 200, ties: bool = False) -> np.ndarray:
@@ -26,13 +35,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def kept(logits: np.ndarray, **options: float) -> np.ndarray:
     """Which ids can be drawn."""
-    return np.isfinite(np.array(Sampler(SamplingOptions(**options)).filtered(mx.array(logits))))
+    filtered = Sampler(SamplingOptions(**options)).filtered(mx.array(logits) if device.on_gpu() else logits)
+    return np.isfinite(np.array(filtered)) if device.on_gpu() else filtered.values > 0
 
 
 def draws(count: int, logits: np.ndarray, options: SamplingOptions) -> list[int]:
     sampler = Sampler(options)
     prepared = sampler.logits(mx.array(logits))
-    return [int(token) for token in mx.stack([sampler.sample(prepared) for _ in range(count)])]
+    return [sampler.sample(prepared).item() for _ in range(count)]
 
 
 def most_likely(logits: np.ndarray) -> np.ndarray:
@@ -220,7 +230,7 @@ def test_logits_are_left_alone_and_come_back_in_float32():
     logits = mx.array(random_logits(12)).astype(mx.bfloat16)
     before = np.array(logits.astype(mx.float32))
     sampler = Sampler(SamplingOptions(logit_bias={1: 5.0}, repetition_penalty=2.0))
-    assert sampler.logits(logits, [1, 2, 3]).dtype == mx.float32
+    assert sampler.logits(logits, [1, 2, 3]).dtype == (mx.float32 if device.on_gpu() else np.float32)
     assert np.array_equal(np.array(logits.astype(mx.float32)), before)
 
 
@@ -257,18 +267,125 @@ def test_the_ends_of_the_ranges_are_allowed():
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 20, "min_p": 0.01}, {"top_p": 0.8, "temperature": 0.6}])
 def test_compiled_as_on_a_gpu_the_same_tokens_are_drawn(monkeypatch, options):
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
     logits, options = random_logits(2), SamplingOptions(seed=3, **options)
     plain = draws(30, logits, options)
     compiled: list[object] = []
-    monkeypatch.setattr("mlx_oss.generation.sampling.compiled", lambda f: compiled.append(f) or mx.compile(f))
+    monkeypatch.setattr(sampling_mlx, "compiled", lambda f: compiled.append(f) or mx.compile(f))
     assert draws(30, logits, options) == plain and compiled
 
 
 def test_draws_at_different_positions_are_independent():
-    logits = mx.zeros((50,))
-    first, second = (Sampler(SamplingOptions(seed=7), position) for position in (10, 11))
-    pairs = [(int(first.sample(logits)), int(second.sample(logits))) for _ in range(600)]
+    first, second, again = (Sampler(SamplingOptions(seed=7), position) for position in (10, 11, 10))
+    logits = first.logits(mx.zeros((50,)))
+    pairs = [(first.sample(logits).item(), second.sample(logits).item()) for _ in range(600)]
     same = sum(a == b for a, b in pairs)
     assert same < 600 / 50 * 3  # about 12 by chance
-    again = Sampler(SamplingOptions(seed=7), 10)
-    assert [int(again.sample(logits)) for _ in range(5)] == [a for a, _ in pairs[:5]]
+    assert [again.sample(logits).item() for _ in range(5)] == [a for a, _ in pairs[:5]]
+
+
+SHAPES = ["normal", "peaked", "narrow", "flat", "halves", "falling", "underflowing"]
+
+
+def shaped(shape: str, size: int, seed: int) -> np.ndarray:
+    """Logits (size,) of a kind that sorting or adding up may find hard."""
+    rng = np.random.default_rng(seed)
+    values = {
+        "normal": lambda: rng.normal(0, 3, size),
+        "peaked": lambda: rng.normal(0, 1, size) + 30 * (np.arange(size) % 700 == 3),
+        "narrow": lambda: rng.normal(0, 1e-3, size),
+        "flat": lambda: np.full(size, -2.5),
+        "halves": lambda: rng.integers(-6, 6, size) / 2,
+        "falling": lambda: np.linspace(9, -9, size),
+        "underflowing": lambda: rng.uniform(-200, 0, size),
+    }
+    return values[shape]().astype(np.float32)
+
+
+def definition(logits: np.ndarray, options: SamplingOptions, slack: float) -> np.ndarray:
+    """Which ids can be drawn, in float64, where min_p and top_p keep a little more (`slack` above 0) or less."""
+    logits = (logits / np.float32(options.temperature)).astype(np.float64)
+    if 0 < options.top_k < logits.size:
+        logits = np.where(logits < np.sort(logits)[-options.top_k], -np.inf, logits)
+    logits = np.where(softmax(logits) < options.min_p * softmax(logits).max() * (1 - slack), -np.inf, logits)
+    order, keep = most_likely(logits), np.ones(logits.shape, bool)
+    if options.top_p < 1:
+        probs = softmax(logits)[order]
+        keep[order] = np.cumsum(probs) - probs < options.top_p + slack
+    return keep & np.isfinite(logits)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1, 2, 511, 512, 513, 6000])
+def test_both_ways_to_compute_keep_the_ids_that_the_options_say(shape, size):
+    """Whatever the distribution is. Sizes are around the blocks that NumPy adds up, and not multiples of them."""
+    rng = np.random.default_rng(size)
+    for seed in range(6):
+        options = SamplingOptions(
+            temperature=float(rng.choice([0.1, 0.7, 1.0, 3.0])),
+            top_k=int(rng.choice([0, 1, 9, size // 2, size - 1])),
+            min_p=float(rng.choice([0, 1e-3, 0.3])),
+            top_p=float(rng.choice([1e-6, 0.3, 0.95, 0.9999, 1.0])),
+        )
+        logits = shaped(shape, size, seed)
+        keep = kept(logits, **{name: getattr(options, name) for name in ("temperature", "top_k", "min_p", "top_p")})
+        likely = softmax(logits / options.temperature) > 1e-35  # the others are never drawn, kept or not
+        assert not (definition(logits, options, -1e-5) & likely & ~keep).any(), options
+        assert not (keep & likely & ~definition(logits, options, 1e-5)).any(), options
+        assert keep[logits.argmax()]
+
+
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"top_k": 1500}, {"min_p": 0.05, "temperature": 1.5}])
+@pytest.mark.parametrize("shape", ["normal", "flat", "falling", "peaked"])
+def test_draws_from_thousands_of_ids_follow_their_probabilities(shape, options):
+    """Chi-squared over 20 groups of ids (19 degrees of freedom) is below what chance exceeds once in 100,000."""
+    count, logits, options = 1500, shaped(shape, 3000, 1), SamplingOptions(seed=5, **options)
+    drawn = np.array(draws(count, logits, options))
+    keep = definition(logits, options, 0)
+    assert keep[drawn].all()
+    probs = softmax(np.where(keep, logits / options.temperature, -np.inf))
+    group = np.minimum(np.cumsum(probs) * 20, 19.999).astype(int)  # neighbours, about as likely together as the others
+    expected = count * np.bincount(group, probs, minlength=20)
+    seen = np.bincount(group[drawn], minlength=20)
+    some = expected > 0
+    assert ((seen - expected)[some] ** 2 / expected[some]).sum() < 56 and not seen[~some].any()
+
+
+@pytest.mark.parametrize("size", [1, 5, 512, 513, 2000])
+def test_no_random_number_leads_to_an_id_of_weight_zero(size):
+    """Not even the smallest and the largest that there are."""
+    rng = np.random.default_rng(size)
+    for zeros in (0.0, 0.5, 0.99):
+        weights = rng.random(size).astype(np.float32) * (rng.random(size) >= zeros)
+        weights[size // 2] = 1e-30
+        for share in (2.0**-53, 0.25, 0.5, 1 - 2.0**-53, 1.0):
+            assert weights[sampling_numpy._reaching(weights, share)] > 0
+            assert weights[sampling_numpy._reaching(weights, share, 1.001 * float(weights.sum()))] > 0
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [100, 1300])
+def test_alternatives_are_the_most_likely_ids_best_first(shape, size, count):
+    logits, sampler = shaped(shape, size, 3), Sampler(SamplingOptions())
+    prepared = sampler.logits(mx.array(logits))
+    chosen, ids, logprobs = (
+        np.array(part) for part in sampler.log_probabilities(prepared, sampler.sample(prepared), count)
+    )
+    assert len(set(ids.tolist())) == count and chosen <= logprobs[0]
+    assert np.array_equal(logits[ids], np.sort(logits)[::-1][:count])
+    expected = logits - np.logaddexp.reduce(logits.astype(np.float64))
+    np.testing.assert_allclose(logprobs, expected[ids], atol=2e-4)
+    (alone,) = sampler.log_probabilities(prepared, 5, 0)
+    assert alone.item() == pytest.approx(expected[5], abs=2e-4)
+
+
+def test_masks_ban_the_ids_that_they_do_not_allow():
+    logits = random_logits(11, size=3000)
+    for number, allowed in enumerate((np.arange(3000) == 7, np.random.default_rng(1).random(3000) < 0.5)):
+        sampler = Sampler(SamplingOptions(seed=number, temperature=100))
+        prepared = sampler.logits(mx.array(logits), (), allowed)
+        assert np.array_equal(np.array(prepared), np.where(allowed, logits, -np.inf))
+        assert all(allowed[sampler.sample(prepared).item()] for _ in range(100))
+    short = Sampler(SamplingOptions()).logits(mx.array(logits), (), np.ones(10, bool))
+    assert np.isfinite(np.array(short)).sum() == 10
