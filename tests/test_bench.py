@@ -5,23 +5,34 @@ No test depends on the speed of the machine.
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_oss import bench
-from mlx_oss.bench import BenchReport, Result, Speed, chips, measure, worker
+from mlx_oss.bench import BenchReport, Result, Speed, chips, gguf_file, measure, worker
 from mlx_oss.bench.kernels import bytes_per_token, copied_buffers, kernels_per_layer
 from mlx_oss.cli import main
+from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
 from mlx_oss.errors import BenchmarkError, OptionError
 from mlx_oss.loader import load_model
 from mlx_oss.model.kv_cache import KVCache
+from mlx_oss.weights.layouts.checkpoint import open_checkpoint
+from mlx_oss.weights.names import is_expert, modules
 from tests.shapes import SHAPES
 
 GB = 10**9
@@ -188,7 +199,7 @@ def test_mlx_lm_gives_the_same_tokens(folder):
         bench._run(
             asked | {"engine": engine, "options": {"dtype": "float32"} if engine == "mlx-oss" else {}}, dict(os.environ)
         )["lengths"]
-        for engine in bench.ENGINES
+        for engine in bench.ENGINES[:3]
     )
     assert len(ours["150"]["ids"]) == len(own["150"]["ids"]) == 4
     assert all(theirs[length]["ids"] == ours[length]["ids"] for length in ("6", "150"))
@@ -226,7 +237,7 @@ def test_loading_is_measured_before_all_else_and_its_first_round_is_not_counted(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"repeats": 0}, {"tokens": 1}, {"lengths": []}, {"lengths": [4, 0]}, {"compare": ["mlx-lm", "llama.cpp"]}]
+    "wrong", [{"repeats": 0}, {"tokens": 1}, {"lengths": []}, {"lengths": [4, 0]}, {"compare": ["mlx-lm", "ollama"]}]
 )
 def test_an_argument_out_of_range_is_refused_before_anything_runs(wrong, fake_processes):
     fake_processes()
@@ -317,3 +328,240 @@ def test_a_wrong_folder_is_one_line_at_the_command_line(tmp_path):
     command = [sys.executable, "-m", "mlx_oss", "bench", str(tmp_path / "nothing"), "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+class Gguf(ModuleType):
+    """Stands for the package gguf, and keeps what is written.
+
+    Attributes:
+        facts: What was added to the metadata, by the method.
+        tensors: (shape in the file, type, bytes) by name.
+    """
+
+    GGMLQuantizationType = type("Types", (), {"__class_getitem__": classmethod(lambda cls, name: name)})
+    RopeScalingType = SimpleNamespace(YARN="yarn")
+
+    def __init__(self) -> None:
+        super().__init__("gguf")
+        self.__spec__ = ModuleSpec("gguf", None)
+        self.facts: dict[str, object] = {}
+        self.tensors: dict[str, tuple[tuple[int, ...], str, bytes]] = {}
+        self._infos: list[tuple[str, tuple[int, ...], str, int]] = []
+
+    def GGUFWriter(self, path: Path, architecture: str) -> Gguf:
+        path.write_bytes(b"GGUF")
+        self.facts["architecture"] = architecture
+        return self
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("add_"):
+            return lambda value: self.facts.__setitem__(name.removeprefix("add_"), value)
+        if name.startswith("write_") or name == "close":
+            return lambda: None
+        raise AttributeError(name)
+
+    def add_tensor_info(self, name, shape, dtype, nbytes, raw_dtype) -> None:
+        assert nbytes == math.prod(shape) * dtype.itemsize
+        self._infos.append((name, shape, raw_dtype, nbytes))
+
+    def write_tensor_data(self, values: np.ndarray) -> None:
+        name, shape, kind, nbytes = self._infos[len(self.tensors)]
+        assert values.shape == shape and values.nbytes == nbytes
+        self.tensors[name] = shape, kind, values.tobytes()
+
+
+@pytest.fixture
+def gguf(monkeypatch) -> Gguf:
+    """The packages gguf and llama-cpp-python, as far as a parent process needs them."""
+    fake, llama_cpp = Gguf(), ModuleType("llama_cpp")
+    llama_cpp.__spec__ = ModuleSpec("llama_cpp", None)
+    monkeypatch.setitem(sys.modules, "gguf", fake)
+    monkeypatch.setitem(sys.modules, "llama_cpp", llama_cpp)
+    return fake
+
+
+def test_llama_cpp_gets_a_file_in_the_shapes_and_types_of_the_folder(shape, folder, gguf, tmp_path):
+    checkpoint, s = open_checkpoint(folder(shape)), SHAPES[shape]
+    tensors = gguf_file.tensors(checkpoint.config, checkpoint.specs)
+    gguf_file.write(tmp_path / "x.gguf", checkpoint.config, tensors)
+    C, F, D, V = s["hidden_size"], s["intermediate_size"], s["head_dim"], s["vocab_size"]
+    H, K, E = (s[f"num_{name}"] for name in ("attention_heads", "key_value_heads", "local_experts"))
+    layer = {
+        "attn_q.weight": ((H * D, C), "BF16"),
+        "attn_q.bias": ((H * D,), "F32"),
+        "attn_v.weight": ((K * D, C), "BF16"),
+        "attn_output.weight": ((C, H * D), "BF16"),
+        "attn_sinks.weight": ((H,), "F32"),
+        "ffn_gate_inp.weight": ((E, C), "F32"),
+        "ffn_gate_exps.weight": ((E, F, C // 32 * 17), "MXFP4"),
+        "ffn_up_exps.bias": ((E, F), "F32"),
+        "ffn_down_exps.weight": ((E, C, F // 32 * 17), "MXFP4"),
+        "post_attention_norm.weight": ((C,), "F32"),
+    }
+    expected = {"token_embd.weight": ((V, C), "BF16"), "output.weight": ((V, C), "BF16")}
+    for number in range(s["num_hidden_layers"]):
+        expected |= {f"blk.{number}.{name}": tensor for name, tensor in layer.items()}
+    assert {name: gguf.tensors[name][:2] for name in expected} == expected
+    assert len(gguf.tensors) == 3 + 19 * s["num_hidden_layers"]
+    assert sum(len(values) for _, _, values in gguf.tensors.values()) == gguf_file.size(tensors)
+    assert (gguf.facts["architecture"], gguf.facts["head_count_kv"], gguf.facts["key_length"]) == ("gpt-oss", K, D)
+    assert (gguf.facts["sliding_window"], gguf.facts["expert_used_count"]) == (s["sliding_window"], _used(s))
+    assert gguf.facts["vocab_size"] == V and gguf.facts["rope_scaling_type"] == "yarn"
+
+
+def _used(shape: dict[str, int]) -> int:
+    return shape["num_experts_per_tok"]
+
+
+def test_random_weights_are_small_numbers_of_their_type(folder, gguf, tmp_path):
+    config = ModelConfig(**SHAPES["tiny"])
+    specs = {name: QuantizationSpec(64, 8) for name, _, _ in modules(config) if not is_expert(name)}
+    specs |= {"lm_head": QuantizationSpec(64, 4), "model.embed_tokens": None}
+    specs |= {name: MXFP4 for name, _, _ in modules(config) if is_expert(name)}
+    tensors = gguf_file.tensors(config, specs)
+    gguf_file.write(tmp_path / "x.gguf", config, tensors)
+    assert gguf_file.described(tensors, specs).endswith("the same shapes and nearest types (BF16, MXFP4, Q4_0, Q8_0)")
+    halves = np.frombuffer(gguf.tensors["token_embd.weight"][2], np.uint16).astype(np.uint32) << 16
+    assert np.abs(halves.view(np.float32)).max() < 0.04 and len(set(halves.tolist())) > 100
+    for name, size, scale in (("blk.0.attn_q", 34, 2.0**-12), ("output", 18, 2.0**-8)):
+        blocks = np.frombuffer(gguf.tensors[f"{name}.weight"][2], np.uint8).reshape(-1, size)
+        assert (blocks[:, :2].copy().view(np.float16) == scale).all() and len(np.unique(blocks[:, 2:])) > 100
+    blocks = np.frombuffer(gguf.tensors["blk.0.ffn_gate_exps.weight"][2], np.uint8).reshape(-1, 17)
+    assert (blocks[:, 0] == 120).all() and len(np.unique(blocks[:, 1:])) > 100
+
+
+def test_llama_cpp_takes_turns_and_its_file_is_removed(folder, gguf, fake_processes, monkeypatch, capsys):
+    files, asked = [], fake_processes(*[sample(1)] * 4)
+    run = bench._run
+
+    def look(request: dict[str, object], environment: dict[str, str]) -> dict[str, object]:
+        if request["engine"] == "llama.cpp":
+            files.append(Path(request["options"]["gguf"]))
+            assert files[-1].exists()
+        return run(request, environment)
+
+    monkeypatch.setattr(bench, "_run", look)
+    how = ["--prompt", "8", "--tokens", "3", "--repeats", "2", "--compare", "llama.cpp"]
+    assert main(["bench", str(folder()), *how]) == 0
+    assert [request["engine"] for request in asked] == ["mlx-oss", "llama.cpp"] * 5
+    assert {request["options"]["context"] for request in asked[1::2]} == {11}
+    assert len(files) == 5 and not any(file.parent.exists() for file in files)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "llama.cpp: random weights of the same shapes and types (BF16, MXFP4), so its tokens are others." in shown
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, BenchmarkError])
+def test_llama_cpps_file_is_removed_whatever_ends_the_benchmark(folder, gguf, monkeypatch, error):
+    seen: list[Path] = []
+
+    def run(request: dict[str, object], environment: dict[str, str]) -> dict[str, object]:
+        seen.extend(Path(environment["TMPDIR"]).iterdir())
+        raise error
+
+    monkeypatch.setattr(bench, "_run", run)
+    with pytest.raises(error):
+        measure(folder(), compare=["llama.cpp"])
+    assert [file.name for file in seen] == ["random.gguf"] and not seen[0].exists()
+
+
+def test_a_disk_without_room_for_llama_cpps_file_is_told_before_it_is_written(folder, gguf, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=gguf_file.SPARE))
+    with pytest.raises(BenchmarkError, match=r"takes 0\.0 GB, but .* has 0\.3 GB free: make room, or set TMPDIR"):
+        measure(folder(), compare=["llama.cpp"])
+    assert not gguf.tensors
+
+
+@pytest.mark.parametrize("module", ["llama_cpp", "gguf"])
+def test_a_package_that_llama_cpp_needs_is_named_if_it_is_not_installed(folder, gguf, monkeypatch, module, capsys):
+    monkeypatch.setattr(gguf_file, "find_spec", lambda name: None if name == module else ModuleSpec(name, None))
+    assert main(["bench", str(folder()), "--compare", "llama.cpp"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the module {module} is not installed" in line and "`pip install llama-cpp-python gguf`" in line
+
+
+def test_layers_that_llama_cpp_does_not_know_are_told(folder, gguf, tmp_path):
+    changed = tmp_path / "model"
+    shutil.copytree(folder(), changed)
+    config = json.loads((changed / "config.json").read_text())
+    config["layer_types"] = ["full_attention"] * config["num_hidden_layers"]
+    (changed / "config.json").write_text(json.dumps(config))
+    with pytest.raises(BenchmarkError, match="only models whose first layer has a sliding window"):
+        measure(changed, compare=["llama.cpp"])
+
+
+def test_an_engine_that_gives_up_is_quoted(monkeypatch):
+    stopped = subprocess.CompletedProcess([], -6, "", "first\nGGML_ASSERT(n > 0) failed\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: stopped)
+    with pytest.raises(BenchmarkError, match=r"gave up while it ran .*GGML_ASSERT\(n > 0\) failed"):
+        measure("folder", repeats=1)
+
+
+@pytest.fixture
+def llama_cpp(monkeypatch) -> ModuleType:
+    """llama-cpp-python with a model of 50 ids, in which the next id is the last one plus 1.
+
+    It keeps what it was given: `read` has the ids of each batch, and `options` how the context was made.
+    """
+    fake, logits = ModuleType("llama_cpp"), (ctypes.c_float * 50)()
+    fake.read, fake.options, fake.status = [], SimpleNamespace(), 0
+
+    def decode(context: object, batch: tuple[ctypes.Array[ctypes.c_int32], int]) -> int:
+        fake.read.append(list(batch[0][: batch[1]]))
+        logits[:] = [float(id_ == (fake.read[-1][-1] + 1) % 50) for id_ in range(50)]
+        return fake.status
+
+    def load(path: bytes, how: object) -> int | None:
+        if not Path(path.decode()).exists():
+            fake.log(2, b"a warning\n", None)
+            fake.log(4, b"error loading  model:\nno such file\n", None)
+            fake.log(4, b"failed\n", None)
+            return None
+        return 1
+
+    fake.llama_log_callback = lambda function: function
+    fake.llama_log_set = lambda callback, _: setattr(fake, "log", callback)
+    fake.llama_backend_init = lambda: None
+    fake.llama_supports_gpu_offload = lambda: False
+    fake.llama_model_default_params = fake.llama_context_default_params = lambda: fake.options
+    fake.llama_model_load_from_file, fake.llama_init_from_model = load, lambda model, options: 2
+    fake.llama_model_get_vocab, fake.llama_vocab_n_tokens = lambda model: 3, lambda vocabulary: 50
+    fake.llama_get_memory, fake.llama_memory_clear = lambda context: 4, lambda memory, data: fake.read.clear()
+    fake.llama_token, fake.llama_batch_get_one = ctypes.c_int32, lambda ids, count: (ids, count)
+    fake.llama_decode, fake.llama_get_logits_ith = decode, lambda context, index: logits
+    monkeypatch.setitem(sys.modules, "llama_cpp", fake)
+    monkeypatch.delitem(sys.modules, "mlx_oss.bench.llama", raising=False)
+    return fake
+
+
+def test_llama_cpp_reads_a_prompt_in_batches_and_each_token_alone(llama_cpp, tmp_path):
+    file = tmp_path / "x.gguf"
+    file.touch()
+    measured = worker.measure("llama.cpp", tmp_path, [1200, 3], 4, {"gguf": str(file), "context": 1204})
+    options = llama_cpp.options
+    assert (options.n_ctx, options.n_batch, options.n_ubatch) == (1204, 512, 512) and options.n_threads >= 1
+    prompt = [token % 50 for token in worker._prompt(3)]
+    assert llama_cpp.read == [prompt, *([(prompt[-1] + n) % 50] for n in (1, 2, 3))]
+    assert measured["lengths"]["3"]["ids"] == [(prompt[-1] + n) % 50 for n in (1, 2, 3, 4)]
+    engine = importlib.import_module("mlx_oss.bench.llama").Llama(file, 1204)
+    next(engine.generate(list(range(1200)), 4))
+    assert [len(batch) for batch in llama_cpp.read] == [512, 512, 176]
+
+
+def test_what_llama_cpp_refuses_is_one_line(llama_cpp, tmp_path, capsys):
+    asked = {"engine": "llama.cpp", "folder": str(tmp_path), "lengths": [3], "tokens": 2}
+    file = tmp_path / "x.gguf"
+    assert worker.main(json.dumps(asked | {"options": {"gguf": str(file), "context": 5}})) == 2
+    assert capsys.readouterr().err == "error loading model: no such file\n"
+    file.touch()
+    llama_cpp.status = 1
+    assert worker.main(json.dumps(asked | {"options": {"gguf": str(file), "context": 5}})) == 2
+    assert capsys.readouterr().err == "llama.cpp could not compute (status 1)\n"
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is None or find_spec("gguf") is None, reason="llama.cpp is not installed")
+def test_llama_cpp_runs_every_shape(shape, folder):
+    measured = measure(folder(shape), lengths=[5, 40], tokens=3, repeats=1, compare=["llama.cpp"])
+    theirs = measured.results[1]
+    assert theirs.engine == "llama.cpp" and theirs.weights.startswith("random weights")
+    assert all(speed.prefill > 0 and speed.decode > 0 for speed in theirs.speeds)
+    assert {length: len(ids) for length, ids in theirs.ids.items()} == {5: 3, 40: 3}

@@ -1,8 +1,10 @@
-"""Measures a model on this machine: load time, memory, prefill and decode speed, alone or compared with mlx-lm.
+"""Measures a model on this machine: load time, memory, prefill and decode speed, alone or compared with other engines.
 
-    worker.py   one measurement of one engine, in a process of its own
-    kernels.py  counts the kernels and the bytes of weights of a decode step
-    chips.py    memory bandwidth of Apple's chips
+    worker.py     one measurement of one engine, in a process of its own
+    kernels.py    counts the kernels and the bytes of weights of a decode step
+    chips.py      memory bandwidth of Apple's chips
+    gguf_file.py  a file of random weights for llama.cpp
+    llama.py      runs it
 
 Each repetition runs in a process of its own, the engines alternate, and each figure is the median of its repetitions,
 so other load on the machine affects all engines alike. Loading is measured separately before everything else, and its
@@ -15,9 +17,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGABRT
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,7 +30,7 @@ from mlx_oss.errors import BenchmarkError, OptionError
 from mlx_oss.files import expanded
 from mlx_oss.python_process import command_of
 
-ENGINES = ("mlx-oss", "mlx-lm", "mlx-lm-float32")
+ENGINES = ("mlx-oss", "mlx-lm", "mlx-lm-float32", "llama.cpp")
 LENGTHS = (32, 128, 512)  # prompt lengths, in tokens
 MOST_TOKENS = 1 << 20  # of a prompt or an answer; the releases' context has 131,072
 LOADS = 5  # a model is loaded at least this many times: loading is quick, and its time varies
@@ -62,6 +65,7 @@ class Result:
         resident: Peak bytes of memory of a process that also generates.
         speeds: Speed for each prompt length.
         ids: The greedily generated ids of the first repetition, by prompt length.
+        weights: What the engine has run if not the folder: for llama.cpp, random weights. None if it was the folder.
     """
 
     engine: str
@@ -72,6 +76,7 @@ class Result:
     resident: int
     speeds: tuple[Speed, ...]
     ids: dict[int, tuple[int, ...]]
+    weights: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +146,10 @@ def measure(
         dtype: Dtype of mlx-oss's activations.
         memory: Memory limit of mlx-oss, as for `mlx_oss.load`.
         wire: Whether mlx-oss wires its weights, as for `mlx_oss.load`.
-        compare: Engines to compare mlx-oss with. "mlx-lm" is mlx-lm unchanged. "mlx-lm-float32" is mlx-lm with float32
-            activations and OpenAI's rotary frequencies, so that it generates the same tokens as mlx-oss in float32.
-            mlx-lm must be installed.
+        compare: Engines to compare mlx-oss with; they must be installed. "mlx-lm" is mlx-lm unchanged. "mlx-lm-float32"
+            is mlx-lm with float32 activations and OpenAI's rotary frequencies, so that it generates the same tokens as
+            mlx-oss in float32. "llama.cpp" runs random weights of the same shapes and types, from a file that is
+            written for it and removed in the end.
         progress: Called with a short description of each measurement when it begins.
 
     Returns:
@@ -151,35 +157,27 @@ def measure(
 
     Raises:
         OptionError: If an argument is out of range.
-        BenchmarkError: If an engine cannot load or run the model.
+        BenchmarkError: If an engine cannot load or run the model, or there is no room for llama.cpp's file.
+        ConfigError: If llama.cpp is asked for, and the folder's config cannot be read.
+        CheckpointError: If llama.cpp is asked for, and the folder's files cannot be read.
     """
-    if repeats < 1 or tokens < 2 or not lengths or min(lengths) < 1:
-        raise OptionError("a benchmark needs at least 1 repetition, 2 generated tokens and prompts of at least 1 token")
-    if max(*lengths, tokens) > MOST_TOKENS:
-        raise OptionError(
-            f"a benchmark measures prompts and answers of at most {MOST_TOKENS:,} tokens: use shorter ones"
-        )
-    if unknown := [engine for engine in compare if engine not in ENGINES[1:]]:
-        raise OptionError(f"compare contains {unknown[0]!r}, but only {' and '.join(ENGINES[1:])} are supported")
-    folder = expanded(folder)
+    _check(lengths, tokens, repeats, compare)
     engines = ENGINES[:1] + tuple(engine for engine in ENGINES[1:] if engine in compare)
-
-    def alternating(task: str, rounds: int, lengths: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
-        """The samples of each engine. In each round every engine is measured once."""
-        samples: dict[str, list[dict[str, Any]]] = {engine: [] for engine in engines}
-        for repeat in range(rounds):
-            for engine, measured in samples.items():
-                if progress is not None:
-                    progress(f"{engine}, {task}, {repeat + 1} of {rounds}")
-                request = {"folder": str(folder), "lengths": list(lengths), "tokens": tokens, "engine": engine}
-                options = {"dtype": dtype, "memory": memory, "wire": wire} if engine == "mlx-oss" else {}
-                measured.append(_run({**request, "options": options}, os.environ | {"TMPDIR": private}))
-        return samples
-
+    options: dict[str, dict[str, Any]] = {"mlx-oss": {"dtype": dtype, "memory": memory, "wire": wire}}
+    say = progress or (lambda _: None)
     # On the CPU backend, MLX compiles what mlx-lm computes into the temporary folder, and loads what lies there.
     with TemporaryDirectory(prefix="mlx-oss-bench-") as private:
-        loads = alternating("loading", 1 + max(repeats, LOADS), ())
-        samples = alternating("generating", repeats, lengths)
+        weights = {}
+        if "llama.cpp" in engines:
+            from mlx_oss.bench import gguf_file  # not before: each measuring process imports this module
+
+            say("llama.cpp, writing a file of random weights")
+            file = Path(private) / "random.gguf"
+            weights["llama.cpp"] = gguf_file.make(file, expanded(folder))
+            options["llama.cpp"] = {"gguf": str(file), "context": max(lengths) + tokens}
+        run = _Runs(engines, expanded(folder), tokens, options, os.environ | {"TMPDIR": private}, say)
+        loads = run.alternating("loading", 1 + max(repeats, LOADS), ())
+        samples = run.alternating("generating", repeats, lengths)
     ours = samples["mlx-oss"][0]
     return BenchReport(
         device=ours["device"],
@@ -189,8 +187,55 @@ def measure(
         copied_buffers=(ours["copied_buffers"][0], ours["copied_buffers"][1]),
         reads=_reads([sample["reads"] for sample in samples["mlx-oss"]], (sum(lengths) + len(lengths) * tokens)),
         bandwidth=bandwidth(ours["device"]),
-        results=tuple(_result(engine, loads[engine][1:], measured) for engine, measured in samples.items()),
+        results=tuple(
+            _result(engine, loads[engine][1:], measured, weights.get(engine)) for engine, measured in samples.items()
+        ),
     )
+
+
+def _check(lengths: Sequence[int], tokens: int, repeats: int, compare: Sequence[str]) -> None:
+    """Raises OptionError if an argument is out of range."""
+    if repeats < 1 or tokens < 2 or not lengths or min(lengths) < 1:
+        raise OptionError("a benchmark needs at least 1 repetition, 2 generated tokens and prompts of at least 1 token")
+    if max(*lengths, tokens) > MOST_TOKENS:
+        raise OptionError(
+            f"a benchmark measures prompts and answers of at most {MOST_TOKENS:,} tokens: use shorter ones"
+        )
+    if unknown := [engine for engine in compare if engine not in ENGINES[1:]]:
+        supported = f"{', '.join(ENGINES[1:-1])} and {ENGINES[-1]}"
+        raise OptionError(f"compare contains {unknown[0]!r}, but only {supported} are supported")
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Measures engines in turn.
+
+    Attributes:
+        engines: Their names.
+        folder: Folder of the model.
+        tokens: Tokens to generate for each prompt.
+        options: What the engines are loaded with.
+        environment: The environment variables of the measuring processes.
+        say: Called with a short description of each measurement.
+    """
+
+    engines: Sequence[str]
+    folder: Path
+    tokens: int
+    options: Mapping[str, dict[str, Any]]
+    environment: dict[str, str]
+    say: Callable[[str], None]
+
+    def alternating(self, task: str, rounds: int, lengths: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
+        """The samples of each engine. In each round every engine is measured once."""
+        samples: dict[str, list[dict[str, Any]]] = {engine: [] for engine in self.engines}
+        for repeat in range(rounds):
+            for engine, measured in samples.items():
+                self.say(f"{engine}, {task}, {repeat + 1} of {rounds}")
+                request = {"folder": str(self.folder), "lengths": list(lengths), "tokens": self.tokens}
+                request |= {"engine": engine, "options": self.options.get(engine, {})}
+                measured.append(_run(request, self.environment))
+        return samples
 
 
 def _reads(samples: list[dict[str, float]], tokens: int) -> OffloadFigures | None:
@@ -209,6 +254,8 @@ def _run(request: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]
         sample: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
         return sample
     engine, errors = request["engine"], process.stderr.strip().splitlines() or ["it reported no reason"]
+    if process.returncode == -SIGABRT:  # llama.cpp has found something that it does not expect
+        raise BenchmarkError(f"{engine} gave up while it ran {request['folder']}: {errors[-1]}")
     if process.returncode < 0:
         signal = -process.returncode
         raise BenchmarkError(
@@ -217,7 +264,7 @@ def _run(request: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]
     raise BenchmarkError(f"{engine} cannot run {request['folder']}: {errors[-1]}")
 
 
-def _result(engine: str, loads: list[dict[str, Any]], samples: list[dict[str, Any]]) -> Result:
+def _result(engine: str, loads: list[dict[str, Any]], samples: list[dict[str, Any]], weights: str | None) -> Result:
     runs: dict[str, list[dict[str, Any]]] = {
         key: [sample["lengths"][key] for sample in samples] for key in samples[0]["lengths"]
     }
@@ -230,6 +277,7 @@ def _result(engine: str, loads: list[dict[str, Any]], samples: list[dict[str, An
         resident=round(_median(samples, "resident")),
         speeds=tuple(Speed(int(key), _median(run, "prefill"), _median(run, "decode")) for key, run in runs.items()),
         ids={int(key): tuple(run[0]["ids"]) for key, run in runs.items()},
+        weights=weights,
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 Ids = Iterator[int]
 # generate(prompt, number of tokens to generate), and a function that returns further facts for the sample
 Engine = tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]
-Options = dict[str, Any]  # keyword arguments of mlx_oss.load_model
+Options = dict[str, Any]  # keyword arguments of mlx_oss.load_model; for llama.cpp its file and its context
 Load = Callable[[Path, Options], Engine]
 # Tokens of the prompt, and tokens to generate, before the measurement: kernels are compiled and weights are read once.
 WARM_UP = 4
@@ -49,7 +49,7 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
         folder: Folder of the model.
         lengths: Prompt lengths, in tokens. Empty: the model is loaded and nothing else.
         tokens: Tokens to generate for each prompt, at least 2.
-        options: Keyword arguments for loading the model.
+        options: What the engine loads the model with.
 
     Returns:
         The sample, with times in seconds and memory in bytes.
@@ -150,6 +150,15 @@ def _mlx_lm(as_ours: bool = False) -> Load:
     return load
 
 
+def _llama_cpp() -> Load:
+    from mlx_oss.bench.llama import Llama
+
+    def load(folder: Path, options: Options) -> Engine:
+        return Llama(Path(options["gguf"]), options["context"]).generate, dict
+
+    return load
+
+
 def _compute_as_ours(model: Any, folder: Path) -> None:
     """Changes mlx-lm's model to float32 activations and OpenAI's frequencies; mlx-lm rounds YaRN's correction range."""
     import mlx.core as mx
@@ -170,6 +179,7 @@ ENGINES: dict[str, Callable[[], Load]] = {
     "mlx-oss": _ours,
     "mlx-lm": _mlx_lm,
     "mlx-lm-float32": partial(_mlx_lm, as_ours=True),
+    "llama.cpp": _llama_cpp,
 }
 
 

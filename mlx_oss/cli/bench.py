@@ -47,32 +47,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments.add_wire_argument(parser)
     parser.add_argument(
         "--compare",
-        choices=("mlx-lm", "mlx-lm-float32"),
+        choices=("mlx-lm", "mlx-lm-float32", "llama.cpp"),
         action="append",
         default=[],
-        help="also measure mlx-lm, which must be installed; the two engines take turns. mlx-lm-float32 computes as "
-        "mlx-oss does in float32, so it should write the same tokens. May be given more than once",
+        help="also measure this engine, which must be installed; the engines take turns. mlx-lm-float32 computes as "
+        "mlx-oss does in float32, so it should write the same tokens. llama.cpp runs random weights of the same "
+        "shapes and types, from a file as large as the model, which is removed in the end. May be given more than once",
     )
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     from mlx_oss.bench import measure
+    from mlx_oss.cli.interrupts import exiting_on_sigterm
 
     folder = model_arguments.folder_of(args)
     shows_progress = sys.stderr.isatty() and not args.json and not wants_plain()
     try:
-        report = measure(
-            folder,
-            lengths=args.prompt,
-            tokens=args.tokens,
-            repeats=args.repeats,
-            dtype=args.dtype,
-            memory=args.memory,
-            wire=model_arguments.wire(args),
-            compare=args.compare,
-            progress=_show_progress if shows_progress else None,
-        )
+        with exiting_on_sigterm():  # so that the file for llama.cpp is removed then, too
+            report = measure(
+                folder,
+                lengths=args.prompt,
+                tokens=args.tokens,
+                repeats=args.repeats,
+                dtype=args.dtype,
+                memory=args.memory,
+                wire=model_arguments.wire(args),
+                compare=args.compare,
+                progress=_show_progress if shows_progress else None,
+            )
     finally:
         if shows_progress:
             _show_progress("")
@@ -135,5 +138,7 @@ def _figures(values: list[float]) -> list[str]:
 
 def _agreement(ours: Result, theirs: Result) -> str:
     """Compares the greedy answers of two engines. Rounding can make them differ at nearly equal tokens."""
+    if theirs.weights is not None:
+        return f"{theirs.engine}: {theirs.weights}, so its tokens are others."
     pairs = [(a, b) for length, ids in ours.ids.items() for a, b in zip(ids, theirs.ids[length], strict=True)]
     return f"{theirs.engine}: {sum(a == b for a, b in pairs)} of {len(pairs)} tokens are the same."

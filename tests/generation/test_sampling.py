@@ -374,6 +374,7 @@ def test_alternatives_are_the_most_likely_ids_best_first(shape, size, count):
     )
     assert len(set(ids.tolist())) == count and chosen <= logprobs[0]
     assert np.array_equal(logits[ids], np.sort(logits)[::-1][:count])
+    assert device.on_gpu() or np.array_equal(ids, most_likely(logits)[:count])  # of equal ones the lowest id first
     expected = logits - np.logaddexp.reduce(logits.astype(np.float64))
     np.testing.assert_allclose(logprobs, expected[ids], atol=2e-4)
     (alone,) = sampler.log_probabilities(prepared, 5, 0)
@@ -387,5 +388,6 @@ def test_masks_ban_the_ids_that_they_do_not_allow():
         prepared = sampler.logits(mx.array(logits), (), allowed)
         assert np.array_equal(np.array(prepared), np.where(allowed, logits, -np.inf))
         assert all(allowed[sampler.sample(prepared).item()] for _ in range(100))
+        assert np.array_equal(kept(np.array(prepared)), allowed)
     short = Sampler(SamplingOptions()).logits(mx.array(logits), (), np.ones(10, bool))
     assert np.isfinite(np.array(short)).sum() == 10
