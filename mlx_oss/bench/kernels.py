@@ -2,8 +2,7 @@
 
 Kernels are counted in MLX's graph before it is evaluated. Views (slices, reshapes) launch nothing. A function of
 `mx.fast` is one kernel on Metal but many primitives on the CPU backend, so each is replaced by a single operation while
-the graph is traced. The native library of the CPU
-backend is not used then.
+the graph is traced. The native library of the CPU backend is not used then.
 """
 
 from __future__ import annotations

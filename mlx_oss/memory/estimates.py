@@ -16,8 +16,6 @@ MAC_SIZES = (8, 16, 18, 24, 32, 36, 48, 64, 96, 128, 192, 256, 512)  # GB
 # For everything except weights and KV cache: the computation of a prefill chunk, MLX's buffers, Python.
 WORKING_BYTES = 1_000_000_000
 
-_MAX_SCORES = 1 << 20  # attention scores held at a time, over all cores, however long the context is
-
 
 def kv_cache_bytes(config: ModelConfig, context: int, itemsize: int = 2) -> int:
     """Bytes of the keys and values of `context` tokens.
@@ -44,17 +42,15 @@ def expert_bytes(config: ModelConfig) -> int:
     return values // 32 * 17 + 2 * (2 * config.intermediate_size + config.hidden_size)
 
 
-def prefill_bytes(config: ModelConfig, chunk: int, context: int, itemsize: int = 2, cpu: bool = False) -> int:
-    """The most bytes that computing the last `chunk` tokens of `context` needs in addition to weights and caches.
+def prefill_bytes(config: ModelConfig, chunk: int, itemsize: int = 2, cpu: bool = False) -> int:
+    """The most bytes that computing `chunk` tokens needs in addition to weights and caches, whatever was before them.
 
     Args:
         config: The model's config.
         chunk: Tokens that are computed at a time.
-        context: Tokens in the context, including the chunk.
         itemsize: Bytes per activation.
-        cpu: True for MLX's CPU backend. Its attention stores the scores of some tiles (a GPU stores none), it converts
-            weights to float32 block by block, and the C library keeps some of the freed memory. The constants for it
-            were measured with `tests/bench_memory.py`.
+        cpu: True for MLX's CPU backend with the native library. The system's C library keeps some of the freed memory
+            there. The constants for it were measured with `tests/bench_memory.py`.
     """
     c = config
     heads = c.num_attention_heads + 2 * c.num_key_value_heads
@@ -62,12 +58,10 @@ def prefill_bytes(config: ModelConfig, chunk: int, context: int, itemsize: int =
     values_per_token += c.num_experts_per_tok * (6 * c.intermediate_size + 2 * c.hidden_size)
     if not cpu:
         return chunk * values_per_token * itemsize
-    blocks = 6 * min(_BLOCK_BYTES, 4 * heads * c.head_dim * c.hidden_size)
-    scores = 2 * 4 * min(c.num_attention_heads * chunk * context, _MAX_SCORES)
-    return _RETAINED_BYTES + blocks + 17 * chunk * values_per_token * itemsize // 10 + scores
+    return _RETAINED_BYTES + 11 * chunk * values_per_token * itemsize // 10
 
 
-_BLOCK_BYTES, _RETAINED_BYTES = 8 << 20, 27_000_000
+_RETAINED_BYTES = 10_000_000
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30}
 

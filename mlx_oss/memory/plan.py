@@ -206,7 +206,7 @@ class _Planner:
 
     def prefill(self, context: int, chunk: int) -> int:
         chunk = min(chunk, context)
-        return prefill_bytes(self.config, chunk, context, self.itemsize, cpu=not self.machine.gpu)
+        return prefill_bytes(self.config, chunk, self.itemsize, cpu=not self.machine.gpu)
 
     def make(self, verdict: Verdict, context: int, chunk: int, slots: int | None) -> Plan:
         whole = self.peak(None, context, chunk)
