@@ -1,0 +1,43 @@
+"""Converts a model that cannot be loaded as it is, once, into our own cache."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mlx_oss.errors import ConversionError
+from mlx_oss.models.progress import OnProgress, Progress
+from mlx_oss.weights.hub import copies
+from mlx_oss.weights.hub.names import HubModel
+from mlx_oss.weights.layouts.checkpoint import open_checkpoint
+
+_log = logging.getLogger("mlx_oss")
+
+
+def loadable(model: HubModel, folder: Path, progress: OnProgress | None) -> Path:
+    """The folder itself, or that of our conversion if the model cannot be loaded as it is."""
+    checkpoint = open_checkpoint(folder)
+    if not checkpoint.layout.must_convert:
+        return folder
+    target = copies.converted_folder(model)
+    if target is None:
+        raise ConversionError(
+            f"{folder} cannot be loaded as it is, because {checkpoint.layout.must_convert}, and there is no home "
+            "folder for a conversion: set MLX_OSS_CACHE to a folder"
+        )
+    if copies.is_whole(target):
+        return target
+    from mlx_oss.convert import convert
+
+    _log.warning(
+        "%s cannot be loaded as it is, because %s: it is converted once, into %s",
+        model.repository,
+        checkpoint.layout.must_convert,
+        target,
+    )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConversionError(f"{target.parent} cannot be created ({error.strerror}): set MLX_OSS_CACHE") from None
+    convert(folder, target, progress=progress and (lambda now: progress(Progress("converting", now.done, now.total))))
+    return target
