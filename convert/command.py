@@ -71,14 +71,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         MlxOssError: If `convert` raises it, or a `--set` is not MODULE=PROFILE.
     """
-    options = ConvertOptions(
-        args.profile,
-        _overrides(args.set),
-        adapter=args.adapter,
-        force=args.force,
-        dry_run=args.dry_run,
-        verify=args.verify,
-    )
+    options = options_of(args)
     try:
         with _shown(sys.stderr) as progress:
             report = convert(args.source, args.target, options, progress)
@@ -94,6 +87,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(_as_text(report, outcome) + _contexts(report, args.dry_run))
     return 0
+
+
+def options_of(args: argparse.Namespace) -> ConvertOptions:
+    """The options of a conversion. Raises OptionError if a `--set` is not MODULE=PROFILE."""
+    return ConvertOptions(
+        args.profile,
+        _overrides(args.set),
+        adapter=args.adapter,
+        force=args.force,
+        dry_run=args.dry_run,
+        verify=args.verify,
+    )
 
 
 def run_verify(folder: str, source: str | None, as_json: bool, adapter: str | None = None) -> int:

@@ -14,9 +14,12 @@ from dataclasses import dataclass, replace
 from mlx_oss.backend.mlx_library import load_mlx
 from mlx_oss.config import MXFP4, QuantizationSpec
 from mlx_oss.convert import tensors
+from mlx_oss.convert.adapters import read_adapter
 from mlx_oss.convert.losses import RelativeError
 from mlx_oss.convert.merging import Delta, Merged
+from mlx_oss.convert.options import ConvertOptions
 from mlx_oss.convert.profiles import Specs
+from mlx_oss.convert.profiles import specs as chosen_specs
 from mlx_oss.convert.quantized import DenseExperts, DequantizedMxfp4, Mxfp4
 from mlx_oss.convert.report import Kind
 from mlx_oss.convert.transforms import CheckedBytes, Picked, Rows, TensorTransform, Transform
@@ -72,6 +75,18 @@ def plan_jobs(source: Checkpoint, specs: Specs, deltas: Mapping[str, Delta] | No
         unit = name.split(".")[2] if name.startswith("model.layers.") else name.rsplit(".", 1)[0]
         units.setdefault(unit, []).append(job)
     return list(units.values())
+
+
+def planned_bytes(source: Checkpoint, options: ConvertOptions) -> int:
+    """Bytes of the weights that a conversion writes; nothing but headers and the adapter is read.
+
+    Raises:
+        OptionError: If a profile is unknown or not possible for a module, or an override matches no module.
+        CheckpointError: If the adapter cannot be added.
+        ConfigError: If the adapter's config is missing or damaged.
+    """
+    deltas = {} if options.adapter is None else read_adapter(options.adapter, source.config)
+    return sum(job.nbytes for unit in plan_jobs(source, chosen_specs(source, options), deltas) for job in unit)
 
 
 def group_kinds(listed: Iterable[Target | TensorInfo]) -> tuple[Kind, ...]:

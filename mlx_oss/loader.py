@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx_oss import models
 from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.backend.host_memory import keep_freed_memory
-from mlx_oss.errors import CheckpointError, OptionError
+from mlx_oss.errors import OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.local import LocalEngine
 from mlx_oss.memory.plan import Plan, place_here, plan_for
@@ -25,7 +25,7 @@ from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload.install import install
 from mlx_oss.tokenizer_json import added_tokens
 from mlx_oss.weights.hub.names import NANO
-from mlx_oss.weights.layouts.checkpoint import Checkpoint, check_loadable, open_model
+from mlx_oss.weights.layouts.checkpoint import Checkpoint, as_converted, check_loadable, open_model
 from mlx_oss.weights.placements import Placement, quantized_modules
 from mlx_oss.weights.reading import open_files, read
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 DType = Literal["auto", "float32", "bfloat16"]
 
 _log = logging.getLogger("mlx_oss")
+_INSTEAD = "allow more memory, use a shorter context, or convert the model with a smaller profile"
 
 
 def load(
@@ -84,8 +85,6 @@ def load(
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
 
     def check(checkpoint: Checkpoint) -> str:
-        if not checkpoint.layout.must_convert:
-            _plan(checkpoint, dtype, memory, context)
         return use_here(checkpoint, dtype=dtype, memory=memory, context=context)
 
     folder = models.folder_of(NANO if path is None else path, progress=progress, check=check)
@@ -108,7 +107,7 @@ def plan(
 
     Args:
         path: Folder of the model, or its name, as for `load`. Of a model that is not on this disk, only its config and
-            the headers of its files are downloaded.
+            the headers of its files are downloaded. A model that `load` would convert first is planned as converted.
         context: Tokens of context that have to fit. None: with everything in memory, the largest that fits of the
             model's limit, half of it, a quarter and so on, down to 8,192; with experts on disk, the largest that fits
             of 8,192, 4,096, 2,048 and 1,024.
@@ -123,27 +122,45 @@ def plan(
     Raises:
         OptionError: If an argument is out of range.
         ConfigError: If config.json is missing or wrong.
-        CheckpointError: If a weight file or tensor is missing or wrong, or if the model has to be converted first.
+        CheckpointError: If a weight file or tensor is missing or wrong, or if a folder has to be converted first.
         DownloadError: If there is no model of this name, or the Hub cannot be asked.
     """
     checkpoint = models.checkpoint_of(path)
-    if (reason := checkpoint.layout.must_convert) and models.hub_model(path):
-        raise CheckpointError(
-            f"{path} is converted when it is loaded for the first time, because {reason}: `mlx-oss pull {path}` does "
-            "that, and then it can be planned"
-        )
+    if checkpoint.layout.must_convert and path != NANO and models.hub_model(path):
+        checkpoint = as_converted(checkpoint)
     check_loadable(checkpoint)
     placements = place_here(checkpoint, dtype)
     return plan_for(checkpoint, placements, context=context, memory=memory, chunk=chunk, dtype=dtype)
 
 
 def use_here(
-    checkpoint: Checkpoint, *, dtype: str = "auto", memory: str | int | None = None, context: int | None = None
+    checkpoint: Checkpoint,
+    *,
+    dtype: str = "auto",
+    memory: str | int | None = None,
+    context: int | None = None,
+    instead: str | None = _INSTEAD,
 ) -> str:
-    """A sentence on what this machine can do with a model, before it is downloaded."""
-    if reason := checkpoint.layout.must_convert:
-        return f"It is converted afterwards, because {reason}"
-    return str(plan_for(checkpoint, place_here(checkpoint, dtype), context=context, memory=memory, dtype=dtype))
+    """What this machine does with a model, in a sentence or two, before it is downloaded.
+
+    Args:
+        checkpoint: Its config and shapes. What has to be converted first is planned as converted.
+        dtype: As for `load`.
+        memory: As for `load`.
+        context: As for `load`.
+        instead: What a user can do if the memory is too small, for the error. None: it is no error, and the sentence
+            says so.
+
+    Raises:
+        OptionError: If an argument is out of range, or the memory is too small even with experts on disk.
+    """
+    reason = checkpoint.layout.must_convert
+    if reason:
+        checkpoint = as_converted(checkpoint)
+    chosen = plan_for(checkpoint, place_here(checkpoint, dtype), context=context, memory=memory, dtype=dtype)
+    if chosen.verdict == "too small" and instead is not None:
+        raise OptionError(f"{chosen}: {instead}")
+    return f"It is converted afterwards, because {reason}. {chosen}" if reason else str(chosen)
 
 
 def load_model(
@@ -219,7 +236,5 @@ def _plan(
     placements = place_here(checkpoint, dtype)
     chosen = plan_for(checkpoint, placements, context=context, memory=memory, dtype=dtype, slots=slots)
     if chosen.verdict == "too small":
-        raise OptionError(
-            f"{chosen}: allow more memory, use a shorter context, or convert the model with a smaller profile"
-        )
+        raise OptionError(f"{chosen}: {_INSTEAD}")
     return chosen, placements

@@ -150,12 +150,6 @@ def test_what_is_no_gpt_oss_is_refused_before_its_weights(hub, published, tmp_pa
     assert not [path for path in (tmp_path / "hub").rglob("*") if len(path.name) >= 64]
 
 
-def test_pull_says_what_cannot_run_here_and_downloads_it(hub, folder, monkeypatch, capsys):
-    monkeypatch.setattr("mlx_oss.loader.use_here", lambda _: "it needs at least 68 GB")
-    assert main(["pull", NAME]) == 0
-    assert "it needs at least 68 GB" in capsys.readouterr().err
-
-
 def test_an_error_of_the_progress_callback_is_passed_on(hub):
     for error in (ConnectionError("mine"), PermissionError(13, "mine"), ZeroDivisionError("mine")):
 

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from mlx_oss.bench import measure
     from mlx_oss.cli.interrupts import exiting_on_sigterm
 
-    folder = model_arguments.folder_of(args)
+    folder = model_arguments.folder_of(args.folder, dtype=args.dtype, memory=args.memory)
     shows_progress = sys.stderr.isatty() and not args.json and not wants_plain()
     try:
         with exiting_on_sigterm():  # so that the file for llama.cpp is removed then, too

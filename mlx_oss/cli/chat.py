@@ -19,6 +19,8 @@ from mlx_oss.files import TEXT_BYTES
 from mlx_oss.terminal import one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlx_oss.chat.session import ChatSession
     from mlx_oss.cli.printers import Printer
     from mlx_oss.events import Event
@@ -93,6 +95,11 @@ def _answer(args: argparse.Namespace, questions: list[str], reading: Reading) ->
             **tools,
         )
 
+    def fetch(name: str, room: int | None) -> Path:
+        return model_arguments.folder_of(
+            name, dtype=args.dtype, memory=room if args.memory is None else args.memory, context=args.context
+        )
+
     def load(folder: str) -> tuple[Engine, Tokenizer]:
         args.model = folder
         return model_arguments.load(args)
@@ -101,7 +108,7 @@ def _answer(args: argparse.Namespace, questions: list[str], reading: Reading) ->
 
     if not questions:
         printer = make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
-        converse(session(), printer, tools, reading, keep_history=not args.no_history, load=load)
+        converse(session(), printer, tools, reading, keep_history=not args.no_history, fetch=fetch, load=load)
         if reading is not nullcontext:
             exit_soon()  # also if a tool that was stopped goes on
         return 0
@@ -142,6 +149,7 @@ def converse(
     tools: dict[str, Any] | None = None,
     reading: Reading = nullcontext,
     keep_history: bool = True,
+    fetch: Callable[[str, int | None], Path] | None = None,
     load: Callable[[str], tuple[Engine, Tokenizer]] | None = None,
 ) -> None:
     """Reads questions and prints answers until Ctrl-D. Ctrl-C stops an answer, or clears the line that is being typed.
@@ -152,6 +160,7 @@ def converse(
         tools: Keyword arguments of `ChatSession` for its tools, for sessions that the user loads. None means no tools.
         reading: The context in which lines are read, as `leaving_on_ctrl_d` yields it.
         keep_history: Whether questions are kept for later conversations.
+        fetch: Finds or downloads a model, as `commands.ChatState` describes. None: the model cannot be changed.
         load: Loads a model and its tokenizer from a folder, for /model. None: the model cannot be changed.
     """
     from mlx_oss.cli import prompt
@@ -162,7 +171,7 @@ def converse(
             show_turn(state.session, events, printer)
         printer.notice(status(state.session))
 
-    state = ChatState(session, printer, reply, tools or {}, load)
+    state = ChatState(session, printer, reply, tools or {}, fetch, load)
     del session  # the state alone holds it, so that another model can take its place in memory
     read_line = prompt.make_reader(tuple(COMMANDS), keep_history=keep_history)
     printer.notice("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")

@@ -32,6 +32,8 @@ class ChatState:
         printer: Prints the events of a turn, and notices of the commands.
         show_turn: Prints the events of a turn, and a status line after it.
         tools: Keyword arguments of `ChatSession` for its tools, for sessions that are loaded.
+        fetch: fetch(name, room) returns the folder of a model, which is downloaded if it is not here and `room`, the
+            memory that it may use, is enough. None if the model cannot be changed.
         load: Loads a model and its tokenizer from a folder. None if the model cannot be changed.
         is_over: Set to True to leave the conversation.
     """
@@ -40,6 +42,7 @@ class ChatState:
     printer: Printer
     show_turn: Callable[[Iterable[Event]], None]
     tools: dict[str, Any] = field(default_factory=dict)
+    fetch: Callable[[str, int | None], Path] | None = None
     load: Callable[[str], tuple[Engine, Tokenizer]] | None = None
     is_over: bool = False
 
@@ -158,15 +161,13 @@ def _models(state: ChatState, _: str) -> None:
 
 
 def _model(state: ChatState, argument: str) -> None:
-    if not argument or state.load is None:
+    if not argument or state.fetch is None or state.load is None:
         state.notice(one_line(f"the model is {_folder_of(state.session)}; /models lists those on this disk"))
         return
     from mlx_oss.chat.session import ChatSession
-    from mlx_oss.cli.progress import shown
-    from mlx_oss.models import folder_of
 
-    with shown() as progress:
-        folder = str(folder_of(argument, progress=progress))
+    plan = getattr(state.session.model, "plan", None)
+    folder = str(state.fetch(argument, plan and plan.memory))  # the old model's memory: it will be free
     with tempfile.TemporaryDirectory(prefix="mlx-oss-") as temporary:
         file = Path(temporary) / "conversation"
         state.session.save(file, text_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import settings
 from mlx_oss.cli.progress import shown
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlx_oss.generation.local import LocalEngine
     from mlx_oss.generation.options import SamplingOptions
     from mlx_oss.tokenizer import Tokenizer
+    from mlx_oss.weights.layouts.checkpoint import Checkpoint
 
 _NANO = """\
 This is nano, a small demonstration model that comes with mlx-oss. It is not gpt-oss. For gpt-oss-20b (13.8 GB):
@@ -90,12 +91,38 @@ def add_folder_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def folder_of(args: argparse.Namespace) -> Path:
-    """The folder of the model that `add_folder_argument` parsed, which is downloaded if it is not here."""
-    from mlx_oss.models import folder_of
+def folder_of(
+    name: str | None, *, dtype: str = "auto", memory: str | int | None = None, context: int | None = None
+) -> Path:
+    """The folder of a model, which is downloaded if it is not here. None: the user's default, or nano.
+
+    Args:
+        name: What `add_folder_argument` parsed, for example.
+        dtype: As for `mlx_oss.load`.
+        memory: As for `mlx_oss.load`.
+        context: As for `mlx_oss.load`.
+
+    Raises:
+        OptionError: If it is not here, and too large for the memory.
+        DownloadError: If it is not here, and cannot be downloaded.
+    """
+    from mlx_oss import models
+
+    def check(checkpoint: Checkpoint) -> str:
+        return use_here(checkpoint, dtype=dtype, memory=memory, context=context)
 
     with shown() as progress:
-        return folder_of(args.folder or settings.model() or NANO, progress=progress)
+        return models.folder_of(name or settings.model() or NANO, progress=progress, check=check)
+
+
+def use_here(checkpoint: Checkpoint, **options: Any) -> str:
+    """Calls `loader.use_here`. Raises EngineError without MLX, or as that does."""
+    from mlx_oss.backend.mlx_library import load_mlx
+
+    load_mlx()
+    from mlx_oss.loader import use_here
+
+    return use_here(checkpoint, **options)
 
 
 def add_dtype_argument(parser: argparse.ArgumentParser) -> None:

@@ -88,7 +88,8 @@ class Plan:
         peak = format_bytes(self.peak_bytes)
         if self.verdict == "too small":
             least = format_bytes(self.least_bytes, round_up=True)
-            return f"{self.folder} needs at least {least} for {tokens}, but the limit is {limit}"
+            short = format_bytes(self.least_bytes - self.memory, round_up=True)
+            return f"{self.folder} needs at least {least} for {tokens}, but the limit is {limit}, {short} too little"
         if self.slots is None:
             return f"{self.folder} fits in memory: it uses up to {peak} with {tokens}, and the limit is {limit}"
         placement = f"{self.slots} of the {self.experts} experts of each layer are in memory, and the others"

@@ -9,9 +9,23 @@ from mlx_oss.errors import ConversionError
 from mlx_oss.models.progress import OnProgress, Progress
 from mlx_oss.weights.hub import copies
 from mlx_oss.weights.hub.names import HubModel
-from mlx_oss.weights.layouts.checkpoint import open_checkpoint
+from mlx_oss.weights.hub.space import Writing
+from mlx_oss.weights.layouts.checkpoint import Checkpoint, as_converted, open_checkpoint
 
 _log = logging.getLogger("mlx_oss")
+
+
+def writing(checkpoint: Checkpoint, model: HubModel) -> Writing | None:
+    """What `loadable` will write of a model that is being downloaded. None: nothing.
+
+    Raises:
+        ConversionError: If there is no place for it.
+    """
+    if not checkpoint.layout.must_convert:
+        return None
+    target = _target(checkpoint, model)
+    nbytes = sum(tensor.nbytes for tensor in as_converted(checkpoint).tensors.values())
+    return Writing(target, nbytes, "set MLX_OSS_CACHE to a folder on another disk")
 
 
 def loadable(model: HubModel, folder: Path, progress: OnProgress | None) -> Path:
@@ -19,12 +33,7 @@ def loadable(model: HubModel, folder: Path, progress: OnProgress | None) -> Path
     checkpoint = open_checkpoint(folder)
     if not checkpoint.layout.must_convert:
         return folder
-    target = copies.converted_folder(model)
-    if target is None:
-        raise ConversionError(
-            f"{folder} cannot be loaded as it is, because {checkpoint.layout.must_convert}, and there is no home "
-            "folder for a conversion: set MLX_OSS_CACHE to a folder"
-        )
+    target = _target(checkpoint, model)
     if copies.is_whole(target):
         return target
     from mlx_oss.convert import convert
@@ -40,4 +49,15 @@ def loadable(model: HubModel, folder: Path, progress: OnProgress | None) -> Path
     except OSError as error:
         raise ConversionError(f"{target.parent} cannot be created ({error.strerror}): set MLX_OSS_CACHE") from None
     convert(folder, target, progress=progress and (lambda now: progress(Progress("converting", now.done, now.total))))
+    return target
+
+
+def _target(checkpoint: Checkpoint, model: HubModel) -> Path:
+    """The folder of our conversion of a model."""
+    target = copies.converted_folder(model)
+    if target is None:
+        raise ConversionError(
+            f"{checkpoint.folder} cannot be loaded as it is, because {checkpoint.layout.must_convert}, and there is no "
+            "home folder for a conversion: set MLX_OSS_CACHE to a folder"
+        )
     return target

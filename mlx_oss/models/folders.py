@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mlx_oss.errors import DownloadError
 from mlx_oss.files import expanded
-from mlx_oss.models.conversion import loadable
-from mlx_oss.models.fetching import Check, asked, download, headers
+from mlx_oss.models.conversion import loadable, writing
+from mlx_oss.models.fetching import Check, Writes, asked, download, header_folder, headers
 from mlx_oss.models.naming import hub_model
 from mlx_oss.models.progress import OnProgress
 from mlx_oss.weights.hub import copies
@@ -21,6 +23,7 @@ def folder_of(
     *,
     progress: OnProgress | None = None,
     check: Check | None = None,
+    writes: Writes = writing,
     as_released: bool = False,
     newest: bool = False,
 ) -> Path:
@@ -31,7 +34,10 @@ def folder_of(
             "@revision". A folder of that name comes first, but not of the name "nano".
         progress: Called in this thread while the model is downloaded or converted.
         check: Called with the config and shapes of a model before its weights are downloaded. It raises an error if the
-            model cannot be used, or else returns a sentence on what the model takes, which is logged.
+            model cannot be used, or else returns a sentence on what the model takes, which is logged. None: the weights
+            are downloaded unseen, and only the disk that they take is checked.
+        writes: Says what will be written from the model's files once they are here, for which the disk must have room,
+            too. As a default that is our conversion, of what cannot be loaded as it is.
         as_released: Return the files as they were released, also if they cannot be loaded without a conversion.
         newest: Ask the Hub whether the model has changed, also if a copy is on this disk.
 
@@ -50,7 +56,7 @@ def folder_of(
         return expanded(str(name))
     copy = copies.find(model, as_released=as_released)
     if copy is None or not copy.is_whole or newest:
-        folder, commit = download(model, copy, progress, check)
+        folder, commit = download(model, copy, progress, check, writes)
     else:
         folder, commit = copy.folder, copy.model.revision
     if as_released:
@@ -77,14 +83,29 @@ def checkpoint_of(name: str | Path) -> Checkpoint:
         CheckpointError: If it holds no model that can be read here.
         ConfigError: If its config is not one of gpt-oss.
     """
-    if name == NANO:
-        return open_checkpoint(folder_of(name))
-    model = hub_model(name)
-    if model is None:
-        return open_checkpoint(expanded(name))
-    copy = copies.find(model)
-    if copy is not None and copy.is_whole:
-        return open_checkpoint(copy.folder)
+    model = hub_model(name) if name != NANO else None
+    copy = None if model is None else copies.find(model)
+    if model is None or (copy is not None and copy.is_whole):
+        return open_checkpoint(folder_of(name) if copy is None else copy.folder)
     with hub_errors(model, copies.hub_cache()):
         repository, small = asked(model)
     return headers(repository, small, str(model))
+
+
+@contextmanager
+def folder_without_weights(name: str | Path) -> Iterator[Path]:
+    """A folder that shows what a model consists of: its own, or if it is not here, a temporary one with holes in it.
+
+    Raises:
+        DownloadError: If there is no such model, or the Hub cannot be asked.
+        CheckpointError: If a weight file has no header.
+    """
+    model = hub_model(name) if name != NANO else None
+    copy = None if model is None else copies.find(model, as_released=True)
+    if model is None or (copy is not None and copy.is_whole):
+        yield folder_of(name) if copy is None else copy.folder
+        return
+    with hub_errors(model, copies.hub_cache()):
+        repository, small = asked(model)
+    with header_folder(repository, small, str(model)) as folder:
+        yield folder

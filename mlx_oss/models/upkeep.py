@@ -48,7 +48,7 @@ def repair(name: str | Path, progress: OnProgress | None = None) -> list[str]:
                     f"{error.filename} is damaged, and cannot be removed ({error.strerror}): check its permissions"
                 ) from None
     intact = _present(copy.folder)
-    folder, _ = download(copy.model, copy, progress, None)
+    folder, _ = download(copy.model, copy, progress)
     return sorted(_present(folder) - intact)
 
 

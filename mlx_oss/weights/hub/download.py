@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import queue
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +26,6 @@ _PIECE = 1 << 20  # bytes that are written at a time
 _ATTEMPTS = 5  # in a row without a new byte
 _PAUSE = 1.0  # seconds between them
 _LOOK = 0.1  # seconds between two reports
-_SPARE = 1 << 26  # bytes that stay free on the disk
 
 OnBytes = Callable[[int, int], None]
 
@@ -43,22 +41,6 @@ def first(repository: Repository) -> Path:
         _fetch(repository, file, entry, shared)
         _enter(repository, file, entry)
     return entry / "snapshots" / str(repository.model.revision) / repository.folder
-
-
-def missing_bytes(repository: Repository) -> int:
-    """Bytes of the files that are not in the cache yet; without config and index."""
-    blobs = cache_entry(repository.model.repository) / "blobs"
-    return sum(file.nbytes - _present(blobs, file) for file in (*repository.companions, *repository.weights))
-
-
-def check_disk(repository: Repository) -> None:
-    """Raises DownloadError if the disk has no room for what is missing."""
-    missing, free = missing_bytes(repository), shutil.disk_usage(_existing(hub_cache())).free
-    if missing + _SPARE > free:
-        raise DownloadError(
-            f"{repository.model.repository} needs {missing / 1e9:.3g} GB more on the disk of {hub_cache()}, which has "
-            f"{free / 1e9:.3g} GB free: free some space, or set HF_HUB_CACHE to a folder on another disk"
-        )
 
 
 def rest(repository: Repository, revision: str | None, on_bytes: OnBytes | None) -> None:
@@ -264,16 +246,3 @@ def _name(repository: Repository, revision: str | None) -> None:
     temporary = reference.with_name(f"{reference.name}.{os.getpid()}")
     temporary.write_text(commit)
     temporary.replace(reference)
-
-
-def _present(blobs: Path, file: RemoteFile) -> int:
-    """Bytes of a file that are in the cache."""
-    for name in (file.checksum, f"{file.checksum}.incomplete"):
-        if (path := blobs / name).is_file():
-            return min(path.stat().st_size, file.nbytes)
-    return 0
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the next above it that exists."""
-    return next(parent for parent in (folder, *folder.parents) if parent.exists())

@@ -171,13 +171,16 @@ def _checked(entry: Any) -> RemoteFile | None:
 def write_headers(repository: Repository, folder: Path) -> None:
     """Writes each weight file with its header alone: the rest is a hole, which takes no space on the disk.
 
+    Of OpenAI's Metal file it writes the beginning, which is more than its header.
+
     Raises:
-        CheckpointError: If a header is longer than `HEADER_BYTES`.
+        CheckpointError: If a safetensors header is longer than `HEADER_BYTES`.
         Exception: What `huggingface_hub` raises; see `failures.hub_errors`.
     """
     for file in repository.weights:
         start = _read(repository.model, file, 0, min(_FIRST, file.nbytes)) if file.nbytes >= 8 else b""
-        length = int.from_bytes(start[:8], "little") + 8
+        is_metal = file.path.rpartition("/")[2] == choice.METAL_FILE
+        length = len(start) if is_metal else int.from_bytes(start[:8], "little") + 8
         if not start or length > min(HEADER_BYTES, file.nbytes):
             raise CheckpointError(
                 f"{repository.model.repository}: {file.path} has no safetensors header: use another model"

@@ -104,6 +104,25 @@ def released(name: str, bits: int | None = None) -> Checkpoint:
         raw["quantization"] = lossless_quantization() | dict.fromkeys(quantized, affine)
         config = ModelConfig.from_dict(raw)
         specs |= dict.fromkeys(quantized, QuantizationSpec(64, bits))
+    return _unwritten(Path(name), layout, config, raw, specs)
+
+
+def as_converted(source: Checkpoint) -> Checkpoint:
+    """What `mlx-oss convert` makes of a checkpoint without options, as a checkpoint whose files do not exist.
+
+    With it, a model that cannot be loaded as it is can be planned before it is converted.
+    """
+    return _unwritten(source.folder, MLX, source.config, source.raw_config, source.specs)
+
+
+def _unwritten(
+    folder: Path,
+    layout: Layout,
+    config: ModelConfig,
+    raw: Mapping[str, Any],
+    specs: Mapping[str, QuantizationSpec | None],
+) -> Checkpoint:
+    """A checkpoint of which only names and shapes are known."""
     files: dict[str, TensorInfo] = {}
     shapes = {
         stored: (packed_dtype(stored, specs[module]), stored_shape)
@@ -115,8 +134,8 @@ def released(name: str, bits: int | None = None) -> Checkpoint:
         stored = layout.locate(tensor, dtype, shape, config)
         held = stored.dtype or "BF16"
         nbytes = math.prod(stored.shape) * ITEMSIZE[held]
-        files[stored.name] = TensorInfo(stored.name, Path(name), held, stored.shape, 0, nbytes)
-    return _found(Path(name), layout, config, raw, files)
+        files[stored.name] = TensorInfo(stored.name, folder, held, stored.shape, 0, nbytes)
+    return _found(folder, layout, config, raw, files)
 
 
 def _found(
