@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlx_oss.models import Progress
 
 EVERY = 10.0  # seconds between two lines
+_WAITING = "waiting for another process"
 _RESUMABLE = "interrupted: what is there is kept, and the same command continues from there"
 
 
@@ -54,12 +55,18 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
         transient=True,
     )
     tasks: dict[str, bars.TaskID] = {}
+    waited = False
 
     def show(now: Progress) -> None:
         bar.start()  # not before there is something to show: it hides the cursor
+        nonlocal waited
         if now.step not in tasks:
             tasks[now.step] = bar.add_task(now.step, total=now.total, completed=now.done)
-        bar.update(tasks[now.step], completed=now.done, total=now.total)
+        elif waited and not now.waiting:  # the rate is that of this process
+            bar.reset(tasks[now.step], total=now.total, completed=now.done)
+        waited = now.waiting
+        what = _WAITING if waited else now.step
+        bar.update(tasks[now.step], completed=now.done, total=now.total, description=what)
 
     try:
         yield show
@@ -71,14 +78,22 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 def _lines() -> Iterator[Callable[[Progress], None]]:
     first: dict[str, tuple[float, int]] = {}
     said = 0.0
+    waited = False
 
     def show(now: Progress) -> None:
-        nonlocal said
+        nonlocal said, waited
         moment = time.monotonic()
         start, before = first.setdefault(now.step, (moment, now.done))
+        if waited and not now.waiting:  # the rate is that of this process
+            start, before = first[now.step] = moment, now.done
+        waited = now.waiting
         if moment - max(said, start) < EVERY:
             return
         said = moment
+        if waited:
+            done, total = map(format_bytes, (now.done, now.total))
+            say(f"{now.step}: {_WAITING}, which downloads the same files; {done} of {total} are here")
+            return
         rate = (now.done - before) / (moment - start)
         left = f", {math.ceil((now.total - now.done) / rate / 60)} min left" if rate > 0 else ""
         done, total, speed = map(format_bytes, (now.done, now.total, round(rate)))

@@ -92,9 +92,9 @@ def download(
         check_disk(repository, writing)
         _log.warning("%s", sentence)
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int, waiting: bool) -> None:
         if progress:
-            progress(Progress("downloading", done, total))
+            progress(Progress("downloading", done, total, waiting))
 
     rest(repository, model.revision, report)
     return folder, repository.model.revision

@@ -15,11 +15,13 @@ class Progress:
         step: "downloading" or "converting".
         done: Bytes that are there.
         total: Bytes of the whole step.
+        waiting: True while nothing is done but waiting for another process, which downloads the same files.
     """
 
     step: Literal["downloading", "converting"]
     done: int
     total: int
+    waiting: bool = False
 
 
 OnProgress = Callable[[Progress], None]

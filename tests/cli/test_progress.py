@@ -12,10 +12,14 @@ import time
 import pexpect
 import pytest
 
+from mlx_oss import models
 from mlx_oss.cli import progress
 from mlx_oss.models import Progress
+from mlx_oss.weights.hub import copies
+from tests.hub import sha256
 
 NAME = "openai/gpt-oss-20b"
+WEIGHTS = "model-00001-of-00002.safetensors"
 COMMAND = ["-m", "mlx_oss", "pull", NAME]
 SAID = "interrupted: what is there is kept, and the same command continues from there"
 
@@ -56,3 +60,85 @@ def test_lines_have_units_that_fit_the_model(monkeypatch, capsys):
         "downloading: 22.00 MB of 104.63 MB, 2.00 MB/s, 1 min left",
         "downloading: 99.00 MB of 104.63 MB, 4.50 MB/s, 1 min left",
     ]
+
+
+def test_waiting_for_another_process_is_said_and_does_not_slow_the_rate(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.shown() as show:
+        for now[0], done, waiting in [(0, 0, True), (11, 0, True), (30, 0, True), (31, 44_000_000, False)]:
+            show(Progress("downloading", done, 104_000_000, waiting))
+        for now[0], done in [(36, 45_000_000), (41, 64_000_000)]:
+            show(Progress("downloading", done, 104_000_000))
+    waiting = "downloading: waiting for another process, which downloads the same files; 0.00 kB of 104.00 MB are here"
+    assert capsys.readouterr().err.splitlines() == [
+        waiting,
+        waiting,
+        "downloading: 64.00 MB of 104.00 MB, 2.00 MB/s, 1 min left",
+    ]
+
+
+HOLD = """
+import sys, time
+from huggingface_hub.utils import WeakFileLock
+with WeakFileLock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def another_process(hub, published, tmp_path):
+    """A process that holds the lock of a weight file, as one does that downloads it. It ends when its input ends."""
+    lock = tmp_path / "hub" / ".locks" / "models--openai--gpt-oss-20b"
+    lock.mkdir(parents=True)
+    lock /= sha256(published[NAME] / WEIGHTS) + ".lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_a_download_that_waits_for_another_process_says_so_and_goes_on_after_it(hub, published, another_process):
+    seen = []
+
+    def watch(now: Progress) -> None:
+        seen.append(now)
+        if now.waiting:
+            another_process.stdin.close()
+
+    folder = models.folder_of(NAME, progress=watch)
+    first = next(number for number, now in enumerate(seen) if now.waiting)
+    assert not seen[-1].waiting and seen[first].done <= seen[-1].total - weight_of(published)
+    assert (folder / WEIGHTS).read_bytes() == (published[NAME] / WEIGHTS).read_bytes()
+
+
+def test_a_file_that_the_other_process_has_brought_meanwhile_is_not_downloaded_again(hub, published, another_process):
+    def watch(now: Progress) -> None:
+        if now.waiting and another_process.poll() is None:
+            blob = tmp_blob(published)
+            blob.write_bytes((published[NAME] / WEIGHTS).read_bytes())
+            another_process.communicate(b"")
+
+    folder = models.folder_of(NAME, progress=watch)
+    assert (folder / WEIGHTS).read_bytes() == (published[NAME] / WEIGHTS).read_bytes()
+    assert not [path for path in hub.requests if path.endswith(WEIGHTS)]
+
+
+def test_the_bar_says_that_it_waits(hub, another_process):
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm"}
+    child = pexpect.spawn(sys.executable, COMMAND, env=environment, encoding="utf-8", timeout=60, dimensions=(24, 80))
+    child.expect("waiting for another process")
+    another_process.stdin.close()
+    child.expect("is here")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def weight_of(published) -> int:
+    return (published[NAME] / WEIGHTS).stat().st_size
+
+
+def tmp_blob(published):
+    return copies.cache_entry(NAME) / "blobs" / sha256(published[NAME] / WEIGHTS)

@@ -11,7 +11,8 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _ATTEMPTS = 5  # in a row without a new byte
 _PAUSE = 1.0  # seconds between them
 _LOOK = 0.1  # seconds between two reports
 
-OnBytes = Callable[[int, int], None]
+OnBytes = Callable[[int, int, bool], None]
 
 
 def first(repository: Repository) -> Path:
@@ -49,7 +50,8 @@ def rest(repository: Repository, revision: str | None, on_bytes: OnBytes | None)
     Args:
         repository: The files.
         revision: The branch or tag that was asked for, which the cache will know. None: main.
-        on_bytes: Called in this thread with the bytes that are there and those of all files.
+        on_bytes: Called in this thread with the bytes that are there, those of all files, and whether nothing happens
+            but that another process downloads what is missing.
 
     Raises:
         DownloadError: If a file cannot be downloaded, or its checksum is wrong.
@@ -71,7 +73,7 @@ def rest(repository: Repository, revision: str | None, on_bytes: OnBytes | None)
     try:
         while any(thread.is_alive() for thread in threads) and shared.error is None:
             if on_bytes:
-                on_bytes(shared.done, total)
+                on_bytes(shared.done, total, shared.waiting > 0 and not shared.loading)
             shared.ended.wait(_LOOK)
     finally:
         shared.stop.set()
@@ -82,7 +84,7 @@ def rest(repository: Repository, revision: str | None, on_bytes: OnBytes | None)
             _enter(repository, file, entry)
         _name(repository, revision)
     if on_bytes:
-        on_bytes(total, total)
+        on_bytes(total, total, False)
 
 
 @dataclass(slots=True)
@@ -94,11 +96,38 @@ class _Shared:
     ended: threading.Event = field(default_factory=threading.Event)
     error: BaseException | None = None
     done: int = 0
+    loading: int = 0  # threads that download
+    waiting: int = 0  # threads that wait for another process
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def count(self, nbytes: int) -> None:
         with self.lock:
             self.done += nbytes
+
+    @contextmanager
+    def locked(self, lock: Path) -> Iterator[None]:
+        """Holds the lock of a file. If another process has it, waits until that has downloaded the file or ended."""
+        from huggingface_hub.utils import WeakFileLock
+
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(WeakFileLock(lock, timeout=_LOOK))
+            except TimeoutError:
+                with self._among("waiting"):
+                    stack.enter_context(WeakFileLock(lock))
+            with self._among("loading"):
+                yield
+
+    @contextmanager
+    def _among(self, which: str) -> Iterator[None]:
+        """Counts this thread among those that are `loading`, or `waiting`."""
+        with self.lock:
+            setattr(self, which, getattr(self, which) + 1)
+        try:
+            yield
+        finally:
+            with self.lock:
+                setattr(self, which, getattr(self, which) - 1)
 
 
 class _Stopped(Exception):
@@ -123,8 +152,6 @@ def _work(repository: Repository, entry: Path, shared: _Shared) -> None:
 
 def _fetch(repository: Repository, file: RemoteFile, entry: Path, shared: _Shared) -> None:
     """Brings one file into the cache's blobs, unless it is there or another process brings it."""
-    from huggingface_hub.utils import WeakFileLock
-
     blob = entry / "blobs" / file.checksum
     if _has(blob, file):  # asked before the lock, so that a cache that cannot be written to will do
         shared.count(file.nbytes)
@@ -132,7 +159,7 @@ def _fetch(repository: Repository, file: RemoteFile, entry: Path, shared: _Share
     blob.parent.mkdir(parents=True, exist_ok=True)
     lock = entry.parent / ".locks" / entry.name / f"{file.checksum}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(lock):
+    with shared.locked(lock):
         if _has(blob, file):
             shared.count(file.nbytes)
             return
