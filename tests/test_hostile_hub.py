@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from mlx_oss import models
 from mlx_oss.cli import main
 from mlx_oss.errors import ConfigError, DownloadError, MlxOssError
-from mlx_oss.weights.hub import repository
+from mlx_oss.weights.hub import download, repository
 from tests.hub import COMMIT, Hub
 
 NAME = "openai/gpt-oss-20b"
@@ -112,8 +113,6 @@ def test_a_body_that_never_ends_fills_no_disk(hub, tmp_path, file):
 
 
 def test_a_list_and_a_header_that_drip_are_given_up(hub, monkeypatch):
-    import time
-
     def drip(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", "1000000")
@@ -129,6 +128,59 @@ def test_a_list_and_a_header_that_drip_are_given_up(hub, monkeypatch):
         with pytest.raises(DownloadError, match="does not answer"):
             models.checkpoint_of(NAME)
         del hub.answers[where]
+
+
+@pytest.fixture
+def short_limits(monkeypatch) -> None:
+    """A connection is given up after a moment, and tried twice."""
+    for name, value in {"_SECONDS": 0.2, "_LEAST": 1000, "_PAUSE": 0.0, "_ATTEMPTS": 2}.items():
+        monkeypatch.setattr(download, name, value)
+
+
+def drips(file: Path, times: int) -> Answer:
+    """Sends a file byte by byte for the first `times` requests, and the rest of it at once after these."""
+    asked = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        span = handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        if span[2]:  # a header
+            return sends(file.read_bytes()[: int(span[2]) + 1], 206)(handler)
+        asked.append(span[0])
+        data = file.read_bytes()[int(span[0]) :]
+        if len(asked) > times:
+            return sends(data, 206)(handler)
+        handler.send_response(206)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.close_connection = True
+        for byte in data[:1000]:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+        raise AssertionError("the client has read all that came so slowly")
+
+    return answer
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_a_file_that_drips_is_given_up_and_what_has_come_is_kept(hub, published, short_limits, name, tmp_path):
+    hub.answers[f"{COMMIT}/{name}"] = drips(published[NAME] / name, times=9)
+    with pytest.raises(DownloadError, match=r"sends less than 1 kB in 0 seconds: try again later.*continues where"):
+        models.folder_of(NAME)
+    assert [path.stat().st_size for path in (tmp_path / "hub").rglob("*.incomplete") if path.stat().st_size < 1000]
+
+
+def test_a_file_that_drips_is_asked_for_once_more_from_where_it_stopped(hub, published, short_limits):
+    hub.answers[f"{COMMIT}/{WEIGHTS}"] = drips(published[NAME] / WEIGHTS, times=1)
+    folder = models.folder_of(NAME)
+    assert (folder / WEIGHTS).read_bytes() == (published[NAME] / WEIGHTS).read_bytes()
+
+
+def test_a_connection_that_is_slow_but_not_too_slow_is_kept(hub, published, short_limits, monkeypatch):
+    monkeypatch.setattr(download, "_SECONDS", 0.05)
+    hub.pace = 0.02
+    folder = models.folder_of(NAME)
+    assert (folder / WEIGHTS).read_bytes() == (published[NAME] / WEIGHTS).read_bytes()
+    assert hub.requests[f"GET /{NAME}/resolve/{COMMIT}/{WEIGHTS}"] == 1
 
 
 def test_a_token_is_not_given_to_another_host(hub, monkeypatch, published):

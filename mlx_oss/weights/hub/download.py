@@ -11,14 +11,15 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_oss.errors import DownloadError
 from mlx_oss.weights.hub.copies import cache_entry, hub_cache
-from mlx_oss.weights.hub.failures import hub_errors, site
+from mlx_oss.weights.hub.failures import TooSlow, hub_errors, site
 from mlx_oss.weights.hub.names import HubModel
 from mlx_oss.weights.hub.repository import RemoteFile, Repository, opened
 
@@ -26,6 +27,7 @@ _THREADS = 4
 _PIECE = 1 << 20  # bytes that are written at a time
 _ATTEMPTS = 5  # in a row without a new byte
 _PAUSE = 1.0  # seconds between them
+_LEAST, _SECONDS = 60_000, 60.0  # a connection that brings fewer bytes in so many seconds is given up
 _LOOK = 0.1  # seconds between two reports
 
 OnBytes = Callable[[int, int, bool], None]
@@ -206,7 +208,7 @@ def _complete(repository: Repository, file: RemoteFile, part: Path, shared: _Sha
                         shared.count(-have)
                         digest, have = _digest(file), 0
                         out.truncate(0)
-                    for piece in response.iter_bytes():
+                    for piece in _fast_enough(response.iter_bytes()):
                         if shared.stop.is_set():
                             raise _Stopped
                         piece = piece[: file.nbytes - have]
@@ -219,7 +221,7 @@ def _complete(repository: Repository, file: RemoteFile, part: Path, shared: _Sha
             except Exception as error:
                 if not _passes(error):
                     raise
-                attempts = _ATTEMPTS if have > before else attempts - 1
+                attempts = _ATTEMPTS if have > before and not isinstance(error, TooSlow) else attempts - 1
                 if not attempts:
                     raise
                 if shared.stop.wait(_PAUSE):
@@ -231,14 +233,26 @@ def _complete(repository: Repository, file: RemoteFile, part: Path, shared: _Sha
     return digest.hexdigest()
 
 
+def _fast_enough(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces of a response. Raises TooSlow if they come too slowly: a timeout alone lets single bytes pass."""
+    begun, received = time.monotonic(), 0
+    for piece in pieces:
+        yield piece
+        received += len(piece)
+        if (now := time.monotonic()) - begun > _SECONDS:
+            if received < _LEAST:
+                raise TooSlow(f"{site()} sends less than {_LEAST // 1000} kB in {_SECONDS:.0f} seconds")
+            begun, received = now, 0
+
+
 def _passes(error: Exception) -> bool:
-    """True for an error that may be gone in a second: a broken connection, a server that is busy."""
+    """True for an error that may be gone in a second: a broken connection, a server that is busy or slow."""
     from huggingface_hub.errors import HTTPError
 
     response = getattr(error, "response", None)
     if response is not None:
         return response.status_code in (408, 500, 502, 503, 504)
-    return isinstance(error, HTTPError)
+    return isinstance(error, (HTTPError, TooSlow))
 
 
 def _digest(file: RemoteFile) -> hashlib._Hash:

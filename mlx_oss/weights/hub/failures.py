@@ -33,6 +33,10 @@ def site() -> str:
     return address
 
 
+class TooSlow(OSError):
+    """A server sends so little that the download would not end. The message says how little."""
+
+
 @contextmanager
 def hub_errors(model: HubModel, cache: Path) -> Iterator[None]:
     """Turns what `huggingface_hub`, its HTTP library and the disk raise into DownloadErrors."""
@@ -76,6 +80,8 @@ def _reason(error: BaseException, cache: Path) -> str:
     response = getattr(error, "response", None)
     if response is not None:
         return _status(response.status_code, response.headers.get("Retry-After"))
+    if isinstance(error, TooSlow):
+        return f"{error}: try again later, or use another network; {AGAIN}"
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"the disk of {cache} is full: free some space; {AGAIN}"
     if isinstance(error, OSError) and error.errno:
