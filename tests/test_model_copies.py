@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -227,3 +228,95 @@ def test_a_cache_may_be_named_by_the_home_folder_and_variables(hub, monkeypatch,
     monkeypatch.delenv("HF_HUB_CACHE")
     monkeypatch.setenv("HF_HOME", "~/${PLACE}2")
     assert models.folder_of(NAME).is_relative_to(tmp_path / "home" / "models2" / "hub")
+
+
+@pytest.fixture
+def no_links(monkeypatch) -> None:
+    """A disk on which no symbolic link can be made, such as one with exFAT under Linux."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "symlink", refused)
+
+
+def plain_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+
+
+def test_without_symbolic_links_the_files_themselves_lie_in_the_snapshot(hub, published, no_links, tmp_path, capsys):
+    assert main(["pull", NAME]) == 0
+    folder = copies.cache_entry(NAME) / "snapshots" / COMMIT
+    names = [path.name for path in published[NAME].iterdir() if path.is_file() and path.suffix != ".md"]
+    assert plain_files(folder) == sorted(names)
+    assert all((folder / name).read_bytes() == (published[NAME] / name).read_bytes() for name in names)
+    assert not list((copies.cache_entry(NAME) / "blobs").iterdir())  # so nothing takes its space twice
+    sent = hub.sent
+    assert main(["pull", NAME]) == 0 and hub.sent == sent
+    assert models.folder_of(NAME) == folder
+    mlx_oss.load_model(folder)
+    assert main(["verify", NAME]) == 0
+    assert main(["rm", NAME, "--yes"]) == 0 and not copies.cache_entry(NAME).exists()
+
+
+def test_without_symbolic_links_a_model_is_converted_and_shared_with_huggingface_hub(hub, no_links):
+    from huggingface_hub import hf_hub_download
+
+    assert models.folder_of("somebody/fine-tune").is_dir()
+    folder, sent = models.folder_of(NAME), hub.sent
+    there = hf_hub_download(NAME, "model-00001-of-00002.safetensors", endpoint=hub.url, cache_dir=copies.hub_cache())
+    assert Path(there).parent == folder and hub.sent == sent
+
+
+def test_without_symbolic_links_an_interrupted_download_goes_on(hub, published, no_links, monkeypatch):
+    weights = "model-00001-of-00002.safetensors"
+    hub.cut[weights] = 100_000
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_oss.weights.hub.download._PAUSE", 0.0)
+        folder = models.folder_of(NAME)
+    assert (folder / weights).read_bytes() == (published[NAME] / weights).read_bytes()
+    (folder / weights).unlink()
+    hub.cut.clear()
+    before = hub.sent
+    assert models.folder_of(NAME) == folder and hub.sent - before == (folder / weights).stat().st_size
+
+
+@pytest.mark.parametrize("file", ["config.json", "model-00001-of-00002.safetensors"])
+def test_without_symbolic_links_a_damaged_file_is_repaired_by_the_hubs_checksum(hub, published, no_links, file, capsys):
+    folder = models.folder_of(NAME)
+    data = bytearray((folder / file).read_bytes())
+    data[-1] ^= 1
+    (folder / file).write_bytes(data)
+    assert main(["verify", NAME, "--repair"]) == 0
+    assert f"downloaded again: {file}" in capsys.readouterr().err
+    assert (folder / file).read_bytes() == (published[NAME] / file).read_bytes()
+
+
+def test_two_processes_without_symbolic_links_download_each_file_once(hub, published, tmp_path):
+    import subprocess
+    import sys
+
+    patch = tmp_path / "patch"
+    patch.mkdir()
+    (patch / "sitecustomize.py").write_text(
+        "import os\ndef refused(*_, **__):\n    raise OSError(95, 'Operation not supported')\nos.symlink = refused\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(patch), *sys.path])}
+    hub.pace = 0.01
+    command = [sys.executable, "-m", "mlx_oss", "pull", NAME]
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    folder = copies.cache_entry(NAME) / "snapshots" / COMMIT
+    weights = [path.name for path in published[NAME].glob("*.safetensors")]
+    assert all((folder / name).read_bytes() == (published[NAME] / name).read_bytes() for name in weights)
+    assert all(hub.requests[f"GET /{NAME}/resolve/{COMMIT}/{name}"] == 3 for name in weights)
+
+
+def test_a_link_that_fails_for_another_reason_is_one_sentence(hub, monkeypatch, capsys):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "symlink", full)
+    assert main(["pull", NAME]) == 2
+    assert "is full: free some space" in capsys.readouterr().err.splitlines()[-1]

@@ -11,14 +11,16 @@ from mlx_oss.models.naming import hub_model
 from mlx_oss.models.progress import OnProgress
 from mlx_oss.weights.hub import copies
 from mlx_oss.weights.hub.copies import Copy
+from mlx_oss.weights.hub.failures import hub_errors
 from mlx_oss.weights.hub.names import NANO
+from mlx_oss.weights.hub.repository import look_up
 
 
 def repair(name: str | Path, progress: OnProgress | None = None) -> list[str]:
     """Downloads the damaged and the missing files of a model again.
 
-    A file in Hugging Face's cache is named by its checksum. Each is read, and removed if it has another one. Which ones
-    are missing, the Hub says.
+    A file in Hugging Face's cache is named by its checksum; where the disk has no symbolic links, the Hub is asked for
+    it. Each is read, and removed if it has another one. Which ones are missing, the Hub says.
 
     Args:
         name: Name of a model in Hugging Face's cache.
@@ -36,7 +38,7 @@ def repair(name: str | Path, progress: OnProgress | None = None) -> list[str]:
     copy = copies.find(model, as_released=True) if model else None
     if copy is None or copy.place != copies.HUGGING_FACE:
         raise DownloadError(f"{name} is not in {copies.hub_cache()}: only what was downloaded there can be repaired")
-    for file, checksum in downloads.recorded(copy.folder).items() if copy.folder.is_dir() else ():
+    for file, checksum in _checksums(copy).items() if copy.folder.is_dir() else ():
         try:
             downloads.compare(copy.folder / file, checksum, lambda _: None)
         except CheckpointError:
@@ -50,6 +52,20 @@ def repair(name: str | Path, progress: OnProgress | None = None) -> list[str]:
     intact = _present(copy.folder)
     folder, _ = download(copy.model, copy, progress)
     return sorted(_present(folder) - intact)
+
+
+def _checksums(copy: Copy) -> dict[str, str]:
+    """The checksums that the files of a copy should have, as far as they are known, by the file's name."""
+    from mlx_oss.convert import downloads
+
+    stated: dict[str, str] = {}
+    if any(path.is_file() and not path.is_symlink() for path in copy.folder.iterdir()):
+        with hub_errors(copy.model, copies.hub_cache()):
+            repository = look_up(copy.model, copy.layout_folder)
+        files = (*repository.first, *repository.companions, *repository.weights)
+        stated = {Path(file.path).name: file.checksum for file in files}
+    there = _present(copy.folder)
+    return {name: checksum for name, checksum in stated.items() if name in there} | downloads.recorded(copy.folder)
 
 
 def _present(folder: Path) -> set[str]:

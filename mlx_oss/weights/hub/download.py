@@ -8,7 +8,6 @@ checksum that the Hub states. Knows nothing of what is in the files.
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import threading
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_oss.errors import DownloadError
+from mlx_oss.weights.hub import cached
 from mlx_oss.weights.hub.copies import cache_entry, hub_cache
 from mlx_oss.weights.hub.failures import TooSlow, hub_errors, site
 from mlx_oss.weights.hub.names import HubModel
@@ -39,11 +39,11 @@ def first(repository: Repository) -> Path:
     Raises:
         Exception: What `huggingface_hub` raises; see `failures.hub_errors`.
     """
-    entry, shared = cache_entry(repository.model.repository), _Shared()
+    shared = _Shared()
     for file in repository.first:
-        _fetch(repository, file, entry, shared)
-        _enter(repository, file, entry)
-    return entry / "snapshots" / str(repository.model.revision) / repository.folder
+        _fetch(repository, file, shared)
+        cached.enter(repository, file)
+    return cached.snapshot(repository) / repository.folder
 
 
 def rest(repository: Repository, revision: str | None, on_bytes: OnBytes | None) -> None:
@@ -59,15 +59,14 @@ def rest(repository: Repository, revision: str | None, on_bytes: OnBytes | None)
         DownloadError: If a file cannot be downloaded, or its checksum is wrong.
         Exception: What `on_bytes` raises.
     """
-    asked = HubModel(repository.model.repository, revision)
-    entry, errors = cache_entry(asked.repository), hub_errors(asked, hub_cache())
+    errors = hub_errors(HubModel(repository.model.repository, revision), hub_cache())
     files = (*repository.companions, *repository.weights)
     total, shared = sum(file.nbytes for file in files), _Shared()
     for file in files:
         shared.files.put(file)
     threads = [
         # Daemons: a thread that waits for a server must not hold up a program that ends.
-        threading.Thread(target=_work, args=(repository, entry, shared), name="mlx-oss download", daemon=True)
+        threading.Thread(target=_work, args=(repository, shared), name="mlx-oss download", daemon=True)
         for _ in range(min(_THREADS, len(files)))
     ]
     for thread in threads:
@@ -83,8 +82,8 @@ def rest(repository: Repository, revision: str | None, on_bytes: OnBytes | None)
         if shared.error is not None:
             raise shared.error
         for file in files:  # the weights last: then a copy with all of them is whole
-            _enter(repository, file, entry)
-        _name(repository, revision)
+            cached.enter(repository, file)
+        cached.name(repository, revision)
     if on_bytes:
         on_bytes(total, total, False)
 
@@ -136,7 +135,7 @@ class _Stopped(Exception):
     """The download was interrupted, or another file has failed."""
 
 
-def _work(repository: Repository, entry: Path, shared: _Shared) -> None:
+def _work(repository: Repository, shared: _Shared) -> None:
     """Downloads files until none is left."""
     try:
         while True:
@@ -144,7 +143,7 @@ def _work(repository: Repository, entry: Path, shared: _Shared) -> None:
                 file = shared.files.get_nowait()
             except queue.Empty:
                 return
-            _fetch(repository, file, entry, shared)
+            _fetch(repository, file, shared)
     except _Stopped:
         pass
     except BaseException as error:
@@ -152,17 +151,17 @@ def _work(repository: Repository, entry: Path, shared: _Shared) -> None:
         shared.ended.set()
 
 
-def _fetch(repository: Repository, file: RemoteFile, entry: Path, shared: _Shared) -> None:
+def _fetch(repository: Repository, file: RemoteFile, shared: _Shared) -> None:
     """Brings one file into the cache's blobs, unless it is there or another process brings it."""
-    blob = entry / "blobs" / file.checksum
-    if _has(blob, file):  # asked before the lock, so that a cache that cannot be written to will do
+    blob, entry = cached.blob(repository, file), cache_entry(repository.model.repository)
+    if cached.is_there(repository, file):  # asked before the lock, so that a cache that cannot be written to will do
         shared.count(file.nbytes)
         return
     blob.parent.mkdir(parents=True, exist_ok=True)
     lock = entry.parent / ".locks" / entry.name / f"{file.checksum}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with shared.locked(lock):
-        if _has(blob, file):
+        if cached.is_there(repository, file):
             shared.count(file.nbytes)
             return
         part = blob.with_name(f"{blob.name}.incomplete")
@@ -181,10 +180,6 @@ def _fetch(repository: Repository, file: RemoteFile, entry: Path, shared: _Share
         f"{repository.model.repository}: what {site()} sends for {file.path} does not have the checksum that it "
         "states: try again later, or use another network"
     )
-
-
-def _has(blob: Path, file: RemoteFile) -> bool:
-    return blob.is_file() and blob.stat().st_size == file.nbytes
 
 
 def _complete(repository: Repository, file: RemoteFile, part: Path, shared: _Shared) -> str:
@@ -260,30 +255,3 @@ def _digest(file: RemoteFile) -> hashlib._Hash:
     if len(file.checksum) == 64:
         return hashlib.sha256()
     return hashlib.sha1(b"blob %d\0" % file.nbytes, usedforsecurity=False)
-
-
-def _enter(repository: Repository, file: RemoteFile, entry: Path) -> None:
-    """Links to a file from the snapshot of the revision."""
-    link = entry / "snapshots" / str(repository.model.revision) / file.path
-    blob = entry / "blobs" / file.checksum
-    link.parent.mkdir(parents=True, exist_ok=True)
-    if link.exists() and link.samefile(blob):
-        return
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(blob, link.parent))
-    temporary.replace(link)
-
-
-def _name(repository: Repository, revision: str | None) -> None:
-    """Writes which commit a branch or tag means, where `huggingface_hub` looks for it."""
-    if revision == repository.model.revision:
-        return
-    reference = cache_entry(repository.model.repository) / "refs" / (revision or "main")
-    commit = str(repository.model.revision)
-    if reference.is_file() and reference.read_bytes() == commit.encode():
-        return
-    reference.parent.mkdir(parents=True, exist_ok=True)
-    temporary = reference.with_name(f"{reference.name}.{os.getpid()}")
-    temporary.write_text(commit)
-    temporary.replace(reference)

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_oss.errors import DownloadError
-from mlx_oss.weights.hub.copies import cache_entry, hub_cache
-from mlx_oss.weights.hub.repository import RemoteFile, Repository
+from mlx_oss.weights.hub.cached import bytes_there
+from mlx_oss.weights.hub.copies import hub_cache
+from mlx_oss.weights.hub.repository import Repository
 
 _SPARE = 1 << 26  # bytes that stay free on the disk
 
 
 def missing_bytes(repository: Repository) -> int:
     """Bytes of the files that are not in the cache yet; without config and index."""
-    blobs = cache_entry(repository.model.repository) / "blobs"
-    return sum(file.nbytes - _present(blobs, file) for file in (*repository.companions, *repository.weights))
+    files = (*repository.companions, *repository.weights)
+    return sum(file.nbytes - bytes_there(repository, file) for file in files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,6 @@ def check_disk(repository: Repository, writing: Writing | None = None) -> None:
         raise DownloadError(
             f"{name} needs {what} on the disk of {cache}, which has {_gb(free)} free: free some space, {remedy}"
         )
-
-
-def _present(blobs: Path, file: RemoteFile) -> int:
-    """Bytes of a file that are in the cache."""
-    for name in (file.checksum, f"{file.checksum}.incomplete"):
-        if (path := blobs / name).is_file():
-            return min(path.stat().st_size, file.nbytes)
-    return 0
 
 
 def _gb(nbytes: int) -> str:
