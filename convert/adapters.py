@@ -12,22 +12,20 @@ lora_alpha / rank, or lora_alpha / sqrt(rank) if it is rank-stabilised; for mlx-
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mlx_oss.config import ModelConfig, read_json
+from mlx_oss.convert.adapter_folders import CONFIG, adapter_file
 from mlx_oss.convert.merging import DTYPES, Delta, Factor
 from mlx_oss.errors import CheckpointError, ConfigError, quoted
-from mlx_oss.files import expanded
 from mlx_oss.weights.layouts.description import FLOATS
 from mlx_oss.weights.layouts.renaming import without_wrappers
 from mlx_oss.weights.names import Shape, is_expert, modules
-from mlx_oss.weights.safetensors import ADAPTERS, MLX_ADAPTER, TensorInfo, read_header, weight_files
+from mlx_oss.weights.safetensors import TensorInfo, read_header
 
-CONFIG = "adapter_config.json"
 _FACTOR = re.compile(r"(.*)\.(lora_[ABab]|lora_embedding_[AB]|base_layer)(?:\.default)?(?:\.weight)?")
 _PREFIX = re.compile(r"(?:module\.|base_model\.model\.|base_model\.)+")
 _LARGEST = 1 << 26  # values of a factor: 333 ranks of the releases' unembedding, 16,384 of their attention
@@ -66,20 +64,8 @@ def read_adapter(path: str | Path, config: ModelConfig) -> dict[str, Delta]:
         CheckpointError: If the folder holds no LoRA adapter of this model, or one of a kind that cannot be added.
         ConfigError: If its config is missing or damaged.
     """
-    folder = expanded(path)
-    file = next((folder / name for name in ADAPTERS if os.path.lexists(folder / name)), None)
-    if file is None:
-        if folder.is_dir() and (states := weight_files(folder, "*_adapters.safetensors")):
-            raise CheckpointError(
-                f"{folder} holds only states of a training: copy the one that is meant, such as {states[-1]}, to "
-                f"{MLX_ADAPTER} there"
-            )
-        if folder.is_dir() and weight_files(folder, "adapter_model.bin"):
-            raise CheckpointError(
-                f"{folder} holds an adapter in PyTorch's format, which is not supported: load it with PEFT and save it "
-                "with save_pretrained, which writes safetensors"
-            )
-        raise CheckpointError(f"{folder} holds no adapter: give the folder with {CONFIG} and {' or '.join(ADAPTERS)}")
+    file = adapter_file(path)
+    folder = file.parent
     try:
         settings = read_json(folder / CONFIG)
     except ConfigError as error:
@@ -96,12 +82,6 @@ def read_adapter(path: str | Path, config: ModelConfig) -> dict[str, Delta]:
     if not parts:
         raise CheckpointError(f"{file} is empty: use the adapter of a training that has finished")
     return {module: _delta(file, module, shapes[module], found, settings) for module, found in parts.items()}
-
-
-def adapter_files(path: str | Path | None) -> list[Path]:
-    """The files of an adapter, as far as they are there. None has none."""
-    folder = None if path is None else expanded(path)
-    return [] if folder is None else [folder / name for name in (CONFIG, *ADAPTERS) if (folder / name).is_file()]
 
 
 def _check_kind(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from mlx_oss.convert import configs, manifest, profiles, shards
-from mlx_oss.convert.adapters import adapter_files, read_adapter
+from mlx_oss.convert.adapter_folders import adapter_files
+from mlx_oss.convert.adapters import read_adapter
 from mlx_oss.convert.companions import companions
 from mlx_oss.convert.jobs import group_kinds, plan_jobs
 from mlx_oss.convert.options import ConvertOptions

@@ -484,7 +484,11 @@ def test_every_message_about_a_folder_ends_in_a_remedy_that_is_tried():
     remedies = [re.sub(r"\(\?P<\w+>([^()]*)\)", r"(\1)", remedy) for remedy in REMEDIES]
     found = list(messages())
     assert len(found) > 100
-    placeholder = {"give {models[0]}": "give /x", "give its folder, {folder.parent}": "give its folder, /x"}
+    placeholder = {
+        "give {models[0]}": "give /x",
+        "give {below[0]}": "give /x",
+        "give its folder, {folder.parent}": "give its folder, /x",
+    }
     placeholder["{self.folder / 'config.json'}"] = "config.json"
     for message in found:
         for text, put in placeholder.items():

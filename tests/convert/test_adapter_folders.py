@@ -181,3 +181,49 @@ def test_a_target_never_takes_the_place_of_the_adapter(source, tmp_path):
         with pytest.raises(ConversionError, match="overlap: choose a target outside the adapter"):
             convert(source, tmp_path / target, ConvertOptions(adapter=tmp_path / "both", force=True))
     assert (tmp_path / "both" / "adapter_model.safetensors").is_file()
+
+
+def test_a_folder_above_an_adapter_names_the_folder_to_give(source, tmp_path, capsys):
+    write_peft(tmp_path / "out" / "checkpoint-30", Q_PROJ)
+    options = ConvertOptions(adapter=tmp_path / "out")
+    with pytest.raises(
+        CheckpointError, match=r"/out holds no adapter, but checkpoint-30/ in it does: give (\S+)$"
+    ) as told:
+        convert(source, tmp_path / "mlx", options)
+    given = str(told.value).rpartition(" give ")[2]
+    assert main(["convert", str(source), str(tmp_path / "mlx"), "--adapter", given]) == 0
+
+
+@pytest.mark.parametrize("names", [["checkpoint-9", "checkpoint-30", "checkpoint-100"], ["a/last", "b/adapter"]])
+def test_a_folder_above_several_adapters_names_all_and_of_a_training_the_last(source, tmp_path, names):
+    for name in names:
+        write_peft(tmp_path / "out" / name, Q_PROJ)
+    with pytest.raises(CheckpointError, match=f"/out holds no adapter, but {len(names)} folders in it do") as told:
+        convert(source, tmp_path / "mlx", ConvertOptions(adapter=tmp_path / "out"))
+    said, _, given = str(told.value).partition(": give ")
+    assert all(f"{name}/" in said for name in names)
+    assert given == str(tmp_path / "out" / names[-1]) or names[0] == "a/last"
+    convert(source, tmp_path / "mlx", ConvertOptions(adapter=given))
+
+
+def test_other_adapters_below_are_named_too(source, tmp_path):
+    """States of a training, or PyTorch's files: the next message says what to do with those."""
+    write_peft(tmp_path / "out" / "run", Q_PROJ)
+    (tmp_path / "out" / "run" / "adapter_model.safetensors").rename(
+        tmp_path / "out" / "run" / "0000100_adapters.safetensors"
+    )
+    with pytest.raises(CheckpointError, match=r"give .*/out/run$"):
+        convert(source, tmp_path / "mlx", ConvertOptions(adapter=tmp_path / "out"))
+
+
+def test_a_model_below_is_no_adapter_and_a_file_names_its_folder(source, tmp_path):
+    write_checkpoint(tmp_path / "out" / "model")
+    write_peft(tmp_path / "adapter", Q_PROJ)
+    for path, expected in [
+        (tmp_path / "out", "holds no adapter: give the folder with"),
+        (tmp_path / "nowhere", "does not exist: give the folder with"),
+        (tmp_path / "adapter" / "adapter_model.safetensors", f"give its folder, {tmp_path / 'adapter'}$"),
+        (tmp_path / "adapter" / "adapter_config.json", f"give its folder, {tmp_path / 'adapter'}$"),
+    ]:
+        with pytest.raises(CheckpointError, match=expected):
+            convert(source, tmp_path / "mlx", ConvertOptions(adapter=path))

@@ -48,6 +48,12 @@ def refuse_what_is_no_model(folder: Path) -> None:
         )
 
 
+def adapters_below(folder: Path) -> list[Path]:
+    """The folders below this one that hold a LoRA adapter; the one that is most likely meant comes first."""
+    found = [path for path in _with_weights(folder) if _is_adapter(path)]
+    return sorted(found, key=_preference, reverse=True)
+
+
 def adapter_refused(folder: Path) -> str:
     """The message for a folder that holds a LoRA adapter and no model."""
     return f"{folder} holds a LoRA adapter, not a model: merge it into its model first, {_merging(folder, 'MODEL')}"
