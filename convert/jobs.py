@@ -16,13 +16,13 @@ from mlx_oss.config import MXFP4, QuantizationSpec
 from mlx_oss.convert import tensors
 from mlx_oss.convert.adapters import read_adapter
 from mlx_oss.convert.losses import RelativeError
-from mlx_oss.convert.merging import Delta, Merged
+from mlx_oss.convert.merging import Adapter, Addition, Merged
 from mlx_oss.convert.options import ConvertOptions
 from mlx_oss.convert.profiles import Specs
 from mlx_oss.convert.profiles import specs as chosen_specs
 from mlx_oss.convert.quantized import DenseExperts, DequantizedMxfp4, Mxfp4
 from mlx_oss.convert.report import Kind
-from mlx_oss.convert.transforms import CheckedBytes, Picked, Rows, TensorTransform, Transform
+from mlx_oss.convert.transforms import CheckedBytes, Picked, TensorTransform, Transform
 from mlx_oss.quantization import nan_sign
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.description import CanonicalTensor, Dense
@@ -57,20 +57,24 @@ class Job:
         return sum(target.nbytes for target in self.targets)
 
 
-def plan_jobs(source: Checkpoint, specs: Specs, deltas: Mapping[str, Delta] | None = None) -> list[list[Job]]:
+def plan_jobs(source: Checkpoint, specs: Specs, adapter: Adapter | None = None) -> list[list[Job]]:
     """Plans every tensor of the MLX folder.
 
     Args:
         source: The checkpoint.
         specs: The quantisation of each module that is to be quantised.
-        deltas: What an adapter adds to the weights of modules, by their paths. None: nothing.
+        adapter: What an adapter changes. None: there is none.
 
     Returns:
         Jobs in units that must stay together in a shard, in the order in which the model uses them. A unit is a layer,
         or a module outside the layers.
     """
     units: dict[str, list[Job]] = {}
-    for job in _jobs(source, specs, deltas or {}):
+    adapter = adapter or Adapter()
+    # What was trained itself takes the place of the model's tensor, and is not quantised.
+    own = {name.removesuffix(".weight"): None for name in adapter.replaced if name.endswith(".weight")}
+    source = replace(source, tensors={**source.tensors, **adapter.replaced}, specs={**source.specs, **own})
+    for job in _jobs(source, specs, adapter.additions):
         name = job.targets[0].name
         unit = name.split(".")[2] if name.startswith("model.layers.") else name.rsplit(".", 1)[0]
         units.setdefault(unit, []).append(job)
@@ -85,8 +89,8 @@ def planned_bytes(source: Checkpoint, options: ConvertOptions) -> int:
         CheckpointError: If the adapter cannot be added.
         ConfigError: If the adapter's config is missing or damaged.
     """
-    deltas = {} if options.adapter is None else read_adapter(options.adapter, source.config)
-    return sum(job.nbytes for unit in plan_jobs(source, chosen_specs(source, options), deltas) for job in unit)
+    adapter = None if options.adapter is None else read_adapter(options.adapter, source.config)
+    return sum(job.nbytes for unit in plan_jobs(source, chosen_specs(source, options), adapter) for job in unit)
 
 
 def group_kinds(listed: Iterable[Target | TensorInfo]) -> tuple[Kind, ...]:
@@ -98,15 +102,15 @@ def group_kinds(listed: Iterable[Target | TensorInfo]) -> tuple[Kind, ...]:
     return tuple(Kind(*key, len(alike), sum(alike)) for key, alike in counted.items())
 
 
-def _jobs(source: Checkpoint, specs: Specs, deltas: Mapping[str, Delta]) -> Iterator[Job]:
+def _jobs(source: Checkpoint, specs: Specs, additions: Mapping[str, Addition]) -> Iterator[Job]:
     for path, shape, bias in modules(source.config):
         paths = _read_together(path, "weight", source)
         if len({specs.get(p) for p in paths}) > 1:
             yield from (job for p in paths for job in _module([p], shape, specs.get(p), source))
         elif paths:
-            yield from _module(paths, shape, specs.get(path), source, deltas.get(path))
+            yield from _module(paths, shape, specs.get(path), source, additions.get(f"{path}.weight"))
         if bias is not None and (paths := _read_together(path, "bias", source)):
-            yield _copy([f"{p}.bias" for p in paths], source)
+            yield _bias([f"{p}.bias" for p in paths], source, additions.get(f"{path}.bias"))
     for name in plain_tensors(source.config):
         yield _copy([name], source)
 
@@ -126,22 +130,22 @@ def _module(
     shape: Shape,
     spec: QuantizationSpec | None,
     source: Checkpoint,
-    delta: Delta | None = None,
+    addition: Addition | None = None,
 ) -> Iterator[Job]:
     """Stores the weights of modules as `spec` says, however they are stored in the source. Biases are not included.
 
-    A `delta` is added to the weight; there is one path then.
+    An adapter's `addition` changes the weight; there is one path then.
     """
     stored = [stored_tensors(path, shape, None, spec) for path in paths]
     is_dense = isinstance(source.tensors[f"{paths[0]}.weight"].change, Dense)
-    if spec == source.specs[paths[0]] and not is_dense and delta is None:
+    if spec == source.specs[paths[0]] and not is_dense and addition is None:
         for names in zip(*stored, strict=True):
             yield _copy(names, source)
         return
-    values = _values(paths, shape, source) if delta is None or delta.base is None else _floats(delta.base)
-    if delta is not None:
+    values = _values(paths, shape, source)
+    if addition is not None:
         loss = RelativeError("merged", () if values.loss is None else (values.loss,))
-        values = replace(values, transform=Merged(values.transform, shape[-1], delta, loss), loss=loss)
+        values = replace(values, transform=Merged(values.transform, shape[-1], addition, loss), loss=loss)
     if spec is None:
         weights = [Target(name, "BF16", shape, values.loss) for names in stored for name in names]
         yield Job(tuple(weights), values.transform)
@@ -201,10 +205,14 @@ def _values(paths: Sequence[str], shape: Shape, source: Checkpoint) -> _Values:
     return _Values(dequantized, first, dequantized.loss, were_quantised=True)
 
 
-def _floats(stored: TensorInfo) -> _Values:
-    """The values of a matrix of floats."""
-    source = tensors.as_bfloat16(stored)
-    return _Values(Rows(source, 2 * source.shape[-1], 0, source.nbytes), stored, _rounding([source]))
+def _bias(names: Sequence[str], source: Checkpoint, addition: Addition | None) -> Job:
+    """Copies biases; an adapter's `addition` changes the one that there is then."""
+    copied = _copy(names, source)
+    if addition is None:
+        return copied
+    (target,) = copied.targets
+    loss = RelativeError("merged", () if target.loss is None else (target.loss,))
+    return Job((replace(target, loss=loss),), Merged(copied.transform, 1, addition, loss))
 
 
 def _copy(names: Sequence[str], source: Checkpoint) -> Job:

@@ -177,8 +177,8 @@ def _conversion_jobs(
             f"{folder / 'config.json'} describes a different model than {source.folder}: convert again"
         )
     _compare_files(folder, source, adapter)
-    deltas = {} if adapter is None else read_adapter(adapter, source.config)
-    jobs = [job for unit in plan_jobs(source, _stored_specs(folder, config, stored), deltas) for job in unit]
+    changes = None if adapter is None else read_adapter(adapter, source.config)
+    jobs = [job for unit in plan_jobs(source, _stored_specs(folder, config, stored), changes) for job in unit]
     planned = {target.name: target for job in jobs for target in job.targets}
     for name in sorted(set(planned) | set(stored)):
         actual, expected = stored.get(name), planned.get(name)
