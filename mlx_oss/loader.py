@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 DType = Literal["auto", "float32", "bfloat16"]
 
 _log = logging.getLogger("mlx_oss")
-_INSTEAD = "allow more memory, use a shorter context, or convert the model with a smaller profile"
 
 
 def load(
@@ -139,7 +138,7 @@ def use_here(
     dtype: str = "auto",
     memory: str | int | None = None,
     context: int | None = None,
-    instead: str | None = _INSTEAD,
+    instead: str | None = "",
 ) -> str:
     """What this machine does with a model, in a sentence or two, before it is downloaded.
 
@@ -148,8 +147,8 @@ def use_here(
         dtype: As for `load`.
         memory: As for `load`.
         context: As for `load`.
-        instead: What a user can do if the memory is too small, for the error. None: it is no error, and the sentence
-            says so.
+        instead: What a user can do if the memory is too small, for the error; if empty, `Plan.remedy`. None: it is no
+            error, and the sentence says so.
 
     Raises:
         OptionError: If an argument is out of range, or the memory is too small even with experts on disk.
@@ -159,7 +158,7 @@ def use_here(
         checkpoint = as_converted(checkpoint)
     chosen = plan_for(checkpoint, place_here(checkpoint, dtype), context=context, memory=memory, dtype=dtype)
     if chosen.verdict == "too small" and instead is not None:
-        raise OptionError(f"{chosen}: {instead}")
+        raise OptionError(f"{chosen}: {instead or chosen.remedy}")
     return f"It is converted afterwards, because {reason}. {chosen}" if reason else str(chosen)
 
 
@@ -236,5 +235,5 @@ def _plan(
     placements = place_here(checkpoint, dtype)
     chosen = plan_for(checkpoint, placements, context=context, memory=memory, dtype=dtype, slots=slots)
     if chosen.verdict == "too small":
-        raise OptionError(f"{chosen}: {_INSTEAD}")
+        raise OptionError(f"{chosen}: {chosen.remedy}")
     return chosen, placements

@@ -78,5 +78,7 @@ def _show(plan: Plan) -> None:
     console.print(one_line(f"{plan}."), soft_wrap=True)
     if plan.slots is not None and plan.source != "as requested":
         console.print("--memory sets another limit.", soft_wrap=True)
-    if plan.profile:
+    if plan.remedy:
+        console.print(f"{plan.remedy[0].upper()}{plan.remedy[1:]}.", soft_wrap=True)
+    elif plan.profile:
         console.print(f"If you convert it with --profile {plan.profile}, everything fits into memory.", soft_wrap=True)

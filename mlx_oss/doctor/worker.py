@@ -139,7 +139,7 @@ def _plan(folder: Path) -> Iterator[Finding]:
     small = chosen.verdict == "too small"
     details = {"slots": chosen.slots, "experts": chosen.experts, "context": chosen.context, "peak": chosen.peak_bytes}
     text = str(chosen).replace(str(chosen.folder), chosen.folder.name or "the model", 1)
-    remedy = "Use a smaller model, or convert it with --profile q8 or q4." if small else ""
+    remedy = f"{chosen.remedy[0].upper()}{chosen.remedy[1:]}." if small else ""
     yield Finding("model", "plan", "problem" if small else "ok", f"{text}.", remedy, details)
 
 

@@ -47,8 +47,10 @@ class Footprint:
         excess = sum(max(placement.stored_nbytes - placement.nbytes, 0) for placement in loaded)
         return max(placement.loading_nbytes for placement in loaded) + min(excess, AHEAD)
 
-    def saved_by(self, bits: int) -> int:
+    def saved_by(self, bits: int, *, everything: bool = True) -> int:
         """Bytes saved by converting the model with a profile of this many bits.
+
+        With `everything`, those of all weights, else only of those that cannot stay on disk.
 
         Every matrix that is not quantised is then stored in affine groups of 64, and the experts in MXFP4. 0 if that is
         not possible, because the columns of a matrix are not a multiple of 64.
@@ -56,13 +58,14 @@ class Footprint:
         saved = 0
         for placement in self._placements:
             if placement.suffix == "weight" and placement.spec is None and can_quantize(placement.module):
+                on_disk = placement.is_read_on_demand and not everything
                 values = math.prod(placement.shape)
                 if is_expert(placement.module):
-                    saved += placement.nbytes - values * MXFP4.bits // 8 - values // MXFP4.group_size
+                    saved += 0 if on_disk else placement.nbytes - values * MXFP4.bits // 8 - values // MXFP4.group_size
                     continue
                 if placement.shape[-1] % _GROUP:
                     return 0
-                saved += placement.nbytes - values * bits // 8 - 2 * values // _GROUP * self._itemsize
+                saved += 0 if on_disk else placement.nbytes - values * bits // 8 - 2 * values // _GROUP * self._itemsize
         return saved
 
 

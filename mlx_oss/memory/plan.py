@@ -29,6 +29,7 @@ VOCABULARY_BYTES = 80_000_000  # the vocabulary's part of BASE_BYTES, which is l
 CHUNKS = (PREFILL_CHUNK, 256, 128, 64, 32)
 # Tokens of context if the caller gives none: at least this many with everything in memory, else at most this many.
 USUAL = 8192
+_SHORT = 256  # tokens of a context that is short, but long enough for a question
 
 Verdict = Literal["everything in memory", "experts on disk", "too small"]
 
@@ -60,8 +61,10 @@ class Plan:
         whole_bytes: The peak with everything in memory.
         wired_bytes: Weights that may be wired while the model computes, so that macOS does not page them out. 0 on
             Macs with less than 32 GB, on other machines, and with experts on disk.
-        profile: The profile of `mlx-oss convert` ("q8" or "q4") with which everything would fit into memory. None: no
-            profile is small enough, or everything fits already.
+        profile: The profile of `mlx-oss convert` ("q8" or "q4") with which everything would fit into memory; if the
+            verdict is "too small", with which the minimum would. None: no profile is small enough, or everything fits
+            already.
+        remedy: What helps if the verdict is "too small", in a few words. Otherwise empty.
     """
 
     folder: Path
@@ -82,6 +85,7 @@ class Plan:
     whole_bytes: int
     wired_bytes: int
     profile: str | None
+    remedy: str = ""
 
     def __str__(self) -> str:
         limit, tokens = f"{format_bytes(self.memory)} ({self.source})", f"{self.context:,} tokens of context"
@@ -210,9 +214,11 @@ class _Planner:
         return prefill_bytes(self.config, chunk, self.itemsize, cpu=not self.machine.gpu)
 
     def make(self, verdict: Verdict, context: int, chunk: int, slots: int | None) -> Plan:
-        whole = self.peak(None, context, chunk)
-        saved = {name: self.footprint.saved_by(bits) for name, bits in (("q8", 8), ("q4", 4))}
-        fitting = [name for name, nbytes in saved.items() if nbytes and whole - nbytes <= self.limit]
+        whole, least = self.peak(None, context, chunk), self.peak(self.min_slots, context, self.chunks[-1])
+        is_small = verdict == "too small"
+        needed = least if is_small else whole
+        saved = {name: self.footprint.saved_by(bits, everything=not is_small) for name, bits in (("q8", 8), ("q4", 4))}
+        fitting = [name for name, nbytes in saved.items() if nbytes and needed - nbytes <= self.limit]
         return Plan(
             folder=self.folder,
             verdict=verdict,
@@ -228,11 +234,22 @@ class _Planner:
             kv_bytes=self.kv(context),
             prefill_bytes=self.prefill(context, chunk),
             peak_bytes=self.peak(slots, context, chunk),
-            least_bytes=self.peak(self.min_slots, context, self.chunks[-1]),
+            least_bytes=least,
             whole_bytes=whole,
             wired_bytes=self.machine.wired(self.footprint.weights(None)) if slots is None else 0,
             profile=fitting[0] if fitting and slots is not None else None,
+            remedy=self.remedy(context, fitting) if is_small else "",
         )
+
+    def remedy(self, context: int, profiles: Sequence[str]) -> str:
+        """What helps against too little memory for a context; `profiles` are those with which it would be enough."""
+        helps = ["allow more memory"]
+        if context > _SHORT and self.peak(self.min_slots, _SHORT, self.chunks[-1]) <= self.limit:
+            helps.append("use a shorter context")
+        helps += [f"convert the model with --profile {name}" for name in profiles[:1]]
+        if len(helps) == 1:
+            helps.append("use a smaller model")
+        return f"{', '.join(helps[:-1])} or {helps[-1]}"
 
 
 def _halved(largest: int, smallest: int) -> Sequence[int]:

@@ -19,6 +19,7 @@ from mlx_oss.backend import host_memory
 from mlx_oss.backend.device import on_gpu
 from mlx_oss.backend.machine import Machine
 from mlx_oss.cli import main
+from mlx_oss.convert import ConvertOptions, convert
 from mlx_oss.errors import OptionError
 from mlx_oss.memory.estimates import format_bytes, parse_bytes
 from mlx_oss.memory.footprint import Footprint
@@ -95,7 +96,10 @@ def test_the_least_memory_is_enough_and_a_byte_less_is_refused_with_it_named(rou
     assert plan(path, memory=needed, context=64).verdict == "experts on disk"
     too_little = plan(path, memory=needed - 1, context=64)
     assert too_little.verdict == "too small" and too_little.least_bytes == needed
-    with pytest.raises(OptionError, match=f"needs at least {format_bytes(needed, round_up=True)}.*smaller profile"):
+    with pytest.raises(
+        OptionError,
+        match=f"needs at least {format_bytes(needed, round_up=True)}.*: allow more memory or use a smaller model",
+    ):
         load_model(path, memory=needed - 1, context=64)
     model = load_model(path, memory=needed, context=64)
     assert model.plan.slots == 4 and mx.isfinite(model(mx.array([[1, 2, 3]]))).all()
@@ -156,6 +160,27 @@ def test_a_smaller_profile_is_named_where_it_would_do(even):  # noqa: F811
     saved = counted(even, "bfloat16" if on_gpu() else "float32").saved_by(4)
     tight = plan(even, memory=whole.peak_bytes - saved, context=64)
     assert tight.profile in ("q8", "q4") and whole.profile is None
+
+
+def test_what_helps_against_too_little_memory_is_what_would_be_enough(even):  # noqa: F811
+    for context in (None, 1024, 64):
+        needed = least(even, context)
+        slightly = plan(even, memory=needed.least_bytes - 1, context=context)
+        assert slightly.verdict == "too small" and slightly.profile == "q8"
+        assert ("use a shorter context" in slightly.remedy) == (context != 64)
+        assert "convert the model with --profile q8" in slightly.remedy and "smaller model" not in slightly.remedy
+        shorter = plan(even, memory=needed.least_bytes - 1, context=32)
+        assert shorter.verdict != "too small" and not shorter.remedy
+        assert needed.remedy == "allow more memory or use a smaller model" and needed.profile is None
+
+
+@pytest.mark.parametrize("profile", ["q8", "q4"])
+def test_with_the_profile_that_is_named_the_least_memory_is_enough(even, tmp_path, profile):  # noqa: F811
+    convert(even, tmp_path / "mlx", ConvertOptions(profile=profile))
+    memory = least(tmp_path / "mlx", 64).least_bytes
+    told = plan(even, memory=memory, context=64)
+    assert told.verdict == "too small" and told.profile == profile and f"--profile {profile}" in told.remedy
+    assert plan(tmp_path / "mlx", memory=memory, context=64).verdict == "experts on disk"
 
 
 def test_a_profile_that_is_not_possible_is_not_named(routed):
