@@ -320,3 +320,44 @@ def test_a_link_that_fails_for_another_reason_is_one_sentence(hub, monkeypatch, 
     monkeypatch.setattr(os, "symlink", full)
     assert main(["pull", NAME]) == 2
     assert "is full: free some space" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_model_that_was_only_looked_into_is_told_from_one_whose_download_has_begun(hub, published, capsys):
+    assert main(["plan", NAME]) == 0
+    models.folder_of("somebody/fine-tune", as_released=True)
+    (copies.find(HubModel("somebody/fine-tune")).folder / "model.safetensors").resolve().unlink()
+    blob = copies.cache_entry("somebody/fine-tune") / "blobs" / f"{'0' * 64}.incomplete"
+    blob.write_bytes(b"begun")
+    capsys.readouterr()
+    assert main(["models", "--json"]) == 0
+    states = {row["name"]: (row["here"], row["whole"]) for row in json.loads(capsys.readouterr().out)}
+    assert states == {
+        NAME: ("not downloaded, only looked into", False),
+        "somebody/fine-tune": ("incomplete: `mlx-oss pull somebody/fine-tune` completes it", False),
+    }
+    assert main(["verify", NAME, "--repair"]) == 2
+    assert f"is not on this disk: download it with `mlx-oss pull {NAME}`" in capsys.readouterr().err
+    assert not list((copies.cache_entry(NAME) / "blobs").glob("?" * 64))
+
+
+def test_in_a_pipe_the_list_has_a_line_for_each_model(hub, folder_here, capsys):
+    assert main(["models"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.startswith("model ") and NAME in line and line.rstrip().endswith("everything in memory")
+
+
+@pytest.mark.parametrize("start", ["https://huggingface.co/", "huggingface.co/", "hf.co/", "https://www.hf.co/"])
+def test_the_address_of_a_models_page_is_its_name(hub, start):
+    assert models.hub_model(f"{start}{NAME}") == models.hub_model(NAME) == HubModel(NAME)
+    assert models.hub_model(f"a/{start}{NAME}") is None
+
+
+def test_the_doctor_knows_a_model_by_its_name_whether_it_is_here_or_not(hub, tmp_path, capsys):
+    assert main(["doctor", NAME, "--quick", "--all"]) in (0, 1)
+    said = capsys.readouterr().out
+    assert f"ok, model: {NAME} fits in memory" in said and f"{NAME} is not on this disk, so" in said
+    assert not list((tmp_path / "hub").rglob("?" * 64))
+    models.folder_of(NAME)
+    assert main(["doctor", "20b", "--quick", "--all"]) in (0, 1)
+    assert f"ok, model: {NAME} fits in memory" in capsys.readouterr().out
+    assert main(["doctor", "21b"]) == 2 and "is not the name of a model" in capsys.readouterr().err

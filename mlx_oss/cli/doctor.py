@@ -41,14 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prints what was found. The exit status is 1 if there is a problem."""
     from mlx_oss.doctor import examine
-    from mlx_oss.models import local_folder
+    from mlx_oss.models import local_copy
 
     shows_progress = sys.stderr.isatty() and not wants_plain()
     try:
         with exiting_on_sigterm():  # so that the process that computes ends as well
             progress = {"progress": _show_progress} if shows_progress else {}
-            folder = None if args.folder is None else local_folder(args.folder)
-            examination = examine(folder, quick=args.quick, **progress)
+            folder = None if args.folder is None else local_copy(args.folder)
+            examination = examine(folder, name=args.folder, quick=args.quick, **progress)
     finally:
         if shows_progress:
             sys.stderr.write("\r\x1b[K")

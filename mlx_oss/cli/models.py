@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlx_oss.weights.hub.copies import Copy
     from mlx_oss.weights.layouts.checkpoint import Checkpoint
 
+_ONE_LINE = 10_000  # characters
 _SHORT = 7  # digits of a commit, as git shows them
 _NONE = "No model of gpt-oss is on this disk. `mlx-oss pull 20b` downloads gpt-oss-20b, 13.8 GB."
 
@@ -47,8 +48,10 @@ def lines() -> list[str]:
 
 def _row(copy: Copy) -> dict[str, Any]:
     """What is known of a copy. What cannot be used is a row as well, which says why."""
-    stored, state = "", "whole" if copy.is_whole else "incomplete: `mlx-oss pull` completes it"
-    if copy.is_whole:
+    stored, state = "", f"incomplete: `mlx-oss pull {copy.model.repository}` completes it"
+    if not copy.has_weights:
+        state = "not downloaded, only looked into"
+    elif copy.is_whole:
         try:
             stored, state = _looked_into(copy)
         except MlxOssError as error:
@@ -97,10 +100,14 @@ def _show(rows: list[dict[str, Any]]) -> None:
     table = Table("model", "size", "weights", "place", "on this machine", box=None, padding=(0, 2, 0, 0))
     table.columns[0].overflow = table.columns[4].overflow = "fold"  # a name that is cut off could not be copied
     table.columns[0].no_wrap, table.columns[1].justify = True, "right"
+    table.columns[1].no_wrap, table.columns[4].min_width = True, len("incomplete:")
     names = Counter((row["name"], row["place"]) for row in rows)
     for row in rows:
         several = names[row["name"], row["place"]] > 1
         name = f"{row['name']}@{row['revision'][:_SHORT]}" if several and row["revision"] else row["name"]
         cells = (name, format_bytes(row["bytes"]), row["stored"], row["place"], row["here"])
         table.add_row(*map(one_line, cells))
-    Console(highlight=False, markup=False).print(table)
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = _ONE_LINE  # for grep
+    console.print(table)

@@ -17,6 +17,7 @@ crash and a GPU that hangs are findings as well.
 
 from __future__ import annotations
 
+import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -61,12 +62,17 @@ class Examination:
 
 
 def examine(
-    folder: str | Path | None = None, *, quick: bool = False, progress: Callable[[str], object] = lambda _: None
+    folder: str | Path | None = None,
+    *,
+    name: str | None = None,
+    quick: bool = False,
+    progress: Callable[[str], object] = lambda _: None,
 ) -> Examination:
     """Runs all checks.
 
     Args:
         folder: Folder of a model: its memory is planned, and its files are read to measure the disk.
+        name: Name of a model that is not on this disk: its memory is planned, from the headers of its files.
         quick: Leave out the test of the kernels and the measurement of the disk.
         progress: Called with the name of each group of checks before it runs.
 
@@ -88,12 +94,15 @@ def examine(
         text = "The GPU was not tested: the problem with the system has to be solved first."
         found.append(Finding("GPU", "device", "note", text))
     else:
-        run("GPU", lambda: _device(expanded(folder) if folder is not None else None, facts))
+        run("GPU", lambda: _device(os.path.abspath(expanded(folder)) if folder is not None else name, facts))
     run(memory.GROUP, lambda: memory.check(computer, facts))
     if not quick and not unfit and not any(f.group == "GPU" and f.level == "problem" for f in found):
         run("kernels", lambda: launch.run_worker("kernels").findings)
     if folder is not None and not quick:
         run(disk.GROUP, lambda: disk.check_model(expanded(folder)))
+    elif name is not None and folder is None:
+        text = f"{name} is not on this disk, so the speed of reading it was not measured."
+        found.append(Finding(disk.GROUP, "speed", "ok", text))
     run(disk.GROUP, disk.check_folders)
     run("tools", surroundings.check_sandbox)
     run("extras", surroundings.check_extras)
@@ -101,8 +110,8 @@ def examine(
     return Examination(without_private(_summary(computer)), tuple(without_private(finding) for finding in found))
 
 
-def _device(folder: Path | None, facts: dict[str, Any]) -> list[Finding]:
-    reported = launch.run_worker("device", folder)
+def _device(model: str | None, facts: dict[str, Any]) -> list[Finding]:
+    reported = launch.run_worker("device", model)
     facts |= reported.facts
     return reported.findings
 

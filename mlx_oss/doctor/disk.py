@@ -22,6 +22,7 @@ from mlx_oss.errors import MlxOssError
 from mlx_oss.folders import cache_folder, state_folder
 from mlx_oss.memory.estimates import expert_bytes, format_bytes
 from mlx_oss.weights.files import READERS
+from mlx_oss.weights.hub.copies import name_of
 from mlx_oss.weights.layouts.checkpoint import open_checkpoint
 from mlx_oss.weights.names import is_expert
 
@@ -34,7 +35,7 @@ def check_model(folder: Path) -> Iterator[Finding]:
     """Reads parts of a model's files, and says what the speed means for experts on disk."""
     files = [path for path in sorted(folder.glob("*.safetensors")) if path.is_file() and path.stat().st_size >= READ]
     if not files:
-        text = f"{folder.name} has no weight file of 8 MB or more, so the disk was not measured."
+        text = f"{name_of(folder)} has no weight file of 8 MB or more, so the disk was not measured."
         yield Finding(GROUP, "speed", "ok", text)
         return
     try:

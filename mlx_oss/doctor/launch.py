@@ -9,7 +9,6 @@ import json
 import os
 import signal
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mlx_oss.doctor import host
@@ -32,14 +31,14 @@ class Reported:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def run_worker(job: str, folder: Path | None = None) -> Reported:
+def run_worker(job: str, model: str | None = None) -> Reported:
     """Runs one of the worker's jobs.
 
     Args:
         job: "device" or "kernels".
-        folder: Folder of a model to plan for, in the job "device".
+        model: Folder or name of a model to plan for, in the job "device".
     """
-    request = json.dumps({"job": job, "folder": None if folder is None else str(folder)})
+    request = json.dumps({"job": job, "model": model})
     environment = {name: value for name, value in os.environ.items() if name != "MLX_METAL_FAST_SYNCH"}
     ended = host.run(command_of("mlx_oss.doctor.worker", request), SECONDS[job], environment)
     reported, step = Reported(), "starting Python"

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,7 +23,7 @@ _LAYERS = 24  # of gpt-oss-20b
 
 
 def main(argument: str) -> int:
-    """Does what a JSON object asks for: its "job" is "device" or "kernels", its "folder" a path or null."""
+    """Does what a JSON object asks for: its "job" is "device" or "kernels", its "model" a folder, a name or null."""
     request = json.loads(argument)
     if request["job"] == "kernels":
         load_mlx()
@@ -38,8 +37,8 @@ def main(argument: str) -> int:
     if _step("GPU", "multiplying two matrices", _product):
         _step("GPU", "waiting for small results", _waits)
         _step("memory", "planning the released models", _fits)
-        if request["folder"]:
-            _step("model", "planning the model's memory", lambda: _plan(Path(request["folder"])))
+        if request["model"]:
+            _step("model", "planning the model's memory", lambda: _plan(request["model"]))
     return 0
 
 
@@ -132,13 +131,14 @@ def _fits() -> Iterator[Finding]:
         yield Finding("memory", name, "ok", f"{chosen}.", "", {**details, "peak": chosen.peak_bytes})
 
 
-def _plan(folder: Path) -> Iterator[Finding]:
+def _plan(model: str) -> Iterator[Finding]:
     from mlx_oss.loader import plan
+    from mlx_oss.weights.hub.copies import name_of
 
-    chosen = plan(folder)
+    chosen = plan(model)
     small = chosen.verdict == "too small"
     details = {"slots": chosen.slots, "experts": chosen.experts, "context": chosen.context, "peak": chosen.peak_bytes}
-    text = str(chosen).replace(str(chosen.folder), chosen.folder.name or "the model", 1)
+    text = str(chosen).replace(str(chosen.folder), name_of(chosen.folder) if chosen.folder.is_absolute() else model, 1)
     remedy = f"{chosen.remedy[0].upper()}{chosen.remedy[1:]}." if small else ""
     yield Finding("model", "plan", "problem" if small else "ok", f"{text}.", remedy, details)
 

@@ -13,6 +13,7 @@ from mlx_oss.models.fetching import Writes as Writes
 from mlx_oss.models.folders import checkpoint_of as checkpoint_of
 from mlx_oss.models.folders import folder_of as folder_of
 from mlx_oss.models.folders import folder_without_weights as folder_without_weights
+from mlx_oss.models.folders import local_copy as local_copy
 from mlx_oss.models.folders import local_folder as local_folder
 from mlx_oss.models.naming import hub_model as hub_model
 from mlx_oss.models.naming import named as named

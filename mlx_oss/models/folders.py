@@ -66,13 +66,24 @@ def folder_of(
 
 def local_folder(name: str | Path) -> Path:
     """The folder of a model that is on this disk. Raises DownloadError if it is not."""
+    if (folder := local_copy(name)) is None:
+        raise DownloadError(
+            f"{hub_model(name)} is not on this disk, or not whole: download it with `mlx-oss pull {hub_model(name)}`"
+        )
+    return folder
+
+
+def local_copy(name: str | Path) -> Path | None:
+    """The folder of a model that is on this disk. None if the name is one of the Hub's, and the model is not here.
+
+    Raises:
+        DownloadError: If it is neither a folder nor a name.
+    """
     model = hub_model(name) if name != NANO else None
     if model is None:
         return folder_of(name)
     copy = copies.find(model)
-    if copy is None or not copy.is_whole:
-        raise DownloadError(f"{model} is not on this disk, or not whole: download it with `mlx-oss pull {model}`")
-    return copy.folder
+    return copy.folder if copy is not None and copy.is_whole else None
 
 
 def checkpoint_of(name: str | Path) -> Checkpoint:

@@ -38,6 +38,8 @@ def repair(name: str | Path, progress: OnProgress | None = None) -> list[str]:
     copy = copies.find(model, as_released=True) if model else None
     if copy is None or copy.place != copies.HUGGING_FACE:
         raise DownloadError(f"{name} is not in {copies.hub_cache()}: only what was downloaded there can be repaired")
+    if not copy.has_weights:
+        raise DownloadError(f"{copy.model} is not on this disk: download it with `mlx-oss pull {name}`")
     for file, checksum in _checksums(copy).items() if copy.folder.is_dir() else ():
         try:
             downloads.compare(copy.folder / file, checksum, lambda _: None)

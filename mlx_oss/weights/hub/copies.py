@@ -26,6 +26,7 @@ HUGGING_FACE, LM_STUDIO, OURS = "Hugging Face's cache", "LM Studio", "mlx-oss"
 _PREFIX = "models--"
 _CONVERTED = "converted"  # the folder in our cache
 _REF_BYTES = 4096
+_LARGE = re.compile(r"[0-9a-f]{64}(\.incomplete)?")  # a file outside of git, named by its sha256
 _SHORT = re.compile(r"[0-9a-f]{7,40}")
 
 
@@ -52,6 +53,14 @@ class Copy:
         """The folder of the layout in the repository, "" or one that ends in a slash."""
         name = f"{self.folder.name}/"
         return name if self.place == HUGGING_FACE and self.is_whole and name in choice.FOLDERS else ""
+
+    @property
+    def has_weights(self) -> bool:
+        """False if the model was only looked into: nothing but its config, index and other small files is there."""
+        blobs = _names(self.root / "blobs") if self.place == HUGGING_FACE else []
+        return any(name.endswith(".safetensors") or name == choice.METAL_FILE for name in _names(self.folder)) or any(
+            map(_LARGE.fullmatch, blobs)
+        )
 
     @property
     def nbytes(self) -> int:
@@ -81,6 +90,16 @@ def converted_folder(model: HubModel) -> Path | None:
     if cache is None:
         return None
     return cache / _CONVERTED / str(model).replace("/", "--")
+
+
+def name_of(folder: Path) -> str:
+    """What to call the model in a folder: its name if it was downloaded or converted by its name, else the folder's."""
+    for path in folder.parents:
+        entry = path.parent.name
+        if path.name == "snapshots" and entry.startswith(_PREFIX):
+            return entry.removeprefix(_PREFIX).replace("--", "/")
+    is_ours = folder.parent.name == _CONVERTED and parse(folder.name.replace("--", "/"))
+    return str(is_ours.repository) if is_ours else folder.name or "the model"
 
 
 def find(model: HubModel, *, as_released: bool = False) -> Copy | None:
