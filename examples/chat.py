@@ -52,7 +52,7 @@ def show(events) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder of a model; default: nano, the bundled demonstration model")
+    parser.add_argument("--model", help="name or folder of a model; default: nano, the bundled demonstration model")
     parser.add_argument("--reasoning", choices=("low", "medium", "high"), default="medium")
     parser.add_argument("--temperature", type=float, default=1.0)
     args = parser.parse_args()

@@ -12,7 +12,7 @@ from mlx_oss.harmony import Message, SystemContent, render_conversation
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("question")
-parser.add_argument("--model", help="folder of a model; default: nano, the bundled demonstration model")
+parser.add_argument("--model", help="name or folder of a model; default: nano, the bundled demonstration model")
 args = parser.parse_args()
 
 try:

@@ -74,7 +74,9 @@ def rest(repository: Repository, revision: str | None, on_bytes: OnBytes | None)
     try:
         while any(thread.is_alive() for thread in threads) and shared.error is None:
             if on_bytes:
-                on_bytes(shared.done, total, shared.waiting > 0 and not shared.loading)
+                waits = shared.waiting > 0 and not shared.loading
+                done = sum(cached.bytes_there(repository, file) for file in files) if waits else shared.done
+                on_bytes(done, total, waits)
             shared.ended.wait(_LOOK)
     finally:
         shared.stop.set()
