@@ -24,15 +24,15 @@ from mlx_oss.convert.options import ConvertOptions
 from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_named
 from mlx_oss.convert.shards import Shard
 from mlx_oss.convert.staging import Staging, hidden_names, restore_replaced, write_json
+from mlx_oss.convert.targets import check_target
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import CheckpointError, ConversionError, quoted
 from mlx_oss.files import COMPANION_BYTES, can_exist, expanded, identity, read_bytes
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
-from mlx_oss.system_files import is_empty
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
 from mlx_oss.weights.layouts.openai import OPENAI
-from mlx_oss.weights.safetensors import INDEX, weight_files
+from mlx_oss.weights.safetensors import INDEX
 
 _RULES = 2  # changes whenever the same plan gives other bytes than before
 _MARGIN = 64 << 20  # bytes of disk needed besides the weights: tokenizer files, headers, index
@@ -98,14 +98,14 @@ def _convert(
     adapter = None if options.adapter is None else read_adapter(options.adapter, opened.config)
     units = plan_jobs(opened, specs, adapter)
     planned = shards.split(units, options.shard_bytes)
-    _check_target(src, dst, options)
+    check_target(src, dst, options)
     config = configs.for_mlx(opened.raw_config, opened.config.layer_types, profiles.quantization_entry(specs))
     staging = Staging(dst, _plan_id(opened, planned, config, options.adapter))
     resumed = len(staging.finished)
     _check_space(staging, sum(shard.nbytes for shard in planned if shard.name not in staging.finished))
     if not options.dry_run:
         with staging:
-            _check_target(src, dst, options)  # again: another conversion may have finished since
+            check_target(src, dst, options)  # again: another conversion may have finished since
             _write(opened, listed, copied, planned, config, staging, options, progress)
             _publish(src, staging, options)
     written_tensors = {name: written for shard in staging.finished.values() for name, written in shard.items()}
@@ -141,38 +141,6 @@ def _plan_id(
     headers = [(shard.name, shards.header(shard)[8:].decode()) for shard in planned]
     text = json.dumps([manifest.FORMAT, _RULES, source.layout.name, stats, headers, config], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _check_target(src: Path, dst: Path, options: ConvertOptions) -> None:
-    real_src, real_dst = Path(os.path.realpath(src)), Path(os.path.realpath(dst))  # unlike resolve, no error for a loop
-    if _lies_in(real_src, real_dst) or _lies_in(real_dst, real_src):
-        raise ConversionError(f"{dst} and {src} overlap: choose a target outside the source")
-    if options.adapter is not None:
-        adapter = expanded(options.adapter)
-        real_adapter = Path(os.path.realpath(adapter))
-        if _lies_in(real_adapter, real_dst) or _lies_in(real_dst, real_adapter):
-            raise ConversionError(f"{dst} and {adapter} overlap: choose a target outside the adapter")
-    if not real_dst.parent.is_dir():
-        raise ConversionError(f"{real_dst.parent} is not a folder: create it first")
-    if not os.access(real_dst.parent, os.W_OK):
-        raise ConversionError(f"{real_dst.parent} is not writable: choose a target elsewhere")
-    if os.path.ismount(dst):
-        raise ConversionError(f"{dst} is a mount point: choose a folder inside it, such as {dst / 'model'}")
-    if dst.is_symlink():
-        raise ConversionError(f"{dst} is a symbolic link: give the folder that it points to, {real_dst}")
-    if not dst.exists() or is_empty(dst):
-        return
-    is_model = (dst / "config.json").is_file() and bool(weight_files(dst))
-    if not options.force:
-        remedy = "choose another target" + (", or use --force to replace it" if is_model else "")
-        raise ConversionError(f"{dst} already exists: {remedy}")
-    if not is_model:
-        raise ConversionError(f"{dst} is not a model folder, so --force does not replace it: choose another target")
-
-
-def _lies_in(path: Path, folder: Path) -> bool:
-    """True if `path` is `folder` or inside it. Compares the files themselves, so spelling does not matter."""
-    return folder.exists() and any(each.exists() and each.samefile(folder) for each in (path, *path.parents))
 
 
 def _check_space(staging: Staging, nbytes: int) -> None:
@@ -245,7 +213,7 @@ def _publish(src: Path, staging: Staging, options: ConvertOptions) -> None:
     """Renames the hidden folder to the target. If that fails, the hidden folder is kept."""
     kept = f"the finished shards are kept in {staging.folder}, and the same command continues from there"
     try:
-        _check_target(src, staging.target, options)
+        check_target(src, staging.target, options)
         staging.publish()
     except ConversionError as error:
         raise ConversionError(f"{error}; {kept}") from None

@@ -210,3 +210,29 @@ def test_in_a_conversation_another_model_may_take_the_memory_of_the_one_before(h
     assert asked == [8_000_000_000] * 2
     said = "".join(capsys.readouterr())
     assert f"error: {NAME} needs at least" in said and f"the model is {copies.cache_entry(NAME)}" in said
+
+
+def test_what_is_here_but_cannot_run_here_is_not_converted(hub, tmp_path):
+    models.folder_of(FINE_TUNE, as_released=True)
+    with pytest.raises(OptionError, match="needs at least"):
+        mlx_oss.load(FINE_TUNE, memory="130MB")
+    assert not list((tmp_path / "ours").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("full", "already exists: choose another target"), ("no/where", "is not a folder: create it first")],
+)
+def test_a_target_that_cannot_be_is_told_before_the_download(hub, target, expected, tmp_path, capsys):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    assert main(["convert", NAME, str(tmp_path / target)]) == 2
+    assert expected in capsys.readouterr().err and no_weights(tmp_path)
+
+
+def test_a_cache_that_cannot_be_made_is_told_before_the_download(hub, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("MLX_OSS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ConversionError, match=r"converted cannot be created .*: set MLX_OSS_CACHE"):
+        mlx_oss.load(FINE_TUNE)
+    assert no_weights(tmp_path)

@@ -42,6 +42,15 @@ def two_revisions(folder_here) -> Path:
     return root
 
 
+def test_of_a_damaged_download_the_command_is_named_that_repairs_it(hub, published, folder_here, capsys):
+    os.truncate(folder_here / "model-00001-of-00002.safetensors", 1000)
+    assert main(["chat", "Hi", "--model", NAME]) == 2
+    error = capsys.readouterr().err
+    command = f"mlx-oss verify {NAME} --repair"
+    assert f"`{command}` downloads what is damaged" in error and len(error.splitlines()) == 1
+    assert main(command.split()[1:]) == 0 and mlx_oss.plan(NAME)
+
+
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
 @pytest.mark.parametrize("harm", ["damaged", "missing", "dangling"])
 def test_a_small_file_is_repaired(hub, published, folder_here, file, harm, capsys):

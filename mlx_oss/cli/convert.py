@@ -33,9 +33,11 @@ def run(args: argparse.Namespace) -> int:
 
     def writes(checkpoint: Checkpoint, _: HubModel) -> Writing:
         from mlx_oss.convert.jobs import planned_bytes
+        from mlx_oss.convert.targets import check_target
         from mlx_oss.weights.hub.space import Writing
 
         target = Path(os.path.abspath(expanded(args.target)))
+        check_target(Path(args.source), target, options)
         return Writing(target, planned_bytes(checkpoint, options), "choose a target on another disk")
 
     with shown() as progress:

@@ -8,7 +8,6 @@
 weights is downloaded.
 """
 
-from mlx_oss.models.fetching import Check as Check
 from mlx_oss.models.fetching import Writes as Writes
 from mlx_oss.models.folders import checkpoint_of as checkpoint_of
 from mlx_oss.models.folders import folder_of as folder_of
@@ -17,6 +16,7 @@ from mlx_oss.models.folders import local_copy as local_copy
 from mlx_oss.models.folders import local_folder as local_folder
 from mlx_oss.models.naming import hub_model as hub_model
 from mlx_oss.models.naming import named as named
+from mlx_oss.models.progress import Check as Check
 from mlx_oss.models.progress import OnProgress as OnProgress
 from mlx_oss.models.progress import Progress as Progress
 from mlx_oss.models.upkeep import remove as remove

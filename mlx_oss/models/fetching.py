@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlx_oss.errors import MlxOssError
-from mlx_oss.models.progress import OnProgress, Progress
+from mlx_oss.models.progress import Check, OnProgress, Progress
 from mlx_oss.weights.hub import copies
 from mlx_oss.weights.hub.choice import INDEX
 from mlx_oss.weights.hub.copies import Copy
@@ -25,7 +25,6 @@ from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
 
 _log = logging.getLogger("mlx_oss")
 
-Check = Callable[[Checkpoint], str]
 Writes = Callable[[Checkpoint, HubModel], Writing | None]
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from mlx_oss.errors import DownloadError
 from mlx_oss.files import expanded
 from mlx_oss.models.conversion import loadable, writing
-from mlx_oss.models.fetching import Check, Writes, asked, download, header_folder, headers
+from mlx_oss.models.fetching import Writes, asked, download, header_folder, headers
 from mlx_oss.models.naming import hub_model
-from mlx_oss.models.progress import OnProgress
+from mlx_oss.models.progress import Check, OnProgress
 from mlx_oss.weights.hub import copies
 from mlx_oss.weights.hub.failures import hub_errors
 from mlx_oss.weights.hub.names import NANO, HubModel
@@ -33,9 +33,9 @@ def folder_of(
         name: A folder; "nano"; "20b" or "120b"; or a name of the Hub, such as "openai/gpt-oss-20b", also with
             "@revision". A folder of that name comes first, but not of the name "nano".
         progress: Called in this thread while the model is downloaded or converted.
-        check: Called with the config and shapes of a model before its weights are downloaded. It raises an error if the
-            model cannot be used, or else returns a sentence on what the model takes, which is logged. None: the weights
-            are downloaded unseen, and only the disk that they take is checked.
+        check: Called with the config and shapes of a model before its weights are downloaded or converted. It raises an
+            error if the model cannot be used, or else returns a sentence on what the model takes, which is logged.
+            None: the weights are downloaded unseen, and only the disk that they take is checked.
         writes: Says what will be written from the model's files once they are here, for which the disk must have room,
             too. As a default that is our conversion, of what cannot be loaded as it is.
         as_released: Return the files as they were released, also if they cannot be loaded without a conversion.
@@ -61,7 +61,7 @@ def folder_of(
         folder, commit = copy.folder, copy.model.revision
     if as_released:
         return folder
-    return loadable(HubModel(model.repository, commit), folder, progress)
+    return loadable(HubModel(model.repository, commit), folder, progress, check)
 
 
 def local_folder(name: str | Path) -> Path:

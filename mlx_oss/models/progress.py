@@ -1,10 +1,12 @@
-"""How far a model is on its way to a folder that can be loaded, as plain values."""
+"""What a caller of `folder_of` is told on the way to a folder that can be loaded, and what it is asked."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+
+from mlx_oss.weights.layouts.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +27,4 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+Check = Callable[[Checkpoint], str]
