@@ -172,6 +172,8 @@ def test_what_helps_against_too_little_memory_is_what_would_be_enough(even):  # 
         shorter = plan(even, memory=needed.least_bytes - 1, context=32)
         assert shorter.verdict != "too small" and not shorter.remedy
         assert needed.remedy == "allow more memory or use a smaller model" and needed.profile is None
+    all_of_it = counted(even, "bfloat16" if on_gpu() else "float32").saved_by(4)  # of which the embedding is on disk
+    assert plan(even, memory=needed.least_bytes - all_of_it, context=64).profile is None
 
 
 @pytest.mark.parametrize("profile", ["q8", "q4"])
