@@ -220,10 +220,15 @@ class _Found:
     def _check_vector(self, vector: TensorInfo | None, shape: Shape) -> None:
         if vector is None or vector.shape == shape:
             return
-        said = f"{shape} is expected: use an adapter of this model"
         if not shape:
-            said = "the model has no bias there: train it without lora_bias"
-        raise CheckpointError(f"{self.file}: tensor {vector.name} has the shape {vector.shape}, and {said}")
+            raise CheckpointError(
+                f"{self.file}: tensor {vector.name} is added to a bias, which the model does not have there: use an "
+                "adapter that was trained without lora_bias"
+            )
+        raise CheckpointError(
+            f"{self.file}: tensor {vector.name} has the shape {vector.shape}, and the model needs {shape}: use an "
+            "adapter of this model"
+        )
 
     def _check_values(self, tensor: TensorInfo) -> None:
         """Raises CheckpointError if a tensor of a product is not of floats, or not finite."""

@@ -166,11 +166,11 @@ def test_a_row_of_zeros_stays_one(tmp_path):
         ({"lm_head.lora_magnitude_vector": (300,)}, "lm_head has no lora_embedding_A"),
         (
             HEAD | {"lm_head.lora_B.bias": (300,)},
-            "the model has no bias there: train it without lora_bias",
+            "which the model does not have there: use an adapter that was trained without",
         ),
         (
             HEAD | {"lm_head.lora_magnitude_vector": (96,)},
-            r"has the shape \(96,\), and \(300,\) is expected: use an adapter of this model",
+            r"has the shape \(96,\), and the model needs \(300,\): use an adapter of this model",
         ),
     ],
 )  # fmt: skip
