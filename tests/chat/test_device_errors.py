@@ -12,7 +12,7 @@ from mlx_oss import ChatSession, Message, SamplingOptions, ToolResult
 from mlx_oss.cli.chat import converse
 from mlx_oss.cli.printers import PlainPrinter
 from mlx_oss.errors import DeviceError, NumericalError
-from mlx_oss.generation import compute_thread, generate
+from mlx_oss.generation import compute_thread, token_picker
 from mlx_oss.generation.engine import Request
 from mlx_oss.tokenizer import load_tokenizer
 
@@ -34,7 +34,7 @@ def fail(monkeypatch, nano) -> Callable[..., None]:
     """fail(point, after, message): the call of the point that follows `after` others raises MLX's error, once."""
 
     def arm(point: str, after: int, message: str = OUT_OF_MEMORY) -> None:
-        owner = {"_number": generate, "hidden": type(nano.transformer), "logits": type(nano.transformer)}.get(point, mx)
+        owner = {"_number": token_picker, "hidden": type(nano.transformer), "logits": type(nano.transformer)}.get(point, mx)
         real, calls = getattr(owner, point), [0]
 
         def function(*args: object, **kwargs: object) -> object:
