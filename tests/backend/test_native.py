@@ -194,6 +194,14 @@ def test_what_is_not_a_number_is_not_hidden(kind, activation, number):
     assert np.isnan(y[1]).all() if np.isnan(number) else (~np.isfinite(y[1])).any() or activation
 
 
+def test_experts_are_read_as_a_view_shows_them():
+    """As the router makes them if a token has one expert."""
+    arrays, values = stored("bfloat16", 2, 20, 48)
+    x, chosen = normal(3, 1, 48), mx.array([[0, 1], [1, 0], [0, 1]], mx.uint32)[..., -1:].flatten()
+    y = native.product(mx.array(x), None, arrays, None, chosen)
+    assert close(y, np.einsum("nli,noi->nlo", x.astype(np.float64), values[[1, 0, 1]]), 48)
+
+
 def test_a_view_is_read_as_what_it_shows():
     arrays, values = stored("bfloat16", 20, 48)
     x = normal(3, 7, 48)

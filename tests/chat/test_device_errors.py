@@ -34,7 +34,9 @@ def fail(monkeypatch, nano) -> Callable[..., None]:
     """fail(point, after, message): the call of the point that follows `after` others raises MLX's error, once."""
 
     def arm(point: str, after: int, message: str = OUT_OF_MEMORY) -> None:
-        owner = {"_number": token_picker, "hidden": type(nano.transformer), "logits": type(nano.transformer)}.get(point, mx)
+        owner = {"_number": token_picker, "hidden": type(nano.transformer), "logits": type(nano.transformer)}.get(
+            point, mx
+        )
         real, calls = getattr(owner, point), [0]
 
         def function(*args: object, **kwargs: object) -> object:

@@ -88,12 +88,11 @@ def product(
     if bias is not None and bias.dtype != mx.float32:
         bias = bias.astype(mx.float32)
     rows = _rows(x, spec is not None and spec.bits == 4)
-    if experts is not None:
-        mx.eval(experts)
+    ids = None if experts is None else np.ascontiguousarray(_values(experts))  # it may be a view with gaps
     bits, group = (spec.bits, spec.group_size) if spec else (0, 0)
     alpha, limit, alternates = swiglu or (0.0, 0.0, False)
     weight, scales, biases = (*stored, None, None)[:3]
-    _native.product(result, rows, experts, weight, scales, biases, bias, bits, group, alpha, limit, alternates)
+    _native.product(result, rows, ids, weight, scales, biases, bias, bits, group, alpha, limit, alternates)
     return mx.array(result).astype(x.dtype)
 
 
@@ -120,8 +119,7 @@ def _rows(x: mx.array, is_split: bool) -> np.ndarray:
     """
     if x.dtype != mx.float32:
         x = x.astype(mx.float32)
-    mx.eval(x)  # an error of MLX is raised here; within the buffer protocol it would end the process
-    rows = np.array(x, copy=False).reshape(-1, x.shape[-1])
+    rows = _values(x).reshape(-1, x.shape[-1])
     if missing := -rows.shape[1] % 32:
         rows = np.pad(rows, ((0, 0), (0, missing)))
     if is_split:
@@ -129,6 +127,12 @@ def _rows(x: mx.array, is_split: bool) -> np.ndarray:
             rows.shape
         )
     return np.ascontiguousarray(rows)
+
+
+def _values(array: mx.array) -> np.ndarray:
+    """The memory of an array as it is. An error of MLX is raised here; the buffer protocol would end the process."""
+    mx.eval(array)
+    return np.array(array, copy=False)
 
 
 @cache
