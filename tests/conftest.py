@@ -23,6 +23,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("float32", "bfloat16"),
         help="run the tests as on a GPU with activations of this dtype, although MLX may compute on its CPU backend",
     )
+    parser.addoption("--long", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        for item in items:
+            if "long" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes minutes: --long"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

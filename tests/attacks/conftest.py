@@ -1,4 +1,4 @@
-"""The option `--long`, for the attacks that take minutes too, and the counts at the end."""
+"""The counts of attacks at the end."""
 
 from __future__ import annotations
 
@@ -8,21 +8,6 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="also run the attacks that take minutes")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: an attack that takes minutes (option --long)")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long", default=False):
-        for item in items:
-            if "long" in item.keywords and HERE in item.path.parents:
-                item.add_marker(pytest.mark.skip(reason="takes minutes: pytest tests/attacks --long"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

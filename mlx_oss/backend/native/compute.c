@@ -9,7 +9,7 @@ static const Level *const levels[] = {
 #endif
     &plain,
 };
-static const Level *chosen;
+static const Level *_Atomic chosen;
 float powers_of_2[256];
 
 const char *use_level(int number) {
@@ -20,16 +20,16 @@ const char *use_level(int number) {
                               !__builtin_cpu_supports("avx512dq");
 #endif
     if (number >= (int)(sizeof levels / sizeof *levels)) return NULL;
-    for (uint32_t n = 0; n < 256; n++) powers_of_2[n] = as_float(n ? n << 23 : 0x400000);
+    for (uint32_t n = 0; n < 256 && !chosen; n++) powers_of_2[n] = as_float(n ? n << 23 : 0x400000); /* once */
     chosen = levels[number];
-    return chosen->name;
+    return levels[number]->name;
 }
 
 int compute_product(Product *p) {
     p->order = malloc(4 * (size_t)p->pairs);
     p->pieces = malloc(sizeof *p->pieces * (size_t)(p->matrices + p->pairs / INPUTS));
     int32_t *ends = calloc((size_t)p->matrices + 1, 4); /* the places in `order` behind the pairs of each expert */
-    int pieces = 0, has_memory = p->order && p->pieces && ends;
+    int pieces = 0, most = threads(), has_memory = p->order && p->pieces && ends;
     if (has_memory) {
         for (ptrdiff_t n = 0; n < p->pairs; n++) ends[1 + (p->experts ? p->experts[n] : 0)]++;
         for (ptrdiff_t e = 0; e < p->matrices; e++) ends[e + 1] += ends[e];
@@ -38,21 +38,21 @@ int compute_product(Product *p) {
             for (; first < ends[e]; first += INPUTS)
                 p->pieces[pieces++] = (struct Piece){e, first, ends[e] - first < INPUTS ? ends[e] - first : INPUTS};
         for (p->height = OUTPUTS / (1 + p->swiglu); p->height > 8; p->height /= 2) /* some jobs for each thread */
-            if (pieces * (p->outputs / p->height) >= 4 * threads()) break;
+            if (pieces * (p->outputs / p->height) >= 4 * most) break;
         p->columns = (int)((p->outputs + p->height - 1) / p->height);
-        run_jobs(chosen->product_job, p, pieces * p->columns);
+        run_jobs(chosen->product_job, p, pieces * p->columns, most);
     }
     free(p->order), free(p->pieces), free(ends);
     return has_memory;
 }
 
 int compute_attention(Attention *a) {
-    int heads = a->H / a->K; /* query heads of each kv head */
+    int most = threads(), heads = a->H / a->K; /* query heads of each kv head */
     a->queries = heads < 128 ? 128 / heads : 1;
     size_t rows = (size_t)(a->queries * heads + 3), width = (size_t)(a->D + 63); /* padded to any vectors */
     a->memory_each = rows * (2 * width + 64 + 2) + 2 * width * 64;
-    if ((a->memory = malloc(4 * a->memory_each * (size_t)threads())) == NULL) return 0;
-    run_jobs(chosen->attention_job, a, a->B * a->K * ((a->L + a->queries - 1) / a->queries));
+    if ((a->memory = malloc(4 * a->memory_each * (size_t)most)) == NULL) return 0;
+    run_jobs(chosen->attention_job, a, a->B * a->K * ((a->L + a->queries - 1) / a->queries), most);
     free(a->memory);
     return 1;
 }

@@ -1,6 +1,5 @@
 /* What the library computes, what a kind of processor has to compute of it, and who computes it. */
-#ifndef MLX_OSS_KERNELS_H
-#define MLX_OSS_KERNELS_H
+#pragma once
 
 #include <math.h>
 #include <stddef.h>
@@ -55,10 +54,10 @@ int compute_attention(Attention *a);
 /* Chooses among the vectors that this machine has, 0 for the fastest. Returns NULL if there are not so many. */
 const char *use_level(int number);
 
-/* Runs jobs 0 .. count - 1 in any order, on all threads, and returns when they are done. No two jobs run with the same
- * `thread` at the same time. If another thread runs jobs at this time, the caller computes its own alone. */
+/* Runs jobs 0 .. count - 1 in any order, on threads 0 .. most - 1, and returns when they are done. No two jobs run with
+ * the same `thread` at the same time. If others are running at this time, the caller computes its own alone. */
 typedef void Task(const void *context, int job, int thread);
-void run_jobs(Task *task, const void *context, int count);
+void run_jobs(Task *task, const void *context, int count, int most);
 void set_threads(int count);
 int threads(void);
 
@@ -79,5 +78,3 @@ static inline float value_at(Kind kind, const void *from, ptrdiff_t index) {
     float value = as_float((half & 0x7fff) << 13) * 0x1p112f; /* right for tiny numbers too */
     return (half & 0x8000 ? -1 : 1) * ((half & 0x7c00) == 0x7c00 ? half & 0x3ff ? NAN : INFINITY : value);
 }
-
-#endif

@@ -69,7 +69,7 @@ static PyObject *product(PyObject *module, PyObject *args) {
     p.value_row = weight->columns * weight->view.itemsize, p.scale_row = scales->columns * scales->view.itemsize;
     p.rows = p.outputs * (1 + p.swiglu), p.matrices = p.rows ? weight->rows / p.rows : 0;
     int fits = is(x, "f") && is(out, "f") && p.padded == (p.inputs + PAD - 1) / PAD * PAD && p.matrices > 0 &&
-               p.matrices * p.rows == weight->rows && p.pairs < INT32_MAX && p.rows < INT32_MAX &&
+               p.matrices * p.rows == weight->rows && p.pairs < INT32_MAX && weight->rows < INT32_MAX &&
                (p.x_rows ? p.pairs % p.x_rows == 0 : p.pairs == 0) &&
                (bits ? fits_packed(&p, weight, scales, biases) : weight->is_float) &&
                (!p.bias || (is(bias, "f") && bias->rows * bias->columns == weight->rows)) &&
@@ -93,14 +93,14 @@ static PyObject *attention(PyObject *module, PyObject *args) {
         return finish(arrays, 5, NULL, 1);
     Attention a = {.q = q->data, .k = k->data, .v = v->data, .sinks = sinks->data, .out = out->data};
     int fits = window > 0 && is(sinks, "f") && sinks->view.ndim == 1;
-    for (int n = 0; n < 4; n++) fits = fits && is(&arrays[n], "f") && arrays[n].view.ndim == 4;
-    for (int n = 1; n < 4; n++) fits = fits && arrays[n].view.strides[3] == 4;
+    for (int n = 0; n < 4; n++)
+        fits = fits && is(&arrays[n], "f") && arrays[n].view.ndim == 4 && arrays[n].view.strides[3] == 4;
     if (fits) {
         const Py_ssize_t *s = q->view.shape, *t = k->view.shape;
         Py_ssize_t result[4] = {s[0], s[2], s[1], s[3]};
         fits = !memcmp(t, v->view.shape, sizeof result) && !memcmp(out->view.shape, result, sizeof result) &&
                s[0] == t[0] && s[3] == t[3] && s[1] == sinks->columns && t[1] > 0 && s[1] % t[1] == 0 && s[2] <= t[2] &&
-               s[3] > 0 && s[3] <= 1 << 16 && t[2] < 1 << 30 && s[0] * s[1] * s[2] < INT32_MAX;
+               s[3] > 0 && s[1] * s[3] <= 1 << 22 && t[2] < 1 << 30 && s[0] * s[1] * s[2] < INT32_MAX;
         a.B = (int)s[0], a.H = (int)s[1], a.L = (int)s[2], a.D = (int)s[3], a.K = (int)t[1], a.S = (int)t[2];
         a.window = window < a.S ? window : a.S, a.scale = (float)scale;
         for (int n = 0; n < 3; n++) {
@@ -109,7 +109,7 @@ static PyObject *attention(PyObject *module, PyObject *args) {
         }
     }
     fits = fits && PyBuffer_IsContiguous(&out->view, 'C') && PyBuffer_IsContiguous(&sinks->view, 'C');
-    if (!fits || a.B * a.L == 0) return finish(arrays, 5, fits ? NULL : "the arrays do not fit together", 1);
+    if (!fits || out->view.len == 0) return finish(arrays, 5, fits ? NULL : "the arrays do not fit together", 1);
     PyThreadState *state = PyEval_SaveThread();
     int has_memory = compute_attention(&a);
     PyEval_RestoreThread(state);

@@ -10,8 +10,9 @@
  * less than that to do elsewhere, and waking a thread takes about as long. */
 enum { MOST_THREADS = 256, LOOKS = 700 };
 
-/* The number of the task in the upper half, and how many of its jobs nobody has taken yet in the lower half. Lowering
- * that takes a job, and fails if the task is another one by then. A task stays until its jobs are done. */
+/* How many threads may take jobs in the upper half, and how many jobs nobody has taken yet in the lower half. Lowering
+ * that takes a job, whatever has happened since a thread looked: what it needs to know of the task it reads only then,
+ * and a task stays until its jobs are done. */
 static _Atomic uint64_t left;
 static _Atomic int done, sleeping, wanted = 1;
 static struct { Task *task; const void *context; int count; } now;
@@ -26,23 +27,22 @@ static void look_again(int looks) {
 #endif
 }
 
+static int may_take(int thread, uint64_t seen) { return (uint32_t)seen > 0 && (uint64_t)thread < seen >> 32; }
+
 static void help(int thread) {
-    for (uint64_t seen = atomic_load(&left); (uint32_t)seen > 0;)
+    for (uint64_t seen = atomic_load(&left); may_take(thread, seen); seen = atomic_load(&left))
         if (atomic_compare_exchange_weak(&left, &seen, seen - 1)) {
             now.task(now.context, now.count - (int)(uint32_t)seen, thread);
             atomic_fetch_add(&done, 1);
-            seen = atomic_load(&left);
         }
 }
 
-static int has_work(int thread) { return (uint32_t)atomic_load(&left) > 0 && thread < atomic_load(&wanted); }
-
 static void *work(void *number) {
     for (int thread = (int)(intptr_t)number;; help(thread)) {
-        for (int looks = 0; looks < LOOKS && !has_work(thread); looks++) look_again(looks);
-        if (has_work(thread)) continue;
+        for (int looks = 0; looks < LOOKS && !may_take(thread, atomic_load(&left)); looks++) look_again(looks);
+        if (may_take(thread, atomic_load(&left))) continue;
         pthread_mutex_lock(&mutex);
-        for (atomic_fetch_add(&sleeping, 1); !has_work(thread);) pthread_cond_wait(&awake, &mutex);
+        for (atomic_fetch_add(&sleeping, 1); !may_take(thread, atomic_load(&left));) pthread_cond_wait(&awake, &mutex);
         atomic_fetch_sub(&sleeping, 1);
         pthread_mutex_unlock(&mutex);
     }
@@ -70,15 +70,15 @@ static void start(int count) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-void run_jobs(Task *task, const void *context, int count) {
-    if (count < 2 || threads() < 2 || pthread_mutex_trylock(&one_caller) != 0) {
+void run_jobs(Task *task, const void *context, int count, int most) {
+    if (count < 2 || most < 2 || pthread_mutex_trylock(&one_caller) != 0) {
         for (int job = 0; job < count; job++) task(context, job, 0);
         return;
     }
-    if (started < threads()) start(threads());
+    if (started < most) start(most);
     now.task = task, now.context = context, now.count = count;
     atomic_store(&done, 0);
-    atomic_store(&left, ((atomic_load(&left) >> 32) + 1) << 32 | (uint32_t)count);
+    atomic_store(&left, (uint64_t)most << 32 | (uint32_t)count);
     if (atomic_load(&sleeping) > 0) {
         pthread_mutex_lock(&mutex);
         pthread_cond_broadcast(&awake);
