@@ -75,11 +75,13 @@ def test_a_wheel_for_linux_brings_the_native_library_for_every_python(built):
     assert "-cp311-abi3-linux" in wheel.name and LIBRARY in zipfile.ZipFile(wheel).namelist()
 
 
-@pytest.mark.parametrize("why", ["there is no compiler", "the compiler fails", "it is a Mac"])
+@pytest.mark.parametrize("why", ["there is no compiler", "the compiler fails", "it is a Mac", "Python has no lock"])
 def test_the_package_is_installed_without_the_native_library_where(why, tmp_path):
     program, environment = BUILD, dict(os.environ)
     if why == "it is a Mac":
-        program = program.replace("; ", "; import platform; platform.system = lambda: 'Darwin'; ")
+        program = "import platform; platform.system = lambda: 'Darwin'; " + program
+    elif why == "Python has no lock":
+        program = "import sysconfig; sysconfig.get_config_vars()['Py_GIL_DISABLED'] = 1; " + program
     else:
         compiler = tmp_path / "cc"
         if why == "the compiler fails":
@@ -94,7 +96,14 @@ def test_the_package_is_installed_without_the_native_library_where(why, tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     assert LIBRARY not in zipfile.ZipFile(wheel).namelist()
-    assert wheel.name.endswith("py3-none-any.whl" if why == "it is a Mac" else "_x86_64.whl" if X86 else ".whl")
+    tag = ("_x86_64" if X86 else "") if "compiler" in why else "py3-none-any"
+    assert wheel.name.endswith(f"{tag}.whl")
+
+
+def test_the_library_is_described_as_every_setuptools_reads_it():
+    (extension,) = PROJECT["tool"]["setuptools"]["ext-modules"]
+    lists = [value for value in extension.values() if isinstance(value, list)]
+    assert lists and all(isinstance(entry, str) for entries in lists for entry in entries)
 
 
 def test_the_wheel_brings_the_licence_of_the_vocabulary_too(built):

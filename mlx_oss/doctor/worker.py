@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -82,7 +83,10 @@ def _facts() -> Iterator[Finding]:
             yield Finding("GPU", "native library", "ok", text)
         else:
             text = "The native library is missing, so everything takes many times as long."
-            remedy = "Install a C compiler, for example with `apt install gcc`, and then mlx-oss once more."
+            remedy = "Install a C compiler and Python's headers, for example with `apt install gcc python3-dev`."
+            remedy += " Then install mlx-oss once more."
+            if sysconfig.get_config_var("Py_GIL_DISABLED"):
+                remedy = "Use a Python that has a global interpreter lock; this one is built without."
             yield Finding("GPU", "native library", "note", text, remedy)
 
 

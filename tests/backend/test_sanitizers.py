@@ -35,15 +35,7 @@ def of_gcc(library: str) -> str:
 @pytest.mark.parametrize("sanitizer", RUNTIMES)
 def test_nothing_is_found(sanitizer, tmp_path):
     runtime, path = of_gcc(RUNTIMES[sanitizer]), tmp_path / "_native.so"
-    macros = [f"-D{name}={value}" for name, value in EXTENSION["define-macros"]]
-    options = [
-        *EXTENSION["extra-compile-args"],
-        *macros,
-        f"-I{sysconfig.get_path('include')}",
-        "-fPIC",
-        "-shared",
-        "-g",
-    ]
+    options = [*EXTENSION["extra-compile-args"], f"-I{sysconfig.get_path('include')}", "-fPIC", "-shared", "-g"]
     checks = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
     subprocess.run(["gcc", *options, *checks, *EXTENSION["sources"], "-o", str(path), "-pthread"], cwd=ROOT, check=True)
     (tmp_path / "sitecustomize.py").write_text(INSTEAD.format(name=EXTENSION["name"], path=str(path)))

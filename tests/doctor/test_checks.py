@@ -260,6 +260,9 @@ def test_a_linux_machine_without_the_native_library_gets_a_note(monkeypatch):
     monkeypatch.setattr(worker, "_write", lambda **_: None)
     notes = [finding for finding in worker._facts() if finding.level == "note"]
     assert [finding.name for finding in notes] == ["native library"] and "apt install gcc" in notes[0].remedy
+    monkeypatch.setattr(worker.sysconfig, "get_config_var", lambda _: 1)
+    (note,) = (finding for finding in worker._facts() if finding.level == "note")
+    assert "lock" in note.remedy
 
 
 @pytest.mark.parametrize("command", ["doctor", "bench"])
