@@ -6,9 +6,9 @@
 
 #include "kernels.h"
 
-/* A thread looks so often for jobs before it sleeps, some 50 microseconds: between two products of a token there is
- * less than that to do elsewhere, and waking a thread takes about as long. */
-enum { MOST_THREADS = 256, LOOKS = 700 };
+/* A thread that waits looks so often before it gives way to other threads each time (some 50 microseconds), and before
+ * it sleeps (a few milliseconds): between two products of a token there is less than that to do, and waking takes long. */
+enum { MOST_THREADS = 256, LOOKS = 700, PATIENCE = 20000 };
 
 /* How many threads may take jobs in the upper half, and how many jobs nobody has taken yet in the lower half. Lowering
  * that takes a job, whatever has happened since a thread looked: what it needs to know of the task it reads only then,
@@ -39,7 +39,7 @@ static void help(int thread) {
 
 static void *work(void *number) {
     for (int thread = (int)(intptr_t)number;; help(thread)) {
-        for (int looks = 0; looks < LOOKS && !may_take(thread, atomic_load(&left)); looks++) look_again(looks);
+        for (int looks = 0; looks < PATIENCE && !may_take(thread, atomic_load(&left)); looks++) look_again(looks);
         if (may_take(thread, atomic_load(&left))) continue;
         pthread_mutex_lock(&mutex);
         for (atomic_fetch_add(&sleeping, 1); !may_take(thread, atomic_load(&left));) pthread_cond_wait(&awake, &mutex);
