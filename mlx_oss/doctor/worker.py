@@ -82,7 +82,7 @@ def _facts() -> Iterator[Finding]:
             text = f"Products are computed by the native library, with {vectors} on {native.usable_cores()} cores."
             yield Finding("GPU", "native library", "ok", text)
         else:
-            text = "The native library is missing, so everything takes many times as long."
+            text = "The native library is missing or of another version, so everything takes many times as long."
             remedy = "Install a C compiler and Python's headers, for example with `apt install gcc python3-dev`."
             remedy += " Then install mlx-oss once more."
             if sysconfig.get_config_var("Py_GIL_DISABLED"):

@@ -351,6 +351,13 @@ def test_no_more_threads_compute_than_the_container_may_use(quota, cores, tmp_pa
     assert native.usable_cores() == cores
 
 
+def test_a_library_that_was_built_before_the_code_changed_is_not_used(monkeypatch):
+    """As after `git pull` in a checkout that is installed as editable."""
+    assert native._library() is native._native
+    monkeypatch.setattr(native, "_INTERFACE", native._INTERFACE + 1)
+    assert native._library() is None
+
+
 def test_on_a_gpu_and_for_other_quantisations_it_is_not_used(monkeypatch):
     assert all(native.computes(spec) for spec in KINDS.values())
     others = (QuantizationSpec(16, 4, "nvfp4"), QuantizationSpec(32, 8, "mxfp8"), QuantizationSpec(64, 6, "affine"))

@@ -23,12 +23,19 @@ import numpy as np
 from mlx_oss.backend import device
 from mlx_oss.config import MXFP4, QuantizationSpec
 
-_native: Any
-try:
-    from mlx_oss.backend.native import _native
-except ImportError:  # no compiler, or another kind of system
-    _native = None
+_INTERFACE = 1  # raised with each change of what the functions of the library take, in `module.c` too
 
+
+def _library() -> Any:
+    """The library, or None: without a compiler, on other systems, and if it was built before the code has changed."""
+    try:
+        from mlx_oss.backend.native import _native as library
+    except ImportError:
+        return None
+    return library if getattr(library, "INTERFACE", 0) == _INTERFACE else None
+
+
+_native = _library()
 _EVERYTHING = 2**31 - 1  # more positions than there are
 
 

@@ -5,6 +5,8 @@
 
 #include "kernels.h"
 
+enum { INTERFACE = 1 }; /* raised with each change of what the functions take, in `__init__.py` too */
+
 /* An argument as rows of its last dimension; without data if it is None. */
 typedef struct {
     Py_buffer view;
@@ -135,5 +137,7 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, .m_name = "_nativ
 
 PyMODINIT_FUNC PyInit__native(void) {
     use_level(0);
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+    if (module) PyModule_AddIntConstant(module, "INTERFACE", INTERFACE);
+    return module;
 }

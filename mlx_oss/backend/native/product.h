@@ -1,7 +1,7 @@
 /* Products with matrices as they are stored. The products of a row of x and a row of a matrix are added up in the same
  * order whatever is computed beside them: so the bits of a row do not depend on its neighbours. */
 
-/* Unpacks PAD values of 4 bits. Of each 16 of them, which are a word, value 8 comes behind value 0, then 1, 9, 2, ... */
+/* Unpacks PAD values of 4 bits. Of each 16, which are a word, value 8 comes behind value 0, then 1, 9, 2, 10, ... */
 INLINE void unpack_codes(const uint8_t *from, const vec table[16 / W], float *to) {
     static const uint64_t shifts[8] = {0, 4, 8, 12, 16, 20, 24, 28};
     for (int n = 0; n < PAD; n += W) {

@@ -7,7 +7,7 @@
 #include "kernels.h"
 
 /* A thread that waits looks so often before it gives way to other threads each time (some 50 microseconds), and before
- * it sleeps (a few milliseconds): between two products of a token there is less than that to do, and waking takes long. */
+ * it sleeps (a few milliseconds): between two products of a token there is less to do, and waking it takes long. */
 enum { MOST_THREADS = 256, LOOKS = 700, PATIENCE = 20000 };
 
 /* How many threads may take jobs in the upper half, and how many jobs nobody has taken yet in the lower half. Lowering
