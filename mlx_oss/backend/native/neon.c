@@ -1,3 +1,4 @@
+/* Not timed: tried in an emulator only, where it gives the bits of plain C. */
 #if defined(__aarch64__)
 #include <arm_neon.h>
 #define NEON
