@@ -11,5 +11,6 @@ Knows nothing of the model.
     device_errors.py  what MLX raises when the device fails, as errors of ours
     expert_rows.py    how many pairs of tokens and experts to compute at once
     packed.py         packed weights -> values
+    cores.py          how many cores this process may use
     native/           products and attention of the CPU backend, in C
 """

@@ -6,13 +6,13 @@ Knows nothing of MLX, and of no model.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
 
+from mlx_oss.backend.cores import usable_cores
 from mlx_oss.errors import BenchmarkError
 
 _ERROR = 4  # llama.cpp's log level
@@ -42,7 +42,7 @@ class Llama:
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = context
         options.n_batch = options.n_ubatch = _BATCH
-        options.n_threads = options.n_threads_batch = _cores()
+        options.n_threads = options.n_threads_batch = usable_cores()
         self._context = self._made(llama_cpp.llama_init_from_model(self._model, options))
         self._vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
 
@@ -76,7 +76,3 @@ class Llama:
     def _hear(self, level: int, text: bytes, _: object) -> None:
         if level == _ERROR and text.strip():
             self._errors.append(text.decode(errors="replace"))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

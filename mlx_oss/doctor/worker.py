@@ -16,6 +16,7 @@ from dataclasses import asdict
 from statistics import median
 from typing import Any
 
+from mlx_oss.backend.cores import usable_cores
 from mlx_oss.backend.mlx_library import load_mlx
 from mlx_oss.doctor.findings import Finding, findings_of
 
@@ -79,12 +80,12 @@ def _facts() -> Iterator[Finding]:
     else:
         yield Finding("GPU", "device", "ok", "MLX computes on the CPU.", "", info)
         if vectors := native.vectors():
-            text = f"Products are computed by the native library, with {vectors} on {native.usable_cores()} cores."
+            text = f"Products are computed by the native library, with {vectors} on {usable_cores()} cores."
             yield Finding("GPU", "native library", "ok", text)
         else:
             text = "The native library is missing or of another version, so everything takes many times as long."
             remedy = "Install a C compiler and Python's headers, for example with `apt install gcc python3-dev`."
-            remedy += " Then install mlx-oss once more."
+            remedy += " Then run `pip install -e .` in the checkout once more."
             if sysconfig.get_config_var("Py_GIL_DISABLED"):
                 remedy = "Use a Python that has a global interpreter lock; this one is built without."
             yield Finding("GPU", "native library", "note", text, remedy)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -341,14 +339,6 @@ def test_attention_of_no_heads_or_no_queries_is_nothing():
     for B, H, L in ((1, 0, 3), (1, 4, 0), (0, 4, 3)):
         q, k, out = np.zeros((B, H, L, 8), np.float32), K[:B, :, :L], np.zeros((B, L, H, 8), np.float32)
         native._native.attention(out, q, k, k, SINKS[:H], 0.3, 10)
-
-
-@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 6), ("250000 100000", 3), ("10000 100000", 1), ("x", 6)])
-def test_no_more_threads_compute_than_the_container_may_use(quota, cores, tmp_path, monkeypatch):
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    monkeypatch.setattr(native, "Path", lambda path: tmp_path / Path(path).name)
-    assert native.usable_cores() == cores
 
 
 def test_a_library_that_was_built_before_the_code_changed_is_not_used(monkeypatch):

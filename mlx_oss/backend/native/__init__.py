@@ -9,18 +9,15 @@ use MLX's operations. Knows nothing of layers.
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_oss.backend import device
+from mlx_oss.backend.cores import usable_cores
 from mlx_oss.config import MXFP4, QuantizationSpec
 
 _INTERFACE = 1  # raised with each change of what the functions of the library take, in `module.c` too
@@ -94,6 +91,8 @@ def product(
     result = np.empty(shape, np.float32)
     if bias is not None and bias.dtype != mx.float32:
         bias = bias.astype(mx.float32)
+    # An error of MLX is raised here. Where the library asks for the memory of an array, it would end the process.
+    mx.eval(x, experts, bias, *stored)
     rows = _rows(x, spec is not None and spec.bits == 4)
     ids = None if experts is None else np.ascontiguousarray(_values(experts))  # it may be a view with gaps
     bits, group = (spec.bits, spec.group_size) if spec else (0, 0)
@@ -137,7 +136,7 @@ def _rows(x: mx.array, is_split: bool) -> np.ndarray:
 
 
 def _values(array: mx.array) -> np.ndarray:
-    """The memory of an array as it is. An error of MLX is raised here; the buffer protocol would end the process."""
+    """The memory of an array as it is. An error of MLX is raised here, as in `product`."""
     mx.eval(array)
     return np.array(array, copy=False)
 
@@ -155,12 +154,3 @@ def use(level: int = 0, threads: int | None = None) -> str | None:
     """
     name: str | None = _native.use(level, usable_cores() if threads is None else threads)
     return name
-
-
-def usable_cores() -> int:
-    """How many cores this process may use, by its affinity and the quota of its container."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError, ZeroDivisionError):  # there is no such file, or it says "max"
-        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
-        cores = min(cores, max(1, math.ceil(quota / period)))
-    return cores

@@ -27,7 +27,7 @@ const char *use_level(int number) {
 
 int compute_product(Product *p) {
     p->order = malloc(4 * (size_t)p->pairs);
-    p->pieces = malloc(sizeof *p->pieces * (size_t)(p->matrices + p->pairs / INPUTS));
+    p->pieces = malloc(sizeof *p->pieces * (size_t)(p->matrices + p->pairs / X_ROWS));
     int32_t *ends = calloc((size_t)p->matrices + 1, 4); /* the places in `order` behind the pairs of each expert */
     int pieces = 0, most = threads(), has_memory = p->order && p->pieces && ends;
     if (has_memory) {
@@ -35,9 +35,9 @@ int compute_product(Product *p) {
         for (ptrdiff_t e = 0; e < p->matrices; e++) ends[e + 1] += ends[e];
         for (ptrdiff_t n = 0; n < p->pairs; n++) p->order[ends[p->experts ? p->experts[n] : 0]++] = (int32_t)n;
         for (int32_t e = 0, first = 0; e < p->matrices; first = ends[e++])
-            for (; first < ends[e]; first += INPUTS)
-                p->pieces[pieces++] = (struct Piece){e, first, ends[e] - first < INPUTS ? ends[e] - first : INPUTS};
-        for (p->height = OUTPUTS / (1 + p->swiglu); p->height > 8; p->height /= 2) /* some jobs for each thread */
+            for (; first < ends[e]; first += X_ROWS)
+                p->pieces[pieces++] = (struct Piece){e, first, ends[e] - first < X_ROWS ? ends[e] - first : X_ROWS};
+        for (p->height = SUMS / (1 + p->swiglu); p->height > 8; p->height /= 2) /* some jobs for each thread */
             if (pieces * (p->outputs / p->height) >= 4 * most) break;
         p->columns = (int)((p->outputs + p->height - 1) / p->height);
         run_jobs(chosen->product_job, p, pieces * p->columns, most);

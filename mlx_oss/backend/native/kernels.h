@@ -1,4 +1,4 @@
-/* What the library computes, what a kind of processor has to compute of it, and who computes it. */
+/* What the parts of the library share: what a product and attention consist of, and what each part can do. */
 #pragma once
 
 #include <math.h>
@@ -10,10 +10,10 @@
 /* How numbers are stored. The last three kinds are packed in groups that share a scale, affine ones also a bias. */
 typedef enum { FLOAT32, BFLOAT16, FLOAT16, MXFP4, AFFINE4, AFFINE8 } Kind;
 
-/* Packed values are unpacked PAD at a time. A job computes up to OUTPUTS sums for each of up to INPUTS rows of x. It
+/* Packed values are unpacked PAD at a time. A job computes up to SUMS sums for each of up to X_ROWS rows of x. It
  * unpacks BLOCK columns of a few rows of a matrix, which fit into the first cache, and multiplies all its rows of x
  * with them. STRIDE is not a power of 2, because rows at such distances would share a few places of the cache. */
-enum { PAD = 32, OUTPUTS = 64, INPUTS = 64, BLOCK = 1024, STRIDE = BLOCK + 16 };
+enum { PAD = 32, SUMS = 64, X_ROWS = 64, BLOCK = 1024, STRIDE = BLOCK + 16 };
 
 /* Products of rows of x with the matrices of experts. A pair is a row and an expert, and each row belongs to
  * pairs / x_rows consecutive pairs. A matrix has one row for each output, or two with SwiGLU: gate and up. */

@@ -52,7 +52,7 @@ INLINE void unpack(const Product *p, ptrdiff_t row, ptrdiff_t start, ptrdiff_t c
 }
 
 /* Adds to sums[r][m] the product of `count` columns of row r of x and row m of the unpacked block. */
-INLINE void dots(int rows, const float *const x[], const float *block, ptrdiff_t count, float (*sums)[OUTPUTS]) {
+INLINE void dots(int rows, const float *const x[], const float *block, ptrdiff_t count, float (*sums)[SUMS]) {
     vec totals[X_TOGETHER][MATRIX_ROWS] = {0};
     for (ptrdiff_t n = 0; n < count; n += W)
 #pragma GCC unroll 8
@@ -73,10 +73,10 @@ INLINE ptrdiff_t row_of(const Product *p, ptrdiff_t output, ptrdiff_t n) {
 
 /* gate * sigmoid(alpha * gate) * (up + 1), after both are clamped, the gate only from above. Writes `count` values. */
 INLINE void activate(const Product *p, const float *sums, ptrdiff_t count, float *to) {
-    float gates[OUTPUTS / 2], ups[OUTPUTS / 2];
+    float gates[SUMS / 2], ups[SUMS / 2];
     vec limit = all(p->limit);
-    for (int n = 0; n < OUTPUTS / 2; n++) gates[n] = sums[2 * n], ups[n] = sums[2 * n + 1];
-    for (int n = 0; n < OUTPUTS / 2; n += W) {
+    for (int n = 0; n < SUMS / 2; n++) gates[n] = sums[2 * n], ups[n] = sums[2 * n + 1];
+    for (int n = 0; n < SUMS / 2; n += W) {
         vec gate = smaller(load(gates + n), limit);
         vec up = smaller(larger(load(ups + n), -limit), limit);
         store(ups + n, gate / (power_of_2(gate * (p->alpha * -1.44269504f)) + 1.0f) * (up + 1.0f));
@@ -91,7 +91,7 @@ HERE static void product_job(const void *context, int job, int thread) {
     const ptrdiff_t output = job % p->columns * p->height;
     const ptrdiff_t outputs = p->outputs - output < p->height ? p->outputs - output : p->height;
     const ptrdiff_t rows = outputs * (1 + p->swiglu);
-    _Alignas(64) float block[MATRIX_ROWS * STRIDE], sums[INPUTS][OUTPUTS];
+    _Alignas(64) float block[MATRIX_ROWS * STRIDE], sums[X_ROWS][SUMS];
     memset(sums, 0, sizeof *sums * (size_t)piece.count);
     for (ptrdiff_t n = 0; n < rows; n += MATRIX_ROWS)
         for (ptrdiff_t start = 0; start < p->padded; start += BLOCK) {
@@ -109,7 +109,7 @@ HERE static void product_job(const void *context, int job, int thread) {
                 now = piece.count - r == 4 ? 2 : piece.count - r < X_TOGETHER ? piece.count - r : X_TOGETHER;
                 for (int i = 0; i < now; i++)
                     x[i] = p->x + p->order[piece.first + r + i] / each * p->padded + start;
-                float(*to)[OUTPUTS] = (float(*)[OUTPUTS]) & sums[r][n];
+                float(*to)[SUMS] = (float(*)[SUMS]) & sums[r][n];
                 if (now == 3) dots(3, x, block, count, to);
                 else if (now == 2) dots(2, x, block, count, to);
                 else dots(1, x, block, count, to);

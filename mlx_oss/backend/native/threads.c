@@ -6,8 +6,9 @@
 
 #include "kernels.h"
 
-/* A thread that waits looks so often before it gives way to other threads each time (some 50 microseconds), and before
- * it sleeps (a few milliseconds): between two products of a token there is less to do, and waking it takes long. */
+/* A waiting thread looks LOOKS times for jobs, some 50 microseconds. Then it lets other threads run between two looks,
+ * and after PATIENCE looks, a few milliseconds, it sleeps. Until the next product of a token takes less than that, and
+ * waking a thread takes long. */
 enum { MOST_THREADS = 256, LOOKS = 700, PATIENCE = 20000 };
 
 /* How many threads may take jobs in the upper half, and how many jobs nobody has taken yet in the lower half. Lowering
