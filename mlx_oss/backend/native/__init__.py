@@ -91,8 +91,6 @@ def product(
     result = np.empty(shape, np.float32)
     if bias is not None and bias.dtype != mx.float32:
         bias = bias.astype(mx.float32)
-    # An error of MLX is raised here. Where the library asks for the memory of an array, it would end the process.
-    mx.eval(x, experts, bias, *stored)
     rows = _rows(x, spec is not None and spec.bits == 4)
     ids = None if experts is None else np.ascontiguousarray(_values(experts))  # it may be a view with gaps
     bits, group = (spec.bits, spec.group_size) if spec else (0, 0)
@@ -136,7 +134,7 @@ def _rows(x: mx.array, is_split: bool) -> np.ndarray:
 
 
 def _values(array: mx.array) -> np.ndarray:
-    """The memory of an array as it is. An error of MLX is raised here, as in `product`."""
+    """The memory of an array, which is computed first."""
     mx.eval(array)
     return np.array(array, copy=False)
 
