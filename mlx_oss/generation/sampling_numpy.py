@@ -25,18 +25,20 @@ class Weights:
     """How likely ids are.
 
     Attributes:
-        values: (V',) probabilities as multiples of the largest one, 0 if an id is dropped.
-        descending: Those that are not 0 in descending order; None if they have not been sorted.
+        values: (V',) probabilities as multiples of the largest one.
+        least: Ids with less than this are dropped.
     """
 
     values: Floats
-    descending: Floats | None = None
+    least: float = 0.0
 
     def from_(self, least: float) -> Weights:
-        """Drops the ids with less than this."""
-        enough = self.values >= least
-        sorted_ = self.descending
-        return Weights(self.values * enough, None if sorted_ is None else sorted_[: np.count_nonzero(enough)])
+        """Drops the ids with less than this, too."""
+        return Weights(self.values, max(self.least, least))
+
+    def kept(self) -> Floats:
+        """The values, 0 where an id is dropped."""
+        return self.values * (self.values >= self.least) if self.least > 0 else self.values
 
 
 class Draws:
@@ -52,7 +54,7 @@ class Draws:
 
     def __call__(self, logits: Floats) -> np.intp:
         """Logits (V',) -> an id, drawn with the probabilities that the weights have."""
-        return _reaching(self._filtered(logits).values, 1 - self._random.random())
+        return _reaching(self._filtered(logits).kept(), 1 - self._random.random())
 
     def skip(self) -> None:
         """Goes on as if an id had been drawn."""
@@ -103,8 +105,7 @@ def top_k(weights: Weights, k: int) -> Weights:
     values = weights.values
     if k <= len(values) // _BLOCK:
         return weights.from_(_kth_largest(values, k))
-    descending = np.sort(values)[::-1]
-    return Weights(values, descending).from_(descending[k - 1])
+    return weights.from_(_split(values, k)[1].min())
 
 
 def min_p(weights: Weights, least: float) -> Weights:
@@ -114,32 +115,50 @@ def min_p(weights: Weights, least: float) -> Weights:
 
 def top_p(weights: Weights, share: float) -> Weights:
     """Keeps the fewest most likely ids whose probabilities reach this share (arXiv 1904.09751), and at least one."""
-    values, descending, total = weights.values, weights.descending, float(weights.values.sum())
-    if descending is None:
-        # Ids with less have less than the rest together. They are usually nearly all, so few have to be sorted.
-        descending = _descending(values, (1 - share) * total / len(values))
-    count = _reaching(descending, share, total) + 1
-    least = descending[count - 1]
+    values = weights.values
+    total = float(np.dot(values, values >= weights.least))
+    # Ids with less have less than the rest together. They are usually nearly all.
+    rest = _from(values, max(weights.least, (1 - share) * total / len(values)))
+    wanted, count = share * total, 1
+    while len(rest) > 32 * _BLOCK:
+        smaller, larger = _split(rest, len(rest) // 2)
+        if (reached := float(larger.sum())) >= wanted:
+            rest = larger
+        else:
+            rest, wanted, count = smaller, wanted - reached, count + len(larger)
+    descending = np.sort(rest)[::-1]
+    last = int(_reaching(descending, 1, wanted))
+    least, count = max(weights.least, float(descending[last])), count + last
     enough = values >= least
-    if surplus := np.count_nonzero(enough) - count:
-        enough[np.flatnonzero(values == least)[-surplus:]] = False
-    return Weights(values * enough, descending[:count])
+    if (surplus := np.count_nonzero(enough) - count) > 0:
+        end = np.flatnonzero(values == least)[-surplus]  # of equal ones, the lowest ids stay
+        enough[end:] &= values[end:] > least
+    return Weights(values * enough)
+
+
+def _from(values: Floats, least: float) -> Floats:
+    """The values from `least` on, or all of them where taking out so many would take longer than it saves."""
+    enough = values >= least
+    return values[np.flatnonzero(enough)] if np.count_nonzero(enough) < len(values) // 4 else values
 
 
 def _kth_largest(values: Floats, k: int) -> float:
-    """The k-th largest value. np.partition takes ten times as long where many values are equal."""
+    """The k-th largest value, for a small k."""
     tops = np.maximum.reduceat(values, np.arange(0, len(values), _BLOCK))
     least = np.sort(tops)[-k] if k <= len(tops) else -math.inf  # k blocks have a value that is as large or larger
-    return float(_descending(values, least)[k - 1])
+    return float(np.sort(_from(values, least))[-k])
 
 
-def _descending(values: Floats, least: float) -> Floats:
-    """The values in descending order, without those below `least` where that saves time."""
-    enough = values >= least
-    if np.count_nonzero(enough) < len(values) // 4:
-        values = values[np.flatnonzero(enough)]
-    ordered: Floats = np.sort(values)[::-1]
-    return ordered
+def _split(weights: Floats, k: int) -> tuple[Floats, Floats]:
+    """All but the k largest, and those, each in any order."""
+    sample = np.sort(weights[:: len(weights) // 2048 or 1])
+    eighth = max(1, len(sample) // 8)
+    if (sample[eighth:] == sample[:-eighth]).any():
+        # Many are equal. Then np.partition takes ten times as long as otherwise, and np.sort a tenth.
+        ordered = np.sort(weights)
+    else:  # Numbers that are not negative have the order of their bits, and NumPy partitions integers faster.
+        ordered = np.partition(weights.view(np.int32), len(weights) - k).view(np.float32)
+    return ordered[: len(weights) - k], ordered[len(weights) - k :]
 
 
 def _reaching(weights: Floats, share: float, total: float | None = None) -> np.intp:

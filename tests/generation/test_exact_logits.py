@@ -77,7 +77,7 @@ def test_top_k_keeps_the_tokens_that_it_keeps_in_float32(nano):
         sampler = Sampler(SamplingOptions(top_k=40))
         scores = NextScores(model, hidden[position][None, None])
         kept = sampler.filtered(sampler.logits(scores.logits, exact=scores.exact))
-        kept = np.isfinite(np.array(kept)) if device.on_gpu() else kept.values > 0
+        kept = np.isfinite(np.array(kept)) if device.on_gpu() else kept.kept() > 0
         assert set(np.flatnonzero(kept)) == set(np.argsort(-exact[position])[:40])
 
 
