@@ -68,7 +68,17 @@ if TYPE_CHECKING:
         Usage,
         collect,
     )
-    from mlx_oss.generation.engine import Constraint, Counts, Engine, PromptCache, PromptProgress, Request, Step, Stream
+    from mlx_oss.generation.engine import (
+        Constraint,
+        Counts,
+        Engine,
+        EngineStats,
+        PromptCache,
+        PromptProgress,
+        Request,
+        Step,
+        Stream,
+    )
     from mlx_oss.generation.generate import generate_step, prefill
     from mlx_oss.generation.local import LocalEngine
     from mlx_oss.generation.options import SamplingOptions
@@ -87,7 +97,7 @@ _NAMES = {  # the names of each module that are public here
     "constrain": "Guards",
     "events": "AnswerDelta Citation Event Finished PreambleDelta PrefillProgress ReasoningDelta ReasoningStopped "
     "RepairedOutput Reply Stats ToolCall ToolResult TurnsDropped Usage collect",
-    "generation.engine": "Constraint Counts Engine PromptCache PromptProgress Request Step Stream",
+    "generation.engine": "Constraint Counts Engine EngineStats PromptCache PromptProgress Request Step Stream",
     "generation.generate": "generate_step prefill",
     "generation.local": "LocalEngine",
     "generation.options": "SamplingOptions",
@@ -119,6 +129,7 @@ __all__ = [
     "DownloadError",
     "Engine",
     "EngineError",
+    "EngineStats",
     "Event",
     "Finished",
     "Guards",

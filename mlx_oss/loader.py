@@ -213,7 +213,7 @@ def _loaded(
     _log.log(logging.WARNING if reduced and slots is None else logging.INFO, "%s", chosen)
     compute_thread.mark_computing()
     with device_errors:
-        keep_freed_memory(chosen.memory - chosen.peak_bytes)
+        keep_freed_memory(chosen.memory - chosen.peak_bytes - (chosen.cache_bytes - chosen.kv_bytes))
         rows_alternate = any(placement.rows_alternate for placement in placements)
         model = Transformer(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate)
         files, weights = open_files(placements), []

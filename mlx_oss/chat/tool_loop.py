@@ -153,6 +153,7 @@ class ToolLoop:
             cache=self._cache,
             # The next turn goes back to where the reasoning of this one begins.
             snapshots=(len(prompt) - opening,) if conversation.awaits_first_round else (),
+            preamble=len(setup.frame.preamble),
         )
         return Response(self._engine, request, constraint, opening=opening, is_cancelled=lambda: self._is_cancelled)
 

@@ -185,11 +185,15 @@ class Request:
             is the limit in any case.
         stop_ids: Ids that end the generation. The one that does is the last `Step`.
         constraint: Restricts the choice of each token. None means no restriction.
-        cache: What was read before. None means that the whole prompt is read, and nothing is kept.
+        cache: What was read before. An empty one begins with what other requests have left of the same beginning. None
+            means that the whole prompt is read, and nothing is kept.
         snapshots: Positions in the prompt, as numbers of ids, that later requests with this cache may go back to: for
-            example where the answer starts, if its reasoning will not be part of the next prompt. Everything after the
-            last of them is always read again, even if the cache holds it. At earlier ones a snapshot is taken only if
-            the request reads that far.
+            example where the answer starts, if its reasoning will not be part of the next prompt. What follows the last
+            of them is read again if the cache cannot go back there yet. At earlier ones a snapshot is taken only if the
+            request reads that far.
+        preamble: How many ids at the beginning of the prompt are likely to be the beginning of other prompts too, such
+            as instructions and descriptions of tools. A snapshot is taken there, and a request with another cache finds
+            it. 0 means none.
         progress: progress(done, total) is called by the thread or task that iterates over the stream, after each chunk
             of the prompt: how many of its new tokens have been read.
 
@@ -205,6 +209,7 @@ class Request:
     constraint: Constraint | None = None
     cache: PromptCache | None = None
     snapshots: Sequence[int] = ()
+    preamble: int = 0
     progress: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
@@ -220,6 +225,8 @@ class Request:
         length = len(self.prompt)
         if bad := [position for position in self.snapshots if type(position) is not int or not 0 < position < length]:
             raise OptionError(f"a snapshot at {bad[0]!r} is not inside the prompt of {length} tokens")
+        if type(self.preamble) is not int or not 0 <= self.preamble < length:
+            raise OptionError(f"a preamble of {self.preamble!r} tokens is not inside the prompt of {length} tokens")
 
     def limit(self, context: int) -> int:
         """Maximum number of tokens to generate in a context. Raises ContextError if it has no room for one."""
@@ -245,6 +252,31 @@ class Counts:
     read_tokens: int = 0
     reused_tokens: int = 0
     offload: OffloadStats = field(default_factory=OffloadStats)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What a `LocalEngine` is doing, and what it has done so far.
+
+    Attributes:
+        running: Requests that are being computed.
+        waiting: Requests that wait until there is room for them.
+        requests: Requests that have begun.
+        prompt_tokens: Tokens of their prompts, including the reused ones.
+        reused_tokens: Tokens of their prompts whose keys and values were held already.
+        prefixes: Conversations whose keys and values are kept although no request uses them now.
+        cache_bytes: Bytes of all keys and values, and those that are set aside for the prompts being read.
+        cache_limit: The most bytes that they may take.
+    """
+
+    running: int
+    waiting: int
+    requests: int
+    prompt_tokens: int
+    reused_tokens: int
+    prefixes: int
+    cache_bytes: int
+    cache_limit: int
 
 
 class Stream(Iterator[Step], AsyncIterator[Step]):
@@ -355,10 +387,12 @@ class Engine(ABC):
         context: Maximum number of tokens of a prompt and its answer together.
         fingerprint: Identifies what the engine computes. A saved cache can only be restored by an engine with the same
             fingerprint.
+        at_once: How many requests it computes together. More of them are computed in turns.
     """
 
     context: int
     fingerprint: str
+    at_once: int = 1
 
     @abstractmethod
     def submit(self, request: Request) -> Stream:

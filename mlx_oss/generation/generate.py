@@ -17,7 +17,7 @@ from mlx_oss.errors import OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import Constraint, Step, room_for_answer
 from mlx_oss.generation.options import SamplingOptions
-from mlx_oss.generation.token_picker import NextScores, TokenPicker
+from mlx_oss.generation.token_picker import Choice, NextScores, TokenPicker
 from mlx_oss.model.kv_cache import Cache
 from mlx_oss.model.transformer import PREFILL_CHUNK, Transformer
 
@@ -190,24 +190,107 @@ def decode(
     Raises:
         NumericalError: If logits are not numbers.
     """
-    with device_errors:
-        scores = NextScores(model, last)
-    pending = picker.pick(scores)
-    for count in range(1, limit + 1):
-        current = pending
-        with device_errors:
-            scores = NextScores(model, model.hidden(current.token.reshape(1, 1), cache))
-        if picker.is_sequential:
-            with device_errors:
-                mx.async_eval(scores.logits)
-            picker.observe(current.value)
-        pending = picker.pick(scores)
-        token = current.value
-        finish: Literal["stop", "length"] | None
-        finish = "stop" if token in stop_ids else "length" if count == limit else None
-        yield Step(token, current.logprob, current.alternatives, finish)
-        if finish:
+    sequence = Continuation(model, last, cache, picker, limit, stop_ids)
+    while True:
+        choice = sequence.pending
+        advance(model, [sequence])
+        if sequence.error is not None:
+            raise sequence.error
+        step = sequence.step_of(choice)
+        yield step
+        if step.finish:
             return
+
+
+class Continuation:
+    """A sequence that is being written: its cache, what chooses its tokens, and the choice that has begun.
+
+    Args:
+        model: The model.
+        last: The final hidden state (1, 1, C) of the last token of the prompt.
+        cache: The prompt; it is extended.
+        picker: Chooses the tokens.
+        limit: Maximum number of tokens to generate.
+        stop_ids: Ids that end the generation.
+
+    Attributes:
+        cache: All tokens but the one that is being chosen.
+        picker: Chooses the tokens.
+        pending: The choice of the next token, which has begun.
+        error: Why there is no next choice, if there is none.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        last: mx.array,
+        cache: Cache,
+        picker: TokenPicker,
+        limit: int,
+        stop_ids: Collection[int],
+    ) -> None:
+        self.cache, self.picker = cache, picker
+        self._left, self._stop_ids = limit, stop_ids
+        self._observed: Choice | None = None
+        self.error: Exception | None = None
+        with device_errors:
+            scores = NextScores(model, last)
+        self.pending = picker.pick(scores)
+
+    def step_of(self, choice: Choice) -> Step:
+        """The step of a choice, which is the last one; to be called once. Waits for it.
+
+        Raises:
+            NumericalError: If logits are not numbers.
+            Exception: What the constraint raises.
+        """
+        self._observe(choice)
+        token = choice.value
+        self._left -= 1
+        finish: Literal["stop", "length"] | None
+        finish = "stop" if token in self._stop_ids else "length" if self._left == 0 else None
+        return Step(token, choice.logprob, choice.alternatives, finish)
+
+    def choose_after(self, choice: Choice, scores: NextScores) -> None:
+        """Begins to choose the token that follows a choice. An exception becomes `error`."""
+        try:
+            self._observe(choice)
+            self.pending = self.picker.pick(scores)
+        except Exception as error:  # of the constraint, or an invalid option: it concerns this sequence only
+            self.error = error
+
+    def _observe(self, choice: Choice) -> None:
+        """Tells the picker a choice, once, if it has to know it."""
+        if self.picker.is_sequential and choice is not self._observed:
+            self._observed = choice
+            self.picker.observe(choice.value)
+
+
+def advance(model: Transformer, sequences: Sequence[Continuation]) -> None:
+    """Feeds to each sequence the token that was chosen, and begins to choose the next ones.
+
+    Each matrix of the model is read once for all sequences. What fails for one of them becomes its `error`.
+
+    Args:
+        model: The model.
+        sequences: At least one, each with a cache of its own.
+
+    Raises:
+        DeviceError: If MLX fails. The caches are then of no use; neither are they after any other exception.
+        CheckpointError: If weights are on disk and cannot be read.
+    """
+    choices = [sequence.pending for sequence in sequences]
+    with device_errors:
+        tokens = [choice.token.reshape(1) for choice in choices]
+        hidden = model.hidden_of_each(
+            tokens[0] if len(tokens) == 1 else mx.concatenate(tokens), [sequence.cache for sequence in sequences]
+        )
+        logits = model.logits(hidden)[:, 0]
+        scores = [NextScores(model, hidden[n : n + 1], logits[n]) for n in range(len(choices))]
+        if any(sequence.picker.is_sequential for sequence in sequences):
+            mx.async_eval(logits)  # computed while the token before is waited for
+    for sequence, choice, score in zip(sequences, choices, scores, strict=True):
+        sequence.choose_after(choice, score)
 
 
 def _parts(model: Transformer | HasTransformer) -> tuple[Transformer, int, int]:

@@ -1,6 +1,6 @@
 """`LocalEngine`: runs a model in this process.
 
-All requests share the computing thread, which switches between them after each token or chunk of a prompt. Knows
+Its scheduler computes all requests together on the computing thread, and its pool keeps what they have read. Knows
 nothing of text and messages.
 """
 
@@ -9,29 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
 from mlx_oss.backend import wired
 from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.config import ModelConfig
-from mlx_oss.errors import DeviceError, EngineError, OptionError
+from mlx_oss.errors import OptionError
 from mlx_oss.generation import compute_thread
-from mlx_oss.generation.engine import Counts, Engine, Items, PromptProgress, Request, Stream
-from mlx_oss.generation.generate import decode
+from mlx_oss.generation.engine import Engine, EngineStats, Request, Stream
+from mlx_oss.generation.prefix_pool import PrefixPool
 from mlx_oss.generation.prompt_cache import KVPromptCache
-from mlx_oss.generation.token_picker import TokenPicker
+from mlx_oss.generation.row import Row, RowStream
+from mlx_oss.generation.scheduler import Scheduler
+from mlx_oss.memory.estimates import kv_cache_bytes, snapshot_bytes
 from mlx_oss.model.fingerprint import fingerprint
-from mlx_oss.model.kv_cache import Cache
+from mlx_oss.model.kv_cache import MOST_SNAPSHOTS, Cache
 from mlx_oss.model.transformer import PREFILL_CHUNK, Transformer
-from mlx_oss.offload.install import offload_stats
 
 if TYPE_CHECKING:
     from mlx_oss.memory.plan import Plan
 
-T = TypeVar("T")
-_LEAST_CHUNK = 32  # tokens; each time the system stops the GPU because a computation took too long, chunks are halved
+AT_ONCE = 16  # requests that are computed together; others wait until one of them ends or its reader pauses
+_LEAST_CACHE = 1_000_000_000  # bytes for keys and values if nothing was planned
 
 
 class LocalEngine(Engine):
@@ -47,12 +48,13 @@ class LocalEngine(Engine):
         chunk: Number of tokens of a prompt that are computed at a time. None means as planned, and 512 without a plan.
         wired_bytes: How many bytes of the weights may be wired while requests are computed. None means as planned, and
             0 without a plan.
+        cache_bytes: How many bytes the keys and values of all conversations may take: of those that are computed, and
+            those that are kept for the next ones. None means as planned, and 1 GB without a plan, or one context.
         added_ids: Ids of text that a fine-tune has added. They are sampled too.
 
     Attributes:
         transformer: The network.
         context: Maximum number of tokens of a prompt and its answer together.
-        chunk: Number of tokens of a prompt that are computed at a time.
         added_ids: Ids of text that a fine-tune has added.
     """
 
@@ -64,15 +66,39 @@ class LocalEngine(Engine):
         context: int | None = None,
         chunk: int | None = None,
         wired_bytes: int | None = None,
+        cache_bytes: int | None = None,
         added_ids: Collection[int] = (),
     ) -> None:
         compute_thread.mark_computing()
         planned = (plan.context, plan.chunk) if plan else (transformer.config.max_position_embeddings, PREFILL_CHUNK)
         self.transformer, self._plan, self.added_ids = transformer, plan, frozenset(added_ids)
         self.context = planned[0] if context is None else context
-        self.chunk = planned[1] if chunk is None else chunk
         planned_bytes = plan.wired_bytes if plan else 0
-        self._wired = wired.WiredWeights(planned_bytes if wired_bytes is None else wired_bytes)
+        weights = wired.WiredWeights(planned_bytes if wired_bytes is None else wired_bytes)
+        if cache_bytes is None:
+            config, size = transformer.config, transformer.dtype.size
+            least = kv_cache_bytes(config, self.context, size) + snapshot_bytes(config, MOST_SNAPSHOTS, size)
+            cache_bytes = plan.cache_bytes if plan else max(_LEAST_CACHE, least)
+        is_offloaded = plan is not None and plan.slots is not None
+        self.at_once = 1 if is_offloaded else AT_ONCE
+        self._scheduler = Scheduler(
+            transformer,
+            PrefixPool(transformer, cache_bytes),
+            chunk=planned[1] if chunk is None else chunk,
+            at_once=AT_ONCE,
+            together=self.at_once,
+            added_ids=self.added_ids,
+            submit=_submitter(weights),
+        )
+
+    @property
+    def chunk(self) -> int:
+        """Number of tokens of a prompt that are computed at a time."""
+        return self._scheduler.chunk
+
+    @chunk.setter
+    def chunk(self, tokens: int) -> None:
+        self._scheduler.chunk = tokens
 
     @property
     def plan(self) -> Plan:
@@ -123,7 +149,7 @@ class LocalEngine(Engine):
 
     def make_prompt_cache(self) -> KVPromptCache:
         """Returns an empty cache for one conversation, for `Request.cache`."""
-        return KVPromptCache(self.transformer)
+        return KVPromptCache(self.transformer, self._scheduler.pool)
 
     def submit(self, request: Request) -> Stream:
         """Begins a request. Nothing is computed before the first step is asked for.
@@ -136,55 +162,41 @@ class LocalEngine(Engine):
             OptionError: If the prompt cache is not of this engine.
             EngineError: If this process was forked from one that has computed.
         """
-        limit = request.limit(self.context)
+        limit, cache = request.limit(self.context), request.cache
         compute_thread.check_process()
-        cache, counts = request.cache or self.make_prompt_cache(), Counts()
-        if not isinstance(cache, KVPromptCache) or cache.model is not self.transformer:
+        if cache is not None and not (isinstance(cache, KVPromptCache) and cache.pool is self._scheduler.pool):
             raise OptionError("the prompt cache is of another engine: take it from `make_prompt_cache` of this one")
-        return Stream(request, _generate(self, request, cache, limit, counts), counts, self._submit)
+        return RowStream(request, Row(request, limit), self._scheduler)
 
-    def _submit(self, function: Callable[[], T]) -> Future[T]:
-        """`compute_thread.submit` with the weights wired. Raises EngineError where the caller would wait for ever."""
-        if compute_thread.is_current():
-            raise EngineError("a constraint runs on the thread of the engine, so it cannot wait for the engine")
+    @property
+    def stats(self) -> EngineStats:
+        """What the engine is doing, and what it has done so far. Any thread can read this at any time."""
+        scheduler, pool = self._scheduler, self._scheduler.pool
+        return EngineStats(
+            running=scheduler.rows,
+            waiting=scheduler.waiting,
+            requests=scheduler.begun,
+            prompt_tokens=scheduler.read_tokens,
+            reused_tokens=scheduler.reused_tokens,
+            prefixes=pool.idle,
+            cache_bytes=pool.nbytes,
+            cache_limit=pool.limit,
+        )
 
-        def compute() -> T:
-            if self._wired.wire():
+    def forget_prefixes(self) -> None:
+        """Frees the keys and values that earlier conversations have left, except those of sessions that still exist."""
+        compute_thread.run(self._scheduler.pool.clear)
+
+
+def _submitter(wired_weights: wired.WiredWeights) -> Callable[[Callable[[], None]], Future[None]]:
+    """`compute_thread.submit`, which wires the weights before."""
+
+    def submit(function: Callable[[], None]) -> Future[None]:
+        def compute() -> None:
+            if wired_weights.wire():
                 compute_thread.when_idle(wired.release)
-            return function()
+            function()
 
         return compute_thread.submit(compute)
 
-
-def _generate(engine: LocalEngine, request: Request, cache: KVPromptCache, limit: int, counts: Counts) -> Items:
-    """Reads what the cache does not hold of the prompt, takes the snapshots, and decodes."""
-    model, prompt = engine.transformer, list(request.prompt)
-    read_before = offload_stats(model)
-    try:
-        # At least the last id is read again, for its logits.
-        reused = cache.rewind(prompt[: max(request.snapshots, default=len(prompt) - 1)])
-        counts.read_tokens = counts.reused_tokens = reused
-        for end in sorted({*request.snapshots, len(prompt)}):
-            if end > reused:
-                for last in cache.read(prompt[len(cache.ids) : end], engine.chunk):  # noqa: B007
-                    counts.read_tokens, counts.offload = len(cache.ids), offload_stats(model) - read_before
-                    yield PromptProgress(len(cache.ids) - reused, len(prompt) - reused)
-            if reused <= end < len(prompt):
-                cache.kv.snapshot()
-        picker = TokenPicker(request.options, len(prompt), prompt, request.constraint, engine.added_ids)
-        for step in decode(model, last, cache.kv, picker, limit=limit, stop_ids=request.stop_ids):
-            cache.ids.append(step.token)
-            counts.offload = offload_stats(model) - read_before
-            yield step
-    except GeneratorExit:
-        raise
-    except DeviceError as error:
-        cache.forget()  # it may hold arrays that were never computed
-        mx.clear_cache()
-        if error.took_too_long:
-            engine.chunk = max(_LEAST_CHUNK, engine.chunk // 2)
-        raise
-    except BaseException:
-        if cache.kv.offset != len(cache.ids):  # stopped in the middle of a computation: nothing in it is certain
-            cache.forget()
-        raise
+    return submit

@@ -1,10 +1,11 @@
-"""The prompt cache of `LocalEngine`: a KV cache together with the ids that it holds.
+"""The prompt cache of `LocalEngine`: a prefix of its pool, held for one conversation, forked, saved and restored.
 
 Knows nothing of what the ids mean.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import mlx.core as mx
@@ -13,7 +14,7 @@ import numpy as np
 from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import PromptCache, SavedTensor
-from mlx_oss.generation.generate import prefill_chunks
+from mlx_oss.generation.prefix_pool import Prefix, PrefixPool
 from mlx_oss.model.kv_cache import MOST_SNAPSHOTS, Cache
 from mlx_oss.model.transformer import Transformer
 
@@ -21,21 +22,29 @@ _DTYPES = {str(dtype).removeprefix("mlx.core."): dtype for dtype in (mx.float32,
 
 
 class KVPromptCache(PromptCache):
-    """The KV cache of a model, and the token ids that it holds.
+    """What an engine holds of one conversation: a prefix of its pool.
 
-    Everything that computes runs on the computing thread: `rewind` and `read` expect to be called there, the other
-    methods may be called from any thread.
+    The methods may be called from any thread: what computes runs on the computing thread.
 
     Attributes:
-        model: The model.
-        kv: The KV cache.
-        ids: The ids whose keys and values `kv` holds; there are `kv.offset` of them.
+        pool: The pool of the engine.
+        prefix: What is held; None if nothing is. Set on the computing thread.
     """
 
-    def __init__(self, model: Transformer) -> None:
-        super().__init__()
-        self.model = model
-        self.forget()
+    def __init__(self, model: Transformer, pool: PrefixPool) -> None:
+        self._stream = None
+        self._model, self.pool = model, pool
+        self.prefix: Prefix | None = None
+
+    @property
+    def ids(self) -> list[int]:  # type: ignore[override]
+        """The ids whose keys and values are held. Waits for a token that is being computed."""
+        return compute_thread.run(lambda: [] if self.prefix is None else list(self.prefix.ids))
+
+    @property
+    def kv(self) -> Cache:
+        """The keys and values."""
+        return self._model.make_cache() if (prefix := self.prefix) is None else prefix.kv
 
     @property
     def nbytes(self) -> int:
@@ -45,52 +54,36 @@ class KVPromptCache(PromptCache):
     def snapshot_bytes(self) -> int:
         return self.kv.snapshot_bytes
 
-    def forget(self) -> None:
-        """Empties the cache, for example after an error that may have left the layers at different positions."""
-        self.kv: Cache = self.model.make_cache()
-        self.ids = []
+    def hold(self, prefix: Prefix | None) -> None:
+        """Holds a prefix instead of the present one, which stays in the pool; only for the computing thread."""
+        if (before := self.prefix) is not None and before is not prefix:
+            before.owner = None
+        self.prefix = prefix
+        if prefix is not None:
+            prefix.owner = weakref.ref(self)
 
     def fork(self) -> KVPromptCache:
         return compute_thread.run(self._fork)  # there, because an interrupted request may still be extending the cache
 
     def _fork(self) -> KVPromptCache:
-        forked = KVPromptCache(self.model)
-        forked.kv, forked.ids = self.kv.fork(), list(self.ids)
+        forked = KVPromptCache(self._model, self.pool)
+        if self.prefix is not None:
+            forked._keep(Prefix(self.prefix.kv.fork(), list(self.prefix.ids)))
         return forked
 
-    def rewind(self, prompt: Sequence[int]) -> int:
-        """Rewinds to the longest common prefix of `ids` and the prompt, or to the nearest earlier position possible.
-
-        Returns:
-            The number of ids that are kept.
-        """
-        kept = self.kv.rewind(self.shared_with(prompt))
-        del self.ids[kept:]
-        return kept
-
-    def read(self, tokens: Sequence[int], chunk: int) -> Iterator[mx.array]:
-        """Prefills the tokens in chunks. Chunks that are done are kept if the iterator is closed early.
-
-        Yields:
-            After each chunk, the final hidden state (1, 1, C) of its last token.
-
-        Raises:
-            OptionError: If there are no tokens, or a token is not in the vocabulary.
-            CheckpointError: If weights are on disk and cannot be read.
-        """
-        start = len(self.ids)
-        for done, last in prefill_chunks(self.model, tokens, self.kv, chunk):
-            self.ids[start:] = tokens[:done]
-            yield last
+    def _keep(self, prefix: Prefix) -> None:
+        """Holds a prefix that is new in the pool."""
+        self.hold(prefix)
+        self.pool.put(prefix)
 
     def tensors(self) -> Iterator[tuple[str, SavedTensor]]:
-        named = compute_thread.run(self.kv.tensors) if self.ids else {}
+        named = compute_thread.run(lambda: self.kv.tensors() if self.prefix else {})
         for name in sorted(named):
             yield name, compute_thread.run(lambda array=named[name]: _to_saved(array))  # type: ignore[misc]
 
     def check(self, length: int, described: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         if length or described:
-            compute_thread.run(lambda: self._check(self.model.make_cache(), length, described))
+            compute_thread.run(lambda: self._check(self._model.make_cache(), length, described))
 
     def restore(self, ids: Sequence[int], tensors: Iterable[tuple[str, SavedTensor]]) -> None:
         named: dict[str, mx.array] = {}
@@ -99,18 +92,21 @@ class KVPromptCache(PromptCache):
         compute_thread.run(lambda: self._restore(list(ids), named))
 
     def _restore(self, ids: list[int], named: dict[str, mx.array]) -> None:
-        kv = self.model.make_cache()
+        kv = self._model.make_cache()
         if ids or named:
             self._check(kv, len(ids), {name: (_name(array.dtype), array.shape) for name, array in named.items()})
             kv.restore(named, len(ids))
         self.end_stream()
-        self.kv, self.ids = kv, ids
+        if ids:
+            self._keep(Prefix(kv, ids))
+        else:
+            self.hold(None)
 
     def _check(self, kv: Cache, length: int, described: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         """Raises ValueError unless these are all tensors of a cache that holds `length` ids, and no others."""
-        if length > self.model.config.max_position_embeddings:
+        if length > self._model.config.max_position_embeddings:
             raise ValueError(f"{length} ids are more than the model's context")
-        config, windows = self.model.config, [getattr(layer, "window", None) for layer in kv.layers]
+        config, windows = self._model.config, [getattr(layer, "window", None) for layer in kv.layers]
         shapes = {f"layers.{number}": window or length for number, window in enumerate(windows)}
         rings = [window for window in windows if window is not None]
         positions = {name.split(".")[1] for name in described if name.startswith("snapshots.")}
@@ -127,8 +123,8 @@ class KVPromptCache(PromptCache):
         }
         if {name: shape for name, (_, shape) in described.items()} != wanted:
             raise ValueError("tensors are missing, unknown, or of the wrong shape")
-        if any(dtype != _name(self.model.dtype) for dtype, _ in described.values()):
-            raise ValueError(f"a tensor is not {self.model.dtype}")
+        if any(dtype != _name(self._model.dtype) for dtype, _ in described.values()):
+            raise ValueError(f"a tensor is not {self._model.dtype}")
 
 
 def _name(dtype: mx.Dtype) -> str:

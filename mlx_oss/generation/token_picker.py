@@ -29,13 +29,14 @@ class NextScores:
     Args:
         model: The model.
         last: The final hidden state (1, 1, C) of the last token.
+        logits: The logits (V,) if they are computed already.
 
     Attributes:
         logits: (V,), in the dtype of the model.
     """
 
-    def __init__(self, model: Transformer, last: mx.array) -> None:
-        self.logits = model.logits(last)[0, 0]
+    def __init__(self, model: Transformer, last: mx.array, logits: mx.array | None = None) -> None:
+        self.logits = model.logits(last)[0, 0] if logits is None else logits
         self._model, self._last = model, last
 
     @property

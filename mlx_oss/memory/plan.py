@@ -55,6 +55,8 @@ class Plan:
         base_bytes: Python, MLX, NumPy and the vocabulary.
         weight_bytes: The weights that are in memory.
         kv_bytes: Keys and values of a full context, and the snapshots of a chat.
+        cache_bytes: The most that keys and values of all conversations together may take: `kv_bytes`, and half of what
+            is left of the limit if everything is in memory. What was read before is kept there.
         prefill_bytes: What processing a chunk needs in addition.
         peak_bytes: The most that the process uses: the sum of the four sizes above, or more if loading needs more.
         least_bytes: The smallest limit that this context fits into.
@@ -79,6 +81,7 @@ class Plan:
     base_bytes: int
     weight_bytes: int
     kv_bytes: int
+    cache_bytes: int
     prefill_bytes: int
     peak_bytes: int
     least_bytes: int
@@ -232,6 +235,7 @@ class _Planner:
             base_bytes=BASE_BYTES,
             weight_bytes=self.footprint.weights(slots),
             kv_bytes=self.kv(context),
+            cache_bytes=self.kv(context) + (max(0, self.limit - whole) // 2 if slots is None else 0),
             prefill_bytes=self.prefill(context, chunk),
             peak_bytes=self.peak(slots, context, chunk),
             least_bytes=least,

@@ -16,7 +16,7 @@ import mlx.core as mx
 
 from mlx_oss.errors import OptionError
 
-MOST_SNAPSHOTS = 16  # that a cache keeps, those at the latest positions; 48 MiB for 20b
+MOST_SNAPSHOTS = 16  # that a cache keeps: the earliest, and those at the latest positions; 48 MiB for 20b
 
 
 def _written(buffer: mx.array, new: mx.array, start: int) -> mx.array:
@@ -62,6 +62,14 @@ class KVCache:
     def trim_to(self, position: int) -> None:
         """Drops the positions from `position` on."""
         self.offset = position
+
+    def copied(self, position: int) -> KVCache:
+        """A cache with the first `position` positions, in memory of its own."""
+        new = KVCache()
+        if position and self.keys is not None and self.values is not None:
+            new.keys, new.values = (mx.contiguous(a[:, :, :position]) for a in (self.keys, self.values))
+            new.offset = position
+        return new
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -144,13 +152,19 @@ class RotatingKVCache:
         last = ordered[:, :, S - self.window :]
         return mx.concatenate([last[:, :, self.window - index :], last[:, :, : self.window - index]], axis=2)
 
+    def copied(self, state: Ring) -> RotatingKVCache:
+        """A cache in that state. Both share memory until one of them is extended."""
+        new = RotatingKVCache(self.window)
+        new.state = state
+        return new
+
     def can_trim_to(self, position: int) -> bool:
         """True if no position that a token at `position` sees has been overwritten."""
         return position == self.offset or self.offset <= self.window
 
-    def trim_to(self, position: int) -> None:
-        """Drops the positions from `position` on; only where `can_trim_to` is True."""
-        self.state = Ring(self.state.keys, self.state.values, position)
+    def trimmed(self, position: int) -> Ring:
+        """The state without the positions from `position` on; only where `can_trim_to` is True."""
+        return Ring(self.state.keys, self.state.values, position)
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -190,10 +204,14 @@ class Cache:
     def snapshot_bytes(self) -> int:
         """Bytes held only by snapshots: rings that have changed since. Any thread can read this at any time."""
         current = {id(array) for array in self.arrays}
+        return sum({id(a): a.nbytes for a in self.all_arrays if id(a) not in current}.values())
+
+    @property
+    def all_arrays(self) -> list[mx.array]:
+        """All buffers, and those of the snapshots; some of them more than once."""
         snapshots = list(self._snapshots.values())  # a copy: the computing thread may change the dict now
         states = [state for snapshot in snapshots for state in snapshot]
-        sizes = {id(a): a.nbytes for state in states for a in (state.keys, state.values) if a is not None}
-        return sum(nbytes for key, nbytes in sizes.items() if key not in current)
+        return self.arrays + [a for state in states for a in (state.keys, state.values) if a is not None]
 
     def reserve(self, tokens: int) -> None:
         """Announces that `tokens` more tokens follow, so that the buffers of full layers grow to that size at once.
@@ -248,10 +266,40 @@ class Cache:
             self._snapshots[position] = [Ring(named[f"{p}.keys"], named[f"{p}.values"], position) for p in prefixes]
 
     def snapshot(self) -> None:
-        """Lets `rewind` return to the current position. Keeps the MOST_SNAPSHOTS at the latest positions."""
+        """Lets `rewind` return to the current position.
+
+        Of more than MOST_SNAPSHOTS, the second is dropped: other conversations are likely to begin like the first.
+        """
         self._snapshots[self.offset] = [layer.state for layer in self._rings]
         if len(self._snapshots) > MOST_SNAPSHOTS:
-            del self._snapshots[min(self._snapshots)]
+            del self._snapshots[sorted(self._snapshots)[1]]
+
+    def has_snapshot(self, position: int) -> bool:
+        """True if there is a snapshot at this position."""
+        return position in self._snapshots
+
+    def reachable(self, position: int) -> int:
+        """Where `rewind(position)` would arrive."""
+        if all(ring.can_trim_to(position) for ring in self._rings):
+            return position
+        return max((p for p in self._snapshots if p <= position), default=0)
+
+    def copied(self, position: int) -> Cache:
+        """A second cache at a position that is `reachable`, with the snapshots up to it.
+
+        It has the memory of its full layers for itself, so that both can be extended without copying.
+        """
+        states = self._states(position)
+        rings = iter(states)
+        copied = Cache(
+            [
+                layer.copied(next(rings)) if isinstance(layer, RotatingKVCache) else layer.copied(position)
+                for layer in self.layers
+            ]
+        )
+        copied._snapshots = {p: s for p, s in self._snapshots.items() if p <= position}
+        mx.eval(copied.arrays)
+        return copied
 
     def rewind(self, position: int) -> int:
         """Rewinds to `position`, or to the nearest earlier position that is possible.
@@ -272,15 +320,20 @@ class Cache:
         """
         if not 0 <= position <= self.offset:
             raise OptionError(f"cannot rewind to position {position}: the cache holds positions 0 to {self.offset}")
-        if not all(ring.can_trim_to(position) for ring in self._rings):
-            position = max((p for p in self._snapshots if p <= position), default=0)
-            states = self._snapshots.get(position, [Ring(None, None, 0)] * len(self._rings))
-            for ring, state in zip(self._rings, states, strict=True):
-                ring.state = state
+        position = self.reachable(position)
+        for ring, state in zip(self._rings, self._states(position), strict=True):
+            ring.state = state
         for layer in self.layers:
-            layer.trim_to(position)
+            if isinstance(layer, KVCache):
+                layer.trim_to(position)
         self._snapshots = {p: s for p, s in self._snapshots.items() if p <= position}
         return position
+
+    def _states(self, position: int) -> list[Ring]:
+        """The states of the rings at a position that is `reachable`."""
+        if all(ring.can_trim_to(position) for ring in self._rings):
+            return [ring.trimmed(position) for ring in self._rings]
+        return self._snapshots.get(position, [Ring(None, None, 0)] * len(self._rings))
 
     @property
     def _rings(self) -> list[RotatingKVCache]:

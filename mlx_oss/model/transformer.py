@@ -14,7 +14,7 @@ Dimensions in the shapes of this package:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -50,15 +50,32 @@ class Attention(nn.Module):
     def __call__(self, x: mx.array, seen: Seen, cache: KVCache | RotatingKVCache) -> mx.array:
         """x (B, L, C) -> (B, L, C)."""
         B, L, _ = x.shape
+        q, k, v = self._rotated(x, cache.offset)
+        k, v = cache.update(k, v)
+        out = attention(q, k, v, scale=self.scale, seen=seen, sinks=self.sinks)
+        y: mx.array = self.o_proj(out.reshape(B, L, self.H * self.D))
+        return y
+
+    def of_each(self, x: mx.array, positions: mx.array, caches: Sequence[KVCache | RotatingKVCache]) -> mx.array:
+        """Like a call, for tokens of different sequences: x (n, 1, C), positions (n,) -> (n, 1, C).
+
+        Each token is appended to its own cache. Tokens of one sequence stand in their order, with the same cache.
+        """
+        q, k, v = self._rotated(x, positions)
+        outs = []
+        for n, cache in enumerate(caches):
+            keys, values = cache.update(k[n : n + 1], v[n : n + 1])
+            outs.append(attention(q[n : n + 1], keys, values, scale=self.scale, seen=Seen(), sinks=self.sinks))
+        y: mx.array = self.o_proj(mx.concatenate(outs).reshape(len(outs), 1, self.H * self.D))
+        return y
+
+    def _rotated(self, x: mx.array, offset: int | mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """x (B, L, C) -> queries (B, H, L, D), keys and values (B, K, L, D) at the positions from `offset` on."""
+        B, L, _ = x.shape
         H, K, D = self.H, self.K, self.D
         qkv = self.qkv_proj(x).reshape(B, L, H + 2 * K, D).swapaxes(1, 2)
-        qk = mx.fast.rope(
-            qkv[:, : H + K], D, traditional=False, base=None, scale=1.0, offset=cache.offset, freqs=self._freqs
-        )
-        k, v = cache.update(qk[:, H:], qkv[:, H + K :])
-        out = attention(qk[:, :H], k, v, scale=self.scale, seen=seen, sinks=self.sinks)
-        y: mx.array = self.o_proj(out.reshape(B, L, H * D))
-        return y
+        qk = mx.fast.rope(qkv[:, : H + K], D, traditional=False, base=None, scale=1.0, offset=offset, freqs=self._freqs)
+        return qk[:, :H], qk[:, H:], qkv[:, H + K :]
 
 
 class Experts(nn.Module):
@@ -162,6 +179,11 @@ class Block(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), seen, cache)
         return self.mlp(self.post_attention_layernorm(x), x)
 
+    def of_each(self, x: mx.array, positions: mx.array, caches: Sequence[KVCache | RotatingKVCache]) -> mx.array:
+        """x (n, 1, C) -> (n, 1, C), as `Attention.of_each`."""
+        x = x + self.self_attn.of_each(self.input_layernorm(x), positions, caches)
+        return self.mlp(self.post_attention_layernorm(x), x)
+
 
 class Transformer(nn.Module):
     """The whole gpt-oss model: token ids (B, L) in, logits (B, L, V) out.
@@ -239,6 +261,29 @@ class Transformer(nn.Module):
         except BaseException:  # unreadable weights on disk, or Ctrl-C: the layers are now at different positions
             cache.rewind(min(start, cache.offset))
             raise
+        normed: mx.array = self.norm(x)
+        return normed
+
+    def hidden_of_each(self, tokens: mx.array, caches: Sequence[Cache]) -> mx.array:
+        """Like `hidden`, for tokens of different sequences: (n,) int -> (n, 1, C).
+
+        Each matrix is read once for all of them, and each sequence keeps its own cache: nothing is padded or copied. On
+        the CPU backend with the native library, the bits of a token are those that `hidden` computes for it alone.
+
+        Args:
+            tokens: Token ids below V. Those of one sequence stand in their order.
+            caches: The cache of each token; it is extended. After an error or Ctrl-C they are at different positions.
+
+        Raises:
+            CheckpointError: If weights are on disk and cannot be read.
+        """
+        if len(caches) == 1:
+            return self.hidden(tokens[None], caches[0])
+        starts = [cache.offset for cache in caches]
+        positions = [start + caches[:n].count(caches[n]) for n, start in enumerate(starts)]
+        x, offsets = self.embed_tokens(tokens[:, None]).astype(self.dtype), mx.array(positions)
+        for number, layer in enumerate(self.layers):
+            x = layer.of_each(x, offsets, [cache.layers[number] for cache in caches])
         normed: mx.array = self.norm(x)
         return normed
 

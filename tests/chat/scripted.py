@@ -22,6 +22,7 @@ from mlx_oss import (
     Transformer,
     load_tokenizer,
 )
+from mlx_oss.generation import compute_thread
 from mlx_oss.harmony import (
     SystemContent,
     render_conversation,
@@ -148,6 +149,7 @@ class Script(LocalEngine):
         script = self.turns.pop(0) if self.turns else []
         if isinstance(script, Exception):
             script = [script]
+        compute_thread.run(lambda: None)  # what follows the last token of a closed stream may still be computed
         self.transformer.record.logits = None
         self.requests.append(request)
         stream = super().submit(replace(request, constraint=OneAtATime(script, self.pause)))

@@ -302,7 +302,8 @@ def test_long_prompts_report_how_far_they_are_read(session, script):
     events = turn(session, script, "word " * 30)
     progress = [event for event in events if isinstance(event, PrefillProgress)]
     total = len(script.fed) - len(OPENING)
-    assert [event.done for event in progress] == [*range(10, total, 10), total]
+    start = len(system())  # a chunk ends there, so that other conversations can begin there
+    assert [event.done for event in progress] == [*range(10, start, 10), start, *range(start + 10, total, 10), total]
     assert {event.total for event in progress} == {total}
 
 
@@ -391,7 +392,7 @@ def test_stats_add_up_all_turns(session, script):
     a_token = 2 * model.config.num_key_value_heads * model.config.head_dim * model.dtype.size
     window = model.config.sliding_window
     assert stats.cache_bytes == a_token * 2 * (256 + window)  # two full layers, in a step of 256, and two rings
-    assert 0 < stats.snapshot_bytes <= 2 * a_token * 2 * window
+    assert 0 < stats.snapshot_bytes <= 3 * a_token * 2 * window
 
 
 def test_results_of_several_tools_are_yielded_before_the_model_continues(session, script):

@@ -60,6 +60,12 @@ def model() -> LocalEngine:
     return LocalEngine(as_loaded(Counting(small_config(window=WINDOW, context=CONTEXT))), chunk=5)
 
 
+@pytest.fixture(autouse=True)
+def forgotten(model) -> None:
+    """Each test begins without what others have left in the pool."""
+    model.forget_prefixes()
+
+
 def tokens_of(model: LocalEngine, prompt: Sequence[int] = PROMPT, count: int = 12, **more) -> list[int]:
     return [step.token for step in model.submit(Request(prompt, GREEDY, count, **more))]
 

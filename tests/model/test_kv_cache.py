@@ -180,14 +180,36 @@ def test_rewind_goes_to_the_nearest_snapshot_before_and_else_to_the_beginning(mo
     assert cache.rewind(0) == 0
 
 
-def test_no_more_than_the_latest_snapshots_are_kept(model):
+def test_no_more_than_the_earliest_and_the_latest_snapshots_are_kept(model):
     cache = model.make_cache()
     last_logits(model, [1] * 20, cache)
     for _ in range(MOST_SNAPSHOTS + 2):
         cache.snapshot()
         last_logits(model, [1], cache)
-    assert cache.rewind(22) == 22  # the earliest of those kept, which is the third of all
-    assert cache.rewind(21) == 0
+    assert cache.rewind(23) == 23  # of the snapshots at 20, 21, 22 and so on, those at 21 and 22 were dropped
+    assert cache.rewind(22) == 20
+    assert cache.rewind(19) == 0
+
+
+def test_a_copy_goes_on_from_any_reachable_position_and_leaves_the_original_alone(model):
+    ids = [(7 * n) % 40 for n in range(60)]
+    cache = model.make_cache()
+    last_logits(model, ids[:30], cache)
+    cache.snapshot()
+    last_logits(model, ids[30:50], cache)
+    for position in (30, 50):
+        assert cache.reachable(position) == position
+        copied = cache.copied(position)
+        wanted = model.make_cache()
+        last_logits(model, ids[:30], wanted)
+        if position > 30:
+            last_logits(model, ids[30:position], wanted)
+        before = [mx.array(array) for array in cache.arrays]
+        assert np.allclose(last_logits(model, [3, 4], copied), last_logits(model, [3, 4], wanted), atol=1e-5)
+        assert copied.rewind(31) == 30
+        assert all(mx.array_equal(a, b) for a, b in zip(before, cache.arrays, strict=True)) and cache.offset == 50
+    assert cache.reachable(49) == 30 and cache.reachable(29) == 0 and cache.copied(0).offset == 0
+    assert cache.has_snapshot(30) and not cache.has_snapshot(31)
 
 
 def test_rewind_is_exact_while_nothing_has_left_the_window(model):

@@ -1,0 +1,358 @@
+"""The scheduler: computes all requests of an engine together, a token for each at a time.
+
+A *row* is a request that is being computed. In a tick, all rows whose readers wait for a token get one, and every
+matrix of the model is read once for all of them. Between two ticks a chunk of one prompt is read. Each row keeps its
+own KV cache, so rows begin and end between any two ticks, and a row whose reader is slow misses ticks without holding
+up the others. Rows are at most one token ahead of their readers. Everything runs on the computing thread, one tick and
+chunk at a time, so that other work gets its turn in between. Knows nothing of text and messages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_oss.backend import device
+from mlx_oss.backend.device_errors import device_errors
+from mlx_oss.errors import ContextError, DeviceError, EngineError, NumericalError
+from mlx_oss.generation import compute_thread
+from mlx_oss.generation.engine import Item, PromptProgress, Step
+from mlx_oss.generation.generate import Continuation, advance, prefill_chunks
+from mlx_oss.generation.prefix_pool import Prefix, PrefixPool
+from mlx_oss.generation.prompt_cache import KVPromptCache
+from mlx_oss.generation.row import Row
+from mlx_oss.generation.token_picker import Choice, TokenPicker
+from mlx_oss.model.transformer import Transformer
+from mlx_oss.offload.install import offload_stats
+
+MOMENT = 0.002  # seconds that a tick waits for readers that took part in the last one
+MOST_WAITING = 1024  # requests that wait for others to end
+_LEAST_CHUNK = 32  # tokens; each time the system stops the GPU because a computation took too long, chunks are halved
+
+
+class Scheduler:
+    """Computes the rows of an engine.
+
+    Args:
+        model: The model.
+        pool: Its prefixes.
+        chunk: Number of tokens of a prompt that are read at a time.
+        at_once: Maximum number of rows.
+        together: Maximum number of rows in a tick.
+        added_ids: Ids of text that a fine-tune has added.
+        submit: Runs a function on the computing thread, after those submitted before. Raises EngineError if nothing can
+            be computed any more.
+
+    Attributes:
+        chunk: As above.
+        pool: As above.
+        begun: Number of requests that have begun.
+        read_tokens: Tokens of their prompts.
+        reused_tokens: Tokens of their prompts that were held already.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        pool: PrefixPool,
+        *,
+        chunk: int,
+        at_once: int,
+        together: int,
+        added_ids: Collection[int],
+        submit: Callable[[Callable[[], None]], Future[Any]],
+    ) -> None:
+        self.chunk, self.pool = chunk, pool
+        self.begun = self.read_tokens = self.reused_tokens = 0
+        self._model, self._at_once, self._together, self._added_ids = model, at_once, together, added_ids
+        self._submit = submit
+        self._inbox: SimpleQueue[tuple[Row, Future[Item | None]] | None] = SimpleQueue()
+        self._rows: deque[Row] = deque()  # those that have begun; the next ones to be computed come first
+        self._waiting: deque[Row] = deque()
+        self._is_awake = False  # True if `_work` will run
+
+    @property
+    def rows(self) -> int:
+        """Number of requests that are being computed."""
+        return len(self._rows)
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait for others to end."""
+        return len(self._waiting)
+
+    def ask(self, row: Row) -> Future[Item | None]:
+        """Asks for the next item of a row. May be called from any thread.
+
+        Raises:
+            EngineError: If nothing can be computed any more, or the computing thread would wait for itself.
+        """
+        if compute_thread.is_current():
+            raise EngineError("a constraint runs on the thread of the engine, so it cannot wait for the engine")
+        future: Future[Item | None] = Future()
+        self._inbox.put((row, future))
+        self.wake()
+        return future
+
+    def wake(self) -> None:
+        """Lets the computing thread look at what has changed. May be called from any thread."""
+        if not self._is_awake:
+            self._is_awake = True
+            self._submit(self._work)
+
+    def look(self) -> None:
+        """Lets the computing thread look for cancelled rows, even while it waits. May be called from any thread."""
+        self._inbox.put(None)
+        self.wake()
+
+    def end(self, row: Row, error: BaseException | None = None, *, is_damaged: bool = False) -> None:
+        """Ends a row at once; only for the computing thread.
+
+        What it has read and written stays in the pool, unless it is damaged.
+        """
+        for rows in (self._rows, self._waiting):
+            if row in rows:
+                rows.remove(row)
+        prefix, row.prefix = row.prefix, None
+        if prefix is not None:
+            is_damaged = is_damaged or prefix.kv.offset != len(prefix.ids)
+            (self.pool.drop if is_damaged or row.cache is None else self.pool.put)(prefix)
+        row.end(error)
+        if self._waiting:
+            self.wake()
+
+    def _work(self) -> None:
+        """Computes a tick and a chunk, and comes again if there is more to do."""
+        self._is_awake = False
+        try:
+            self._receive()
+            if self._waiting and self._reader_of_preamble(self._waiting[0]) is not None:
+                self._receive(MOMENT)
+            self._begin()
+            if rows := self._ready():
+                self._tick(rows)
+            if (row := next((row for row in self._rows if row.reading and row.is_asked), None)) is not None:
+                self._rows.remove(row)
+                self._rows.append(row)
+                self._read(row)
+            if any(row.is_asked for row in self._rows):
+                self.wake()
+        except BaseException as error:  # the program is exiting
+            for row in [*self._rows, *self._waiting]:
+                self.end(row, error)
+            raise
+
+    def _receive(self, timeout: float | None = None) -> None:
+        """Takes what readers have asked for, and ends the rows that they have cancelled."""
+        with suppress(Empty):
+            message = self._inbox.get_nowait() if timeout is None else self._inbox.get(timeout=timeout)
+            while True:
+                if message is not None:
+                    self._take(*message)
+                message = self._inbox.get_nowait()
+        for row in [row for row in (*self._rows, *self._waiting) if row.is_cancelled]:
+            self.end(row)
+
+    def _take(self, row: Row, future: Future[Item | None]) -> None:
+        row.asked.append(future)
+        if row.is_cancelled or row.has_ended:
+            row.end()
+        elif row not in self._rows and row not in self._waiting:
+            if len(self._waiting) >= MOST_WAITING:
+                row.end(EngineError(f"{MOST_WAITING:,} requests are waiting already: ask again later"))
+                return
+            cache = row.cache() if row.cache is not None else None
+            stream = row.stream() if row.stream is not None else None
+            if cache is not None and stream is not None:
+                cache.take_over(stream)
+            self._waiting.append(row)
+
+    def _begin(self) -> None:
+        """Begins the rows that wait, in their order, as far as there is room for them."""
+        while self._waiting and sum(row.is_asked for row in self._rows) < self._at_once:
+            row = self._waiting[0]
+            other = self._reader_of_preamble(row)
+            if other is not None and other.is_asked:
+                return
+            self._waiting.popleft()
+            try:
+                if not self._begin_row(row):
+                    if self._rows:
+                        self._waiting.appendleft(row)
+                        return
+                    raise ContextError(
+                        f"the keys and values of {len(row.prompt):,} tokens take more than the {self.pool.limit:,} "
+                        "bytes that there are for conversations: shorten the conversation"
+                    )
+            except Exception as error:
+                self.end(row, error)
+
+    def _reader_of_preamble(self, row: Row) -> Row | None:
+        """A row that is just reading the preamble of another one, which then need not read it."""
+        preamble = row.prompt[: row.request.preamble]
+        if len(preamble) <= self._model.config.sliding_window:
+            return None
+        for other in self._rows:
+            held = None if other.prefix is None or other.cache is None else other.prefix.ids
+            is_reading = other.reading is not None and held is not None and len(held) < len(preamble)
+            if is_reading and other.prompt[: len(preamble)] == preamble:
+                return other
+        return None
+
+    def _begin_row(self, row: Row) -> bool:
+        """Begins a row. Returns False if there is no room for its keys and values."""
+        cache = row.cache() if row.cache is not None else None
+        if isinstance(cache, KVPromptCache):
+            with device_errors:
+                prefix = self.pool.take(row.prompt, row.request.snapshots, cache.prefix)
+        elif row.cache is None:
+            prefix = self.pool.take_new(row.prompt)
+        else:  # nobody uses it any more
+            self.end(row)
+            return True
+        if prefix is None:
+            return False
+        if isinstance(cache, KVPromptCache):
+            cache.hold(prefix)
+        row.prefix, reused = prefix, len(prefix.ids)
+        row.counts.read_tokens = row.counts.reused_tokens = reused
+        row.reading = self._chunks(row, prefix, reused)
+        self._rows.append(row)
+        self.begun += 1
+        self.read_tokens += len(row.prompt)
+        self.reused_tokens += reused
+        return True
+
+    def _chunks(self, row: Row, prefix: Prefix, reused: int) -> Iterator[PromptProgress]:
+        """Reads what is not held of a prompt, and takes the snapshots. Yields after each chunk."""
+        request, prompt, before = row.request, row.prompt, offload_stats(self._model)
+        ends = {*request.snapshots, len(prompt)}
+        # A shorter preamble is soon read again. One that fits into the first chunk is not told as a chunk of its own.
+        preamble = request.preamble if request.preamble > self._model.config.sliding_window else 0
+        is_short = min(end for end in ends if end > reused) - reused <= self.chunk
+        for end in sorted({*ends, preamble} - {0}):
+            if end > reused:
+                start = len(prefix.ids)
+                for done, last in prefill_chunks(self._model, prompt[start:end], prefix.kv, self.chunk):
+                    prefix.ids[start:] = prompt[start : start + done]
+                    row.counts.read_tokens = len(prefix.ids)
+                    row.counts.offload = offload_stats(self._model) - before
+                    if len(prefix.ids) == len(prompt):
+                        picker = TokenPicker(request.options, len(prompt), prompt, request.constraint, self._added_ids)
+                        row.writing = Continuation(self._model, last, prefix.kv, picker, row.limit, request.stop_ids)
+                    elif len(prefix.ids) == end:
+                        prefix.kv.snapshot()
+                    if end != preamble or end in ends or not is_short:
+                        yield PromptProgress(len(prefix.ids) - reused, len(prompt) - reused)
+            elif end == reused < len(prompt):
+                prefix.kv.snapshot()
+
+    def _read(self, row: Row) -> None:
+        """Reads a chunk of a prompt."""
+        assert row.reading is not None
+        try:
+            progress = next(row.reading)
+        except Exception as error:
+            self._fail([row], error)
+            return
+        if row.writing is not None:
+            row.reading = None
+        row.give(progress)
+
+    def _ready(self) -> list[Row]:
+        """The rows of the next tick. Waits a moment for those of the last one."""
+        rows = [row for row in self._rows if row.writing is not None and row.is_asked]
+        if not rows:
+            return []
+        until = time.perf_counter() + MOMENT
+        while late := [row for row in self._rows if row.writing is not None and row.is_expected and not row.is_asked]:
+            if (left := until - time.perf_counter()) <= 0:
+                for row in late:  # their readers are slow: no tick waits for them again before they have come
+                    row.is_expected = False
+                break
+            self._receive(left)
+        rows = [row for row in self._rows if row.writing is not None and row.is_asked]
+        return rows[: self._together]
+
+    def _tick(self, rows: list[Row]) -> None:
+        """Gives a token to the reader of each row, and begins to choose the next ones.
+
+        On the CPU backend tokens are given before the next ones are computed, so that readers look at them meanwhile.
+        On a GPU the next ones are begun first, and the GPU computes them meanwhile. The last token of a row is always
+        given at the end: then the row has ended, and all its tokens are held.
+        """
+        for row in rows:
+            self._rows.remove(row)
+            self._rows.append(row)
+        before, steps = offload_stats(self._model), dict[Row, Step]()
+        choices = {row: row.writing.pending for row in rows if row.writing is not None}
+        if not device.on_gpu():
+            steps = self._steps(choices)
+            for row, step in steps.items():
+                if not step.finish:
+                    row.give(step)
+        rows = [row for row in rows if not row.has_ended and self._has_room(row)]
+        try:
+            if rows:
+                advance(self._model, [row.writing for row in rows if row.writing is not None])
+        except Exception as error:
+            self._fail(rows, error)
+            return
+        if device.on_gpu():
+            steps = self._steps({row: choices[row] for row in rows})
+        for row in rows:
+            if row not in steps or row.prefix is None:
+                continue
+            step = steps[row]
+            row.prefix.ids.append(step.token)
+            row.counts.offload += offload_stats(self._model) - before
+            row.is_expected = not step.finish
+            if step.finish:
+                asked = row.asked.popleft()
+                self.end(row)
+                asked.set_result(step)
+            elif device.on_gpu():
+                row.give(step)
+            if row.writing is not None and row.writing.error is not None:
+                self._fail([row], row.writing.error)
+
+    def _steps(self, choices: dict[Row, Choice]) -> dict[Row, Step]:
+        """What was chosen. A row for which that fails is ended."""
+        steps = {}
+        for row, choice in choices.items():
+            try:
+                assert row.writing is not None
+                steps[row] = row.writing.step_of(choice)
+            except Exception as error:
+                self._fail([row], error)
+        return steps
+
+    def _has_room(self, row: Row) -> bool:
+        """Ends a row whose keys and values cannot grow."""
+        if row.prefix is not None and self.pool.grow(row.prefix):
+            return True
+        self.end(
+            row,
+            ContextError(
+                f"the {self.pool.limit:,} bytes that there are for conversations are used up by {len(self._rows)} "
+                "of them: continue when others have ended"
+            ),
+        )
+        return False
+
+    def _fail(self, rows: list[Row], error: Exception) -> None:
+        """Ends rows with an error. After an error of MLX, what they hold may have arrays that were never computed."""
+        is_damaged = isinstance(error, DeviceError | NumericalError)
+        for row in rows:
+            self.end(row, error, is_damaged=is_damaged)
+        if isinstance(error, DeviceError):
+            mx.clear_cache()
+            if error.took_too_long:
+                self.chunk = max(_LEAST_CHUNK, self.chunk // 2)
