@@ -217,6 +217,9 @@ class Continuation:
         cache: All tokens but the one that is being chosen.
         picker: Chooses the tokens.
         pending: The choice of the next token, which has begun.
+        left: How many tokens may follow.
+        guess: Tokens that may follow the next one; the next `advance` checks them.
+        guessed: The steps of those that the last `advance` has found to be right. They are in the cache.
         error: Why there is no next choice, if there is none.
     """
 
@@ -230,9 +233,11 @@ class Continuation:
         stop_ids: Collection[int],
     ) -> None:
         self.cache, self.picker = cache, picker
-        self._left, self._stop_ids = limit, stop_ids
+        self.left, self._stop_ids = limit, stop_ids
         self._observed: Choice | None = None
         self.error: Exception | None = None
+        self.guess: Sequence[int] = ()
+        self.guessed: list[Step] = []
         with device_errors:
             scores = NextScores(model, last)
         self.pending = picker.pick(scores)
@@ -246,18 +251,33 @@ class Continuation:
         """
         self._observe(choice)
         token = choice.value
-        self._left -= 1
+        self.left -= 1
         finish: Literal["stop", "length"] | None
-        finish = "stop" if token in self._stop_ids else "length" if self._left == 0 else None
+        finish = "stop" if token in self._stop_ids else "length" if self.left == 0 else None
         return Step(token, choice.logprob, choice.alternatives, finish)
 
-    def choose_after(self, choice: Choice, scores: NextScores) -> None:
-        """Begins to choose the token that follows a choice. An exception becomes `error`."""
+    def choose_after(self, choice: Choice, scores: Sequence[NextScores]) -> None:
+        """Begins to choose the token that follows a choice. An exception becomes `error`.
+
+        Args:
+            choice: The choice.
+            scores: Of the token after it, and of the one after each token of the guess.
+        """
+        guess, self.guess, self.guessed = self.guess, (), []
         try:
             self._observe(choice)
-            self.pending = self.picker.pick(scores)
+            self.pending = self.picker.pick(scores[0])
+            for token, following in zip(guess, scores[1:], strict=True):
+                if self.pending.value != token:
+                    break
+                self.guessed.append(self.step_of(self.pending))
+                if self.guessed[-1].finish:
+                    break
+                self.pending = self.picker.pick(following)
         except Exception as error:  # of the constraint, or an invalid option: it concerns this sequence only
             self.error = error
+        if guess:
+            self.cache.take_back(len(guess) - len(self.guessed))
 
     def _observe(self, choice: Choice) -> None:
         """Tells the picker a choice, once, if it has to know it."""
@@ -267,9 +287,11 @@ class Continuation:
 
 
 def advance(model: Transformer, sequences: Sequence[Continuation]) -> None:
-    """Feeds to each sequence the token that was chosen, and begins to choose the next ones.
+    """Feeds to each sequence the token that was chosen, with its guess, and begins to choose the next one.
 
-    Each matrix of the model is read once for all sequences. What fails for one of them becomes its `error`.
+    Each matrix of the model is read once for all sequences. A guess changes no token: after each position the token is
+    chosen as without it, and what was fed after the first wrong one is taken back. What fails for one sequence becomes
+    its `error`.
 
     Args:
         model: The model.
@@ -279,18 +301,22 @@ def advance(model: Transformer, sequences: Sequence[Continuation]) -> None:
         DeviceError: If MLX fails. The caches are then of no use; neither are they after any other exception.
         CheckpointError: If weights are on disk and cannot be read.
     """
-    choices = [sequence.pending for sequence in sequences]
+    choices, caches = [sequence.pending for sequence in sequences], list[Cache]()
     with device_errors:
-        tokens = [choice.token.reshape(1) for choice in choices]
-        hidden = model.hidden_of_each(
-            tokens[0] if len(tokens) == 1 else mx.concatenate(tokens), [sequence.cache for sequence in sequences]
-        )
+        tokens = []
+        for sequence, choice in zip(sequences, choices, strict=True):
+            sequence.cache.keep_earlier(bool(sequence.guess))
+            tokens += [choice.token.reshape(1), mx.array(list(sequence.guess), mx.int32)][: 1 + bool(sequence.guess)]
+            caches += [sequence.cache] * (1 + len(sequence.guess))
+        hidden = model.hidden_of_each(tokens[0] if len(caches) == 1 else mx.concatenate(tokens), caches)
         logits = model.logits(hidden)[:, 0]
-        scores = [NextScores(model, hidden[n : n + 1], logits[n]) for n in range(len(choices))]
+        scores = [NextScores(model, hidden[n : n + 1], logits[n]) for n in range(len(caches))]
         if any(sequence.picker.is_sequential for sequence in sequences):
             mx.async_eval(logits)  # computed while the token before is waited for
-    for sequence, choice, score in zip(sequences, choices, scores, strict=True):
-        sequence.choose_after(choice, score)
+    for sequence, choice in zip(sequences, choices, strict=True):
+        count = 1 + len(sequence.guess)
+        sequence.choose_after(choice, scores[:count])
+        del scores[:count]
 
 
 def _parts(model: Transformer | HasTransformer) -> tuple[Transformer, int, int]:

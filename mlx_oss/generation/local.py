@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from mlx_oss.backend import wired
+from mlx_oss.backend import native, wired
 from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.config import ModelConfig
 from mlx_oss.errors import OptionError
@@ -50,6 +50,9 @@ class LocalEngine(Engine):
             0 without a plan.
         cache_bytes: How many bytes the keys and values of all conversations may take: of those that are computed, and
             those that are kept for the next ones. None means as planned, and 1 GB without a plan, or one context.
+        guesses: Whether to check what the text before suggests, several tokens in one step: where a passage is repeated
+            that saves time, and it changes no token. None means on the CPU backend with the native library, where the
+            same bits come out, and not with experts on disk.
         added_ids: Ids of text that a fine-tune has added. They are sampled too.
 
     Attributes:
@@ -67,6 +70,7 @@ class LocalEngine(Engine):
         chunk: int | None = None,
         wired_bytes: int | None = None,
         cache_bytes: int | None = None,
+        guesses: bool | None = None,
         added_ids: Collection[int] = (),
     ) -> None:
         compute_thread.mark_computing()
@@ -87,6 +91,7 @@ class LocalEngine(Engine):
             chunk=planned[1] if chunk is None else chunk,
             at_once=AT_ONCE,
             together=self.at_once,
+            guesses=native.computes(None) and not is_offloaded if guesses is None else guesses,
             added_ids=self.added_ids,
             submit=_submitter(weights),
         )

@@ -122,12 +122,12 @@ class PrefixPool:
         self._used[taken] = self._bytes(len(prompt))
         return taken
 
-    def grow(self, prefix: Prefix) -> bool:
-        """Sets bytes aside for one more id of a prefix in use. Returns False if they do not fit."""
+    def grow(self, prefix: Prefix, tokens: int) -> bool:
+        """Sets bytes aside for more ids of a prefix in use. Returns False if they do not fit."""
         length = len(prefix.ids)
-        if length % KVCache.STEP or not length:
+        if -(-length // KVCache.STEP) == -(-(length + tokens) // KVCache.STEP):
             return True
-        needed = self._bytes(length + 1) + prefix.kv.snapshot_bytes
+        needed = self._bytes(length + tokens) + prefix.kv.snapshot_bytes
         if not self._make_room(needed - self._used[prefix]):
             return False
         self._used[prefix] = max(needed, self._used[prefix])

@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from mlx_oss.errors import EngineError
-from mlx_oss.generation.engine import Counts, Item, PromptProgress, Request, Stream
+from mlx_oss.generation.engine import Counts, Item, PromptProgress, Request, Step, Stream
 from mlx_oss.generation.generate import Continuation
+from mlx_oss.generation.lookup import Lookup, Worth
 from mlx_oss.generation.prefix_pool import Prefix
 
 
@@ -49,6 +50,9 @@ class Row:
         reading: Reads the prompt, a chunk each time; None before and after.
         writing: The sequence once the prompt has been read.
         stream: What its reader reads, weakly.
+        lookup: Guesses what comes next; None if nothing is guessed.
+        worth: Whether that saves time.
+        steps: Tokens that have been computed and not been asked for: guesses that were right.
         asked: Futures of the items that the reader waits for.
         error: What the reader gets instead of the next item, if anything.
         is_cancelled: True if the reader wants no more items.
@@ -63,6 +67,9 @@ class Row:
         self.prefix: Prefix | None = None
         self.reading: Iterator[PromptProgress] | None = None
         self.writing: Continuation | None = None
+        self.lookup: Lookup | None = None
+        self.worth = Worth()
+        self.steps: deque[Step] = deque()
         self.stream: weakref.ref[RowStream] | None = None
         self.asked: deque[Future[Item | None]] = deque()
         self.error: BaseException | None = None
@@ -74,6 +81,11 @@ class Row:
         while self.asked and not self.asked[0].running() and not self.asked[0].set_running_or_notify_cancel():
             self.asked.popleft()
         return bool(self.asked)
+
+    @property
+    def can_tick(self) -> bool:
+        """True if its next token has to be computed."""
+        return self.writing is not None and not self.steps and self.is_asked
 
     def give(self, item: Item | None) -> None:
         """Gives an item to the reader that waits for it."""

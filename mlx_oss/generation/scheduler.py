@@ -25,6 +25,7 @@ from mlx_oss.errors import ContextError, DeviceError, EngineError, NumericalErro
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import Item, PromptProgress, Step
 from mlx_oss.generation.generate import Continuation, advance, prefill_chunks
+from mlx_oss.generation.lookup import Lookup
 from mlx_oss.generation.prefix_pool import Prefix, PrefixPool
 from mlx_oss.generation.prompt_cache import KVPromptCache
 from mlx_oss.generation.row import Row
@@ -33,6 +34,7 @@ from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload.install import offload_stats
 
 MOMENT = 0.002  # seconds that a tick waits for readers that took part in the last one
+MOST_TOKENS = 32  # of all rows that a tick computes, if it checks guesses
 MOST_WAITING = 1024  # requests that wait for others to end
 _LEAST_CHUNK = 32  # tokens; each time the system stops the GPU because a computation took too long, chunks are halved
 
@@ -46,6 +48,7 @@ class Scheduler:
         chunk: Number of tokens of a prompt that are read at a time.
         at_once: Maximum number of rows.
         together: Maximum number of rows in a tick.
+        guesses: Whether to check what the text before suggests, several tokens at a time (see `lookup`).
         added_ids: Ids of text that a fine-tune has added.
         submit: Runs a function on the computing thread, after those submitted before. Raises EngineError if nothing can
             be computed any more.
@@ -66,13 +69,14 @@ class Scheduler:
         chunk: int,
         at_once: int,
         together: int,
+        guesses: bool,
         added_ids: Collection[int],
         submit: Callable[[Callable[[], None]], Future[Any]],
     ) -> None:
         self.chunk, self.pool = chunk, pool
         self.begun = self.read_tokens = self.reused_tokens = 0
         self._model, self._at_once, self._together, self._added_ids = model, at_once, together, added_ids
-        self._submit = submit
+        self._submit, self._guesses = submit, guesses
         self._inbox: SimpleQueue[tuple[Row, Future[Item | None]] | None] = SimpleQueue()
         self._rows: deque[Row] = deque()  # those that have begun; the next ones to be computed come first
         self._waiting: deque[Row] = deque()
@@ -122,6 +126,9 @@ class Scheduler:
                 rows.remove(row)
         prefix, row.prefix = row.prefix, None
         if prefix is not None:
+            if row.steps:  # nobody has seen them
+                prefix.kv.take_back(len(row.steps))
+                del prefix.ids[-len(row.steps) :]
             is_damaged = is_damaged or prefix.kv.offset != len(prefix.ids)
             (self.pool.drop if is_damaged or row.cache is None else self.pool.put)(prefix)
         row.end(error)
@@ -136,12 +143,12 @@ class Scheduler:
             if self._waiting and self._reader_of_preamble(self._waiting[0]) is not None:
                 self._receive(MOMENT)
             self._begin()
+            for row in [row for row in self._rows if row.steps and row.is_asked]:
+                self._give(row, row.steps.popleft())
             if rows := self._ready():
                 self._tick(rows)
-            if (row := next((row for row in self._rows if row.reading and row.is_asked), None)) is not None:
-                self._rows.remove(row)
-                self._rows.append(row)
-                self._read(row)
+            if reading := [row for row in self._rows if row.reading is not None and row.is_asked]:
+                self._read(reading[0])
             if any(row.is_asked for row in self._rows):
                 self.wake()
         except BaseException as error:  # the program is exiting
@@ -247,6 +254,7 @@ class Scheduler:
                     if len(prefix.ids) == len(prompt):
                         picker = TokenPicker(request.options, len(prompt), prompt, request.constraint, self._added_ids)
                         row.writing = Continuation(self._model, last, prefix.kv, picker, row.limit, request.stop_ids)
+                        row.lookup = Lookup(prompt) if self._guesses else None
                     elif len(prefix.ids) == end:
                         prefix.kv.snapshot()
                     if end != preamble or end in ends or not is_short:
@@ -257,6 +265,8 @@ class Scheduler:
     def _read(self, row: Row) -> None:
         """Reads a chunk of a prompt."""
         assert row.reading is not None
+        self._rows.remove(row)
+        self._rows.append(row)
         try:
             progress = next(row.reading)
         except Exception as error:
@@ -268,8 +278,7 @@ class Scheduler:
 
     def _ready(self) -> list[Row]:
         """The rows of the next tick. Waits a moment for those of the last one."""
-        rows = [row for row in self._rows if row.writing is not None and row.is_asked]
-        if not rows:
+        if not any(row.can_tick for row in self._rows):
             return []
         until = time.perf_counter() + MOMENT
         while late := [row for row in self._rows if row.writing is not None and row.is_expected and not row.is_asked]:
@@ -278,8 +287,7 @@ class Scheduler:
                     row.is_expected = False
                 break
             self._receive(left)
-        rows = [row for row in self._rows if row.writing is not None and row.is_asked]
-        return rows[: self._together]
+        return [row for row in self._rows if row.can_tick][: self._together]
 
     def _tick(self, rows: list[Row]) -> None:
         """Gives a token to the reader of each row, and begins to choose the next ones.
@@ -291,37 +299,62 @@ class Scheduler:
         for row in rows:
             self._rows.remove(row)
             self._rows.append(row)
-        before, steps = offload_stats(self._model), dict[Row, Step]()
+        started, before, steps = time.perf_counter(), offload_stats(self._model), dict[Row, Step]()
         choices = {row: row.writing.pending for row in rows if row.writing is not None}
-        if not device.on_gpu():
+        is_given_first = not device.on_gpu() or self._guesses
+        if is_given_first:
             steps = self._steps(choices)
             for row, step in steps.items():
                 if not step.finish:
                     row.give(step)
+                    self._guess(row, step.token, len(rows))
         rows = [row for row in rows if not row.has_ended and self._has_room(row)]
+        sequences = {row: row.writing for row in rows if row.writing is not None}
+        guesses = {row: len(sequence.guess) for row, sequence in sequences.items()}
         try:
-            if rows:
-                advance(self._model, [row.writing for row in rows if row.writing is not None])
+            if sequences:
+                advance(self._model, list(sequences.values()))
         except Exception as error:
             self._fail(rows, error)
             return
-        if device.on_gpu():
+        if not is_given_first:
             steps = self._steps({row: choices[row] for row in rows})
-        for row in rows:
+        seconds = time.perf_counter() - started
+        for row, sequence in sequences.items():
             if row not in steps or row.prefix is None:
                 continue
-            step = steps[row]
-            row.prefix.ids.append(step.token)
+            row.prefix.ids += [steps[row].token, *(step.token for step in sequence.guessed)]
             row.counts.offload += offload_stats(self._model) - before
-            row.is_expected = not step.finish
-            if step.finish:
-                asked = row.asked.popleft()
-                self.end(row)
-                asked.set_result(step)
-            elif device.on_gpu():
-                row.give(step)
-            if row.writing is not None and row.writing.error is not None:
-                self._fail([row], row.writing.error)
+            row.steps += sequence.guessed
+            row.worth.took(seconds, guesses[row], len(sequence.guessed))
+            if row.lookup is not None:
+                for step in sequence.guessed:
+                    row.lookup.append(step.token)
+            if steps[row].finish or not is_given_first:
+                self._give(row, steps[row])
+            else:
+                row.is_expected = True
+            if sequence.error is not None:
+                self._fail([row], sequence.error)
+
+    def _give(self, row: Row, step: Step) -> None:
+        """Gives a step to the reader; the last one when the row has ended."""
+        row.is_expected = not step.finish
+        if step.finish:
+            asked = row.asked.popleft()
+            self.end(row)
+            asked.set_result(step)
+        else:
+            row.give(step)
+
+    def _guess(self, row: Row, token: int, rows: int) -> None:
+        """Guesses what follows a token, if that is likely to save time."""
+        if row.lookup is None or row.writing is None:
+            return
+        row.lookup.append(token)
+        most = min(row.worth.most, MOST_TOKENS // rows - 1, row.writing.left - 1)
+        if most > 0 and row.worth.is_worth_it():
+            row.writing.guess = row.lookup.guess(most)
 
     def _steps(self, choices: dict[Row, Choice]) -> dict[Row, Step]:
         """What was chosen. A row for which that fails is ended."""
@@ -335,8 +368,12 @@ class Scheduler:
         return steps
 
     def _has_room(self, row: Row) -> bool:
-        """Ends a row whose keys and values cannot grow."""
-        if row.prefix is not None and self.pool.grow(row.prefix):
+        """Makes room for the next tokens of a row; ends it if there is none."""
+        assert row.prefix is not None and row.writing is not None
+        if self.pool.grow(row.prefix, 1 + len(row.writing.guess)):
+            return True
+        row.writing.guess = ()
+        if self.pool.grow(row.prefix, 1):
             return True
         self.end(
             row,

@@ -97,11 +97,18 @@ class RotatingKVCache:
 
     During `update`, the attention of L new tokens also needs the window - 1 positions before them, in order. Between
     calls only `window` positions are kept.
+
+    Attributes:
+        window: Number of positions that are kept.
+        state: The ring.
+        earlier: The rings before each of the last single tokens, so that these can be taken back; None if they are not
+            kept. Each costs the memory of a ring.
     """
 
     def __init__(self, window: int) -> None:
         self.window = window
         self.state = Ring(None, None, 0)
+        self.earlier: list[Ring] | None = None
 
     @property
     def offset(self) -> int:
@@ -126,6 +133,8 @@ class RotatingKVCache:
 
     def _step(self, key: mx.array, value: mx.array) -> tuple[mx.array, mx.array]:
         index, size = self.offset % self.window, min(self.offset + 1, self.window)
+        if self.earlier is not None:
+            self.earlier.append(self.state)
         keys, values = (
             _written(
                 mx.zeros((*new.shape[:2], self.window, new.shape[3]), new.dtype) if old is None else old, new, index
@@ -228,6 +237,7 @@ class Cache:
         Both share all arrays. The first of the two that is extended copies the buffers of the full layers.
         """
         forked = Cache([copy(layer) for layer in self.layers])
+        forked.keep_earlier(False)
         forked._snapshots = dict(self._snapshots)
         return forked
 
@@ -273,6 +283,20 @@ class Cache:
         self._snapshots[self.offset] = [layer.state for layer in self._rings]
         if len(self._snapshots) > MOST_SNAPSHOTS:
             del self._snapshots[sorted(self._snapshots)[1]]
+
+    def keep_earlier(self, is_kept: bool) -> None:
+        """Lets `take_back` take back the single tokens that follow, or no longer those that came before."""
+        for ring in self._rings:
+            ring.earlier = [] if is_kept else None
+
+    def take_back(self, tokens: int) -> None:
+        """Takes back the last single tokens, at most as many as have come since `keep_earlier(True)`."""
+        for layer in self.layers:
+            if isinstance(layer, KVCache):
+                layer.trim_to(layer.offset - tokens)
+            elif tokens and layer.earlier is not None:
+                layer.state = layer.earlier[-tokens]
+                del layer.earlier[-tokens:]
 
     def has_snapshot(self, position: int) -> bool:
         """True if there is a snapshot at this position."""
