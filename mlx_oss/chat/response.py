@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from mlx_oss.action import Action
 from mlx_oss.chat.translation import assistant_messages, chat_events, tool_calls, without_bare_header
 from mlx_oss.constrain import Parsed, TurnConstraint
+from mlx_oss.errors import ContextError
 from mlx_oss.events import Event, FinishReason, PrefillProgress, ReasoningStopped, ToolCall, Usage
 from mlx_oss.generation.engine import Engine, Item, PromptProgress, Request, Step
 from mlx_oss.harmony import ParsedMessage
@@ -107,7 +108,13 @@ class Response:
                 except GeneratorExit:
                     self._take_undelivered(wait.future)
                     raise
-                item = wait.result()
+                try:
+                    item = wait.result()
+                except ContextError:  # other conversations have used up the memory for keys and values
+                    if not self._generated:
+                        raise
+                    self._reason = "length"
+                    break
                 if item is None:
                     break
                 if isinstance(item, PromptProgress):

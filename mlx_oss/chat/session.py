@@ -229,17 +229,18 @@ class ChatSession(Turns):
             DeviceError: If MLX fails.
         """
         with self._conversation.held():
-            saved = self._to_saved()
+            cache = self._cache.frozen()
+            saved = self._to_saved(cache.ids)
             if text_only:
                 session_file.write(path, replace(saved, cached=(), model=""), lambda: ())
             else:
-                session_file.write(path, saved, self._cache.tensors)
+                session_file.write(path, saved, cache.tensors)
 
-    def _to_saved(self) -> Saved:
+    def _to_saved(self, cached: Sequence[int]) -> Saved:
         return Saved(
             preamble=self._preamble(),
             entries=self._conversation.current.entries,
-            cached=self._cache.ids,
+            cached=cached,
             options=self.options,
             limits={**{name: getattr(self, name) for name in _SAVED_OPTIONS}, **self._constraints.as_json},
             stats=self._total_stats,

@@ -111,7 +111,7 @@ class ToolLoop:
         stopped_result: list[Entry] = []
         try:
             yield from response.run()
-        except DeviceError:
+        except (ContextError, DeviceError):
             self.is_taken_back = may_be_taken_back
             raise
         except BaseException:  # e.g. the iterator was closed at a tool call: its result then says it was stopped

@@ -133,6 +133,14 @@ class PromptCache:
         forked.ids = list(self.ids)
         return forked
 
+    def frozen(self) -> PromptCache:
+        """A second cache that holds the same and keeps it, for reading; the engine may forget what others hold.
+
+        Raises:
+            EngineError: As `fork`.
+        """
+        return self.fork()
+
     def take_over(self, stream: Stream) -> None:
         """Ends the stream that used the cache until now. `Stream` calls this on the thread of the engine."""
         self.end_stream()

@@ -6,9 +6,8 @@ nothing of text and messages.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from concurrent.futures import Future
-from functools import cached_property
+from collections.abc import Collection
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -93,7 +92,7 @@ class LocalEngine(Engine):
             together=self.at_once,
             guesses=native.computes(None) and not is_offloaded if guesses is None else guesses,
             added_ids=self.added_ids,
-            submit=_submitter(weights),
+            prepare=partial(_wire, weights),
         )
 
     @property
@@ -193,15 +192,7 @@ class LocalEngine(Engine):
         compute_thread.run(self._scheduler.pool.clear)
 
 
-def _submitter(wired_weights: wired.WiredWeights) -> Callable[[Callable[[], None]], Future[None]]:
-    """`compute_thread.submit`, which wires the weights before."""
-
-    def submit(function: Callable[[], None]) -> Future[None]:
-        def compute() -> None:
-            if wired_weights.wire():
-                compute_thread.when_idle(wired.release)
-            function()
-
-        return compute_thread.submit(compute)
-
-    return submit
+def _wire(weights: wired.WiredWeights) -> None:
+    """Wires the weights, until nothing is computed for a while."""
+    if weights.wire():
+        compute_thread.when_idle(wired.release)

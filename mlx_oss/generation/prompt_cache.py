@@ -63,18 +63,23 @@ class KVPromptCache(PromptCache):
             prefix.owner = weakref.ref(self)
 
     def fork(self) -> KVPromptCache:
-        return compute_thread.run(self._fork)  # there, because an interrupted request may still be extending the cache
+        def fork() -> KVPromptCache:
+            forked = self._frozen()
+            if forked.prefix is not None:
+                self.pool.put(forked.prefix)
+            return forked
 
-    def _fork(self) -> KVPromptCache:
-        forked = KVPromptCache(self._model, self.pool)
+        return compute_thread.run(fork)  # there, because an interrupted request may still be extending the cache
+
+    def frozen(self) -> KVPromptCache:
+        return compute_thread.run(self._frozen)
+
+    def _frozen(self) -> KVPromptCache:
+        """A cache that holds the same, and that the pool does not know."""
+        copied = KVPromptCache(self._model, self.pool)
         if self.prefix is not None:
-            forked._keep(Prefix(self.prefix.kv.fork(), list(self.prefix.ids)))
-        return forked
-
-    def _keep(self, prefix: Prefix) -> None:
-        """Holds a prefix that is new in the pool."""
-        self.hold(prefix)
-        self.pool.put(prefix)
+            copied.hold(Prefix(self.prefix.kv.fork(), list(self.prefix.ids)))
+        return copied
 
     def tensors(self) -> Iterator[tuple[str, SavedTensor]]:
         named = compute_thread.run(lambda: self.kv.tensors() if self.prefix else {})
@@ -97,10 +102,9 @@ class KVPromptCache(PromptCache):
             self._check(kv, len(ids), {name: (_name(array.dtype), array.shape) for name, array in named.items()})
             kv.restore(named, len(ids))
         self.end_stream()
-        if ids:
-            self._keep(Prefix(kv, ids))
-        else:
-            self.hold(None)
+        self.hold(Prefix(kv, ids) if ids else None)
+        if self.prefix is not None:
+            self.pool.put(self.prefix)
 
     def _check(self, kv: Cache, length: int, described: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         """Raises ValueError unless these are all tensors of a cache that holds `length` ids, and no others."""

@@ -5,6 +5,7 @@ Knows nothing of how rows are computed; `scheduler` does that.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from mlx_oss.generation.engine import Counts, Item, PromptProgress, Request, Ste
 from mlx_oss.generation.generate import Continuation
 from mlx_oss.generation.lookup import Lookup, Worth
 from mlx_oss.generation.prefix_pool import Prefix
+
+PAUSE = 0.2  # seconds after which a reader that does not come is not waited for
 
 
 class Computes(Protocol):
@@ -47,12 +50,14 @@ class Row:
         limit: Maximum number of tokens to generate.
         counts: What the request has cost so far.
         prefix: The ids that are held, with their keys and values; None before the row begins and after it has ended.
+        ids: All ids that were held when it was suspended; none if it was not.
         reading: Reads the prompt, a chunk each time; None before and after.
         writing: The sequence once the prompt has been read.
         stream: What its reader reads, weakly.
         lookup: Guesses what comes next; None if nothing is guessed.
         worth: Whether that saves time.
         steps: Tokens that have been computed and not been asked for: guesses that were right.
+        given_at: When the reader got its last item.
         asked: Futures of the items that the reader waits for.
         error: What the reader gets instead of the next item, if anything.
         is_cancelled: True if the reader wants no more items.
@@ -65,12 +70,14 @@ class Row:
         self.cache = None if request.cache is None else weakref.ref(request.cache)
         self.prompt, self.limit, self.counts = list(request.prompt), limit, Counts()
         self.prefix: Prefix | None = None
-        self.reading: Iterator[PromptProgress] | None = None
+        self.ids: list[int] = []
+        self.reading: Iterator[PromptProgress | None] | None = None
         self.writing: Continuation | None = None
         self.lookup: Lookup | None = None
         self.worth = Worth()
         self.steps: deque[Step] = deque()
         self.stream: weakref.ref[RowStream] | None = None
+        self.given_at = 0.0
         self.asked: deque[Future[Item | None]] = deque()
         self.error: BaseException | None = None
         self.is_cancelled = self.is_expected = self.has_ended = False
@@ -85,10 +92,21 @@ class Row:
     @property
     def can_tick(self) -> bool:
         """True if its next token has to be computed."""
-        return self.writing is not None and not self.steps and self.is_asked
+        return self.writing is not None and self.reading is None and not self.steps and self.is_asked
+
+    @property
+    def is_paused(self) -> bool:
+        """True if its reader has not come for a while, so that others may have its memory."""
+        return self.prefix is not None and not self.is_asked and time.perf_counter() - self.given_at > PAUSE
+
+    def is_reading(self, ids: list[int]) -> bool:
+        """True if it is just reading these ids, and keeps them."""
+        is_within = self.reading is not None and self.prefix is not None and len(self.prefix.ids) < len(ids)
+        return is_within and self.cache is not None and self.prompt[: len(ids)] == ids
 
     def give(self, item: Item | None) -> None:
         """Gives an item to the reader that waits for it."""
+        self.given_at = time.perf_counter()
         self.asked.popleft().set_result(item)
 
     def end(self, error: BaseException | None = None) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any
 
 import mlx.core as mx
 
@@ -28,12 +27,13 @@ from mlx_oss.generation.generate import Continuation, advance, prefill_chunks
 from mlx_oss.generation.lookup import Lookup
 from mlx_oss.generation.prefix_pool import Prefix, PrefixPool
 from mlx_oss.generation.prompt_cache import KVPromptCache
-from mlx_oss.generation.row import Row
+from mlx_oss.generation.row import PAUSE, Row
 from mlx_oss.generation.token_picker import Choice, TokenPicker
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload.install import offload_stats
 
 MOMENT = 0.002  # seconds that a tick waits for readers that took part in the last one
+LOOK = 0.01  # seconds between two looks whether there is room for a row that waits, if nobody reads
 MOST_TOKENS = 32  # of all rows that a tick computes, if it checks guesses
 MOST_WAITING = 1024  # requests that wait for others to end
 _LEAST_CHUNK = 32  # tokens; each time the system stops the GPU because a computation took too long, chunks are halved
@@ -50,8 +50,7 @@ class Scheduler:
         together: Maximum number of rows in a tick.
         guesses: Whether to check what the text before suggests, several tokens at a time (see `lookup`).
         added_ids: Ids of text that a fine-tune has added.
-        submit: Runs a function on the computing thread, after those submitted before. Raises EngineError if nothing can
-            be computed any more.
+        prepare: Called on the computing thread before something is computed.
 
     Attributes:
         chunk: As above.
@@ -71,12 +70,12 @@ class Scheduler:
         together: int,
         guesses: bool,
         added_ids: Collection[int],
-        submit: Callable[[Callable[[], None]], Future[Any]],
+        prepare: Callable[[], None],
     ) -> None:
         self.chunk, self.pool = chunk, pool
         self.begun = self.read_tokens = self.reused_tokens = 0
         self._model, self._at_once, self._together, self._added_ids = model, at_once, together, added_ids
-        self._submit, self._guesses = submit, guesses
+        self._prepare, self._guesses = prepare, guesses
         self._inbox: SimpleQueue[tuple[Row, Future[Item | None]] | None] = SimpleQueue()
         self._rows: deque[Row] = deque()  # those that have begun; the next ones to be computed come first
         self._waiting: deque[Row] = deque()
@@ -109,7 +108,11 @@ class Scheduler:
         """Lets the computing thread look at what has changed. May be called from any thread."""
         if not self._is_awake:
             self._is_awake = True
-            self._submit(self._work)
+            try:
+                compute_thread.submit(self._work)
+            except BaseException:
+                self._is_awake = False
+                raise
 
     def look(self) -> None:
         """Lets the computing thread look for cancelled rows, even while it waits. May be called from any thread."""
@@ -126,7 +129,7 @@ class Scheduler:
                 rows.remove(row)
         prefix, row.prefix = row.prefix, None
         if prefix is not None:
-            if row.steps:  # nobody has seen them
+            if row.steps and prefix.kv.can_take_back(len(row.steps)):  # nobody has seen them
                 prefix.kv.take_back(len(row.steps))
                 del prefix.ids[-len(row.steps) :]
             is_damaged = is_damaged or prefix.kv.offset != len(prefix.ids)
@@ -139,17 +142,19 @@ class Scheduler:
         """Computes a tick and a chunk, and comes again if there is more to do."""
         self._is_awake = False
         try:
+            self._prepare()
             self._receive()
-            if self._waiting and self._reader_of_preamble(self._waiting[0]) is not None:
-                self._receive(MOMENT)
             self._begin()
             for row in [row for row in self._rows if row.steps and row.is_asked]:
                 self._give(row, row.steps.popleft())
+                self._end_if_failed(row)
             if rows := self._ready():
                 self._tick(rows)
             if reading := [row for row in self._rows if row.reading is not None and row.is_asked]:
                 self._read(reading[0])
-            if any(row.is_asked for row in self._rows):
+            if self._waiting and not any(row.is_asked for row in self._rows):
+                self._receive(LOOK)  # for readers that have paused: there is room when they do so for long
+            if self._waiting or any(row.is_asked for row in self._rows):
                 self.wake()
         except BaseException as error:  # the program is exiting
             for row in [*self._rows, *self._waiting]:
@@ -177,23 +182,23 @@ class Scheduler:
                 return
             cache = row.cache() if row.cache is not None else None
             stream = row.stream() if row.stream is not None else None
-            if cache is not None and stream is not None:
+            if cache is not None and stream is not None and not row.ids:
                 cache.take_over(stream)
             self._waiting.append(row)
 
     def _begin(self) -> None:
         """Begins the rows that wait, in their order, as far as there is room for them."""
         while self._waiting and sum(row.is_asked for row in self._rows) < self._at_once:
-            row = self._waiting[0]
-            other = self._reader_of_preamble(row)
-            if other is not None and other.is_asked:
+            if self._waits_for_preamble:
                 return
-            self._waiting.popleft()
+            row = self._waiting.popleft()
             try:
                 if not self._begin_row(row):
                     if self._rows:
                         self._waiting.appendleft(row)
-                        return
+                        if not self._suspend():
+                            return
+                        continue
                     raise ContextError(
                         f"the keys and values of {len(row.prompt):,} tokens take more than the {self.pool.limit:,} "
                         "bytes that there are for conversations: shorten the conversation"
@@ -201,26 +206,43 @@ class Scheduler:
             except Exception as error:
                 self.end(row, error)
 
-    def _reader_of_preamble(self, row: Row) -> Row | None:
-        """A row that is just reading the preamble of another one, which then need not read it."""
+    @property
+    def _waits_for_preamble(self) -> bool:
+        """True if the next row that waits could begin, but another one is just reading the same preamble."""
+        if not self._waiting:
+            return False
+        row = self._waiting[0]
         preamble = row.prompt[: row.request.preamble]
-        if len(preamble) <= self._model.config.sliding_window:
-            return None
-        for other in self._rows:
-            held = None if other.prefix is None or other.cache is None else other.prefix.ids
-            is_reading = other.reading is not None and held is not None and len(held) < len(preamble)
-            if is_reading and other.prompt[: len(preamble)] == preamble:
-                return other
-        return None
+        return len(preamble) > self._model.config.sliding_window and any(
+            other.is_reading(preamble) and (other.is_asked or time.perf_counter() - other.given_at < PAUSE)
+            for other in self._rows
+        )
+
+    def _suspend(self) -> bool:
+        """Gives up the keys and values of a row whose reader pauses. Returns False if there is none.
+
+        When its reader comes back, the row waits for room and reads its ids again.
+        """
+        paused = [row for row in self._rows if row.is_paused]
+        if not paused:
+            return False
+        row = min(paused, key=lambda row: row.given_at)
+        self._rows.remove(row)
+        prefix, row.prefix = row.prefix, None
+        assert prefix is not None
+        row.ids, row.reading = list(prefix.ids), None
+        (self.pool.drop if row.cache is None else self.pool.put)(prefix)
+        return True
 
     def _begin_row(self, row: Row) -> bool:
-        """Begins a row. Returns False if there is no room for its keys and values."""
+        """Begins a row, or goes on with a suspended one. Returns False if there is no room for its keys and values."""
         cache = row.cache() if row.cache is not None else None
+        ids = row.prompt if row.writing is None else [*row.ids, row.writing.pending.value]
         if isinstance(cache, KVPromptCache):
             with device_errors:
-                prefix = self.pool.take(row.prompt, row.request.snapshots, cache.prefix)
+                prefix = self.pool.take(ids, row.request.snapshots if row.writing is None else (), cache.prefix)
         elif row.cache is None:
-            prefix = self.pool.take_new(row.prompt)
+            prefix = self.pool.take_new(ids)
         else:  # nobody uses it any more
             self.end(row)
             return True
@@ -228,14 +250,27 @@ class Scheduler:
             return False
         if isinstance(cache, KVPromptCache):
             cache.hold(prefix)
-        row.prefix, reused = prefix, len(prefix.ids)
+        row.prefix = prefix
+        self._rows.append(row)
+        if row.writing is not None:
+            row.writing.cache = prefix.kv
+            row.reading = self._reread(prefix, ids[:-1])
+            return True
+        reused = len(prefix.ids)
         row.counts.read_tokens = row.counts.reused_tokens = reused
         row.reading = self._chunks(row, prefix, reused)
-        self._rows.append(row)
         self.begun += 1
         self.read_tokens += len(row.prompt)
         self.reused_tokens += reused
         return True
+
+    def _reread(self, prefix: Prefix, ids: list[int]) -> Iterator[None]:
+        """Reads what is not held any more of the ids of a suspended row. Yields after each chunk."""
+        start = len(prefix.ids)
+        if start < len(ids):
+            for done, _ in prefill_chunks(self._model, ids[start:], prefix.kv, self.chunk):
+                prefix.ids[start:] = ids[start : start + done]
+                yield
 
     def _chunks(self, row: Row, prefix: Prefix, reused: int) -> Iterator[PromptProgress]:
         """Reads what is not held of a prompt, and takes the snapshots. Yields after each chunk."""
@@ -268,20 +303,23 @@ class Scheduler:
         self._rows.remove(row)
         self._rows.append(row)
         try:
-            progress = next(row.reading)
+            progress = next(row.reading, None)
         except Exception as error:
             self._fail([row], error)
             return
-        if row.writing is not None:
+        if row.writing is not None and progress is not None:
             row.reading = None
-        row.give(progress)
+        if progress is not None:
+            row.give(progress)
+        elif row.writing is not None and row.prefix is not None and len(row.prefix.ids) >= len(row.ids):
+            row.reading = None  # a suspended row has read its ids again
 
     def _ready(self) -> list[Row]:
         """The rows of the next tick. Waits a moment for those of the last one."""
         if not any(row.can_tick for row in self._rows):
             return []
         until = time.perf_counter() + MOMENT
-        while late := [row for row in self._rows if row.writing is not None and row.is_expected and not row.is_asked]:
+        while late := [row for row in self._rows if row.is_expected and not row.is_asked]:
             if (left := until - time.perf_counter()) <= 0:
                 for row in late:  # their readers are slow: no tick waits for them again before they have come
                     row.is_expected = False
@@ -334,8 +372,12 @@ class Scheduler:
                 self._give(row, steps[row])
             else:
                 row.is_expected = True
-            if sequence.error is not None:
-                self._fail([row], sequence.error)
+            self._end_if_failed(row)
+
+    def _end_if_failed(self, row: Row) -> None:
+        """Ends a row that has an error, when its reader has all tokens that came before."""
+        if row.writing is not None and row.writing.error is not None and not row.steps:
+            self._fail([row], row.writing.error)
 
     def _give(self, row: Row, step: Step) -> None:
         """Gives a step to the reader; the last one when the row has ended."""
@@ -373,7 +415,10 @@ class Scheduler:
         if self.pool.grow(row.prefix, 1 + len(row.writing.guess)):
             return True
         row.writing.guess = ()
-        if self.pool.grow(row.prefix, 1):
+        while not self.pool.grow(row.prefix, 1):
+            if not self._suspend():
+                break
+        else:
             return True
         self.end(
             row,

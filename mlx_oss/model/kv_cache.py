@@ -289,6 +289,10 @@ class Cache:
         for ring in self._rings:
             ring.earlier = [] if is_kept else None
 
+    def can_take_back(self, tokens: int) -> bool:
+        """True if so many single tokens have come since `keep_earlier(True)`."""
+        return all(ring.earlier is not None and len(ring.earlier) >= tokens for ring in self._rings)
+
     def take_back(self, tokens: int) -> None:
         """Takes back the last single tokens, at most as many as have come since `keep_earlier(True)`."""
         for layer in self.layers:

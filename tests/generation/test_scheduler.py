@@ -1,0 +1,192 @@
+"""Requests are computed together, each as if it were alone; none waits for the reader of another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_oss import LocalEngine, Request, SamplingOptions, Stream, Transformer
+from mlx_oss.errors import EngineError, OptionError
+from mlx_oss.generation import compute_thread, scheduler
+from tests.engines import as_loaded, small_config
+
+CONTEXT = 600
+GREEDY = SamplingOptions(temperature=0)
+PROMPTS = [[(number + 5 * n) % 50 for n in range(9 + 4 * number)] for number in range(6)]
+
+
+class Ticks(Transformer):
+    """Keeps what is computed: the number of rows of a tick, or "chunk"."""
+
+    def __init__(self, config) -> None:
+        super().__init__(config)
+        self.seen = Seen()
+
+    def hidden(self, tokens, cache=None):
+        if tokens.shape[1] > 1:
+            self.seen.parts.append("chunk")
+        return super().hidden(tokens, cache)
+
+    def hidden_of_each(self, tokens, caches):
+        self.seen.parts.append(len(caches))
+        return super().hidden_of_each(tokens, caches)
+
+
+class Seen:
+    def __init__(self) -> None:
+        self.parts: list[int | str] = []
+
+
+@pytest.fixture(scope="module")
+def transformer() -> Ticks:
+    mx.random.seed(9)
+    return as_loaded(Ticks(small_config(window=7, context=CONTEXT)))
+
+
+@pytest.fixture
+def engine(transformer) -> LocalEngine:
+    transformer.seen.parts.clear()
+    return LocalEngine(transformer, chunk=16, guesses=False)
+
+
+def begun(engine: LocalEngine, prompt: list[int], count: int = 20, **more) -> Stream:
+    return engine.submit(Request(prompt, GREEDY, count, **more))
+
+
+def tokens(stream: Stream) -> list[int]:
+    return [step.token for step in stream]
+
+
+def alone(engine: LocalEngine, prompt: list[int], count: int = 20) -> list[int]:
+    return tokens(begun(LocalEngine(engine.transformer, chunk=16, guesses=False), prompt, count))
+
+
+class OneAtATime:
+    """A constraint that raises when it accepts a token."""
+
+    def allowed(self) -> np.ndarray | int | None:
+        return None
+
+    def accept(self, token: int) -> None:
+        raise RuntimeError("enough")
+
+
+def test_rows_whose_readers_wait_share_a_tick(engine):
+    streams = [begun(engine, prompt) for prompt in PROMPTS]
+    with ThreadPoolExecutor(len(streams)) as pool:
+        said = list(pool.map(tokens, streams))
+    ticks = [part for part in engine.transformer.seen.parts if part != "chunk"]
+    assert said == [alone(engine, prompt) for prompt in PROMPTS]
+    assert sum(ticks) == 20 * len(PROMPTS) and max(ticks) > 2 and len(ticks) < 100
+
+
+def test_a_reader_that_pauses_holds_up_nobody(engine):
+    paused = begun(engine, PROMPTS[0])
+    given = [next(paused).token]
+    assert tokens(begun(engine, PROMPTS[1])) == alone(engine, PROMPTS[1])
+    assert engine.transformer.seen.parts.count(2) == 0
+    assert given + tokens(paused) == alone(engine, PROMPTS[0])
+
+
+def test_a_token_is_computed_between_two_chunks_of_a_long_prompt(engine):
+    writing = begun(engine, PROMPTS[0], 100)
+    given = [next(writing).token]
+    reading = begun(engine, [(7 * n) % 50 for n in range(160)], 1)
+    engine.transformer.seen.parts.clear()
+    with ThreadPoolExecutor(2) as pool:
+        read, written = pool.submit(tokens, reading), pool.submit(tokens, writing)
+        assert len(read.result()) == 1
+        assert given + written.result() == alone(engine, PROMPTS[0], 100)
+    parts = engine.transformer.seen.parts
+    last = len(parts) - parts[::-1].index("chunk")
+    between = [parts[n : n + 3] for n in range(last - 2)]
+    assert parts[:last].count("chunk") >= 10 and ["chunk"] * 3 not in between
+
+
+def test_the_error_of_a_row_ends_this_row_only(engine):
+    wrong = {
+        "constraint": {"constraint": OneAtATime()},
+        "bias": {"options": SamplingOptions(logit_bias={60: 1})},
+    }
+    streams = [begun(engine, prompt) for prompt in PROMPTS[:3]]
+    bad = [engine.submit(Request(**{"prompt": PROMPTS[3], "options": GREEDY} | more)) for more in wrong.values()]
+    with ThreadPoolExecutor(5) as pool:
+        said = [pool.submit(tokens, stream) for stream in [*streams, *bad]]
+        assert [future.result() for future in said[:3]] == [alone(engine, prompt) for prompt in PROMPTS[:3]]
+        assert isinstance(said[3].exception(), RuntimeError) and isinstance(said[4].exception(), OptionError)
+    for stream in bad:
+        assert next(stream, None) is None  # an error comes once
+
+
+def test_an_error_that_comes_while_nobody_reads_is_raised_at_the_next_step(engine):
+    class Later(OneAtATime):
+        count = 0
+
+        def allowed(self):
+            self.count += 1
+            if self.count == 3:
+                raise RuntimeError("enough")
+
+        def accept(self, token: int) -> None:
+            pass
+
+    stream = begun(engine, PROMPTS[0], constraint=Later())
+    given = [next(stream).token]
+    with pytest.raises(RuntimeError, match="enough"):
+        while True:
+            time.sleep(0.02)
+            given.append(next(stream).token)
+    assert given == alone(engine, PROMPTS[0])[: len(given)] and next(stream, None) is None
+
+
+def test_more_requests_than_are_computed_at_once_take_turns(engine, transformer, monkeypatch):
+    monkeypatch.setattr("mlx_oss.generation.local.AT_ONCE", 2)
+    engine = LocalEngine(transformer, chunk=16, guesses=False)
+    assert engine.at_once == 2
+    with ThreadPoolExecutor(len(PROMPTS)) as pool:
+        said = list(pool.map(tokens, [begun(engine, prompt) for prompt in PROMPTS]))
+    assert said == [alone(engine, prompt) for prompt in PROMPTS]
+    assert engine.stats.running == engine.stats.waiting == 0
+
+
+def test_paused_readers_are_not_counted_among_those_computed_at_once(transformer, monkeypatch):
+    monkeypatch.setattr("mlx_oss.generation.local.AT_ONCE", 2)
+    engine = LocalEngine(transformer, chunk=16, guesses=False)
+    paused = [begun(engine, prompt) for prompt in PROMPTS[:3]]
+    for stream in paused:
+        next(stream)
+    assert tokens(begun(engine, PROMPTS[3])) == alone(engine, PROMPTS[3])
+    assert engine.stats.running == 3
+
+
+def test_a_request_that_waits_can_be_cancelled(transformer, monkeypatch):
+    monkeypatch.setattr(scheduler, "MOST_WAITING", 1)
+    engine = LocalEngine(transformer, chunk=16, guesses=False, cache_bytes=1)
+    held = threading.Event()
+    compute_thread.submit(held.wait)  # nothing begins before
+    engine._scheduler.pool.limit = 0
+    first, second, third = (begun(engine, prompt) for prompt in PROMPTS[:3])
+    engine._scheduler._at_once = 0
+    futures = [first.read(), second.read()]
+    held.set()
+    with pytest.raises(EngineError, match="1 requests are waiting already"):
+        futures[1].result()
+    first.cancel()
+    assert futures[0].result() is None and next(first, None) is None
+    engine._scheduler._at_once, engine._scheduler.pool.limit = 2, 10**9
+    assert tokens(third) == alone(engine, PROMPTS[2])
+
+
+def test_experts_on_disk_are_computed_for_one_row_at_a_time(transformer):
+    engine = LocalEngine(transformer, chunk=16, guesses=False)
+    engine._scheduler._together = 1  # as for a plan with slots
+    transformer.seen.parts.clear()
+    with ThreadPoolExecutor(3) as pool:
+        said = list(pool.map(tokens, [begun(engine, prompt) for prompt in PROMPTS[:3]]))
+    assert {part for part in transformer.seen.parts if part != "chunk"} == {1}
+    assert said == [alone(engine, prompt) for prompt in PROMPTS[:3]]
