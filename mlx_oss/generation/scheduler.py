@@ -101,7 +101,11 @@ class Scheduler:
             raise EngineError("a constraint runs on the thread of the engine, so it cannot wait for the engine")
         future: Future[Item | None] = Future()
         self._inbox.put((row, future))
-        self.wake()
+        try:
+            self.wake()
+        except BaseException:
+            future.cancel()  # it stays in the inbox
+            raise
         return future
 
     def wake(self) -> None:
