@@ -18,13 +18,12 @@ from mlx_oss.config import ModelConfig
 from mlx_oss.errors import OptionError
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import Engine, EngineStats, Request, Stream
-from mlx_oss.generation.prefix_pool import PrefixPool
+from mlx_oss.generation.prefix_pool import PrefixPool, bytes_for
 from mlx_oss.generation.prompt_cache import KVPromptCache
 from mlx_oss.generation.row import Row, RowStream
 from mlx_oss.generation.scheduler import Scheduler
-from mlx_oss.memory.estimates import kv_cache_bytes, snapshot_bytes
 from mlx_oss.model.fingerprint import fingerprint
-from mlx_oss.model.kv_cache import MOST_SNAPSHOTS, Cache
+from mlx_oss.model.kv_cache import Cache
 from mlx_oss.model.transformer import PREFILL_CHUNK, Transformer
 
 if TYPE_CHECKING:
@@ -79,9 +78,8 @@ class LocalEngine(Engine):
         planned_bytes = plan.wired_bytes if plan else 0
         weights = wired.WiredWeights(planned_bytes if wired_bytes is None else wired_bytes)
         if cache_bytes is None:
-            config, size = transformer.config, transformer.dtype.size
-            least = kv_cache_bytes(config, self.context, size) + snapshot_bytes(config, MOST_SNAPSHOTS, size)
-            cache_bytes = plan.cache_bytes if plan else max(_LEAST_CACHE, least)
+            least = bytes_for(transformer.config, self.context, transformer.dtype.size)
+            cache_bytes = max(plan.cache_bytes if plan else _LEAST_CACHE, least)
         is_offloaded = plan is not None and plan.slots is not None
         self.at_once = 1 if is_offloaded else AT_ONCE
         self._scheduler = Scheduler(

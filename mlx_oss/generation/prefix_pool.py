@@ -11,8 +11,9 @@ import weakref
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from mlx_oss.memory.estimates import kv_cache_bytes
-from mlx_oss.model.kv_cache import Cache, KVCache
+from mlx_oss.config import ModelConfig
+from mlx_oss.memory.estimates import kv_cache_bytes, snapshot_bytes
+from mlx_oss.model.kv_cache import MOST_SNAPSHOTS, Cache, KVCache
 from mlx_oss.model.transformer import Transformer
 
 _BLOCK = 512  # ids that are compared at a time
@@ -96,8 +97,12 @@ class PrefixPool:
         source, length = self._longest(prompt, snapshots, own)
         is_free = source in self._idle and (source is own or (not _owned(source) and length == len(source.ids)))
         held = self._idle.get(source, 0) if source is not None and is_free else 0
-        if not self._make_room(self._bytes(len(prompt)) - held, keep=source):
-            if source is None or is_free or not self._make_room(self._bytes(len(prompt))):
+        needed = self._bytes(len(prompt), 1 + len(snapshots))  # one more after the preamble
+        if source is not None:
+            needed = self._bytes(len(prompt), 1 + len(snapshots) + source.kv.snapshots)
+        if not self._make_room(needed - held, keep=source):
+            needed = self._bytes(len(prompt), 1 + len(snapshots))
+            if source is None or is_free or not self._make_room(needed):
                 return None
             source, length = None, 0
         if source is None or not length:
@@ -111,15 +116,16 @@ class PrefixPool:
         if source is not None and source in self._idle:  # it was used just now
             self._idle[source] = self._idle.pop(source)
         self._idle.pop(taken, None)
-        self._used[taken] = max(self._bytes(len(prompt)), taken.nbytes)
+        self._used[taken] = max(needed, taken.nbytes)
         return taken
 
-    def take_new(self, prompt: list[int]) -> Prefix | None:
-        """An empty prefix for a request that reads all of its prompt; otherwise like `take`."""
-        if not self._make_room(self._bytes(len(prompt))):
+    def take_new(self, prompt: list[int], snapshots: int) -> Prefix | None:
+        """An empty prefix for a request that reads all of its prompt, with so many snapshots; otherwise like `take`."""
+        needed = self._bytes(len(prompt), 1 + snapshots)
+        if not self._make_room(needed):
             return None
         taken = Prefix(self._model.make_cache(), [])
-        self._used[taken] = self._bytes(len(prompt))
+        self._used[taken] = needed
         return taken
 
     def grow(self, prefix: Prefix, tokens: int) -> bool:
@@ -127,14 +133,15 @@ class PrefixPool:
         length = len(prefix.ids)
         if -(-length // KVCache.STEP) == -(-(length + tokens) // KVCache.STEP):
             return True
-        needed = self._bytes(length + tokens) + prefix.kv.snapshot_bytes
-        if not self._make_room(needed - self._used[prefix]):
+        more = self._bytes(length + tokens) - self._bytes(length)
+        if not self._make_room(more):
             return False
-        self._used[prefix] = max(needed, self._used[prefix])
+        self._used[prefix] += more
         return True
 
     def put(self, prefix: Prefix) -> None:
         """Takes back what is no longer in use. The caller may keep it: `drop` is called when the bytes are needed."""
+        prefix.kv.keep_earlier(False)
         self._used.pop(prefix, None)
         if prefix.ids:
             self._idle[prefix] = prefix.nbytes
@@ -173,15 +180,21 @@ class PrefixPool:
             self.drop(prefix)
         return self.nbytes + nbytes <= self.limit
 
-    def _bytes(self, ids: int) -> int:
-        """Bytes of the keys and values of so many ids, with the room that buffers have at their end."""
-        room = -(-max(ids, 1) // KVCache.STEP) * KVCache.STEP
-        return kv_cache_bytes(self._model.config, room, self._model.dtype.size)
+    def _bytes(self, ids: int, snapshots: int = 0) -> int:
+        """Bytes of the keys and values of so many ids, with the room at the end of buffers, and of snapshots."""
+        return bytes_for(self._model.config, ids, self._model.dtype.size, snapshots)
 
     @property
     def _may_share(self) -> bool:
         """True if it is worth looking for shared memory: only forks share, and only when bytes become scarce."""
         return sum(self._used.values()) + sum(self._idle.values()) > self.limit
+
+
+def bytes_for(config: ModelConfig, ids: int, itemsize: int, snapshots: int = MOST_SNAPSHOTS) -> int:
+    """Bytes of the keys and values of a conversation, with the room at the end of its buffers, and of its snapshots."""
+    room = -(-max(ids, 1) // KVCache.STEP) * KVCache.STEP
+    kept = min(snapshots, MOST_SNAPSHOTS)
+    return kv_cache_bytes(config, room, itemsize) + snapshot_bytes(config, kept, itemsize)
 
 
 def shared_length(ids: Sequence[int], prompt: Sequence[int]) -> int:

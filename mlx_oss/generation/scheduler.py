@@ -234,7 +234,9 @@ class Scheduler:
         self._rows.remove(row)
         prefix, row.prefix = row.prefix, None
         assert prefix is not None
-        row.ids, row.reading = list(prefix.ids), None
+        if row.writing is not None and row.reading is None:  # otherwise it has not read again what it had
+            row.ids = list(prefix.ids)
+        row.reading = None
         (self.pool.drop if row.cache is None else self.pool.put)(prefix)
         return True
 
@@ -246,7 +248,7 @@ class Scheduler:
             with device_errors:
                 prefix = self.pool.take(ids, row.request.snapshots if row.writing is None else (), cache.prefix)
         elif row.cache is None:
-            prefix = self.pool.take_new(ids)
+            prefix = self.pool.take_new(ids, len(row.request.snapshots))
         else:  # nobody uses it any more
             self.end(row)
             return True

@@ -302,6 +302,11 @@ class Cache:
                 layer.state = layer.earlier[-tokens]
                 del layer.earlier[-tokens:]
 
+    @property
+    def snapshots(self) -> int:
+        """Number of snapshots."""
+        return len(self._snapshots)
+
     def has_snapshot(self, position: int) -> bool:
         """True if there is a snapshot at this position."""
         return position in self._snapshots

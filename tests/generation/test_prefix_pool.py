@@ -11,8 +11,7 @@ import pytest
 
 from mlx_oss import LocalEngine, PromptCache, Request, SamplingOptions, Stream, Transformer
 from mlx_oss.errors import ContextError
-from mlx_oss.generation.prefix_pool import shared_length
-from mlx_oss.memory.estimates import kv_cache_bytes
+from mlx_oss.generation.prefix_pool import bytes_for, shared_length
 from tests.engines import as_loaded, small_config
 
 WINDOW, CONTEXT = 7, 1200
@@ -33,7 +32,7 @@ def engine(transformer) -> LocalEngine:
 
 def step_bytes(engine: LocalEngine, conversations: int = 1) -> int:
     """Bytes of the keys and values of so many conversations of up to 256 ids."""
-    return conversations * kv_cache_bytes(engine.config, 256, engine.dtype.size)
+    return conversations * bytes_for(engine.config, 256, engine.dtype.size, 1)
 
 
 def begun(engine: LocalEngine, prompt: list[int], cache: PromptCache | None = None, count: int = 6, **more) -> Stream:
