@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from mlx_oss import errors as errors
     from mlx_oss import harmony as harmony
     from mlx_oss import tools as tools
+    from mlx_oss.chat.many import Replies, ask_many
     from mlx_oss.chat.session import ChatSession
     from mlx_oss.config import ModelConfig
     from mlx_oss.constrain import Guards
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
 
 _MODULES = ("convert", "errors", "harmony", "tools")  # public modules
 _NAMES = {  # the names of each module that are public here
+    "chat.many": "Replies ask_many",
     "chat.session": "ChatSession",
     "config": "ModelConfig",
     "constrain": "Guards",
@@ -148,6 +150,7 @@ __all__ = [
     "ReasoningDelta",
     "ReasoningStopped",
     "RepairedOutput",
+    "Replies",
     "Reply",
     "Request",
     "SamplingOptions",
@@ -166,6 +169,7 @@ __all__ = [
     "TurnsDropped",
     "Usage",
     "__version__",
+    "ask_many",
     "collect",
     "generate_step",
     "load",

@@ -2,6 +2,8 @@
 
 session       ChatSession, the public API: options, undo, fork, save and load
 turns         its part that runs turns: send, resume, retry and edit
+many          ask_many: the questions of a list, several at the same time
+parallel      runs the turns of many sessions on one thread
 driver        runs the generator of a turn for its caller, on threads or in an event loop
 setup         what a turn is run with: the options, checked and rendered once
 live          the conversation while turns change it, one at a time
