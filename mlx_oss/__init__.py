@@ -24,6 +24,7 @@ if sys.version_info < (3, 11):  # noqa: UP036
     )
 
 from mlx_oss.errors import (
+    BatchError,
     BenchmarkError,
     CheckpointError,
     ConfigError,
@@ -117,6 +118,7 @@ _COMPUTING = ("generation.generate", "generation.local", "loader", "memory.plan"
 
 __all__ = [
     "AnswerDelta",
+    "BatchError",
     "BenchmarkError",
     "Cache",
     "ChatSession",

@@ -14,6 +14,7 @@
     │       └── NumericalError   the model's logits are not numbers
     ├── SessionError         a saved session cannot be read or written, or a turn of the session is running
     ├── ToolError            a tool failed; the session reports the message to the model
+    ├── BatchError           a file of requests cannot be read, or its answers cannot be written
     └── BenchmarkError       a benchmarked engine cannot load or run the model
 
 Each message says what is wrong, where (file, tensor, key), and how to fix it. The command line prints it after
@@ -27,6 +28,7 @@ from __future__ import annotations
 import reprlib
 
 __all__ = [
+    "BatchError",
     "BenchmarkError",
     "CheckpointError",
     "ConfigError",
@@ -151,6 +153,10 @@ class ToolError(MlxOssError):
     def __init__(self, message: str, output: str = "") -> None:
         Exception.__init__(self, message)  # whole: tools bound what the model gets to read
         self.output = output
+
+
+class BatchError(MlxOssError):
+    """A file of requests cannot be read, or the file of their answers cannot be read or written."""
 
 
 class BenchmarkError(MlxOssError):

@@ -97,9 +97,15 @@ class Replies(Iterator[T], AsyncIterator[T], Generic[T]):
     still running, or `with` does; so does letting go of this object. After Ctrl-C in the middle of waiting, and after
     the last reply, nothing is running any more.
 
+    Args:
+        session: The session that is forked for each question; nothing else uses it.
+        questions: As for `ask_many`.
+        places: How many questions are asked at the same time.
+        returns_errors: Whether an error is returned in the place of a reply, or raised.
+
     Attributes:
-        done: How many questions have been answered so far, those that could not be included. May be more than were
-            read: `len(questions) - replies.done` are left. May be read from any thread.
+        done: How many questions are done so far, in any order, those that could not be answered included. May be
+            read from any thread.
         usage: What the answers have cost so far, added up.
     """
 

@@ -21,6 +21,7 @@ from mlx_oss.version import __version__
 
 COMMANDS = {
     "chat": ("mlx_oss.cli.chat", "chat with a model in the terminal, or ask it one question"),
+    "batch": ("mlx_oss.cli.batch", "answer a file of requests in OpenAI's batch format"),
     "generate": ("mlx_oss.cli.generate", "print everything a model writes, control tokens included"),
     "render": ("mlx_oss.cli.render", "print a conversation as the model sees it"),
     "parse": ("mlx_oss.cli.parse", "print the messages in a model's output, and what had to be repaired"),

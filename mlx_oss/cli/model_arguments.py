@@ -27,7 +27,8 @@ _MODEL_HELP = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model, and how it is loaded."""
     parser.add_argument(
         "--model",
         metavar="NAME",
@@ -36,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dtype_argument(parser)
     add_memory_arguments(parser)
     add_wire_argument(parser)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_arguments(parser)
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
         "--temperature",
