@@ -92,7 +92,7 @@ def _answer(args: argparse.Namespace, wanted: Mapping[str, str], responses: Resp
         f"{generated:,} tokens in {seconds:.1f} s"
     )
     if first_failure is not None:
-        say(one_line(f"error: {failed:,} requests failed, the first with: {first_failure}"))
+        say(one_line(f"error: {failed:,} of the requests failed, the first with: {first_failure}"))
         say("the same command asks them again; with --at-once 1 each of them takes the least memory")
     return 1 if responses.refused or failed else 0
 

@@ -81,7 +81,7 @@ def _fields(message: Any, where: str) -> tuple[Any, dict[str, Any]]:
     if not isinstance(message, Mapping):
         raise RequestError(f"{where} is {quoted(message)}: give an object with role and content", where)
     role = message.get("role")
-    if role not in _KEYS:
+    if role not in [*_KEYS]:  # a list: role may be anything
         raise RequestError(f"{where} has role {quoted(role)}: use one of {', '.join(_KEYS)}", f"{where}.role")
     fields = {key: value for key, value in message.items() if key != "role" and value is not None and value != []}
     if unknown := sorted(fields.keys() - _KEYS[role]):
