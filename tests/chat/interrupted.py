@@ -12,6 +12,7 @@ import faulthandler
 import gc
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -20,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import mlx_oss
+from mlx_oss import ask_many
 from mlx_oss.generation import compute_thread
 
 CALL = "<|channel|>commentary to=functions.now<|message|>{}<|call|>"
 SKIPPED = (__file__, *(str(path) for path in Path(asyncio.__file__).parent.iterdir()))  # not ours to protect
-STRIDE = {"ask": 7, "close": 5, "ask_in_a_loop": 41}  # thousands of steps, much the same for each token
+STRIDE = {"ask": 7, "ask_many": 13, "close": 5, "ask_in_a_loop": 41}  # thousands of steps, much the same for each token
 RUNS: list[None] = []  # one for each call that was run
 
 
@@ -65,9 +67,17 @@ def ask_in_a_loop(session: mlx_oss.ChatSession) -> None:
     asyncio.run(main())
 
 
+def ask_list(session: mlx_oss.ChatSession) -> None:
+    engine: Any = session.model
+    engine.says("one", "two")
+    for _ in ask_many(session, ["Hi", "Hello"]):
+        pass
+
+
 ACTIONS: dict[str, Callable[[mlx_oss.ChatSession], object]] = {
     "ask": lambda session: ask(session, CALL, "done"),
     "ask_in_a_loop": ask_in_a_loop,
+    "ask_many": ask_list,
     "close": close_at_first_event,
     "undo": mlx_oss.ChatSession.undo,
     "save": lambda session: session.save(sys.argv[2]),
@@ -99,6 +109,11 @@ def interrupted(step: int, action: Callable[[], object]) -> bool:
     return count >= step
 
 
+def joined(thread: threading.Thread) -> bool:
+    thread.join(10)
+    return not thread.is_alive()
+
+
 def main(name: str) -> int:
     """The number of steps of the action."""
     for step in itertools.count(1, STRIDE.get(name, 1)):
@@ -110,6 +125,7 @@ def main(name: str) -> int:
             break
         gc.collect()  # the exception of an asyncio task refers to frames that refer to it, and hold the unfinished turn
         time.sleep(0.0005)  # if the wait for the end was interrupted, another thread may still be ending the turn
+        assert all(thread.name != "mlx-oss turns" or joined(thread) for thread in threading.enumerate()), step
         assert ask(session, "fine").finish_reason == "stop", step
         assert [message.role for message in session.messages].count("tool") >= len(RUNS), step
         RUNS.clear()
