@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_oss import ChatSession, LocalEngine, ModelConfig, Request, Stream, Transformer
+from mlx_oss import (
+    ChatSession,
+    LocalEngine,
+    ModelConfig,
+    Request,
+    ScriptedEngine,
+    Stream,
+    Transformer,
+    load_tokenizer,
+)
 from mlx_oss.backend import device
 from mlx_oss.constrain import TurnConstraint
+from mlx_oss.generation.engine import Item
 
 Model = TypeVar("Model", bound=Transformer)
 
@@ -84,3 +97,59 @@ def prompt_of(session: ChatSession) -> list[int]:
 def constraint_of(session: ChatSession) -> TurnConstraint:
     """The constraint of the next round of a session."""
     return session._setup().constraint(session._conversation.current)
+
+
+class HeldEngine(ScriptedEngine):
+    """Keeps back the tokens of prompts that contain a word, until `release(word)` or the request is cancelled."""
+
+    def __init__(self, *answers: str) -> None:
+        super().__init__(*answers)
+        self.held: dict[str, list[Callable[[], None]]] = {}
+        self.begun: list[str] = []
+        self._guard = threading.Lock()
+
+    def submit(self, request: Request) -> Stream:
+        stream = super().submit(request)
+        word = load_tokenizer().decode(list(request.prompt)).split("<|message|>")[-1].split("<|end|>")[0]
+        self.begun.append(word)
+        at_once, cancel = stream._submit, stream.cancel
+
+        def later(function: Callable[[], Item | None]) -> Future[Item | None]:
+            outer: Future[Item | None] = Future()
+
+            def compute() -> None:
+                if not outer.done():
+                    inner = at_once(function)
+                    error = inner.exception()
+                    outer.set_exception(error) if error else outer.set_result(inner.result())
+
+            with self._guard:
+                if word in self.held and not stream._is_cancelled:
+                    self.held[word].append(compute)
+                    return outer
+            compute()
+            return outer
+
+        def end() -> None:
+            cancel()
+            self.release(word)
+
+        stream._submit, stream.cancel = later, end  # type: ignore[method-assign]
+        return stream
+
+    def hold(self, *words: str) -> None:
+        self.held.update({word: [] for word in words})
+
+    def release(self, word: str) -> None:
+        with self._guard:
+            waiting = self.held.pop(word, [])
+        for compute in waiting:
+            compute()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it never happened")

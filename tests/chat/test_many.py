@@ -9,8 +9,7 @@ import operator
 import signal
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,8 +31,8 @@ from mlx_oss import (
     ask_many,
 )
 from mlx_oss.generation import compute_thread
-from mlx_oss.generation.engine import Item
 from tests.chat.scripted import DATE, TOKENIZER, ids
+from tests.engines import HeldEngine, wait_until
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CALL = "<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{{}}<|call|>"
@@ -56,54 +55,6 @@ def leaves_no_thread() -> Iterator[None]:
     assert our_threads() == []
 
 
-class HeldEngine(ScriptedEngine):
-    """Keeps back the tokens of prompts that contain a word, until `release(word)` or the request is cancelled."""
-
-    def __init__(self, *answers: str) -> None:
-        super().__init__(*answers)
-        self.held: dict[str, list[Callable[[], None]]] = {}
-        self.begun: list[str] = []
-        self._guard = threading.Lock()
-
-    def submit(self, request: Request) -> Stream:
-        stream = super().submit(request)
-        word = TOKENIZER.decode(list(request.prompt)).split("<|message|>")[-1].split("<|end|>")[0]
-        self.begun.append(word)
-        at_once, cancel = stream._submit, stream.cancel
-
-        def later(function: Callable[[], Item | None]) -> Future[Item | None]:
-            outer: Future[Item | None] = Future()
-
-            def compute() -> None:
-                if not outer.done():
-                    inner = at_once(function)
-                    error = inner.exception()
-                    outer.set_exception(error) if error else outer.set_result(inner.result())
-
-            with self._guard:
-                if word in self.held and not stream._is_cancelled:
-                    self.held[word].append(compute)
-                    return outer
-            compute()
-            return outer
-
-        def end() -> None:
-            cancel()
-            self.release(word)
-
-        stream._submit, stream.cancel = later, end  # type: ignore[method-assign]
-        return stream
-
-    def hold(self, *words: str) -> None:
-        self.held.update({word: [] for word in words})
-
-    def release(self, word: str) -> None:
-        with self._guard:
-            waiting = self.held.pop(word, [])
-        for compute in waiting:
-            compute()
-
-
 def texts(replies: Replies[Reply]) -> list[str]:
     return [reply.text for reply in replies]
 
@@ -116,14 +67,6 @@ def test_replies_come_in_the_order_of_the_questions_though_a_later_one_is_done_f
     assert texts(replies) == ["first", "second", "third"]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it never happened")
-
-
 def test_a_reply_is_there_as_soon_as_the_next_in_order_is_done():
     engine = HeldEngine("first", "second")
     engine.hold("2")
@@ -131,6 +74,23 @@ def test_a_reply_is_there_as_soon_as_the_next_in_order_is_done():
         assert next(replies).text == "first" and replies.done == 1
         engine.release("2")
         assert next(replies).text == "second"
+
+
+def test_a_reply_that_is_done_does_not_wait_for_more_of_the_list():
+    delivered: list[str] = []
+    before_the_third: list[int] = []
+
+    def slow() -> Iterator[str]:
+        yield "1"
+        wait_until(lambda: not replies._ahead or replies._ahead[0].done())
+        yield "2"
+        before_the_third.append(len(delivered))
+        yield "3"
+
+    replies = ask_many(session_of(ScriptedEngine(*"ABC")), slow(), at_once=2)
+    for reply in replies:
+        delivered.append(reply.text)
+    assert delivered == list("ABC") and before_the_third[0] >= 1
 
 
 @pytest.mark.parametrize("at_once", [1, 3])

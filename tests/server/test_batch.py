@@ -11,6 +11,7 @@ import pytest
 from mlx_oss import DeviceError, EngineError, MlxOssError, Reply, ScriptedEngine, load_tokenizer
 from mlx_oss.server.batch import answer
 from mlx_oss.server.batch_files import BatchRequest
+from tests.engines import HeldEngine, wait_until
 
 TOKENIZER = load_tokenizer()
 
@@ -80,6 +81,26 @@ def test_requests_are_read_only_a_few_ahead():
     assert len(taken) <= 5
     answers.close()
     assert "mlx-oss turns" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_requests_that_take_long_are_not_read_further_either():
+    taken: list[str] = []
+
+    def many() -> Iterator[BatchRequest]:
+        for name in "abcdefghij":
+            taken.append(name)
+            yield request(name, name)
+
+    engine = HeldEngine(*"ABCDEFGHIJ")
+    engine.hold(*"abcdefghij")
+    answers = answer(many(), engine, TOKENIZER, at_once=2)
+    reading = threading.Thread(target=lambda: next(answers))
+    reading.start()
+    wait_until(lambda: len(taken) == 5 and len(engine.begun) == 2)
+    engine.release("a")
+    reading.join(20)
+    assert not reading.is_alive() and len(taken) == 5
+    answers.close()
 
 
 def test_instructions_and_history_reach_the_model():
