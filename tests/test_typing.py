@@ -45,6 +45,9 @@ def main() -> int:
         print(error)
         return 1
     text: str = reply.text
+    texts: list[str] = [each.text for each in mlx_oss.ask_many(session, ["Hello", [Message("user", "Hi")]])]
+    with mlx_oss.ask_many(session, texts, on_error="return") as replies:
+        texts += [each.text for each in replies if isinstance(each, mlx_oss.Reply)]
     report: Report = convert("here", "there", ConvertOptions(profile="q8"))
     ids: list[int] = render_conversation([Message("user", "Hi")])
     plan: mlx_oss.Plan = mlx_oss.plan("there")

@@ -58,7 +58,8 @@ def ask_many(
     """Asks many questions, several at the same time, and returns the replies in the order of the questions.
 
     Each question is asked in a fork of the session. So it has the options, tools and conversation of the session as
-    they are now; no question knows of another one, and the session stays as it is. With `options.seed`, question k
+    they are now; no question knows of another one, and the session stays as it is. Its tools are shared, and like
+    `confirm` they are called on other threads. With `options.seed`, question k
     (the first is 0) draws with `seed + k`, so its answer does not depend on what is asked beside it.
 
     Args:

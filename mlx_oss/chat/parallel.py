@@ -60,8 +60,9 @@ class ParallelTurns:
                 self._inbox.put(new)
                 if self._thread is None:
                     work = contextvars.copy_context().run
-                    self._thread = threading.Thread(target=work, args=(self._work,), name="mlx-oss turns", daemon=True)
-                    self._thread.start()
+                    thread = threading.Thread(target=work, args=(self._work,), name="mlx-oss turns", daemon=True)
+                    thread.start()
+                    self._thread = thread
                 return
         new.close()
 
@@ -137,7 +138,11 @@ class ParallelTurns:
             action.future.add_done_callback(ready)
         else:
             run = contextvars.copy_context().run
-            threading.Thread(target=run, args=(perform,), name="mlx-oss action", daemon=True).start()
+            try:
+                threading.Thread(target=run, args=(perform,), name="mlx-oss action", daemon=True).start()
+            except RuntimeError as error:  # no more threads can be started
+                turn.error = error
+                ready()
 
 
 class _Running:

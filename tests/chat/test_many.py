@@ -372,6 +372,24 @@ def test_an_exception_of_confirm_is_that_of_its_question():
     assert isinstance(first, LookupError) and isinstance(second, Reply)
 
 
+def test_a_machine_without_room_for_a_thread_is_an_error_of_the_question(monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "mlx-oss action":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def tool() -> str:
+        """Does something."""
+        return ""
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    session = session_of(ScriptedEngine(CALL.format(name="tool"), "B"), tools=[tool])
+    first, second = ask_many(session, ["1", "2"], on_error="return")
+    assert isinstance(first, RuntimeError) and isinstance(second, Reply)
+
+
 def test_progress_and_costs_can_be_read_at_any_time():
     questions = list("1234")
     replies = ask_many(session_of(ScriptedEngine(*"ABCD")), questions)
