@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, overload
 from mlx_oss.action import Wait
 from mlx_oss.chat.history import Entry
 from mlx_oss.chat.live import LiveConversation
-from mlx_oss.chat.parallel import Outcome, ParallelTurns, Turn
+from mlx_oss.chat.parallel import MOST_AT_ONCE, Outcome, ParallelTurns, Turn
 from mlx_oss.chat.session import ChatSession
 from mlx_oss.errors import OptionError, quoted
 from mlx_oss.events import Reply, Usage
@@ -59,15 +59,16 @@ def ask_many(
 
     Each question is asked in a fork of the session. So it has the options, tools and conversation of the session as
     they are now; no question knows of another one, and the session stays as it is. Its tools are shared, and like
-    `confirm` they are called on other threads. With `options.seed`, question k
-    (the first is 0) draws with `seed + k`, so its answer does not depend on what is asked beside it.
+    `confirm` they are called on other threads. With `options.seed`, question k (the first is 0) draws with `seed + k`,
+    so its answer does not depend on what is asked beside it.
 
     Args:
         session: The session to ask in.
         questions: Messages of the user; or conversations, as lists of messages, which the model continues. A message
             of the system in front of a conversation takes the place of the session's instructions. It is read when a
             reply is asked for, and at most 8 questions ahead for each place; so it may be an endless generator.
-        at_once: How many questions are asked at the same time. None means as many as the engine computes together.
+        at_once: How many questions are asked at the same time, at most 256. None means as many as the engine computes
+            together.
         on_error: What happens with a question that cannot be answered, for example because it is too long. "raise"
             raises its error in the place of its reply; the next `next` goes on with the reply after it. "return"
             returns the error in that place.
@@ -82,8 +83,8 @@ def ask_many(
     if not isinstance(session, ChatSession):
         raise OptionError(f"session is a {type(session).__name__}, expected a ChatSession: its options are used")
     places = session.model.at_once if at_once is None else at_once
-    if type(places) is not int or places < 1:
-        raise OptionError(f"at_once is {places!r}, expected at least 1 or None")
+    if type(places) is not int or not 1 <= places <= MOST_AT_ONCE:
+        raise OptionError(f"at_once is {places!r}, expected 1 to {MOST_AT_ONCE}, or None")
     if on_error not in ("raise", "return"):
         raise OptionError(f"on_error is {on_error!r}, expected raise or return")
     if isinstance(questions, str | bytes) or not isinstance(questions, Iterable):

@@ -22,6 +22,7 @@ from mlx_oss.shield import shield, shielded
 
 Turn = Generator[Event | Action, None, None]
 Outcome = Reply | BaseException | None
+MOST_AT_ONCE = 256  # an engine refuses requests when thousands wait
 
 
 class ParallelTurns:
@@ -30,7 +31,7 @@ class ParallelTurns:
     The thread starts with the first turn, and ends after `end`. Tools run on threads of their own, or in `loop`.
 
     Args:
-        at_once: How many turns are run at the same time, at least 1.
+        at_once: How many turns are run at the same time, from 1 to `MOST_AT_ONCE`.
 
     Attributes:
         loop: The event loop in which async tools are awaited. None: each call gets a loop of its own.
@@ -210,7 +211,9 @@ class _Running:
 
 def _forget_frames(error: BaseException) -> None:
     """Clears the variables in the traceback: a program that keeps errors would keep the sessions and their caches."""
-    chain: BaseException | None = error
-    while chain is not None:
-        traceback.clear_frames(chain.__traceback__)
-        chain = chain.__cause__ or chain.__context__
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__

@@ -44,10 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.at_once is not None and args.at_once < 1:
-        raise OptionError(f"--at-once is {args.at_once}: give at least 1")
+    from mlx_oss.chat.parallel import MOST_AT_ONCE
     from mlx_oss.server.batch_files import ResponseFile, read_requests
 
+    if args.at_once is not None and not 1 <= args.at_once <= MOST_AT_ONCE:
+        raise OptionError(f"--at-once is {args.at_once}: give 1 to {MOST_AT_ONCE}")
     with suppress(OSError, ValueError):
         if os.path.samefile(expanded(args.requests), expanded(args.responses)):
             raise BatchError(f"{args.responses} is the file of the requests itself: give another for the responses")

@@ -442,7 +442,8 @@ def test_cancelling_the_task_that_reads_ends_what_is_running(model):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"at_once": 0}, "at_once is 0, expected at least 1 or None"),
+        ({"at_once": 0}, "at_once is 0, expected 1 to 256, or None"),
+        ({"at_once": 257}, "at_once is 257, expected 1 to 256"),
         ({"at_once": True}, "at_once is True"),
         ({"on_error": "ignore"}, "on_error is 'ignore', expected raise or return"),
         ({"questions": "one text"}, "questions is a str, expected a list of texts"),

@@ -130,7 +130,8 @@ def test_bad_files_get_one_line_and_a_remedy(tmp_path, answers, capsys):
         ((source, tmp_path), "cannot be written (it is a folder, not a file): give a file"),
         ((source, notes), "line 1 is no response of this command: give another file for the responses"),
         ((twice, tmp_path / "out"), "line 3 has the custom_id '\\x1b[2Jb' of line 2: give each request one of its own"),
-        ((source, tmp_path / "out", "--at-once", 0), "--at-once is 0: give at least 1"),
+        ((source, tmp_path / "out", "--at-once", 0), "--at-once is 0: give 1 to 256"),
+        ((source, tmp_path / "out", "--at-once", 9999), "--at-once is 9999: give 1 to 256"),
         ((source, tmp_path / "out", "--model", "gpt-9"), "gpt-9 does not exist"),
     ):
         assert run("batch", *arguments) == 2
