@@ -169,6 +169,15 @@ def test_a_session_with_a_conversation_is_continued_by_each_question():
     assert [message.content for message in session.messages] == ["Hello", "Bonjour."]
 
 
+def test_every_question_has_the_format_of_the_answer():
+    pytest.importorskip("llguidance")
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    engine = ScriptedEngine('{"n": 1}', '{"n": 2}')
+    replies = ask_many(session_of(engine, response_format=schema), ["1", "2"])
+    assert [reply.parsed for reply in replies] == [{"n": 1}, {"n": 2}]
+    assert all(request.constraint is not None for request in engine.requests)
+
+
 def test_a_conversation_reads_as_if_the_session_had_had_it():
     engine = ScriptedEngine("Paris.", "Rome.", "Rome.")
     had = session_of(engine, instructions="Be brief.")

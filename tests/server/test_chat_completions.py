@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, get_type_hints
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, completion_create_params
 
 from mlx_oss import (
     ChatSession,
     ContextError,
     DeviceError,
+    MlxOssError,
     Reply,
     SamplingOptions,
     ScriptedEngine,
@@ -19,6 +23,7 @@ from mlx_oss import (
     Usage,
     load_tokenizer,
 )
+from mlx_oss.chat.many import begin
 from mlx_oss.server.chat_completions import completion, failure, request_from
 from mlx_oss.server.messages import RequestError
 
@@ -133,6 +138,33 @@ def test_what_cannot_be_followed_is_refused_by_name(body, param, reason):
 def test_a_body_that_is_no_object_is_refused(body):
     with pytest.raises(RequestError, match="give an object with messages"):
         request_from(body)
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+ROLES = st.sampled_from(["system", "developer", "user", "assistant", "tool", "function"])
+KEYS = st.sampled_from(
+    "role content type text name id function arguments tool_calls tool_call_id parameters strict schema json_schema "
+    "properties description reasoning".split()
+)
+JSON = st.recursive(
+    SCALARS | ROLES | st.sampled_from(["text", "function", "json_object", "json_schema", "auto", "1", "f"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from(sorted(get_type_hints(completion_create_params.CompletionCreateParamsBase)))
+MESSAGE = st.fixed_dictionaries({"role": ROLES}, optional={"content": JSON, "tool_calls": JSON, "tool_call_id": JSON})
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(FIELDS, JSON, max_size=3), JSON | st.lists(MESSAGE, max_size=3) | st.just(MESSAGES))
+def test_any_json_is_a_request_or_an_error_with_a_sentence(body, messages):
+    engine, tokenizer = ScriptedEngine(), load_tokenizer()
+    try:
+        asked = request_from(body | {"messages": messages})
+        begin(ChatSession(engine, tokenizer, **asked.options), asked.messages)
+    except MlxOssError as error:
+        status, answer = failure(error)
+        assert status == 400 and json.dumps(answer) and len(str(error)) < 2100
 
 
 USAGE = Usage(prompt_tokens=10, reused_tokens=4, generated_tokens=3)
