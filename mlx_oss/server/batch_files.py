@@ -7,6 +7,7 @@ says by itself which requests are answered, and whether they were the same ones.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -201,7 +202,7 @@ class ResponseFile:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._file.truncate(self._size)
-            raise _unwritable(self._path, error, "free some space, and give the same command again") from None
+            raise _unwritable(self._path, error) from None
         self._size += len(line)
         self.answered.add(request.custom_id)
         self.refused += status != 200
@@ -248,9 +249,13 @@ def _opened(path: Path) -> FileIO:
         raise
 
 
-def _unwritable(path: str | Path, error: Exception, remedy: str = "") -> BatchError:
+def _unwritable(path: str | Path, error: Exception) -> BatchError:
     reason = getattr(error, "strerror", None) or error
+    remedy = "give another path"
     if isinstance(error, FileNotFoundError) and not expanded(path).parent.exists():
-        return BatchError(f"{path} cannot be written (its folder is not there): make the folder first")
-    remedy = remedy or ("give a file" if isinstance(error, UnsuitableFile) else "give another path")
+        reason, remedy = "its folder is not there", "make the folder first"
+    elif isinstance(error, UnsuitableFile):
+        remedy = "give a file"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "free some space, and give the same command again"
     return BatchError(f"{path} cannot be written ({reason}): {remedy}")
