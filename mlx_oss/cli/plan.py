@@ -76,6 +76,11 @@ def _show(plan: Plan) -> None:
     table.add_row("peak", format_bytes(plan.whole_bytes), format_bytes(plan.peak_bytes))
     console.print(table)
     console.print(one_line(f"{plan}."), soft_wrap=True)
+    if plan.slots is not None:
+        console.print("Several conversations take turns, a token at a time.", soft_wrap=True)
+    elif plan.verdict != "too small":
+        most = format_bytes(plan.cache_bytes)
+        console.print(f"Keys and values of all conversations together take at most {most}.", soft_wrap=True)
     if plan.slots is not None and plan.source != "as requested":
         console.print("--memory sets another limit.", soft_wrap=True)
     if plan.remedy:

@@ -484,7 +484,7 @@ def test_two_processes_can_save_to_one_path(conversation, tmp_path, script):
             conversation.save(tmp_path / "chat")
         return iter(())
 
-    session_file.write(tmp_path / "chat", conversation._to_saved(), tensors)
+    session_file.write(tmp_path / "chat", conversation._to_saved(()), tensors)
     assert len(calls) == 2 and os.listdir(tmp_path) == ["chat"]
     ChatSession.load(tmp_path / "chat", script, TOKENIZER)
 
