@@ -96,13 +96,15 @@ class PrefixPool:
         """
         source, length = self._longest(prompt, snapshots, own)
         is_free = source in self._idle and (source is own or (not _owned(source) and length == len(source.ids)))
-        held = self._idle.get(source, 0) if source is not None and is_free else 0
-        needed = self._bytes(len(prompt), 1 + len(snapshots))  # one more after the preamble
-        if source is not None:
-            needed = self._bytes(len(prompt), 1 + len(snapshots) + source.kv.snapshots)
-        if not self._make_room(needed - held, keep=source):
-            needed = self._bytes(len(prompt), 1 + len(snapshots))
-            if source is None or is_free or not self._make_room(needed):
+        wanted = 1 + len(snapshots)  # one more after the preamble
+        needed = self._bytes(len(prompt), wanted + (0 if source is None else source.kv.snapshots))
+        held = self._idle.pop(source) if source is not None and is_free else None
+        if not self._make_room(needed, keep=source):
+            if source is not None and held is not None:
+                self._idle[source] = held
+                return None
+            needed = self._bytes(len(prompt), wanted)
+            if source is None or not self._make_room(needed):
                 return None
             source, length = None, 0
         if source is None or not length:
@@ -115,7 +117,6 @@ class PrefixPool:
             taken = Prefix(source.kv.copied(length), source.ids[:length])
         if source is not None and source in self._idle:  # it was used just now
             self._idle[source] = self._idle.pop(source)
-        self._idle.pop(taken, None)
         self._used[taken] = max(needed, taken.nbytes)
         return taken
 

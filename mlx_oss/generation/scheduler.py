@@ -186,7 +186,8 @@ class Scheduler:
                 return
             cache = row.cache() if row.cache is not None else None
             stream = row.stream() if row.stream is not None else None
-            if cache is not None and stream is not None and not row.ids:
+            if cache is not None and stream is not None and not row.has_taken_over:
+                row.has_taken_over = True
                 cache.take_over(stream)
             self._waiting.append(row)
 
