@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from mlx_oss import bench
-from mlx_oss.bench import BenchReport, Result, Speed, chips, gguf_file, measure, worker
+from mlx_oss.bench import BenchReport, Result, Speed, chips, engines, gguf_file, measure, processes, worker
 from mlx_oss.bench.kernels import bytes_per_token, copied_buffers, kernels_per_layer
 from mlx_oss.cli import main
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec
@@ -71,7 +71,7 @@ def fake_processes(monkeypatch):
             writes = bool(request["lengths"])
             return remaining[writes].pop(0) if writes or loads else {"imports": 1.0, "load": 1.0, "loaded": 1}
 
-        monkeypatch.setattr(bench, "_run", run)
+        monkeypatch.setattr(processes, "sample_of", run)
         return asked
 
     return install
@@ -196,7 +196,7 @@ def test_mlx_lm_gives_the_same_tokens(folder):
     """mlx-lm-float32 over 150 positions, where mlx-lm's own frequencies lead to other tokens."""
     asked = {"folder": str(folder()), "lengths": [6, 150], "tokens": 4}
     ours, own, theirs = (
-        bench._run(
+        processes.sample_of(
             asked | {"engine": engine, "options": {"dtype": "float32"} if engine == "mlx-oss" else {}}, dict(os.environ)
         )["lengths"]
         for engine in bench.ENGINES[:3]
@@ -206,7 +206,7 @@ def test_mlx_lm_gives_the_same_tokens(folder):
 
 
 def test_the_command_and_the_measuring_process_know_the_same_engines(capsys):
-    assert tuple(worker.ENGINES) == bench.ENGINES
+    assert tuple(engines.ENGINES) == bench.ENGINES
     for engine in bench.ENGINES[1:]:
         with pytest.raises(SystemExit):  # because of the number that follows, not because of the engine
             main(["bench", "--compare", engine, "--repeats", "x"])
@@ -432,7 +432,7 @@ def test_random_weights_are_small_numbers_of_their_type(folder, gguf, tmp_path):
 
 def test_llama_cpp_takes_turns_and_its_file_is_removed(folder, gguf, fake_processes, monkeypatch, capsys):
     files, asked = [], fake_processes(*[sample(1)] * 4)
-    run = bench._run
+    run = processes.sample_of
 
     def look(request: dict[str, object], environment: dict[str, str]) -> dict[str, object]:
         if request["engine"] == "llama.cpp":
@@ -440,7 +440,7 @@ def test_llama_cpp_takes_turns_and_its_file_is_removed(folder, gguf, fake_proces
             assert files[-1].exists()
         return run(request, environment)
 
-    monkeypatch.setattr(bench, "_run", look)
+    monkeypatch.setattr(processes, "sample_of", look)
     how = ["--prompt", "8", "--tokens", "3", "--repeats", "2", "--compare", "llama.cpp"]
     assert main(["bench", str(folder()), *how]) == 0
     assert [request["engine"] for request in asked] == ["mlx-oss", "llama.cpp"] * 5
@@ -458,7 +458,7 @@ def test_llama_cpps_file_is_removed_whatever_ends_the_benchmark(folder, gguf, mo
         seen.extend(Path(environment["TMPDIR"]).iterdir())
         raise error
 
-    monkeypatch.setattr(bench, "_run", run)
+    monkeypatch.setattr(processes, "sample_of", run)
     with pytest.raises(error):
         measure(folder(), compare=["llama.cpp"])
     assert [file.name for file in seen] == ["random.gguf"] and not seen[0].exists()

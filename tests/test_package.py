@@ -53,7 +53,7 @@ KNOW_MLX = set(
     weights.arrays weights.reading offload.embedding offload.experts offload.install
     nano convert.affine loader generation.generate generation.local generation.prompt_cache generation.sampling
     generation.sampling_mlx generation.sampling_numpy generation.scheduler generation.token_picker
-    bench.kernels bench.worker doctor.kernels doctor.worker
+    bench.engines bench.kernels doctor.kernels doctor.worker
     """.split()
 )
 

@@ -1,6 +1,9 @@
 """Measures a model on this machine: load time, memory, prefill and decode speed, alone or compared with other engines.
 
+    processes.py  the processes that measure, which take turns
     worker.py     one measurement of one engine, in a process of its own
+    engines.py    how the worker runs each engine
+    many.py       the benchmark of several requests at once
     kernels.py    counts the kernels and the bytes of weights of a decode step
     chips.py      memory bandwidth of Apple's chips
     gguf_file.py  a file of random weights for llama.cpp
@@ -14,23 +17,16 @@ first engine would have to read them from disk. `cli.bench` shows the results.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from signal import SIGABRT
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlx_oss.bench.chips import bandwidth
-from mlx_oss.errors import BenchmarkError, OptionError
-from mlx_oss.files import expanded
-from mlx_oss.python_process import command_of
+from mlx_oss.bench.processes import ENGINES, Samples, prepared
+from mlx_oss.errors import OptionError
 
-ENGINES = ("mlx-oss", "mlx-lm", "mlx-lm-float32", "llama.cpp")
 LENGTHS = (32, 128, 512)  # prompt lengths, in tokens
 MOST_TOKENS = 1 << 20  # of a prompt or an answer; the releases' context has 131,072
 LOADS = 5  # a model is loaded at least this many times: loading is quick, and its time varies
@@ -162,30 +158,23 @@ def measure(
         CheckpointError: If llama.cpp is asked for, and the folder's files cannot be read.
     """
     _check(lengths, tokens, repeats, compare)
-    engines = ENGINES[:1] + tuple(engine for engine in ENGINES[1:] if engine in compare)
-    options: dict[str, dict[str, Any]] = {"mlx-oss": {"dtype": dtype, "memory": memory, "wire": wire}}
-    say = progress or (lambda _: None)
-    # On the CPU backend, MLX compiles what mlx-lm computes into the temporary folder, and loads what lies there.
-    with TemporaryDirectory(prefix="mlx-oss-bench-") as private:
-        weights = {}
-        if "llama.cpp" in engines:
-            from mlx_oss.bench import gguf_file  # not before: each measuring process imports this module
+    ours: dict[str, Any] = {"dtype": dtype, "memory": memory, "wire": wire}
+    with prepared(folder, compare, ours, max(lengths) + tokens, progress) as processes:
+        loads = processes.alternating("loading", 1 + max(repeats, LOADS), lengths=[], tokens=tokens)
+        samples = processes.alternating("generating", repeats, lengths=list(lengths), tokens=tokens)
+    return _report(loads, samples, processes.weights, sum(lengths) + len(lengths) * tokens)
 
-            say("llama.cpp, writing a file of random weights")
-            file = Path(private) / "random.gguf"
-            weights["llama.cpp"] = gguf_file.make(file, expanded(folder))
-            options["llama.cpp"] = {"gguf": str(file), "context": max(lengths) + tokens}
-        run = _Runs(engines, expanded(folder), tokens, options, os.environ | {"TMPDIR": private}, say)
-        loads = run.alternating("loading", 1 + max(repeats, LOADS), ())
-        samples = run.alternating("generating", repeats, lengths)
+
+def _report(loads: Samples, samples: Samples, weights: Mapping[str, str], tokens: int) -> BenchReport:
+    """The report of what was measured; a sample of mlx-oss has computed `tokens` tokens."""
     ours = samples["mlx-oss"][0]
     return BenchReport(
         device=ours["device"],
-        repeats=repeats,
+        repeats=len(samples["mlx-oss"]),
         bytes_per_token=ours["bytes_per_token"],
         kernels_per_layer=ours["kernels_per_layer"],
         copied_buffers=(ours["copied_buffers"][0], ours["copied_buffers"][1]),
-        reads=_reads([sample["reads"] for sample in samples["mlx-oss"]], (sum(lengths) + len(lengths) * tokens)),
+        reads=_reads([sample["reads"] for sample in samples["mlx-oss"]], tokens),
         bandwidth=bandwidth(ours["device"]),
         results=tuple(
             _result(engine, loads[engine][1:], measured, weights.get(engine)) for engine, measured in samples.items()
@@ -206,62 +195,12 @@ def _check(lengths: Sequence[int], tokens: int, repeats: int, compare: Sequence[
         raise OptionError(f"compare contains {unknown[0]!r}, but only {supported} are supported")
 
 
-@dataclass(frozen=True, slots=True)
-class _Runs:
-    """Measures engines in turn.
-
-    Attributes:
-        engines: Their names.
-        folder: Folder of the model.
-        tokens: Tokens to generate for each prompt.
-        options: What the engines are loaded with.
-        environment: The environment variables of the measuring processes.
-        say: Called with a short description of each measurement.
-    """
-
-    engines: Sequence[str]
-    folder: Path
-    tokens: int
-    options: Mapping[str, dict[str, Any]]
-    environment: dict[str, str]
-    say: Callable[[str], None]
-
-    def alternating(self, task: str, rounds: int, lengths: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
-        """The samples of each engine. In each round every engine is measured once."""
-        samples: dict[str, list[dict[str, Any]]] = {engine: [] for engine in self.engines}
-        for repeat in range(rounds):
-            for engine, measured in samples.items():
-                self.say(f"{engine}, {task}, {repeat + 1} of {rounds}")
-                request = {"folder": str(self.folder), "lengths": list(lengths), "tokens": self.tokens}
-                request |= {"engine": engine, "options": self.options.get(engine, {})}
-                measured.append(_run(request, self.environment))
-        return samples
-
-
 def _reads(samples: list[dict[str, float]], tokens: int) -> OffloadFigures | None:
     """The medians of all samples, or None if nothing was read from disk."""
     if not any(sample["nbytes"] for sample in samples):
         return None
     hit_rate, nbytes, seconds = (_median(samples, key) for key in ("hit_rate", "nbytes", "seconds"))
     return OffloadFigures(hit_rate, nbytes / tokens, seconds / tokens)
-
-
-def _run(request: dict[str, Any], environment: dict[str, str]) -> dict[str, Any]:
-    """Runs one measurement in a process of its own and returns its sample."""
-    command = command_of("mlx_oss.bench.worker", json.dumps(request))
-    process = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
-    if process.returncode == 0:
-        sample: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
-        return sample
-    engine, errors = request["engine"], process.stderr.strip().splitlines() or ["it reported no reason"]
-    if process.returncode == -SIGABRT:  # llama.cpp has found something that it does not expect
-        raise BenchmarkError(f"{engine} gave up while it ran {request['folder']}: {errors[-1]}")
-    if process.returncode < 0:
-        signal = -process.returncode
-        raise BenchmarkError(
-            f"{engine} was killed by signal {signal} while it ran {request['folder']}: probably out of memory"
-        )
-    raise BenchmarkError(f"{engine} cannot run {request['folder']}: {errors[-1]}")
 
 
 def _result(engine: str, loads: list[dict[str, Any]], samples: list[dict[str, Any]], weights: str | None) -> Result:

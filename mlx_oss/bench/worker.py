@@ -8,32 +8,25 @@ exit status is 2.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Sequence
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from statistics import median
 
-Ids = Iterator[int]
-# generate(prompt, number of tokens to generate), and a function that returns further facts for the sample
-Engine = tuple[Callable[[list[int], int], Ids], Callable[[], dict[str, object]]]
-Options = dict[str, Any]  # keyword arguments of mlx_oss.load_model; for llama.cpp its file and its context
-Load = Callable[[Path, Options], Engine]
+from mlx_oss.bench.engines import ENGINES, Arrivals, Engine, Ids, Options
+from mlx_oss.errors import BenchmarkError, MlxOssError
+
 # Tokens of the prompt, and tokens to generate, before the measurement: kernels are compiled and weights are read once.
 WARM_UP = 4
 
 
 def main(argument: str) -> int:
     """Measures what the JSON object `argument` requests, prints the sample and returns the exit status."""
-    from mlx_oss.errors import MlxOssError
-
     request = json.loads(argument)
-    engine, folder = request["engine"], Path(request["folder"])
     try:
-        sample = measure(engine, folder, request["lengths"], request["tokens"], request["options"])
+        sample = measure(**request | {"folder": Path(request["folder"])})
     except (MlxOssError, ImportError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -41,7 +34,14 @@ def main(argument: str) -> int:
     return 0
 
 
-def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options: Options) -> dict[str, object]:
+def measure(
+    engine: str,
+    folder: Path,
+    lengths: Sequence[int],
+    tokens: int,
+    options: Options,
+    rows: Sequence[int] = (),
+) -> dict[str, object]:
     """Loads a model, then for each prompt length prefills a prompt and greedily generates `tokens` tokens.
 
     Args:
@@ -50,6 +50,8 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
         lengths: Prompt lengths, in tokens. Empty: the model is loaded and nothing else.
         tokens: Tokens to generate for each prompt, at least 2.
         options: What the engine loads the model with.
+        rows: Numbers of requests. For each of them, as many requests run at once instead of one after another; their
+            prompts have the lengths in turn.
 
     Returns:
         The sample, with times in seconds and memory in bytes.
@@ -57,7 +59,7 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
     started = time.perf_counter()
     load = ENGINES[engine]()
     imported = time.perf_counter()
-    generate, facts = load(folder, options)
+    loaded = load(folder, options)
     done = time.perf_counter()
     from mlx_oss.backend.process_memory import peak_memory_bytes
 
@@ -65,17 +67,22 @@ def measure(engine: str, folder: Path, lengths: list[int], tokens: int, options:
     loading["loaded"] = peak_memory_bytes()
     if not lengths:
         return loading
-    first = _timed(generate(_prompt(WARM_UP, shift=1), WARM_UP))[0]
+    if rows:
+        return {**loading, **_at_once(engine, loaded, lengths, tokens, rows), "resident": peak_memory_bytes()}
+    first = _timed(loaded.generate(_prompt(WARM_UP, 1), WARM_UP))[0]
     runs = {}
     for length in lengths:
-        prefill, decode, ids = _timed(generate(_prompt(length), tokens))
+        prefill, decode, ids = _timed(loaded.generate(_prompt(length), tokens))
         runs[str(length)] = {"prefill": prefill, "decode": decode / (tokens - 1), "ids": ids}
-    return {**loading, "first": first, "resident": peak_memory_bytes(), "lengths": runs, **facts()}
+    return {**loading, "first": first, "resident": peak_memory_bytes(), "lengths": runs, **loaded.facts()}
 
 
-def _prompt(length: int, shift: int = 0) -> list[int]:
-    """Token ids spread over the vocabulary, the same in every run."""
-    return [(7919 * (n + shift) + 1) % 199_998 for n in range(length)]
+def _prompt(length: int, number: int = 0) -> list[int]:
+    """Token ids spread over the vocabulary, the same in every run.
+
+    No prompt begins as one of another length or number does: an engine may keep what it has read.
+    """
+    return [(7919 * (n + length + 1024 * number) + 1) % 199_998 for n in range(length)]
 
 
 def _timed(ids: Ids) -> tuple[float, float, list[int]]:
@@ -87,100 +94,48 @@ def _timed(ids: Ids) -> tuple[float, float, list[int]]:
     return first - started, time.perf_counter() - first, generated
 
 
-def _ours() -> Load:
-    from mlx_oss.backend.mlx_library import load_mlx
-
-    load_mlx()  # before the imports below
-    from mlx_oss.backend import native
-    from mlx_oss.backend.device import device_name
-    from mlx_oss.bench.kernels import bytes_per_token, copied_buffers, kernels_per_layer
-    from mlx_oss.errors import OptionError
-    from mlx_oss.generation.engine import Request
-    from mlx_oss.generation.options import SamplingOptions
-    from mlx_oss.loader import load_model
-    from mlx_oss.offload.install import offload_stats
-
-    def load(folder: Path, options: Options) -> Engine:
-        model = load_model(folder, **options)
-        vocabulary = model.config.vocab_size
-
-        def generate(prompt: list[int], tokens: int) -> Ids:
-            if len(prompt) + tokens > model.context:
-                raise OptionError(
-                    f"a prompt of {len(prompt)} tokens and {tokens} generated tokens do not fit into the context of "
-                    f"{model.context}: use shorter prompts"
-                )
-            greedy = SamplingOptions(temperature=0, logprobs=False)
-            prompt = [token % vocabulary for token in prompt]
-            return (step.token for step in model.submit(Request(prompt, greedy, tokens)))
-
-        def facts() -> dict[str, object]:
-            reads = offload_stats(model.transformer)
-            return {
-                "reads": {"hit_rate": reads.hit_rate, **asdict(reads)},
-                "device": device_name() + (f" with {native.vectors()}" if native.computes(None) else ""),
-                "bytes_per_token": bytes_per_token(model.transformer),
-                "kernels_per_layer": kernels_per_layer(model.transformer),
-                "copied_buffers": copied_buffers(model.transformer),
-            }
-
-        return generate, facts
-
-    return load
+def _at_once(name: str, engine: Engine, lengths: Sequence[int], tokens: int, rows: Sequence[int]) -> dict[str, object]:
+    """The part of the sample that several requests at once give."""
+    if engine.together is None:
+        raise BenchmarkError(f"{name} is measured with one request at a time: compare without it")
+    measured, number = {}, 0
+    for count in rows:
+        numbers = range(number + 1, number + 2 * count + 1)
+        warm, cold = ([_prompt(WARM_UP, n) for n in numbers[:count]], numbers[count:])
+        _timed_together(engine.together(warm, WARM_UP), count)
+        prompts = [_prompt(lengths[row % len(lengths)], n) for row, n in enumerate(cold)]
+        measured[str(count)] = _timed_together(engine.together(prompts, tokens), count)
+        measured[str(count)]["prompt"] = sum(map(len, prompts))
+        number += 2 * count
+    device = engine.facts().get("device", "")
+    return {"rows": measured, "device": device}
 
 
-def _mlx_lm(as_ours: bool = False) -> Load:
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    import mlx.core as mx
-    from mlx_lm.generate import generate_step
-    from mlx_lm.utils import load_model
+def _timed_together(arrivals: Arrivals, count: int) -> dict[str, object]:
+    """The times of requests at once, from the (row, id) that arrive.
 
-    def load(folder: Path, options: Options) -> Engine:
-        model, config = load_model(folder)
-        if as_ours:
-            _compute_as_ours(model, folder)
-
-        def generate(prompt: list[int], tokens: int) -> Ids:
-            ids = mx.array([token % config["vocab_size"] for token in prompt])
-            steps = generate_step(ids, model, max_tokens=tokens, sampler=lambda logprobs: mx.argmax(logprobs, -1))
-            return (int(token) for token, _ in steps)
-
-        return generate, dict
-
-    return load
-
-
-def _llama_cpp() -> Load:
-    from mlx_oss.bench.llama import Llama
-
-    def load(folder: Path, options: Options) -> Engine:
-        return Llama(Path(options["gguf"]), options["context"]).generate, dict
-
-    return load
-
-
-def _compute_as_ours(model: Any, folder: Path) -> None:
-    """Changes mlx-lm's model to float32 activations and OpenAI's frequencies; mlx-lm rounds YaRN's correction range."""
-    import mlx.core as mx
-
-    from mlx_oss.config import ModelConfig
-    from mlx_oss.model.rope import inverse_frequencies
-
-    c = ModelConfig.from_file(folder / "config.json")
-    periods = mx.array((1 / inverse_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)).astype("float32"))
-    model.set_dtype(mx.float32)
-    for layer in model.layers:
-        layer.self_attn.rope._freqs = periods
-    mx.eval(model.parameters())
-
-
-# Each function imports its engine and returns a function that loads a model.
-ENGINES: dict[str, Callable[[], Load]] = {
-    "mlx-oss": _ours,
-    "mlx-lm": _mlx_lm,
-    "mlx-lm-float32": partial(_mlx_lm, as_ours=True),
-    "llama.cpp": _llama_cpp,
-}
+    They decode together from the moment that the last of them has its first token, until the first is finished: only
+    then all of them are being computed.
+    """
+    started = time.perf_counter()
+    times: list[list[float]] = [[] for _ in range(count)]
+    ids: list[list[int]] = [[] for _ in range(count)]
+    for row, token in arrivals:
+        times[row].append(time.perf_counter())
+        ids[row].append(token)
+    begun, ended = max(row[0] for row in times), min(row[-1] for row in times)
+    within = [[begun, *(moment for moment in row if begun < moment <= ended)] for row in times]
+    generated = sum(map(len, within)) - count
+    if generated < count:
+        raise BenchmarkError("a request was finished before the last one began: let more tokens be generated")
+    gaps = [b - a for a, b in chain.from_iterable(map(pairwise, within))]
+    return {
+        "prefill": begun - started,
+        "decode": (ended - begun) / generated,
+        "latency": median(gaps),
+        "longest": max(gaps),
+        "ids": ids,
+    }
 
 
 if __name__ == "__main__":

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import model_arguments
 from mlx_oss.terminal import one_line, wants_plain
 
 if TYPE_CHECKING:
     from mlx_oss.bench import BenchReport, Result
+    from mlx_oss.bench.many import ManyReport, Rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="repetitions of each measurement; the medians are shown (default 5). Loading is repeated at least 5 times",
     )
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="instead, measure so many requests at once, for example 1 2 4 8; their prompts have the lengths in turn",
+    )
     model_arguments.add_dtype_argument(parser)
     parser.add_argument(
         "--memory",
@@ -52,38 +62,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="also measure this engine, which must be installed; the engines take turns. mlx-lm-float32 computes as "
         "mlx-oss does in float32, so it should write the same tokens. llama.cpp runs random weights of the same "
-        "shapes and types, from a file as large as the model, which is removed in the end. May be given more than once",
+        "shapes and types, from a file as large as the model, which is removed in the end; not with --concurrency. "
+        "May be given more than once",
     )
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
-    from mlx_oss.bench import measure
+    from mlx_oss.bench import BenchReport
     from mlx_oss.cli.interrupts import exiting_on_sigterm
 
     folder = model_arguments.folder_of(args.folder, dtype=args.dtype, memory=args.memory)
     shows_progress = sys.stderr.isatty() and not args.json and not wants_plain()
     try:
         with exiting_on_sigterm():  # so that the file for llama.cpp is removed then, too
-            report = measure(
-                folder,
-                lengths=args.prompt,
-                tokens=args.tokens,
-                repeats=args.repeats,
-                dtype=args.dtype,
-                memory=args.memory,
-                wire=model_arguments.wire(args),
-                compare=args.compare,
-                progress=_show_progress if shows_progress else None,
-            )
+            report = _measured(args, folder, _show_progress if shows_progress else None)
     finally:
         if shows_progress:
             _show_progress("")
     if args.json:
         sys.stdout.write(json.dumps(asdict(report)) + "\n")
-    else:
+    elif isinstance(report, BenchReport):
         _show(report)
+    else:
+        _show_many(report)
     return 0
+
+
+def _measured(
+    args: argparse.Namespace, folder: Path, progress: Callable[[str], None] | None
+) -> BenchReport | ManyReport:
+    from mlx_oss.bench import measure
+    from mlx_oss.bench.many import measure_many
+
+    how: dict[str, Any] = {"lengths": args.prompt, "tokens": args.tokens, "repeats": args.repeats}
+    how |= {"dtype": args.dtype, "memory": args.memory, "wire": model_arguments.wire(args)}
+    how |= {"compare": args.compare, "progress": progress}
+    return measure(folder, **how) if args.concurrency is None else measure_many(folder, args.concurrency, **how)
 
 
 def _show_progress(step: str) -> None:
@@ -129,6 +144,37 @@ def _show(report: BenchReport) -> None:
         console.print(_agreement(ours, other))
 
 
+def _show_many(report: ManyReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    runs = f"medians of {report.repeats} runs" if report.repeats > 1 else "one run"
+    console.print(one_line(f"{report.device}, {runs}"), markup=False)
+    (ours, results), *others = report.results.items()
+    table = Table("", ours, *(header for name, _ in others for header in (name, "ratio")))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for at, each in enumerate(zip(*report.results.values(), strict=True)):
+        count = f"{each[0].rows} at once" if each[0].rows > 1 else "one request"
+        table.add_row(f"{count}: decode of all, tokens/s", *_figures([1 / rows.decode for rows in each]))
+        if at:
+            firsts = [
+                engine[0].decode / rows.decode for engine, rows in zip(report.results.values(), each, strict=True)
+            ]
+            table.add_row(f"  times that of {results[0].rows}", *_figures(firsts))
+        table.add_row("  a token of each, ms", *_figures([1000 * rows.latency for rows in each]))
+        table.add_row("  the longest wait for one, ms", *_figures([1000 * rows.longest for rows in each]))
+        table.add_row(f"  prefill of {each[0].prompt:,}, tokens/s", *_figures([r.prompt / r.prefill for r in each]))
+    console.print(table)
+    for name, theirs in others:
+        console.print(f"{name}: {_same(_all_ids(results), _all_ids(theirs))}")
+
+
+def _all_ids(results: Sequence[Rows]) -> list[int]:
+    return [token for rows in results for ids in rows.ids for token in ids]
+
+
 def _figures(values: list[float]) -> list[str]:
     """Formats the first value, then each further value and the ratio of the first value to it."""
     cells = [f"{value:,.3g}" if value < 1000 else f"{value:,.0f}" for value in values]
@@ -140,5 +186,10 @@ def _agreement(ours: Result, theirs: Result) -> str:
     """Compares the greedy answers of two engines. Rounding can make them differ at nearly equal tokens."""
     if theirs.weights is not None:
         return f"{theirs.engine}: {theirs.weights}, so its tokens are others."
-    pairs = [(a, b) for length, ids in ours.ids.items() for a, b in zip(ids, theirs.ids[length], strict=True)]
-    return f"{theirs.engine}: {sum(a == b for a, b in pairs)} of {len(pairs)} tokens are the same."
+    tokens = [[token for length in ours.ids for token in result.ids[length]] for result in (ours, theirs)]
+    return f"{theirs.engine}: {_same(*tokens)}"
+
+
+def _same(ours: Sequence[int], theirs: Sequence[int]) -> str:
+    same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    return f"{same} of {len(ours)} tokens are the same."
