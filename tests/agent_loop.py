@@ -81,22 +81,24 @@ class Agents:
         """Random ids, for example the preamble of an app."""
         return [self.draw.randrange(self.model.config.vocab_size) for _ in range(count)]
 
-    def request(self, prompt: Sequence[int]) -> Iterator[list[int]]:
-        """A request: yields what has been generated so far after each token; the last one is the whole answer."""
+    def request(self, prompt: Sequence[int], preamble: int) -> Iterator[list[int]]:
+        """A request with a new cache: yields what has been generated so far after each token, in the end all of it."""
         answer: list[int] = []
-        stream = self.model.submit(Request(prompt, GREEDY, self.draw.randint(*self.answers)))
+        cache = self.model.make_prompt_cache()
+        request = Request(prompt, GREEDY, self.draw.randint(*self.answers), cache=cache, preamble=preamble)
+        stream = self.model.submit(request)
         for step in stream:
             answer.append(step.token)
             yield answer
         self.reading.count(stream, prompt, answer)
 
-    def ask(self, prompt: Sequence[int]) -> list[int]:
+    def ask(self, prompt: Sequence[int], preamble: int) -> list[int]:
         """The whole answer to a prompt."""
-        return list(self.request(prompt))[-1]
+        return list(self.request(prompt, preamble))[-1]
 
-    def call(self, history: list[int]) -> None:
+    def call(self, history: list[int], preamble: int) -> None:
         """A request with the history so far, which is extended by the answer and the result of a tool."""
-        history += self.ask(history)
+        history += self.ask(history, preamble)
         history += self.ids(self.draw.randint(*self.results))
 
 
@@ -104,7 +106,7 @@ def alone(agents: Agents, preamble: int, calls: int) -> None:
     """One agent."""
     history = agents.ids(preamble) + agents.ids(30)
     for _ in range(calls):
-        agents.call(history)
+        agents.call(history, preamble)
 
 
 def in_turn(agents: Agents, preamble: int, calls: int) -> None:
@@ -112,9 +114,9 @@ def in_turn(agents: Agents, preamble: int, calls: int) -> None:
     shared, unrelated = agents.ids(preamble), agents.ids(preamble // 3)
     first, second = shared + agents.ids(30), shared + agents.ids(25)
     for _ in range(calls):
-        others = [lambda: agents.call(second), lambda: agents.ask(shared + agents.ids(20))]
-        others.append(lambda: agents.ask(unrelated + agents.ids(15)))
-        agents.call(first)
+        others = [lambda: agents.call(second, preamble), lambda: agents.ask(shared + agents.ids(20), preamble)]
+        others.append(lambda: agents.ask(unrelated + agents.ids(15), len(unrelated)))
+        agents.call(first, preamble)
         for other in agents.draw.sample(others, len(others)):
             other()
 
@@ -123,13 +125,16 @@ def at_once(agents: Agents, preamble: int, calls: int) -> None:
     """The same, where the others begin before the first agent's call and end after it, from the second call on."""
     shared, unrelated = agents.ids(preamble), agents.ids(preamble // 3)
     first, second = shared + agents.ids(30), shared + agents.ids(25)
-    agents.call(first)
-    agents.call(second)
+    agents.call(first, preamble)
+    agents.call(second, preamble)
     for _ in range(calls - 1):
-        prompts = [list(second), shared + agents.ids(20), unrelated + agents.ids(15)]
-        begun = [agents.request(prompt) for prompt in prompts]
+        begun = [
+            agents.request(list(second), preamble),
+            agents.request(shared + agents.ids(20), preamble),
+            agents.request(unrelated + agents.ids(15), len(unrelated)),
+        ]
         answers = [next(request) for request in begun]
-        agents.call(first)
+        agents.call(first, preamble)
         for request in begun:
             with closing(request):
                 for _ in request:

@@ -2,7 +2,7 @@
 
     python -m tests.bench_agent_loop [--preamble 6000] [--calls 30] [--seed 0]
 
-Each request has the preamble, the question, and all answers and results of tools so far, as ids, and no cache. The
+Each request has the preamble, the question, and all answers and results of tools so far, as ids, and a new cache. The
 model is small and random, with a sliding window of 128. `tests.agent_loop` says what the minimum counts.
 """
 

@@ -31,6 +31,7 @@ class Case:
         leaves: After how many steps its reader leaves; None if it reads to the end.
         how: How it leaves: it cancels the stream, from another thread; closes it; or drops it.
         is_async: Whether it is read by a task of an event loop instead of by a thread.
+        is_kept: Whether it has a new cache, so that what it reads is kept, and it begins with what is held.
     """
 
     request: Request
@@ -40,10 +41,12 @@ class Case:
     leaves: int | None = None
     how: str = "cancel"
     is_async: bool = False
+    is_kept: bool = False
 
-    def fresh(self) -> Request:
-        """The request with a new constraint."""
-        return replace(self.request, constraint=self.constraint())
+    def fresh(self, model: LocalEngine) -> Request:
+        """The request with a new constraint, and a new cache if what it reads is kept."""
+        cache = model.make_prompt_cache() if self.is_kept else self.request.cache
+        return replace(self.request, constraint=self.constraint(), cache=cache)
 
 
 @dataclass(eq=False)
@@ -131,7 +134,8 @@ def random_cases(
         draw: Draws them.
         count: How many; at most `vocabulary`.
         vocabulary: Ids are below this.
-        shared: Whether many prompts begin as others do. Otherwise no two of them have the first id in common.
+        shared: Whether many prompts begin as others do, and may use what is held of them. Otherwise no two of them have
+            the first id in common.
         longest_prompt: Most ids of a prompt.
         most_tokens: Most tokens of an answer.
     """
@@ -141,7 +145,10 @@ def random_cases(
     for first in firsts:
         begin = draw.choice([[], *begins]) if shared else first
         begin = begin[: draw.randint(0, len(begin))] if shared and draw.random() < 0.3 else begin
-        cases.append(_random_case(draw, begin, vocabulary, longest_prompt, most_tokens))
+        case = _random_case(draw, begin, vocabulary, longest_prompt, most_tokens)
+        if shared:
+            case = replace(case, is_kept=True, request=replace(case.request, preamble=draw.choice([0, len(begin)])))
+        cases.append(case)
     return cases
 
 
@@ -179,7 +186,7 @@ def alone(model: LocalEngine, case: Case) -> Outcome:
     """What the request gives by itself, in an engine that has read nothing before."""
     outcome = Outcome()
     try:
-        outcome.steps.extend(engine_of(model).submit(case.fresh()))
+        outcome.steps.extend((engine := engine_of(model)).submit(case.fresh(engine)))
     except Exception as error:
         outcome.error = error
     return outcome
@@ -206,7 +213,7 @@ def together(model: LocalEngine, cases: Sequence[Case]) -> list[Outcome]:
 def _read(model: LocalEngine, case: Case, outcome: Outcome) -> None:
     time.sleep(case.delay)
     try:
-        stream = model.submit(case.fresh())
+        stream = model.submit(case.fresh(model))
         while not _has_left(case, stream, outcome):
             if (step := next(stream, None)) is None:
                 return
@@ -222,7 +229,7 @@ def _read(model: LocalEngine, case: Case, outcome: Outcome) -> None:
 async def _aread(model: LocalEngine, case: Case, outcome: Outcome) -> None:
     await asyncio.sleep(case.delay)
     try:
-        stream = model.submit(case.fresh())
+        stream = model.submit(case.fresh(model))
         while not _has_left(case, stream, outcome):
             if (step := await anext(stream, None)) is None:
                 return

@@ -81,11 +81,12 @@ def _watch(
 
 
 def _state(model: LocalEngine, record: Record) -> str:
-    waits = sorted(record.waits.values()) or [0.0]
+    waits, stats = sorted(record.waits.values()) or [0.0], model.stats
     return (
         f"{record.finished} answers, {record.tokens} tokens, {len(record.wrong)} wrong, longest wait "
         f"{waits[-1]:.2f} s (median of the threads' {waits[len(waits) // 2]:.2f} s), {resident_mb()} MB, "
-        f"{len(gc.get_objects())} objects, {threading.active_count()} threads, pool {pool_bytes(model)}"
+        f"{len(gc.get_objects())} objects, {threading.active_count()} threads, {stats.prefixes} prefixes, "
+        f"{stats.cache_bytes / 1e6:.0f} of {stats.cache_limit / 1e6:.0f} MB of keys and values"
     )
 
 
@@ -111,11 +112,6 @@ def resident_mb() -> int:
     """Resident memory of this process in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
-
-
-def pool_bytes(model: LocalEngine) -> int | None:
-    """Bytes of keys and values that the engine holds, in rows and for later requests. None if it does not say."""
-    return getattr(getattr(model, "stats", None), "cache_bytes", None)
 
 
 def _say(text: str) -> None:

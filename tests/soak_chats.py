@@ -277,7 +277,8 @@ class Chatter:
     def request(self) -> None:
         prompt, most, tokens = self.prompt(), self.draw.choice([4, 20]), []
         since = time.monotonic()
-        for step in self.model.submit(Request(prompt, GREEDY, most)):
+        cache = self.draw.choice([None, self.model.make_prompt_cache()])
+        for step in self.model.submit(Request(prompt, GREEDY, most, cache=cache)):
             tokens.append(step.token)
             self.record.seen(self.number, since)
             since = time.monotonic()
