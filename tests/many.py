@@ -175,25 +175,25 @@ def _random_case(draw: random.Random, begin: list[int], vocabulary: int, longest
     )
 
 
-def engine_of(model: LocalEngine) -> LocalEngine:
+def engine_of(model: LocalEngine, *, guesses: bool | None = None) -> LocalEngine:
     """A new engine with the same model, which has read nothing yet."""
     return LocalEngine(
-        model.transformer, context=model.context, chunk=model.chunk, wired_bytes=0, added_ids=model.added_ids
+        model.transformer, context=model.context, chunk=model.chunk, guesses=guesses, added_ids=model.added_ids
     )
 
 
 def alone(model: LocalEngine, case: Case) -> Outcome:
-    """What the request gives by itself, in an engine that has read nothing before."""
+    """What the request gives by itself, token by token, in an engine that has read nothing before."""
     outcome = Outcome()
     try:
-        outcome.steps.extend((engine := engine_of(model)).submit(case.fresh(engine)))
+        outcome.steps.extend((engine := engine_of(model, guesses=False)).submit(case.fresh(engine)))
     except Exception as error:
         outcome.error = error
     return outcome
 
 
-def together(model: LocalEngine, cases: Sequence[Case]) -> list[Outcome]:
-    """Runs all requests at once: some in threads, the others in tasks of one event loop."""
+def together(model: LocalEngine, cases: Sequence[Case], patience: float = LONGEST) -> list[Outcome]:
+    """Runs all requests at once: some in threads, the others in tasks of one event loop. Fails if one takes longer."""
     outcomes = [Outcome() for _ in cases]
     pairs = list(zip(cases, outcomes, strict=True))
     threads = [threading.Thread(target=_read, args=(model, *p), daemon=True) for p in pairs if not p[0].is_async]
@@ -205,7 +205,7 @@ def together(model: LocalEngine, cases: Sequence[Case]) -> list[Outcome]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(LONGEST)
+        thread.join(patience)
         assert not thread.is_alive(), "a reader still waits for its next step"
     return outcomes
 
@@ -267,10 +267,9 @@ def differs(case: Case, got: Outcome, wanted: Outcome, closeness: float | None =
         closeness: How much log-probabilities may differ; 0 if all bits have to be the same. None: only greedy ids are
             compared.
     """
-    if got.error is not None or wanted.error is not None:
-        if (type(got.error), str(got.error)) != (type(wanted.error), str(wanted.error)):
-            return f"ended with {got.error!r} instead of {wanted.error!r}"
-    elif case.leaves is None and len(got.steps) != len(wanted.steps):
+    if (type(got.error), str(got.error)) != (type(wanted.error), str(wanted.error)):
+        return f"ended with {got.error!r} instead of {wanted.error!r}"
+    if case.leaves is None and len(got.steps) != len(wanted.steps):
         return f"{len(got.steps)} steps instead of {len(wanted.steps)}"
     if len(got.steps) < min(len(wanted.steps), case.leaves or 0):
         return f"left after {case.leaves} steps, but got {len(got.steps)}"
@@ -294,10 +293,15 @@ def _are_alike(a: Step, b: Step, closeness: float | None) -> bool:
 
 
 def failures(
-    model: LocalEngine, cases: Sequence[Case], wanted: Sequence[Outcome], closeness: float | None = 0.0
+    model: LocalEngine,
+    cases: Sequence[Case],
+    wanted: Sequence[Outcome],
+    closeness: float | None = 0.0,
+    *,
+    guesses: bool | None = None,
 ) -> list[str]:
     """Runs all requests at once, and says of each that differs from the one alone what it is and how."""
-    outcomes, found = together(engine_of(model), cases), []
+    outcomes, found = together(engine_of(model, guesses=guesses), cases), []
     for number, (case, got, expected) in enumerate(zip(cases, outcomes, wanted, strict=True)):
         if what := differs(case, got, expected, closeness):
             found.append(f"request {number}, {what}: {case}")
