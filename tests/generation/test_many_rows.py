@@ -18,8 +18,8 @@ import mlx.core as mx
 import pytest
 
 from mlx_oss import LocalEngine, Request, SamplingOptions, Step, load_tokenizer
-from mlx_oss.errors import EngineError, OptionError
-from mlx_oss.generation import compute_thread
+from mlx_oss.errors import ContextError, EngineError, OptionError
+from mlx_oss.generation import compute_thread, row, scheduler
 from mlx_oss.generation.lookup import Lookup, Worth
 from mlx_oss.harmony import Message, SystemContent, render_conversation
 from mlx_oss.loader import load_model
@@ -226,6 +226,31 @@ def test_a_reader_that_pauses_with_most_of_the_bytes_holds_up_nobody(tiny):
     got = [next(paused)]
     assert together(engine, [Case(Request([1, *ids], GREEDY, 9))], patience=20)[0].tokens == wanted[1]
     assert tokens_of([*got, *paused]) == wanted[0]
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+def test_with_little_room_every_answer_is_the_one_alone_or_ends_with_an_error_that_says_so(tiny, seed, monkeypatch):
+    """Rows wait, give up what they hold while their readers pause, and read it again."""
+    monkeypatch.setattr(scheduler, "PAUSE", 0.005)
+    monkeypatch.setattr(row, "PAUSE", 0.005)
+    draw = random.Random(f"room {seed}")
+    limit = kv_cache_bytes(tiny.config, 1024, tiny.dtype.size) + snapshot_bytes(tiny.config, 16, tiny.dtype.size)
+    engine = LocalEngine(tiny.transformer, context=1024, chunk=100, cache_bytes=limit)
+    begins = [[draw.randrange(300) for _ in range(400)] for _ in range(2)]
+    cases = []
+    for _ in range(16):
+        prompt = draw.choice([[], *begins]) + [draw.randrange(300) for _ in range(draw.randint(1, 300))]
+        pauses = frozenset(range(0, 40, draw.choice([1, 7, 50])))
+        request = Request(prompt, GREEDY, draw.randint(5, 40), preamble=draw.choice([0, len(prompt) // 2]))
+        case = Case(request, delay=draw.uniform(0, 0.2), pauses=pauses, is_kept=draw.random() < 0.5)
+        cases.append(replace(case, is_async=draw.random() < 0.5, leaves=draw.choice([None, None, None, 3])))
+    wanted = [alone(engine, case) for case in cases]
+    for case, got, expected in zip(cases, together(engine, cases), wanted, strict=True):
+        if isinstance(got.error, ContextError):
+            assert got.tokens == expected.tokens[: len(got.tokens)]
+        else:
+            assert differs(case, got, expected, CLOSE) == ""
+    assert engine.stats.running == engine.stats.waiting == 0
 
 
 def test_a_read_that_could_not_begin_may_be_repeated(tiny, monkeypatch):
