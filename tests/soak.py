@@ -62,14 +62,18 @@ def _watch(
     patience: float,
 ) -> None:
     """Prints what accumulates, ends the threads when the time is up, and ends the program if one of them hangs."""
-    started = said = time.monotonic()
+    started = said = seen = time.monotonic()
     while any(thread.is_alive() for thread in threads):
         time.sleep(0.5)
         now = time.monotonic()
+        if now - seen > 10:  # this process was stopped meanwhile, or the machine slept
+            record.alive.clear()
+            started += now - seen
+        seen = now
         if now - started > 60 * minutes:
             over.set()
         for number, thread in enumerate(threads):
-            if thread.is_alive() and now - record.alive.get(number, started) > patience:
+            if thread.is_alive() and now - record.alive.setdefault(number, now) > patience:
                 _say(f"thread {number} has waited {patience:.0f} s: {record.doing.get(number)}")
                 faulthandler.dump_traceback(all_threads=True)
                 os._exit(2)
