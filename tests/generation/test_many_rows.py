@@ -40,7 +40,7 @@ from tests.many import (
     together,
 )
 
-ROUNDS = int(os.environ.get("MANY_ROWS", "2"))
+ROUNDS = int(os.environ.get("MANY_ROWS", "1"))
 GREEDY = SamplingOptions(temperature=0)
 CLOSE = 1e-4  # nats
 CHUNK = 16  # tokens of a prompt: most prompts are read in several chunks, between which others go on
