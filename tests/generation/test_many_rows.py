@@ -253,6 +253,19 @@ def test_with_little_room_every_answer_is_the_one_alone_or_ends_with_an_error_th
     assert engine.stats.running == engine.stats.waiting == 0
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_reader_that_pauses_in_the_middle_of_its_prompt_gets_its_answer_later(tiny, is_kept):
+    ids = [n % 290 for n in range(700)]
+    limit = kv_cache_bytes(tiny.config, 1024, tiny.dtype.size) + snapshot_bytes(tiny.config, 16, tiny.dtype.size)
+    engine = LocalEngine(tiny.transformer, context=1024, chunk=256, cache_bytes=limit)
+    wanted = [alone(engine, Case(Request([n, *ids], GREEDY, 9))).tokens for n in range(2)]
+    cache = engine.make_prompt_cache() if is_kept else None
+    paused = engine.submit(Request([0, *ids], GREEDY, 9, cache=cache))
+    assert paused.read().result(LONGEST).done == 256
+    assert together(engine, [Case(Request([1, *ids], GREEDY, 9))], patience=20)[0].tokens == wanted[1]
+    assert tokens_of(paused) == wanted[0]
+
+
 def test_a_read_that_could_not_begin_may_be_repeated(tiny, monkeypatch):
     def refuse(function):
         raise EngineError("not now")
