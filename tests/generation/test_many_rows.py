@@ -266,6 +266,23 @@ def test_a_reader_that_pauses_in_the_middle_of_its_prompt_gets_its_answer_later(
     assert tokens_of(paused) == wanted[0]
 
 
+def test_forks_that_part_stay_within_the_bytes(tiny):
+    """As long as two share memory it counts once; one that goes on needs its own."""
+    ids = [n % 290 for n in range(700)]
+    probe = engine_of(LocalEngine(tiny.transformer, context=1024))
+    kept = probe.make_prompt_cache()
+    tokens_of(probe.submit(Request(ids, GREEDY, 2, cache=kept)))
+    engine = LocalEngine(tiny.transformer, context=1024, cache_bytes=3 * probe.stats.cache_bytes // 2)
+    cache = engine.make_prompt_cache()
+    tokens_of(engine.submit(Request(ids, GREEDY, 2, cache=cache)))
+    fork = cache.fork()
+    for each, last in ((cache, 1), (fork, 2), (cache, 3)):
+        stream = engine.submit(Request([*ids, last, last], GREEDY, 4, cache=each))
+        for _ in stream:
+            assert engine.stats.cache_bytes <= engine.stats.cache_limit
+        assert engine.stats.cache_bytes <= engine.stats.cache_limit
+
+
 def test_a_read_that_could_not_begin_may_be_repeated(tiny, monkeypatch):
     def refuse(function):
         raise EngineError("not now")
