@@ -144,6 +144,20 @@ class Conversation:
         """This conversation with more entries at its end."""
         return Conversation((*self.entries, *entries))
 
+    def with_messages(self, messages: Sequence[Message], tokenizer: Tokenizer | None = None) -> Conversation:
+        """A conversation of these messages. Those that are in this one keep their ids, others are rendered.
+
+        Raises:
+            HarmonyError: If a message cannot be rendered.
+        """
+        known = {entry.message: entry for entry in self.entries}
+        here: list[Entry | None] = [*self.entries, *[None] * len(messages)]
+        entries = list[Entry]()
+        for message, entry in zip(messages, here, strict=False):
+            same = entry if entry is not None and entry.message == message else known.get(message)
+            entries.append(same or Entry.from_message(message, tokenizer))
+        return Conversation(tuple(entries))
+
     def split_before(self, turn: int) -> tuple[Conversation, Entry]:
         """The conversation before a turn, and the user's message that starts that turn.
 

@@ -9,24 +9,25 @@ nothing of terminals, and nothing of MLX.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlx_oss.chat import session_file
-from mlx_oss.chat.history import Conversation, Effort, Entry
+from mlx_oss.chat.editing import Editing
+from mlx_oss.chat.history import Conversation, Effort
 from mlx_oss.chat.live import LiveConversation
+from mlx_oss.chat.messages import AnyMessage
 from mlx_oss.chat.saved import Saved
 from mlx_oss.chat.setup import ContextPolicy
-from mlx_oss.chat.turns import Turns
 from mlx_oss.constrain import Guards, OutputConstraints
 from mlx_oss.errors import OptionError
-from mlx_oss.events import Stats, ToolCall, Usage
+from mlx_oss.events import Stats, Usage
 from mlx_oss.generation.engine import Engine
 from mlx_oss.generation.options import SamplingOptions
-from mlx_oss.harmony import Message, ToolNamespace
+from mlx_oss.harmony import ToolNamespace
 from mlx_oss.shield import shielded
 from mlx_oss.tokenizer import Tokenizer
 from mlx_oss.tools.calls import AnyTool, Confirm, Toolset, rebind_tools
@@ -34,7 +35,7 @@ from mlx_oss.tools.calls import AnyTool, Confirm, Toolset, rebind_tools
 _SAVED_OPTIONS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # attributes saved as they are
 
 
-class ChatSession(Turns):
+class ChatSession(Editing):
     """A conversation with a model, turn by turn.
 
     In each turn the model reads only what is new, because the engine keeps its caches between turns. Every method may
@@ -56,6 +57,9 @@ class ChatSession(Turns):
         model: The engine that runs the model, as `mlx_oss.load` returns it; in tests, a `ScriptedEngine`.
         tokenizer: The tokenizer, as `mlx_oss.load` returns it.
         instructions: Instructions of the app developer for the model; other chat APIs call this the system prompt.
+        messages: What was said before, which the model need not have written: harmony messages, or dictionaries as
+            OpenAI's chat API has them, such as those of `to_messages`. Messages of the role "system" or "developer"
+            become the instructions. If the last one is the user's, `resume` answers it.
         reasoning_effort: "low", "medium" or "high". "none" starts the answer at once, without reasoning and tool calls;
             no model was trained for that.
         tools: What the model may call. Functions, `Tool` objects and the tools of `mlx_oss.tools` are run by the
@@ -101,6 +105,7 @@ class ChatSession(Turns):
         tokenizer: Tokenizer,
         *,
         instructions: str = "",
+        messages: Iterable[AnyMessage] = (),
         reasoning_effort: Effort = "medium",
         tools: Sequence[AnyTool] = (),
         system_tools: Sequence[ToolNamespace] = (),
@@ -133,17 +138,8 @@ class ChatSession(Turns):
         self._total_stats = Stats()
         self._conversation, self._cache = LiveConversation(), model.make_prompt_cache()
         self._loop = None
+        self._take_messages(messages)
         self._setup()  # reports an invalid option here, not in the first turn
-
-    @property
-    def messages(self) -> list[Message]:
-        """The conversation so far, without the system and developer messages."""
-        return self._conversation.current.messages
-
-    @property
-    def turns(self) -> int:
-        """Number of turns in the conversation; each starts with a message of the user."""
-        return len(self._conversation.current.turn_starts)
 
     @property
     def usage(self) -> Usage:
@@ -151,53 +147,9 @@ class ChatSession(Turns):
         return self._loop.usage if self._loop is not None else Usage()
 
     @property
-    def context_used(self) -> int:
-        """Number of tokens in the next prompt, not counting the user's next message."""
-        return self._frame().prompt_length(self._conversation.current)
-
-    @property
     def stats(self) -> Stats:
         """What all turns of this session cost, including those undone since, and the memory of the caches."""
         return replace(self._total_stats, cache_bytes=self._cache.nbytes, snapshot_bytes=self._cache.snapshot_bytes)
-
-    @shielded
-    def add_tool_result(self, call: ToolCall, result: str) -> None:
-        """Adds the result of a tool call to the conversation. `resume` then lets the model continue.
-
-        May be called while the turn that contains the call is still running.
-
-        Args:
-            call: The call, as the turn yielded it.
-            result: What the model reads.
-
-        Raises:
-            OptionError: If `result` is not a str.
-        """
-        if not isinstance(result, str):
-            raise OptionError(f"a tool result must be a str, not {type(result).__name__}: pass json.dumps(result)")
-        self._conversation.add_result(Entry.from_tool_result(call, result, self.tokenizer))
-
-    @shielded
-    def undo(self) -> str | None:
-        """Forgets the last turn.
-
-        Returns:
-            The user's message in that turn; None if there was no turn.
-
-        Raises:
-            SessionError: If a turn of this session is running.
-        """
-        with self._conversation.held():
-            if not self.turns:
-                return None
-            self._conversation.current, question = self._conversation.current.split_before(-1)
-            return str(question.message.content)
-
-    @shielded
-    def clear(self) -> None:
-        """Forgets the conversation; options stay. Raises SessionError if a turn of this session is running."""
-        with self._conversation.held():
-            self._conversation.current = Conversation()
 
     @shielded
     def fork(self) -> ChatSession:

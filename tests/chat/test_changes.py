@@ -162,7 +162,7 @@ def test_a_tool_result_added_before_its_turn_is_closed_comes_after_the_call(sess
 def test_a_message_that_is_not_a_str_is_refused(session, script, text):
     with pytest.raises(OptionError, match="the user's message must be a str, not"):
         next(session.send(text))
-    assert session.messages == []
+    assert session.messages == ()
     script.says(HELLO, HELLO)
     turn(session, script, "Hi")
     turn(session, script, "So?")

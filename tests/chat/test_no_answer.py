@@ -187,7 +187,7 @@ def test_a_device_error_then_takes_the_turn_back_unless_a_tool_has_run():
     session = session_of(HM, DeviceError("no memory"), YES)
     with pytest.raises(DeviceError):
         session.ask("Hi")
-    assert session.messages == [] and session.ask("Hi").text == "Yes."
+    assert session.messages == () and session.ask("Hi").text == "Yes."
     session = session_of(CALLS, HM, DeviceError("no memory"), tools=[look])
     with pytest.raises(DeviceError):
         session.ask("Hi")

@@ -88,7 +88,7 @@ def test_undo_retry_and_edit_take_the_whole_loop(make, script):
     script.says(CALL, HELLO)
     list(session.edit(0, "Oslo?"))
     assert contents(session) == once
-    assert session.undo() == "Oslo?" and session.messages == []
+    assert session.undo() == "Oslo?" and session.messages == ()
 
 
 @pytest.mark.parametrize(
@@ -643,7 +643,7 @@ def test_forks_share_the_tools_and_nothing_else(make, script):
     session = make(weather)
     other = session.fork()
     script.says(CALL, HELLO, CALL, HELLO)
-    assert len(results(turn(other, script, "Oslo?"))) == 1 and session.messages == []
+    assert len(results(turn(other, script, "Oslo?"))) == 1 and session.messages == ()
     assert len(results(turn(session, script, "Oslo?"))) == 1
 
 

@@ -193,7 +193,7 @@ def test_a_call_that_ends_like_a_message_ends_the_turn_too(session, script):
 def test_a_tool_result_that_is_not_a_str_is_refused(session, script):
     with pytest.raises(OptionError, match="a tool result must be a str, not dict"):
         session.add_tool_result(ToolCall("functions.f", "{}"), {"a": 1})
-    assert session.messages == []
+    assert session.messages == ()
 
 
 def test_what_the_model_wrote_is_kept_with_the_ids_it_wrote(session, script):
@@ -381,7 +381,7 @@ def test_clearing_forgets_the_conversation_and_nothing_else(model, script):
     script.says(THINK + HELLO, HELLO)
     turn(session, script, "Hi")
     session.clear()
-    assert session.messages == []
+    assert session.messages == ()
     turn(session, script, "Hello")
     developer = render_message(Message("developer", DeveloperContent("Be brief.")))
     script.read(system("low"), developer, user("Hello"), OPENING)
