@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from mlx_oss import tools as tools
     from mlx_oss.chat.many import Replies, ask_many
     from mlx_oss.chat.session import ChatSession
+    from mlx_oss.chat.settings import TurnOptions
     from mlx_oss.config import ModelConfig
     from mlx_oss.constrain import Guards
     from mlx_oss.events import (
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         RepairedOutput,
         Reply,
         Stats,
+        TokenLogprob,
         ToolCall,
         ToolResult,
         TurnsDropped,
@@ -96,10 +98,11 @@ _MODULES = ("convert", "errors", "harmony", "tools")  # public modules
 _NAMES = {  # the names of each module that are public here
     "chat.many": "Replies ask_many",
     "chat.session": "ChatSession",
+    "chat.settings": "TurnOptions",
     "config": "ModelConfig",
     "constrain": "Guards",
     "events": "AnswerDelta Citation Event Finished PreambleDelta PrefillProgress ReasoningDelta ReasoningStopped "
-    "RepairedOutput Reply Stats ToolCall ToolResult TurnsDropped Usage collect",
+    "RepairedOutput Reply Stats TokenLogprob ToolCall ToolResult TurnsDropped Usage collect",
     "generation.engine": "Constraint Counts Engine EngineStats PromptCache PromptProgress Request Step Stream",
     "generation.generate": "generate_step prefill",
     "generation.local": "LocalEngine",
@@ -161,6 +164,7 @@ __all__ = [
     "Stats",
     "Step",
     "Stream",
+    "TokenLogprob",
     "Tokenizer",
     "TokenizerError",
     "ToolCall",
@@ -168,6 +172,7 @@ __all__ = [
     "ToolError",
     "ToolResult",
     "Transformer",
+    "TurnOptions",
     "TurnsDropped",
     "Usage",
     "__version__",

@@ -148,6 +148,23 @@ class AnswerDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of the answer and its log-probability; yielded before its text, if the session has `logprobs=True`.
+
+    Attributes:
+        token: Its text. Bytes that are only a part of a character are a replacement character.
+        logprob: Its log-probability in nats at temperature 1: see `Step.logprob`.
+        id: Its id.
+        top_logprobs: The likeliest tokens in its place, the likeliest first: `SamplingOptions.top_logprobs` of them.
+    """
+
+    token: str
+    logprob: float
+    id: int
+    top_logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """The model calls a tool.
 
@@ -274,12 +291,14 @@ class Finished:
         citations: Passages of browsed pages that the answer cites.
         parsed: The answer as a value, if the session has a `response_format`: the decoded JSON, the pydantic object, or
             the text for a regular expression. None if the answer is unfinished or cannot be parsed.
+        stop: The stop string at which the answer was cut off; None if there was none.
     """
 
     reason: FinishReason
     usage: Usage
     citations: tuple[Citation, ...] = ()
     parsed: Any = None
+    stop: str | None = None
 
 
 Event = (
@@ -288,6 +307,7 @@ Event = (
     | ReasoningDelta
     | PreambleDelta
     | AnswerDelta
+    | TokenLogprob
     | ToolCall
     | ToolResult
     | ReasoningStopped
@@ -310,6 +330,9 @@ class Reply:
         parsed: The answer as a value, if the session has a `response_format`: see `Finished.parsed`.
         preamble: What the model told the user before it called tools, or before the answer: the text of all
             `PreambleDelta` events.
+        stop: The stop string at which the answer was cut off; None if there was none.
+        logprobs: The tokens of the answer with their log-probabilities, if the session has `logprobs=True`.
+        choices: All answers, if several were asked for with `n`; this reply is the first of them.
     """
 
     text: str
@@ -320,6 +343,9 @@ class Reply:
     citations: tuple[Citation, ...] = ()
     parsed: Any = None
     preamble: str = ""
+    stop: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+    choices: tuple[Reply, ...] = ()
 
 
 def collect(events: Iterable[Event]) -> Reply:
@@ -336,13 +362,17 @@ def collect(events: Iterable[Event]) -> Reply:
     """
     text: dict[type, list[str]] = {ReasoningDelta: [], PreambleDelta: [], AnswerDelta: []}
     calls: list[ToolCall] = []
+    logprobs: list[TokenLogprob] = []
     for event in events:
         if isinstance(event, (ReasoningDelta, PreambleDelta, AnswerDelta)):
             text[type(event)].append(event.text)
         elif isinstance(event, ToolCall):
             calls.append(event)
+        elif isinstance(event, TokenLogprob):
+            logprobs.append(event)
         elif isinstance(event, Finished):
             answer, reasoning, preamble = ("".join(text[kind]) for kind in (AnswerDelta, ReasoningDelta, PreambleDelta))
             outcome = (event.reason, event.usage, event.citations, event.parsed)
-            return Reply(answer, reasoning, tuple(calls), *outcome, preamble=preamble)
+            rest = (preamble, event.stop, tuple(logprobs))
+            return Reply(answer, reasoning, tuple(calls), *outcome, *rest)
     raise OptionError("the events end without Finished: pass all events of one turn")

@@ -91,12 +91,12 @@ class Watched(LocalEngine):
 
 def prompt_of(session: ChatSession) -> list[int]:
     """The ids of the next prompt of a session, without the user's next message."""
-    return session._frame().prompt(session._conversation.current)
+    return session._settings.frame.prompt(session._conversation.current)
 
 
 def constraint_of(session: ChatSession) -> TurnConstraint:
     """The constraint of the next round of a session."""
-    return session._setup().constraint(session._conversation.current)
+    return session._settings.setup.constraint(session._conversation.current)
 
 
 class HeldEngine(ScriptedEngine):

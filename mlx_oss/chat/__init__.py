@@ -1,11 +1,14 @@
 """Conversations with the model. Knows engines by their interface; nothing of MLX.
 
-session       ChatSession, the public API: options, fork, save and load
+session       ChatSession, the public API: made, saved and loaded
 editing       its part that reads and changes messages: undo, clear, messages
+asking        its part that returns whole replies: ask, choose, fork
 turns         its part that runs turns: send, resume, retry and edit
 many          ask_many: the questions of a list, several at the same time
 parallel      runs the turns of many sessions on one thread
-messages      messages as plain JSON, in the form of OpenAI's chat API
+settings      its options: checked when they are set, or given for one turn
+message_writer, message_reader    messages as plain JSON, in the form of OpenAI's chat API
+answer_text   the text of an answer, up to a stop string
 driver        runs the generator of a turn for its caller, on threads or in an event loop
 setup         what a turn is run with: the options, checked and rendered once
 live          the conversation while turns change it, one at a time

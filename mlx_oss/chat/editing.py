@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mlx_oss.chat.history import Conversation, Entry
-from mlx_oss.chat.messages import AnyMessage, from_items, to_dicts
+from mlx_oss.chat.message_reader import AnyMessage, from_items
+from mlx_oss.chat.message_writer import to_dicts
 from mlx_oss.chat.turns import Turns
 from mlx_oss.errors import OptionError
 from mlx_oss.events import ToolCall
@@ -53,7 +54,7 @@ class Editing(Turns):
     @property
     def context_used(self) -> int:
         """Number of tokens in the next prompt, not counting the user's next message."""
-        return self._frame().prompt_length(self._conversation.current)
+        return self._settings.frame.prompt_length(self._conversation.current)
 
     @shielded
     def add_tool_result(self, call: ToolCall, result: str) -> None:

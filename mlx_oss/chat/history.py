@@ -135,6 +135,12 @@ class Conversation:
         return sum(entry.reasoned for entry in self.entries[max(self.turn_starts, default=0) :])
 
     @property
+    def has_called(self) -> bool:
+        """True if the model has called a tool since the user's last message."""
+        entries = self.entries[max(self.turn_starts, default=0) :]
+        return any(entry.message.role == "assistant" and entry.message.recipient is not None for entry in entries)
+
+    @property
     def retries(self) -> int:
         """How often the last turn was retried."""
         starts = self.turn_starts
@@ -168,8 +174,11 @@ class Conversation:
             OptionError: If there is no such turn.
         """
         starts = self.turn_starts
+        if type(turn) is not int:
+            raise OptionError(f"the turn is {turn!r}, expected its number: 0 is the first, -1 the last")
         if not -len(starts) <= turn < len(starts):
-            raise OptionError(f"there is no turn {turn}: the conversation has {len(starts)}")
+            remedy = f"expected {-len(starts)} to {len(starts) - 1}" if starts else "ask something first"
+            raise OptionError(f"there is no turn {turn}, the conversation has {len(starts)}: {remedy}")
         start = starts[turn]
         return Conversation(self.entries[:start]), self.entries[start]
 

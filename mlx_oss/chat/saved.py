@@ -128,7 +128,7 @@ def _check_ids(name: str, ids: list[Any]) -> None:
 
 
 def _check_limits(limits: dict[str, Any]) -> None:
-    """Checks the keyword arguments of `ChatSession`. Files of older versions may lack the last three."""
+    """Checks the keyword arguments of `ChatSession`. Files of older versions may lack all but the first four."""
 
     def is_count(value: object, least: int) -> bool:
         return type(value) is int and value >= least
@@ -141,6 +141,9 @@ def _check_limits(limits: dict[str, Any]) -> None:
         "max_reasoning_tokens": (lambda value: value is None or is_count(value, 0), "a number from 0 on, or null"),
         "response_format": (lambda value: value is None or isinstance(value, str | dict), "a text, an object or null"),
         "guards": (lambda value: isinstance(value, dict), "an object"),
+        "stop": (lambda value: isinstance(value, list) and all(map(_is_text, value)), "a list of texts"),
+        "tool_choice": (lambda value: isinstance(value, str | dict), "a text or an object"),
+        "logprobs": (lambda value: isinstance(value, bool), "true or false"),
     }
     if unknown := sorted(limits.keys() - checks.keys()):
         raise ImpossibleField(f"limits.{shortened(unknown[0], 100)} is unknown")
@@ -152,6 +155,10 @@ def _check_limits(limits: dict[str, Any]) -> None:
         _require(good and type(value) is not int, f"limits.guards.{name}", value, "true or false")
     with _named("limits"):
         kwargs_from_saved(limits)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _check_stats(stats: dict[str, Any]) -> None:

@@ -8,21 +8,20 @@ nothing of terminals, and nothing of MLX.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Sequence
-from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mlx_oss.chat import session_file
-from mlx_oss.chat.editing import Editing
+from mlx_oss.chat.asking import Asking
 from mlx_oss.chat.history import Conversation, Effort
 from mlx_oss.chat.live import LiveConversation
-from mlx_oss.chat.messages import AnyMessage
+from mlx_oss.chat.message_reader import AnyMessage
 from mlx_oss.chat.saved import Saved
+from mlx_oss.chat.settings import Settings
 from mlx_oss.chat.setup import ContextPolicy
-from mlx_oss.constrain import Guards, OutputConstraints
+from mlx_oss.constrain import Guards, ToolChoice
 from mlx_oss.errors import OptionError
 from mlx_oss.events import Stats, Usage
 from mlx_oss.generation.engine import Engine
@@ -30,28 +29,30 @@ from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.harmony import ToolNamespace
 from mlx_oss.shield import shielded
 from mlx_oss.tokenizer import Tokenizer
-from mlx_oss.tools.calls import AnyTool, Confirm, Toolset, rebind_tools
+from mlx_oss.tools.calls import AnyTool, Confirm, rebind_tools
 
 _SAVED_OPTIONS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # attributes saved as they are
 
+# Saved only if they have other values than these, so that earlier releases open sessions without them.
+_SAVED_IF_SET = {"stop": (), "tool_choice": "auto", "logprobs": False}
 
-class ChatSession(Editing):
+
+class ChatSession(Asking):
     """A conversation with a model, turn by turn.
 
     In each turn the model reads only what is new, because the engine keeps its caches between turns. Every method may
     be called from any thread or task, but only one turn of a session can run at a time. Several sessions can run turns
     at the same time: the engine can switch between them after each token.
 
-    The methods that run a turn (`send`, `resume`, `retry`, `edit` and the async ones) return iterators of events. The
-    turn starts when the first event is read. Errors are raised then or later; only a message that is not a str is
-    refused at once. A turn can also raise DeviceError if MLX fails, and CheckpointError if experts are on disk. Closing
+    The methods that run a turn (`send`, `resume`, `retry`, `edit` and the async ones) return iterators of events. Their
+    arguments are checked at once. The turn starts when the first event is read, and other errors are raised then or
+    later. A turn can also raise DeviceError if MLX fails, and CheckpointError if experts are on disk. Closing
     the iterator, or an exception such as KeyboardInterrupt while an event is awaited, ends the turn; what the model
     wrote until then is kept. ContextError, and DeviceError before a tool has run, take the turn back. After any other
     error it stays in the conversation as far as it went: `retry` asks again, `undo` forgets it.
 
-    The arguments `instructions`, `reasoning_effort`, `max_rounds`, `options`, `max_tokens`, `current_date`,
-    `context_limit` and `context_policy` are also attributes. They may be set between turns; the next turn checks and
-    uses the new values.
+    The keyword arguments are also attributes. Setting one checks it at once, and the next turn uses it. The methods
+    that run a turn take most of them too, for that turn only (`TurnOptions`).
 
     Args:
         model: The engine that runs the model, as `mlx_oss.load` returns it; in tests, a `ScriptedEngine`.
@@ -66,12 +67,19 @@ class ChatSession(Editing):
             session, and the model continues with their results. A call of a `ToolDescription` ends the turn.
         system_tools: Built-in tools that the model may call but the session does not run: `harmony.PYTHON` and
             `harmony.BROWSER`.
+        tool_choice: "auto": the model decides. "none": it calls no tool. "required": it calls one before it answers.
+            The name of a tool, or OpenAI's `{"type": "function", "function": {"name": ...}}`: it calls that one before
+            it answers. After the first call of a turn the model decides.
         confirm: Called with the `ToolCall` before the session runs it; may be async. If it returns True, the call is
             run. If it returns False, or a str with the reason, the call is refused and its result says so.
         max_rounds: How many times the model may call tools in a turn. The next call is refused, with a result that says
             to answer. If the model calls a tool even then, the turn ends.
         options: How to sample; None means the defaults of `SamplingOptions`.
         max_tokens: Limit of generated tokens in a turn, reasoning included. None means no limit but the context.
+        stop: A text, or several, that end the answer where it contains one. The text itself is not part of the answer;
+            `Reply.stop` says which it was. The reasoning and tool calls may contain them.
+        logprobs: Report the log-probabilities of the answer's tokens (`TokenLogprob`, `Reply.logprobs`), and
+            `options.top_logprobs` alternatives of each.
         response_format: What the answer must look like: a JSON schema (dict), a pydantic model class, a regular
             expression (str or compiled), a `harmony.ResponseFormat`, or one of OpenAI's forms, such as
             `{"type": "json_object"}`. Reasoning stays free. `Reply.parsed` has the answer as a value: the decoded JSON,
@@ -85,12 +93,6 @@ class ChatSession(Editing):
         context_policy: What happens if the conversation does not fit the context. "refuse" raises ContextError.
             "drop_oldest" removes the oldest turns and reports it (`TurnsDropped`). It frees a quarter of the context at
             once, because the model has to read the remaining turns again.
-
-    Attributes:
-        model: The engine.
-        tokenizer: The tokenizer.
-        tools: Descriptions of the functions that the model may call.
-        system_tools: Descriptions of the built-in tools that the model may call.
 
     Raises:
         OptionError: If an option is invalid, if two tools have the same name, if `response_format` (or, with
@@ -109,10 +111,13 @@ class ChatSession(Editing):
         reasoning_effort: Effort = "medium",
         tools: Sequence[AnyTool] = (),
         system_tools: Sequence[ToolNamespace] = (),
+        tool_choice: ToolChoice = "auto",
         confirm: Confirm | None = None,
         max_rounds: int = 32,
         options: SamplingOptions | None = None,
         max_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        logprobs: bool = False,
         response_format: Any = None,
         max_reasoning_tokens: int | None = None,
         guards: Guards | None = None,
@@ -125,21 +130,37 @@ class ChatSession(Editing):
                 f"model is a {type(model).__name__}, expected what `mlx_oss.load` returns, or another engine: "
                 "mlx_oss.LocalEngine(transformer) makes one of a Transformer"
             )
-        self.model, self.tokenizer = model, tokenizer
-        self.instructions, self.reasoning_effort = instructions, reasoning_effort
-        self._toolset = Toolset([*tools, *system_tools], confirm)
-        self.tools, self.system_tools = self._toolset.functions, self._toolset.namespaces
-        self.max_rounds = max_rounds
-        self.options, self.max_tokens = options or SamplingOptions(), max_tokens
-        self._constraints = OutputConstraints(response_format, max_reasoning_tokens, guards)
-        self.current_date = current_date or datetime.date.today().isoformat()
-        self.context_limit = model.context if context_limit is None else context_limit
-        self.context_policy = context_policy
+        if not isinstance(tokenizer, Tokenizer):
+            raise OptionError(
+                f"tokenizer is a {type(tokenizer).__name__}, expected the second value that `mlx_oss.load` returns, or "
+                "mlx_oss.load_tokenizer()"
+            )
+        self._settings = Settings(
+            engine=model,
+            tokenizer=tokenizer,
+            instructions=instructions,
+            reasoning_effort=reasoning_effort,
+            tools=tools,
+            system_tools=system_tools,
+            tool_choice=tool_choice,
+            confirm=confirm,
+            max_rounds=max_rounds,
+            options=SamplingOptions() if options is None else options,
+            max_tokens=max_tokens,
+            stop=stop,
+            logprobs=logprobs,
+            response_format=response_format,
+            max_reasoning_tokens=max_reasoning_tokens,
+            guards=guards,
+            current_date=current_date,
+            context_limit=context_limit,
+            context_policy=context_policy,
+        )
+        self._settings.check()
         self._total_stats = Stats()
         self._conversation, self._cache = LiveConversation(), model.make_prompt_cache()
         self._loop = None
         self._take_messages(messages)
-        self._setup()  # reports an invalid option here, not in the first turn
 
     @property
     def usage(self) -> Usage:
@@ -150,20 +171,6 @@ class ChatSession(Editing):
     def stats(self) -> Stats:
         """What all turns of this session cost, including those undone since, and the memory of the caches."""
         return replace(self._total_stats, cache_bytes=self._cache.nbytes, snapshot_bytes=self._cache.snapshot_bytes)
-
-    @shielded
-    def fork(self) -> ChatSession:
-        """Returns a second session with the same conversation, tools and options, which continues independently.
-
-        Both keep what is cached so far; they share its memory until one of them continues.
-
-        Raises:
-            SessionError: If a turn of this session is running.
-        """
-        with self._conversation.held():
-            forked = copy(self)
-            forked._conversation, forked._cache = LiveConversation(self._conversation.current), self._cache.fork()
-            return forked
 
     @shielded
     def save(self, path: str | Path, *, text_only: bool = False) -> None:
@@ -190,11 +197,15 @@ class ChatSession(Editing):
 
     def _to_saved(self, cached: Sequence[int]) -> Saved:
         return Saved(
-            preamble=self._preamble(),
+            preamble=self._settings.preamble,
             entries=self._conversation.current.entries,
             cached=cached,
             options=self.options,
-            limits={**{name: getattr(self, name) for name in _SAVED_OPTIONS}, **self._constraints.as_json},
+            limits={
+                **{name: getattr(self, name) for name in _SAVED_OPTIONS},
+                **{name: getattr(self, name) for name, usual in _SAVED_IF_SET.items() if getattr(self, name) != usual},
+                **self._settings.constraints.as_json,
+            },
             stats=self._total_stats,
             model=self.model.fingerprint,
         )

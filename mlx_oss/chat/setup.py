@@ -79,6 +79,8 @@ class TurnSetup:
         limits: Limits of tokens and rounds.
         rules: What the model may write.
         tokenizer: The tokenizer of the model.
+        stop: Texts that end the answer.
+        logprobs: Whether to report the log-probabilities of the answer's tokens.
     """
 
     frame: Frame
@@ -86,6 +88,8 @@ class TurnSetup:
     limits: Limits
     rules: Rules
     tokenizer: Tokenizer
+    stop: tuple[str, ...] = ()
+    logprobs: bool = False
 
     def with_open_answer(self) -> TurnSetup:
         """This setup with prompts that open the answer."""
@@ -93,4 +97,5 @@ class TurnSetup:
 
     def constraint(self, conversation: Conversation) -> TurnConstraint:
         """The constraint for the rest of the turn that a conversation ends with."""
-        return TurnConstraint(self.rules, self.frame.header, conversation.reasoned, self.tokenizer)
+        rules = self.rules.after_call() if conversation.has_called else self.rules
+        return TurnConstraint(rules, self.frame.header, conversation.reasoned, self.tokenizer)

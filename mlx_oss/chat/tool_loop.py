@@ -130,7 +130,7 @@ class ToolLoop:
         reason = _reason(response)
         if is_opened and reason == "stop" and not response.answer and parsed is None:
             reason = "no_answer"
-        return Finished(reason, self.usage, citations, parsed)
+        return Finished(reason, self.usage, citations, parsed, response.stop)
 
     @property
     def _has_no_tokens_left(self) -> bool:
@@ -146,7 +146,7 @@ class ToolLoop:
             limit = min(self._limits.max_tokens - self.usage.generated_tokens, limit)
         request = Request(
             prompt,
-            options=_sampling(setup.options, conversation.retries),
+            options=_sampling(setup, conversation.retries),
             max_tokens=limit,
             stop_ids=self._tokenizer.stop_ids,
             constraint=constraint if constraint.restricts else None,
@@ -155,7 +155,15 @@ class ToolLoop:
             snapshots=(len(prompt) - opening,) if conversation.awaits_first_round else (),
             preamble=len(setup.frame.preamble),
         )
-        return Response(self._engine, request, constraint, opening=opening, is_cancelled=lambda: self._is_cancelled)
+        return Response(
+            self._engine,
+            request,
+            constraint,
+            opening=opening,
+            is_cancelled=lambda: self._is_cancelled,
+            tokenizer=self._tokenizer,
+            stop=setup.stop,
+        )
 
     def _own_call(self, response: Response) -> ToolCall | None:
         """The tool call of a round, if there is one that the session runs."""
@@ -219,7 +227,7 @@ def _reason(response: Response) -> FinishReason:
     return "no_answer" if response.reason == "stop" and not has_answer(response.messages) else response.reason
 
 
-def _sampling(options: SamplingOptions, retries: int) -> SamplingOptions:
+def _sampling(setup: TurnSetup, retries: int) -> SamplingOptions:
     """The options of a turn: with a seed, each retry draws with the next higher seed."""
-    options = replace(options, logprobs=False)  # a chat does not report log-probabilities
+    options = replace(setup.options, logprobs=setup.logprobs)
     return options if options.seed is None else replace(options, seed=(options.seed + retries) % 2**64)

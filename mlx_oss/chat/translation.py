@@ -68,6 +68,13 @@ def has_answer(messages: Iterable[ParsedMessage]) -> bool:
     return any(message.channel == "final" or (message.channel not in _DELTAS and message.content) for message in others)
 
 
+def is_answer(author: Header | Message | None) -> bool:
+    """Whether a message with this header is an answer of the assistant: on `final`, or on no channel."""
+    if author is None or author.role != "assistant" or author.channel in _DELTAS:
+        return False
+    return not ParsedMessage(Message("assistant", "", author.channel, author.recipient), "cut", ()).is_tool_call
+
+
 def without_bare_header(events: Sequence[ParserEvent]) -> Sequence[ParserEvent]:
     """The events of a message that was cut off (`HarmonyParser.finish`); none if it has only a part of a header."""
     last = events[-1] if events else None

@@ -12,7 +12,7 @@ Knows the harmony format and token ids; nothing of models and MLX. Grammars need
 
 from mlx_oss.constrain.grammar import Grammar
 from mlx_oss.constrain.headers import legal_headers
-from mlx_oss.constrain.outputs import Guards, OutputConstraints, kwargs_from_saved
+from mlx_oss.constrain.outputs import Guards, OutputConstraints, ToolChoice, kwargs_from_saved
 from mlx_oss.constrain.repetition import RepetitionGuard
 from mlx_oss.constrain.turn import Parsed, Rules, TurnConstraint, final_header
 
@@ -23,6 +23,7 @@ __all__ = [
     "Parsed",
     "RepetitionGuard",
     "Rules",
+    "ToolChoice",
     "TurnConstraint",
     "final_header",
     "kwargs_from_saved",

@@ -96,6 +96,7 @@ class LegalHeaders:
         recipients: Names that may be called, as a header contains them: `functions.get_weather`, `python`. Without any,
             `commentary` is not legal: preambles announce calls, and nothing but calls and preambles belongs there.
         reasoning: Whether a reasoning message is legal: `analysis` without a recipient.
+        answer: Whether an answer is legal: `final`.
 
     Attributes:
         between: The state between two messages.
@@ -104,11 +105,11 @@ class LegalHeaders:
         channel: The state after `<|channel|>`.
     """
 
-    def __init__(self, recipients: Sequence[str], reasoning: bool = True) -> None:
+    def __init__(self, recipients: Sequence[str], reasoning: bool = True, answer: bool = True) -> None:
         message = _path(MESSAGE, to=END_OF_HEADER)
         call = _content_types("json", "code")
-        answer = _path("final", to=_content_types("json"))
-        prose = [_path("commentary", to=message)] if recipients else []
+        prose = [_path("final", to=_content_types("json"))] if answer else []
+        prose += [_path("commentary", to=message)] if recipients else []
         prose += [_path("analysis", to=message)] if reasoning else []
         calls_in_channel, calls_in_role = [], []
         if recipients:
@@ -116,13 +117,13 @@ class LegalHeaders:
             calls_in_channel = [_path(channel, to=recipient) for channel in ("commentary", "analysis")]
             channels = _either(*(_path(CHANNEL, channel, to=call) for channel in ("commentary", "analysis")))
             calls_in_role = [_path(f" to={name}", to=channels) for name in recipients]
-        self.channel = _either(answer, *prose, *calls_in_channel)
+        self.channel = _either(*prose, *calls_in_channel)
         self.first = _either(_path(CHANNEL, to=self.channel), *calls_in_role)
         self.start = _path(ROLE, to=self.first)
         self.between = _path(START, to=self.start)
 
 
 @lru_cache(maxsize=64)
-def legal_headers(recipients: tuple[str, ...], reasoning: bool = True) -> LegalHeaders:
+def legal_headers(recipients: tuple[str, ...], reasoning: bool = True, answer: bool = True) -> LegalHeaders:
     """`LegalHeaders` with these arguments, built once and cached."""
-    return LegalHeaders(recipients, reasoning)
+    return LegalHeaders(recipients, reasoning, answer)

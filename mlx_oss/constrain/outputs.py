@@ -14,8 +14,12 @@ from mlx_oss.constrain import grammar
 from mlx_oss.constrain.answer import AnswerFormat, option_from_json
 from mlx_oss.constrain.grammar import Grammar, with_null
 from mlx_oss.constrain.turn import Rules
-from mlx_oss.errors import OptionError
+from mlx_oss.errors import OptionError, quoted
 from mlx_oss.harmony import ParsedMessage, ResponseFormat, ToolDescription, ToolNamespace
+
+# "auto": the model decides. "none": it calls no tool. "required": it calls one before it answers. The name of a tool,
+# or OpenAI's {"type": "function", "function": {"name": ...}}: it calls this one before it answers.
+ToolChoice = str | Mapping[str, Any]
 
 _NO_ARGUMENTS = {"type": "object", "additionalProperties": False}
 
@@ -66,27 +70,38 @@ class OutputConstraints:
         """What the developer message says about the format of the answer."""
         return None if self._format is None else self._format.prompt_format
 
-    def rules(self, tools: Sequence[ToolDescription] = (), system_tools: Sequence[ToolNamespace] = ()) -> Rules:
+    def rules(
+        self,
+        tools: Sequence[ToolDescription] = (),
+        system_tools: Sequence[ToolNamespace] = (),
+        choice: ToolChoice = "auto",
+    ) -> Rules:
         """The rules of a turn.
 
         Args:
             tools: Functions that the model may call.
             system_tools: Built-in tools that the model may call.
+            choice: Whether the model may, must or must not call one.
 
         Raises:
-            OptionError: If arguments are strict and the schema of a tool cannot be enforced.
+            OptionError: If arguments are strict and the schema of a tool cannot be enforced, or there is no such tool
+                to choose.
         """
         guards, callables = self._guards, dict(_callables(tools, system_tools))
+        must_call = _must_call(choice, tuple(callables))
+        if choice != "auto" and not guards.legal_headers:
+            raise OptionError(f"tool_choice is {choice!r}, which needs Guards(legal_headers=True)")
         strict = guards.strict_arguments
         constrained = grammar.is_installed() if strict is None else strict
         described = {name: tool for name, tool in callables.items() if tool is not None and constrained}
         grammars = {name: _arguments_grammar(tool, bool(strict)) for name, tool in described.items()}
         return Rules(
-            recipients=tuple(callables) if guards.legal_headers else None,
+            recipients=(() if choice == "none" else tuple(callables)) if guards.legal_headers else None,
             arguments={name: grammar_ for name, grammar_ in grammars.items() if grammar_ is not None},
             answer=None if self._format is None else self._format.grammar,
             max_reasoning_tokens=self._max_reasoning_tokens,
             stop_repetition=guards.stop_repetition,
+            must_call=must_call,
         )
 
     def parse_answer(self, messages: Iterable[ParsedMessage]) -> Any:
@@ -113,6 +128,25 @@ def kwargs_from_saved(saved: Mapping[str, Any]) -> dict[str, Any]:
         "max_reasoning_tokens": saved.get("max_reasoning_tokens"),
         "guards": Guards(**saved.get("guards", {})),
     }
+
+
+def _must_call(choice: ToolChoice, names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The names in headers of which one must be called; None if none must."""
+    if choice in ("auto", "none"):
+        return None
+    if choice == "required" and names:
+        return names
+    function = choice.get("function", choice) if isinstance(choice, Mapping) else None
+    wanted = function.get("name") if isinstance(function, Mapping) else choice
+    named = [name for name in names if wanted in (name, name.removeprefix("functions."), name.partition(".")[0])]
+    if not named or wanted == "functions":
+        known = ", ".join(name.removeprefix("functions.") for name in names)
+        raise OptionError(
+            f"tool_choice is {quoted(choice)}, "
+            + (f"expected auto, none, required, or one of the tools: {known}" if known else "but there are no tools")
+            + ("" if known else ": give tools=[...], or tool_choice='auto'")
+        )
+    return tuple(named)
 
 
 def _callables(

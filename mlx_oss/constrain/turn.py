@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -67,6 +67,8 @@ class Rules:
         arguments: Grammar of the arguments, by recipient.
         answer: Grammar of the channel `final`.
         max_reasoning_tokens: Limit of reasoning tokens in the turn; None means no limit.
+        must_call: Names of which one has to be called before the model may answer; None if it need not call. Needs
+            `recipients`.
         stop_repetition: Whether to end reasoning that repeats itself, and the turn if anything else does for long.
     """
 
@@ -75,6 +77,11 @@ class Rules:
     answer: Grammar | None = None
     max_reasoning_tokens: int | None = None
     stop_repetition: bool = True
+    must_call: tuple[str, ...] | None = None
+
+    def after_call(self) -> Rules:
+        """The rules once the model has called a tool in the turn."""
+        return self if self.must_call is None else replace(self, must_call=None)
 
     @property
     def need_answer(self) -> bool:
@@ -228,7 +235,9 @@ class TurnConstraint:
     def _expect_header(self, state: Literal["first", "start", "channel", "between"]) -> None:
         """Allows legal headers from a state of `LegalHeaders` on."""
         if self._rules.recipients is not None:
-            self._state = getattr(legal_headers(self._rules.recipients, self._may_reason), state)
+            names, must_call = self._rules.recipients, self._rules.must_call
+            headers = legal_headers(must_call or names, self._may_reason, answer=must_call is None)
+            self._state = getattr(headers, state)
 
     def _start_body(self) -> None:
         """Prepares for the body of a message whose header is complete."""
@@ -246,10 +255,10 @@ class TurnConstraint:
             self._reasoning_is_empty = False
 
     def _end_reasoning(self, reason: Reason) -> None:
-        """Forces the ids that end the reasoning and start the answer."""
+        """Forces the ids that end the reasoning and start the answer, or leave the model to call a tool."""
         if not self._forced:
             self.reasoning_stopped = reason
-            self._forced.extend(close_and_answer())
+            self._forced.extend(close_and_answer() if self._rules.must_call is None else [END])
 
     def allowed(self) -> np.ndarray | int | None:
         """What may come next: None means every id, an int that id only, a mask bool (V',) the ids that are True.
@@ -275,4 +284,5 @@ class TurnConstraint:
         header = self._parser.header
         assert header is not None
         is_call = header.recipient is not None
-        return None if self._rules.answer is None or is_call else _not_stop_ids(self._ids)
+        may_end = self._rules.answer is None and self._rules.must_call is None
+        return None if may_end or is_call else _not_stop_ids(self._ids)

@@ -27,6 +27,10 @@ class SamplingOptions:
         repetition_penalty: From 0.01 to 100. Above 1 it makes tokens of the last `repetition_window` less likely
             (arXiv 1909.05858). It distorts JSON and code, so it is off (1) by default.
         repetition_window: Number of preceding tokens that the penalty applies to. 0 turns it off.
+        frequency_penalty: From -2 to 2, as in OpenAI's API: it is subtracted from a token's logit as many times as the
+            token occurs in the message that is being written. Tokens of the prompt, of headers and of earlier messages
+            do not count, and control tokens are not made less likely.
+        presence_penalty: From -2 to 2: it is subtracted once from the logits of the tokens in that message.
         logprobs: Report the log-probability of each token. False saves one pass over the vocabulary in each step.
         top_logprobs: Report this many of the most likely tokens in each step; 0 to 100. Ignored without `logprobs`.
 
@@ -42,6 +46,8 @@ class SamplingOptions:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     repetition_penalty: float = 1.0
     repetition_window: int = 64
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     logprobs: bool = True
     top_logprobs: int = 0
 
@@ -50,6 +56,8 @@ class SamplingOptions:
         _between("top_p", self.top_p, 0, 1)
         _between("min_p", self.min_p, 0, 1)
         _between("repetition_penalty", self.repetition_penalty, 0.01, 100)
+        _between("frequency_penalty", self.frequency_penalty, -2, 2)
+        _between("presence_penalty", self.presence_penalty, -2, 2)
         for name, limit in (("top_k", LAST_TEXT_ID), ("top_logprobs", 100), ("repetition_window", 2**31)):
             value = getattr(self, name)
             if type(value) is not int or not 0 <= value <= limit:

@@ -8,7 +8,7 @@ text.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -19,7 +19,7 @@ from mlx_oss.backend import device
 from mlx_oss.errors import NumericalError, OptionError
 from mlx_oss.generation import sampling_mlx, sampling_numpy
 from mlx_oss.generation.options import SamplingOptions
-from mlx_oss.tokenizer import LAST_TEXT_ID
+from mlx_oss.tokenizer import LAST_TEXT_ID, N_RANKS
 
 # Distance between the random seeds of successive positions: 2^64 divided by the golden ratio, so that no position of
 # one seed has the same random key as a position of a nearby seed.
@@ -56,6 +56,7 @@ class Sampler:
 
     def __init__(self, options: SamplingOptions, position: int = 0, added_ids: Collection[int] = ()) -> None:
         self.options, self.waits = options, not device.on_gpu()
+        self._added_ids = frozenset(added_ids)
         self._on: Any = sampling_numpy if self.waits else sampling_mlx
         self._xp: Any = np if self.waits else mx
         seed = int.from_bytes(os.urandom(8)) if options.seed is None else options.seed
@@ -73,12 +74,22 @@ class Sampler:
         """True if each choice depends on the tokens before it, so that `logits` needs them in `recent`."""
         return self.options.repetition_penalty != 1 and self.options.repetition_window > 0
 
+    @property
+    def needs_counts(self) -> bool:
+        """True if each choice depends on how often tokens occur in the message, so that `logits` needs `counts`."""
+        return self.options.frequency_penalty != 0 or self.options.presence_penalty != 0
+
+    def is_text(self, token: int) -> bool:
+        """True if an id is a token of text, not a control token."""
+        return token < N_RANKS or token in self._added_ids
+
     def logits(
         self,
         logits: mx.array,
         recent: Sequence[int] = (),
         allowed: NDArray[np.bool_] | None = None,
         exact: Callable[[mx.array], mx.array] | None = None,
+        counts: Mapping[int, int] | None = None,
     ) -> Array:
         """Logits (V,) of the model -> float32 (V',) of the ids that can be sampled, with bias and penalty applied.
 
@@ -88,6 +99,7 @@ class Sampler:
             allowed: Bool (V',). Logits are -inf where it is False, and at ids behind its end. None allows every id.
             exact: Ids (n,) -> their logits (n,) in float32. They replace the EXACT largest logits of allowed ids,
                 before bias and penalty. None means that all are exact.
+            counts: How often ids occur in the message so far, for the frequency and presence penalties.
 
         Raises:
             OptionError: If `logit_bias` has an id that the model does not have.
@@ -117,6 +129,11 @@ class Sampler:
             ids = xp.array(sorted(seen), xp.int32)
             values, penalty = logits[ids], self.options.repetition_penalty
             logits[ids] = xp.where(values > 0, values / penalty, values * penalty)
+        if counts and self.needs_counts:
+            known_counts = {id_: count for id_, count in counts.items() if id_ < known}
+            ids = xp.array(list(known_counts), xp.int32)
+            times = xp.array(list(known_counts.values()), xp.float32)
+            logits[ids] = logits[ids] - (self.options.frequency_penalty * times + self.options.presence_penalty)
         return logits
 
     def sample(self, logits: Array) -> Array:

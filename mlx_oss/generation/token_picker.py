@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any
@@ -130,12 +131,19 @@ class TokenPicker:
     ) -> None:
         self.options = options
         self._sampler, self._recent, self._constraint = Sampler(options, position, added_ids), list(recent), constraint
-        self.is_sequential = self._sampler.needs_recent or constraint is not None
+        self._counts = Counter[int]()  # of the tokens in the message that is being written
+        is_penalised = self._sampler.needs_recent or self._sampler.needs_counts
+        self.is_sequential = is_penalised or constraint is not None
 
     def observe(self, token: int) -> None:
-        """Records a chosen token, for the repetition penalty and the constraint."""
+        """Records a chosen token, for the penalties and the constraint."""
         if self._sampler.needs_recent:
             self._recent.append(token)
+        if self._sampler.needs_counts:
+            if self._sampler.is_text(token):
+                self._counts[token] += 1
+            else:  # a header begins or ends
+                self._counts.clear()
         if self._constraint is not None:
             self._constraint.accept(token)
 
@@ -151,7 +159,7 @@ class TokenPicker:
         sampler = self._sampler
 
         def choose() -> tuple[Any, ...]:
-            logits = sampler.logits(scores.logits, self._recent, allowed, scores.exact)
+            logits = sampler.logits(scores.logits, self._recent, allowed, scores.exact, self._counts)
             token = sampler.sample(logits)
             if not self.options.logprobs:
                 return (token,)

@@ -82,6 +82,13 @@ class Toolset:
         is_described = name in known or name.partition(".")[0] in known
         return bool(self._runnable) and (self._tool(name) is not None or not is_described)
 
+    def with_handlers(self, tools: Any) -> Any:
+        """The tools, with the tools of this set in place of their descriptions, as `functions` has them."""
+        if not isinstance(tools, list | tuple):
+            return tools
+        own = {id(described): self._runnable.get(described.name, described) for described in self.functions}
+        return [own.get(id(tool), tool) for tool in tools]
+
     def citations(self, answer: str) -> tuple[Citation, ...]:
         """Returns the passages of the built-in tools' results that an answer cites."""
         tools = [tool for tool in self._runnable.values() if isinstance(tool, SystemTool)]

@@ -82,8 +82,8 @@ def test_retry_asks_the_same_without_the_answer_given(session, script):
 def test_a_retry_draws_anew_with_a_seed_and_the_same_way_each_time(script):
     script.says(*[HELLO] * 5)
     session = ChatSession(script, TOKENIZER, options=SamplingOptions(seed=2**64 - 2))
-    for events in (session.send("Hi"), session.retry(), session.retry(), session.send("So"), session.retry()):
-        list(events)
+    for text in ("Hi", None, None, "So", None):
+        list(session.retry() if text is None else session.send(text))
     assert [request.options.seed for request in script.requests] == [2**64 - 2, 2**64 - 1, 0, 2**64 - 2, 2**64 - 1]
     script.says(HELLO)
     session.undo()
@@ -109,8 +109,8 @@ def test_a_turn_that_is_not_there_cannot_be_edited(session, script, number):
     script.says(HELLO)
     turn(session, script, "Hi")
     before = session.messages
-    with pytest.raises(OptionError, match=f"no turn {number}: the conversation has 1"):
-        list(session.edit(number, "x"))
+    with pytest.raises(OptionError, match=f"no turn {number}, the conversation has 1: expected -1 to 0"):
+        session.edit(number, "x")
     assert session.messages == before
 
 
@@ -169,24 +169,6 @@ def test_a_message_that_is_not_a_str_is_refused(session, script, text):
     with pytest.raises(OptionError, match="the user's message must be a str, not"):
         next(session.edit(0, text))
     assert session.turns == 2
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"reasoning_effort": "hihg"}, {"max_tokens": 0}, {"max_rounds": -1}, {"context_policy": "forget"}]
-)
-@pytest.mark.parametrize("how", ["send", "edit", "retry", "resume"])
-def test_a_wrong_option_set_between_turns_changes_nothing(session, script, wrong, how):
-    script.says(HELLO, HELLO)
-    for text in ("one", "two"):
-        turn(session, script, text)
-    before = session.messages
-    (name, value), good = next(iter(wrong.items())), {key: getattr(session, key) for key in wrong}
-    setattr(session, name, value)
-    asked = {"send": ("three",), "edit": (0, "other")}.get(how, ())
-    with pytest.raises(OptionError, match=name):
-        list(getattr(session, how)(*asked))
-    setattr(session, name, good[name])
-    assert session.messages == before and session.stats.turns == 2
 
 
 def test_a_result_for_one_fork_never_reaches_the_other(session, script):

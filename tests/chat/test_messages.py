@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_oss import ChatSession, Message, OptionError, ScriptedEngine, SessionError, collect, load_tokenizer
-from mlx_oss.chat.messages import from_items, to_dicts
+from mlx_oss.chat.message_reader import from_items
+from mlx_oss.chat.message_writer import to_dicts
 from mlx_oss.harmony import DeveloperContent, SystemContent, render_conversation
 from tests.chat.scripted import CALL, DATE, HELLO, OPENING, THINK, TOKENIZER, said, system, turn, user
 

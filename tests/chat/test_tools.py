@@ -65,7 +65,7 @@ def test_a_call_is_run_and_the_model_answers_in_the_same_turn(make, script):
 def session_preamble(session: ChatSession) -> list[int]:
     from mlx_oss.harmony import render_conversation
 
-    return render_conversation(session._preamble())
+    return render_conversation(session._settings.preamble)
 
 
 def test_several_calls_one_after_the_other_are_one_turn(make, script):

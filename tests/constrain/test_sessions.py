@@ -287,7 +287,7 @@ def test_forks_retries_and_saved_sessions_have_the_same_restrictions(nano, tmp_p
         assert other.reasoning_effort == "none"
         reply = mlx_oss.collect(other.retry())
         assert reply.parsed == json.loads(reply.text) and set(reply.parsed) == {"capital", "sure"}
-    assert loaded._constraints.as_json == session._constraints.as_json
+    assert loaded._settings.constraints.as_json == session._settings.constraints.as_json
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import mlx.core as mx
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from mlx_oss import SamplingOptions, Transformer, generate_step, prefill
 from mlx_oss.backend import device
 from mlx_oss.errors import ContextError, OptionError
+from mlx_oss.generation import sampling
 from mlx_oss.generation.sampling import Sampler
 from mlx_oss.tokenizer import LAST_TEXT_ID
 from tests.engines import as_loaded, rounding, small_config
@@ -70,6 +72,32 @@ def test_each_token_is_what_the_sampler_picks_from_a_whole_forward_pass(model, o
             assert logprob == pytest.approx(expected[token], abs=tolerance)
         tokens.append(step.token)
     assert len(tokens) == len(PROMPT) + 25
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_penalties_count_the_tokens_of_the_message_that_is_being_written(model, monkeypatch, gpu):
+    """Not those of the prompt, and not those before a control token: a header begins or ends there."""
+    monkeypatch.setattr(device, "on_gpu", lambda: gpu)
+    monkeypatch.setattr(sampling, "N_RANKS", 50)  # so that ids from 50 on are control tokens of this small model
+    options = SamplingOptions(seed=4, temperature=2, frequency_penalty=1.0, presence_penalty=0.5)
+    controls = Plan({6: 51, 14: 50})
+    steps = list(generate_step(model, PROMPT, options, max_tokens=20, constraint=controls))
+    sampler, tokens, counts = Sampler(options, len(PROMPT)), list(PROMPT), Counter()
+    for place, step in enumerate(steps):
+        logits = sampler.logits(forward(model, tokens)[-1], counts=counts)
+        if place in controls.plan:
+            sampler.skip()
+        else:
+            assert step.token == sampler.sample(logits).item()
+        tokens.append(step.token)
+        counts = Counter() if step.token >= 50 else counts + Counter([step.token])
+    assert [steps[place].token for place in (6, 14)] == [51, 50]
+
+
+def test_a_penalty_keeps_greedy_tokens_from_coming_back(model):
+    plain = tokens_of(model, GREEDY, max_tokens=40)
+    varied = tokens_of(model, SamplingOptions(temperature=0, frequency_penalty=2), max_tokens=40)
+    assert len(set(varied)) > len(set(plain))
 
 
 def test_greedy_tokens_are_the_likeliest_of_one_forward_pass_over_them_all(model):

@@ -226,6 +226,20 @@ def test_recent_tokens_are_needed_only_when_they_matter(penalty, window, needed)
     assert np.array_equal(np.array(sampler.logits(mx.array(logits), [1, 2])), logits) != needed
 
 
+def test_frequency_and_presence_penalties_are_openais_formula():
+    """logit - count * frequency_penalty - (count > 0) * presence_penalty; ids that cannot be sampled do not matter."""
+    logits, counts = random_logits(13), {3: 1, 5: 4, 199: 2, 10**6: 9}
+    for frequency, presence in ((0.5, 0.0), (0.0, 1.5), (-2.0, 2.0), (0.25, -0.75)):
+        sampler = Sampler(SamplingOptions(frequency_penalty=frequency, presence_penalty=presence))
+        expected = logits.copy()
+        for token in (3, 5, 199):
+            expected[token] -= counts[token] * frequency + presence
+        assert sampler.needs_counts and not sampler.needs_recent
+        np.testing.assert_allclose(np.array(sampler.logits(mx.array(logits), counts=counts)), expected, rtol=1e-6)
+        assert np.array_equal(np.array(sampler.logits(mx.array(logits), counts={})), logits)
+    assert not Sampler(SamplingOptions()).needs_counts
+
+
 def test_logits_are_left_alone_and_come_back_in_float32():
     logits = mx.array(random_logits(12)).astype(mx.bfloat16)
     before = np.array(logits.astype(mx.float32))
@@ -245,6 +259,8 @@ def test_the_defaults_are_openais():
         ("top_p", [0, -0.1, 1.1, math.nan, False, "0.9"]),
         ("min_p", [-0.1, 1.1, math.nan, True]),
         ("repetition_penalty", [0, -1, 101, math.nan, True]),
+        ("frequency_penalty", [-2.1, 3, math.nan, True, "1"]),
+        ("presence_penalty", [-2.1, 3, math.nan, None]),
         ("top_k", [-1, 1.0, True, LAST_TEXT_ID + 1, "5"]),
         ("top_logprobs", [-1, 101, 2.0, True]),
         ("repetition_window", [-1, 1.5, True]),
@@ -263,6 +279,7 @@ def test_an_option_out_of_range_is_named(name, values):
 def test_the_ends_of_the_ranges_are_allowed():
     SamplingOptions(temperature=100, top_p=1e-9, top_k=LAST_TEXT_ID, min_p=1, seed=2**64 - 1, top_logprobs=100)
     SamplingOptions(repetition_penalty=0.01, repetition_window=0, logit_bias={0: -1000, LAST_TEXT_ID: 1000.0})
+    SamplingOptions(frequency_penalty=-2, presence_penalty=2)
 
 
 @pytest.mark.parametrize("options", [{}, {"top_k": 20, "min_p": 0.01}, {"top_p": 0.8, "temperature": 0.6}])
