@@ -8,7 +8,7 @@ from typing import Any
 from mlx_oss.chat.history import Conversation, Entry
 from mlx_oss.chat.message_reader import AnyMessage, from_items
 from mlx_oss.chat.message_writer import to_dicts
-from mlx_oss.chat.turns import Turns
+from mlx_oss.chat.turns import Turns, question_of
 from mlx_oss.errors import OptionError
 from mlx_oss.events import ToolCall
 from mlx_oss.harmony import Message
@@ -55,6 +55,19 @@ class Editing(Turns):
     def context_used(self) -> int:
         """Number of tokens in the next prompt, not counting the user's next message."""
         return self._settings.frame.prompt_length(self._conversation.current)
+
+    def count(self, text: str) -> int:
+        """Number of tokens that a message of the user would add to the prompt.
+
+        Together with `context_used` this is what the model would read in the next turn.
+
+        Args:
+            text: The message.
+
+        Raises:
+            OptionError: If `text` is not a str.
+        """
+        return len(question_of(text, self.tokenizer).ids)
 
     @shielded
     def add_tool_result(self, call: ToolCall, result: str) -> None:

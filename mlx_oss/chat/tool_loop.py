@@ -5,6 +5,7 @@ Knows nothing of files, and of how tools run and engines compute.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.tokenizer import LONGEST_TOKEN, Tokenizer
 from mlx_oss.tools.calls import ToolInvocation, Toolset
 
+_MOST_FAILURES = 3  # equal errors of a tool, one after another, after which no more calls are run
 _MARGIN = 64  # tokens of the message around a tool's result, and a few for the answer
 
 
@@ -54,7 +56,8 @@ class ToolLoop:
         self.usage, self.is_taken_back = Usage(), False
         self._engine, self._tokenizer, self._cache = engine, tokenizer, cache
         self._toolset, self._constraints, self._conversation = toolset, constraints, conversation
-        self._is_cancelled = False
+        self._is_cancelled = self._is_refused = False  # refused: the last call was, so the next one ends the turn
+        self._failures = Counter[tuple[str, str]]()  # the last error of a tool, and how often it came one after another
         self._invocation: ToolInvocation | None = None  # the tool call that is running
 
     def cancel(self) -> None:
@@ -93,9 +96,10 @@ class ToolLoop:
                 yield TurnsDropped(dropped)
             yield from self._run_round(response, may_be_taken_back=not calls)
             call = self._own_call(response)
-            if call is not None and calls <= self._limits.max_rounds:
-                yield from self._run_tool(call, is_refused=calls == self._limits.max_rounds)
-                calls += 1
+            if call is not None and not self._is_refused:
+                refusal = self._refusal(calls)
+                yield from self._run_tool(call, refusal)
+                self._is_refused, calls = refusal is not None, calls + 1
             elif _reason(response) == "no_answer" and setup.rules.need_answer and stops < 2:
                 stops += 1
                 self._setup = setup if stops < 2 else setup.with_open_answer()
@@ -170,29 +174,50 @@ class ToolLoop:
         call = response.call
         return call if call is not None and self._toolset.handles(call) else None
 
-    def _run_tool(self, call: ToolCall, *, is_refused: bool) -> Generator[Event | Action, None, None]:
-        """Runs a call and adds its result to the conversation.
+    def _refusal(self, calls: int) -> str | None:
+        """Why the next call is not run, as the model reads it; None if it is run.
 
-        With `is_refused`, it is not run; the result tells the model to answer instead.
+        Args:
+            calls: How many calls of the turn were run.
         """
+        if any(count >= _MOST_FAILURES for count in self._failures.values()):
+            return "not run: your calls have failed in the same way again and again; answer with what you have"
+        if calls >= self._limits.max_rounds:
+            return f"not run: a turn may call tools {self._limits.max_rounds} times; answer with what you have"
+        return None
+
+    def _run_tool(self, call: ToolCall, refusal: str | None) -> Generator[Event | Action, None, None]:
+        """Runs a call and adds its result to the conversation. With a refusal it is not run, and that is its result."""
         self._invocation = invocation = self._toolset.invoke(call)
         if self._is_cancelled:
             invocation.cancel()
         try:
-            if is_refused:
-                most = self._limits.max_rounds
-                invocation.refuse(f"not run: a turn may call tools {most} times; answer with what you have")
+            if refusal is not None:
+                invocation.refuse(refusal)
             else:
                 yield invocation
         finally:
             invocation.cancel()
             self._invocation = None
-            result = self._within_context(invocation.result)
+            result = self._within_context(self._counted(call, invocation.result))
             answered = self._conversation.current.with_entries(
                 [Entry.from_tool_result(call, result.text, self._tokenizer)]
             )
             self._conversation.current = answered
         yield result
+
+    def _counted(self, call: ToolCall, result: ToolResult) -> ToolResult:
+        """The result; the last of many equal errors also tells the model to stop."""
+        failure = (call.recipient, result.error or "")
+        failures = self._failures[failure] + 1
+        self._failures.clear()  # only errors one after another count
+        if result.error is None:
+            return result
+        self._failures[failure] = failures
+        if failures < _MOST_FAILURES:
+            return result
+        more = f"This has failed {failures} times in the same way: do not call it again, answer with what you have."
+        return replace(result, text=f"{result.text}\n{more}")
 
     def _within_context(self, result: ToolResult) -> ToolResult:
         """The result, or an error result if it does not fit the context.

@@ -159,7 +159,7 @@ class ToolInvocation(Action):
     ) -> None:
         self._tool, self._call, self._confirm, self._known = tool, call, confirm, known
         self._text: Future[str] = Future()  # cancelling it cancels whatever the call is waiting for
-        self._is_cancelled = False
+        self._is_cancelled = self._is_late = False
         self.result = self._failed(STOPPED)
 
     def cancel(self) -> None:
@@ -222,7 +222,17 @@ class ToolInvocation(Action):
 
     def _start(self, context: contextvars.Context, loop: asyncio.AbstractEventLoop | None) -> None:
         """Runs the call on a new thread, in a context. An async handler is awaited in `loop`; None means a new loop."""
+        if isinstance(self._tool, Tool) and self._tool.timeout is not None:
+            timer = threading.Timer(self._tool.timeout, self._end_late, [self._tool.timeout])
+            timer.daemon = True
+            self._text.add_done_callback(lambda _: timer.cancel())
+            timer.start()
         threading.Thread(target=context.run, args=(self._work, loop), name="mlx-oss tool", daemon=True).start()
+
+    def _end_late(self, timeout: float) -> None:
+        self._is_late = True
+        with contextlib.suppress(InvalidStateError):  # it is done
+            self._text.set_exception(ToolError(f"the call took longer than {timeout:g} s and was stopped"))
 
     def _work(self, loop: asyncio.AbstractEventLoop | None) -> None:
         with contextlib.suppress(InvalidStateError):  # the call was cancelled
@@ -234,7 +244,7 @@ class ToolInvocation(Action):
                 self._text.set_result(text)
 
     def _run(self, loop: asyncio.AbstractEventLoop | None) -> str:
-        if self._text.cancelled():  # nothing has started that a cancellation could stop
+        if self._text.done():  # nothing has started that a cancellation could stop
             raise CancelledError
         match self._tool:
             case None:
@@ -278,10 +288,10 @@ class ToolInvocation(Action):
         return await task
 
     def _on_cancel(self, stop: Callable[[], object]) -> None:
-        """Calls `stop` when the call is cancelled, at once if it already is."""
+        """Calls `stop` when the call is cancelled or takes too long, at once if that is so already."""
 
         def stop_if_cancelled(future: Future[str]) -> None:
-            if future.cancelled():
+            if future.cancelled() or self._is_late:
                 with contextlib.suppress(RuntimeError):  # the event loop has been closed
                     stop()
 

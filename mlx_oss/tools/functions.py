@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, get_type_hints
 
 from mlx_oss import json_text
-from mlx_oss.errors import OptionError, ToolError
+from mlx_oss.errors import OptionError, ToolError, quoted
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.tools.schema_check import problem
 
@@ -35,11 +35,30 @@ class Tool:
         prepare: Makes the arguments for the handler from the object that the model wrote, or raises ValueError with a
             sentence for the model. None: the arguments stay as they are, checked against the schema if the package
             `jsonschema` is installed. What of the schema cannot be checked is passed over.
+        timeout: Seconds after which a call is stopped, and the model reads that it took too long. An async handler is
+            cancelled; an ordinary function runs on, but its result is ignored. None means no limit.
+
+    Raises:
+        OptionError: If the handler cannot be called, the description is not a `ToolDescription`, or `timeout` is not a
+            number above 0.
     """
 
     description: ToolDescription
     handler: Callable[..., Any]
     prepare: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.description, ToolDescription):
+            raise OptionError(
+                f"the description of a Tool is {quoted(self.description)}, expected ToolDescription(name, text, "
+                "schema); tool_from(function) makes both"
+            )
+        if not callable(self.handler):
+            raise OptionError(f"the handler of the tool {self.name!r} is {quoted(self.handler)}, expected a function")
+        limit = self.timeout
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
+            raise OptionError(f"the timeout of the tool {self.name!r} is {limit!r}, expected seconds above 0, or None")
 
     @property
     def name(self) -> str:
@@ -86,7 +105,13 @@ class Tool:
         return arguments
 
 
-def tool_from(function: Callable[..., Any], *, name: str | None = None, description: str | None = None) -> Tool:
+def tool_from(
+    function: Callable[..., Any],
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout: float | None = None,
+) -> Tool:
     """Makes a tool from a function. Its type hints become the JSON schema, its docstring the descriptions.
 
     Arguments are described by the docstring (in Google's, NumPy's or Sphinx's style) or by `Annotated[int, "text"]`.
@@ -96,17 +121,22 @@ def tool_from(function: Callable[..., Any], *, name: str | None = None, descript
         function: A function, method, `functools.partial` or other object that can be called; it may be async.
         name: Name of the tool. None means the function's name.
         description: What the tool is for. None means the docstring's text outside of its sections.
+        timeout: Seconds after which a call is stopped; see `Tool`.
 
     Returns:
         The tool, for `ChatSession(tools=[...])`.
 
     Raises:
-        OptionError: If the function has no usable name, has arguments that cannot be given by name, or has hints that
-            cannot be read.
+        OptionError: If it cannot be called, has no usable name, has arguments that cannot be given by name, or has
+            hints that cannot be read.
     """
     from mlx_oss.tools.hints import Fields, parse_docstring  # which loads pydantic
     from mlx_oss.tools.schemas import JsonType
 
+    if not callable(function):
+        raise OptionError(
+            f"{quoted(function)} is not a function: give a function, a method, or an object with __call__"
+        )
     inner = _innermost(function)
     name = str(name or getattr(inner, "__name__", type(inner).__name__))
     if not name.isidentifier():
@@ -126,7 +156,7 @@ def tool_from(function: Callable[..., Any], *, name: str | None = None, descript
             arguments.schema["properties"][argument]["default"] = default
     schema = arguments.schema if defaults else None
     described = ToolDescription(name, summary if description is None else description, schema)
-    return Tool(described, function, arguments.read)
+    return Tool(described, function, arguments.read, timeout)
 
 
 def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
