@@ -17,9 +17,9 @@ import numpy as np
 from mlx_oss.errors import OptionError
 from mlx_oss.tokenizer import LAST_TEXT_ID, N_RANKS, N_VOCAB, RETURN, load_tokenizer
 
-# Whitespace allowed between the tokens of JSON: a space, or a line break with its indentation. It is limited because a
-# model that does not know how to continue may write whitespace for ever.
-WHITESPACE = r"(?: |\n[ \t]{0,32})"
+# JSON is written on one line, with at most one space, after a comma or colon: a model that does not know how to go on
+# fills the answer with whitespace wherever it may. The separators are regular expressions.
+COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
 
 @cache  # each turn asks
@@ -72,7 +72,7 @@ class Grammar:
     def of_schema(
         cls, name: str, schema: Mapping[str, Any], *, lenient: bool = False, is_required: bool = True
     ) -> Grammar:
-        """The grammar of JSON that is valid by a schema, without properties that the schema does not name (`closed`).
+        """The grammar of JSON on one line that is valid by a schema, without properties that it does not name.
 
         Args:
             name: What the schema belongs to, for error messages.
@@ -83,7 +83,7 @@ class Grammar:
         Raises:
             OptionError: If it is not a JSON schema, llguidance cannot enforce it, or llguidance is not installed.
         """
-        options = {"whitespace_pattern": WHITESPACE, "lenient": lenient, "coerce_one_of": lenient}
+        options = {**COMPACT, "lenient": lenient, "coerce_one_of": lenient}
         matcher = _llguidance().LLMatcher
         try:
             text = matcher.grammar_from_json_schema(json.dumps(closed(schema)), overrides=options)

@@ -238,15 +238,44 @@ def test_an_argument_that_is_nullable_may_be_null():
         assert allowed == CALL if isinstance(allowed, int) else allowed[CALL]
 
 
-def test_whitespace_is_limited():
-    matcher = Grammar.of_schema("the answer", {"type": "object"}).matcher(RETURN)
-    matcher.accept(load_tokenizer().encode("{")[0])
-    (blank,) = load_tokenizer().encode("\n")
-    count = 0
-    while matcher.allowed()[blank]:
-        matcher.accept(blank)
-        count += 1
-        assert count < 100
+VALUES = {"type": "object", "properties": {"a": {}, "b": {"type": "array"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "object"}, {}, VALUES, VALUES | {"x-guidance": {"whitespace_flexible": True}}]
+)
+@pytest.mark.parametrize(
+    ("text", "is_legal"),
+    [
+        ('{"a":1,"b":[1,2]}', True),
+        ('{"a": 1, "b": [1, 2]}', True),
+        ('{"a":"two  blanks and a \\n"}', True),
+        ('{"a":  1}', False),
+        ('{ "a":1}', False),
+        ('{"a" :1}', False),
+        ('{"a":1 }', False),
+        ('{"a":\n1}', False),
+        ('{"a":\t1}', False),
+        ('{"a":[1,  2]}', False),
+        ('{"a":[ 1]}', False),
+    ],
+)
+def test_json_is_on_one_line_with_a_space_after_a_separator_at_most(schema, text, is_legal):
+    arguments = OutputConstraints().rules([ToolDescription("f", "", schema)]).arguments["functions.f"]
+    answer = OutputConstraints(schema).rules().answer
+    for grammar in (arguments, answer):
+        assert follows(grammar, text) == is_legal
+
+
+def follows(grammar: Grammar, text: str) -> bool:
+    matcher = grammar.matcher(RETURN)
+    for token in load_tokenizer().encode(text):
+        allowed = matcher.allowed()
+        if isinstance(allowed, int) or not allowed[token]:
+            return False
+        matcher.accept(token)
+    allowed = matcher.allowed()
+    return allowed == RETURN if isinstance(allowed, int) else bool(allowed[RETURN])
 
 
 def test_without_llguidance_an_error_says_what_to_install():
