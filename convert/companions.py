@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mlx_oss.errors import CheckpointError
 from mlx_oss.files import expanded, open_regular
+from mlx_oss.tokenizer import N_VOCAB
+from mlx_oss.tokenizer_files import TOKENIZER_FILES
 from mlx_oss.tokenizer_json import check_tokenizer_json
 from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.layouts.metal import METAL
+from mlx_oss.weights.layouts.openai import OPENAI
 from mlx_oss.weights.safetensors import LFS_POINTER
 
 # Files of a release that are copied into the MLX folder.
@@ -46,6 +50,22 @@ def companions(checkpoint: Checkpoint, adapter: str | Path | None = None) -> tup
         if path.name == "tokenizer.json":
             check_tokenizer_json(path)
     return found
+
+
+def bundled_files(checkpoint: Checkpoint, copied: Iterable[Path]) -> dict[str, Callable[[], bytes]]:
+    """What writes the tokenizer files of an MLX folder whose source has none, by their names.
+
+    OpenAI's layouts come without a tokenizer, and their models can only have that of gpt-oss.
+
+    Args:
+        checkpoint: The source.
+        copied: `companions` of it.
+    """
+    without = checkpoint.layout is METAL or checkpoint.layout.name.startswith(OPENAI.name)
+    names = {path.name for path in copied}
+    if not without or "tokenizer.json" in names or checkpoint.config.vocab_size != N_VOCAB:
+        return {}
+    return {name: write for name, write in TOKENIZER_FILES.items() if name not in names}
 
 
 def _is_there(path: Path) -> bool:

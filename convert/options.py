@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlx_oss.errors import OptionError, quoted
+
 SHARD_BYTES = 2_000_000_000  # a layer of 120b is 1.8 GB; an interruption loses one unfinished shard per thread
 
 
@@ -28,6 +30,9 @@ class ConvertOptions:
         verify: Before the finished folder gets its name, read it and the source again and compare them.
         shard_bytes: Size up to which shards are filled. A layer is never split, so a shard can be as large as a layer
             even if that is more.
+
+    Raises:
+        OptionError: If a value has the wrong type.
     """
 
     profile: str | None = None
@@ -37,3 +42,19 @@ class ConvertOptions:
     dry_run: bool = False
     verify: bool = False
     shard_bytes: int = SHARD_BYTES
+
+    def __post_init__(self) -> None:
+        overrides = self.overrides
+        is_mapping = isinstance(overrides, Mapping) and all(
+            isinstance(text, str) for pair in overrides.items() for text in pair
+        )
+        flags = ("force", "dry_run", "verify")
+        for name, is_right, expected in (
+            ("profile", isinstance(self.profile, str | None), "bf16, q8, q4 or None"),
+            ("overrides", is_mapping, 'patterns with their profiles, such as {"lm_head": "q4"}'),
+            ("adapter", isinstance(self.adapter, str | Path | None), "the folder of a LoRA adapter, or None"),
+            ("shard_bytes", type(self.shard_bytes) is int and self.shard_bytes > 0, "a number of bytes above 0"),
+            *((flag, isinstance(getattr(self, flag), bool), "True or False") for flag in flags),
+        ):
+            if not is_right:
+                raise OptionError(f"{name} is {quoted(getattr(self, name))}, expected {expected}")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlx_oss.errors import ConversionError
+from mlx_oss.errors import ConversionError, OptionError, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,14 @@ class Report:
     kinds: tuple[Kind, ...] = ()
     contexts: Mapping[int, int] = field(default_factory=dict)
     compared: int | None = None
+
+
+def check_progress(progress: object) -> None:
+    """Raises OptionError for what cannot be called with a `Progress`."""
+    if progress is not None and not callable(progress):
+        raise OptionError(
+            f"progress is {quoted(progress)}, expected a function that is called with a Progress, or None"
+        )
 
 
 class ProgressMeter:

@@ -18,16 +18,16 @@ from pathlib import Path
 from mlx_oss.convert import configs, manifest, profiles, shards
 from mlx_oss.convert.adapter_folders import adapter_files
 from mlx_oss.convert.adapters import read_adapter
-from mlx_oss.convert.companions import companions
+from mlx_oss.convert.companions import bundled_files, companions
 from mlx_oss.convert.jobs import group_kinds, plan_jobs
 from mlx_oss.convert.options import ConvertOptions
-from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_named
+from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, check_progress, os_errors_named
 from mlx_oss.convert.shards import Shard
 from mlx_oss.convert.staging import Staging, hidden_names, restore_replaced, write_json
 from mlx_oss.convert.targets import check_target
 from mlx_oss.convert.thread_pool import ThreadPool
 from mlx_oss.convert.verify import verify
-from mlx_oss.errors import CheckpointError, ConversionError, quoted
+from mlx_oss.errors import CheckpointError, ConversionError, OptionError, quoted
 from mlx_oss.files import COMPANION_BYTES, can_exist, expanded, identity, read_bytes
 from mlx_oss.memory.estimates import contexts_by_mac, format_bytes
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
@@ -72,7 +72,8 @@ def convert(
             difference.
         ConversionError: If the target exists, overlaps the source, cannot be written or is being written by another
             conversion; or if the disk has too little space.
-        OptionError: If a profile is unknown or not possible for a module, or an override matches no module.
+        OptionError: If an argument has the wrong type, a profile is unknown or not possible for a module, or an override
+            matches no module.
         TokenizerError: If the source's tokenizer.json is not that of gpt-oss.
     """
     with os_errors_named():
@@ -82,9 +83,12 @@ def convert(
 def _convert(
     source: str | Path, target: str | Path, options: ConvertOptions | None, progress: OnProgress | None
 ) -> Report:
-    options = options or ConvertOptions()
+    options = ConvertOptions() if options is None else options
+    if not isinstance(options, ConvertOptions):
+        raise OptionError(f'options is {quoted(options)}, expected ConvertOptions(...), such as (profile="q8")')
+    check_progress(progress)
     for path in (source, target):
-        if not can_exist(path):
+        if not can_exist(expanded(path)):
             raise ConversionError(f"{quoted(str(path))} is nothing that a folder can be called: give another path")
     src, dst = expanded(source), Path(os.path.abspath(expanded(target)))
     if os.path.realpath(src.parent) == os.path.realpath(dst.parent) and src.name in hidden_names(dst):
@@ -255,5 +259,8 @@ def _write_other_files(
         json_files["generation_config.json"] = configs.RELEASED_GENERATION  # OpenAI's layouts come without it
     for name, value in json_files.items():
         write_json(folder / name, value)
-    others = {*json_files, *(path.name for path in copied)}
+    bundled = bundled_files(source, copied)
+    for name, content_of in bundled.items():
+        (folder / name).write_bytes(content_of())
+    others = {*json_files, *bundled, *(path.name for path in copied)}
     manifest.write(folder, source, staging.finished, others, adapter_files(options.adapter))

@@ -16,7 +16,7 @@ from mlx_oss.convert.checksum import crc32
 from mlx_oss.convert.companions import companions
 from mlx_oss.convert.jobs import Job, Target, plan_jobs
 from mlx_oss.convert.profiles import Specs
-from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, os_errors_named
+from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, check_progress, os_errors_named
 from mlx_oss.convert.tensors import as_bfloat16
 from mlx_oss.convert.thread_pool import ReportBytes, ThreadPool
 from mlx_oss.convert.transforms import PIECE, has_nan, is_finite, not_finite, read, read_stored
@@ -65,11 +65,13 @@ def verify(
         CheckpointError: If a tensor or file differs (the first one is named), is missing or damaged; if an MLX folder
             has neither a manifest nor recorded checksums nor a `source` to compare with.
         ConfigError: If a config.json is damaged or not a gpt-oss config.
+        OptionError: If an argument has the wrong type.
         ConversionError: If `target` is not a folder, if `adapter` is given without `source`, or if the system refuses
             to read a file.
         TokenizerError: If the tokenizer.json of the source or the download is not that of gpt-oss.
     """
     with os_errors_named():
+        check_progress(progress)
         return _verify(expanded(target), source, progress, adapter)
 
 

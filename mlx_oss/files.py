@@ -15,7 +15,7 @@ from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlx_oss.errors import quoted
+from mlx_oss.errors import OptionError, quoted
 
 # Bytes that are read at most. Each is many times what a real file has, and what Python makes of so much JSON still fits
 # into the memory of a small machine.
@@ -45,7 +45,12 @@ class UnsuitableFile(OSError):
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Replaces `~` by the home folder. `~user` of an unknown user is an ordinary file name, as in a shell."""
+    """Replaces `~` by the home folder. `~user` of an unknown user is an ordinary file name, as in a shell.
+
+    Raises OptionError for what is not a path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise OptionError(f"the path is {quoted(path)}, expected a text or a pathlib.Path")
     with contextlib.suppress(ValueError):  # no file has this name, so whatever opens it says that it is not there
         path = os.path.expanduser(path)
     return Path(path)

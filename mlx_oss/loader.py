@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx_oss import models
 from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.backend.host_memory import keep_freed_memory
-from mlx_oss.errors import OptionError
+from mlx_oss.errors import OptionError, quoted
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.local import LocalEngine
 from mlx_oss.memory.plan import Plan, place_here, plan_for
@@ -82,6 +82,9 @@ def load(
         EngineError: If this process was forked from one that has computed.
     """
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
+
+    if progress is not None and not callable(progress):
+        raise OptionError(f"progress is {quoted(progress)}, expected a function that is called with its state, or None")
 
     def check(checkpoint: Checkpoint) -> str:
         return use_here(checkpoint, dtype=dtype, memory=memory, context=context)

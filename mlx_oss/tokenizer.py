@@ -269,6 +269,13 @@ def bundled_tokens() -> list[bytes]:
         ) from error
 
 
+def byte_letters() -> list[str]:
+    """The character that stands for each byte in `tokenizer.json` (byte-level BPE, openai/gpt-2 `encoder.py`)."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    replacements = itertools.count(0x100)
+    return [chr(byte if byte in printable else next(replacements)) for byte in range(256)]
+
+
 def pack_tokens(tokens: Sequence[bytes]) -> bytes:
     """Creates the content of the bundled file: the length of each token, then all tokens joined, compressed."""
     return zlib.compress(bytes(map(len, tokens)) + b"".join(tokens), 9)

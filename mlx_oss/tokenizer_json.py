@@ -7,7 +7,6 @@ as in the releases: any other tokenizer would be misread in silence. Knows nothi
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import warnings
@@ -26,6 +25,7 @@ from mlx_oss.tokenizer import (
     SPECIAL_TOKENS,
     AddedToken,
     bundled_tokens,
+    byte_letters,
 )
 
 FIRST_UNUSED = 200013  # the reserved ids before it lie between the control tokens of harmony
@@ -142,7 +142,7 @@ def _added(data: Any) -> dict[int, AddedToken]:
 
 def _compare_ranks(vocab: Mapping[str, int]) -> dict[int, AddedToken]:
     """Compares the vocabulary with the bundled one. Returns what it has behind it. Raises _OtherToken."""
-    letters = "".join(_byte_letters())
+    letters = "".join(byte_letters())
     ours = {token.decode("latin-1").translate(letters): rank for rank, token in enumerate(bundled_tokens())}
     if vocab == ours:
         return {}
@@ -175,10 +175,3 @@ def _checked(tokens: Mapping[int, AddedToken]) -> Iterator[AddedToken]:
             raise _OtherToken(id_, token.text, "no id")
         else:
             yield token
-
-
-def _byte_letters() -> list[str]:
-    """The character that stands for each byte in `tokenizer.json` (byte-level BPE, openai/gpt-2 `encoder.py`)."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    replacements = itertools.count(0x100)
-    return [chr(byte if byte in printable else next(replacements)) for byte in range(256)]

@@ -34,7 +34,7 @@ ORDER = """
     config
     backend
     tokenizer
-    tokenizer_json weights model
+    tokenizer_files tokenizer_json weights model
     harmony memory offload
     events convert generation
     constrain tools nano

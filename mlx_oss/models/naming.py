@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mlx_oss.errors import DownloadError
+from mlx_oss.errors import DownloadError, OptionError, quoted
 from mlx_oss.files import expanded
 from mlx_oss.weights.hub.names import NANO, HubModel, parse
 
@@ -15,9 +15,12 @@ def hub_model(name: str | Path | HubModel) -> HubModel | None:
 
     Raises:
         DownloadError: If it is neither a folder nor a name.
+        OptionError: If it is neither a text nor a path.
     """
     if isinstance(name, HubModel):
         return name
+    if not isinstance(name, str | os.PathLike):
+        raise OptionError(f"the model is {quoted(name)}, expected its folder or name, such as 'openai/gpt-oss-20b'")
     folder = expanded(name)
     if isinstance(name, Path) or os.path.lexists(folder) or folder.is_absolute() or str(name).startswith("."):
         return None
