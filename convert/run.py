@@ -72,8 +72,8 @@ def convert(
             difference.
         ConversionError: If the target exists, overlaps the source, cannot be written or is being written by another
             conversion; or if the disk has too little space.
-        OptionError: If an argument has the wrong type, a profile is unknown or not possible for a module, or an override
-            matches no module.
+        OptionError: If an argument has the wrong type, a profile is unknown or not possible for a module, or an
+            override matches no module.
         TokenizerError: If the source's tokenizer.json is not that of gpt-oss.
     """
     with os_errors_named():

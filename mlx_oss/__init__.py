@@ -8,10 +8,13 @@
 
 Names are imported when they are first used, so `import mlx_oss` itself loads neither MLX nor the vocabulary. The same
 holds for the modules `mlx_oss.harmony`, `mlx_oss.tools`, `mlx_oss.errors` and `mlx_oss.convert`, which need no MLX.
+
+What the library does is logged, by the logger `mlx_oss` and those below it, and nothing is printed.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -42,6 +45,8 @@ from mlx_oss.errors import (
     ToolError,
 )
 from mlx_oss.version import __version__
+
+logging.getLogger("mlx_oss").addHandler(logging.NullHandler())  # an app that sets up no logging gets nothing printed
 
 if TYPE_CHECKING:
     from mlx_oss import convert as convert

@@ -5,6 +5,8 @@ Knows nothing of files, and of how tools run and engines compute.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import Counter
 from collections.abc import Generator
 from dataclasses import replace
@@ -23,6 +25,7 @@ from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.tokenizer import LONGEST_TOKEN, Tokenizer
 from mlx_oss.tools.calls import ToolInvocation, Toolset
 
+_log = logging.getLogger("mlx_oss.chat")  # sizes, times and names; never what is said
 _MOST_FAILURES = 3  # equal errors of a tool, one after another, after which no more calls are run
 _MARGIN = 64  # tokens of the message around a tool's result, and a few for the answer
 
@@ -126,7 +129,15 @@ class ToolLoop:
         finally:
             written = [Entry.from_model(parsed, self._tokenizer) for parsed in response.messages]
             self._conversation.add_written([*written, *stopped_result])
-            self.usage = self.usage.plus(response.usage)
+            cost = response.usage
+            self.usage = self.usage.plus(cost)
+            _log.debug(
+                "round: %d prompt tokens, %d of them reused, %d generated in %.2f s",
+                cost.prompt_tokens,
+                cost.reused_tokens,
+                cost.generated_tokens,
+                cost.prefill_seconds + cost.generate_seconds,
+            )
 
     def _finished(self, response: Response, *, is_opened: bool) -> Finished:
         """The last event of the turn. An answer that was opened for the model, and that it left empty, is none."""
@@ -188,7 +199,7 @@ class ToolLoop:
 
     def _run_tool(self, call: ToolCall, refusal: str | None) -> Generator[Event | Action, None, None]:
         """Runs a call and adds its result to the conversation. With a refusal it is not run, and that is its result."""
-        self._invocation = invocation = self._toolset.invoke(call)
+        self._invocation, started = (invocation := self._toolset.invoke(call)), time.perf_counter()
         if self._is_cancelled:
             invocation.cancel()
         try:
@@ -204,6 +215,13 @@ class ToolLoop:
                 [Entry.from_tool_result(call, result.text, self._tokenizer)]
             )
             self._conversation.current = answered
+            _log.info(
+                "tool %s: %s after %.2f s, %d characters",
+                call.name,
+                "done" if result.error is None else "failed",
+                time.perf_counter() - started,
+                len(result.text),
+            )
         yield result
 
     def _counted(self, call: ToolCall, result: ToolResult) -> ToolResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import replace
 from typing import Unpack
@@ -17,6 +18,8 @@ from mlx_oss.events import Event, Stats, ToolResult
 from mlx_oss.generation.engine import PromptCache
 from mlx_oss.harmony import Message
 from mlx_oss.tokenizer import Tokenizer
+
+_log = logging.getLogger("mlx_oss.chat")
 
 
 class Turns(Configured):
@@ -173,6 +176,7 @@ class Turns(Configured):
                 for result in begun.pending_results:
                     yield ToolResult(result.name or "", str(result.content))
                 finished = yield from loop.run(settings.setup)
+                _log.info("turn: %s, %d tokens generated", finished.reason, finished.usage.generated_tokens)
             finally:
                 if loop.is_taken_back:
                     self._conversation.current = before
