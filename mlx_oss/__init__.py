@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from mlx_oss.chat.settings import TurnOptions
     from mlx_oss.config import ModelConfig
     from mlx_oss.constrain import Guards
+    from mlx_oss.costs import Stats, Usage
     from mlx_oss.events import (
         AnswerDelta,
         Citation,
@@ -69,12 +70,10 @@ if TYPE_CHECKING:
         ReasoningStopped,
         RepairedOutput,
         Reply,
-        Stats,
         TokenLogprob,
         ToolCall,
         ToolResult,
         TurnsDropped,
-        Usage,
         collect,
     )
     from mlx_oss.generation.engine import (
@@ -106,8 +105,9 @@ _NAMES = {  # the names of each module that are public here
     "chat.settings": "TurnOptions",
     "config": "ModelConfig",
     "constrain": "Guards",
+    "costs": "Stats Usage",
     "events": "AnswerDelta Citation Event Finished PreambleDelta PrefillProgress ReasoningDelta ReasoningStopped "
-    "RepairedOutput Reply Stats TokenLogprob ToolCall ToolResult TurnsDropped Usage collect",
+    "RepairedOutput Reply TokenLogprob ToolCall ToolResult TurnsDropped collect",
     "generation.engine": "Constraint Counts Engine EngineStats PromptCache PromptProgress Request Step Stream",
     "generation.generate": "generate_step prefill",
     "generation.local": "LocalEngine",

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_oss.errors import TokenizerError
+from mlx_oss.errors import OptionError, TokenizerError, quoted
 
 if TYPE_CHECKING:
     import tiktoken
@@ -145,7 +145,12 @@ class Tokenizer:
         self._all_tokens = _AddedTexts(self._added.values())
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`. Text that looks like a control token is encoded as ordinary text."""
+        """The ids of `text`. Text that looks like a control token is encoded as ordinary text.
+
+        Raises OptionError if it is not a str; so does `decode` for what are not ids.
+        """
+        if not isinstance(text, str):
+            raise OptionError(f"the text is {quoted(text)}, expected a str")
         ids: list[int] = []
         for piece in self._text_tokens.split(text):
             if isinstance(piece, int):
@@ -167,6 +172,8 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`. Bytes that are not UTF-8 and ids outside the vocabulary become replacement characters."""
+        if isinstance(ids, str | bytes | int):
+            raise OptionError(f"the ids are {quoted(ids)}, expected a list of ids")
         return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, id_: int) -> bytes:

@@ -28,7 +28,7 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 # A module imports those of the lines above its own and of its own sub-package, and no others.
 ORDER = """
     version errors shield python_process
-    action files json_text system_files terminal
+    action costs files json_text system_files terminal
     config_checks folders
     quantization
     config

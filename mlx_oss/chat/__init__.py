@@ -6,7 +6,8 @@ asking        its part that returns whole replies: ask, choose, fork
 turns         its part that runs turns: send, resume, retry and edit
 many          ask_many: the questions of a list, several at the same time
 parallel      runs the turns of many sessions on one thread
-settings      its options: checked when they are set, or given for one turn
+configured    its options as attributes
+settings      its options as a whole: checked when they are set, or given for one turn
 message_writer, message_reader    messages as plain JSON, in the form of OpenAI's chat API
 answer_text   the text of an answer, up to a stop string
 driver        runs the generator of a turn for its caller, on threads or in an event loop

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mlx_oss.chat.history import Entry
 from mlx_oss.chat.saved import DECODING_ERRORS, Saved
-from mlx_oss.events import Stats
+from mlx_oss.costs import Stats
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.harmony import Message, SystemContent, message_from_dict
 

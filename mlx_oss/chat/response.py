@@ -15,6 +15,7 @@ from mlx_oss.action import Action
 from mlx_oss.chat.answer_text import AnswerText
 from mlx_oss.chat.translation import assistant_messages, chat_events, is_answer, tool_calls, without_bare_header
 from mlx_oss.constrain import Parsed, TurnConstraint
+from mlx_oss.costs import Usage
 from mlx_oss.errors import ContextError
 from mlx_oss.events import (
     AnswerDelta,
@@ -24,7 +25,6 @@ from mlx_oss.events import (
     ReasoningStopped,
     TokenLogprob,
     ToolCall,
-    Usage,
 )
 from mlx_oss.generation.engine import Engine, Item, PromptProgress, Request, Step
 from mlx_oss.harmony import ParsedMessage, render_message

@@ -16,8 +16,8 @@ from typing import Any, get_args
 from mlx_oss.chat.history import EFFORTS, Entry
 from mlx_oss.chat.setup import ContextPolicy
 from mlx_oss.constrain import kwargs_from_saved
+from mlx_oss.costs import Stats
 from mlx_oss.errors import HarmonyError, OptionError, SessionError, quoted, shortened
-from mlx_oss.events import Stats
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.harmony import Message, message_from_dict, message_to_dict
 from mlx_oss.tokenizer import MOST_IDS

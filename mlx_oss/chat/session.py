@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 from mlx_oss.chat import session_file
 from mlx_oss.chat.asking import Asking
@@ -19,17 +19,18 @@ from mlx_oss.chat.history import Conversation, Effort
 from mlx_oss.chat.live import LiveConversation
 from mlx_oss.chat.message_reader import AnyMessage
 from mlx_oss.chat.saved import Saved
-from mlx_oss.chat.settings import Settings
+from mlx_oss.chat.settings import Settings, UnknownOption, remedy
 from mlx_oss.chat.setup import ContextPolicy
 from mlx_oss.constrain import Guards, ToolChoice
+from mlx_oss.costs import Stats, Usage
 from mlx_oss.errors import OptionError
-from mlx_oss.events import Stats, Usage
 from mlx_oss.generation.engine import Engine
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.harmony import ToolNamespace
 from mlx_oss.shield import shielded
 from mlx_oss.tokenizer import Tokenizer
-from mlx_oss.tools.calls import AnyTool, Confirm, rebind_tools
+from mlx_oss.tools.calls import Confirm
+from mlx_oss.tools.toolset import AnyTool, rebind_tools
 
 _SAVED_OPTIONS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # attributes saved as they are
 
@@ -64,7 +65,8 @@ class ChatSession(Asking):
         reasoning_effort: "low", "medium" or "high". "none" starts the answer at once, without reasoning and tool calls;
             no model was trained for that.
         tools: What the model may call. Functions, `Tool` objects and the tools of `mlx_oss.tools` are run by the
-            session, and the model continues with their results. A call of a `ToolDescription` ends the turn.
+            session, and the model continues with their results. A call of a `ToolDescription`, or of a description in
+            OpenAI's form (a dict), ends the turn.
         system_tools: Built-in tools that the model may call but the session does not run: `harmony.PYTHON` and
             `harmony.BROWSER`.
         tool_choice: "auto": the model decides. "none": it calls no tool. "required": it calls one before it answers.
@@ -93,6 +95,7 @@ class ChatSession(Asking):
         context_policy: What happens if the conversation does not fit the context. "refuse" raises ContextError.
             "drop_oldest" removes the oldest turns and reports it (`TurnsDropped`). It frees a quarter of the context at
             once, because the model has to read the remaining turns again.
+        unknown: There are no other arguments; an OptionError says what was meant.
 
     Raises:
         OptionError: If an option is invalid, if two tools have the same name, if `response_format` (or, with
@@ -124,11 +127,15 @@ class ChatSession(Asking):
         current_date: str | None = None,
         context_limit: int | None = None,
         context_policy: ContextPolicy = "refuse",
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            raise UnknownOption(f"ChatSession has no argument {next(iter(unknown))!r}: {remedy(next(iter(unknown)))}")
         if not isinstance(model, Engine):
+            is_transformer = type(model).__name__ == "Transformer"
             raise OptionError(
-                f"model is a {type(model).__name__}, expected what `mlx_oss.load` returns, or another engine: "
-                "mlx_oss.LocalEngine(transformer) makes one of a Transformer"
+                f"model is a {type(model).__name__}, expected an engine: "
+                + ("LocalEngine(transformer) makes one" if is_transformer else "model, tokenizer = mlx_oss.load(...)")
             )
         if not isinstance(tokenizer, Tokenizer):
             raise OptionError(

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import datetime
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Generic, TypedDict, TypeVar, overload
+from typing import Any, TypedDict
 
 from mlx_oss.chat.history import Effort, preamble
 from mlx_oss.chat.setup import ContextPolicy, Frame, Limits, TurnSetup
@@ -18,12 +18,11 @@ from mlx_oss.constrain import Guards, OutputConstraints, Rules, ToolChoice, fina
 from mlx_oss.errors import OptionError, quoted
 from mlx_oss.generation.engine import Engine
 from mlx_oss.generation.options import SamplingOptions
-from mlx_oss.harmony import Message, ToolDescription, ToolNamespace, render_conversation
+from mlx_oss.harmony import Message, ToolNamespace, render_conversation
 from mlx_oss.harmony.schemas import with_simplified_schemas
 from mlx_oss.tokenizer import Tokenizer
-from mlx_oss.tools.calls import AnyTool, Confirm, Toolset
-
-T = TypeVar("T")
+from mlx_oss.tools.calls import Confirm
+from mlx_oss.tools.toolset import AnyTool, Toolset
 
 
 class TurnOptions(TypedDict, total=False):
@@ -118,7 +117,7 @@ class Settings:
         """The settings of one turn. Raises OptionError if a key is not one of `TurnOptions`."""
         known = TurnOptions.__annotations__
         if unknown := [name for name in given if name not in known]:
-            raise OptionError(f"a turn has no option {unknown[0]!r}: {_remedy(unknown[0], known)}")
+            raise OptionError(f"a turn has no option {unknown[0]!r}: {remedy(unknown[0], known)}")
         return self.changed(given) if given else self
 
     def check(self) -> None:
@@ -209,103 +208,28 @@ def _strings(stop: Any) -> tuple[str, ...]:
     return tuple(strings)
 
 
-def _remedy(name: str, known: Any) -> str:
-    """What to do instead of using an option that does not exist."""
+# What other libraries call the options and methods of a session.
+_ELSEWHERE = {
+    "system": "instructions",
+    "system_prompt": "instructions",
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "stop_sequences": "stop",
+    "history": "messages",
+    "functions": "tools",
+    "n_ctx": "context_limit",
+}
+
+
+def remedy(name: str, known: Iterable[str] = ()) -> str:
+    """What to do instead of using an option that does not exist; `known` are those of a turn, or all of a session."""
+    of_session = [*[each.name for each in fields(Settings)][2:], "messages"]
+    known = list(known) or of_session
     if name in {each.name for each in fields(SamplingOptions)}:
         return f"give options=SamplingOptions({name}=...)"
-    if name in {each.name for each in fields(Settings)}:
+    if name == "stream":
+        return "`send` returns the events of an answer while it is written"
+    if name in of_session and name not in known:
         return "set it on the session"
-    close = difflib.get_close_matches(name, known, 1)
+    close = [_ELSEWHERE.get(name, "")] if _ELSEWHERE.get(name) in known else difflib.get_close_matches(name, known, 1)
     return f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(known)}"
-
-
-class Setting(Generic[T]):
-    """An attribute of a session that is one of its settings: setting it checks it."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    @overload
-    def __get__(self, session: None, owner: type) -> Setting[T]: ...
-    @overload
-    def __get__(self, session: Configured, owner: type) -> T: ...
-    def __get__(self, session: Configured | None, owner: type) -> Setting[T] | T:
-        if session is None:
-            return self
-        value: T = getattr(session._settings, self._name)
-        return value
-
-    def __set__(self, session: Configured, value: T) -> None:
-        session._settings = session._settings.changed({self._name: value})
-
-
-class Configured:
-    """The part of `ChatSession` that has its options as attributes."""
-
-    _settings: Settings
-
-    instructions = Setting[str]()
-    reasoning_effort = Setting[Effort]()
-    tool_choice = Setting[ToolChoice]()
-    confirm = Setting[Confirm | None]()
-    max_rounds = Setting[int]()
-    options = Setting[SamplingOptions]()
-    max_tokens = Setting[int | None]()
-    stop = Setting[str | Sequence[str] | None]()
-    logprobs = Setting[bool]()
-    response_format = Setting[Any]()
-    max_reasoning_tokens = Setting[int | None]()
-    guards = Setting[Guards]()
-    current_date = Setting[str]()
-    context_limit = Setting[int]()
-    context_policy = Setting[ContextPolicy]()
-
-    @property
-    def model(self) -> Engine:
-        """The engine."""
-        return self._settings.engine
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer."""
-        return self._settings.tokenizer
-
-    @property
-    def tools(self) -> Sequence[ToolDescription]:
-        """Descriptions of the functions that the model may call. May be set to tools as in `ChatSession`."""
-        return self._settings.toolset.functions
-
-    @tools.setter
-    def tools(self, tools: Sequence[AnyTool]) -> None:
-        self._settings = self._settings.changed({"tools": tools})
-
-    @property
-    def system_tools(self) -> Sequence[ToolNamespace]:
-        """Descriptions of the built-in tools that the model may call."""
-        return self._settings.toolset.namespaces
-
-    @system_tools.setter
-    def system_tools(self, tools: Sequence[ToolNamespace]) -> None:
-        self._settings = self._settings.changed({"system_tools": tools})
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_"):
-            found = getattr(type(self), name, None)
-            if isinstance(found, property) and found.fset is None:
-                remedy = (
-                    "ChatSession(model, tokenizer, messages=session.to_messages()) makes a session with another one"
-                )
-                raise UnknownOption(
-                    f"session.{name} cannot be set" + (f": {remedy}" if name in ("model", "tokenizer") else "")
-                )
-            if not isinstance(found, property | Setting):
-                settable = [each.name for each in fields(Settings)] + ["messages"]
-                raise UnknownOption(f"a session has no option {name!r}: {_remedy(name, settable)}")
-        object.__setattr__(self, name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        close = difflib.get_close_matches(name, dir(type(self)), 1)
-        hint = f"did you mean {close[0]!r}?" if close else "help(mlx_oss.ChatSession) lists what it has"
-        raise UnknownOption(f"a session has no attribute {name!r}: {hint}")

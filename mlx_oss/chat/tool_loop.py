@@ -18,12 +18,14 @@ from mlx_oss.chat.response import Response
 from mlx_oss.chat.setup import TurnSetup
 from mlx_oss.chat.translation import has_answer
 from mlx_oss.constrain import OutputConstraints
+from mlx_oss.costs import Usage
 from mlx_oss.errors import ContextError, DeviceError
-from mlx_oss.events import Event, Finished, FinishReason, ToolCall, ToolResult, TurnsDropped, Usage
+from mlx_oss.events import Event, Finished, FinishReason, ToolCall, ToolResult, TurnsDropped
 from mlx_oss.generation.engine import Engine, PromptCache, Request, room_for_answer
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.tokenizer import LONGEST_TOKEN, Tokenizer
-from mlx_oss.tools.calls import ToolInvocation, Toolset
+from mlx_oss.tools.calls import ToolInvocation
+from mlx_oss.tools.toolset import Toolset
 
 _log = logging.getLogger("mlx_oss.chat")  # sizes, times and names; never what is said
 _MOST_FAILURES = 3  # equal errors of a tool, one after another, after which no more calls are run

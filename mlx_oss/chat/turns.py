@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Unpack
 
 from mlx_oss.action import Action
+from mlx_oss.chat.configured import Configured
 from mlx_oss.chat.driver import AsyncIterate, iterate
 from mlx_oss.chat.history import Entry
 from mlx_oss.chat.live import LiveConversation
-from mlx_oss.chat.settings import Configured, Settings, TurnOptions
+from mlx_oss.chat.settings import Settings, TurnOptions
 from mlx_oss.chat.tool_loop import ToolLoop
+from mlx_oss.costs import Stats
 from mlx_oss.errors import OptionError
-from mlx_oss.events import Event, Stats, ToolResult
+from mlx_oss.events import Event, ToolResult
 from mlx_oss.generation.engine import PromptCache
 from mlx_oss.harmony import Message
 from mlx_oss.tokenizer import Tokenizer
@@ -188,5 +190,8 @@ class Turns(Configured):
 def question_of(text: str, tokenizer: Tokenizer) -> Entry:
     """The entry of a message of the user. Raises OptionError if it is not a text."""
     if not isinstance(text, str):
-        raise OptionError(f"the user's message must be a str, not {type(text).__name__}")
+        raise OptionError(
+            f"the user's message must be a str, not {type(text).__name__}: set session.messages to give a whole "
+            "conversation, which `resume` answers"
+        )
     return Entry.from_message(Message("user", text), tokenizer)

@@ -16,7 +16,7 @@ from mlx_oss.terminal import sanitize
 
 if TYPE_CHECKING:
     from mlx_oss.tokenizer import Tokenizer
-    from mlx_oss.tools.calls import Toolset
+    from mlx_oss.tools.toolset import Toolset
 
 _MAX_ROUNDS = 32  # of generation, each followed by its tool calls
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from mlx_oss.generation.engine import Request
     from mlx_oss.harmony import Message, render_conversation
     from mlx_oss.harmony.schemas import with_simplified_schemas
-    from mlx_oss.tools.calls import Toolset
+    from mlx_oss.tools.toolset import Toolset
 
     toolset = Toolset(**tools)
     if args.raw:

@@ -19,7 +19,7 @@ from mlx_oss.terminal import text_for_review
 
 if TYPE_CHECKING:
     from mlx_oss.events import ToolCall
-    from mlx_oss.tools.calls import AnyTool
+    from mlx_oss.tools.toolset import AnyTool
 
 _HELP = """\
 tool that the model may call; may be given more than once. python runs Python code (python=stateless: keep no variables

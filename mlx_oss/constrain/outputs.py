@@ -39,11 +39,19 @@ class Guards:
         stop_repetition: Reasoning that repeats itself is ended, and the answer is started: when a cycle of up to 64
             tokens occurs at least 8 times in a row, over at least 128 tokens. Anywhere else, such a repetition over
             1,024 tokens ends the turn.
+
+    Raises:
+        OptionError: If a value is not True or False.
     """
 
     legal_headers: bool = True
     strict_arguments: bool | None = None
     stop_repetition: bool = True
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("legal_headers", bool), ("strict_arguments", bool | None), ("stop_repetition", bool)):
+            if not isinstance(value := getattr(self, name), kinds):
+                raise OptionError(f"{name} is {value!r}, expected True or False")
 
 
 class OutputConstraints:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from mlx_oss.errors import HarmonyError
+from mlx_oss.errors import HarmonyError, OptionError
 from mlx_oss.harmony.header import CONSTRAIN_TOKEN, Header, Note, Repair, read_header
 from mlx_oss.harmony.messages import Message, Role
 from mlx_oss.tokenizer import (
@@ -124,7 +124,10 @@ def parse_messages(
 
     Raises:
         HarmonyError: If `strict` is set and the stream breaks the format.
+        OptionError: If the ids are a text.
     """
+    if isinstance(ids, str | bytes):
+        raise OptionError("the ids are a text: encode it first, with tokenizer.encode_with_specials(text)")
     parser = HarmonyParser(role, strict=strict, tokenizer=tokenizer)
     events = [event for id_ in ids for event in parser.feed(id_)] + list(parser.finish())
     return [event.message for event in events if isinstance(event, MessageFinished)]

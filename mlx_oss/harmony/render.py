@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import get_args
 
-from mlx_oss.errors import HarmonyError
+from mlx_oss.errors import HarmonyError, quoted
 from mlx_oss.harmony.messages import (
     Content,
     DeveloperContent,
@@ -46,7 +47,7 @@ def render_conversation(
         HarmonyError: If a message cannot be rendered, see `render_message`.
     """
     messages = list(messages)
-    functions = any(map(_offers_functions, messages))
+    functions = any(_offers_functions(message) for message in messages if isinstance(message, Message))
     ids = [id_ for message in messages for id_ in render_message(message, functions=functions, tokenizer=tokenizer)]
     if next_role is not None:
         ids += [START, *_encode_word(next_role)]
@@ -69,6 +70,10 @@ def render_message(message: Message, *, functions: bool = False, tokenizer: Toke
         HarmonyError: If a tool message has no name, the content does not fit the role, two tool namespaces or two
             response formats have the same name, or a tool or response format cannot be described.
     """
+    if not isinstance(message, Message):
+        raise HarmonyError(
+            f"{quoted(message)} is not a message: give Message(role, text), or message_from_dict(...) of a dict"
+        )
     ids = [START, *_author(message)]
     if message.recipient is not None and message.recipient != "all":
         ids += _encode_word(f" to={message.recipient}")
@@ -84,6 +89,10 @@ def render_message(message: Message, *, functions: bool = False, tokenizer: Toke
 
 
 def _author(message: Message) -> list[int]:
+    if message.role not in get_args(Role):
+        raise HarmonyError(
+            f"a message has the role {quoted(message.role)}, expected one of {', '.join(get_args(Role))}"
+        )
     if message.role == "tool":
         if not message.name:
             raise HarmonyError("a tool message has no name: set Message.name to the name of the tool that was called")
@@ -110,6 +119,8 @@ def _encode_word(word: str) -> list[int]:
 def _content_text(content: Content, role: Role, functions: bool) -> str:
     if isinstance(content, str):
         return content
+    if not isinstance(content, SystemContent | DeveloperContent):
+        raise HarmonyError(f"a message of role {role!r} has the content {quoted(content)}, expected a text")
     expected = "system" if isinstance(content, SystemContent) else "developer"
     if role != expected:
         raise HarmonyError(

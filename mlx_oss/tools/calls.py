@@ -1,4 +1,4 @@
-"""Runs the tool calls of the model: finds the tool, asks for confirmation, and turns the result into text.
+"""Runs a tool call of the model: asks for confirmation, and turns the result into text.
 
 A handler never runs on the computing thread. The synchronous methods of a session run an ordinary handler on a new
 thread and an async handler in a new event loop; the async methods await async handlers in the caller's event loop. An
@@ -13,134 +13,24 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from queue import SimpleQueue
 from typing import Any, TypeVar, cast
 
 from mlx_oss.action import Action, done_event
-from mlx_oss.errors import OptionError, ToolError, quoted
-from mlx_oss.events import Citation, ToolCall, ToolResult
-from mlx_oss.harmony import ToolDescription, ToolNamespace
-from mlx_oss.harmony.header import ROLES, read_header
+from mlx_oss.errors import ToolError
+from mlx_oss.events import ToolCall, ToolResult
 from mlx_oss.json_text import whole_characters
 from mlx_oss.shield import shield
 from mlx_oss.tools.base import STOPPED, SystemTool
-from mlx_oss.tools.functions import Tool, tool_from
+from mlx_oss.tools.functions import Tool
 from mlx_oss.tools.results import bounded, list_of, text_of
 
 T = TypeVar("T")
 
 Confirm = Callable[[ToolCall], "bool | str | Awaitable[bool | str]"]
-AnyTool = Callable[..., Any] | Tool | ToolDescription | SystemTool | ToolNamespace
-
-_RESERVED_NAMES = (*ROLES, "all")
 _MAX_ERROR_LENGTH = 1000  # characters
-
-
-class Toolset:
-    """The tools of a session. It runs some of them; others are only described, and a call of those ends the turn.
-
-    Args:
-        tools: Functions and tools to run, and descriptions of other tools.
-        confirm: Called before each call that the session runs. True lets it run; False or a reason refuses it.
-
-    Attributes:
-        functions: Descriptions for the developer message.
-        namespaces: Descriptions for the system message.
-
-    Raises:
-        OptionError: If something is not a tool, if two tools have the same name, or if a name cannot be written in a
-            message header.
-    """
-
-    def __init__(self, tools: Iterable[AnyTool] = (), confirm: Confirm | None = None) -> None:
-        self._confirm = confirm
-        self._runnable: dict[str, Tool | SystemTool] = {}
-        described = [(tool, _description(tool)) for tool in tools]
-        self.functions = tuple(entry for _, entry in described if isinstance(entry, ToolDescription))
-        self.namespaces = tuple(entry for _, entry in described if isinstance(entry, ToolNamespace))
-        names = [entry.name for _, entry in described]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise OptionError(f"two tools are called {twice[0]!r}: give each its own name")
-        for _, entry in described:
-            _check(entry)
-        for tool, entry in described:
-            if isinstance(tool, Tool | SystemTool):
-                self._runnable[entry.name] = tool
-            elif not isinstance(tool, ToolDescription | ToolNamespace):
-                self._runnable[entry.name] = tool_from(tool)
-
-    def handles(self, call: ToolCall) -> bool:
-        """True if the session runs the call.
-
-        It also runs a call of an unknown tool, unless it has only descriptions: the result says that there is no such
-        tool.
-        """
-        name = call.name
-        known = [*(tool.name for tool in self.functions), *(namespace.name for namespace in self.namespaces)]
-        is_described = name in known or name.partition(".")[0] in known
-        return bool(self._runnable) and (self._tool(name) is not None or not is_described)
-
-    def with_handlers(self, tools: Any) -> Any:
-        """The tools, with the tools of this set in place of their descriptions, as `functions` has them."""
-        if not isinstance(tools, list | tuple):
-            return tools
-        own = {id(described): self._runnable.get(described.name, described) for described in self.functions}
-        return [own.get(id(tool), tool) for tool in tools]
-
-    def citations(self, answer: str) -> tuple[Citation, ...]:
-        """Returns the passages of the built-in tools' results that an answer cites."""
-        tools = [tool for tool in self._runnable.values() if isinstance(tool, SystemTool)]
-        return tuple(citation for tool in tools for citation in tool.citations(answer))
-
-    def invoke(self, call: ToolCall) -> ToolInvocation:
-        """Returns the action that runs the call; it has not started."""
-        return ToolInvocation(self._tool(call.name), call, self._confirm, tuple(self._runnable))
-
-    def _tool(self, name: str) -> Tool | SystemTool | None:
-        tool = self._runnable.get(name)
-        if tool is None and isinstance(system_tool := self._runnable.get(name.partition(".")[0]), SystemTool):
-            return system_tool
-        return tool
-
-
-def rebind_tools(tools: Sequence[AnyTool], described: Sequence[ToolDescription | ToolNamespace]) -> list[AnyTool]:
-    """Returns the descriptions, each replaced by the tool of the same name if there is one, then the other tools."""
-    by_name = {_description(tool).name: tool for tool in tools}
-    return [by_name.pop(old.name, old) for old in described] + list(by_name.values())
-
-
-def _description(tool: AnyTool) -> ToolDescription | ToolNamespace:
-    """The tool's description. Raises OptionError if this is not a tool."""
-    match tool:
-        case Tool():
-            return tool.description
-        case SystemTool():
-            return tool.namespace
-        case ToolDescription() | ToolNamespace():
-            return tool
-    if not callable(tool):
-        raise OptionError(f"{tool!r} is not a tool: give a function, a Tool, or a ToolDescription")
-    return tool_from(tool).description
-
-
-def _check(described: ToolDescription | ToolNamespace) -> None:
-    """Raises OptionError if no schema describes the arguments, or a message would be parsed with another name."""
-    namespace = described if isinstance(described, ToolNamespace) else ToolNamespace("functions", None, (described,))
-    if namespace.name in _RESERVED_NAMES:
-        raise OptionError(f"a namespace cannot be called {namespace.name!r}, which is reserved: choose another name")
-    for tool in namespace.tools:
-        if tool.parameters is not None and not isinstance(tool.parameters, Mapping):
-            raise OptionError(
-                f"the parameters of tool {tool.name!r} are {quoted(tool.parameters)}, expected the JSON schema of an "
-                "object (a dict), or None for a function without arguments"
-            )
-    for name in [f"{namespace.name}.{tool.name}" for tool in namespace.tools] or [namespace.name]:
-        header, notes, _ = read_header([f"assistant to={name}", "commentary"], None)
-        is_text = not any(0xD800 <= ord(letter) <= 0xDFFF for letter in name)  # half a character cannot be encoded
-        if notes or header.recipient != name or name.startswith(".") or name.endswith(".") or not is_text:
-            raise OptionError(f"no message can be sent to {name!r}: name the tool in letters, digits, _ and -")
 
 
 class ToolInvocation(Action):

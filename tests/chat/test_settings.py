@@ -188,7 +188,8 @@ def test_what_is_not_there_cannot_be_read():
     [
         ({"temperature": 0}, r"a turn has no option 'temperature': give options=SamplingOptions\(temperature=...\)"),
         ({"max_token": 5}, "a turn has no option 'max_token': did you mean 'max_tokens'?"),
-        ({"stream": True}, "a turn has no option 'stream': the options are options, max_tokens, stop"),
+        ({"stream": True}, "a turn has no option 'stream': `send` returns the events"),
+        ({"flavour": 1}, "a turn has no option 'flavour': the options are options, max_tokens, stop"),
         ({"n": 0}, "n is 0, expected a number of answers from 1 to 1,000"),
         ({"n": "3"}, "n is '3', expected a number"),
     ],

@@ -207,7 +207,7 @@ def test_a_session_of_a_model_is_not_opened_with_a_script(tmp_path):
 
 
 def test_what_is_no_engine_is_refused():
-    with pytest.raises(OptionError, match=r"model is a str, expected what `mlx_oss.load` returns"):
+    with pytest.raises(OptionError, match=r"model is a str, expected an engine: model, tokenizer = mlx_oss.load"):
         ChatSession("gpt-oss-20b", TOKENIZER)
 
 

@@ -44,9 +44,9 @@ from mlx_oss.errors import OptionError, ToolError
 from mlx_oss.harmony import ToolDescription
 from mlx_oss.harmony.typescript import type_of
 from mlx_oss.tools import Tool, tool_from
-from mlx_oss.tools.calls import Toolset
 from mlx_oss.tools.hints import parse_docstring
 from mlx_oss.tools.schemas import JsonType
+from mlx_oss.tools.toolset import Toolset
 
 if TYPE_CHECKING:
     from nowhere import Table

@@ -21,8 +21,8 @@ import mlx_oss
 from mlx_oss.errors import ToolError
 from mlx_oss.events import ToolCall
 from mlx_oss.tools.base import SystemTool
-from mlx_oss.tools.calls import Toolset
 from mlx_oss.tools.results import MAX_ITEMS, MAX_LENGTH, text_of
+from mlx_oss.tools.toolset import Toolset
 
 
 class Colour(enum.Enum):

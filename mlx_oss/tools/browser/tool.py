@@ -17,7 +17,7 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-from mlx_oss.errors import ToolError
+from mlx_oss.errors import OptionError, ToolError, quoted
 from mlx_oss.events import Citation
 from mlx_oss.harmony import BROWSER, ToolNamespace
 from mlx_oss.tools.base import STOPPED, SystemTool
@@ -64,6 +64,8 @@ class BrowserTool(SystemTool):
     """
 
     def __init__(self, source: str | Path | Backend, *, tokens: int = 1024) -> None:
+        if not isinstance(source, str | Path) and not (hasattr(source, "search") and hasattr(source, "fetch")):
+            raise OptionError(f"the source is {quoted(source)}, expected a folder, Web(...), or another backend")
         self.backend: Backend = Folder(source) if isinstance(source, str | Path) else source
         self.tokens = tokens
         self._shown: list[Page] = []  # indexed by cursor
