@@ -2,7 +2,7 @@
 
     printf 'I laughed a lot.\nI left early.\n' | python examples/classify.py [FOLDER]
 
-Needs the extra `constrain`. nano has the form of the answers right, but was not trained to classify.
+Needs the extra `constrain`. Several lines are classified at the same time. nano has the form of the answers right, but was not trained to classify.
 """
 
 import sys
@@ -22,9 +22,10 @@ def classify(model: mlx_oss.Engine, tokenizer: mlx_oss.Tokenizer, lines: Iterabl
     session = mlx_oss.ChatSession(
         model, tokenizer, messages=messages, reasoning_effort="none", response_format=f"({labels})"
     )
-    for line in lines:
-        yield session.ask(line, options=mlx_oss.SamplingOptions(temperature=0)).text, line
-        session.undo()
+    texts = list(lines)
+    session.options = mlx_oss.SamplingOptions(temperature=0)
+    for reply, text in zip(mlx_oss.ask_many(session, texts), texts, strict=True):
+        yield reply.text, text
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from mlx_oss.chat.history import Entry
 from mlx_oss.chat.live import LiveConversation
 from mlx_oss.chat.parallel import MOST_AT_ONCE, Outcome, ParallelTurns, Turn
 from mlx_oss.chat.session import ChatSession
+from mlx_oss.costs import Usage
 from mlx_oss.errors import OptionError, quoted
-from mlx_oss.events import Reply, Usage
+from mlx_oss.events import Reply
 from mlx_oss.harmony import DeveloperContent, Message
 from mlx_oss.shield import shield
 
@@ -280,7 +281,7 @@ def begin(session: ChatSession, question: Question, number: int = 0) -> Turn:
     entries = [Entry.from_message(_said(message), session.tokenizer) for message in messages[len(instructions) :]]
     before = session._conversation.current
     session._conversation = LiveConversation(before.with_entries(entries))
-    return session._turn()
+    return session._turn({})
 
 
 def _is_instruction(message: Message) -> bool:

@@ -149,7 +149,7 @@ def test_each_question_is_answered_as_in_a_session_of_its_own(model):
     for at_once in (1, 2, 5):
         together = list(ask_many(session, questions, at_once=at_once))
         assert [(reply.text, reply.reasoning) for reply in together] == [(r.text, r.reasoning) for r in alone]
-    assert session.messages == [] and session.options.seed == 40
+    assert session.messages == () and session.options.seed == 40
 
 
 def test_the_same_question_is_drawn_anew_each_time(model):
