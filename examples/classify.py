@@ -2,7 +2,8 @@
 
     printf 'I laughed a lot.\nI left early.\n' | python examples/classify.py [FOLDER]
 
-Needs the extra `constrain`. Several lines are classified at the same time. nano has the form of the answers right, but was not trained to classify.
+Needs the extra `constrain`. Several lines are classified at the same time. nano has the form of the answers right, but
+was not trained to classify.
 """
 
 import sys
