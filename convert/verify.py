@@ -20,7 +20,7 @@ from mlx_oss.convert.report import OnProgress, ProgressMeter, Report, check_prog
 from mlx_oss.convert.tensors import as_bfloat16
 from mlx_oss.convert.thread_pool import ReportBytes, ThreadPool
 from mlx_oss.convert.transforms import PIECE, has_nan, is_finite, not_finite, read, read_stored
-from mlx_oss.errors import CheckpointError, ConversionError
+from mlx_oss.errors import CheckpointError, ConversionError, WrongFolderError
 from mlx_oss.files import COMPANION_BYTES, expanded, read_bytes
 from mlx_oss.quantization import nan_sign
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, open_checkpoint
@@ -84,7 +84,7 @@ def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None
     if parsed is not None:
         manifest.check_files(folder, parsed)
         if source is not None and adapter is None and parsed.get("adapter"):
-            raise CheckpointError(
+            raise WrongFolderError(
                 f"{folder} was converted with an adapter, so it differs from its source: give that too, --adapter DIR"
             )
     if parsed is None and source is None:
@@ -113,11 +113,11 @@ def _verify(folder: Path, source: str | Path | None, progress: OnProgress | None
 
 
 def _check_is_mlx(folder: Path) -> None:
-    """Raises CheckpointError if the folder is a checkpoint in another layout, which is not compared with a source."""
+    """Raises WrongFolderError if the folder is a checkpoint in another layout, which is not compared with a source."""
     refuse_what_is_no_model(folder)
     layout = recognised(folder, {} if is_metal(folder) else by_layout_name(folder, read_folder(folder)))
     if layout is not MLX:
-        raise CheckpointError(
+        raise WrongFolderError(
             f"{folder} is in the layout of {layout.name}, but only MLX folders are compared with a source: verify it "
             "without --source"
         )
@@ -142,7 +142,7 @@ def _verify_download(folder: Path, progress: OnProgress | None) -> Report:
         for name, _ in pool.as_completed({name: partial(_check_numbers, of, specs) for name, of in by_file.items()}):
             meter.finish_shard(name)
     if checkpoint.layout is MLX and not compared:
-        raise CheckpointError(
+        raise WrongFolderError(
             f"{folder} has no {manifest.NAME}, which only this converter writes, and no checksums of a download: "
             "compare it with the checkpoint it was made from, --source SRC"
         )

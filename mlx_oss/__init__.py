@@ -43,6 +43,7 @@ from mlx_oss.errors import (
     SessionError,
     TokenizerError,
     ToolError,
+    WrongFolderError,
 )
 from mlx_oss.version import __version__
 
@@ -180,6 +181,7 @@ __all__ = [
     "TurnOptions",
     "TurnsDropped",
     "Usage",
+    "WrongFolderError",
     "__version__",
     "ask_many",
     "collect",

@@ -4,6 +4,7 @@
     ├── ConfigError          config.json: a value is missing, unknown or impossible
     ├── DownloadError        a model cannot be found by its name, or not be downloaded
     ├── CheckpointError      weights: a file or tensor is missing, damaged, unknown, or of the wrong shape or dtype
+    │   └── WrongFolderError     nothing is damaged: the folder does not exist, or holds something else
     ├── ConversionError      a conversion cannot start or finish: the target exists, the disk is full
     ├── TokenizerError       the vocabulary is damaged, or differs from the release's
     ├── HarmonyError         a conversation cannot be rendered, or a stream is malformed (strict mode only)
@@ -18,7 +19,7 @@
     └── BenchmarkError       a benchmarked engine cannot load or run the model
 
 Each message says what is wrong, where (file, tensor, key), and how to fix it. The command line prints it after
-"error: " and exits with status 2. Any other exception that leaves the library is a bug.
+"error: " (`cli/statuses.py` has the exit statuses). Any other exception that leaves the library is a bug.
 
 What a message quotes may come from a file of somebody else, so `quoted` and the base class keep it short.
 """
@@ -44,6 +45,7 @@ __all__ = [
     "SessionError",
     "TokenizerError",
     "ToolError",
+    "WrongFolderError",
 ]
 
 
@@ -82,6 +84,13 @@ class ConfigError(MlxOssError):
 
 class CheckpointError(MlxOssError):
     """A weight file or tensor is missing, damaged, unknown, or of the wrong shape or dtype."""
+
+
+class WrongFolderError(CheckpointError):
+    """What was named is not the folder of a model that can be used as it is; nothing in it is damaged.
+
+    It does not exist, is a file, holds something else, or has to be converted first.
+    """
 
 
 class DownloadError(MlxOssError):

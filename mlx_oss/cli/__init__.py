@@ -1,8 +1,7 @@
 """The `mlx-oss` command: each subcommand is a module that calls the library and prints the result.
 
 A subcommand's module has `add_arguments(parser)` and `run(args) -> exit status`, and is imported only when the
-subcommand is used. Exit status: 0 success, 1 the result could not be produced, 2 wrong usage or bad input (one line on
-stderr), 130 interrupted.
+subcommand is used. `statuses` has the exit statuses.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from mlx_oss.cli import statuses
 from mlx_oss.errors import MlxOssError
-from mlx_oss.terminal import Parser, one_line, say, show_safely
+from mlx_oss.terminal import Parser, say_exception, show_safely
 from mlx_oss.version import __version__
 
 COMMANDS = {
@@ -49,37 +49,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     _make_streams_writable()
     argv = list(sys.argv[1:] if argv is None else argv)
     show_safely()
+    as_json = "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
     try:
         args = _parser(chosen=argv[0] if argv else None).parse_args(argv)
         status: int = args.run(args)
         sys.stdout.flush()
         return status
-    except MlxOssError as error:
-        say(one_line(f"error: {error}"))
-        return 2
-    except ModuleNotFoundError as error:
-        package = (error.name or "mlx_oss").partition(".")[0]
-        if package == "mlx_oss":
-            raise
-        say(
-            f"error: the package {package} is not installed in {sys.prefix}: activate the environment that mlx-oss is "
-            "installed in, or run `pip install -e .` in the checkout"
-        )
-        return 2
     except KeyboardInterrupt:
-        return 130
+        return statuses.INTERRUPTED
     except BrokenPipeError:  # the reader of the output is gone, e.g. `| head`
         _discard_output()
-        return 1
-    except PermissionError as error:
-        say(one_line(f"error: no permission to use {error.filename or 'a file'} ({error.strerror})"))
-        return 2
+        return statuses.FAILED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            raise
+            return _tell(error, as_json)
         _discard_output()  # errors in writing other files are MlxOssErrors, so this one is about stdout
-        say(one_line(f"error: {error.strerror or error}"))
-        return 1
+        return statuses.tell(error.strerror or str(error), statuses.FAILED, kind="OSError", as_json=False)
+    except Exception as error:
+        return _tell(error, as_json)
+
+
+def _tell(error: Exception, as_json: bool) -> int:
+    """Tells an error, and returns the exit status."""
+    message, status = _told(error)
+    return statuses.tell(message, status, kind=type(error).__name__, as_json=as_json)
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and the exit status. The traceback of a bug is shown first."""
+    if isinstance(error, MlxOssError):
+        return str(error), statuses.status_of(error)
+    package = (getattr(error, "name", None) or "mlx_oss").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package != "mlx_oss":
+        return (
+            f"the package {package} is not installed in {sys.prefix}: activate the environment that mlx-oss is "
+            "installed in, or run `pip install -e .` in the checkout"
+        ), statuses.WRONG_USE
+    if isinstance(error, PermissionError):
+        return f"no permission to use {error.filename or 'a file'} ({error.strerror})", statuses.WRONG_USE
+    say_exception(type(error), error, error.__traceback__)
+    return "this is a bug in mlx-oss: please report it with the lines above, and what you did", statuses.FAILED
 
 
 def _make_streams_writable() -> None:
@@ -98,7 +107,7 @@ def _discard_output() -> None:
 
 
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    parser = Parser(prog="mlx-oss", description="OpenAI's gpt-oss models on Apple silicon.")
+    parser = Parser(prog="mlx-oss", description="OpenAI's gpt-oss models on Apple silicon.", epilog=statuses.EXPLAINED)
     parser.add_argument("--version", action="version", version=f"mlx-oss {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module_name, summary) in COMMANDS.items():

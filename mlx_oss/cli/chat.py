@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import answer_arguments, model_arguments, settings, tool_arguments
 from mlx_oss.cli.interrupts import echo_disabled, exit_soon, exiting_on_sigterm, interruptible, leaving_on_ctrl_d
+from mlx_oss.cli.statuses import CUT_OFF, DONE, INTERRUPTED
 from mlx_oss.errors import ContextError, DeviceError, MlxOssError, OptionError
 from mlx_oss.files import TEXT_BYTES
 from mlx_oss.terminal import one_line
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Answers or converses. The exit status is 130 if Ctrl-C stopped an answer."""
+    """Answers or converses. The exit status is 130 if Ctrl-C stopped an answer, and 3 if one was cut off."""
     question = checked_text(" ".join(args.question))
     questions = [question] if question else []
     if not question and not (sys.stdin and sys.stdin.isatty()):
@@ -113,7 +114,12 @@ def _answer(args: argparse.Namespace, questions: list[str], reading: Reading) ->
             exit_soon()  # also if a tool that was stopped goes on
         return 0
     asked, printer = session(), make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
-    return 130 if any(show_turn(asked, asked.send(question), printer) for question in questions) else 0
+    outcome = DONE
+    for question in questions:
+        outcome = show_turn(asked, asked.send(question), printer) or outcome
+        if outcome == INTERRUPTED:
+            break
+    return outcome
 
 
 def piped_question() -> str:
@@ -215,18 +221,27 @@ def status(session: ChatSession) -> str:
     return f"[{' · '.join(parts)}]"
 
 
-def show_turn(session: ChatSession, events: Iterable[Event], printer: Printer) -> bool:
-    """Prints the events of a turn as they come. Returns True if Ctrl-C stopped the turn."""
+def show_turn(session: ChatSession, turn: Iterable[Event], printer: Printer) -> int:
+    """Prints the events of a turn as they come.
+
+    Returns:
+        The exit status: 0, 130 if Ctrl-C stopped the turn, or 3 if the answer is not whole for another reason.
+    """
+    from mlx_oss.cli.remarks import ending
+    from mlx_oss.events import Finished
+
     with interruptible(session.cancel) as interrupted:
-        stopped = False
+        stopped, remark = False, ""
         try:
-            for event in events:
+            for event in turn:
                 printer(event)
+                if isinstance(event, Finished):
+                    remark = ending(event, session.max_tokens)
                 if interrupted():
                     session.cancel()  # again: Ctrl-C may have been pressed before the turn began
         except KeyboardInterrupt:  # the second Ctrl-C, or the first during a question to the user
             stopped = True
         finally:
             stopped = stopped or interrupted()
-            printer.end_turn(stopped=stopped)
-        return stopped
+            printer.end_turn("[stopped]" if stopped else remark)
+        return INTERRUPTED if stopped else CUT_OFF if remark else DONE

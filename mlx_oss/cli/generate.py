@@ -11,8 +11,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model_arguments, tool_arguments
+from mlx_oss.cli.statuses import CUT_OFF, DONE
 from mlx_oss.errors import OptionError
-from mlx_oss.terminal import sanitize
+from mlx_oss.terminal import sanitize, say
 
 if TYPE_CHECKING:
     from mlx_oss.tokenizer import Tokenizer
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Prints what the model writes. The exit status is 3 if it was cut off; text that --raw continues has no end."""
     if args.raw and args.tools:
         raise OptionError(
             "--raw continues the prompt without the chat format, so it has no tools: leave out --raw or --tool"
@@ -65,12 +67,13 @@ def run(args: argparse.Namespace) -> int:
         prompt = render_conversation(
             [*blocks, Message("user", args.prompt)], next_role="assistant", tokenizer=tokenizer
         )
-    cache = model.make_prompt_cache()
+    cache, is_cut_off = model.make_prompt_cache(), False
     for _ in range(_MAX_ROUNDS):
         decoder, written = tokenizer.stream_decoder(), []
         request = Request(prompt, options, args.max_tokens, tokenizer.stop_ids, cache=cache)
         for step in model.submit(request):
             written.append(step.token)
+            is_cut_off = step.finish == "length" and not args.raw
             text = decoder.feed(step.token)
             if args.json:
                 line = {"id": step.token, "text": text, "logprob": step.logprob, "finish": step.finish}
@@ -83,7 +86,10 @@ def run(args: argparse.Namespace) -> int:
         _write("" if args.json else tokenizer.decode(results))
         prompt = [*prompt, *written, *results]
     _write("" if args.json else "\n")
-    return 0
+    if is_cut_off and not args.json:
+        at_limit = args.max_tokens is not None and len(written) >= args.max_tokens
+        say(f"[cut off{' at --max-tokens' if at_limit else ': the context is full'}]")
+    return CUT_OFF if is_cut_off else DONE
 
 
 def _tool_results(toolset: Toolset, written: list[int], tokenizer: Tokenizer) -> list[int]:

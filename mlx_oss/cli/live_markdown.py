@@ -55,11 +55,10 @@ class LiveMarkdown:
                 self._append(type(event), sanitize(text))
             case events.PrefillProgress(done, total):
                 self._show_status(f"reading {done:,} of {total:,} tokens")
-            case events.RepairedOutput() | events.Finished() if not remark(event):
+            case events.RepairedOutput() if not remark(event):
                 pass
             case (
                 events.RepairedOutput()
-                | events.Finished()
                 | events.ToolCall()
                 | events.ToolResult()
                 | events.TurnsDropped()
@@ -68,10 +67,10 @@ class LiveMarkdown:
                 self._finish()
                 self._print(type(event), self._lines(Text(remark(event, self.whole_calls), "dim")))
 
-    def end_turn(self, stopped: bool = False) -> None:
+    def end_turn(self, remark: str = "") -> None:
         self._finish()
-        if stopped:
-            self.notice("[stopped]")
+        if remark:
+            self.notice(remark)
         self._last_printed = None
 
     def notice(self, text: str) -> None:

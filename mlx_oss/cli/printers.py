@@ -31,8 +31,8 @@ class Printer(Protocol):
 
     def __call__(self, event: Event) -> None: ...
 
-    def end_turn(self, stopped: bool = False) -> None:
-        """Ends a turn, after its last event. `stopped` means that the user stopped the turn."""
+    def end_turn(self, remark: str = "") -> None:
+        """Ends a turn, after its last event. `remark` says why the answer is not whole; empty if it is."""
 
     def notice(self, text: str) -> None:
         """Prints a message of the program, between turns."""
@@ -70,13 +70,13 @@ class PlainPrinter:
                 self._write(event, sanitize(text))
             case events.ToolCall() | events.ToolResult() | events.TurnsDropped() | events.ReasoningStopped():
                 self._write(event, remark(event, self.whole_calls))
-            case events.RepairedOutput() | events.Finished() if remark(event):
+            case events.RepairedOutput() if remark(event):
                 self._write(event, remark(event))
 
-    def end_turn(self, stopped: bool = False) -> None:
+    def end_turn(self, remark: str = "") -> None:
         self._separate(None)
-        if stopped:
-            self.notice("[stopped]")
+        if remark:
+            self.notice(remark)
 
     def notice(self, text: str) -> None:
         sys.stderr.write(f"{sanitize(text)}\n")
@@ -103,8 +103,8 @@ class JsonPrinter:
     def __call__(self, event: Event) -> None:
         write_json_line(snake_case(type(event).__name__), **asdict(event))
 
-    def end_turn(self, stopped: bool = False) -> None:
-        pass
+    def end_turn(self, remark: str = "") -> None:
+        pass  # the last event says it
 
     def notice(self, text: str) -> None:
         sys.stderr.write(f"{sanitize(text)}\n")

@@ -12,9 +12,9 @@ from mlx_oss.terminal import one_line, sanitize
 
 _SHOWN_LINES, _SHOWN_CHARACTERS = 6, 400  # of a shortened call or result
 _ENDINGS: dict[events.FinishReason, str] = {
-    "length": "[cut off: --max-tokens or the end of the context is reached]",
     "no_answer": "[the model stopped without an answer: ask again, or ask it to go on]",
     "repetition": "[cut off: the model repeated itself]",
+    "tool_calls": "[the model stopped at a call that is not run: ask again, or ask it to answer]",
 }
 
 
@@ -36,12 +36,24 @@ def remark(event: Event, whole: bool = False) -> str:
             return "[the reasoning reached its limit]"
         case events.ReasoningStopped("repetition"):
             return "[the reasoning repeated itself and was stopped]"
-        case events.Finished(reason):
-            return _ENDINGS.get(reason, "")
         case events.RepairedOutput(notes):  # other repairs are not shown
             texts = [note.text for note in notes if note.repair is Repair.OTHER_ROLE]
             return sanitize("\n".join(f"[in another role: {text}]" for text in texts if text.strip()))
     raise AssertionError(f"no remark for {event}")
+
+
+def ending(finished: events.Finished, max_tokens: int | None = None) -> str:
+    """Returns why the answer is not whole, empty if it is, or if the user stopped it.
+
+    Args:
+        finished: The last event of the turn.
+        max_tokens: Limit of tokens in the turn. None: only the context limits it.
+    """
+    if finished.reason != "length":
+        return _ENDINGS.get(finished.reason, "")
+    if max_tokens is not None and finished.usage.generated_tokens >= max_tokens:
+        return "[cut off at --max-tokens]"
+    return "[cut off: the context is full]"
 
 
 def _folded(text: str) -> str:

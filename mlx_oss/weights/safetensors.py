@@ -19,7 +19,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_oss.errors import CheckpointError, quoted
+from mlx_oss.errors import CheckpointError, WrongFolderError, quoted
 from mlx_oss.files import HEADER_BYTES, INDEX_BYTES, open_regular, read_bytes
 
 ITEMSIZE = {"U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "I64": 8, "F64": 8}
@@ -159,7 +159,7 @@ def check_folder(folder: Path) -> None:
     """Raises CheckpointError if the path is not a folder that can be read."""
     if not os.path.isdir(folder):  # Path.is_dir can raise PermissionError, os.path.isdir never does
         if os.path.isfile(folder) and os.path.isfile(folder.parent / "config.json"):
-            raise CheckpointError(f"{folder} is a file of a model: give its folder, {folder.parent}")
+            raise WrongFolderError(f"{folder} is a file of a model: give its folder, {folder.parent}")
         state = (
             "is not a folder, or is not accessible"
             if os.path.lexists(folder)
@@ -170,9 +170,9 @@ def check_folder(folder: Path) -> None:
         hint = "; GGUF files are not supported" if folder.suffix == ".gguf" else ""
         if _REPOSITORY.fullmatch(str(folder)) and not os.path.lexists(folder):
             hint = f"; to download it: `mlx-oss pull {folder}`"
-        raise CheckpointError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
+        raise WrongFolderError(f"{folder} {state}: give the folder that holds config.json and *.safetensors{hint}")
     if not os.access(folder, os.R_OK | os.X_OK):  # else it would look empty
-        raise CheckpointError(f"{folder} cannot be read (permission denied): change its permissions")
+        raise WrongFolderError(f"{folder} cannot be read (permission denied): change its permissions")
 
 
 def read_folder(folder: Path) -> dict[str, TensorInfo]:
@@ -185,7 +185,7 @@ def read_folder(folder: Path) -> dict[str, TensorInfo]:
     check_folder(folder)
     files, index = _chosen(folder)
     if not files:
-        raise CheckpointError(f"{folder} contains no *.safetensors file of a model: give the folder of a model")
+        raise WrongFolderError(f"{folder} contains no *.safetensors file of a model: give the folder of a model")
     tensors: dict[str, TensorInfo] = {}
     for name in files:
         path = folder / name

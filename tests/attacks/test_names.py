@@ -257,6 +257,7 @@ WRITERS = {
     "mlx_oss/cli/bench.py",
     "mlx_oss/cli/config.py",  # JSON
     "mlx_oss/cli/models.py",  # JSON
+    "mlx_oss/cli/statuses.py",  # JSON
     "mlx_oss/cli/doctor.py",
     "mlx_oss/cli/interrupts.py",  # a line break
     "mlx_oss/cli/prompt.py",

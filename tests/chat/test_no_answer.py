@@ -20,6 +20,7 @@ from mlx_oss import (
     collect,
 )
 from mlx_oss.cli.printers import PlainPrinter
+from mlx_oss.cli.remarks import ending
 from mlx_oss.events import FinishReason
 from mlx_oss.tokenizer import CALL, ENDOFTEXT, RETURN
 from tests.chat.scripted import DATE, OPENING, TOKENIZER, contents, ids, said, system, turn, user
@@ -230,9 +231,9 @@ def test_such_a_turn_can_be_asked_again():
     ("reason", "said_"), [("no_answer", "without an answer"), ("repetition", "repeated itself"), ("stop", "")]
 )
 def test_the_terminal_shows_why_there_is_no_more(capsys, reason: FinishReason, said_):
-    printer = PlainPrinter()
-    printer(Finished(reason, session_of().usage))
-    printer.end_turn()
+    printer, finished = PlainPrinter(), Finished(reason, session_of().usage)
+    printer(finished)
+    printer.end_turn(ending(finished))
     shown = capsys.readouterr()
     assert shown.out == "" and (said_ in shown.err if said_ else shown.err == "")
 

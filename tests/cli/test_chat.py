@@ -55,6 +55,7 @@ class FakeSession:
         self.usage, self.stats, self.context_used, self.context_limit = DONE.usage, Stats(turns=3), 1204, 4096
         self.reasoning_effort, self.instructions, self.turns = "medium", "", 1
         self.tools, self.system_tools, self.model, self.tokenizer = (), (), None, None
+        self.max_tokens: int | None = None
         self.saved: list[str] = []
         self.messages: list[Message] = []
 
@@ -97,9 +98,10 @@ def default_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def show(*events: Any, **options: Any) -> bool:
-    """Prints a turn of these events. Returns whether Ctrl-C stopped the answer."""
+def show(*events: Any, max_tokens: int | None = None, **options: Any) -> int:
+    """Prints a turn of these events. Returns the exit status."""
     session = FakeSession(*events)
+    session.max_tokens = max_tokens
     return show_turn(session, session.send("?"), PlainPrinter(**options))
 
 
@@ -117,9 +119,27 @@ def test_the_answer_goes_to_stdout_and_the_rest_to_stderr_a_kind_a_line(capsys):
     assert err == f"Hm, [red]so[/red].\nLet me look.\n{calls}Ah.\n"
 
 
-def test_an_answer_that_was_cut_off_is_reported_as_such(capsys):
-    show(AnswerDelta("It is"), Finished("length", Usage()))
-    assert capsys.readouterr() == ("It is\n", "[cut off: --max-tokens or the end of the context is reached]\n")
+@pytest.mark.parametrize(
+    ("reason", "max_tokens", "told"),
+    [
+        ("length", 10, "[cut off at --max-tokens]"),
+        ("length", 11, "[cut off: the context is full]"),
+        ("length", None, "[cut off: the context is full]"),
+        ("repetition", None, "[cut off: the model repeated itself]"),
+        ("no_answer", None, "[the model stopped without an answer: ask again, or ask it to go on]"),
+        ("tool_calls", None, "[the model stopped at a call that is not run: ask again, or ask it to answer]"),
+    ],
+)
+def test_an_answer_that_is_not_whole_says_why_and_is_exit_status_3(capsys, reason, max_tokens, told):
+    ended = Finished(reason, Usage(generated_tokens=10))
+    assert show(AnswerDelta("It is"), ended, max_tokens=max_tokens) == 3
+    assert capsys.readouterr() == ("It is\n", f"{told}\n")
+
+
+def test_with_several_questions_one_answer_that_is_cut_off_is_exit_status_3(fake, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\n"))
+    fake.events = (AnswerDelta("It"), lambda: Finished("length" if len(fake.questions) == 1 else "stop", Usage()))
+    assert main(["chat", "--json"]) == 3 and fake.questions == ["one", "two"]
 
 
 def test_hidden_reasoning_is_not_shown(capsys):
@@ -139,7 +159,7 @@ def test_an_answer_that_ends_with_its_own_line_break_is_shown_as_it_is(capsys):
 
 def test_ctrl_c_cancels_the_turn_and_shows_what_is_still_said(capsys):
     session = FakeSession(AnswerDelta("It"), interrupt, Finished("cancelled", Usage()))
-    assert show_turn(session, session.send("?"), PlainPrinter()) and session.cancelled >= 1
+    assert show_turn(session, session.send("?"), PlainPrinter()) == 130 and session.cancelled >= 1
     assert capsys.readouterr() == ("It\n", "more\n[stopped]\n")
 
 

@@ -74,9 +74,9 @@ def test_a_question_is_answered_on_stdout_and_nothing_else_is(random_folder):
     assert reply.text
     sampling = "--reasoning none --max-tokens 5 --temperature 0.8 --top-k 50 --seed 5"
     more = ("--model", random_folder, *sampling.split())
-    cut_off = "[cut off: --max-tokens or the end of the context is reached]\n"
-    assert run("chat", "What is", "it?", *more) == (0, reply.text + "\n", cut_off)
-    assert run("chat", *more, stdin=b" What is it?\n") == (0, reply.text + "\n", cut_off)
+    cut_off = "[cut off at --max-tokens]\n"
+    assert run("chat", "What is", "it?", *more) == (3, reply.text + "\n", cut_off)
+    assert run("chat", *more, stdin=b" What is it?\n") == (3, reply.text + "\n", cut_off)
 
 
 def test_ctrl_c_while_the_model_writes_stops_it_and_exits_with_130(random_folder):
@@ -111,7 +111,7 @@ def test_a_warning_is_one_line_on_stderr(random_folder, tmp_path):
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(raw))
     code, out, err = run("chat", "Hi", "--model", tmp_path, "--max-tokens", 2, "--reasoning", "none", "--seed", 1)
-    assert code == 0 and out and err.startswith("warning: ") and "zebra" in err.splitlines()[0]
+    assert code == 3 and out and err.startswith("warning: ") and "zebra" in err.splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_version_is_the_packages(capsys):
 @pytest.mark.parametrize("raw", [False, True])
 def test_generate_as_json_tells_each_token(random_folder, raw, capsys):
     arguments = ["generate", "<|start|>Hi", "--model", str(random_folder), "--max-tokens", "6", "--seed", "3", "--json"]
-    assert main(arguments + ["--raw"] * raw) == 0
+    assert main(arguments + ["--raw"] * raw) == (0 if raw else 3)
     entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     model, tokenizer = mlx_oss.load(random_folder)
     prompt = tokenizer.encode_with_specials("<|start|>Hi")
@@ -229,10 +229,12 @@ def test_generate_as_json_tells_each_token(random_folder, raw, capsys):
 
 def test_generate_shows_the_text_of_every_token(random_folder, capsys):
     arguments = ["generate", "Hi", "--model", str(random_folder), "--max-tokens", "6", "--seed", "3"]
-    assert main([*arguments, "--json"]) == 0
+    assert main([*arguments, "--json"]) == 3
     entries = [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()]
-    assert main(arguments) == 0
-    assert capsys.readouterr().out == mlx_oss.load_tokenizer().decode(entries) + "\n"
+    assert main(arguments) == 3
+    shown = capsys.readouterr()
+    assert shown.err == "[cut off at --max-tokens]\n"
+    assert shown.out == mlx_oss.load_tokenizer().decode(entries) + "\n"
 
 
 def test_a_terminal_gets_no_control_characters_that_a_model_writes_and_a_file_does(monkeypatch, capsys):
@@ -240,9 +242,9 @@ def test_a_terminal_gets_no_control_characters_that_a_model_writes_and_a_file_do
     engine, tokenizer = ScriptedEngine(*2 * [written]), mlx_oss.load_tokenizer()
     monkeypatch.setattr("mlx_oss.cli.model_arguments.load", lambda args: (engine, tokenizer))
     arguments = ["generate", "Hi", "--max-tokens", str(len(written))]
-    assert main(arguments) == 0 and capsys.readouterr().out == "a\x1b]0;title\x07b\n\n"
+    assert main(arguments) == 3 and capsys.readouterr().out == "a\x1b]0;title\x07b\n\n"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert main(arguments) == 0 and capsys.readouterr().out == "a\ufffd]0;title\ufffdb\n\n"
+    assert main(arguments) == 3 and capsys.readouterr().out == "a\ufffd]0;title\ufffdb\n\n"
 
 
 def test_generate_without_a_prompt_is_refused(random_folder, capsys):

@@ -117,7 +117,7 @@ def shown(screen, drawing) -> Callable[..., str]:
         printer = drawing(**options)
         for event in events:
             printer(event)
-        printer.end_turn(stopped)
+        printer.end_turn("[stopped]" if stopped else "")
         return "\n".join(screen.lines()).rstrip("\n")
 
     return show

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_oss.config import MXFP4, ModelConfig, QuantizationSpec, read_json
-from mlx_oss.errors import CheckpointError, ConfigError, quoted
+from mlx_oss.errors import ConfigError, WrongFolderError, quoted
 from mlx_oss.files import expanded
 from mlx_oss.weights.layouts import metal, openai
 from mlx_oss.weights.layouts.description import CanonicalTensor, Layout
@@ -161,10 +161,10 @@ def open_model(path: str | Path) -> Checkpoint:
 
 
 def check_loadable(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError if a model cannot be loaded from a checkpoint as it is."""
+    """Raises WrongFolderError if a model cannot be loaded from a checkpoint as it is."""
     if reason := checkpoint.layout.must_convert:
         folder = checkpoint.folder
-        raise CheckpointError(
+        raise WrongFolderError(
             f"{folder} cannot be loaded as it is, because {reason}: convert it with `mlx-oss convert "
             f"{shlex.quote(str(folder))} DST`"
         )

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from itertools import islice
 from pathlib import Path
 
-from mlx_oss.errors import CheckpointError, shortened
+from mlx_oss.errors import WrongFolderError, shortened
 from mlx_oss.files import CONFIG_BYTES, read_bytes
 from mlx_oss.weights.layouts import metal
 from mlx_oss.weights.safetensors import ADAPTERS, MLX_ADAPTER, check_folder, is_adapter, passed_over, weight_files
@@ -20,29 +20,29 @@ _DEPTH, _MOST = 3, 1000  # how far below a folder a model is looked for, and in 
 
 
 def refuse_what_is_no_model(folder: Path) -> None:
-    """Raises CheckpointError for what is known not to be a model's folder. Reading the files finds the rest."""
+    """Raises WrongFolderError for what is known not to be a model's folder. Reading the files finds the rest."""
     check_folder(folder)
     weights = weight_files(folder)
     if _is_adapter(folder):
-        raise CheckpointError(adapter_refused(folder))
+        raise WrongFolderError(adapter_refused(folder))
     if weights or metal.is_metal(folder):
         return
     found = sorted(_with_weights(folder), key=_preference, reverse=True)
     models = [path for path in found if not _is_adapter(path)]
     if found and not models:
-        raise CheckpointError(adapter_refused(found[0]))
+        raise WrongFolderError(adapter_refused(found[0]))
     if models:
         names = f"{models[0].relative_to(folder)}/ does"
         if len(models) > 1:
             names = f"{len(models)} folders in it do, and one of them may be meant"
-        raise CheckpointError(f"{folder} holds no weights, but {names}: give {models[0]}")
+        raise WrongFolderError(f"{folder} holds no weights, but {names}: give {models[0]}")
     if weight_files(folder, "*.bin"):
-        raise CheckpointError(
+        raise WrongFolderError(
             f"{folder} holds PyTorch *.bin files, which are not supported: load the model with transformers and "
             "save it with save_pretrained, which writes safetensors"
         )
     if weight_files(folder, "*.gguf"):
-        raise CheckpointError(
+        raise WrongFolderError(
             f"{folder} holds GGUF files, which are not supported: use the model in Hugging Face's format "
             "(config.json and *.safetensors)"
         )
