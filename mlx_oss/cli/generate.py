@@ -10,7 +10,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from mlx_oss.cli import model_arguments, tool_arguments
+from mlx_oss.cli import attachments, model_arguments, tool_arguments
 from mlx_oss.cli.statuses import CUT_OFF, DONE
 from mlx_oss.errors import OptionError
 from mlx_oss.terminal import sanitize, say
@@ -23,7 +23,7 @@ _MAX_ROUNDS = 32  # of generation, each followed by its tool calls
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", help="message of the user; with --raw, the text to continue")
+    parser.add_argument("prompt", help="message of the user; with --raw, the text to continue; - for stdin")
     model_arguments.add_arguments(parser)
     parser.add_argument(
         "--reasoning",
@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
             "--raw continues the prompt without the chat format, so it has no tools: leave out --raw or --tool"
         )
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
+    if args.prompt == attachments.STDIN:
+        args.prompt = attachments.stdin_text()
     model, tokenizer = model_arguments.load(args)
     from mlx_oss.chat.history import preamble
     from mlx_oss.generation.engine import Request

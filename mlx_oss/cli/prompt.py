@@ -29,9 +29,10 @@ def make_reader(commands: Sequence[str], *, keep_history: bool = True) -> Callab
     if wants_plain():
         return _read_plain_line
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
     from prompt_toolkit.output import create_output
+
+    from mlx_oss.cli.completion_words import Words
 
     keys = KeyBindings()
 
@@ -48,7 +49,7 @@ def make_reader(commands: Sequence[str], *, keep_history: bool = True) -> Callab
     output = create_output(sys.stdout if sys.stdout.isatty() else sys.stderr)
     session: PromptSession[str] = PromptSession(
         history=_history(keep_history and os.environ.get("MLX_OSS_HISTORY") != "0"),
-        completer=WordCompleter([f"/{name}" for name in commands], sentence=True),
+        completer=Words(commands),
         complete_while_typing=False,
         key_bindings=keys,
         multiline=True,

@@ -9,7 +9,7 @@ import pytest
 
 import mlx_oss
 from mlx_oss import ChatSession, Message, SamplingOptions, ToolResult
-from mlx_oss.cli.chat import converse
+from mlx_oss.cli.conversation import converse
 from mlx_oss.cli.printers import PlainPrinter
 from mlx_oss.errors import DeviceError, NumericalError
 from mlx_oss.generation import compute_thread, token_picker

@@ -34,8 +34,8 @@ from mlx_oss import (
 from mlx_oss.chat import session_file
 from mlx_oss.chat.saved import Saved
 from mlx_oss.cli import main
-from mlx_oss.cli.chat import converse, show_turn
 from mlx_oss.cli.commands import COMMANDS
+from mlx_oss.cli.conversation import converse, show_turn
 from mlx_oss.cli.interrupts import interruptible
 from mlx_oss.cli.live_markdown import LiveMarkdown
 from mlx_oss.cli.printers import JsonPrinter, PlainPrinter, make_printer
@@ -450,7 +450,7 @@ def fake(monkeypatch) -> FakeSession:
 )  # how Python opens stdin in most locales, and in the C locale
 def test_bytes_that_are_no_text_are_refused(fake, monkeypatch, capsys, errors):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hi \xff\xfe"), encoding="utf-8", errors=errors))
-    assert main(["chat"]) == 2 and "error: the question is not UTF-8" in capsys.readouterr().err
+    assert main(["chat"]) == 2 and "error: stdin is not text in UTF-8" in capsys.readouterr().err
     assert main(["chat", "Hi \udcff"]) == 2 and "error: the question is not UTF-8" in capsys.readouterr().err
     assert fake.questions == []
 

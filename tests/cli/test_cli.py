@@ -158,7 +158,7 @@ def test_a_question_that_is_no_text_is_refused():
     code, out, err = run(
         "chat", "--model", "absent", stdin=b"\xff\xfe", env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
     )
-    assert (code, out) == (2, "") and err.startswith("error: the question is not UTF-8") and err.count("\n") == 1
+    assert (code, out) == (2, "") and err.startswith("error: stdin is not text in UTF-8") and err.count("\n") == 1
 
 
 def test_stdin_that_is_closed_is_an_empty_question(monkeypatch, capsys):
