@@ -87,7 +87,7 @@ class CheckpointError(MlxOssError):
 
 
 class WrongFolderError(CheckpointError):
-    """What was named is not the folder of a model that can be used as it is; nothing in it is damaged.
+    """What was named is not the folder of a model or an adapter that can be used as it is; nothing in it is damaged.
 
     It does not exist, is a file, holds something else, or has to be converted first.
     """

@@ -235,7 +235,7 @@ def test_another_tokenizer_is_refused_at_every_entrance(fine_tune, tmp_path, cap
     write(folder, released({"id": START, "content": "<|im_start|>", "special": True}))
     asked = [[command, "--model", str(folder), "Hi"] for command in ("chat", "generate")]
     for arguments in (*asked, ["convert", str(folder), str(tmp_path / "dst")], ["verify", str(folder)]):
-        assert main(arguments) == 2 and f"id {START} is '<|im_start|>'" in capsys.readouterr().err
+        assert main(arguments) == 4 and f"id {START} is '<|im_start|>'" in capsys.readouterr().err
     for load in (mlx_oss.load, mlx_oss.load_model):
         with pytest.raises(TokenizerError, match=f"id {START} .*If .* put the tokenizer.json of openai/gpt-oss-20b"):
             load(folder)

@@ -55,14 +55,14 @@ def fake_mlx(folder: Path, message: str | None) -> Path:
 def test_a_file_that_hides_mlx_is_named(tmp_path):
     (tmp_path / "mlx.py").touch()
     done = run(tmp_path, "-m", "mlx_oss", "chat", "Hi", "--model", "folder")
-    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path / 'mlx.py'} hides the library MLX: ")
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {tmp_path / 'mlx.py'} hides the library MLX: ")
 
 
 @pytest.mark.parametrize("case", EXPECTED)
 def test_the_command_prints_one_sentence(case, tmp_path):
     message, expected = EXPECTED[case]
     done = run(fake_mlx(tmp_path, message), "-m", "mlx_oss", "chat", "Hi", "--model", "folder")
-    assert done.returncode == 2 and done.stdout == ""
+    assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith(f"error: {expected}") and done.stderr.count("\n") == 1
 
 
@@ -86,7 +86,7 @@ NEEDING = {"chat": ["Hi"], "generate": ["Hi"], "plan": [], "bench": ["--repeats"
 def test_every_command_that_needs_mlx_says_so_when_it_takes_nano(command, tmp_path):
     done = run(fake_mlx(tmp_path, OLD_MACOS), "-m", "mlx_oss", command, *NEEDING[command])
     *notes, last = done.stderr.splitlines()
-    assert done.returncode == 2 and last.startswith("error: this MLX is built for macOS 14.0") and len(notes) <= 2
+    assert done.returncode == 1 and last.startswith("error: this MLX is built for macOS 14.0") and len(notes) <= 2
     assert not list(tmp_path.glob(".nano*"))
 
 
@@ -103,7 +103,7 @@ def test_converting_needs_mlx_only_to_quantise(tmp_path):
     converted = run(folder, "-m", "mlx_oss", "convert", str(source), str(tmp_path / "dst"))
     assert converted.returncode == 0, converted.stderr
     refused = run(folder, "-m", "mlx_oss", "convert", str(source), str(tmp_path / "q8"), "--profile", "q8")
-    assert refused.returncode == 2 and refused.stderr.startswith("error: MLX needs a Python for arm64")
+    assert refused.returncode == 1 and refused.stderr.startswith("error: MLX needs a Python for arm64")
     assert not (tmp_path / "q8").exists()
 
 

@@ -172,7 +172,7 @@ def test_how_the_factors_were_started_does_not_matter_where_the_model_stayed_as_
 )
 def test_what_factors_alone_do_not_say_is_refused_in_one_line(source, tmp_path, capsys, settings, expected):
     write_peft(tmp_path / "adapter", Q_PROJ, **settings)
-    assert main(["convert", str(source), str(tmp_path / "mlx"), "--adapter", str(tmp_path / "adapter")]) == 2
+    assert main(["convert", str(source), str(tmp_path / "mlx"), "--adapter", str(tmp_path / "adapter")]) == 4
     error = capsys.readouterr().err
     assert expected in error and error.startswith("error: ") and error.count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"adapter"}
