@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import TextIO
 
 from mlx_oss import terminal
+from mlx_oss.arguments import Parser
 from mlx_oss.convert.options import ConvertOptions
 from mlx_oss.convert.profiles import PROFILES
 from mlx_oss.convert.report import Kind, OnProgress, Progress, Report
@@ -19,7 +20,7 @@ from mlx_oss.convert.run import convert
 from mlx_oss.convert.verify import verify
 from mlx_oss.errors import MlxOssError, OptionError
 from mlx_oss.memory.estimates import WORKING_BYTES, format_bytes
-from mlx_oss.terminal import Parser, one_line, say, show_safely
+from mlx_oss.terminal import one_line, say, show_safely
 
 DESCRIPTION = "Writes a checkpoint as an MLX folder: for mlx-lm, in less space, or if it cannot be loaded as it is."
 _LOSSES = {
@@ -119,9 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     show_safely()
     parser = Parser(prog="python -m convert", description=DESCRIPTION)
     add_arguments(parser)
-    args = parser.parse_args(argv)
     try:
-        return run(args)
+        return run(parser.parse_args(argv))
     except MlxOssError as error:
         say(one_line(f"error: {error}"))
         return 2

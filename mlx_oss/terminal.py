@@ -6,7 +6,6 @@ the program (errors, warnings, notices, reports) is written by `say` or `report`
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
@@ -14,7 +13,6 @@ import traceback
 import unicodedata
 import warnings
 from types import TracebackType
-from typing import NoReturn
 
 from mlx_oss.errors import shortened
 
@@ -81,13 +79,6 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         say(one_line(shortened(record.getMessage())))
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser of arguments whose errors are safe for a terminal: they quote what was typed, or pasted."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(one_line(shortened(message)))
 
 
 def wants_plain() -> bool:

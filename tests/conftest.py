@@ -115,6 +115,14 @@ def published(release, folder, tmp_path_factory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture(autouse=True)
+def state_folder(monkeypatch, tmp_path_factory) -> Path:
+    """The user's state folder, with conversations and the history: empty for each test."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder / "mlx-oss"
+
+
 @pytest.fixture
 def hub(published, monkeypatch, tmp_path) -> Iterator[Hub]:
     """The Hub, which the environment names; the user's caches are empty."""

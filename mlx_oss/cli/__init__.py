@@ -14,9 +14,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from mlx_oss.arguments import Parser, did_you_mean
 from mlx_oss.cli import statuses
-from mlx_oss.errors import MlxOssError
-from mlx_oss.terminal import Parser, say_exception, show_safely
+from mlx_oss.cli.model_names import guess
+from mlx_oss.cli.wording import in_words
+from mlx_oss.errors import MlxOssError, OptionError, quoted
+from mlx_oss.terminal import say_exception, show_safely
 from mlx_oss.version import __version__
 
 COMMANDS = {
@@ -32,8 +35,27 @@ COMMANDS = {
     "pull": ("mlx_oss.cli.pull", "download a model by its name"),
     "rm": ("mlx_oss.cli.rm", "remove a model from this disk"),
     "config": ("mlx_oss.cli.config", "show your own defaults: the model, and options of chat"),
+    "completion": ("mlx_oss.cli.completion", "print what a shell needs to complete arguments with Tab"),
     "convert": ("mlx_oss.cli.convert", "convert a checkpoint to an MLX folder"),
     "verify": ("mlx_oss.cli.verify", "check that a model on disk is complete and, where checksums exist, intact"),
+}
+
+
+# What other programs call them.
+_SYNONYMS = {
+    "ask": "chat",
+    "delete": "rm",
+    "download": "pull",
+    "get": "pull",
+    "help": "--help",
+    "info": "plan",
+    "list": "models",
+    "ls": "models",
+    "ps": "models",
+    "remove": "rm",
+    "run": "chat",
+    "show": "plan",
+    "version": "--version",
 }
 
 
@@ -50,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     show_safely()
     as_json = "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
+    args = None
     try:
-        args = _parser(chosen=argv[0] if argv else None).parse_args(argv)
+        args = _parsed(argv)
         status: int = args.run(args)
         sys.stdout.flush()
         return status
@@ -62,23 +85,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return statuses.FAILED
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            return _tell(error, as_json)
+            return _tell(error, args, as_json)
         _discard_output()  # errors in writing other files are MlxOssErrors, so this one is about stdout
         return statuses.tell(error.strerror or str(error), statuses.FAILED, kind="OSError", as_json=False)
     except Exception as error:
-        return _tell(error, as_json)
+        return _tell(error, args, as_json)
 
 
-def _tell(error: Exception, as_json: bool) -> int:
+def _tell(error: Exception, args: argparse.Namespace | None, as_json: bool) -> int:
     """Tells an error, and returns the exit status."""
-    message, status = _told(error)
+    message, status = _told(error, args)
     return statuses.tell(message, status, kind=type(error).__name__, as_json=as_json)
 
 
-def _told(error: Exception) -> tuple[str, int]:
+def _told(error: Exception, args: argparse.Namespace | None) -> tuple[str, int]:
     """What to say of an error, and the exit status. The traceback of a bug is shown first."""
     if isinstance(error, MlxOssError):
-        return str(error), statuses.status_of(error)
+        return in_words(f"{error}{guess(error, args)}"), statuses.status_of(error)
     package = (getattr(error, "name", None) or "mlx_oss").partition(".")[0]
     if isinstance(error, ModuleNotFoundError) and package != "mlx_oss":
         return (
@@ -106,14 +129,44 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _parser(chosen: str | None) -> argparse.ArgumentParser:
+def _parsed(argv: list[str]) -> argparse.Namespace:
+    """Parses the arguments. Raises OptionError for wrong ones."""
     parser = Parser(prog="mlx-oss", description="OpenAI's gpt-oss models on Apple silicon.", epilog=statuses.EXPLAINED)
     parser.add_argument("--version", action="version", version=f"mlx-oss {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    chosen = parser
     for name, (module_name, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == chosen:
+        if argv and name == argv[0]:
             module = import_module(module_name)
             module.add_arguments(command)
             command.set_defaults(run=module.run)
-    return parser
+            chosen = command
+    if chosen is parser:
+        _refuse_unknown_command(argv)
+    args: argparse.Namespace
+    args, rest = parser.parse_known_args(argv)
+    if rest and hasattr(args, "question") and not any(word.startswith("-") and word != "-" for word in rest):
+        args.question += rest  # words of a question after an option
+    elif rest:
+        chosen.refuse(rest)
+    args.given = chosen.given
+    return args
+
+
+def _refuse_unknown_command(argv: list[str]) -> None:
+    """Raises OptionError unless the first argument is an option of the program itself."""
+    if not argv:
+        raise OptionError("name a command, such as `mlx-oss chat`: `mlx-oss --help` lists them")
+    first = argv[0]
+    if first in ("-h", "--help", "--version"):
+        return
+    if first.startswith("-"):
+        raise OptionError(
+            f"{quoted(first)} stands before the command: write `mlx-oss COMMAND {first.split('=')[0]} ...`"
+        )
+    if " " in first.strip():
+        raise OptionError(f'{quoted(first)} is not a command: to ask a question, `mlx-oss chat "QUESTION"`')
+    meant = _SYNONYMS.get(first.lower(), "")
+    question = f"did you mean {meant}?" if meant else did_you_mean(first, COMMANDS)
+    raise OptionError(f"there is no command {quoted(first)}: {question or '`mlx-oss --help` lists them'}")

@@ -10,7 +10,7 @@ import argparse
 from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
-from mlx_oss.cli import answer_arguments, model_arguments, settings, tool_arguments
+from mlx_oss.cli import answer_arguments, kept, model_arguments, resuming, settings, tool_arguments
 from mlx_oss.cli.attachments import Attachment
 from mlx_oss.cli.conversation import Reading, converse, show_turn
 from mlx_oss.cli.interrupts import exit_soon, exiting_on_sigterm, leaving_on_ctrl_d
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_oss.chat.session import ChatSession
+    from mlx_oss.cli.kept import Keeper
+    from mlx_oss.cli.printers import Printer
     from mlx_oss.generation.engine import Engine
     from mlx_oss.tokenizer import Tokenizer
 
@@ -31,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         help="question to answer; text from a pipe goes with it, and - stands for that text alone (default: a "
         "conversation, or the text from a pipe)",
+    )
+    parser.add_argument(
+        "-c",
+        "--continue",
+        action="store_true",
+        dest="go_on",
+        help="go on with the last conversation; its options stay, except those that are given",
     )
     parser.add_argument(
         "-f",
@@ -44,7 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments.add_arguments(parser)
     answer_arguments.add_arguments(parser)
     parser.add_argument(
+        "-s",
+        "--system",
         "--instructions",
+        dest="instructions",
         default="",
         metavar="TEXT",
         help="instructions for the model in all its answers (default: none)",
@@ -53,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-history",
         action="store_true",
-        help="do not keep the questions of this conversation for later ones (default: keep them, unless the "
-        "environment variable MLX_OSS_HISTORY is 0)",
+        help="do not keep this conversation and its questions (default: keep them, unless the environment variable "
+        "MLX_OSS_HISTORY is 0)",
     )
     parser.add_argument("--hide-reasoning", action="store_true", help="show only the answer")
     parser.add_argument(
@@ -81,11 +93,15 @@ def _answer(args: argparse.Namespace, questions: list[str], attached: list[Attac
     """Loads the model, and answers the questions or, if there are none, begins a conversation."""
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
     answer_options = answer_arguments.session_options(args)
+    found = resuming.last_kept(args) if args.go_on else None
+    keeper = resuming.keeper(args, has_questions=bool(questions))
 
     def session() -> ChatSession:
         from mlx_oss.chat.session import ChatSession
 
         model, tokenizer = model_arguments.load(args)
+        if found is not None:
+            return resuming.resumed(found, model, tokenizer, args, tools, keeper)
         return ChatSession(
             model,
             tokenizer,
@@ -107,17 +123,36 @@ def _answer(args: argparse.Namespace, questions: list[str], attached: list[Attac
 
     from mlx_oss.cli.printers import make_printer
 
-    if not questions:
-        printer = make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
-        keep = not args.no_history
-        converse(session(), printer, tools, reading, keep_history=keep, fetch=fetch, load=load, attached=attached)
-        if reading is not nullcontext:
-            exit_soon()  # also if a tool that was stopped goes on
-        return 0
-    answering, printer = session(), make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
+    printer = make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
+    try:
+        if questions:
+            return _answers(session(), questions, printer, keeper)
+        converse(
+            session(),
+            printer,
+            tools,
+            reading,
+            keep_history=kept.is_wanted(args.no_history),
+            fetch=fetch,
+            load=load,
+            attached=attached,
+            keeper=keeper,
+        )
+    finally:
+        if keeper is not None:
+            keeper.end()
+    if reading is not nullcontext:
+        exit_soon()  # also if a tool that was stopped goes on
+    return DONE
+
+
+def _answers(session: ChatSession, questions: list[str], printer: Printer, keeper: Keeper | None) -> int:
+    """Answers the questions one after the other, until Ctrl-C. Returns the exit status."""
     outcome = DONE
     for question in questions:
-        outcome = show_turn(answering, answering.send(question), printer) or outcome
+        outcome = show_turn(session, session.send(question), printer) or outcome
+        if keeper is not None:
+            keeper.keep(session)
         if outcome == INTERRUPTED:
             break
     return outcome

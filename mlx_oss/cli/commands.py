@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mlx_oss.arguments import did_you_mean
+from mlx_oss.cli import conversation_commands
 from mlx_oss.cli.answer_arguments import EFFORTS
-from mlx_oss.errors import MlxOssError, SessionError
-from mlx_oss.files import expanded
+from mlx_oss.cli.attachments import without_attachments
+from mlx_oss.cli.chat_state import ChatState
+from mlx_oss.cli.set_command import set_option
 from mlx_oss.terminal import one_line, sanitize
 
 if TYPE_CHECKING:
     from mlx_oss.chat.session import ChatSession
-    from mlx_oss.cli.printers import Printer
-    from mlx_oss.events import Event
-    from mlx_oss.generation.engine import Engine
-    from mlx_oss.tokenizer import Tokenizer
-
-
-@dataclass
-class ChatState:
-    """The state of a conversation in the terminal, which the commands change.
-
-    Attributes:
-        session: The session that answers.
-        printer: Prints the events of a turn, and notices of the commands.
-        show_turn: Prints the events of a turn, and a status line after it.
-        tools: Keyword arguments of `ChatSession` for its tools, for sessions that are loaded.
-        fetch: fetch(name, room) returns the folder of a model, which is downloaded if it is not here and `room`, the
-            memory that it may use, is enough. None if the model cannot be changed.
-        load: Loads a model and its tokenizer from a folder. None if the model cannot be changed.
-        is_over: Set to True to leave the conversation.
-    """
-
-    session: ChatSession
-    printer: Printer
-    show_turn: Callable[[Iterable[Event]], None]
-    tools: dict[str, Any] = field(default_factory=dict)
-    fetch: Callable[[str, int | None], Path] | None = None
-    load: Callable[[str], tuple[Engine, Tokenizer]] | None = None
-    is_over: bool = False
-
-    def notice(self, text: str) -> None:
-        """Prints a message of the program."""
-        self.printer.notice(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +31,11 @@ class Command:
 def dispatch(state: ChatState, typed: str) -> None:
     """Runs a line that begins with a slash."""
     name, _, argument = typed[1:].partition(" ")
-    command = COMMANDS.get(name)
+    command = COMMANDS.get("exit" if name in LEAVING else name)
     if command is None:
-        state.notice(
-            f"unknown command /{sanitize(name)}: /help lists the commands; for a question that begins with /, type //"
-        )
+        guess = did_you_mean(name, (*COMMANDS, *LEAVING))
+        meant = guess.replace("mean ", "mean /") or "/help lists the commands"
+        state.notice(f"unknown command /{one_line(name)}: {meant}; for a question that begins with /, type //")
     else:
         command.run(state, argument.strip())
 
@@ -111,7 +79,13 @@ def _system(state: ChatState, argument: str) -> None:
 
 def _undo(state: ChatState, _: str) -> None:
     question = state.session.undo()
-    state.notice("there is nothing to undo" if question is None else f"removed: {sanitize(question)}")
+    if question is None:
+        state.notice("there is nothing to undo")
+        return
+    state.keep()
+    lines = without_attachments(question).strip().splitlines() or [""]
+    more = f" ... ({len(lines)} lines)" if len(lines) > 1 else ""
+    state.notice(f"removed: {sanitize(lines[0])}{more}")
 
 
 def _retry(state: ChatState, _: str) -> None:
@@ -119,75 +93,6 @@ def _retry(state: ChatState, _: str) -> None:
         state.show_turn(state.session.retry())
     else:
         state.notice("there is nothing to retry")
-
-
-def _save(state: ChatState, argument: str) -> None:
-    if not argument:
-        state.notice("name a file: /save FILE")
-        return
-    path = expanded(argument)
-    if os.path.exists(path):  # False also if the file cannot be examined; then saving reports why
-        from mlx_oss.chat import session_file
-
-        try:
-            session_file.read(path)
-        except SessionError:
-            state.notice(one_line(f"{argument} exists and is not a saved conversation: give another name"))
-            return
-    state.session.save(path)
-    state.notice(one_line(f"saved to {argument}"))
-
-
-def _load(state: ChatState, argument: str) -> None:
-    if not argument:
-        state.notice("name a file: /load FILE")
-        return
-    from mlx_oss.chat.session import ChatSession
-
-    model, tokenizer = state.session.model, state.session.tokenizer
-    path = expanded(argument)
-    try:
-        state.session = ChatSession.load(path, model, tokenizer, **state.tools)
-    except SessionError as error:
-        state.session = ChatSession.load(path, model, tokenizer, text_only=True, **state.tools)
-        state.notice(one_line(f"{str(error).partition(':')[0]}: only the text was loaded; the model reads it again"))
-    state.notice(one_line(f"loaded {argument}, turns: {state.session.turns}"))
-
-
-def _models(state: ChatState, _: str) -> None:
-    from mlx_oss.cli.models import lines
-
-    state.notice("\n".join(map(one_line, lines())))
-
-
-def _model(state: ChatState, argument: str) -> None:
-    if not argument or state.fetch is None or state.load is None:
-        state.notice(one_line(f"the model is {_folder_of(state.session)}; /models lists those on this disk"))
-        return
-    from mlx_oss.chat.session import ChatSession
-
-    plan = getattr(state.session.model, "plan", None)
-    folder = str(state.fetch(argument, plan and plan.memory))  # the old model's memory: it will be free
-    with tempfile.TemporaryDirectory(prefix="mlx-oss-") as temporary:
-        file = Path(temporary) / "conversation"
-        state.session.save(file, text_only=True)
-        before, failure = _folder_of(state.session), None
-        del state.session  # the memory may not have room for both models
-        try:
-            model, tokenizer = state.load(folder)
-        except (MlxOssError, KeyboardInterrupt) as error:
-            failure = str(error) or "interrupted"
-            model, tokenizer = state.load(before)
-        state.session = ChatSession.load(file, model, tokenizer, text_only=True, **state.tools)
-    if failure:
-        state.notice(one_line(f"error: {failure}; the model is still {before}"))
-    else:
-        read_again = "; it reads the conversation again" if state.session.turns else ""
-        state.notice(one_line(f"the model is {folder}{read_again}"))
-
-
-def _folder_of(session: ChatSession) -> str:
-    return str(session.model.plan.folder) if hasattr(session.model, "plan") else type(session.model).__name__
 
 
 def _tools(state: ChatState, argument: str) -> None:
@@ -219,6 +124,8 @@ def _stats(state: ChatState, _: str) -> None:
 
 def _clear(state: ChatState, _: str) -> None:
     state.session.clear()
+    if state.keeper is not None:
+        state.keeper.end()  # the next answer begins another conversation
     state.notice("the conversation was cleared")
 
 
@@ -226,16 +133,20 @@ def _exit(state: ChatState, _: str) -> None:
     state.is_over = True
 
 
+LEAVING = ("exit", "quit", "bye")  # each of them, with or without a slash
 COMMANDS = {
     "help": Command(_help, "", "list the commands"),
     "reasoning": Command(_reasoning, "EFFORT|show|hide", "none, low, medium or high; show or hide reasoning"),
     "system": Command(_system, "TEXT", "show or set the instructions for the model"),
     "undo": Command(_undo, "", "remove the last question and its answer"),
     "retry": Command(_retry, "", "answer the last question again"),
-    "save": Command(_save, "FILE", "save the conversation to a file"),
-    "load": Command(_load, "FILE", "continue a saved conversation"),
-    "models": Command(_models, "", "list the models on this disk"),
-    "model": Command(_model, "NAME", "show the model, or continue with another one"),
+    "set": Command(set_option, "OPTION VALUE", "show or set temperature, top-p and others"),
+    "save": Command(conversation_commands.save, "FILE", "save the conversation to a file"),
+    "load": Command(conversation_commands.load, "NAME", "go on with a kept or saved conversation"),
+    "sessions": Command(conversation_commands.sessions, "", "list the kept conversations"),
+    "export": Command(conversation_commands.export, "FILE", "write the conversation as .md or .json"),
+    "models": Command(conversation_commands.models, "", "list the models on this disk"),
+    "model": Command(conversation_commands.model, "NAME", "show the model, or go on with another one"),
     "tools": Command(_tools, "whole|folded", "list the tools; show calls whole or shortened"),
     "stats": Command(_stats, "", "show tokens, times and memory"),
     "clear": Command(_clear, "", "start a new conversation"),

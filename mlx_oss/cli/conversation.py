@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_oss.chat.session import ChatSession
+    from mlx_oss.cli.kept import Keeper
     from mlx_oss.cli.printers import Printer
     from mlx_oss.events import Event
     from mlx_oss.generation.engine import Engine
@@ -38,6 +39,7 @@ def converse(
     fetch: Callable[[str, int | None], Path] | None = None,
     load: Callable[[str], tuple[Engine, Tokenizer]] | None = None,
     attached: Sequence[Attachment] = (),
+    keeper: Keeper | None = None,
 ) -> None:
     """Reads questions and prints answers until Ctrl-D. Ctrl-C stops an answer, or clears the line that is being typed.
 
@@ -50,19 +52,24 @@ def converse(
         fetch: Finds or downloads a model, as `commands.ChatState` describes. None: the model cannot be changed.
         load: Loads a model and its tokenizer from a folder, for /model. None: the model cannot be changed.
         attached: Texts that go with the first question.
+        keeper: Keeps the conversation. None if the user does not want that.
     """
     from mlx_oss.cli import prompt
-    from mlx_oss.cli.commands import COMMANDS, ChatState, dispatch
+    from mlx_oss.cli.chat_state import ChatState
+    from mlx_oss.cli.commands import COMMANDS, LEAVING, dispatch
 
     def reply(events: Iterable[Event]) -> None:
-        with echo_disabled():
-            show_turn(state.session, events, printer)
+        try:
+            with echo_disabled():
+                show_turn(state.session, events, printer)
+        finally:
+            state.keep()
         printer.notice(status(state.session))
 
-    state = ChatState(session, printer, reply, tools or {}, fetch, load)
+    state = ChatState(session, printer, reply, tools or {}, fetch, load, keeper)
     del session  # the state alone holds it, so that another model can take its place in memory
     read_line = prompt.make_reader(tuple(COMMANDS), keep_history=keep_history)
-    printer.notice("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves.")
+    printer.notice("/help lists the commands, Ctrl-C stops an answer, Ctrl-D or exit leaves.")
     while not state.is_over:
         try:
             with reading():
@@ -76,6 +83,8 @@ def converse(
         turns, is_command = state.session.turns, typed.startswith("/") and not typed.startswith("//")
         try:
             checked_text(typed)
+            if typed.lower() in LEAVING:
+                return
             if is_command:
                 dispatch(state, typed)
             elif typed:
@@ -84,13 +93,13 @@ def converse(
                 attached = ()
         except ContextError as error:
             remedy = "; /undo and /clear make room" if state.session.turns else ""
-            printer.notice(one_line(f"error: {error}{remedy}"))
+            state.error(error, remedy)
         except DeviceError as error:
             is_taken_back = not is_command and state.session.turns == turns
             taken_back = "; the question was taken back" if is_taken_back else ""
-            printer.notice(one_line(f"error: {error}{taken_back}"))
+            state.error(error, taken_back)
         except MlxOssError as error:
-            printer.notice(one_line(f"error: {error}"))
+            state.error(error)
 
 
 def with_mentions(typed: str, attached: Sequence[Attachment], printer: Printer) -> str:

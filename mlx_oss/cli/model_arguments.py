@@ -30,6 +30,7 @@ _MODEL_HELP = (
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Which model, and how it is loaded."""
     parser.add_argument(
+        "-m",
         "--model",
         metavar="NAME",
         help=_MODEL_HELP,

@@ -24,7 +24,7 @@ def make_reader(commands: Sequence[str], *, keep_history: bool = True) -> Callab
 
     Args:
         commands: Names of the commands to complete, without the slash.
-        keep_history: Whether questions are saved, unless the environment variable MLX_OSS_HISTORY is 0.
+        keep_history: Whether questions are saved.
     """
     if wants_plain():
         return _read_plain_line
@@ -48,7 +48,7 @@ def make_reader(commands: Sequence[str], *, keep_history: bool = True) -> Callab
     # If stdout is redirected, only the answers go there.
     output = create_output(sys.stdout if sys.stdout.isatty() else sys.stderr)
     session: PromptSession[str] = PromptSession(
-        history=_history(keep_history and os.environ.get("MLX_OSS_HISTORY") != "0"),
+        history=_history(keep_history),
         completer=Words(commands),
         complete_while_typing=False,
         key_bindings=keys,

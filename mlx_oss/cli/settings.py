@@ -75,7 +75,7 @@ def apply_chat_options(parser: argparse.ArgumentParser) -> None:
     """
     actions = {action.dest: action for action in parser._actions if action.dest in CHAT}
     for key, value in read().get("chat", {}).items():
-        action = actions.get(key.replace("-", "_"))
+        action = actions.get("instructions" if key == "system" else key.replace("-", "_"))
         if action is None:
             raise OptionError(f"{path()}: [chat] has no option {quoted(key)}, only {', '.join(sorted(CHAT))}")
         if not _is_right(action, value):

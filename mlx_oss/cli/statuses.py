@@ -23,8 +23,8 @@ DONE, FAILED, WRONG_USE, CUT_OFF, DAMAGED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EXPLAINED = (
     "exit status: 0 done; 1 it could not be done, or what was found is bad (a bug, no memory left, a problem that "
     "`doctor` names); 2 wrong use, or something that was named is not there or cannot be used; 3 the answer was cut "
-    "off, or there is none; 4 files are damaged or of a kind that is not supported; 130 Ctrl-C. With --json an error is one JSON "
-    "object on stdout."
+    "off, or there is none; 4 files are damaged or of a kind that is not supported; 130 Ctrl-C. With --json an error "
+    "is one JSON object on stdout."
 )
 
 

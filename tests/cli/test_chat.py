@@ -34,6 +34,7 @@ from mlx_oss import (
 from mlx_oss.chat import session_file
 from mlx_oss.chat.saved import Saved
 from mlx_oss.cli import main
+from mlx_oss.cli.attachments import Attachment, with_attachments
 from mlx_oss.cli.commands import COMMANDS
 from mlx_oss.cli.conversation import converse, show_turn
 from mlx_oss.cli.interrupts import interruptible
@@ -56,6 +57,7 @@ class FakeSession:
         self.reasoning_effort, self.instructions, self.turns = "medium", "", 1
         self.tools, self.system_tools, self.model, self.tokenizer = (), (), None, None
         self.max_tokens: int | None = None
+        self.options = SamplingOptions()
         self.saved: list[str] = []
         self.messages: list[Message] = []
 
@@ -78,7 +80,7 @@ class FakeSession:
     def clear(self) -> None:
         self.questions = []
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, **_: Any) -> None:
         if str(path) == "nowhere/chat":
             raise SessionError("nowhere/chat cannot be written: give another place")
         self.saved.append(str(path))
@@ -302,6 +304,46 @@ def test_an_unknown_command_is_told_and_not_sent(say, line):
     assert "unknown command /" in say(session, line) and session.questions == []
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"), [("/HELP", "/help"), ("/sav x", "/save"), ("/quite", "/quit"), ("/st", "/set")]
+)
+def test_the_command_that_was_probably_meant_is_named(say, line, meant):
+    assert f"did you mean {meant}?" in say(FakeSession(DONE), line)
+
+
+@pytest.mark.parametrize(
+    ("line", "told", "kept"),
+    [
+        ("/set temperature 0.7", "temperature 0.7", {"temperature": 0.7}),
+        ("/set --top_p=0.5", "top-p 0.5", {"top_p": 0.5}),
+        ("/set top-k 40", "top-k 40", {"top_k": 40}),
+        ("/set seed 7", "seed 7", {"seed": 7}),
+        ("/set seed off", "seed off", {"seed": None}),
+        ("/set", "temperature 1\ntop-p 1\ntop-k 0\nmin-p 0\nrepetition-penalty 1\nseed off\nmax-tokens off\n", {}),
+        ("/set temperatur 1", "error: there is no option 'temperatur': did you mean temperature?\n", {}),
+        ("/set loudness 1", "error: there is no option 'loudness': give temperature, top-p, ", {}),
+        ("/set temperature hot", "error: temperature is 'hot': give a number, such as 0.7\n", {}),
+        ("/set temperature -1", "error: temperature is -1.0, expected", {}),
+        ("/set top-p 0", "error: top-p is 0, which keeps no token: to always pick the most likely one", {}),
+        ("/set top-k 1.5", "error: top-k is '1.5': give a whole number\n", {}),
+        ("/set seed x", "error: seed is 'x': give a whole number, or off\n", {}),
+    ],
+)
+def test_set_shows_and_changes_options(say, line, told, kept):
+    session = FakeSession()
+    shown = say(session, line)
+    assert told in shown and session.options == SamplingOptions(**kept)
+    assert "None" not in shown
+
+
+def test_set_limits_the_tokens_of_an_answer(say):
+    session = FakeSession()
+    assert "max-tokens 100\n" in say(session, "/set max-tokens 100") and session.max_tokens == 100
+    assert "error: max-tokens is 0: give at least 1, or off\n" in say(session, "/set max-tokens 0")
+    assert session.max_tokens == 100
+    assert "max-tokens off\n" in say(session, "/set max-tokens none") and session.max_tokens is None
+
+
 def test_two_slashes_send_a_question_with_one(say):
     session = FakeSession(DONE)
     say(session, "//help is a command?")
@@ -334,10 +376,16 @@ def test_system_sets_the_instructions(say):
 def test_undo_retry_and_clear(say):
     session = FakeSession(AnswerDelta("4"), DONE)
     shown = say(session, "2 + 2?", "/retry", "/undo", "/undo", "/undo", "/clear")
-    assert "removed: again" in shown and "removed: 2 + 2?" in shown and "nothing to undo" in shown
+    assert "removed: again\n" in shown and "removed: 2 + 2?" in shown and "nothing to undo" in shown
     assert session.questions == []
     session.turns = 0
     assert "nothing to retry" in say(session, "/retry")
+
+
+def test_undo_shows_the_first_line_that_was_typed(say):
+    session = FakeSession(DONE)
+    session.questions = [with_attachments("\nWhat is it?\nSay it.\nPlease.", [Attachment("a.txt", "long\n" * 50)])]
+    assert "removed: What is it? ... (3 lines)\n" in say(session, "/undo")
 
 
 def test_tools_and_stats(say):
@@ -348,12 +396,14 @@ def test_tools_and_stats(say):
     assert "weather: Tells it." in shown and "python (built in)" in shown and "answers 3" in shown
 
 
-def test_save_and_load(say, monkeypatch):
+def test_save_and_load(say, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").touch()
     session, other = FakeSession(), FakeSession(AnswerDelta("4"), DONE)
     monkeypatch.setattr(ChatSession, "load", lambda *_, **__: other)
-    shown = say(session, "/save", "/save chat", "/save nowhere/chat", "/load", "/load chat", "2 + 2?")
+    shown = say(session, "/save", "/save chat", "/save nowhere/chat", "/load", "/load other", "2 + 2?")
     assert session.saved == ["chat"] and "saved to chat" in shown and "error: nowhere/chat cannot" in shown
-    assert shown.count("name a file") == 2 and other.questions == ["2 + 2?"]
+    assert "name a file" in shown and "name a conversation" in shown and other.questions == ["2 + 2?"]
 
 
 def test_a_file_that_is_no_conversation_is_not_written_over(say, tmp_path, monkeypatch):
@@ -395,7 +445,11 @@ def test_a_folder_that_may_not_be_read_is_told_in_a_line(say, tmp_path, monkeypa
     assert "error: nowhere/chat cannot be written" in shown
 
 
-def test_a_damaged_conversation_is_loaded_as_text(say, monkeypatch):
+def test_a_damaged_conversation_is_loaded_as_text(say, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("chat", "lost"):
+        (tmp_path / name).touch()
+
     def load(path: Path, *_: Any, text_only: bool = False) -> FakeSession:
         if str(path) == "lost" or not text_only:
             raise SessionError(f"{path} has damaged caches: `text_only=True` recovers the conversation")
@@ -407,10 +461,18 @@ def test_a_damaged_conversation_is_loaded_as_text(say, monkeypatch):
     assert "error: lost has damaged caches" in shown
 
 
-def test_exit_leaves(typed):
-    typed += ["/exit", "never read"]
-    converse(FakeSession(), PlainPrinter())
-    assert typed == ["never read"]
+@pytest.mark.parametrize("word", ["/exit", "/quit", "/bye", "exit", "quit", "bye", "Exit", " quit "])
+def test_words_that_leave(typed, word):
+    typed += [word, "never read"]
+    session = FakeSession(DONE)
+    converse(session, PlainPrinter())
+    assert typed == ["never read"] and session.questions == []
+
+
+def test_a_question_about_leaving_is_a_question(say):
+    session = FakeSession(DONE)
+    say(session, "exit code?", "quit.")
+    assert session.questions == ["exit code?", "quit."]
 
 
 def test_a_terminal_without_a_question_converses(typed, monkeypatch, capsys):

@@ -52,7 +52,7 @@ def test_a_file_without_a_schema_is_one_line_and_exit_status_2(content, message,
 
 def test_a_limit_below_nothing_is_refused(capsys):
     assert chat("--max-reasoning-tokens", "-1", "Hi") == 2
-    assert "max_reasoning_tokens is -1" in capsys.readouterr().err
+    assert "--max-reasoning-tokens is -1, expected a whole number of at least 0\n" in capsys.readouterr().err
 
 
 def test_the_command_line_knows_the_efforts_of_a_session():

@@ -246,6 +246,8 @@ def test_a_loaded_conversation_gets_the_tools_again(mine, tmp_path, monkeypatch,
             return FakeSession()
 
     monkeypatch.setattr("mlx_oss.chat.session.ChatSession", Loadable)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "chat").touch()
     monkeypatch.setenv("NO_COLOR", "1")  # so that `input` reads the lines
     monkeypatch.setattr(sys, "stdin", io.StringIO("/load chat\n/tools whole\n"))
     converse(FakeSession(), JsonPrinter(), options_for_tools)
