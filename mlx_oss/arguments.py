@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -30,6 +32,36 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     return f"did you mean {by_case[close[0]]}?" if close else ""
 
 
+class Help(argparse.HelpFormatter):
+    """Formats the help: whole words, and each value of an option once. In a narrow terminal it is indented less."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        width = shutil.get_terminal_size().columns - 2
+        super().__init__(prog, width=width, max_help_position=24 if width > 60 else 6, **options)
+
+    def add_usage(self, usage: str | None, actions: Iterable[argparse.Action], *more: Any, **options: Any) -> None:
+        if usage is None:  # the options are listed below, each with its value
+            actions = list(actions)
+            named = [action for action in actions if not action.option_strings]
+            values = (self._format_args(action, self._get_default_metavar_for_positional(action)) for action in named)
+            shown = [*([] if len(named) == len(actions) else ["[OPTION ...]"]), *values]
+            fits = len(" ".join(["usage:", self._prog, *shown])) <= self._width
+            usage = (" " if fits else "\n  ").join(["%(prog)s", " ".join(shown)]) if shown else "%(prog)s"
+        super().add_usage(usage, actions, *more, **options)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in self._split_lines(text, width - len(indent)))
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
 class Parser(argparse.ArgumentParser):
     """A parser of arguments that raises OptionError for a mistake, with a message of one line.
 
@@ -38,7 +70,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **{"formatter_class": Help} | kwargs)
         self.given: set[str] = set()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:

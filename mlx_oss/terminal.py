@@ -12,7 +12,9 @@ import sys
 import traceback
 import unicodedata
 import warnings
+from collections.abc import Iterator
 from types import TracebackType
+from typing import TextIO
 
 from mlx_oss.errors import shortened
 
@@ -46,14 +48,51 @@ def one_line(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Writes a message of the program to stderr, as a line of its own."""
-    sys.stderr.write(f"{text_for_review(text)}\n")
+    """Writes a message of the program to stderr, as a line of its own; on a terminal it breaks between words."""
+    sys.stderr.write(f"{wrapped(text_for_review(text), width_of(sys.stderr))}\n")
     sys.stderr.flush()
 
 
 def report(text: str) -> None:
-    """Writes what a command was asked for to stdout, as a line of its own."""
-    sys.stdout.write(f"{text_for_review(text)}\n")
+    """Writes what a command was asked for to stdout, as `say` does to stderr."""
+    sys.stdout.write(f"{wrapped(text_for_review(text), width_of(sys.stdout))}\n")
+
+
+def width_of(stream: TextIO) -> int | None:
+    """The columns of the terminal that a stream writes to. None if it is none, or does not say."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None if stream.isatty() else None
+    except (OSError, ValueError):
+        return None
+
+
+def wrapped(text: str, width: int | None) -> str:
+    """The text with line breaks between words, so that each line has at most `width` columns.
+
+    A line that continues has the indentation of its beginning. A word that is longer than a line, such as a path, stays
+    whole, so that it can be copied. None for the width changes nothing.
+    """
+    if width is None or max(map(len, text.split("\n"))) * 2 <= width:
+        return text
+    return "\n".join(line for long in text.split("\n") for line in _wrapped_line(long, width))
+
+
+def _wrapped_line(line: str, width: int) -> Iterator[str]:
+    from rich.cells import cell_len
+
+    if cell_len(line) <= width:
+        yield line
+        return
+    words = line.split(" ")
+    indentation = next((number for number, word in enumerate(words) if word), 0)
+    begun = " " * indentation + "".join(words[indentation : indentation + 1])
+    for word in words[indentation + 1 :]:
+        if cell_len(begun) + 1 + cell_len(word) <= width:
+            begun += f" {word}"
+        else:
+            yield begun
+            begun = " " * indentation + word
+    yield begun
 
 
 def say_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

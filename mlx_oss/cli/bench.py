@@ -60,7 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("mlx-lm", "mlx-lm-float32", "llama.cpp"),
         action="append",
         default=[],
-        help="also measure this engine, which must be installed; the engines take turns. mlx-lm-float32 computes as "
+        metavar="ENGINE",
+        help="also measure this engine, mlx-lm, mlx-lm-float32 or llama.cpp, which must be installed; the engines take "
+        "turns. mlx-lm-float32 computes as "
         "mlx-oss does in float32, so it should write the same tokens. llama.cpp runs random weights of the same "
         "shapes and types, from a file as large as the model, which is removed in the end; not with --concurrency. "
         "May be given more than once",

@@ -55,11 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-s",
         "--system",
-        "--instructions",
         dest="instructions",
         default="",
         metavar="TEXT",
-        help="instructions for the model in all its answers (default: none)",
+        help="instructions for the model in all its answers; --instructions is the same (default: none)",
+    )
+    parser.add_argument(
+        "--instructions", dest="instructions", default=argparse.SUPPRESS, metavar="TEXT", help=argparse.SUPPRESS
     )
     tool_arguments.add_arguments(parser)
     parser.add_argument(
@@ -124,6 +126,8 @@ def _answer(args: argparse.Namespace, questions: list[str], attached: list[Attac
     from mlx_oss.cli.printers import make_printer
 
     printer = make_printer(as_json=args.json, hide_reasoning=args.hide_reasoning)
+    if tools["confirm"] is not None:
+        printer.is_reviewed = tools["confirm"].asks
     try:
         if questions:
             return _answers(session(), questions, printer, keeper)

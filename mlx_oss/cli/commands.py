@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -13,7 +14,7 @@ from mlx_oss.cli.answer_arguments import EFFORTS
 from mlx_oss.cli.attachments import without_attachments
 from mlx_oss.cli.chat_state import ChatState
 from mlx_oss.cli.set_command import set_option
-from mlx_oss.terminal import one_line, sanitize
+from mlx_oss.terminal import one_line, sanitize, width_of
 
 if TYPE_CHECKING:
     from mlx_oss.chat.session import ChatSession
@@ -34,18 +35,27 @@ def dispatch(state: ChatState, typed: str) -> None:
     command = COMMANDS.get("exit" if name in LEAVING else name)
     if command is None:
         guess = did_you_mean(name, (*COMMANDS, *LEAVING))
-        meant = guess.replace("mean ", "mean /") or "/help lists the commands"
-        state.notice(f"unknown command /{one_line(name)}: {meant}; for a question that begins with /, type //")
+        meant = guess.replace("mean ", "mean /") or "/help lists them."
+        state.notice(f"unknown command /{one_line(name)}: {meant} For a question that begins with /, type //")
     else:
         command.run(state, argument.strip())
 
 
+_KEYS = (
+    "Enter sends; Ctrl-J, or Esc and then Enter, starts a new line; Tab completes.",
+    "Ctrl-C stops an answer; Ctrl-D or exit leaves.",
+    'For a question that begins with /, type //. @FILE attaches a file, @"A FILE" one with spaces in its name.',
+)
+
+
 def _help(state: ChatState, _: str) -> None:
-    usages = {f"/{name} {command.arguments}": command.help for name, command in COMMANDS.items()}
-    lines = [f"  {usage:{max(map(len, usages))}}  {help}" for usage, help in usages.items()]
-    keys = "Enter sends; Ctrl-J, or Esc and then Enter, starts a new line; Ctrl-C stops an answer; Ctrl-D leaves.\n"
-    keys += "For a question that begins with /, type //."
-    state.notice("\n".join([*lines, keys]))
+    usages = {f"/{name} {command.arguments}".rstrip(): command.help for name, command in COMMANDS.items()}
+    first = max(map(len, usages))
+    if first + max(map(len, usages.values())) + 4 <= (width_of(sys.stderr) or 80):
+        lines = [f"  {usage:{first}}  {help}" for usage, help in usages.items()]
+    else:
+        lines = [f"{usage}\n  {help}" for usage, help in usages.items()]
+    state.notice("\n".join([*lines, *_KEYS]))
 
 
 def _reasoning(state: ChatState, argument: str) -> None:

@@ -7,7 +7,7 @@ more than the window can show. Knows nothing of sessions.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from markdown_it import MarkdownIt
 from rich.console import Console
@@ -16,15 +16,19 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from mlx_oss import events
+from mlx_oss.cli.formulas import with_formulas
+from mlx_oss.cli.printers import never
 from mlx_oss.cli.remarks import remark
 from mlx_oss.events import Event
-from mlx_oss.terminal import sanitize
+from mlx_oss.terminal import one_line, sanitize, wrapped
 
 Line = list[Segment]
 
 # HTML is printed as text, because tags that the model writes are meant to be seen. Images and link definitions are text
 # too, because they would be drawn without their addresses.
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable(["reference", "image"])
+_PARSER = with_formulas(
+    MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable(["reference", "image"])
+)
 
 
 _SHORT = 500  # characters of a block that is parsed again after each line
@@ -36,10 +40,12 @@ class LiveMarkdown:
     Attributes:
         hide_reasoning: Show "thinking ..." instead of the reasoning.
         whole_calls: Print tool calls and results whole, else only their beginning.
+        is_reviewed: Whether the user is shown a call anyway, as in `printers.Printer`.
     """
 
     def __init__(self, hide_reasoning: bool = False) -> None:
         self.hide_reasoning, self.whole_calls = hide_reasoning, False
+        self.is_reviewed: Callable[[events.ToolCall], bool] = never
         self._console = Console(highlight=False, markup=False)
         self._live_region = _LiveRegion(self._console)
         self._kind: type | None = None  # kind of the text being written
@@ -57,6 +63,9 @@ class LiveMarkdown:
                 self._show_status(f"reading {done:,} of {total:,} tokens")
             case events.RepairedOutput() if not remark(event):
                 pass
+            case events.ToolCall(recipient) if self.is_reviewed(event):
+                self._finish()
+                self._print(type(event), self._lines(Text(f"[calls {one_line(recipient)}]", "dim")))
             case (
                 events.RepairedOutput()
                 | events.ToolCall()
@@ -74,7 +83,7 @@ class LiveMarkdown:
         self._last_printed = None
 
     def notice(self, text: str) -> None:
-        self._console.print(Text(sanitize(text), "dim"), soft_wrap=True)
+        self._console.print(Text(wrapped(sanitize(text), self._console.width), "dim"), soft_wrap=True)
 
     def _append(self, kind: type, text: str) -> None:
         if kind is not self._kind:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import settings
 from mlx_oss.cli.progress import shown
+from mlx_oss.terminal import say
 from mlx_oss.weights.hub.names import NANO
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 _NANO = """\
 This is nano, a small demonstration model that comes with mlx-oss. It is not gpt-oss. For gpt-oss-20b (13.8 GB):
-mlx-oss chat --model openai/gpt-oss-20b
-"""
+mlx-oss chat --model openai/gpt-oss-20b"""
 _MODEL_HELP = (
     "20b, 120b, a name on huggingface.co such as openai/gpt-oss-20b, or a folder, as downloaded or converted (default: "
     "that of `mlx-oss config`, else nano, a small demonstration model that comes with mlx-oss)"
@@ -182,7 +181,7 @@ def load(args: argparse.Namespace) -> tuple[LocalEngine, Tokenizer]:
 
     name = args.model or settings.model()
     if name is None:
-        sys.stderr.write(_NANO)
+        say(_NANO)
     with shown() as progress:
         return mlx_oss.load(
             name,

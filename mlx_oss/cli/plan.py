@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model_arguments, settings
 from mlx_oss.errors import OptionError
-from mlx_oss.terminal import one_line
+from mlx_oss.terminal import one_line, report
 from mlx_oss.weights.hub.names import NANO
 
 if TYPE_CHECKING:
@@ -75,15 +75,14 @@ def _show(plan: Plan) -> None:
     table.add_row("Python, MLX, vocabulary", "", format_bytes(plan.base_bytes))
     table.add_row("peak", format_bytes(plan.whole_bytes), format_bytes(plan.peak_bytes))
     console.print(table)
-    console.print(one_line(f"{plan}."), soft_wrap=True)
+    report(one_line(f"{plan}."))
     if plan.slots is not None:
-        console.print("Several conversations take turns, a token at a time.", soft_wrap=True)
+        report("Several conversations take turns, a token at a time.")
     elif plan.verdict != "too small":
-        most = format_bytes(plan.cache_bytes)
-        console.print(f"Keys and values of all conversations together take at most {most}.", soft_wrap=True)
+        report(f"Keys and values of all conversations together take at most {format_bytes(plan.cache_bytes)}.")
     if plan.slots is not None and plan.source != "as requested":
-        console.print("--memory sets another limit.", soft_wrap=True)
+        report("--memory sets another limit.")
     if plan.remedy:
-        console.print(f"{plan.remedy[0].upper()}{plan.remedy[1:]}.", soft_wrap=True)
+        report(f"{plan.remedy[0].upper()}{plan.remedy[1:]}.")
     elif plan.profile:
-        console.print(f"If you convert it with --profile {plan.profile}, everything fits into memory.", soft_wrap=True)
+        report(f"If you convert it with --profile {plan.profile}, everything fits into memory.")

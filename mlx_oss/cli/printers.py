@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from enum import Enum
 from typing import Protocol
@@ -15,7 +16,7 @@ from typing import Protocol
 from mlx_oss import events
 from mlx_oss.cli.remarks import remark
 from mlx_oss.events import Event
-from mlx_oss.terminal import sanitize, wants_plain
+from mlx_oss.terminal import one_line, sanitize, wants_plain, width_of, wrapped
 
 
 class Printer(Protocol):
@@ -24,10 +25,12 @@ class Printer(Protocol):
     Attributes:
         hide_reasoning: Do not print the reasoning.
         whole_calls: Print tool calls and results whole, else only their beginning.
+        is_reviewed: Whether the user is shown a call anyway, to approve it; then only the name of the tool is printed.
     """
 
     hide_reasoning: bool
     whole_calls: bool
+    is_reviewed: Callable[[events.ToolCall], bool]
 
     def __call__(self, event: Event) -> None: ...
 
@@ -36,6 +39,11 @@ class Printer(Protocol):
 
     def notice(self, text: str) -> None:
         """Prints a message of the program, between turns."""
+
+
+def never(call: events.ToolCall) -> bool:
+    """The user is shown no call to approve it."""
+    return False
 
 
 def make_printer(*, as_json: bool = False, hide_reasoning: bool = False) -> Printer:
@@ -57,6 +65,7 @@ class PlainPrinter:
 
     def __init__(self, hide_reasoning: bool = False) -> None:
         self.hide_reasoning, self.whole_calls = hide_reasoning, False
+        self.is_reviewed: Callable[[events.ToolCall], bool] = never
         self._last_kind: type | None = None
         self._prepare_answer = sanitize if sys.stdout.isatty() else str
 
@@ -68,8 +77,11 @@ class PlainPrinter:
                 self._write(event, sanitize(text))
             case events.PreambleDelta(text):
                 self._write(event, sanitize(text))
+            case events.ToolCall(recipient) if self.is_reviewed(event):
+                self._separate(None)
+                self.notice(f"[calls {one_line(recipient)}]")
             case events.ToolCall() | events.ToolResult() | events.TurnsDropped() | events.ReasoningStopped():
-                self._write(event, remark(event, self.whole_calls))
+                self._write(event, wrapped(remark(event, self.whole_calls), width_of(sys.stderr)))
             case events.RepairedOutput() if remark(event):
                 self._write(event, remark(event))
 
@@ -79,7 +91,7 @@ class PlainPrinter:
             self.notice(remark)
 
     def notice(self, text: str) -> None:
-        sys.stderr.write(f"{sanitize(text)}\n")
+        sys.stderr.write(f"{wrapped(sanitize(text), width_of(sys.stderr))}\n")
 
     def _write(self, event: Event, text: str) -> None:
         self._separate(type(event))
@@ -100,6 +112,9 @@ class JsonPrinter:
 
     hide_reasoning, whole_calls = False, True
 
+    def __init__(self) -> None:
+        self.is_reviewed: Callable[[events.ToolCall], bool] = never
+
     def __call__(self, event: Event) -> None:
         write_json_line(snake_case(type(event).__name__), **asdict(event))
 
@@ -107,7 +122,7 @@ class JsonPrinter:
         pass  # the last event says it
 
     def notice(self, text: str) -> None:
-        sys.stderr.write(f"{sanitize(text)}\n")
+        sys.stderr.write(f"{wrapped(sanitize(text), width_of(sys.stderr))}\n")
 
 
 def write_json_line(kind: str, **fields: object) -> None:

@@ -11,6 +11,7 @@ from mlx_oss.harmony import Repair
 from mlx_oss.terminal import one_line, sanitize
 
 _SHOWN_LINES, _SHOWN_CHARACTERS = 6, 400  # of a shortened call or result
+_REFUSED = "the user refused this call"  # the error of such a call
 _ENDINGS: dict[events.FinishReason, str] = {
     "no_answer": "[the model stopped without an answer: ask again, or ask it to go on]",
     "repetition": "[cut off: the model repeated itself]",
@@ -28,6 +29,8 @@ def remark(event: Event, whole: bool = False) -> str:
     match event:
         case events.ToolCall(recipient, arguments):
             return f"[calls {one_line(recipient)}: {sanitize(arguments if whole else _folded(arguments))}]"
+        case events.ToolResult(recipient, error=error) if error == _REFUSED:  # the user knows it
+            return f"[{one_line(recipient)} was not run]"
         case events.ToolResult(recipient, text):
             return f"[{one_line(recipient)} returns: {sanitize(text if whole else _folded(text))}]"
         case events.TurnsDropped(count):

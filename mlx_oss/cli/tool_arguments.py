@@ -25,7 +25,7 @@ _HELP = """\
 tool that the model may call; may be given more than once. python runs Python code (python=stateless: keep no variables
 between calls, python=limits: without a sandbox, python=FOLDER: with copies of the files of a folder, where what the
 code writes is saved, python=limits,FOLDER: both); browser=FOLDER reads the text, HTML and PDF files of a
-folder; browser=https://HOST/search?q={query} searches the web; patch=FOLDER changes the files of a folder; FILE.py
+folder; browser=https://HOST/?q={query} searches the web; patch=FOLDER changes the files of a folder; FILE.py
 offers the functions of a Python file that have a docstring"""
 
 
@@ -64,10 +64,18 @@ class Confirmation:
         """True if any of the tools needs approval."""
         return bool(self._previews)
 
+    def asks(self, call: ToolCall) -> bool:
+        """Whether the user will be shown this call, and asked."""
+        name = self._name(call)
+        return name in self._previews and name not in self._approved
+
+    def _name(self, call: ToolCall) -> str:
+        return call.name if call.name in self._previews else call.name.partition(".")[0]
+
     def __call__(self, call: ToolCall) -> bool | str:
-        name = call.name if call.name in self._previews else call.name.partition(".")[0]
-        if name not in self._previews or name in self._approved:
+        if not self.asks(call):
             return True
+        name = self._name(call)
         sys.stderr.write(text_for_review(self._previews[name](call.arguments)).rstrip("\n") + "\n")
         with asking_user():
             while True:

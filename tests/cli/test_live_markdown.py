@@ -272,3 +272,39 @@ def test_what_follows_a_long_block_is_printed_in_the_end(drawing, screen):
     printer.end_turn()
     lines = [line.strip() for line in screen.lines()]
     assert lines.count("after it") == lines.count("the end") == 1 and sum("• a" in line for line in lines) == 200
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        r"\(a_1 * b_2 * c\)",
+        r"\[ x * y * z \]",
+        "$$ a_1 * b * c $$",
+        r"\(\alpha_{i} \, \lambda^{-4}\)",
+        "\\[\na\n= b\n+ c\n- d * e * f\n# g\n\\]",
+        "$$\n+ c \\\\\n1. d\n$$",
+    ],
+)
+def test_formulas_are_drawn_as_they_are_written(formula, shown):
+    assert shown(AnswerDelta(f"{formula}\n"), DONE) == formula
+    if "\n" not in formula:
+        assert shown(AnswerDelta(f"So {formula}, *as* said."), DONE).replace("\n", " ") == f"So {formula}, as said."
+
+
+def test_a_formula_that_is_being_written_does_not_swallow_what_follows(shown):
+    lines = shown(AnswerDelta("\\[ a * b\n\nThen *this*.\n\n$$ 5 and *that*."), DONE).splitlines()
+    assert lines == ["\\[ a * b", "", "Then this.", "", "$$ 5 and that."]
+    assert shown(AnswerDelta("Costs $5, or $6 * 2 * 3, *really*."), DONE) == "Costs $5, or $6 * 2 * 3, really."
+    listed = shown(AnswerDelta("- \\( a * b * c\n- *second*"), DONE)
+    assert listed == " \N{BULLET} \\( a * b * c\n \N{BULLET} second"
+
+
+def test_escaped_characters_and_code_are_drawn_as_before(shown):
+    assert shown(AnswerDelta(r"\*no\* `\(x\)` \\(y) (z)"), DONE) == r"*no* \(x\) \(y) (z)"
+
+
+def test_finished_formulas_scroll_away_and_time_is_linear():
+    from mlx_oss.cli.live_markdown import finished_blocks
+
+    blocks, tail = finished_blocks("\\[\na\n\\]\nb\n\n" + "\\(" * 20_000)
+    assert blocks[0] == "\\[\na\n\\]\n" and tail.startswith("\\(")

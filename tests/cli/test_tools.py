@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 
 import pytest
 
 from mlx_oss import ToolCall, ToolResult
 from mlx_oss.cli import main, tool_arguments
+from mlx_oss.cli.live_markdown import LiveMarkdown
+from mlx_oss.cli.printers import PlainPrinter
 from mlx_oss.cli.remarks import remark
 from mlx_oss.tools import BrowserTool, PythonTool, Tool, patch_tool, python
 from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
@@ -259,3 +262,32 @@ def test_each_event_of_a_turn_with_tools_is_a_line_of_json(mine, capsys):
     assert main(arguments) == 0
     kinds = [json.loads(line)["type"] for line in capsys.readouterr().out.splitlines()]
     assert kinds.index("tool_call") < kinds.index("tool_result") < kinds.index("answer_delta") < kinds.index("finished")
+
+
+@pytest.mark.parametrize("kind", [PlainPrinter, LiveMarkdown])
+def test_a_call_that_the_user_is_asked_about_is_printed_once(kind, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\nalways\n"))
+    ask, printer = tool_arguments.Confirmation([PythonTool(isolation="limits")]), kind()
+    printer.is_reviewed = ask.asks
+    for verdict in (False, True):
+        call = ToolCall("python", "print(37*48)")
+        printer(call)
+        assert ask(call) is verdict
+        error = None if verdict else "the user refused this call"
+        printer(ToolResult("python", "1776" if verdict else f"Error: {error}", error))
+        printer.end_turn()
+    out, err = capsys.readouterr()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out + err)
+    assert shown.count("37*48") == 2 and shown.count("[calls python]\n") == 2
+    assert shown.count("[python was not run]") == 1 and "[python returns: 1776]" in shown
+    printer(ToolCall("python", "print(1)"))  # always approved, so it is shown as a remark
+    printer.end_turn()
+    assert "[calls python: print(1)]" in "".join(capsys.readouterr())
+
+
+def test_what_the_user_refuses_is_the_error_that_the_printers_know():
+    from mlx_oss.tools.calls import Toolset
+
+    invocation = Toolset([PythonTool(isolation="limits")], lambda call: False).invoke(ToolCall("python", "1"))
+    invocation.perform()
+    assert remark(invocation.result) == "[python was not run]"
