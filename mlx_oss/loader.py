@@ -96,7 +96,7 @@ def load(
 
 
 def plan(
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     context: int | None = None,
     memory: str | int | None = None,
@@ -108,8 +108,9 @@ def plan(
     A plan is returned even if the memory is too small: see `Plan.verdict`.
 
     Args:
-        path: Folder of the model, or its name, as for `load`. Of a model that is not on this disk, only its config and
-            the headers of its files are downloaded. A model that `load` would convert first is planned as converted.
+        path: Folder of the model, or its name, as for `load`; None: nano. Of a model that is not on this disk, only its
+            config and the headers of its files are downloaded. A model that `load` would convert first is planned as
+            converted.
         context: Tokens of context that have to fit. None: with everything in memory, the largest that fits of the
             model's limit, half of it, a quarter and so on, down to 8,192; with experts on disk, the largest that fits
             of 8,192, 4,096, 2,048 and 1,024.
@@ -127,6 +128,7 @@ def plan(
         CheckpointError: If a weight file or tensor is missing or wrong, or if a folder has to be converted first.
         DownloadError: If there is no model of this name, or the Hub cannot be asked.
     """
+    path = NANO if path is None else path
     checkpoint = models.checkpoint_of(path)
     if checkpoint.layout.must_convert and path != NANO and models.hub_model(path):
         checkpoint = as_converted(checkpoint)

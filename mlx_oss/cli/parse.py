@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 
 from mlx_oss.cli.render import read_text
 from mlx_oss.errors import HarmonyError
-from mlx_oss.harmony import ParsedMessage, Role, message_to_dict, parse_messages
+from mlx_oss.harmony import ParsedMessage, Role, message_to_dict, parse_messages, render_conversation
+from mlx_oss.tokenizer import START
+
+# The line breaks that `mlx-oss render` puts behind each message, and behind the beginning of the next one.
+_BETWEEN = re.compile(
+    r"(?:(?<=<\|end\|>)|(?<=<\|call\|>)|(?<=<\|return\|>)|(?<=<\|start\|>assistant))\n(?=<\|start\|>|\Z)"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--role",
-        choices=("assistant", "none"),
-        default="assistant",
-        help="the role that the prompt ended with; none: the stream begins with <|start|> (default assistant)",
+        choices=("auto", "assistant", "none"),
+        default="auto",
+        help="the role that the prompt ended with; none: the stream begins with <|start|>, as what `mlx-oss render` "
+        "prints (default auto: none if it does, else assistant)",
     )
     parser.add_argument(
         "--strict", action="store_true", help="stop with an error where the format is broken, instead of repairing it"
@@ -32,8 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     ids = read_ids(args.stream, as_text=args.text)
-    role: Role | None = None if args.role == "none" else "assistant"
-    messages = parse_messages(ids, role=role, strict=args.strict)
+    is_whole = ids[:1] == [START] if args.role == "auto" else args.role == "none"
+    opening = render_conversation([], next_role="assistant")
+    opens_next = is_whole and ids[-len(opening) :] == opening  # as at the end of a prompt
+    role: Role | None = None if is_whole else "assistant"
+    messages = parse_messages(ids[: -len(opening)] if opens_next else ids, role=role, strict=args.strict)
     if args.json:
         entries = [as_dict(parsed) for parsed in messages]
         sys.stdout.write(json.dumps(entries, ensure_ascii=sys.stdout.isatty(), indent=2) + "\n")
@@ -42,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
     for parsed in messages:
         write_message(parsed)
+    if opens_next:
+        sys.stdout.write("assistant, is next\n")
     return 0
 
 
@@ -51,7 +64,7 @@ def read_ids(path: str, *, as_text: bool) -> list[int]:
     if as_text:
         from mlx_oss.tokenizer import load_tokenizer
 
-        return load_tokenizer().encode_with_specials(content)
+        return load_tokenizer().encode_with_specials(_BETWEEN.sub("", content))
     try:
         ids = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -52,11 +52,33 @@ def test_render_next_turn_leaves_out_finished_reasoning_and_opens_the_answer(fil
 def test_parse_reads_back_what_render_wrote(file, tmp_path, capsys):
     ids = tmp_path / "ids.json"
     ids.write_text(json.dumps(render_conversation(CONVERSATION)))
-    assert main(["parse", str(ids), "--role", "none", "--json"]) == 0
+    assert main(["parse", str(ids), "--json"]) == 0
     keys = ("role", "content", "channel")
     parsed = [{key: message.get(key) for key in keys} for message in json.loads(capsys.readouterr().out)]
     expected = [{key: message_to_dict(message).get(key) for key in keys} for message in CONVERSATION]
     assert parsed == expected
+
+
+@pytest.mark.parametrize("options", [["--tokens"], [], ["--tokens", "--next-turn"], ["--next-turn"]])
+def test_parse_reads_what_render_prints_without_further_options(tmp_path, options, capsys):
+    """Also strictly: nothing has to be repaired."""
+    said = "Hi\n" if "--tokens" not in options else "Hi <|end|>"  # in a text, that would be the end
+    messages = [Message("user", said), *CONVERSATION[1:]]
+    (tmp_path / "file").write_text(json.dumps(list(map(message_to_dict, messages))))
+    assert main(["render", str(tmp_path / "file"), *options]) == 0
+    (tmp_path / "printed").write_text(capsys.readouterr().out)
+    as_text = [] if "--tokens" in options else ["--text"]
+    assert main(["parse", str(tmp_path / "printed"), "--strict", *as_text]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"user, ended by end\n{said}\n\n") and "repaired" not in shown
+    assert ("They greet." in shown) is ("--next-turn" not in options) is not shown.endswith("assistant, is next\n")
+
+
+def test_parse_still_reads_what_a_model_wrote(tmp_path, capsys):
+    (tmp_path / "written").write_text("<|channel|>final<|message|>Yes\n<|return|>")
+    for role in ([], ["--role", "auto"], ["--role", "assistant"]):
+        assert main(["parse", str(tmp_path / "written"), "--text", "--strict", *role]) == 0
+        assert capsys.readouterr().out == "assistant, channel final, ended by return\nYes\n\n\n"
 
 
 def test_parse_shows_repairs_of_broken_text(tmp_path, capsys):

@@ -236,6 +236,12 @@ def test_the_command_tells_what_fits(routed, capsys):
     assert capsys.readouterr().err.startswith("error: 'much' is not a size")
 
 
+def test_without_a_path_nano_is_planned(monkeypatch, capsys):
+    monkeypatch.delenv("MLX_OSS_MODEL", raising=False)
+    assert plan(context=100, memory="1GB") == plan("nano", context=100, memory="1GB")
+    assert main(["plan", "--json"]) == 0 and "nano" in json.loads(capsys.readouterr().out)["folder"]
+
+
 def test_the_command_gives_figures_as_json(routed, capsys):
     path = routed("32 experts")
     assert main(["plan", str(path), "--memory", "1GB", "--context", "100", "--json"]) == 0
