@@ -23,13 +23,26 @@ _SENTENCES = [
 ]
 
 
-def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A question that names what was probably meant, or nothing if no known word is close."""
+def did_you_mean(wrong: str, known: Iterable[str], cutoff: float = 0.7) -> str:
+    """A question that names what was probably meant, or nothing if no known word is close.
+
+    Args:
+        wrong: What was typed.
+        known: What could have been.
+        cutoff: How alike the two have to be, from 0 to 1; of three letters, two suffice.
+    """
     from difflib import get_close_matches
 
-    by_case = {word.lower(): word for word in known}
-    close = get_close_matches(wrong.lower()[:100], list(by_case), n=1, cutoff=0.6)
+    by_case = {word.lower().lstrip("-"): word for word in known}
+    typed = wrong.lower().lstrip("-")[:100]
+    close = get_close_matches(typed, list(by_case), n=1, cutoff=cutoff if len(typed) > 3 else 0.65)
     return f"did you mean {by_case[close[0]]}?" if close else ""
+
+
+def alternatives(words: Iterable[str], last: str = "or") -> str:
+    """Words as in a sentence: "bash, zsh or fish"."""
+    *before, end = words
+    return f"{', '.join(before)} {last} {end}" if before else end
 
 
 class Help(argparse.HelpFormatter):
@@ -102,9 +115,10 @@ class Parser(argparse.ArgumentParser):
                 if problem := re.fullmatch(pattern, named["problem"], re.DOTALL):
                     message = sentence.format(name=name, **problem.groupdict())
         elif missing := re.match(r"the following arguments are required: (.*)", message, re.DOTALL):
-            message = f"{missing[1]} is missing" if "," not in missing[1] else f"{missing[1]} are missing"
+            names = missing[1].split(", ")
+            message = f"{alternatives(names, 'and')} {'is' if len(names) == 1 else 'are'} missing"
         elif several := re.match(r"ambiguous option: (\S+) could match (.*)", message, re.DOTALL):
-            message = f"{several[1]} may mean {several[2].replace(', ', ' or ')}"
+            message = f"{several[1]} may mean {alternatives(several[2].split(', '))}"
         raise OptionError(f"{shortened(message)}: {self._help}")
 
     @property
@@ -128,7 +142,7 @@ class Parser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             choices = list(map(str, action.choices))
             guess = did_you_mean(str(value), choices)
-            raise OptionError(f"{_name(action)} is {quoted(value)}: {guess or 'give ' + ' or '.join(choices)}")
+            raise OptionError(f"{_name(action)} is {quoted(value)}: {guess or 'give ' + alternatives(choices)}")
 
 
 def _name(action: argparse.Action) -> str:

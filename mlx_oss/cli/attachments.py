@@ -90,14 +90,14 @@ def stdin_text() -> str:
 def _decoded(content: bytes, name: str) -> str:
     if len(content) > TEXT_BYTES:
         raise OptionError(f"{name} has more than {TEXT_BYTES:,} bytes: give a shorter text")
+    if b"\0" in content:
+        raise OptionError(f"{name} is not text, or in UTF-16, because it has NUL characters: give text in UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise OptionError(
             f"{name} is not text in UTF-8: `iconv -f ENCODING -t UTF-8` converts text in another encoding"
         ) from None
-    if "\0" in text:
-        raise OptionError(f"{name} is not text, because it has NUL characters: give a text file")
     return text.rstrip("\r\n")
 
 

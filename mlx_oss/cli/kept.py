@@ -177,11 +177,11 @@ class Keeper:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(home))
 
     def _forget_oldest(self) -> None:
-        """Removes the oldest conversations if there are too many, except those that are being written."""
+        """Removes the oldest conversations if there are too many, except those that are locked, such as this one."""
         nbytes = 0
         for number, kept in enumerate(all_kept()):
             nbytes += kept.nbytes
-            if kept.name == self.name or (number < MOST and nbytes <= MOST_BYTES):
+            if number < MOST and nbytes <= MOST_BYTES:
                 continue
             with contextlib.suppress(OSError):
                 if (lock := _locked(kept.path.parent, kept.name)) is not None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from mlx_oss.arguments import did_you_mean
 from mlx_oss.errors import DownloadError, MlxOssError, WrongFolderError
 from mlx_oss.files import can_exist, expanded
+from mlx_oss.weights.hub.names import parse
 
 _KNOWN = ("20b", "120b", "nano", "openai/gpt-oss-20b", "openai/gpt-oss-120b")
 _ARGUMENTS = ("model", "folder", "name", "source")  # where commands take the name of a model
@@ -32,7 +33,8 @@ def guess(error: MlxOssError, args: argparse.Namespace | None) -> str:
     if not name or not can_exist(name) or os.path.lexists(expanded(name)) or name not in str(error):
         return ""
     names = known()
-    if name.lower() in map(str.lower, names):
+    model = parse(name)
+    if (model.repository if model else name).lower() in map(str.lower, names):
         return ""
-    question = did_you_mean(name, names)
+    question = did_you_mean(name, names, cutoff=0.6)
     return f"; {question}" if question else ""

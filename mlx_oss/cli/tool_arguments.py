@@ -163,7 +163,8 @@ def functions_of(path: Path) -> list[AnyTool]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise OptionError(f"{path} cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())})") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise OptionError(f"{path} cannot be loaded ({reason}): correct the file") from None
     tools = [
         value
         for name, value in vars(module).items()

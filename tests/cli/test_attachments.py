@@ -107,7 +107,7 @@ def too_large(path: Path) -> None:
         (os.mkfifo, "it is a named pipe"),
         (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
         (lambda path: path.write_bytes(b"caf\xe9"), "x is not text in UTF-8: `iconv -f ENCODING -t UTF-8`"),
-        (lambda path: path.write_bytes(b"a\0b"), "x is not text, because it has NUL characters"),
+        (lambda path: path.write_bytes(b"a\0b"), "x is not text, or in UTF-16, because it has NUL characters"),
         (lambda path: path.write_bytes(b" \n"), "x is empty"),
         (too_large, "more than 16,777,216 bytes"),
     ],

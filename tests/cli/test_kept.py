@@ -80,6 +80,12 @@ def test_a_conversation_is_kept_after_each_answer_for_the_user_alone(chat, state
     assert keeper.name is None
 
 
+def test_a_folder_that_others_can_read_is_closed(chat, state_folder):
+    (state_folder / "conversations").mkdir(parents=True, mode=0o755)
+    chat(session(), "Hi")
+    assert modes(state_folder / "conversations") == 0o700
+
+
 def test_what_is_undone_is_not_kept_and_clear_begins_another_one(chat):
     chat(session(), "Hi", "And?", "/undo")
     assert texts() == ["Hi", "Yes."]
