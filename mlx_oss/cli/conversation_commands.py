@@ -12,6 +12,7 @@ from mlx_oss.cli import kept
 from mlx_oss.cli.attachments import without_attachments
 from mlx_oss.cli.chat_state import ChatState
 from mlx_oss.cli.kept import Kept
+from mlx_oss.cli.wording import in_words
 from mlx_oss.errors import MlxOssError, SessionError
 from mlx_oss.files import expanded
 from mlx_oss.terminal import one_line
@@ -80,7 +81,10 @@ def open_kept(found: Kept, model: Engine, tokenizer: Tokenizer, tools: dict[str,
         session_file.read(found.path)
     except SessionError as error:
         note = one_line(f"{str(error).partition(':')[0]}: only what can be read was loaded")
-    session = ChatSession.load(found.path, model, tokenizer, text_only=True, **tools)
+    try:
+        session = ChatSession.load(found.path, model, tokenizer, text_only=True, **tools)
+    except SessionError:
+        raise SessionError(f"nothing in {found.path} can be read: remove it, or /load another conversation") from None
     session.context_limit = model.context  # that of the model it was kept with may be shorter
     return session, note
 
@@ -152,7 +156,7 @@ def model(state: ChatState, argument: str) -> None:
         try:
             model, tokenizer = state.load(folder)
         except (MlxOssError, KeyboardInterrupt) as error:
-            failure = str(error) or "interrupted"
+            failure = in_words(str(error), dashes=False) or "interrupted"
             model, tokenizer = state.load(before)
         state.session = ChatSession.load(file, model, tokenizer, text_only=True, **state.tools)
         state.session.context_limit = model.context  # that of the model before may be shorter

@@ -202,6 +202,7 @@ def test_tab_completes_commands_and_mentioned_files(here):
         found = Words(["save", "stats", "undo"]).get_completions(Document(text), CompleteEvent())
         return [text[: len(text) + each.start_position] + each.text for each in found]
 
-    assert completed("/s") == ["/save", "/stats"] and completed("/save s") == [] and completed("s") == []
+    assert completed("/s") == ["/save", "/stats"] and completed("/undo s") == [] and completed("s") == []
+    assert completed("/save no") == ["/save notes.txt"] and completed("/export my") == ["/export my notes.txt"]
     assert completed("Read @no") == ["Read @notes.txt"] and completed("@src/a") == ["@src/a.py"]
     assert completed("ann@no") == [] and completed("Read no") == []

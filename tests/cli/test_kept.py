@@ -257,6 +257,27 @@ def test_what_can_be_read_of_a_damaged_conversation_is_loaded_and_that_is_told(c
     assert "only what can be read was loaded" in chat(session(), f"/load {one.name}")
 
 
+def test_of_a_conversation_that_cannot_be_read_at_all_it_is_told_what_to_do(chat, loading, capsys):
+    chat(session(), "Hi")
+    (one,) = kept.all_kept()
+    one.path.write_bytes(b"nothing")
+    assert f"error: nothing in {one.path} can be read: remove it, or /load" in chat(session(), f"/load {one.name}")
+    loading()
+    assert main(["chat", "-c", "Hi"]) == 4 and "remove it, or /load another" in capsys.readouterr().err
+
+
+def test_tab_completes_the_names_of_conversations(chat):
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+
+    from mlx_oss.cli.completion_words import Words
+
+    chat(session(), "Hi")
+    (one,) = kept.all_kept()
+    found = Words([]).get_completions(Document(f"/load {one.name[:7]}"), CompleteEvent())
+    assert [each.text for each in found] == [one.name]
+
+
 def test_many_are_listed_as_a_number(chat, monkeypatch):
     monkeypatch.setattr("mlx_oss.cli.conversation_commands._SHOWN", 1)
     chat(session(), "One", "/clear", "Two")
