@@ -28,6 +28,7 @@ from mlx_oss.terminal import say
 
 STDIN = "-"  # the name of a file that stands for stdin
 _PATIENCE = 3.0  # seconds after which the user is told that stdin is waited for
+_TOO_LONG = f"the attached texts have more than {TEXT_BYTES:,} characters together: attach fewer"
 _BLOCK = re.compile(r"[^\n]+:\n(`{3,})\n.*?\n\1\n\n", re.DOTALL)
 _MENTION = re.compile(r'(?<!\S)@(?:"([^"\n]+)"|(\S+))')
 _PUNCTUATION = ".,;:!?)]}'\""
@@ -56,6 +57,16 @@ def attached(path: str) -> Attachment:
     except (OSError, ValueError) as error:  # ValueError: an impossible path
         reason = getattr(error, "strerror", None) or error
         raise OptionError(f"{path} cannot be read ({reason}): give a text file") from None
+
+
+def all_attached(paths: Iterable[str]) -> list[Attachment]:
+    """The texts of several files. Raises OptionError as `attached`, or if they are too long together."""
+    texts: list[Attachment] = []
+    for path in paths:
+        texts.append(attached(path))
+        if sum(len(text.text) for text in texts) > TEXT_BYTES:  # before more of them are read
+            raise OptionError(_TOO_LONG)
+    return texts
 
 
 def stdin_has_text() -> bool:
@@ -110,15 +121,16 @@ def with_attachments(question: str, attachments: Iterable[Attachment]) -> str:
         blocks.append(f"{' '.join(attachment.name.split())}:\n{fence}\n{attachment.text}\n{fence}\n\n")
     whole = "".join([*blocks, question])
     if len(whole) > TEXT_BYTES:
-        raise OptionError(f"the attached texts have more than {TEXT_BYTES:,} characters together: attach fewer")
+        raise OptionError(_TOO_LONG)
     return whole
 
 
 def without_attachments(text: str) -> str:
     """The question itself, of what `with_attachments` returned."""
-    while block := _BLOCK.match(text):
-        text = text[block.end() :]
-    return text
+    end = 0
+    while block := _BLOCK.match(text, end):
+        end = block.end()
+    return text[end:]
 
 
 def mentioned(text: str) -> tuple[list[str], list[str]]:

@@ -109,7 +109,7 @@ def with_mentions(typed: str, attached: Sequence[Attachment], printer: Printer) 
         OptionError: If one of them cannot be read.
     """
     files, others = attachments.mentioned(typed)
-    attached = [*attached, *map(attachments.attached, files)]
+    attached = [*attached, *attachments.all_attached(files)]
     if attached:
         printer.notice(one_line(attachments.told(attached)))
     if others:

@@ -86,17 +86,29 @@ def open_kept(found: Kept, model: Engine, tokenizer: Tokenizer, tools: dict[str,
     except SessionError:
         raise SessionError(f"nothing in {found.path} can be read: remove it, or /load another conversation") from None
     session.context_limit = model.context  # that of the model it was kept with may be shorter
-    return session, note
+    return session, "\n".join(filter(None, [note, _missing_tools(session, tools)]))
 
 
 def _open_file(path: Path, model: Engine, tokenizer: Tokenizer, tools: dict[str, Any]) -> tuple[ChatSession, str]:
     from mlx_oss.chat.session import ChatSession
 
     try:
-        return ChatSession.load(path, model, tokenizer, **tools), ""
+        session = ChatSession.load(path, model, tokenizer, **tools)
+        return session, _missing_tools(session, tools)
     except SessionError as error:
         session = ChatSession.load(path, model, tokenizer, text_only=True, **tools)
         return session, one_line(f"{str(error).partition(':')[0]}: only the text was loaded; the model reads it again")
+
+
+def _missing_tools(session: ChatSession, tools: dict[str, Any]) -> str:
+    """A note about tools that the model may call in a conversation, and that are not run now."""
+    from mlx_oss.tools.calls import Toolset
+
+    now = Toolset(tools.get("tools", ()), None)
+    known = {tool.name for tool in now.functions} | {space.name for space in now.namespaces}
+    named = [*(tool.name for tool in session.tools), *(space.name for space in session.system_tools)]
+    missing = [name for name in named if name not in known]
+    return one_line(f"tools that are not run now: {', '.join(missing)}; --tool gives them again") if missing else ""
 
 
 def sessions(state: ChatState, _: str) -> None:

@@ -19,7 +19,7 @@ def asked(args: argparse.Namespace) -> tuple[list[str], list[Attachment]]:
         OptionError: If there is no question, or a text cannot be read.
     """
     question = checked_text(" ".join(word for word in args.question if word != attachments.STDIN)).strip()
-    attached = [attachments.attached(path) for path in args.files]
+    attached = attachments.all_attached(args.files)
     if empty := [text.name for text in attached if not text.text.strip()]:
         raise OptionError(f"{empty[0]} is empty: give a file with text")
     from_stdin = attachments.STDIN in args.question

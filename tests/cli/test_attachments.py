@@ -132,6 +132,19 @@ def test_texts_are_bounded_together(here):
         with_attachments("Why?", [half, half])
 
 
+def test_files_that_are_too_long_together_are_not_all_read(here, monkeypatch):
+    read = []
+    monkeypatch.setattr(attachments, "TEXT_BYTES", 30)
+    monkeypatch.setattr(attachments, "attached", lambda path: read.append(path) or Attachment(path, "x" * 20))
+    with pytest.raises(OptionError, match="attach fewer"):
+        attachments.all_attached(["a", "b", "c", "d"])
+    assert read == ["a", "b"]
+
+
+def test_many_blocks_take_time_in_proportion(here):
+    assert without_attachments("x:\n```\n\n```\n\n" * 200_000 + "Why?") == "Why?"
+
+
 def test_a_device_as_stdin_is_not_read(session, monkeypatch):
     with open("/dev/zero", encoding="utf-8") as zeros:
         monkeypatch.setattr(sys, "stdin", zeros)

@@ -278,6 +278,16 @@ def test_tab_completes_the_names_of_conversations(chat):
     assert [each.text for each in found] == [one.name]
 
 
+def test_tools_that_are_not_run_now_are_named(chat):
+    def get_weather(place: str) -> str:
+        """Gets the weather."""
+        return "sun"
+
+    chat(session(tools=[get_weather]), "Hi")
+    shown = chat(session(), f"/load {kept.last().name}")
+    assert "tools that are not run now: get_weather; --tool gives them again\n" in shown
+
+
 def test_many_are_listed_as_a_number(chat, monkeypatch):
     monkeypatch.setattr("mlx_oss.cli.conversation_commands._SHOWN", 1)
     chat(session(), "One", "/clear", "Two")
