@@ -178,10 +178,10 @@ class Keeper:
 
     def _forget_oldest(self) -> None:
         """Removes the oldest conversations if there are too many, except those that are locked, such as this one."""
-        nbytes = 0
-        for number, kept in enumerate(all_kept()):
-            nbytes += kept.nbytes
-            if number < MOST and nbytes <= MOST_BYTES:
+        number = nbytes = 0
+        for kept in all_kept():
+            if number < MOST and nbytes + kept.nbytes <= MOST_BYTES:
+                number, nbytes = number + 1, nbytes + kept.nbytes
                 continue
             with contextlib.suppress(OSError):
                 if (lock := _locked(kept.path.parent, kept.name)) is not None:

@@ -200,6 +200,16 @@ def test_the_oldest_conversations_go_when_there_are_too_many(monkeypatch, most, 
     held.end()
 
 
+def test_a_file_of_terabytes_is_neither_read_nor_in_the_way_of_others(chat, state_folder):
+    chat(session(), "Hi")
+    huge = kept.last().path.with_name("2020-01-01-0000.session")
+    with open(huge, "wb") as file:
+        file.truncate(1 << 42)
+    assert "2020-01-01-0000, cannot be read" in chat(session(), "/sessions")
+    chat(session(), "And?")
+    assert sorted(texts(one.name)[0] for one in kept.all_kept()) == ["And?", "Hi"] and not huge.exists()
+
+
 def test_a_killed_program_leaves_no_lock_that_stops_others(chat, state_folder):
     chat(session(), "Hi")
     (one,) = kept.all_kept()
