@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_oss.cli import statuses
 from mlx_oss.cli.kept import Keeper
 from mlx_oss.cli.wording import in_words
-from mlx_oss.errors import SessionError
+from mlx_oss.errors import MlxOssError, SessionError
 from mlx_oss.terminal import one_line
 
 if TYPE_CHECKING:
@@ -49,9 +50,15 @@ class ChatState:
         """Prints a message of the program."""
         self.printer.notice(text)
 
-    def error(self, error: Exception, remedy: str = "") -> None:
-        """Prints an error, as one line."""
-        self.notice(one_line(f"error: {in_words(str(error), dashes=False)}{remedy}"))
+    def error(self, error: MlxOssError, remedy: str = "") -> None:
+        """Prints an error, as one line, or with `--json` as JSON."""
+        from mlx_oss.cli.printers import JsonPrinter
+
+        message = in_words(str(error), dashes=False) + remedy
+        if isinstance(self.printer, JsonPrinter):
+            statuses.tell(message, statuses.status_of(error), kind=type(error).__name__, as_json=True)
+        else:
+            self.notice(one_line(f"error: {message}"))
 
     def keep(self) -> None:
         """Writes the conversation as it is now. If that fails, says so once, and no longer tries."""

@@ -8,7 +8,7 @@ import os
 import sys
 
 from mlx_oss.cli import chat as chat_command
-from mlx_oss.cli import settings
+from mlx_oss.cli import kept, settings
 from mlx_oss.terminal import one_line, report
 
 
@@ -22,7 +22,13 @@ def run(args: argparse.Namespace) -> int:
     model = settings.model()
     chat = read.get("chat", {})
     if args.json:
-        shown = {"file": None if file is None else str(file), "model": model, "chat": chat}
+        home = kept.folder()
+        shown = {
+            "file": None if file is None else str(file),
+            "model": model,
+            "chat": chat,
+            "conversations": None if home is None else str(home),
+        }
         sys.stdout.write(json.dumps(shown, default=str) + "\n")
         return 0
     if file is None:
@@ -38,4 +44,6 @@ def run(args: argparse.Namespace) -> int:
     report(one_line(named))
     for key, value in chat.items():
         report(one_line(f"chat {key} = {json.dumps(value, default=str)}"))
+    if (home := kept.folder()) is not None:
+        report(one_line(f"conversations are kept in {home}"))
     return 0

@@ -238,6 +238,19 @@ def test_what_the_model_says_in_anothers_role_is_shown_as_a_remark(kind, capsys)
     )
 
 
+def test_an_error_in_a_conversation_is_json_with_json(typed, capsys):
+    typed += ["two", "/set top-p 0"]
+    converse(FakeSession(ContextError("no room")), JsonPrinter())
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first == {
+        "type": "error",
+        "kind": "ContextError",
+        "message": "no room; /undo and /clear make room",
+        "status": 2,
+    }
+    assert second["kind"] == "OptionError" and second["message"].startswith("top-p is 0")
+
+
 def test_json_tells_what_had_to_be_repaired(capsys):
     session = FakeSession(RepairedOutput((Note(Repair.MISSPELT_CHANNEL, "finl"),)), DONE)
     show_turn(session, session.send("?"), JsonPrinter())

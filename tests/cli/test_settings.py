@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_oss.cli import chat, main, settings
+from mlx_oss.cli import chat, kept, main, settings
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,7 @@ def test_without_a_file_the_defaults_are_those_of_the_command(file, capsys):
     assert main(["config"]) == 0
     out = capsys.readouterr().out
     assert f"{file} (does not exist)" in out and "model: nano" in out
+    assert f"conversations are kept in {kept.folder()}" in out
 
 
 def test_the_command_line_comes_before_the_environment_and_that_before_the_file(file, monkeypatch, capsys):
