@@ -83,7 +83,9 @@ def stdin_text() -> str:
     if sys.stdin is None:
         return ""
     try:
-        if not sys.stdin.isatty() and not select.select([sys.stdin], [], [], _PATIENCE)[0]:
+        if sys.stdin.isatty():
+            say("type the text; Ctrl-D on a line of its own ends it")
+        elif not select.select([sys.stdin], [], [], _PATIENCE)[0]:
             say("waiting for text on stdin; `< /dev/null` gives none")
     except (OSError, ValueError):
         pass  # no file, so there is nothing to wait for

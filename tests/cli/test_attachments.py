@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -62,6 +63,9 @@ def piped(monkeypatch) -> Iterator[Callable[[bytes], None]]:
         (["Which colour?"], b"The sky is green.\n", "stdin:\n```\nThe sky is green.\n```\n\nWhich colour?"),
         (["Which", "colour?", "-"], b"Red", "stdin:\n```\nRed\n```\n\nWhich colour?"),
         (["-"], b"Which colour?\n", "Which colour?"),
+        (["Which", "--temperature", "0", "colour?"], b"", "Which colour?"),
+        (["Which", "--temperature", "0", "colour?", "-"], b"Red", "stdin:\n```\nRed\n```\n\nWhich colour?"),
+        (["--", "--which", "colour?"], b"", "--which colour?"),
         ([], b"Which colour?\n", "Which colour?"),
         (["Which colour?"], b" \n", "Which colour?"),
         (["-f", "notes.txt", "Which colour?"], b"", NOTES + "Which colour?"),
@@ -149,6 +153,13 @@ def test_a_device_as_stdin_is_not_read(session, monkeypatch):
     with open("/dev/zero", encoding="utf-8") as zeros:
         monkeypatch.setattr(sys, "stdin", zeros)
         assert main(["chat", "Why?"]) == 0 and session.questions == ["Why?"]
+
+
+def test_who_types_the_text_is_told_how_it_ends(monkeypatch, capsys):
+    keyboard = io.StringIO("Why?\n")
+    monkeypatch.setattr(keyboard, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", keyboard)
+    assert attachments.stdin_text() == "Why?" and "Ctrl-D on a line of its own" in capsys.readouterr().err
 
 
 def test_who_waits_for_stdin_is_told(monkeypatch, capsys):

@@ -89,4 +89,4 @@ def test_the_help_and_the_guide_explain_every_status(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     guide = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
     for status in (0, 1, 2, 3, 4, 130):
-        assert f" {status} " in shown and f"| {status} |" in guide
+        assert f" {status} " in shown and f"| {status} |" in guide.replace("130, 143", "130")

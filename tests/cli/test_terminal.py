@@ -122,6 +122,27 @@ def test_a_conversation_is_saved_and_goes_on_in_another_process(terminal, tmp_pa
     leave(child)
 
 
+def test_the_last_conversation_goes_on_in_another_process(terminal, tmp_path):
+    child = terminal()
+    child.expect(PROMPT)
+    ask(child, "My name is Anna.")
+    child.expect(PROMPT)
+    child.send("exit\r")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+    (file,) = (tmp_path / "state" / "mlx-oss" / "conversations").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    child = terminal("-c")
+    child.expect(r"turns: 1\]")
+    child.expect(PROMPT)
+    assert "Anna" in ask(child, "What is my name?").splitlines()[-1]
+    child.expect(PROMPT)
+    child.send("/sessions\r")
+    child.expect("2 questions, open: My name is Anna")
+    leave(child)
+
+
 def test_a_window_that_changes_while_the_model_writes_loses_nothing(terminal):
     child = terminal()
     child.expect(PROMPT)
