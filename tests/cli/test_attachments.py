@@ -17,7 +17,7 @@ from mlx_oss.cli import attachments, main
 from mlx_oss.cli.attachments import Attachment, mentioned, with_attachments, without_attachments
 from mlx_oss.errors import OptionError
 from mlx_oss.files import TEXT_BYTES
-from tests.cli.test_chat import DONE, FakeSession, say, typed  # noqa: F401  (fixtures)
+from tests.cli.fake_session import DONE, FakeSession
 
 NOTES = "notes.txt:\n```\nThe sky is green.\n```\n\n"
 
@@ -202,7 +202,7 @@ def test_only_a_file_that_is_there_is_mentioned(here, text, files, others):
     assert mentioned(text) == (files, others)
 
 
-def test_in_a_conversation_a_file_is_attached_and_that_is_told(say, here):  # noqa: F811
+def test_in_a_conversation_a_file_is_attached_and_that_is_told(say, here):
     session = FakeSession(AnswerDelta("Green."), DONE)
     shown = say(session, "Which colour has it in @notes.txt?", "And @notes.md?", "Hi @ann")
     assert session.questions == [NOTES + "Which colour has it in @notes.txt?", "And @notes.md?", "Hi @ann"]
@@ -210,7 +210,7 @@ def test_in_a_conversation_a_file_is_attached_and_that_is_told(say, here):  # no
     assert "[not attached: 'notes.md' is no file here]\n" in shown and shown.count("attached") == 2
 
 
-def test_a_mentioned_file_that_is_no_text_is_told_and_nothing_is_sent(say, here):  # noqa: F811
+def test_a_mentioned_file_that_is_no_text_is_told_and_nothing_is_sent(say, here):
     (here / "x.pdf").write_bytes(b"%PDF\xff")
     session = FakeSession(DONE)
     assert "error: x.pdf is not text in UTF-8" in say(session, "What is in @x.pdf?") and session.questions == []

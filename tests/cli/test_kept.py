@@ -19,7 +19,6 @@ from mlx_oss.cli.conversation import converse
 from mlx_oss.cli.kept import Keeper
 from mlx_oss.cli.printers import PlainPrinter
 from mlx_oss.errors import OptionError, SessionError
-from tests.cli.test_chat import typed  # noqa: F401  (a fixture)
 
 TOKENIZER = load_tokenizer()
 
@@ -29,7 +28,7 @@ def session(*answers: str, **options: Any) -> ChatSession:
 
 
 @pytest.fixture
-def chat(typed, capsys) -> Callable[..., str]:  # noqa: F811
+def chat(typed, capsys) -> Callable[..., str]:
     """chat(session, line, ...) returns what a conversation with these typed lines prints to stderr."""
 
     def conversation(answering: ChatSession, *lines: str, keeper: Keeper | None = None) -> str:

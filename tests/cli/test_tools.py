@@ -237,7 +237,7 @@ def test_generate_shows_the_call_and_what_the_tool_answers(capsys):
 def test_a_loaded_conversation_gets_the_tools_again(mine, tmp_path, monkeypatch, capsys):
     from mlx_oss.cli.conversation import converse
     from mlx_oss.cli.printers import JsonPrinter
-    from tests.cli.test_chat import FakeSession
+    from tests.cli.fake_session import FakeSession
 
     options_for_tools = {"tools": tool_arguments.functions_of(mine), "confirm": None}
     load_options = []

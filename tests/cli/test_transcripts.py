@@ -37,7 +37,7 @@ from mlx_oss.cli.tool_arguments import Confirmation
 from mlx_oss.errors import ContextError, DeviceError
 from mlx_oss.terminal import wrapped
 from mlx_oss.tools import PythonTool
-from tests.cli.test_chat import DONE, FakeSession
+from tests.cli.fake_session import DONE, FakeSession
 
 FOLDER = Path(__file__).parent / "transcripts"
 WIDTHS = (40, 80, 120)
