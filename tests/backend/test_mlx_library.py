@@ -97,7 +97,9 @@ def test_a_benchmark_of_a_folder_says_so_too(tmp_path):
 
 
 def test_converting_needs_mlx_only_to_quantise(tmp_path):
-    assert set(NEEDING) | {"render", "parse", "convert", "verify", "doctor", "completion", *OF_NAMES} == set(COMMANDS)
+    assert set(NEEDING) | {"render", "parse", "convert", "verify", "doctor", "completion", "batch", *OF_NAMES} == set(
+        COMMANDS
+    )
     folder = fake_mlx(tmp_path, ROSETTA)
     source = write_checkpoint(tmp_path / "src", TINY | {"hidden_size": 192, "head_dim": 64}, seed=1)
     converted = run(folder, "-m", "mlx_oss", "convert", str(source), str(tmp_path / "dst"))
