@@ -102,7 +102,7 @@ def _open_file(path: Path, model: Engine, tokenizer: Tokenizer, tools: dict[str,
 
 def _missing_tools(session: ChatSession, tools: dict[str, Any]) -> str:
     """A note about tools that the model may call in a conversation, and that are not run now."""
-    from mlx_oss.tools.calls import Toolset
+    from mlx_oss.tools.toolset import Toolset
 
     now = Toolset(tools.get("tools", ()), None)
     known = {tool.name for tool in now.functions} | {space.name for space in now.namespaces}

@@ -286,7 +286,7 @@ def test_a_call_that_the_user_is_asked_about_is_printed_once(kind, monkeypatch, 
 
 
 def test_what_the_user_refuses_is_the_error_that_the_printers_know():
-    from mlx_oss.tools.calls import Toolset
+    from mlx_oss.tools.toolset import Toolset
 
     invocation = Toolset([PythonTool(isolation="limits")], lambda call: False).invoke(ToolCall("python", "1"))
     invocation.perform()
