@@ -80,7 +80,7 @@ MISTAKES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("context too long", lambda path: mlx_oss.load(context=10**6), "context is 1000000", "expected 1 to 4,096"),
     ("dtype", lambda path: mlx_oss.load(dtype="fp16"), "dtype is 'fp16'", "expected auto, float32 or bfloat16"),
     ("progress", lambda path: mlx_oss.load(progress=True), "progress is True", "expected a function"),
-    ("plan nothing", lambda path: mlx_oss.plan(None), "the model is None", "expected its folder or name"),
+    ("plan a number", lambda path: mlx_oss.plan(7), "the model is 7", "expected its folder or name"),
     # Making a session
     ("model by name", lambda path: ChatSession("20b", TOKENIZER), "model is a str", "= mlx_oss.load("),
     ("both in one", lambda path: ChatSession((1, 2), TOKENIZER), "model is a tuple", "model, tokenizer = mlx_oss.load"),

@@ -38,7 +38,7 @@ def test_arguments_are_checked_before_anything_is_read(folder, tmp_path):
         (lambda: verify(folder(), 5), "the path is 5"),
         (lambda: verify(folder(), progress=True), "progress is True, expected a function"),
         (lambda: mlx_oss.load(["20b"]), r"the model is \['20b'\], expected its folder or name, such as"),
-        (lambda: mlx_oss.plan(None), "the model is None, expected its folder or name"),
+        (lambda: mlx_oss.plan(7), "the model is 7, expected its folder or name"),
         (lambda: mlx_oss.load(folder(), progress=1), "progress is 1, expected a function"),
     ):
         with pytest.raises(OptionError, match=expected):

@@ -702,6 +702,9 @@ def test_the_result_of_a_backend_after_cancel_is_not_shown():
             tool.cancel()
             return Page(source, source, source)
 
+        def search(self, query: str, topn: int) -> Page:
+            raise NotImplementedError
+
     tool = BrowserTool(Slow())
     for _ in range(2):
         with pytest.raises(ToolError, match="stopped"):
