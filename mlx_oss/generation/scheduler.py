@@ -97,6 +97,7 @@ class Scheduler:
         Raises:
             EngineError: If nothing can be computed any more, or the computing thread would wait for itself.
         """
+        compute_thread.check_process()  # what was awake in the process that this one was forked from sleeps here
         if compute_thread.is_current():
             raise EngineError("a constraint runs on the thread of the engine, so it cannot wait for the engine")
         future: Future[Item | None] = Future()

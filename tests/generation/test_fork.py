@@ -70,6 +70,15 @@ def test_a_child_that_was_forked_in_the_middle_of_a_turn_gets_the_error_too():
     assert len(printed) == 3 and all(line.startswith("EngineError: this process was forked") for line in printed)
 
 
+def test_a_child_gets_the_error_for_a_stream_that_began_before_while_others_are_computed():
+    """The child has no thread that computes, although there was work for it at the moment of the fork."""
+    begin = "stream = lambda: model.submit(mlx_oss.Request([1, 2], max_tokens=4000))\nown, other = stream(), stream()"
+    read = "import threading\nreader = threading.Thread(target=lambda: list(other))\nnext(own)\nreader.start()"
+    forks = "next(own)\nfor _ in range(3): child(lambda: next(own))\nother.cancel()\nreader.join()"
+    printed = run(f"{LOADED}\n{begin}\n{read}\n{forks}")
+    assert len(printed) == 3 and all(line.startswith("EngineError: this process was forked") for line in printed)
+
+
 def test_the_parent_computes_on_after_a_fork():
     assert run(f"{LOADED}\nchild(lambda: 1)\nprint(session.ask('Hi').usage.generated_tokens)") == ["1", "3"]
 
