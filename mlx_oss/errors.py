@@ -27,6 +27,7 @@ What a message quotes may come from a file of somebody else, so `quoted` and the
 from __future__ import annotations
 
 import reprlib
+import traceback
 
 __all__ = [
     "BatchError",
@@ -69,6 +70,16 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
     rest = f" [{len(text) - longest:,} more characters] "
     end = longest // 3
     return text[: longest - end - len(rest)] + rest + text[-end:]
+
+
+def forget_frames(error: BaseException) -> None:
+    """Clears the variables in the traceback: a program that keeps errors would keep the sessions and their caches."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
 
 
 class MlxOssError(Exception):

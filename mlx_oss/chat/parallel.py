@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from queue import SimpleQueue
 
 from mlx_oss.action import Action, Wait
+from mlx_oss.errors import forget_frames
 from mlx_oss.events import Event, Reply, collect
 from mlx_oss.shield import shield, shielded
 
@@ -205,15 +205,5 @@ class _Running:
         done, self._events, self._action, self.error = self._done, [], None, None
         del self._turn, self._done
         if isinstance(outcome, BaseException):
-            _forget_frames(outcome)
+            forget_frames(outcome)
         done(outcome)
-
-
-def _forget_frames(error: BaseException) -> None:
-    """Clears the variables in the traceback: a program that keeps errors would keep the sessions and their caches."""
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        traceback.clear_frames(cause.__traceback__)
-        cause = cause.__cause__ or cause.__context__

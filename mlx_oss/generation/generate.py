@@ -195,7 +195,10 @@ def decode(
         choice = sequence.pending
         advance(model, [sequence])
         if sequence.error is not None:
-            raise sequence.error
+            try:
+                raise sequence.error
+            finally:
+                sequence.error = None  # it refers to frames that hold the sequence: a cycle
         step = sequence.step_of(choice)
         yield step
         if step.finish:

@@ -113,6 +113,8 @@ class Row:
     def end(self, error: BaseException | None = None) -> None:
         """Gives an error to the reader, if there is one, when it asks for the next item; after that no more items."""
         self.error = error or self.error
+        if self.writing is not None:
+            self.writing.error = None  # it refers to frames that hold the sequence: a cycle
         self.has_ended, self.reading, self.writing = True, None, None
         while self.is_asked:
             future = self.asked.popleft()
@@ -121,6 +123,8 @@ class Row:
                 future.set_exception(error)
             else:
                 future.set_result(None)
+        if self.is_cancelled:
+            self.error = None
 
 
 class RowStream(Stream):
@@ -142,6 +146,7 @@ class RowStream(Stream):
 
     def cancel(self) -> None:
         self._row.is_cancelled = True
+        self._row.error = None  # nobody will read it, and it refers to frames that hold the row: a cycle
         with suppress(EngineError):  # the program is exiting: nothing is computed any more
             self._scheduler.look()
 
@@ -152,5 +157,8 @@ class RowStream(Stream):
         self.cancel()
 
     def __del__(self) -> None:
-        if hasattr(self, "_scheduler") and not self._row.has_ended:
-            self.cancel()
+        if hasattr(self, "_scheduler"):
+            if self._row.has_ended:
+                self._row.error = None
+            else:
+                self.cancel()

@@ -20,7 +20,7 @@ import mlx.core as mx
 
 from mlx_oss.backend import device
 from mlx_oss.backend.device_errors import device_errors
-from mlx_oss.errors import ContextError, DeviceError, EngineError, NumericalError
+from mlx_oss.errors import ContextError, DeviceError, EngineError, NumericalError, forget_frames
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.engine import Item, PromptProgress, Step
 from mlx_oss.generation.generate import Continuation, advance, prefill_chunks
@@ -210,7 +210,7 @@ class Scheduler:
                         "bytes that there are for conversations: shorten the conversation"
                     )
             except Exception as error:
-                self.end(row, error)
+                self._fail([row], error)
 
     @property
     def _waits_for_preamble(self) -> bool:
@@ -361,6 +361,7 @@ class Scheduler:
             if sequences:
                 advance(self._model, list(sequences.values()))
         except Exception as error:
+            sequences.clear()  # the error refers to this frame
             self._fail(rows, error)
             return
         if not is_given_first:
@@ -443,6 +444,7 @@ class Scheduler:
         for row in rows:
             self.end(row, error, is_damaged=is_damaged)
         if isinstance(error, DeviceError):
+            forget_frames(error)  # they hold keys and values, and the memory may be used up
             mx.clear_cache()
             if error.took_too_long:
                 self.chunk = max(_LEAST_CHUNK, self.chunk // 2)

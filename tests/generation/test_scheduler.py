@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_oss import LocalEngine, Request, SamplingOptions, Stream, Transformer
-from mlx_oss.errors import EngineError, OptionError
+from mlx_oss.errors import DeviceError, EngineError, OptionError
 from mlx_oss.generation import compute_thread, scheduler
 from tests.engines import as_loaded, small_config
 
@@ -142,6 +145,69 @@ def test_an_error_that_comes_while_nobody_reads_is_raised_at_the_next_step(engin
             time.sleep(0.02)
             given.append(next(stream).token)
     assert given == alone(engine, PROMPTS[0])[: len(given)] and next(stream, None) is None
+
+
+class Forbids:
+    """A constraint that allows everything, and raises when it has accepted three tokens."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+
+    def allowed(self) -> np.ndarray | int | None:
+        if self.accepted == 3:
+            raise RuntimeError("no more")
+
+    def accept(self, token: int) -> None:
+        self.accepted += 1
+
+
+@pytest.fixture
+def caches(monkeypatch, transformer) -> list[weakref.ref]:
+    """The caches that are made in the test, which is without the garbage collector."""
+    made: list[weakref.ref] = []
+
+    def make_cache():
+        cache = Ticks.make_cache(transformer)
+        made.append(weakref.ref(cache))
+        return cache
+
+    monkeypatch.setattr(transformer, "make_cache", make_cache)
+    gc.collect()
+    gc.disable()
+    yield made
+    gc.enable()
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+@pytest.mark.parametrize("fails", ["constraint", "device"])
+def test_a_failed_request_keeps_no_keys_and_values(engine, transformer, monkeypatch, caches, fails, is_read):
+    stream = begun(engine, PROMPTS[0], constraint=Forbids() if fails == "constraint" else None)
+    got = [next(stream), next(stream)]
+    if fails == "device":
+        monkeypatch.setattr(transformer, "hidden_of_each", mx_fails)
+    got.append(next(stream))
+    if is_read:
+        with suppress(RuntimeError, DeviceError):
+            next(stream)
+    del stream
+    compute_thread.run(lambda: None)
+    assert len(caches) == 1 and caches[0]() is None
+
+
+def mx_fails(*_: object) -> None:
+    raise RuntimeError("Unable to allocate 5 bytes")
+
+
+def test_an_error_of_the_device_that_a_program_keeps_keeps_no_keys_and_values(engine, transformer, monkeypatch, caches):
+    kept = []
+    for function in ("hidden_of_each", "hidden"):
+        with monkeypatch.context() as patch:
+            patch.setattr(transformer, function, mx_fails)
+            with pytest.raises(DeviceError) as error:
+                tokens(begun(engine, PROMPTS[0]))
+        kept.append(error)
+    compute_thread.run(lambda: None)
+    assert len(caches) == 2 and [cache() for cache in caches] == [None, None]
 
 
 def test_more_requests_than_are_computed_at_once_take_turns(engine, transformer, monkeypatch):
