@@ -15,7 +15,7 @@ from mlx_oss.chat.history import Conversation
 from mlx_oss.chat.live import LiveConversation
 from mlx_oss.chat.settings import TurnOptions
 from mlx_oss.chat.turns import question_of
-from mlx_oss.errors import OptionError
+from mlx_oss.errors import OptionError, quoted
 from mlx_oss.events import Event, Reply, collect
 from mlx_oss.shield import shielded
 
@@ -76,7 +76,10 @@ class Asking(Editing):
             if self._conversation.current.entries not in [choice.entries for choice in self._choices]:
                 raise OptionError("there are no answers to choose from: call `choose` right after ask(text, n=...)")
             if type(number) is not int or not 0 <= number < len(self._choices):
-                raise OptionError(f"there is no answer {number!r}: expected 0 to {len(self._choices) - 1}")
+                raise OptionError(
+                    f"there is no answer {quoted(number)}: give its place in Reply.choices, "
+                    f"0 to {len(self._choices) - 1}"
+                )
             self._conversation.current = self._choices[number]
 
     @shielded

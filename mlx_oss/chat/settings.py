@@ -229,6 +229,8 @@ def remedy(name: str, known: Iterable[str] = ()) -> str:
         return f"give options=SamplingOptions({name}=...)"
     if name == "stream":
         return "`send` returns the events of an answer while it is written"
+    if name == "n":
+        return "`ask` and `aask` give several answers, `ask(text, n=3)`"
     if name in of_session and name not in known:
         return "set it on the session"
     close = [_ELSEWHERE.get(name, "")] if _ELSEWHERE.get(name) in known else difflib.get_close_matches(name, known, 1)

@@ -13,6 +13,7 @@ import enum
 import functools
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -57,8 +58,12 @@ class Tool:
         if not callable(self.handler):
             raise OptionError(f"the handler of the tool {self.name!r} is {quoted(self.handler)}, expected a function")
         limit = self.timeout
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
-            raise OptionError(f"the timeout of the tool {self.name!r} is {limit!r}, expected seconds above 0, or None")
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= threading.TIMEOUT_MAX
+        ):
+            raise OptionError(
+                f"the timeout of the tool {self.name!r} is {limit!r}, expected seconds above 0, or None for no limit"
+            )
 
     @property
     def name(self) -> str:
