@@ -131,10 +131,9 @@ class PrefixPool:
 
     def grow(self, prefix: Prefix, tokens: int) -> bool:
         """Sets bytes aside for more ids of a prefix in use. Returns False if they do not fit."""
-        length = len(prefix.ids)
-        if -(-length // KVCache.STEP) == -(-(length + tokens) // KVCache.STEP):
+        more = self._bytes(len(prefix.ids) + tokens, prefix.kv.snapshots) - self._used[prefix]
+        if more <= 0:  # also for ids that were set aside for a guess, and taken back
             return True
-        more = self._bytes(length + tokens) - self._bytes(length)
         if not self._make_room(more):
             return False
         self._used[prefix] += more

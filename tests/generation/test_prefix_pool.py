@@ -11,6 +11,7 @@ import pytest
 
 from mlx_oss import LocalEngine, PromptCache, Request, SamplingOptions, Stream, Transformer
 from mlx_oss.errors import ContextError
+from mlx_oss.generation.lookup import Lookup, Worth
 from mlx_oss.generation.prefix_pool import bytes_for, shared_length
 from tests.engines import as_loaded, small_config
 
@@ -199,6 +200,17 @@ def test_the_answer_that_finds_no_more_room_ends_and_the_others_go_on(transforme
     ids = cache.ids
     assert len(ids) == 256 and ids[:250] == long
     assert tokens(begun(engine, [*ids, 1], cache)) == alone(LocalEngine(transformer), [*ids, 1])
+
+
+def test_wrong_guesses_take_no_bytes(transformer, monkeypatch):
+    """Each guess near the end of a buffer sets bytes aside for the next buffer, once."""
+    monkeypatch.setattr(Lookup, "guess", lambda self, most=16: [3] * most)
+    monkeypatch.setattr(Worth, "is_worth_it", lambda self: True)
+    engine = LocalEngine(transformer, guesses=True)
+    stream = begun(engine, PREAMBLE, count=400)
+    for _ in range(300):
+        next(stream)
+    assert engine.stats.cache_bytes == bytes_for(engine.config, 340, engine.dtype.size, 0)
 
 
 def test_forgetting_frees_what_no_conversation_holds(engine):
