@@ -281,6 +281,8 @@ class Continuation:
             self.error = error
         if guess:
             self.cache.take_back(len(guess) - len(self.guessed))
+            if not self.guessed:
+                self.cache.keep_earlier(False)
 
     def _observe(self, choice: Choice) -> None:
         """Tells the picker a choice, once, if it has to know it."""

@@ -152,6 +152,8 @@ class Scheduler:
             self._begin()
             for row in [row for row in self._rows if row.steps and row.is_asked]:
                 self._give(row, row.steps.popleft())
+                if row.prefix is not None and not row.steps:  # nothing can be taken back any more
+                    row.prefix.kv.keep_earlier(False)
                 self._end_if_failed(row)
             if rows := self._ready():
                 self._tick(rows)

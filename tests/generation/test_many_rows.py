@@ -164,6 +164,21 @@ def test_the_cache_of_a_stream_that_is_left_holds_no_guess_that_nobody_has_read(
         assert tokens_of(engine.submit(replace(longer, cache=cache))) == wanted
 
 
+def test_rings_to_take_guesses_back_are_kept_only_until_these_are_read(tiny, guessing):
+    """For 20b a ring costs 3 MiB, and a reader may pause for long."""
+    request = Request([5, 6, 7, 8], GREEDY, 60)
+    guessing(random.Random(4), [Case(request)], [alone(tiny, Case(request))])
+    engine = engine_of(tiny, guesses=True)
+    cache, seen = engine.make_prompt_cache(), set()
+
+    def look(read: int) -> tuple[bool, bool]:
+        return len(cache.ids) > len(request.prompt) + read, cache.kv.can_take_back(1)
+
+    for number, _ in enumerate(engine.submit(replace(request, cache=cache)), 1):
+        seen.add(compute_thread.run(lambda number=number: look(number)))
+    assert seen == {(False, False), (True, True)}
+
+
 def test_the_same_request_many_times_at_once_gets_the_same_answer_each_time(model):
     (case,) = random_cases(random.Random(3), 1, vocabulary(model))
     case = replace(
