@@ -356,7 +356,7 @@ class Scheduler:
                 if not step.finish:
                     row.give(step)
                     self._guess(row, step.token, len(rows))
-        rows = [row for row in rows if not row.has_ended and self._has_room(row)]
+        rows = [row for row in rows if not row.has_ended and self._has_room(row, steps.get(row))]
         sequences = {row: row.writing for row in rows if row.writing is not None}
         guesses = {row: len(sequence.guess) for row, sequence in sequences.items()}
         try:
@@ -420,8 +420,8 @@ class Scheduler:
                 self._fail([row], error)
         return steps
 
-    def _has_room(self, row: Row) -> bool:
-        """Makes room for the next tokens of a row; ends it if there is none."""
+    def _has_room(self, row: Row, given: Step | None) -> bool:
+        """Makes room for the token of a row that was chosen last. If there is none, the row ends after this token."""
         assert row.prefix is not None and row.writing is not None
         if self.pool.grow(row.prefix, 1 + len(row.writing.guess)):
             return True
@@ -431,6 +431,13 @@ class Scheduler:
                 break
         else:
             return True
+        step = given or self._steps({row: row.writing.pending}).get(row)
+        if step is None or step.finish:
+            if step is not None:
+                self._give(row, step)
+            return False
+        if given is None:
+            row.give(step)
         self.end(
             row,
             ContextError(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import random
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
 
 from mlx_oss import LocalEngine, PromptCache, Request, SamplingOptions, Stream, Transformer
 from mlx_oss.errors import ContextError
+from mlx_oss.generation import scheduler
 from mlx_oss.generation.lookup import Lookup, Worth
 from mlx_oss.generation.prefix_pool import bytes_for, shared_length
 from tests.engines import as_loaded, small_config
@@ -200,6 +202,21 @@ def test_the_answer_that_finds_no_more_room_ends_and_the_others_go_on(transforme
     ids = cache.ids
     assert len(ids) == 256 and ids[:250] == long
     assert tokens(begun(engine, [*ids, 1], cache)) == alone(LocalEngine(transformer), [*ids, 1])
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_an_answer_gets_every_token_up_to_where_the_room_ends(transformer, monkeypatch, on_gpu):
+    """Where it ends there by itself, it is whole."""
+    monkeypatch.setattr(scheduler, "device", SimpleNamespace(on_gpu=lambda: on_gpu))
+    engine = LocalEngine(transformer, cache_bytes=step_bytes(LocalEngine(transformer)), guesses=False)
+    long = [(3 * n) % 50 for n in range(250)]
+    wanted = alone(LocalEngine(transformer, guesses=False), long, 9)
+    assert tokens(begun(engine, long, count=7)) == wanted[:7]
+    engine.forget_prefixes()
+    stream = begun(engine, long, count=9)
+    assert [next(stream).token for _ in range(7)] == wanted[:7]
+    with pytest.raises(ContextError, match="used up"):
+        next(stream)
 
 
 def test_wrong_guesses_take_no_bytes(transformer, monkeypatch):
