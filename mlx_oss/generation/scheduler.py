@@ -115,8 +115,10 @@ class Scheduler:
             self._is_awake = True
             try:
                 compute_thread.submit(self._work)
-            except BaseException:
+            except BaseException as error:
                 self._is_awake = False
+                if not isinstance(error, Exception):  # Ctrl-C: other threads have relied on this one meanwhile
+                    self.wake()
                 raise
 
     def look(self) -> None:

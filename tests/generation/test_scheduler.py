@@ -16,6 +16,7 @@ import pytest
 from mlx_oss import LocalEngine, Request, SamplingOptions, Stream, Transformer
 from mlx_oss.errors import DeviceError, EngineError, OptionError
 from mlx_oss.generation import compute_thread, scheduler
+from mlx_oss.generation.engine import PromptProgress
 from tests.engines import as_loaded, small_config
 
 CONTEXT = 600
@@ -208,6 +209,21 @@ def test_an_error_of_the_device_that_a_program_keeps_keeps_no_keys_and_values(en
         kept.append(error)
     compute_thread.run(lambda: None)
     assert len(caches) == 2 and [cache() for cache in caches] == [None, None]
+
+
+def test_ctrl_c_while_one_reader_asks_is_no_reason_for_another_to_wait_for_ever(engine, monkeypatch):
+    asking, other = begun(engine, PROMPTS[0]), begun(engine, PROMPTS[1])
+    asked = []
+
+    def interrupt(function):
+        monkeypatch.undo()
+        asked.append(other.read())  # on another thread, just before
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compute_thread, "submit", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        asking.read()
+    assert isinstance(asked[0].result(30), PromptProgress)
 
 
 def test_more_requests_than_are_computed_at_once_take_turns(engine, transformer, monkeypatch):
