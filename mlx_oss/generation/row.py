@@ -62,6 +62,7 @@ class Row:
         error: What the reader gets instead of the next item, if anything.
         is_cancelled: True if the reader wants no more items.
         is_expected: True if its reader is likely to ask for the next token in a moment.
+        has_begun: True if it is counted among the requests that have begun.
         has_taken_over: True if it has ended the row that used its prompt cache before.
         has_ended: True if there are no more items.
     """
@@ -81,7 +82,7 @@ class Row:
         self.given_at = 0.0
         self.asked: deque[Future[Item | None]] = deque()
         self.error: BaseException | None = None
-        self.is_cancelled = self.is_expected = self.has_taken_over = self.has_ended = False
+        self.is_cancelled = self.is_expected = self.has_begun = self.has_taken_over = self.has_ended = False
 
     @property
     def is_asked(self) -> bool:

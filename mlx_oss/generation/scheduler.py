@@ -46,7 +46,7 @@ class Scheduler:
         model: The model.
         pool: Its prefixes.
         chunk: Number of tokens of a prompt that are read at a time.
-        at_once: Maximum number of rows.
+        at_once: Maximum number of rows whose readers wait.
         together: Maximum number of rows in a tick.
         guesses: Whether to check what the text before suggests, several tokens at a time (see `lookup`).
         added_ids: Ids of text that a fine-tune has added.
@@ -269,11 +269,13 @@ class Scheduler:
             row.reading = self._reread(prefix, ids[:-1])
             return True
         reused = len(prefix.ids)
-        row.counts.read_tokens = row.counts.reused_tokens = reused
         row.reading = self._chunks(row, prefix, reused)
-        self.begun += 1
-        self.read_tokens += len(row.prompt)
-        self.reused_tokens += reused
+        if not row.has_begun:  # otherwise it was suspended in the middle of its prompt
+            row.has_begun = True
+            row.counts.read_tokens = row.counts.reused_tokens = reused
+            self.begun += 1
+            self.read_tokens += len(row.prompt)
+            self.reused_tokens += reused
         return True
 
     def _reread(self, prefix: Prefix, ids: list[int]) -> Iterator[None]:
@@ -305,7 +307,8 @@ class Scheduler:
                     elif len(prefix.ids) == end:
                         prefix.kv.snapshot()
                     if end != preamble or end in ends or not is_short:
-                        yield PromptProgress(len(prefix.ids) - reused, len(prompt) - reused)
+                        held = row.counts.reused_tokens
+                        yield PromptProgress(max(0, len(prefix.ids) - held), len(prompt) - held)
             elif end == reused < len(prompt):
                 prefix.kv.snapshot()
 

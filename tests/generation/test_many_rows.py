@@ -279,6 +279,8 @@ def test_a_reader_that_pauses_in_the_middle_of_its_prompt_gets_its_answer_later(
     assert paused.read().result(LONGEST).done == 256
     assert together(engine, [Case(Request([1, *ids], GREEDY, 9))], patience=20)[0].tokens == wanted[1]
     assert tokens_of(paused) == wanted[0]
+    assert engine.stats.requests == 2 and engine.stats.prompt_tokens == 2 * 701
+    assert engine.stats.reused_tokens == paused.counts.reused_tokens == 0
 
 
 def test_forks_that_part_stay_within_the_bytes(tiny):
