@@ -73,9 +73,12 @@ class PrefixPool:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all keys and values, with those that are set aside. What two prefixes share counts once."""
-        shared = sum(self._idle.values()) - _nbytes_of(self._idle) if self._may_share else 0
-        return sum(self._used.values()) + sum(self._idle.values()) - shared
+        """Bytes of all keys and values, with those that are set aside. What two prefixes share counts once.
+
+        Any thread can read this at any time.
+        """
+        idle = list(self._idle)  # a copy: the computing thread may change the dict now
+        return sum(self._used.values()) + (_nbytes_of(idle) if self._may_share else sum(self._idle.values()))
 
     @property
     def idle(self) -> int:

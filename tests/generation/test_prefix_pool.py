@@ -15,6 +15,7 @@ from mlx_oss.errors import ContextError
 from mlx_oss.generation import scheduler
 from mlx_oss.generation.lookup import Lookup, Worth
 from mlx_oss.generation.prefix_pool import bytes_for, shared_length
+from mlx_oss.model.kv_cache import Cache
 from tests.engines import as_loaded, small_config
 
 WINDOW, CONTEXT = 7, 1200
@@ -250,6 +251,23 @@ def test_what_forks_share_counts_once_when_bytes_are_scarce(transformer):
     assert tokens(begun(engine, PREAMBLE[::-1])) == alone(engine, PREAMBLE[::-1])
     assert [fork.ids for fork in forks] == 5 * [cache.ids] != 5 * [[]]
     assert tokens(begun(engine, prompt, forks[0])) == alone(engine, prompt)
+
+
+def test_statistics_can_be_read_while_prefixes_come_and_go(transformer, monkeypatch):
+    engine = LocalEngine(transformer)
+    cache = engine.make_prompt_cache()
+    tokens(begun(engine, PREAMBLE, cache))
+    forks = [cache.fork() for _ in range(3)]
+    engine._scheduler.pool.limit = 1  # so that it looks for what they share
+    pool, all_arrays = cache.pool, Cache.all_arrays.fget
+
+    def looked_at(kv):  # meanwhile the computing thread drops one
+        if len(forks) == 3:
+            pool.drop(forks.pop().prefix)
+        return all_arrays(kv)
+
+    monkeypatch.setattr(Cache, "all_arrays", property(looked_at))
+    assert engine.stats.cache_bytes == cache.nbytes and engine.stats.prefixes == 3
 
 
 def test_what_is_frozen_stays_although_the_engine_forgets_it(transformer):
