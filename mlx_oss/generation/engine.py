@@ -267,7 +267,7 @@ class EngineStats:
     """What a `LocalEngine` is doing, and what it has done so far.
 
     Attributes:
-        running: Requests that are being computed.
+        running: Requests that are being computed, those whose readers pause included.
         waiting: Requests that wait until there is room for them.
         requests: Requests that have begun.
         prompt_tokens: Tokens of their prompts, including the reused ones.

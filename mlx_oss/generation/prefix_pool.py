@@ -31,8 +31,8 @@ class Prefix:
     Attributes:
         kv: The keys and values.
         ids: The ids.
-        owner: The prompt cache that holds it, weakly, so that one that is dropped is freed; it has a `prefix`. None if
-            there is no owner.
+        owner: The prompt cache whose `prefix` it is, weakly, so that a cache that nobody uses is freed. None if there
+            is no owner.
     """
 
     def __init__(self, kv: Cache, ids: list[int]) -> None:
@@ -47,7 +47,7 @@ class Prefix:
     def reach(self, prompt: Sequence[int], snapshots: Collection[int]) -> int:
         """How many ids of a prompt it can be rewound to. The last one is read again in any case, for its logits.
 
-        The last snapshot that is wanted is there, or it can be taken after rewinding.
+        After rewinding, the last snapshot that is wanted is there, or it can still be taken.
         """
         shared = shared_length(self.ids, prompt[:-1])
         last = max(snapshots, default=shared)

@@ -33,8 +33,8 @@ from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload.install import offload_stats
 
 MOMENT = 0.002  # seconds that a tick waits for readers that took part in the last one
-LOOK = 0.01  # seconds between two looks whether there is room for a row that waits, if nobody reads
-MOST_TOKENS = 32  # of all rows that a tick computes, if it checks guesses
+LOOK = 0.01  # seconds until it looks again whether there is room for a row that waits, if nobody reads
+MOST_TOKENS = 32  # that a tick computes for all rows together, if it checks guesses
 MOST_WAITING = 1024  # requests that wait for others to end
 _LEAST_CHUNK = 32  # tokens; each time the system stops the GPU because a computation took too long, chunks are halved
 
@@ -83,7 +83,7 @@ class Scheduler:
 
     @property
     def rows(self) -> int:
-        """Number of requests that are being computed."""
+        """Number of requests that have begun and not ended, those whose readers pause included."""
         return len(self._rows)
 
     @property
