@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from copy import copy
 from queue import Empty, SimpleQueue
 
 import mlx.core as mx
@@ -455,10 +456,20 @@ class Scheduler:
     def _fail(self, rows: list[Row], error: Exception) -> None:
         """Ends rows with an error. After an error of MLX, what they hold may have arrays that were never computed."""
         is_damaged = isinstance(error, DeviceError | NumericalError)
-        for row in rows:
-            self.end(row, error, is_damaged=is_damaged)
+        for number, row in enumerate(rows):
+            self.end(row, _copy_of(error) if number else error, is_damaged=is_damaged)
         if isinstance(error, DeviceError):
             forget_frames(error)  # they hold keys and values, and the memory may be used up
             mx.clear_cache()
             if error.took_too_long:
                 self.chunk = max(_LEAST_CHUNK, self.chunk // 2)
+
+
+def _copy_of(error: Exception) -> Exception:
+    """The same error for another reader: each that raises it adds to its traceback, and may add notes."""
+    try:
+        copied = copy(error)
+    except Exception:  # its class needs other arguments than those that it keeps
+        return error
+    copied.__cause__ = error.__cause__
+    return copied.with_traceback(error.__traceback__)

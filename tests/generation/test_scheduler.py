@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
 import mlx.core as mx
@@ -193,6 +193,28 @@ def test_a_failed_request_keeps_no_keys_and_values(engine, transformer, monkeypa
     del stream
     compute_thread.run(lambda: None)
     assert len(caches) == 1 and caches[0]() is None
+
+
+def test_each_reader_gets_an_error_of_its_own_if_a_tick_fails(engine, transformer, monkeypatch):
+    """A note that one adds to it, such as `ask_many` does, is not seen by another."""
+    streams = [begun(engine, prompt) for prompt in PROMPTS]
+    for stream in streams:
+        next(stream)
+    reading = [stream.read() for stream in streams]
+    monkeypatch.setattr(transformer, "hidden_of_each", mx_fails)
+    errors = [error for stream, future in zip(streams, reading, strict=True) for error in errors_of(stream, future)]
+    assert len(errors) == len({id(error) for error in errors}) == len(streams)
+    assert {(type(error), str(error), str(error.__cause__)) for error in errors} == {
+        (DeviceError, str(errors[0]), "Unable to allocate 5 bytes")
+    }
+
+
+def errors_of(stream: Stream, future: Future) -> list[BaseException]:
+    while (error := future.exception(30)) is None:
+        if future.result() is None:
+            return []
+        future = stream.read()
+    return [error]
 
 
 def mx_fails(*_: object) -> None:
