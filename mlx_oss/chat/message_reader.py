@@ -128,7 +128,7 @@ class _Reader:
                 raise OptionError(f"{where}: {error}") from None
             return
         role = data.get("role")
-        if role not in _KEYS:
+        if not isinstance(role, str) or role not in _KEYS:
             raise OptionError(
                 f"{where} has the role {quoted(role)}, expected one of system, developer, {', '.join(_KEYS)}"
             )
@@ -198,7 +198,7 @@ def _recipient(name: str) -> str:
 def _call(call: Any, where: str) -> tuple[str | None, Message]:
     """The id and the message of a call."""
     kind = call.get("type") or "function" if isinstance(call, Mapping) else None
-    body = call.get(kind) if kind in USUAL else None
+    body = call.get(kind) if isinstance(kind, str) and kind in USUAL else None
     name = body.get("name") if isinstance(body, Mapping) else None
     if not isinstance(body, Mapping) or not isinstance(name, str) or not name:
         raise OptionError(
@@ -206,9 +206,12 @@ def _call(call: Any, where: str) -> tuple[str | None, Message]:
             '{"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}'
         )
     written = body.get("arguments" if kind == "function" else "input", "")
-    text = json.dumps(written, ensure_ascii=False) if isinstance(written, Mapping) else written
+    try:
+        text = json.dumps(written, ensure_ascii=False) if isinstance(written, dict) else written
+    except (TypeError, ValueError, RecursionError):
+        text = None  # what JSON cannot express
     if not isinstance(text, str):
-        raise OptionError(f"{where} has the arguments {quoted(text)}, expected their JSON as a text")
+        raise OptionError(f"{where} has the arguments {quoted(written)}, expected their JSON as a text")
     channel, content_type = (
         call.get(key, usual) for key, usual in zip(("channel", "content_type"), USUAL[str(kind)], strict=True)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from types import SimpleNamespace
 
@@ -173,6 +174,7 @@ def test_a_saved_session_keeps_given_messages(tmp_path):
     assert loaded.messages == session.messages and loaded.to_messages() == FEW_SHOT
 
 
+DEEP = functools.reduce(lambda inner, _: {"a": inner}, range(100_000), {})
 CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
@@ -207,6 +209,19 @@ CALLED = {"id": "c1", "type": "function", "function": {"name": "f", "arguments":
             [{"role": "assistant", "tool_calls": [CALLED | {"function": {"name": "f", "arguments": 1}}]}],
             "has the arguments 1, expected their JSON as a text",
         ),
+        (
+            [{"role": "assistant", "tool_calls": [CALLED | {"function": {"name": "f", "arguments": {"a": {1}}}}]}],
+            "has the arguments .*, expected their JSON as a text",
+        ),
+        (
+            [{"role": "assistant", "tool_calls": [CALLED | {"function": {"name": "f", "arguments": DEEP}}]}],
+            "has the arguments .*, expected their JSON as a text",
+        ),
+        (
+            [{"role": "assistant", "tool_calls": [CALLED | {"type": ["function"]}]}],
+            r"\[0\] is .*, expected a call such as",
+        ),
+        ([{"role": ["user"], "content": "Hi"}], r"messages\[0\] has the role \['user'\], expected one of"),
         (
             [Message("system", SystemContent())],
             "is a SystemContent .*: leave it out, and give its values to ChatSession",
