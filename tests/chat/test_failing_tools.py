@@ -124,7 +124,7 @@ def test_a_call_that_is_in_time_is_not_disturbed():
     assert results(session.send("Oslo?")) == [ToolResult("functions.weather", "rain in Oslo")]
 
 
-@pytest.mark.parametrize("timeout", [0, -1, "5", True, float("nan")])
+@pytest.mark.parametrize("timeout", [0, -1, "5", True, float("nan"), float("inf"), 1e10])
 def test_what_is_no_time_is_refused(timeout):
     with pytest.raises(OptionError, match=r"timeout of the tool 'weather' is .*, expected seconds above 0, or None"):
         Tool(ToolDescription("weather"), print, timeout=timeout)

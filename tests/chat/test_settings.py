@@ -201,6 +201,8 @@ def test_what_a_turn_does_not_know_is_refused(arguments, expected):
 
 def test_arguments_are_checked_before_anything_is_read():
     session = chat("Fine.")
+    with pytest.raises(OptionError, match=r"no option 'n': `ask` and `aask` give several answers"):
+        session.send("Hi", n=3)
     for wrong in (
         lambda: session.send(None),
         lambda: session.asend(None),
