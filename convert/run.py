@@ -85,7 +85,9 @@ def _convert(
 ) -> Report:
     options = ConvertOptions() if options is None else options
     if not isinstance(options, ConvertOptions):
-        raise OptionError(f'options is {quoted(options)}, expected ConvertOptions(...), such as (profile="q8")')
+        raise OptionError(
+            f'options is {quoted(options)}, expected ConvertOptions(...), such as ConvertOptions(profile="q8")'
+        )
     check_progress(progress)
     for path in (source, target):
         if not can_exist(expanded(path)):

@@ -16,6 +16,9 @@ from mlx_oss.cli.conversation import Reading, converse, show_turn
 from mlx_oss.cli.interrupts import exit_soon, exiting_on_sigterm, leaving_on_ctrl_d
 from mlx_oss.cli.questions import asked
 from mlx_oss.cli.statuses import DONE, INTERRUPTED
+from mlx_oss.cli.wording import in_words
+from mlx_oss.errors import SessionError
+from mlx_oss.terminal import one_line, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,7 +159,11 @@ def _answers(session: ChatSession, questions: list[str], printer: Printer, keepe
     for question in questions:
         outcome = show_turn(session, session.send(question), printer) or outcome
         if keeper is not None:
-            keeper.keep(session)
+            try:
+                keeper.keep(session)
+            except SessionError as error:  # the answer is there all the same
+                keeper = None
+                say(one_line(f"warning: {in_words(str(error), dashes=False)}"))
         if outcome == INTERRUPTED:
             break
     return outcome

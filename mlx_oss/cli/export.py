@@ -33,14 +33,15 @@ def export(path: str, messages: Iterable[Message]) -> None:
     except FileExistsError:
         raise OptionError(f"{path} is there already: give another name") from None
     except (OSError, ValueError) as error:
-        raise OptionError(f"{path} cannot be written ({getattr(error, 'strerror', None) or error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"{path} cannot be written ({reason}): choose another path") from None
     try:
         with open(descriptor, "w", encoding="utf-8") as stream:
             stream.write(whole_characters(text))
     except OSError as error:
         with contextlib.suppress(OSError):
             file.unlink()
-        raise OptionError(f"{path} cannot be written ({error.strerror})") from None
+        raise OptionError(f"{path} cannot be written ({error.strerror}): choose another path") from None
 
 
 def as_json(messages: Iterable[Message]) -> str:

@@ -102,8 +102,8 @@ def find(name: str) -> Kept | Path:
     if len(begun) == 1:
         return begun[0]
     if begun:
-        names = ", ".join(kept.name for kept in begun[:3])
-        raise OptionError(f"{len(begun)} conversations begin like {name}: {names}{' ...' if len(begun) > 3 else ''}")
+        names = ", ".join(kept.name for kept in begun[:3]) + (" ..." if len(begun) > 3 else "")
+        raise OptionError(f"{len(begun)} conversations begin like {name}: {names}; type more of the name")
     raise OptionError(f"{quoted(name)} is neither a file nor a kept conversation: /sessions lists those")
 
 

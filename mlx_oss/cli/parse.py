@@ -7,7 +7,7 @@ import json
 import re
 import sys
 
-from mlx_oss.cli.render import read_text
+from mlx_oss.cli.render import read_text, source_name
 from mlx_oss.errors import HarmonyError
 from mlx_oss.harmony import ParsedMessage, Role, message_to_dict, parse_messages, render_conversation
 from mlx_oss.tokenizer import START
@@ -65,14 +65,15 @@ def read_ids(path: str, *, as_text: bool) -> list[int]:
         from mlx_oss.tokenizer import load_tokenizer
 
         return load_tokenizer().encode_with_specials(_BETWEEN.sub("", content))
+    source = source_name(path)
     try:
         ids = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise HarmonyError(
-            f"{path} is not JSON ({error}): give a list of token ids, or --text for plain text"
+            f"{source} is not JSON ({error}): give a list of token ids, or --text for plain text"
         ) from None
     if not isinstance(ids, list) or not all(type(id_) is int for id_ in ids):
-        raise HarmonyError(f"{path} is not a list of ids: give a JSON list of token ids, or --text for plain text")
+        raise HarmonyError(f"{source} is not a list of ids: give a JSON list of token ids, or --text for plain text")
     return ids
 
 

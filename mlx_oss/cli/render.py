@@ -41,32 +41,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def source_name(path: str) -> str:
+    """What an error calls a file: "stdin" for "-"."""
+    return "stdin" if path == "-" else path
+
+
 def read_text(path: str) -> str:
     """Reads the text of a file, or of stdin for "-". Raises HarmonyError if it cannot be read as UTF-8."""
+    source = source_name(path)
     try:
         if path == "-":
             return read_up_to(sys.stdin.buffer, TEXT_BYTES, "stdin").decode() if sys.stdin else ""
         return read_input(expanded(path), TEXT_BYTES).decode()
     except UnicodeDecodeError:
-        raise HarmonyError(f"{path} is not text in UTF-8: give a text file, or - for stdin") from None
+        raise HarmonyError(f"{source} is not text in UTF-8: give a text file, or - for stdin") from None
     except (OSError, ValueError) as error:  # ValueError: an impossible path
         reason = getattr(error, "strerror", None) or error
-        raise HarmonyError(f"{path} cannot be read ({reason}): give a text file, or - for stdin") from None
+        raise HarmonyError(f"{source} cannot be read ({reason}): give a text file, or - for stdin") from None
 
 
 def read_conversation(path: str) -> list[Message]:
     """Reads messages from a JSON file in the form of openai-harmony. Raises HarmonyError naming the wrong message."""
+    source = source_name(path)
     try:
         data = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise HarmonyError(f"{path} is not JSON ({error}): give a list of messages") from None
+        raise HarmonyError(f"{source} is not JSON ({error}): give a list of messages") from None
     entries = data.get("messages") if isinstance(data, dict) else data
     if not isinstance(entries, list):
-        raise HarmonyError(f'{path} is not a conversation: give a list of messages, or {{"messages": [...]}}')
+        raise HarmonyError(f'{source} is not a conversation: give a list of messages, or {{"messages": [...]}}')
     messages = []
     for number, entry in enumerate(entries):
         try:
             messages.append(message_from_dict(entry))
         except HarmonyError as error:
-            raise HarmonyError(f"{path}: message {number}: {error}") from None
+            raise HarmonyError(f"{source}: message {number}: {error}") from None
     return messages

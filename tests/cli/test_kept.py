@@ -242,6 +242,16 @@ def test_a_folder_that_cannot_be_written_is_told_once_and_the_chat_goes_on(chat,
     assert shown.count("tokens/s") == 2
 
 
+def test_an_answer_that_cannot_be_kept_is_an_answer_all_the_same(loading, state_folder, capsys):
+    state_folder.mkdir()
+    (state_folder / "conversations").write_text("")
+    loading("Fine.")
+    assert main(["chat", "Hi"]) == 0
+    shown = capsys.readouterr()
+    assert "Fine." in shown.out and shown.err.count("warning: ") == 1
+    assert "so this conversation is not kept: check the folder, or use --no-history\n" in shown.err
+
+
 def test_sessions_lists_them_and_load_goes_on_by_name(chat, state_folder):
     assert f"kept in {state_folder / 'conversations'}; /load NAME" in chat(session(), "/sessions")
     chat(session(), "What\x1b[2J is it?\nSay it.")
@@ -254,7 +264,7 @@ def test_sessions_lists_them_and_load_goes_on_by_name(chat, state_folder):
     assert f"{one.name} (today), 2 questions, open: What" in shown
     assert len(texts(one.name)) == 4
     shown = chat(session(), "/load 2020-01-01-0000", "/load 2", "/load nothing")
-    assert "error: " in shown and "2 conversations begin like 2: " in shown
+    assert "error: " in shown and "2 conversations begin like 2: " in shown and "; type more of the name\n" in shown
     assert "error: 'nothing' is neither a file nor a kept conversation: /sessions lists those\n" in shown
 
 
@@ -335,7 +345,7 @@ def test_a_conversation_is_exported_as_markdown_and_as_json_that_render_reads(ch
     assert "error: a.txt ends with neither .md nor .json" in shown
     assert main(["render", str(as_json)]) == 0 and "Is it?" in capsys.readouterr().out
     shown = chat(session(), "/export", f"/export {tmp_path}/nowhere/a.md")
-    assert "name a file: /export FILE.md or /export FILE.json" in shown and "cannot be written (No such file" in shown
+    assert "name a file: /export FILE.md or /export FILE.json" in shown and "directory): choose another path\n" in shown
 
 
 def test_the_context_of_another_model_does_not_limit_a_conversation_that_goes_on(chat, monkeypatch):
