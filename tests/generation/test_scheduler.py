@@ -186,10 +186,11 @@ def test_a_failed_request_keeps_no_keys_and_values(engine, transformer, monkeypa
     got = [next(stream), next(stream)]
     if fails == "device":
         monkeypatch.setattr(transformer, "hidden_of_each", mx_fails)
-    got.append(next(stream))
-    if is_read:
-        with suppress(RuntimeError, DeviceError):
-            next(stream)
+    with suppress(RuntimeError, DeviceError):  # on a GPU the third token is asked for together with the fourth
+        got.append(next(stream))
+        if is_read:
+            got.append(next(stream))
+    assert len(got) < 4
     del stream
     compute_thread.run(lambda: None)
     assert len(caches) == 1 and caches[0]() is None
