@@ -34,6 +34,12 @@ def settle() -> None:
     mx.synchronize()
 
 
+def free_unused_memory() -> None:
+    """Gives the memory of arrays that are gone, which MLX keeps for the next ones, back to the system."""
+    settle()
+    mx.clear_cache()
+
+
 def activation_dtype(dtype: str) -> mx.Dtype:
     """Converts the name of a dtype to the MLX dtype.
 

@@ -24,6 +24,7 @@ from mlx_oss.version import __version__
 
 COMMANDS = {
     "chat": ("mlx_oss.cli.chat", "chat with a model in the terminal, or ask it one question"),
+    "serve": ("mlx_oss.cli.serve", "serve a model to other programs, by the APIs of OpenAI and Anthropic"),
     "batch": ("mlx_oss.cli.batch", "answer a file of requests in OpenAI's batch format"),
     "generate": ("mlx_oss.cli.generate", "print everything a model writes, control tokens included"),
     "render": ("mlx_oss.cli.render", "print a conversation as the model sees it"),
@@ -54,6 +55,7 @@ _SYNONYMS = {
     "ps": "models",
     "remove": "rm",
     "run": "chat",
+    "server": "serve",
     "show": "plan",
     "version": "--version",
 }

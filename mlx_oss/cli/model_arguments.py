@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlx_oss.tokenizer import Tokenizer
     from mlx_oss.weights.layouts.checkpoint import Checkpoint
 
-_NANO = """\
+NANO_NOTE = """\
 This is nano, a small demonstration model that comes with mlx-oss. It is not gpt-oss. For gpt-oss-20b (13.8 GB):
 mlx-oss chat --model openai/gpt-oss-20b"""
 _MODEL_HELP = (
@@ -181,7 +181,7 @@ def load(args: argparse.Namespace) -> tuple[LocalEngine, Tokenizer]:
 
     name = args.model or settings.model()
     if name is None:
-        say(_NANO)
+        say(NANO_NOTE)
     with shown() as progress:
         return mlx_oss.load(
             name,

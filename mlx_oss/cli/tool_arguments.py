@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def tools(args: argparse.Namespace) -> dict[str, Any]:
     """Returns keyword arguments for `ChatSession`. Raises OptionError for an unknown or invalid tool."""
-    selected = [tool for spec in args.tools for tool in _tool(spec)]
+    selected = [tool for spec in args.tools for tool in made(spec)]
     confirmation = Confirmation(selected) if selected and not args.yes else None
     if confirmation and confirmation.is_needed and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise OptionError(
@@ -120,7 +120,13 @@ def _patch_of(arguments: str) -> str:
         return arguments
 
 
-def _tool(spec: str) -> Sequence[AnyTool]:
+def needs_approval(tool: AnyTool) -> bool:
+    """Whether a tool runs code or changes files."""
+    return _preview(tool) is not None
+
+
+def made(spec: str) -> Sequence[AnyTool]:
+    """Makes the tools that a value of `--tool` names. Raises OptionError if it names none."""
     name, _, where = spec.partition("=")
     from mlx_oss.cli.python_tool import FolderPythonTool
     from mlx_oss.tools import BrowserTool, Web, patch_tool

@@ -9,9 +9,11 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -34,7 +36,13 @@ class _Thread(threading.Thread):
         super().__init__(name="mlx-oss", daemon=True)
         self._tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
         self._ended = False
+        self.busy_since: float | None = None
         self.when_idle: Callable[[], None] | None = None
+
+    @property
+    def tasks(self) -> int:
+        """How many functions wait."""
+        return self._tasks.qsize()
 
     def submit(self, function: Callable[[], T]) -> Future[T]:
         if self._ended:
@@ -52,10 +60,12 @@ class _Thread(threading.Thread):
                 continue
             if not future.set_running_or_notify_cancel():
                 continue
+            self.busy_since = time.monotonic()
             try:
                 future.set_result(function())
             except BaseException as error:  # any error belongs to the caller that waits for the future
                 future.set_exception(error)
+            self.busy_since = None
             del future, function  # keeps no references while waiting for the next function
 
     def _be_idle(self) -> None:
@@ -69,6 +79,21 @@ class _Thread(threading.Thread):
         settled = self.submit(settle)
         self._ended = True
         shield(settled.result)
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How the computing thread is.
+
+    Attributes:
+        is_alive: False if it has died, so that nothing can be computed any more.
+        busy_seconds: How long it has been at what it computes now; 0 if it computes nothing.
+        tasks: How many functions wait for it.
+    """
+
+    is_alive: bool
+    busy_seconds: float
+    tasks: int
 
 
 class _Process:
@@ -191,6 +216,14 @@ def run(function: Callable[[], T]) -> T:
         EngineError: As `submit`.
     """
     return function() if is_current() else shield(lambda: submit(function).result())
+
+
+def pulse() -> Pulse:
+    """How the computing thread is. Does not wait for it."""
+    if (thread := _process.thread) is None:
+        return Pulse(not _process.is_forked, 0.0, 0)
+    since = thread.busy_since
+    return Pulse(thread.is_alive(), time.monotonic() - since if since is not None else 0.0, thread.tasks)
 
 
 def when_idle(function: Callable[[], None]) -> None:

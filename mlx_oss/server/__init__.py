@@ -1,6 +1,16 @@
-"""Answers requests in the form of OpenAI's chat completions. Knows sessions; nothing of terminals.
+"""The server: requests of other programs, answered by the APIs of OpenAI and Anthropic. Knows nothing of terminals.
 
-chat_completions   a request as the arguments of a session, and a reply as a response; no input and output
+fields             reads the fields of JSON, and says where a mistake is
+asked              what all APIs have in common: what a request asks, and what writes its response
+memory             what the model has written lately, so that conversations get their ids back
+models             which models there are, and which are in memory
+turn, service      runs what a request asks
+metrics            counts what is done
+connection         reads bodies, sends responses and streams, notices clients that leave
+guard              refuses requests of other pages, without the key, or not in JSON
+app, run           the paths, and the process
+
+chat_completions   OpenAI's chat completions
 messages           the messages of such a request
 batch              answers many requests at the same time
 batch_files        files of requests, and the files of their responses

@@ -1,0 +1,89 @@
+"""A conversation as another program tells it, in the order in which the model reads it.
+
+Each API has messages of its own form. Whoever reads one tells a `Transcript` item by item what was said, and gets
+harmony's messages. Knows nothing of those forms, of sessions and of tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mlx_oss.harmony import DeveloperContent, Message
+
+
+class Transcript:
+    """A conversation that is told from its beginning to its end.
+
+    Text of the assistant is an answer, or a preamble if a call comes after it. If several calls come one after the
+    other, each is followed by its result: that is how the model makes them.
+
+    Attributes:
+        messages: What was said after the instructions at the head.
+        call_ids: The id of the call at each place of `messages`; None for other messages.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.call_ids: list[str | None] = []
+        self._instructions: list[str] = []
+        self._waiting: dict[str, Message] = {}  # calls without a result
+
+    @property
+    def instructions(self) -> str:
+        """The instructions at the head."""
+        return "\n\n".join(self._instructions)
+
+    def instruct(self, text: str) -> None:
+        """Instructions of the developer. After the head they stay in their place, as a message of the developer."""
+        if not self.messages:
+            self._instructions += [text] if text else []
+        else:
+            self.add(Message("developer", DeveloperContent(text)))
+
+    def say(self, text: str, name: str | None = None) -> None:
+        """A message of the user."""
+        self.add(Message("user", text, name=name))
+
+    def reason(self, text: str) -> None:
+        """Reasoning of the assistant."""
+        if text:
+            self.add(Message("assistant", text, "analysis"))
+
+    def answer(self, text: str) -> None:
+        """Text of the assistant."""
+        self.add(Message("assistant", text, "final"))
+
+    def call(self, id: str | None, message: Message) -> None:
+        """A call of the assistant. What it has said in this turn becomes a preamble."""
+        for place in range(len(self.messages) - 1, -1, -1):
+            said = self.messages[place]
+            if said.role != "assistant":
+                break
+            if said.channel == "final":
+                self.messages[place] = replace(said, channel="commentary")
+        self.add(message, id)
+        if id is not None:
+            self._waiting[id] = message
+
+    def waits(self, id: object) -> bool:
+        """Whether there is a call with this id that has no result yet."""
+        return isinstance(id, str) and id in self._waiting
+
+    def result(self, id: str, text: str) -> None:
+        """The result of the call with this id, which `waits`."""
+        call = self._waiting.pop(id)
+        message = Message("tool", text, name=call.recipient, recipient="assistant", channel=call.channel)
+        place = next(place for place, other in enumerate(self.messages) if other is call) + 1
+        if not all(_belongs_to_call(other) for other in self.messages[place:]):
+            place = len(self.messages)
+        self.messages.insert(place, message)
+        self.call_ids.insert(place, None)
+
+    def add(self, message: Message, call_id: str | None = None) -> None:
+        """Any other message."""
+        self.messages.append(message)
+        self.call_ids.append(call_id)
+
+
+def _belongs_to_call(message: Message) -> bool:
+    return message.role == "tool" or (message.role == "assistant" and message.recipient is not None)

@@ -1,0 +1,61 @@
+"""One turn of a request: the settings, the conversation so far, and the events of what comes. Knows no JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+from mlx_oss.action import Action
+from mlx_oss.chat.driver import AsyncIterate
+from mlx_oss.chat.history import Conversation, Entry
+from mlx_oss.chat.live import LiveConversation
+from mlx_oss.chat.settings import Settings
+from mlx_oss.chat.tool_loop import ToolLoop
+from mlx_oss.events import Event
+from mlx_oss.generation.engine import room_for_answer
+from mlx_oss.server.asked import Cost
+
+
+class ServedTurn:
+    """A turn; iterate over `events` once.
+
+    Args:
+        settings: What it is run with.
+        entries: The conversation.
+
+    Attributes:
+        prompt_tokens: Tokens of its first prompt.
+
+    Raises:
+        ContextError: If the prompt leaves no room to answer.
+    """
+
+    def __init__(self, settings: Settings, entries: Sequence[Entry]) -> None:
+        self._settings, self._before = settings, len(entries)
+        self._conversation = LiveConversation(Conversation(tuple(entries)))
+        self.prompt_tokens = settings.frame.prompt_length(self._conversation.current)
+        room_for_answer(settings.context_limit or settings.engine.context, self.prompt_tokens)
+        self._loop = ToolLoop(
+            settings.engine,
+            settings.tokenizer,
+            settings.engine.make_prompt_cache(),
+            settings.toolset,
+            settings.constraints,
+            self._conversation,
+        )
+
+    def events(self) -> AsyncIterate[Event]:
+        """The events, for `async for`. Closing it, or cancelling the task, ends the turn within a token."""
+        return AsyncIterate(self._run())
+
+    def _run(self) -> Generator[Event | Action, None, None]:
+        yield (yield from self._loop.run(self._settings.setup))
+
+    @property
+    def written(self) -> Sequence[Entry]:
+        """What the turn has added to the conversation so far."""
+        return self._conversation.current.entries[self._before :]
+
+    @property
+    def cost(self) -> Cost:
+        """What the turn has cost so far."""
+        return Cost(self._loop.usage, sum(entry.reasoned for entry in self.written))
