@@ -124,7 +124,7 @@ def conversations(model: LocalEngine, tokenizer: Tokenizer, count: int, at_once:
 
 def held(model: LocalEngine) -> tuple[int, int]:
     """Bytes of all arrays of keys and values, and those that the engine says; on the computing thread."""
-    pool = model._scheduler.pool
+    pool = model._scheduler.rows.pool
     arrays = {id(a): a.nbytes for prefix in [*pool._idle, *pool._used] for a in prefix.kv.all_arrays}
     return sum(arrays.values()), pool.nbytes
 

@@ -52,7 +52,7 @@ KNOW_MLX = set(
     model.attention model.fingerprint model.kv_cache model.linear model.swiglu model.transformer
     weights.arrays weights.reading offload.embedding offload.experts offload.install
     nano convert.affine loader generation.generate generation.local generation.prompt_cache generation.sampling
-    generation.sampling_mlx generation.sampling_numpy generation.scheduler generation.token_picker
+    generation.rows generation.sampling_mlx generation.sampling_numpy generation.token_picker
     bench.engines bench.kernels doctor.kernels doctor.worker
     """.split()
 )

@@ -96,11 +96,11 @@ class LocalEngine(Engine):
     @property
     def chunk(self) -> int:
         """Number of tokens of a prompt that are computed at a time."""
-        return self._scheduler.chunk
+        return self._scheduler.rows.chunk
 
     @chunk.setter
     def chunk(self, tokens: int) -> None:
-        self._scheduler.chunk = tokens
+        self._scheduler.rows.chunk = tokens
 
     @property
     def plan(self) -> Plan:
@@ -151,7 +151,7 @@ class LocalEngine(Engine):
 
     def make_prompt_cache(self) -> KVPromptCache:
         """Returns an empty cache for one conversation, for `Request.cache`."""
-        return KVPromptCache(self.transformer, self._scheduler.pool)
+        return KVPromptCache(self.transformer, self._scheduler.rows.pool)
 
     def submit(self, request: Request) -> Stream:
         """Begins a request. Nothing is computed before the first step is asked for.
@@ -166,20 +166,21 @@ class LocalEngine(Engine):
         """
         limit, cache = request.limit(self.context), request.cache
         compute_thread.check_process()
-        if cache is not None and not (isinstance(cache, KVPromptCache) and cache.pool is self._scheduler.pool):
+        if cache is not None and not (isinstance(cache, KVPromptCache) and cache.pool is self._scheduler.rows.pool):
             raise OptionError("the prompt cache is of another engine: take it from `make_prompt_cache` of this one")
         return RowStream(request, Row(request, limit), self._scheduler)
 
     @property
     def stats(self) -> EngineStats:
         """What the engine is doing, and what it has done so far. Any thread can read this at any time."""
-        scheduler, pool = self._scheduler, self._scheduler.pool
+        rows, begun = self._scheduler.rows, self._scheduler.admission
+        pool = rows.pool
         return EngineStats(
-            running=scheduler.rows,
-            waiting=scheduler.waiting,
-            requests=scheduler.begun,
-            prompt_tokens=scheduler.read_tokens,
-            reused_tokens=scheduler.reused_tokens,
+            running=len(rows.begun),
+            waiting=len(rows.waiting),
+            requests=begun.requests,
+            prompt_tokens=begun.read_tokens,
+            reused_tokens=begun.reused_tokens,
             prefixes=pool.idle,
             cache_bytes=pool.nbytes,
             cache_limit=pool.limit,
@@ -187,7 +188,7 @@ class LocalEngine(Engine):
 
     def forget_prefixes(self) -> None:
         """Frees the keys and values that earlier conversations have left, except those of sessions that still exist."""
-        compute_thread.run(self._scheduler.pool.clear)
+        compute_thread.run(self._scheduler.rows.pool.clear)
 
 
 def _wire(weights: wired.WiredWeights) -> None:

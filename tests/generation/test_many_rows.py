@@ -19,7 +19,7 @@ import pytest
 
 from mlx_oss import LocalEngine, Request, SamplingOptions, Step, load_tokenizer
 from mlx_oss.errors import ContextError, EngineError, OptionError
-from mlx_oss.generation import compute_thread, row, scheduler
+from mlx_oss.generation import admission, compute_thread, row
 from mlx_oss.generation.lookup import Lookup, Worth
 from mlx_oss.harmony import Message, SystemContent, render_conversation
 from mlx_oss.loader import load_model
@@ -246,7 +246,7 @@ def test_a_reader_that_pauses_with_most_of_the_bytes_holds_up_nobody(tiny):
 @pytest.mark.parametrize("seed", range(ROUNDS))
 def test_with_little_room_every_answer_is_the_one_alone_or_ends_with_an_error_that_says_so(tiny, seed, monkeypatch):
     """Rows wait, give up what they hold while their readers pause, and read it again."""
-    monkeypatch.setattr(scheduler, "PAUSE", 0.005)
+    monkeypatch.setattr(admission, "PAUSE", 0.005)
     monkeypatch.setattr(row, "PAUSE", 0.005)
     draw = random.Random(f"room {seed}")
     limit = kv_cache_bytes(tiny.config, 1024, tiny.dtype.size) + snapshot_bytes(tiny.config, 16, tiny.dtype.size)

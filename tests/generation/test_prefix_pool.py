@@ -12,7 +12,7 @@ import pytest
 
 from mlx_oss import LocalEngine, PromptCache, Request, SamplingOptions, Stream, Transformer
 from mlx_oss.errors import ContextError
-from mlx_oss.generation import scheduler
+from mlx_oss.generation import tick
 from mlx_oss.generation.lookup import Lookup, Worth
 from mlx_oss.generation.prefix_pool import bytes_for, shared_length
 from mlx_oss.model.kv_cache import Cache
@@ -208,7 +208,7 @@ def test_the_answer_that_finds_no_more_room_ends_and_the_others_go_on(transforme
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_an_answer_gets_every_token_up_to_where_the_room_ends(transformer, monkeypatch, on_gpu):
     """Where it ends there by itself, it is whole."""
-    monkeypatch.setattr(scheduler, "device", SimpleNamespace(on_gpu=lambda: on_gpu))
+    monkeypatch.setattr(tick, "device", SimpleNamespace(on_gpu=lambda: on_gpu))
     engine = LocalEngine(transformer, cache_bytes=step_bytes(LocalEngine(transformer)), guesses=False)
     long = [(3 * n) % 50 for n in range(250)]
     wanted = alone(LocalEngine(transformer, guesses=False), long, 9)
@@ -258,7 +258,7 @@ def test_statistics_can_be_read_while_prefixes_come_and_go(transformer, monkeypa
     cache = engine.make_prompt_cache()
     tokens(begun(engine, PREAMBLE, cache))
     forks = [cache.fork() for _ in range(3)]
-    engine._scheduler.pool.limit = 1  # so that it looks for what they share
+    engine._scheduler.rows.pool.limit = 1  # so that it looks for what they share
     pool, all_arrays = cache.pool, Cache.all_arrays.fget
 
     def looked_at(kv):  # meanwhile the computing thread drops one

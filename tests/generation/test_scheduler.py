@@ -274,16 +274,16 @@ def test_a_request_that_waits_can_be_cancelled(transformer, monkeypatch):
     engine = LocalEngine(transformer, chunk=16, guesses=False, cache_bytes=1)
     held = threading.Event()
     compute_thread.submit(held.wait)  # nothing begins before
-    engine._scheduler.pool.limit = 0
+    engine._scheduler.rows.pool.limit = 0
     first, second, third = (begun(engine, prompt) for prompt in PROMPTS[:3])
-    engine._scheduler._at_once = 0
+    engine._scheduler.admission.at_once = 0
     futures = [first.read(), second.read()]
     held.set()
     with pytest.raises(EngineError, match="1 requests are waiting already"):
         futures[1].result()
     first.cancel()
     assert futures[0].result() is None and next(first, None) is None
-    engine._scheduler._at_once, engine._scheduler.pool.limit = 2, 10**9
+    engine._scheduler.admission.at_once, engine._scheduler.rows.pool.limit = 2, 10**9
     assert tokens(third) == alone(engine, PROMPTS[2])
 
 
