@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import traceback
 import unicodedata
 import warnings
@@ -109,6 +110,14 @@ def show_safely() -> None:
         log.addHandler(_LogHandler(logging.WARNING))
 
 
+def show_log(name: str) -> None:
+    """Also writes to stderr what a logger tells that is no warning, with the time."""
+    log = logging.getLogger(name)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(_TimedHandler())
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     say(one_line(f"warning: {shortened(str(message))}"))
 
@@ -118,6 +127,15 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         say(one_line(shortened(record.getMessage())))
+
+
+class _TimedHandler(logging.Handler):
+    """Writes lines with the time, and the traceback of a bug below its line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(one_line(f"{time.strftime('%H:%M:%S')} {record.getMessage()}"))
+        if record.exc_info:
+            say("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
 
 
 def wants_plain() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Iterable
 from functools import partial
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import model_arguments, settings, tool_arguments
 from mlx_oss.errors import MlxOssError, OptionError
-from mlx_oss.terminal import report, say
+from mlx_oss.terminal import report, say, show_log
 from mlx_oss.weights.hub.names import NANO
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     listening = bound(args.host, args.port)
     host, port = listening.getsockname()[:2]
     app = make_application(args, service)
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO if args.log_prompts else logging.WARNING)
+    show_log("mlx_oss.server")
     _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service.models.names[0], has_key=bool(_key(args)))
     serve(app, service, listening)
     return 0

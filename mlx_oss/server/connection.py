@@ -222,10 +222,11 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T], keep_alive
             raise ClientGone
         return task.result()
     finally:
-        for each in (task, gone):
-            each.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
 
 
 async def _gone(receive: Receive) -> None:

@@ -1,0 +1,70 @@
+"""Whatever form a conversation has, its messages come in the order in which the model would have read them."""
+
+from __future__ import annotations
+
+from mlx_oss.chat.transcript import Transcript
+from mlx_oss.harmony import DeveloperContent, Message
+
+
+def call(name):
+    return Message("assistant", "{}", "commentary", f"functions.{name}", "<|constrain|>json")
+
+
+def outline(transcript):
+    return [(m.channel or m.role, m.recipient or m.name or m.content) for m in transcript.messages]
+
+
+def test_instructions_at_the_head_are_joined_and_later_ones_stay_in_their_place():
+    transcript = Transcript()
+    for text in ("Be brief.", "", "Be kind."):
+        transcript.instruct(text)
+    transcript.say("Hi")
+    transcript.instruct("Be loud.")
+    assert transcript.instructions == "Be brief.\n\nBe kind."
+    assert transcript.messages[1] == Message("developer", DeveloperContent("Be loud."))
+
+
+def test_each_of_several_calls_is_followed_by_its_result():
+    transcript = Transcript()
+    transcript.say("Hi")
+    transcript.call("1", call("a"))
+    transcript.call("2", call("b"))
+    transcript.result("2", "B")
+    transcript.result("1", "A")
+    assert outline(transcript)[1:] == [
+        ("commentary", "functions.a"),
+        ("commentary", "assistant"),
+        ("commentary", "functions.b"),
+        ("commentary", "assistant"),
+    ]
+    assert [message.content for message in transcript.messages] == ["Hi", "{}", "A", "{}", "B"]
+    assert transcript.call_ids == [None, "1", None, "2", None]
+
+
+def test_a_result_that_comes_late_stays_where_it_came():
+    transcript = Transcript()
+    transcript.call("1", call("a"))
+    transcript.say("Are you there?")
+    transcript.result("1", "A")
+    assert [message.role for message in transcript.messages] == ["assistant", "user", "tool"]
+
+
+def test_what_is_said_before_a_call_is_a_preamble_and_what_is_said_in_the_end_the_answer():
+    transcript = Transcript()
+    transcript.answer("Earlier.")
+    transcript.say("Hi")
+    transcript.answer("I look.")
+    transcript.reason("Hm.")
+    transcript.call("1", call("a"))
+    transcript.result("1", "A")
+    transcript.answer("Done.")
+    channels = [message.channel for message in transcript.messages if message.role == "assistant"]
+    assert channels == ["final", "commentary", "analysis", "commentary", "final"]
+
+
+def test_a_result_needs_a_call_that_waits_for_it():
+    transcript = Transcript()
+    transcript.call("1", call("a"))
+    assert transcript.waits("1") and not transcript.waits("2") and not transcript.waits(["1"])
+    transcript.result("1", "A")
+    assert not transcript.waits("1")
