@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mlx_oss.tokenizer import Tokenizer
 
 _PORT = 8642
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#*]+")
 _KEY = "MLX_OSS_API_KEY"
 
 
@@ -63,9 +65,9 @@ def run(args: argparse.Namespace) -> int:
     from mlx_oss.server.run import bound, serve
 
     service = make_service(args)
+    app = make_application(args, service)
     listening = bound(args.host, args.port)
     host, port = listening.getsockname()[:2]
-    app = make_application(args, service)
     show_log("mlx_oss.server")
     _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service.models.names[0], has_key=bool(_key(args)))
     serve(app, service, listening)
@@ -79,6 +81,9 @@ def make_service(args: argparse.Namespace) -> Service:
 
     if args.max_requests < 1:
         raise OptionError(f"--max-requests is {args.max_requests}: give at least 1")
+    for origin in args.cors:
+        if not _ORIGIN.fullmatch(origin):
+            raise OptionError(f"--cors {origin} is no origin: give one such as http://localhost:3000, without a path")
     if args.idle_unload is not None and not args.idle_unload > 0:
         raise OptionError(f"--idle-unload is {args.idle_unload}: give minutes, more than 0")
     name = args.model or settings.model() or NANO

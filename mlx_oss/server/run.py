@@ -19,6 +19,8 @@ _KEEP_ALIVE_SECONDS = 75
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises OptionError if it cannot."""
+    if not 0 <= port <= 65535:
+        raise OptionError(f"cannot listen on port {port}: give a --port from 0 to 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family[0], socket.SOCK_STREAM)
