@@ -141,10 +141,10 @@ MISTAKES: list[tuple[str, Callable[[Path], object], str, str]] = [
         "gpt-oss reads only text: give",
     ),
     (
-        "a late system message",
-        lambda path: chat(messages=[USER, {"role": "system", "content": "x"}]),
-        "messages[1] is a message of the system in the middle",
-        "put all of them first",
+        "a name that is no name",
+        lambda path: chat(messages=[{**USER, "name": "Ann <|end|>"}]),
+        "messages[0] has the name 'Ann <|end|>'",
+        "in letters, digits, _ and -",
     ),
     (
         "a result without its call",

@@ -24,7 +24,7 @@ class Editing(Turns):
 
         May be set between turns, to harmony messages or dictionaries as in `ChatSession(messages=...)`. Messages that
         were there before keep the ids that the model wrote, so the next turn reads only what comes after the first
-        change. System messages among them become the instructions; without one, the instructions stay.
+        change. System messages at their beginning become the instructions; without one, the instructions stay.
 
         Raises:
             OptionError: If something that is set is not a message.

@@ -9,8 +9,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mlx_oss.chat.transcript import Transcript
 from mlx_oss.errors import HarmonyError, OptionError, quoted
 from mlx_oss.harmony import DeveloperContent, Message, SystemContent, message_from_dict
+from mlx_oss.harmony.header import is_name
 
 AnyMessage = Message | Mapping[str, Any]
 
@@ -25,16 +27,29 @@ _KEYS = {
 USUAL = {"function": ("commentary", "<|constrain|>json"), "custom": ("analysis", "code")}
 
 
+class MessageError(OptionError):
+    """Something in a list is no message.
+
+    Attributes:
+        param: Where it is, such as `messages[2].content`.
+    """
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
 def from_items(items: Iterable[AnyMessage]) -> tuple[str, list[Message]]:
     """Reads a conversation.
 
     Args:
         items: `harmony.Message`s, dictionaries as above, or objects that have `model_dump`, such as those of OpenAI's
-            package. The messages of the system and the developer have to come first. If an assistant's message has
-            several calls, each is followed by its result, as gpt-oss would have read it.
+            package. If an assistant's message has several calls, each is followed by its result, as gpt-oss would have
+            read it.
 
     Returns:
-        The instructions ("" if there are none) and the messages after them.
+        The instructions, from the messages of the system and the developer at the beginning ("" if there are none), and
+        the messages after them.
 
     Raises:
         OptionError: If something is not a message; the error says which one.
@@ -44,20 +59,31 @@ def from_items(items: Iterable[AnyMessage]) -> tuple[str, list[Message]]:
             f"messages is {quoted(items)}, expected a list of messages, such as "
             '[{"role": "user", "content": "Hello"}]'
         )
-    instructions, reader = list[str](), _Reader()
+    transcript = Transcript()
+    read(items, transcript)
+    return transcript.instructions, transcript.messages
+
+
+def read(items: Iterable[Any], transcript: Transcript, *, from_others: bool = False) -> None:
+    """Tells a transcript what was said.
+
+    Args:
+        items: As in `from_items`.
+        transcript: What is told.
+        from_others: Whether another program has written them, who may not know what this one reads: keys without a
+            meaning are ignored then. Only OpenAI's form is read.
+
+    Raises:
+        MessageError: If something is not a message.
+    """
+    reader = _Reader(transcript, from_others)
     for number, item in enumerate(items):
         where = f"messages[{number}]"
         data = item.model_dump() if hasattr(item, "model_dump") else item
         if (text := _instructions(data, where)) is None:
             reader.read(data, where)
-        elif reader.messages:
-            raise OptionError(
-                f"{where} is a message of the {_role(data)} in the middle of the conversation: put all of them first, "
-                "where they become the instructions of the session"
-            )
-        elif text:
-            instructions.append(text)
-    return "\n\n".join(instructions), reader.messages
+        else:
+            transcript.instruct(text)
 
 
 def _role(data: Any) -> Any:
@@ -75,70 +101,74 @@ def _instructions(data: Any, where: str) -> str | None:
         if isinstance(content, SystemContent) or (
             isinstance(content, DeveloperContent) and (content.tools or content.response_formats)
         ):
-            raise OptionError(
+            raise MessageError(
                 f"{where} is a {type(content).__name__} with more than instructions, which the session writes itself: "
                 "leave it out, and give its values to ChatSession (reasoning_effort=, current_date=, tools=, "
-                "response_format=)"
+                "response_format=)",
+                where,
             )
         texts.append(content if isinstance(content, str) else content.instructions or "")
     return "".join(texts)
 
 
-def _text(content: Any, where: str) -> str:
+def _text(content: Any, where: str, key: str = "content") -> str:
     """The text of an OpenAI-style content: a str, or a list of parts of type `text`."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list | tuple):
         remedy = "json.dumps() makes one of a value" if content is not None else 'without text, give ""'
-        raise OptionError(f"{where} has the content {quoted(content)}, expected a text: {remedy}")
+        raise MessageError(f"{where} has the {key} {quoted(content)}, expected a text: {remedy}", f"{where}.{key}")
     texts = list[str]()
-    for part in content:
+    for number, part in enumerate(content):
         kind = part.get("type") if isinstance(part, Mapping) else None
-        text = part.get("text") if isinstance(part, Mapping) else part
-        if kind not in (None, "text", "input_text", "output_text") or not isinstance(text, str):
-            raise OptionError(
-                f"{where} has content of the type {quoted(kind or type(part).__name__)}, but gpt-oss reads only text: "
-                'give {"type": "text", "text": ...}'
+        text = part.get("refusal" if kind == "refusal" else "text") if isinstance(part, Mapping) else part
+        if kind not in (None, "text", "input_text", "output_text", "refusal") or not isinstance(text, str):
+            raise MessageError(
+                f"{where} has {key} of the type {quoted(kind or type(part).__name__)}, but gpt-oss reads only text: "
+                'give {"type": "text", "text": ...}',
+                f"{where}.{key}[{number}]",
             )
         texts.append(text)
     return "".join(texts)
 
 
 class _Reader:
-    """Reads messages one after another, and puts the result of each call behind it."""
+    """Reads messages one after another."""
 
-    def __init__(self) -> None:
-        self.messages: list[Message] = []
-        self._calls: dict[str, Message] = {}  # those that wait for a result, by their ids
-        self._together: list[Message] = []  # calls of one message, which wait for their results at the same time
+    def __init__(self, transcript: Transcript, from_others: bool) -> None:
+        self._transcript, self._from_others = transcript, from_others
 
     def read(self, data: Any, where: str) -> None:
         if isinstance(data, Message):
-            self.messages.append(_checked(data, where))
+            self._transcript.add(_checked(data, where))
             return
         if not isinstance(data, Mapping):
-            raise OptionError(
+            raise MessageError(
                 f"{where} is {quoted(data)}, expected a Message or a dict with 'role' and 'content', such as "
-                '{"role": "user", "content": "Hello"}'
+                '{"role": "user", "content": "Hello"}',
+                where,
             )
-        if any(key in data for key in _HARMONY_KEYS):
+        if not self._from_others and any(key in data for key in _HARMONY_KEYS):
             try:
-                self.messages.append(_checked(message_from_dict(data), where))
+                self._transcript.add(_checked(message_from_dict(data), where))
             except HarmonyError as error:
-                raise OptionError(f"{where}: {error}") from None
+                raise MessageError(f"{where}: {error}", where) from None
             return
         role = data.get("role")
         if not isinstance(role, str) or role not in _KEYS:
-            raise OptionError(
-                f"{where} has the role {quoted(role)}, expected one of system, developer, {', '.join(_KEYS)}"
+            raise MessageError(
+                f"{where} has the role {quoted(role)}, expected one of system, developer, {', '.join(_KEYS)}",
+                f"{where}.role",
             )
-        if unknown := [key for key in data if key not in _KEYS[role] and data[key]]:
-            raise OptionError(
+        unknown = [key for key in data if key not in _KEYS[role] and data[key]]
+        if unknown and not self._from_others:
+            raise MessageError(
                 f"{where} has the key {quoted(unknown[0])}, which no message of the role {role!r} has: leave it out; "
-                f"the keys are {', '.join(_KEYS[role])}"
+                f"the keys are {', '.join(_KEYS[role])}",
+                f"{where}.{unknown[0]}",
             )
         if role == "user":
-            self.messages.append(Message("user", _text(data.get("content"), where), name=_name(data, where)))
+            self._transcript.say(_text(data.get("content"), where), _name(data, where))
         elif role == "tool":
             self._read_result(data, where)
         else:
@@ -147,48 +177,57 @@ class _Reader:
     def _read_assistant(self, data: Mapping[str, Any], where: str) -> None:
         for key in _REASONING_KEYS:
             if data.get(key):
-                self.messages.append(Message("assistant", _text(data[key], f"{where}.{key}"), "analysis"))
+                self._transcript.reason(_text(data[key], where, key))
                 break
         content, calls = data.get("content"), data.get("tool_calls")
         if not calls:
             if content is not None:
-                self.messages.append(Message("assistant", _text(content, where), "final"))
-            elif not any(data.get(key) for key in _REASONING_KEYS):
-                raise OptionError(f"{where} has neither content nor tool_calls: give one of them")
+                self._transcript.answer(_text(content, where))
+            elif not self._from_others and not any(data.get(key) for key in _REASONING_KEYS):
+                raise MessageError(f"{where} has neither content nor tool_calls: give one of them", where)
             return
         if not isinstance(calls, list | tuple):
-            raise OptionError(f"{where}.tool_calls is {quoted(calls)}, expected a list of calls")
-        if content:
-            self.messages.append(Message("assistant", _text(content, where), "commentary"))
+            raise MessageError(
+                f"{where}.tool_calls is {quoted(calls)}, expected a list of calls", f"{where}.tool_calls"
+            )
+        if content and (text := _text(content, where)):
+            self._transcript.add(Message("assistant", text, "commentary"))
         read = [_call(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(calls)]
-        self._together = [message for _, message in read] if len(read) > 1 else []
-        self.messages += [message for _, message in read]
-        self._calls |= {id_: message for id_, message in read if id_ is not None}
+        for id_, message in read:
+            self._transcript.add_call(id_, message, has_others=len(read) > 1)
 
     def _read_result(self, data: Mapping[str, Any], where: str) -> None:
-        text, id_, name = _text(data.get("content"), where), data.get("tool_call_id"), data.get("name")
-        call = self._calls.pop(id_, None) if isinstance(id_, str) else None
-        if call is None and id_ is not None:
-            raise OptionError(
+        content, id_, name = data.get("content"), data.get("tool_call_id"), data.get("name")
+        text = "" if content is None and self._from_others else _text(content, where)
+        if self._transcript.waits(id_):
+            self._transcript.result(str(id_), text)
+        elif id_ is not None:
+            raise MessageError(
                 f"{where} is the result of the call {quoted(id_)}, but no message before it has a call with this id "
-                "that waits for a result: give the assistant's message with its tool_calls too"
+                "that waits for a result: give the assistant's message with its tool_calls too",
+                f"{where}.tool_call_id",
             )
-        if call is None and not (isinstance(name, str) and name):
-            raise OptionError(f"{where} says not which call it answers: give it the 'tool_call_id' of that call")
-        channel = (call.channel if call is not None else None) or "commentary"
-        recipient = call.recipient if call is not None else _recipient(str(name))
-        result = Message("tool", text, name=recipient, recipient="assistant", channel=channel)
-        at = len(self.messages)
-        if any(message is call for message in self._together):
-            at = 1 + next(place for place, message in enumerate(self.messages) if message is call)
-        self.messages.insert(at, result)
+        elif not (isinstance(name, str) and name):
+            raise MessageError(
+                f"{where} says not which call it answers: give it the 'tool_call_id' of that call",
+                f"{where}.tool_call_id",
+            )
+        else:
+            result = Message("tool", text, name=_recipient(name), recipient="assistant", channel="commentary")
+            self._transcript.add(_checked(result, where))
 
 
 def _name(data: Mapping[str, Any], where: str) -> str | None:
     name = data.get("name")
     if name is not None and not isinstance(name, str):
-        raise OptionError(f"{where} has the name {quoted(name)}, expected a text")
-    return name
+        raise MessageError(f"{where} has the name {quoted(name)}, expected a text", f"{where}.name")
+    if name and not is_name(name):
+        raise MessageError(
+            f"{where} has the name {quoted(name)}, which cannot stand in a header: name the author in letters, "
+            "digits, _ and -",
+            f"{where}.name",
+        )
+    return name or None
 
 
 def _recipient(name: str) -> str:
@@ -201,9 +240,10 @@ def _call(call: Any, where: str) -> tuple[str | None, Message]:
     body = call.get(kind) if isinstance(kind, str) and kind in USUAL else None
     name = body.get("name") if isinstance(body, Mapping) else None
     if not isinstance(body, Mapping) or not isinstance(name, str) or not name:
-        raise OptionError(
+        raise MessageError(
             f"{where} is {quoted(call)}, expected a call such as "
-            '{"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}'
+            '{"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}',
+            where,
         )
     written = body.get("arguments" if kind == "function" else "input", "")
     try:
@@ -211,7 +251,7 @@ def _call(call: Any, where: str) -> tuple[str | None, Message]:
     except (TypeError, ValueError, RecursionError):
         text = None  # what JSON cannot express
     if not isinstance(text, str):
-        raise OptionError(f"{where} has the arguments {quoted(written)}, expected their JSON as a text")
+        raise MessageError(f"{where} has the arguments {quoted(written)}, expected their JSON as a text", where)
     channel, content_type = (
         call.get(key, usual) for key, usual in zip(("channel", "content_type"), USUAL[str(kind)], strict=True)
     )
@@ -223,14 +263,23 @@ def _call(call: Any, where: str) -> tuple[str | None, Message]:
 
 
 def _checked(message: Message, where: str) -> Message:
-    """A message that a conversation can hold. Raises OptionError for any other one."""
+    """A message that a conversation can hold. Raises MessageError for any other one."""
     texts = (message.channel, message.recipient, message.content_type, message.name)
     if not all(isinstance(content, str) for content in message.contents) or not all(
         isinstance(text, str | None) for text in texts
     ):
-        raise OptionError(f"{where} has the content {quoted(message.content)}, expected a text")
+        raise MessageError(f"{where} has the content {quoted(message.content)}, expected a text", where)
     if message.role not in ("user", "assistant", "tool"):
-        raise OptionError(f"{where} has the role {quoted(message.role)}, expected user, assistant or tool")
+        raise MessageError(f"{where} has the role {quoted(message.role)}, expected user, assistant or tool", where)
     if message.role == "tool" and not message.name:
-        raise OptionError(f"{where} is a tool's result without a name: set Message.name to the tool that was called")
+        raise MessageError(
+            f"{where} is a tool's result without a name: set Message.name to the tool that was called", where
+        )
+    for name in (message.recipient, message.name):
+        if name and not is_name(name):
+            raise MessageError(
+                f"{where} names {quoted(name)}, which cannot stand in a header: name tools and authors in letters, "
+                "digits, _ and -",
+                where,
+            )
     return message

@@ -5,6 +5,7 @@
     {"role": "assistant", "content": "Hi!", "reasoning": "A greeting."}
     {"role": "assistant", "content": null, "tool_calls": [{"id": "call_1", "type": "function", "function": {...}}]}
     {"role": "tool", "tool_call_id": "call_1", "content": "18 degrees"}
+    {"role": "developer", "content": "Be kind."}                       instructions in the middle of a conversation
 
 What this form cannot express, such as a message on no channel, is written in the JSON form of openai-harmony, which
 has the key `channel`. So nothing is lost; `message_reader` reads both. Knows nothing of sessions and tokens.
@@ -16,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlx_oss.chat.message_reader import USUAL
-from mlx_oss.harmony import Message, is_reasoning, message_to_dict
+from mlx_oss.harmony import DeveloperContent, Message, is_reasoning, message_to_dict
 
 
 def to_dicts(messages: Iterable[Message], instructions: str = "") -> list[dict[str, Any]]:
@@ -49,6 +50,8 @@ class _Writer:
         author = message.role == "assistant" and message.name is None
         if message.role == "user" and is_plain and message.channel is None:
             self._add({"role": "user", "content": text, **({} if message.name is None else {"name": message.name})})
+        elif message == Message("developer", text) and text == DeveloperContent(_instructions(text)):
+            self._add({"role": "developer", "content": _instructions(text)})
         elif author and is_plain and text and is_reasoning(message):
             self._add({"role": "assistant", "content": None, "reasoning": text}, is_open=True)
         elif author and is_plain and text and message.channel == "commentary":
@@ -117,6 +120,10 @@ class _Writer:
                 del self._waiting[place]
                 return id_
         return None
+
+
+def _instructions(content: object) -> str:
+    return (content.instructions if isinstance(content, DeveloperContent) else None) or ""
 
 
 def _harmony_dict(message: Message) -> dict[str, Any]:

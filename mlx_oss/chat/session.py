@@ -60,8 +60,9 @@ class ChatSession(Asking):
         tokenizer: The tokenizer, as `mlx_oss.load` returns it.
         instructions: Instructions of the app developer for the model; other chat APIs call this the system prompt.
         messages: What was said before, which the model need not have written: harmony messages, or dictionaries as
-            OpenAI's chat API has them, such as those of `to_messages`. Messages of the role "system" or "developer"
-            become the instructions. If the last one is the user's, `resume` answers it.
+            OpenAI's chat API has them, such as those of `to_messages`. Messages of the role "system" or "developer" at
+            the beginning become the instructions; later ones stay in their place, as messages of the developer. If the
+            last one is the user's, `resume` answers it.
         reasoning_effort: "low", "medium" or "high". "none" starts the answer at once, without reasoning and tool calls;
             no model was trained for that.
         tools: What the model may call. Functions, `Tool` objects and the tools of `mlx_oss.tools` are run by the

@@ -26,7 +26,7 @@ class Transcript:
         self.messages: list[Message] = []
         self.call_ids: list[str | None] = []
         self._instructions: list[str] = []
-        self._waiting: dict[str, Message] = {}  # calls without a result
+        self._waiting: dict[str, tuple[Message, bool]] = {}  # calls without a result; whether that belongs behind it
 
     @property
     def instructions(self) -> str:
@@ -35,9 +35,9 @@ class Transcript:
 
     def instruct(self, text: str) -> None:
         """Instructions of the developer. After the head they stay in their place, as a message of the developer."""
-        if not self.messages:
-            self._instructions += [text] if text else []
-        else:
+        if text and not self.messages:
+            self._instructions.append(text)
+        elif text:
             self.add(Message("developer", DeveloperContent(text)))
 
     def say(self, text: str, name: str | None = None) -> None:
@@ -61,9 +61,20 @@ class Transcript:
                 break
             if said.channel == "final":
                 self.messages[place] = replace(said, channel="commentary")
+        self.add_call(id, message)
+
+    def add_call(self, id: str | None, message: Message, *, has_others: bool = True) -> None:
+        """A call of the assistant, after what is known to be a preamble or an answer.
+
+        Args:
+            id: Its id, if it has one.
+            message: The call.
+            has_others: Whether other calls may have been made at the same time. Its result then belongs right behind
+                it, wherever it is told.
+        """
         self.add(message, id)
         if id is not None:
-            self._waiting[id] = message
+            self._waiting[id] = message, has_others
 
     def waits(self, id: object) -> bool:
         """Whether there is a call with this id that has no result yet."""
@@ -71,10 +82,11 @@ class Transcript:
 
     def result(self, id: str, text: str) -> None:
         """The result of the call with this id, which `waits`."""
-        call = self._waiting.pop(id)
-        message = Message("tool", text, name=call.recipient, recipient="assistant", channel=call.channel)
+        call, has_others = self._waiting.pop(id)
+        channel = call.channel or "commentary"
+        message = Message("tool", text, name=call.recipient, recipient="assistant", channel=channel)
         place = next(place for place, other in enumerate(self.messages) if other is call) + 1
-        if not all(_belongs_to_call(other) for other in self.messages[place:]):
+        if not has_others or not all(_belongs_to_call(other) for other in self.messages[place:]):
             place = len(self.messages)
         self.messages.insert(place, message)
         self.call_ids.insert(place, None)

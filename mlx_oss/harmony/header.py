@@ -118,6 +118,11 @@ _FIELDS = re.compile(
 _NAME_AHEAD = re.compile(rf"\s*([^\w\s<{{]*(?:(?:{_NAMES})(?=[A-Z])|[A-Za-z]+)[^\w\s<{{\[]*)")
 
 
+def is_name(text: str) -> bool:
+    """Whether a header can name an author or a recipient so."""
+    return _RECIPIENT.fullmatch(text) is not None
+
+
 def read_header(sections: list[str], role: Role | None, *, complete: bool = True) -> tuple[Header, list[Note], str]:
     """Parses a header, without its `<|start|>` and `<|message|>`.
 
