@@ -121,24 +121,25 @@ class Conversation:
 
     @property
     def awaits_first_round(self) -> bool:
-        """True if the user's message is the last one: the model has not written anything in this turn."""
-        return bool(self.entries) and self.entries[-1].message.role == "user"
+        """True if the model has not written anything since the user's message; instructions may come after that."""
+        return bool(self.entries) and self.entries[-1].message.role in ("user", "developer")
 
     @property
     def prompt_length(self) -> int:
         """Number of ids of the conversation in the next prompt."""
         return sum(map(len, self._prompt_parts()))
 
-    @property
-    def reasoned(self) -> int:
-        """Number of reasoning tokens since the user's last message."""
-        return sum(entry.reasoned for entry in self.entries[max(self.turn_starts, default=0) :])
+    def reasoned(self, given: int = 0) -> int:
+        """Number of reasoning tokens since the user's last message, without the first `given` entries."""
+        return sum(entry.reasoned for entry in self._current_turn(given))
 
-    @property
-    def has_called(self) -> bool:
-        """True if the model has called a tool since the user's last message."""
-        entries = self.entries[max(self.turn_starts, default=0) :]
-        return any(entry.message.role == "assistant" and entry.message.recipient is not None for entry in entries)
+    def has_called(self, given: int = 0) -> bool:
+        """True if the model has called a tool since the user's last message, not in the first `given` entries."""
+        messages = [entry.message for entry in self._current_turn(given)]
+        return any(message.role == "assistant" and message.recipient is not None for message in messages)
+
+    def _current_turn(self, given: int) -> tuple[Entry, ...]:
+        return self.entries[max([given, *self.turn_starts]) :]
 
     @property
     def retries(self) -> int:

@@ -72,7 +72,8 @@ class ChatSession(Asking):
             `harmony.BROWSER`.
         tool_choice: "auto": the model decides. "none": it calls no tool. "required": it calls one before it answers.
             The name of a tool, or OpenAI's `{"type": "function", "function": {"name": ...}}`: it calls that one before
-            it answers. After the first call of a turn the model decides.
+            it answers. After the first call of a turn the model decides. OpenAI's `{"type": "allowed_tools", "mode":
+            ..., "tools": [...]}`: it may call only these, or with the mode "required" must call one of them.
         confirm: Called with the `ToolCall` before the session runs it; may be async. If it returns True, the call is
             run. If it returns False, or a str with the reason, the call is refused and its result says so.
         max_rounds: How many times the model may call tools in a turn. The next call is refused, with a result that says

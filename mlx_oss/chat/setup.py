@@ -81,6 +81,8 @@ class TurnSetup:
         tokenizer: The tokenizer of the model.
         stop: Texts that end the answer.
         logprobs: Whether to report the log-probabilities of the answer's tokens.
+        given: How many entries of the conversation belong to earlier requests, even if of the same turn of the user:
+            what the model reasoned and called there does not count.
     """
 
     frame: Frame
@@ -90,6 +92,7 @@ class TurnSetup:
     tokenizer: Tokenizer
     stop: tuple[str, ...] = ()
     logprobs: bool = False
+    given: int = 0
 
     def with_open_answer(self) -> TurnSetup:
         """This setup with prompts that open the answer."""
@@ -97,5 +100,5 @@ class TurnSetup:
 
     def constraint(self, conversation: Conversation) -> TurnConstraint:
         """The constraint for the rest of the turn that a conversation ends with."""
-        rules = self.rules.after_call() if conversation.has_called else self.rules
-        return TurnConstraint(rules, self.frame.header, conversation.reasoned, self.tokenizer)
+        rules = self.rules.after_call() if conversation.has_called(self.given) else self.rules
+        return TurnConstraint(rules, self.frame.header, conversation.reasoned(self.given), self.tokenizer)

@@ -18,7 +18,8 @@ from mlx_oss.errors import OptionError, quoted
 from mlx_oss.harmony import ParsedMessage, ResponseFormat, ToolDescription, ToolNamespace
 
 # "auto": the model decides. "none": it calls no tool. "required": it calls one before it answers. The name of a tool,
-# or OpenAI's {"type": "function", "function": {"name": ...}}: it calls this one before it answers.
+# or OpenAI's {"type": "function", "function": {"name": ...}}: it calls this one before it answers. OpenAI's
+# {"type": "allowed_tools", "mode": "auto" or "required", "tools": [{"name": ...}, ...]}: only these may be called.
 ToolChoice = str | Mapping[str, Any]
 
 _NO_ARGUMENTS = {"type": "object", "additionalProperties": False}
@@ -96,7 +97,7 @@ class OutputConstraints:
                 to choose.
         """
         guards, callables = self._guards, dict(_callables(tools, system_tools))
-        must_call = _must_call(choice, tuple(callables))
+        may_call, must_call = _may_and_must_call(choice, tuple(callables))
         if choice != "auto" and not guards.legal_headers:
             raise OptionError(f"tool_choice is {choice!r}, which needs Guards(legal_headers=True)")
         strict = guards.strict_arguments
@@ -104,7 +105,7 @@ class OutputConstraints:
         described = {name: tool for name, tool in callables.items() if tool is not None and constrained}
         grammars = {name: _arguments_grammar(tool, bool(strict)) for name, tool in described.items()}
         return Rules(
-            recipients=(() if choice == "none" else tuple(callables)) if guards.legal_headers else None,
+            recipients=may_call if guards.legal_headers else None,
             arguments={name: grammar_ for name, grammar_ in grammars.items() if grammar_ is not None},
             answer=None if self._format is None else self._format.grammar,
             max_reasoning_tokens=self._max_reasoning_tokens,
@@ -138,12 +139,28 @@ def kwargs_from_saved(saved: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _must_call(choice: ToolChoice, names: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The names in headers of which one must be called; None if none must."""
-    if choice in ("auto", "none"):
-        return None
+def _may_and_must_call(choice: ToolChoice, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The names in headers that may be called, and those of which one must be; None if none must."""
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        inner = choice.get("allowed_tools", choice)
+        tools, mode = (inner.get("tools"), inner.get("mode", "auto")) if isinstance(inner, Mapping) else (None, None)
+        if not isinstance(tools, list | tuple) or not tools or mode not in ("auto", "required"):
+            raise OptionError(
+                f"tool_choice is {quoted(choice)}: give allowed_tools the mode auto or required, and a list of tools"
+            )
+        allowed = tuple(dict.fromkeys(name for tool in tools for name in _named(tool, names)))
+        return allowed, allowed if mode == "required" else None
+    if choice == "auto":
+        return names, None
+    if choice == "none":
+        return (), None
     if choice == "required" and names:
-        return names
+        return names, names
+    return names, _named(choice, names)
+
+
+def _named(choice: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a tool, or of the tools of a namespace. Raises OptionError if there is none."""
     function = choice.get("function", choice) if isinstance(choice, Mapping) else None
     wanted = function.get("name") if isinstance(function, Mapping) else choice
     named = [name for name in names if wanted in (name, name.removeprefix("functions."), name.partition(".")[0])]

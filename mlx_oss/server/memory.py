@@ -126,6 +126,11 @@ def _is_same_call(written: Message, told: Message) -> bool:
     if written.content == told.content:
         return True
     try:
-        return bool(json.loads(str(written.content)) == json.loads(str(told.content)))
+        return bool(_arguments(written) == _arguments(told))
     except (ValueError, RecursionError):
         return False
+
+
+def _arguments(call: Message) -> object:
+    """The arguments of a call. No text is told as an empty object, which clients need."""
+    return json.loads(str(call.content).strip() or "{}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 from mlx_oss.action import Action
 from mlx_oss.chat.driver import AsyncIterate
@@ -48,7 +49,7 @@ class ServedTurn:
         return AsyncIterate(self._run())
 
     def _run(self) -> Generator[Event | Action, None, None]:
-        yield (yield from self._loop.run(self._settings.setup))
+        yield (yield from self._loop.run(replace(self._settings.setup, given=self._before)))
 
     @property
     def written(self) -> Sequence[Entry]:

@@ -464,7 +464,7 @@ def test_a_header_that_is_cut_off_leaves_nothing(model, script):
         said = [(channel, text) for _, channel, text in contents(session)[1:]]
         assert len(said) == begun
         assert [channel for channel, _ in said] == ["analysis", "final"][:begun]
-        assert session._conversation.current.reasoned <= len(ids(THINK))
+        assert session._conversation.current.reasoned() <= len(ids(THINK))
 
 
 def test_a_session_penalises_repetition_in_all_that_the_model_has_read(model):

@@ -220,7 +220,7 @@ def test_the_rounds_of_a_turn_share_the_limit_and_the_next_turn_has_its_own(nano
     session = asking(nano, tools=[weather], max_reasoning_tokens=16, guards=Guards(strict_arguments=False))
     reply = session.ask("What is the weather in Lisbon?")
     used = len(TOKENIZER.encode(reply.reasoning))
-    assert session._conversation.current.reasoned == used <= 16
+    assert session._conversation.current.reasoned() == used <= 16
     session.add_tool_result(reply.tool_calls[0], '{"temperature": 18, "condition": "sunny"}')
     assert constraint_of(session).reasoned == used
     assert mlx_oss.collect(session.resume()).text == "The weather in Lisbon: sunny, 18 degrees."
@@ -238,7 +238,7 @@ def test_reasoning_is_counted_as_it_was_written_from_round_to_round_and_in_a_fil
     said = [Entry.from_message(mlx_oss.Message("user", "Hi"))]
     said += map(Entry.from_model, parse_messages(TOKENIZER.encode_with_specials(written)))
     session._conversation.current = session._conversation.current.with_entries(said)
-    assert constraint.reasoned == session._conversation.current.reasoned == constraint_of(session).reasoned == 5
+    assert constraint.reasoned == session._conversation.current.reasoned() == constraint_of(session).reasoned == 5
     session.save(tmp_path / "chat")
     assert constraint_of(ChatSession.load(tmp_path / "chat", model, TOKENIZER)).reasoned == 5
 

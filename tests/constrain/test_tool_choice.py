@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlx_oss import ChatSession, SamplingOptions, ScriptedEngine, collect
+from mlx_oss import ChatSession, OptionError, SamplingOptions, ScriptedEngine, collect
 from mlx_oss.constrain import OutputConstraints, TurnConstraint
 from mlx_oss.harmony import PYTHON, ToolDescription
 from mlx_oss.tokenizer import END, STOP_IDS
@@ -48,6 +48,11 @@ SHIPPED, ASKED = (f"<|channel|>commentary to=functions.{name} <|constrain|>json"
         ("ship", {THOUGHT, PREAMBLE, SHIPPED}),
         ("python", {THOUGHT, PREAMBLE, " to=python<|channel|>analysis code"}),
         ({"type": "function", "function": {"name": "weather"}}, {THOUGHT, PREAMBLE, ASKED}),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"name": "ship"}]}, {ANSWER, THOUGHT, PREAMBLE, SHIPPED}),
+        (
+            {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"function": {"name": "ship"}}]}},
+            {THOUGHT, PREAMBLE, SHIPPED},
+        ),
     ],
     ids=str,
 )
@@ -100,3 +105,11 @@ def test_random_weights_call_what_they_must_and_nothing_when_they_must_not(model
     session.clear()
     reply = session.ask("Ship it.", tool_choice="none")
     assert reply.tool_calls == () and all(message.recipient is None for message in session.messages)
+
+
+@pytest.mark.parametrize("inner", [{}, {"tools": []}, {"tools": "ship"}, {"tools": [{"name": "ship"}], "mode": "x"}, 7])
+def test_allowed_tools_without_tools_are_refused(inner):
+    with pytest.raises(OptionError, match="give allowed_tools the mode auto or required, and a list of tools"):
+        constraint({"type": "allowed_tools", "allowed_tools": inner}, "")
+    with pytest.raises(OptionError, match="one of the tools: ship, weather, python"):
+        constraint({"type": "allowed_tools", "tools": [{"name": "shop"}]}, "")
