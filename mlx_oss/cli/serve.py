@@ -104,7 +104,9 @@ def make_service(args: argparse.Namespace) -> Service:
 def make_application(args: argparse.Namespace, service: Service) -> Any:
     """The ASGI application. Raises OptionError if it would be open to others without a key."""
     from mlx_oss.server.app import application
+    from mlx_oss.server.chat_completions import ChatCompletions
     from mlx_oss.server.guard import Access, is_loopback
+    from mlx_oss.server.messages import Messages
 
     key = _key(args)
     is_local = args.host == "localhost" or is_loopback(args.host)
@@ -113,7 +115,9 @@ def make_application(args: argparse.Namespace, service: Service) -> Any:
             f"--host {args.host} lets other machines use the server: give an --api-key, or ${_KEY}, that they need"
         )
     access = Access(hosts=() if is_local else None, key=key, origins=args.cors)
-    return application(service, (), access, logs_prompts=args.log_prompts)
+    own = [name for name, tool in service.tools.items() if service.runs_unasked or not tool.needs_confirmation]
+    apis = (ChatCompletions(own), Messages(own))
+    return application(service, apis, access, logs_prompts=args.log_prompts)
 
 
 def _key(args: argparse.Namespace) -> str | None:

@@ -10,8 +10,10 @@ connection         reads bodies, sends responses and streams, notices clients th
 guard              refuses requests of other pages, without the key, or not in JSON
 app, run           the paths, and the process
 
+options            reads what several APIs ask in the same words
+custom             tools that take a text instead of JSON
 chat_completions   OpenAI's chat completions
-messages           the messages of such a request
+messages           Anthropic's Messages
 batch              answers many requests at the same time
 batch_files        files of requests, and the files of their responses
 """

@@ -37,9 +37,10 @@ def application(
         routes: Further paths.
         logs_prompts: Whether the log gets the bodies of requests.
     """
-    info = _Information(service)
+    info, apis = _Information(service), list(apis)
     own: list[BaseRoute] = [
         *(Route(api.path, _Post(Endpoint(api, service, logs_prompts=logs_prompts))) for api in apis),
+        *(route for api in apis for route in api.routes(service)),
         Route("/health", info.health),
         Route("/metrics", info.metrics),
         Route("/v1/models", info.models),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,10 @@ from mlx_oss.events import Event
 from mlx_oss.server.fields import RequestError
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
     from mlx_oss.generation.options import SamplingOptions
+    from mlx_oss.server.service import Service
 
 Frame = tuple[str | None, Mapping[str, Any]]  # the name of an event of a stream, if it has one, and its data
 
@@ -133,11 +136,24 @@ class Api(ABC):
             model: Name of the model that answers.
         """
 
+    def routes(self, service: Service) -> Sequence[BaseRoute]:
+        """Further paths.
+
+        Args:
+            service: What answers.
+        """
+        return ()
+
     def failure(self, error: Exception) -> Mapping[str, Any]:
-        """The body of the response for an error, in the form of OpenAI's APIs."""
-        kind = "invalid_request_error" if status_of(error) < 500 else "server_error"
-        param, code = getattr(error, "param", None), code_of(error)
-        return {"error": {"message": message_of(error), "type": kind, "param": param, "code": code}}
+        """The body of the response for an error."""
+        return failure_body(error)
+
+
+def failure_body(error: Exception) -> Mapping[str, Any]:
+    """The body of the response for an error, in the form of OpenAI's APIs."""
+    kind = "invalid_request_error" if status_of(error) < 500 else "server_error"
+    param, code = getattr(error, "param", None), code_of(error)
+    return {"error": {"message": message_of(error), "type": kind, "param": param, "code": code}}
 
 
 def status_of(error: Exception) -> int:

@@ -13,8 +13,9 @@ from mlx_oss.errors import DeviceError, MlxOssError, quoted
 from mlx_oss.events import Reply
 from mlx_oss.generation.engine import Engine
 from mlx_oss.server import chat_completions
+from mlx_oss.server.asked import status_of
 from mlx_oss.server.batch_files import BatchRequest
-from mlx_oss.server.messages import RequestError
+from mlx_oss.server.fields import RequestError
 from mlx_oss.tokenizer import Tokenizer
 
 _MOST_FAILURES = 16  # of the device, one after the other
@@ -57,7 +58,7 @@ def answer(
         if isinstance(outcome, DeviceError) and failures < _MOST_FAILURES:
             return request, outcome
         assert outcome is not None, "nothing ends the turns before this does"
-        if isinstance(outcome, MlxOssError) and chat_completions.is_of_request(outcome):
+        if isinstance(outcome, MlxOssError) and status_of(outcome) < 500:
             return request, outcome
         raise outcome
 
@@ -85,5 +86,12 @@ def _turn(request: BatchRequest, engine: Engine, tokenizer: Tokenizer) -> Turn:
         raise RequestError(
             f'{param} is {quoted(fields.get(param))}: give method "POST" and url "{chat_completions.PATH}"', param
         )
-    wanted = chat_completions.request_from(fields.get("body"))
-    return begin(ChatSession(engine, tokenizer, **wanted.options), wanted.messages)
+    asked = chat_completions.ChatCompletions().asked(fields.get("body"))
+    for name, is_wanted in (("stream", asked.stream), ("n", asked.count != 1), ("tools", asked.details.custom)):
+        if is_wanted:
+            raise RequestError(
+                f"{name} asks for a stream, several answers or a custom tool, which no batch has: leave it out",
+                name,
+            )
+    session = ChatSession(engine, tokenizer, instructions=asked.transcript.instructions, **asked.fixed, **asked.free)
+    return begin(session, asked.transcript.messages)

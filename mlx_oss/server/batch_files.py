@@ -24,7 +24,8 @@ from mlx_oss import json_text
 from mlx_oss.errors import BatchError, MlxOssError, quoted
 from mlx_oss.events import Reply
 from mlx_oss.files import TEXT_BYTES, UnsuitableFile, can_exist, check_regular, expanded, open_regular
-from mlx_oss.server import chat_completions
+from mlx_oss.server.asked import failure_body, status_of
+from mlx_oss.server.chat_completions.response import completion
 
 LINE_BYTES = TEXT_BYTES
 MOST_REQUESTS = 1_000_000  # their ids are kept in memory
@@ -189,11 +190,9 @@ class ResponseFile:
         unique = uuid.uuid4().hex
         if isinstance(outcome, Reply):
             status = 200
-            body = chat_completions.completion(
-                outcome, id=f"chatcmpl-{unique}", created=int(time.time()), model=self._model
-            )
+            body = completion(outcome, id=f"chatcmpl-{unique}", created=int(time.time()), model=self._model)
         else:
-            status, body = chat_completions.failure(outcome)
+            status, body = status_of(outcome), dict(failure_body(outcome))
         response = {"status_code": status, "request_id": f"req_{unique}", "body": body}
         fields = {"id": request.id, "custom_id": request.custom_id, "response": response, "error": None}
         line = json.dumps(fields).encode() + b"\n"

@@ -67,8 +67,10 @@ class Memory:
 
     def entries_of(self, transcript: Transcript) -> list[Entry]:
         """The entries of a conversation that a client has sent, with the ids that they had."""
-        entries = list[Entry]()
+        entries, channels = list[Entry](), dict[str, str]()  # the channel of the last call, by recipient
         for message, call_id in zip(transcript.messages, transcript.call_ids, strict=True):
+            if message.role == "tool" and (channel := channels.get(message.name or "", message.channel)) is not None:
+                message = replace(message, channel=channel)
             written = self._known_as(call_id) if call_id is not None else None
             if written is not None and _is_same_call(written[-1].message, message):
                 told = _said_before(entries)
@@ -79,6 +81,8 @@ class Memory:
                     entries.append(written[-1])
             else:
                 entries.append(self._entry(message))
+            if (last := entries[-1].message).role == "assistant" and last.recipient is not None:
+                channels[last.recipient] = last.channel or "commentary"
         return entries
 
     def _entry(self, message: Message) -> Entry:
@@ -108,11 +112,15 @@ class Memory:
 
 
 def _said_before(entries: Sequence[Entry]) -> Sequence[Entry]:
-    """What the assistant has said at the end, without calls."""
+    """What the assistant has said at the end, without calls and answers."""
     start = len(entries)
-    while start and (message := entries[start - 1].message).role == "assistant" and message.recipient is None:
+    while start and _is_before_call(entries[start - 1].message):
         start -= 1
     return entries[start:]
+
+
+def _is_before_call(message: Message) -> bool:
+    return message.role == "assistant" and message.recipient is None and message.channel != "final"
 
 
 def _reasoning(entries: Sequence[Entry]) -> str:

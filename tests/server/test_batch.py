@@ -38,10 +38,10 @@ def test_every_request_gets_its_own_reply():
 def test_what_cannot_be_answered_is_an_error_in_its_place():
     wrong_url = BatchRequest("u", "batch_req_u", {**request("u").fields, "url": "/v1/embeddings"})
     wrong_method = BatchRequest("m", "batch_req_m", {**request("m").fields, "method": "GET"})
-    requests = [request("a"), request("b", stop="x"), wrong_url, wrong_method, request("l", "x " * 999), request("z")]
+    requests = [request("a"), request("b", n=2), wrong_url, wrong_method, request("l", "x " * 999), request("z")]
     got = outcomes(requests, "A", "Z", context=600)
     assert {name for name, outcome in got.items() if isinstance(outcome, Reply)} == {"a", "z"}
-    assert "stop is 'x', which is not available" in str(got["b"]) and "leave no room" in str(got["l"])
+    assert "n asks for a stream, several answers" in str(got["b"]) and "leave no room" in str(got["l"])
     assert str(got["u"]) == 'url is \'/v1/embeddings\': give method "POST" and url "/v1/chat/completions"'
     assert str(got["m"]).startswith("method is 'GET'")
 
