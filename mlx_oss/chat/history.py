@@ -43,6 +43,7 @@ def preamble(
     system_tools: Sequence[ToolNamespace],
     current_date: str | None,
     answer: ResponseFormat | None = None,
+    groups: Sequence[ToolNamespace] = (),
 ) -> list[Message]:
     """The system message, and the developer message if it has content. Raises OptionError for an unknown effort."""
     if effort not in EFFORTS:
@@ -51,9 +52,11 @@ def preamble(
     system = SystemContent(
         reasoning_effort=system_effort, conversation_start_date=current_date, tools=tuple(system_tools)
     )
-    if not instructions and not tools and answer is None:
+    if not instructions and not tools and not groups and answer is None:
         return [Message("system", system)]
     developer = DeveloperContent.with_functions(instructions or None, tuple(tools))
+    if groups:
+        developer = replace(developer, tools=(*developer.tools, *groups))
     if answer is not None:
         developer = replace(developer, response_formats=(answer,))
     return [Message("system", system), Message("developer", developer)]

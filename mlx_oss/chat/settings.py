@@ -66,6 +66,8 @@ class UnknownOption(OptionError, AttributeError):
 class Settings:
     """The options of `ChatSession` with these names, which describes them.
 
+    `groups` is one that only the server has: functions of the app in namespaces of their own.
+
     Raises:
         OptionError: If an option is invalid, or two of them do not go together.
         HarmonyError: If the parameters of a tool or a response format are not a JSON schema.
@@ -77,6 +79,7 @@ class Settings:
     reasoning_effort: Effort = "medium"
     tools: Sequence[AnyTool] = ()
     system_tools: Sequence[ToolNamespace] = ()
+    groups: Sequence[ToolNamespace] = ()
     tool_choice: ToolChoice = "auto"
     confirm: Confirm | None = None
     max_rounds: int = 32
@@ -127,7 +130,7 @@ class Settings:
     @cached_property
     def toolset(self) -> Toolset:
         """The tools that the model may call."""
-        return Toolset([*self.tools, *self.system_tools], self.confirm)
+        return Toolset([*self.tools, *self.system_tools], self.confirm, self.groups)
 
     @cached_property
     def constraints(self) -> OutputConstraints:
@@ -150,7 +153,7 @@ class Settings:
                 "choose another effort, or tool_choice='auto'"
             )
         toolset = self.toolset
-        return self.constraints.rules(toolset.functions, toolset.namespaces, self.tool_choice)
+        return self.constraints.rules(toolset.functions, (*toolset.groups, *toolset.namespaces), self.tool_choice)
 
     @cached_property
     def frame(self) -> Frame:
@@ -163,7 +166,7 @@ class Settings:
     def preamble(self) -> list[Message]:
         """The system and developer messages."""
         tools, answer = (self.toolset.functions, self.toolset.namespaces), self.constraints.prompt_format
-        return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, answer)
+        return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, answer, self.groups)
 
     @property
     def setup(self) -> TurnSetup:
@@ -174,7 +177,7 @@ class Settings:
 
 # What is made of which settings.
 _USED_BY = {
-    "toolset": {"tools", "system_tools", "confirm"},
+    "toolset": {"tools", "system_tools", "groups", "confirm"},
     "constraints": {"response_format", "max_reasoning_tokens", "guards"},
 }
 _USED_BY["rules"] = {*_USED_BY["toolset"], *_USED_BY["constraints"], "tool_choice", "reasoning_effort"}

@@ -135,7 +135,8 @@ class Service:
         entries = model.memory.entries_of(asked.transcript)
         turns = []
         for choice in range(asked.count):
-            given: dict[str, Any] = {**asked.free, "confirm": confirm}
+            # Without an own tool nothing is confirmed, and what is rendered does not depend on this turn.
+            given: dict[str, Any] = {**asked.free, **({"confirm": confirm} if asked.builtin else {})}
             options = asked.sampling or SamplingOptions()
             if options.seed is not None:
                 options = replace(options, seed=(options.seed + choice) % 2**64)

@@ -28,9 +28,11 @@ class Toolset:
     Args:
         tools: Functions and tools to run, and descriptions of other tools.
         confirm: Called before each call that the session runs. True lets it run; False or a reason refuses it.
+        groups: Functions in namespaces of their own, which are only described.
 
     Attributes:
         functions: Descriptions for the developer message.
+        groups: Further namespaces for the developer message.
         namespaces: Descriptions for the system message.
 
     Raises:
@@ -38,16 +40,19 @@ class Toolset:
             message header.
     """
 
-    def __init__(self, tools: Iterable[AnyTool] = (), confirm: Confirm | None = None) -> None:
-        self._confirm = confirm
+    def __init__(
+        self, tools: Iterable[AnyTool] = (), confirm: Confirm | None = None, groups: Iterable[ToolNamespace] = ()
+    ) -> None:
+        self._confirm, self.groups = confirm, tuple(groups)
         self._runnable: dict[str, Tool | SystemTool] = {}
         described = [(tool, _description(tool)) for tool in tools]
         self.functions = tuple(entry for _, entry in described if isinstance(entry, ToolDescription))
         self.namespaces = tuple(entry for _, entry in described if isinstance(entry, ToolNamespace))
-        names = [entry.name for _, entry in described]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise OptionError(f"two tools are called {twice[0]!r}: give each its own name")
-        for _, entry in described:
+        spaces = [entry.name for entry in (*self.namespaces, *self.groups)]
+        for names in ([entry.name for _, entry in described], spaces):
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise OptionError(f"two tools are called {twice[0]!r}: give each its own name")
+        for entry in (*(entry for _, entry in described), *self.groups):
             _check(entry)
         for tool, entry in described:
             if isinstance(tool, Tool | SystemTool):
@@ -62,7 +67,8 @@ class Toolset:
         tool.
         """
         name = call.name
-        known = [*(tool.name for tool in self.functions), *(namespace.name for namespace in self.namespaces)]
+        spaces = (*self.groups, *self.namespaces)
+        known = [*(tool.name for tool in self.functions), *(space.name for space in spaces)]
         is_described = name in known or name.partition(".")[0] in known
         return bool(self._runnable) and (self._tool(name) is not None or not is_described)
 
