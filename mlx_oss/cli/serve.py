@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import model_arguments, settings, tool_arguments
 from mlx_oss.errors import MlxOssError, OptionError
+from mlx_oss.files import expanded
 from mlx_oss.terminal import report, say, show_log
 from mlx_oss.weights.hub.names import NANO
 
@@ -56,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="MINUTES",
         help="free the memory of the model after so many minutes without a request (default: never)",
+    )
+    parser.add_argument(
+        "--store",
+        metavar="FILE",
+        help="keep responses in this file, so that requests can continue them by previous_response_id also after the "
+        "server was started again; it takes up to 1 GiB, and only you can read it (default: in memory, 64 MiB)",
     )
     tool_arguments.add_arguments(parser)
     parser.add_argument("--log-prompts", action="store_true", help="also log what is asked (default: never)")
@@ -107,6 +114,7 @@ def make_application(args: argparse.Namespace, service: Service) -> Any:
     from mlx_oss.server.chat_completions import ChatCompletions
     from mlx_oss.server.guard import Access, is_loopback
     from mlx_oss.server.messages import Messages
+    from mlx_oss.server.responses import Responses, Store
 
     key = _key(args)
     is_local = args.host == "localhost" or is_loopback(args.host)
@@ -116,7 +124,8 @@ def make_application(args: argparse.Namespace, service: Service) -> Any:
         )
     access = Access(hosts=() if is_local else None, key=key, origins=args.cors)
     own = [name for name, tool in service.tools.items() if service.runs_unasked or not tool.needs_confirmation]
-    apis = (ChatCompletions(own), Messages(own))
+    store = Store(None if args.store is None else expanded(args.store))
+    apis = (Responses(store, own), ChatCompletions(own), Messages(own))
     return application(service, apis, access, logs_prompts=args.log_prompts)
 
 

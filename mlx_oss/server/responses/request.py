@@ -1,0 +1,220 @@
+"""Reads a request of the Responses API. Knows nothing of how it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_oss.chat.transcript import Transcript
+from mlx_oss.errors import OptionError, quoted
+from mlx_oss.generation.options import SamplingOptions
+from mlx_oss.server.asked import Asked
+from mlx_oss.server.fields import Fields, RequestError
+from mlx_oss.server.responses.items import Item, ItemReader
+from mlx_oss.server.responses.tools import Tools, read_tools
+
+# gpt-oss knows low, medium and high.
+_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+_SUMMARIES = ("auto", "concise", "detailed", "none")
+_MOST_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What only this API knows of a request.
+
+    Attributes:
+        tools: The tools.
+        echo: Fields of the response that repeat the request.
+        include: What of the items is wanted besides the usual.
+        has_summary: Whether the reasoning is streamed as its summary.
+        items: The items of this request.
+        is_stored: Whether the response is to be stored.
+    """
+
+    tools: Tools
+    echo: Mapping[str, Any]
+    include: Collection[str] = ()
+    has_summary: bool = False
+    items: Sequence[Item] = ()
+    is_stored: bool = True
+
+    @property
+    def previous(self) -> str | None:
+        """The response that this one continues."""
+        id_: str | None = self.echo["previous_response_id"]
+        return id_
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What is stored, as a reader of requests asks for it.
+
+    Attributes:
+        before: The items of a response and of those that it continues, from their beginning. Raises RequestError if
+            it is not stored.
+        item: An item by its id; None if it is not stored.
+    """
+
+    before: Callable[[str], Sequence[Item]]
+    item: Callable[[str], Item | None]
+
+
+def read_request(value: Any, own: Collection[str], history: History) -> Asked:
+    """Reads the body of a request.
+
+    Args:
+        value: The body, as read from JSON.
+        own: The server's own tools that may run.
+        history: What is stored.
+
+    Raises:
+        RequestError: If something in it is wrong.
+    """
+    body = Fields(value)
+    for name in ("background", "conversation", "prompt"):
+        if body.get(name):
+            raise RequestError(f"{name} is not available here: leave it out, and send the whole conversation", name)
+    tools = read_tools(body, own)
+    items = _items(body)
+    previous = body.optional_text("previous_response_id")
+    transcript = Transcript()
+    transcript.instruct(body.text("instructions", ""))
+    reader = ItemReader(transcript, tools, history.item)
+    for number, item in enumerate(history.before(previous) if previous else ()):
+        reader.read(Fields(item, f"previous[{number}]"))
+    for number, item in enumerate(items):
+        reader.read(Fields(item, f"input[{number}]"))
+    include = [name for name in body.list("include") if isinstance(name, str)]
+    reasoning = body.fields("reasoning") or Fields({}, "reasoning")
+    effort = reasoning.one_of("effort", ("none", *_EFFORTS), "medium")
+    summary = _summary(reasoning)
+    text = body.fields("text") or Fields({}, "text")
+    format_ = text.fields("format") or Fields({"type": "text"}, "text.format")
+    sampling = _sampling(body)
+    wants_logprobs = "message.output_text.logprobs" in include or sampling.top_logprobs > 0
+    fixed = {
+        "tools": tools.functions,
+        "groups": tools.groups,
+        "tool_choice": tools.choice,
+        # Without reasoning gpt-oss calls no tools.
+        "reasoning_effort": _EFFORTS.get(effort, "none" if tools.is_empty else "low"),
+        "response_format": _response_format(format_),
+    }
+    free: dict[str, Any] = {"options": sampling, "logprobs": wants_logprobs}
+    max_tokens, max_calls = body.integer("max_output_tokens", least=1), body.integer("max_tool_calls", least=0)
+    if max_tokens is not None:
+        free["max_tokens"] = max_tokens
+    if max_calls is not None:
+        free["max_rounds"] = max_calls
+    truncation = body.one_of("truncation", ("auto", "disabled"), "disabled")
+    if truncation == "auto":
+        free["context_policy"] = "drop_oldest"
+    is_stored = body.flag("store", True)
+    echo = {
+        "background": False,
+        "instructions": body.optional_text("instructions"),
+        "max_output_tokens": max_tokens,
+        "max_tool_calls": max_calls,
+        "parallel_tool_calls": body.flag("parallel_tool_calls", True),
+        "previous_response_id": previous,
+        "prompt_cache_key": _echoed(body, "prompt_cache_key"),
+        "reasoning": {"effort": effort, "summary": summary},
+        "safety_identifier": _echoed(body, "safety_identifier"),
+        "service_tier": "default",
+        "store": is_stored,
+        "temperature": sampling.temperature,
+        "text": {"format": dict(format_.raw), "verbosity": text.one_of("verbosity", _VERBOSITIES, "medium")},
+        "tool_choice": body.get("tool_choice") or "auto",
+        "tools": [_echoed_tool(tool) for tool in body.list("tools")],
+        "top_logprobs": sampling.top_logprobs,
+        "top_p": sampling.top_p,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "truncation": truncation,
+        "user": _echoed(body, "user"),
+        "metadata": _metadata(body),
+    }
+    details = Details(tools, echo, frozenset(include), summary is not None, items, is_stored)
+    return Asked(
+        transcript,
+        body.optional_text("model"),
+        body.flag("stream"),
+        fixed,
+        free,
+        builtin=tools.builtin,
+        details=details,
+    )
+
+
+_VERBOSITIES = ("low", "medium", "high")
+
+
+def _items(body: Fields) -> list[Item]:
+    given = body.get("input")
+    if isinstance(given, str):
+        return [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}]
+    if given is None and body.get("previous_response_id") is None:
+        raise RequestError("input is missing: give a text, or a list of items", "input")
+    if given is not None and not isinstance(given, list):
+        raise body.wrong("input", "a text, or a list of items")
+    return [dict(item.raw) for item in body.each("input")]
+
+
+def _summary(reasoning: Fields) -> str | None:
+    name = "summary" if reasoning.get("summary") is not None else "generate_summary"
+    summary = reasoning.one_of(name, _SUMMARIES, "none")
+    return None if summary == "none" else summary
+
+
+def _sampling(body: Fields) -> SamplingOptions:
+    names = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+    values: dict[str, Any] = {name: value for name in names if (value := body.number(name)) is not None}
+    values["top_logprobs"] = body.integer("top_logprobs", least=0, most=_MOST_LOGPROBS) or 0
+    try:
+        return SamplingOptions(**values)
+    except OptionError as error:
+        raise RequestError(str(error), str(error).split(maxsplit=1)[0]) from None
+
+
+def _response_format(format_: Fields) -> Any:
+    kind = format_.one_of("type", ("text", "json_schema", "json_object"), "text")
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return {"type": "json_object"}
+    inner = format_.fields("json_schema") or format_  # as chat completions have it
+    if not isinstance(inner.get("schema"), Mapping):
+        raise inner.wrong("schema", "a JSON schema")
+    described = {"name": inner.text("name", "answer"), "schema": inner.get("schema"), "strict": inner.flag("strict")}
+    if (text := inner.optional_text("description")) is not None:
+        described["description"] = text
+    return {"type": "json_schema", "json_schema": described}
+
+
+def _metadata(body: Fields) -> Mapping[str, Any]:
+    fields = body.fields("metadata")
+    return {} if fields is None else fields.raw
+
+
+def _echoed(body: Fields, name: str) -> str | None:
+    value = body.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _echoed_tool(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool as responses have it: clients expect each key of a function."""
+    if tool.get("type") != "function":
+        return tool
+    return {"description": None, "parameters": None, "strict": False, **tool}
+
+
+def not_stored(id_: str) -> RequestError:
+    """The error for a response that is not, or no longer, stored."""
+    return RequestError(
+        f"the response {quoted(id_)} is not stored here: send the whole conversation as `input`, without "
+        "previous_response_id",
+        "previous_response_id",
+        code="previous_response_not_found",
+    )

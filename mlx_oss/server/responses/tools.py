@@ -1,0 +1,245 @@
+"""The tools of a request: how they are described to the model, and how its calls are written as items.
+
+Tools of a type that is not known here are left out: clients offer whatever they have. Knows nothing of conversations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlx_oss.errors import OptionError, quoted
+from mlx_oss.harmony import ToolDescription, ToolNamespace
+from mlx_oss.server.fields import Fields, RequestError
+from mlx_oss.tools.toolset import Toolset
+
+BROWSER, PYTHON = "browser", "python"  # the server's own tools that this API has items for
+_FUNCTIONS = "functions"
+_INPUT = "input"  # the argument of a custom tool, as the model sees it
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A tool that a call names.
+
+    Attributes:
+        name: Its name, without a namespace.
+        namespace: The namespace that the client has given it; None if it has given none.
+        is_custom: Whether its input is a text, not JSON.
+    """
+
+    name: str
+    namespace: str | None = None
+    is_custom: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The tools of a request.
+
+    Attributes:
+        functions: Those without a namespace.
+        groups: The others.
+        builtin: Names of the server's own tools that the model may call.
+        choice: Which of them it may or must call, as `Settings.tool_choice` takes it.
+        called: All but the server's own, by the name in message headers.
+    """
+
+    functions: tuple[ToolDescription, ...] = ()
+    groups: tuple[ToolNamespace, ...] = ()
+    builtin: tuple[str, ...] = ()
+    choice: Any = "auto"
+    called: Mapping[str, Called] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is none."""
+        return not (self.functions or self.groups or self.builtin)
+
+    def of(self, recipient: str) -> Called:
+        """The tool with this name in message headers."""
+        known = (self.called or {}).get(recipient)
+        return known or Called(recipient.removeprefix(f"{_FUNCTIONS}."))
+
+    def recipient(self, name: str, namespace: str | None) -> str:
+        """The name of a tool in message headers.
+
+        Args:
+            name: Its name in an item.
+            namespace: The namespace in that item. Some clients forget it.
+        """
+        if namespace:
+            return f"{namespace}.{name}"
+        usual, known = f"{_FUNCTIONS}.{name}", self.called or {}
+        if usual not in known:
+            others = [recipient for recipient, called in known.items() if called.name == name]
+            if len(others) == 1:
+                return others[0]
+            if "." in name:  # a call of a tool that was never described
+                return name
+        return usual
+
+    def is_own(self, recipient: str) -> bool:
+        """Whether the server runs a call with this name."""
+        return recipient.partition(".")[0] in self.builtin
+
+
+def read_tools(body: Fields, own: Collection[str]) -> Tools:
+    """Reads `tools` and `tool_choice` of a request.
+
+    Args:
+        body: The request.
+        own: The server's own tools that may run.
+
+    Raises:
+        RequestError: If a tool cannot be described, or there is no such tool to choose.
+    """
+    reader = _Reader(own)
+    for tool in body.each("tools"):
+        reader.read(tool)
+    return replace(reader.tools, choice=_choice(body, reader.tools))
+
+
+class _Reader:
+    def __init__(self, own: Collection[str]) -> None:
+        self._own = own
+        self._functions: list[ToolDescription] = []
+        self._groups: dict[str, ToolNamespace] = {}
+        self._builtin: list[str] = []
+        self._called: dict[str, Called] = {}
+
+    @property
+    def tools(self) -> Tools:
+        groups = tuple(group for group in self._groups.values() if group.tools)
+        return Tools(tuple(self._functions), groups, tuple(self._builtin), called=self._called)
+
+    def read(self, tool: Fields) -> None:
+        kind = tool.get("type")
+        if kind in ("function", "custom"):
+            self._functions.append(self._described(tool, kind, None))
+        elif kind == "namespace":
+            self._read_namespace(tool)
+        elif tool.get("external_web_access") is not False:  # false: the user has not allowed it
+            name = own_tool(kind)
+            self._builtin += [name] if name in self._own and name not in self._builtin else []
+
+    def _read_namespace(self, space: Fields) -> None:
+        name, text = space.text("name"), space.text("description", "")
+        functions = [
+            self._described(tool, str(tool.get("type")), name)
+            for tool in space.each("tools")
+            if tool.get("type") in ("function", "custom")
+        ]
+        if name == _FUNCTIONS:
+            self._functions += functions
+            return
+        before = self._groups.get(name)
+        group = ToolNamespace(name, text or None, (*(before.tools if before else ()), *functions))
+        _checked(Toolset, space, groups=[group])
+        self._groups[name] = group
+
+    def _described(self, tool: Fields, kind: str, namespace: str | None) -> ToolDescription:
+        inner = tool.fields("function") if isinstance(tool.get("function"), Mapping) else None
+        tool = inner or tool  # as chat completions have it
+        name, text = tool.text("name"), tool.text("description", "")
+        if kind == "custom":
+            described = ToolDescription(name, _custom_text(tool, text), _CUSTOM_SCHEMA)
+        else:
+            parameters = tool.get("parameters")
+            if not isinstance(parameters, Mapping | None):
+                raise tool.wrong("parameters", "the JSON schema of an object")
+            described = ToolDescription(name, text, parameters)
+        recipient = f"{namespace or _FUNCTIONS}.{name}"
+        if recipient in self._called:
+            raise RequestError(
+                f"{tool.where('name')} is {quoted(name)}, which another tool is called too: give each its own name",
+                tool.where("name"),
+            )
+        _checked(Toolset, tool, [described])
+        own = None if namespace == _FUNCTIONS else namespace
+        self._called[recipient] = Called(name, own, kind == "custom")
+        return described
+
+
+def own_tool(kind: Any) -> str:
+    """The server's own tool for a type of OpenAI's tools, whichever of its versions; "" if there is none."""
+    if not isinstance(kind, str):
+        return ""
+    return BROWSER if kind.startswith("web_search") else PYTHON if kind == "code_interpreter" else ""
+
+
+def _checked(make: Any, tool: Fields, *args: Any, **kwargs: Any) -> None:
+    try:
+        make(*args, **kwargs)
+    except OptionError as error:
+        raise RequestError(f"{tool.path}: {error}", tool.path) from None
+
+
+def _choice(body: Fields, tools: Tools) -> Any:
+    """`tool_choice` with the names of message headers."""
+    choice = body.get("tool_choice")
+    if not isinstance(choice, Mapping):
+        return body.one_of("tool_choice", ("auto", "none", "required"), "auto")
+    fields = Fields(choice, "tool_choice")
+    if choice.get("type") == "allowed_tools":
+        inner = fields.fields("allowed_tools") if "allowed_tools" in choice else fields
+        assert inner is not None
+        mode = inner.one_of("mode", ("auto", "required"), "auto")
+        named = [name for tool in inner.each("tools") if (name := _chosen(tool, tools)) is not None]
+        return {"type": "allowed_tools", "mode": mode, "tools": [{"name": name} for name in named]}
+    name = _chosen(fields, tools)
+    if name is None:  # of a type that was left out
+        return "auto"
+    known = {*(tools.called or {}), *(group.name for group in tools.groups), *tools.builtin}
+    if name not in known:
+        shown = ", ".join(called.name for called in (tools.called or {}).values()) or "none"
+        raise RequestError(
+            f"tool_choice names {quoted(choice.get('name'))}, which is not one of the tools: {shown}", "tool_choice"
+        )
+    return {"type": "function", "name": name}
+
+
+def _chosen(tool: Fields, tools: Tools) -> str | None:
+    """The name in message headers of a tool that is chosen."""
+    kind = tool.get("type")
+    if kind in ("function", "custom"):
+        inner = tool.fields("function") if isinstance(tool.get("function"), Mapping) else None
+        return tools.recipient((inner or tool).text("name"), tool.optional_text("namespace"))
+    if kind == "namespace":
+        return tool.text("name")
+    own = own_tool(kind)
+    return own if own in tools.builtin else None
+
+
+_CUSTOM_SCHEMA = {
+    "type": "object",
+    "properties": {_INPUT: {"type": "string", "description": "The whole input, as it is."}},
+    "required": [_INPUT],
+    "additionalProperties": False,
+}
+
+
+def _custom_text(tool: Fields, text: str) -> str:
+    """The description of a custom tool, with the format of its input."""
+    format_ = tool.fields("format")
+    if format_ is None or format_.get("type") != "grammar":
+        return text
+    syntax, definition = format_.text("syntax", "lark"), format_.text("definition", "")
+    return f"{text}\n\nThe input follows this {syntax} grammar:\n{definition}".strip()
+
+
+def custom_input(arguments: str) -> str:
+    """The input of a custom tool in what the model wrote as arguments."""
+    try:
+        read = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    found = read.get(_INPUT) if isinstance(read, dict) else None
+    return found if isinstance(found, str) else arguments
+
+
+def custom_arguments(text: str) -> str:
+    """What the model writes to give a custom tool this input."""
+    return json.dumps({_INPUT: text}, ensure_ascii=False)
