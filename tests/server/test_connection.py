@@ -168,7 +168,7 @@ def test_a_reader_that_stops_holds_up_nobody_and_is_given_up(served, monkeypatch
         body = json.dumps(ASKED | {"stream": True}).encode()
         head = "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        wait_until(lambda: metric(url, "running_requests") == 1)
+        wait_until(lambda: len(engine.requests) == 1)
         assert asked(url, "/echo", ASKED)[1]["texts"] == ["B"]
         wait_until(lambda: metric(url, "running_requests") == 0)
 
