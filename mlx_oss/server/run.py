@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import resource
 import socket
+from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlx_oss.errors import OptionError
 from mlx_oss.server.service import Service
 
 _BACKLOG = 1024
 _KEEP_ALIVE_SECONDS = 75
+_HEAD_SECONDS = 30.0  # until the first request of a connection has its head
+_MOST_CONNECTIONS = 4096
+_FILES = 10_240  # that macOS lets a process open at most, if it asks for them; at first it is 256
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -50,17 +57,50 @@ def serve(app: ASGIApp, service: Service, listening: socket.socket) -> None:
         service: It refuses new requests from the first signal on.
         listening: What `bound` returned.
     """
-    config = uvicorn.Config(
+    _open_more_files()
+    server = _Server(configured(app), service)
+    asyncio.run(server.serve(sockets=[listening]))
+
+
+def configured(app: ASGIApp, **more: Any) -> uvicorn.Config:
+    """How the application is served."""
+    return uvicorn.Config(
         app,
+        http=_Protocol,
+        limit_concurrency=_MOST_CONNECTIONS,
         access_log=False,
         log_config=None,
         server_header=False,
         ws="none",
         lifespan="off",
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        **more,
     )
-    server = _Server(config, service)
-    asyncio.run(server.serve(sockets=[listening]))
+
+
+def _open_more_files() -> None:
+    """Lets this process have a connection for each client, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class _Protocol(H11Protocol):
+    """HTTP, with a limit for the time that the first head of a connection takes."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._giving_up = self.loop.call_later(_HEAD_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._giving_up.cancel()
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):

@@ -15,7 +15,7 @@ from mlx_oss.server.app import application
 from mlx_oss.server.asked import Api
 from mlx_oss.server.guard import Access
 from mlx_oss.server.models import Models
-from mlx_oss.server.run import bound
+from mlx_oss.server.run import bound, configured
 from mlx_oss.server.service import Service
 from tests.engines import wait_until
 
@@ -26,7 +26,7 @@ class Running:
     def __init__(self, app: Any) -> None:
         listening = bound("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        config = uvicorn.Config(app, lifespan="off", ws="none", log_level="warning", timeout_graceful_shutdown=5)
+        config = configured(app, timeout_graceful_shutdown=5)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
         self._thread.start()

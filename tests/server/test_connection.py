@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mlx_oss import DeviceError, EngineError, ScriptedEngine
-from mlx_oss.server import connection
+from mlx_oss.server import connection, run
 from tests.engines import HeldEngine, wait_until
 from tests.server.echo import Client, Echo, asked, events
 
@@ -88,6 +88,22 @@ def test_a_body_that_drips_is_given_up(served, monkeypatch):
         head = "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
         client.sendall(head.encode())
         assert client.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def test_a_connection_that_asks_nothing_is_given_up(served, monkeypatch):
+    monkeypatch.setattr(run, "_HEAD_SECONDS", 0.2)
+    host, port = urlsplit(served(ScriptedEngine("A"), [Echo()])).netloc.split(":")
+    for sent in (b"", b"POST /echo HTTP/1.1\r\nHost: loc"):
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(sent)
+            assert client.recv(4096) == b""
+
+
+def test_a_head_that_is_too_large_is_refused(served):
+    host, port = urlsplit(served(ScriptedEngine("A"), [Echo()])).netloc.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 1_000_000)
+        assert client.recv(4096).startswith(b"HTTP/1.1 400")
 
 
 def test_an_error_before_the_first_event_has_its_own_status(served):
