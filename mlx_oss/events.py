@@ -82,8 +82,8 @@ class ToolCall:
 
     @property
     def name(self) -> str:
-        """The recipient without the namespace `functions`."""
-        return self.recipient.removeprefix("functions.")
+        """The recipient without the namespace `functions`; never empty."""
+        return self.recipient.removeprefix("functions.") or self.recipient
 
 
 @dataclass(frozen=True, slots=True)

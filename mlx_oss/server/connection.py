@@ -75,6 +75,8 @@ class Endpoint:
                     emit = stream.emit if asked.stream else _drop
                     work = self._service.answer(asked, name, writer, emit)
                     await unless_gone(receive, work, stream.keep_alive if asked.stream else None)
+                except ClientGone:
+                    raise
                 except Exception as error:
                     if not stream.has_begun:
                         raise

@@ -103,6 +103,14 @@ def asked(url: str, path: str, body: Any = None, method: str | None = None, **he
         return response.status, data
 
 
+def streamed(url: str, path: str, body: Any) -> str:
+    """The text of a stream."""
+    client = Client(url)
+    with client.send(path, body) as response:
+        assert response.status == 200 and response.headers["Content-Type"].startswith("text/event-stream")
+        return response.read().decode()
+
+
 def events(response: http.client.HTTPResponse) -> list[tuple[str, Any]]:
     """The events of a stream."""
     told = []
