@@ -10,6 +10,8 @@ from dataclasses import replace
 
 from mlx_oss.harmony import DeveloperContent, Message
 
+OWN_CALL = Message("assistant", "", recipient="server")  # stands for a call that the server has run, and its result
+
 
 class Transcript:
     """A conversation that is told from its beginning to its end.
@@ -75,6 +77,14 @@ class Transcript:
         self.add(message, id)
         if id is not None:
             self._waiting[id] = message, has_others
+
+    def own_call(self, id: str) -> None:
+        """A call that the server has run, of which the client knows only the id.
+
+        In a turn that is answered it is left out, like the reasoning: the pages and variables that it was about are
+        gone.
+        """
+        self.add(OWN_CALL, id)
 
     def waits(self, id: object) -> bool:
         """Whether there is a call with this id that has no result yet."""

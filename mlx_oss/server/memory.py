@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mlx_oss.chat.history import Entry
-from mlx_oss.chat.transcript import Transcript
+from mlx_oss.chat.transcript import OWN_CALL, Transcript
 from mlx_oss.harmony import Message, is_reasoning
 from mlx_oss.tokenizer import Tokenizer
 
@@ -45,43 +45,45 @@ class Memory:
         self._lock = threading.Lock()
 
     def remember(self, entries: Sequence[Entry], call_ids: Sequence[str]) -> None:
-        """Remembers what a turn has added to its conversation.
+        """Remembers what a turn has added to its conversation: up to each call, and its result if the server ran it.
 
         Args:
             entries: What was added.
             call_ids: The ids that its calls have got, in order.
         """
-        ids, since = iter(call_ids), list[Entry]()
+        ids, since, called = iter(call_ids), list[Entry](), list[Entry]()
+        id_: str | None = None
         for entry in entries:
             message = entry.message
             if message.role != "assistant":
-                since = []
+                if called and id_ is not None:
+                    self._keep(id_, [*called, entry])
+                since, called = [], []
                 continue
             since.append(entry)
             if message.recipient is not None:
                 if (id_ := next(ids, None)) is not None:
                     self._keep(id_, since)
-                since = []
+                since, called = [], since
             else:
                 self._keep(message, [entry])
 
     def entries_of(self, transcript: Transcript) -> list[Entry]:
         """The entries of a conversation that a client has sent, with the ids that they had."""
         entries, channels = list[Entry](), dict[str, str]()  # the channel of the last call, by recipient
-        for message, call_id in zip(transcript.messages, transcript.call_ids, strict=True):
+        answered = max((place for place, message in enumerate(transcript.messages) if _is_answer(message)), default=-1)
+        for place, (message, call_id) in enumerate(zip(transcript.messages, transcript.call_ids, strict=True)):
             if message.role == "tool" and (channel := channels.get(message.name or "", message.channel)) is not None:
                 message = replace(message, channel=channel)
             written = self._known_as(call_id) if call_id is not None else None
-            if written is not None and _is_same_call(written[-1].message, message):
-                told = _said_before(entries)
-                if _reasoning(told) in ("", _reasoning(written)):
-                    del entries[len(entries) - len(told) :]
-                    entries += written
-                else:  # the client has changed it
-                    entries.append(written[-1])
+            if message == OWN_CALL:
+                if written is not None and place > answered:
+                    _restore(entries, written)
+            elif written is not None and _is_same_call(written[-1].message, message):
+                _restore(entries, written)
             else:
                 entries.append(self._entry(message))
-            if (last := entries[-1].message).role == "assistant" and last.recipient is not None:
+            if entries and (last := entries[-1].message).role == "assistant" and last.recipient is not None:
                 channels[last.recipient] = last.channel or "commentary"
         return entries
 
@@ -109,6 +111,20 @@ class Memory:
             self._nbytes += nbytes
             while self._nbytes > self._limit:
                 self._nbytes -= self._known.popitem(last=False)[1].nbytes
+
+
+def _restore(entries: list[Entry], written: Sequence[Entry]) -> None:
+    """Adds what was written up to a call, in place of what the client tells of it."""
+    told = _said_before(entries)
+    if _reasoning(told) in ("", _reasoning(written)):
+        del entries[len(entries) - len(told) :]
+        entries += written
+    else:  # the client has changed it
+        entries += [entry for entry in written if entry.message.recipient is not None]
+
+
+def _is_answer(message: Message) -> bool:
+    return message.role == "assistant" and message.channel == "final"
 
 
 def _said_before(entries: Sequence[Entry]) -> Sequence[Entry]:

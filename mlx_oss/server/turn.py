@@ -31,9 +31,13 @@ class ServedTurn:
     """
 
     def __init__(self, settings: Settings, entries: Sequence[Entry]) -> None:
-        self._settings, self._before = settings, len(entries)
-        self._conversation = LiveConversation(Conversation(tuple(entries)))
-        self.prompt_tokens = settings.frame.prompt_length(self._conversation.current)
+        conversation = Conversation(tuple(entries))
+        if settings.context_policy == "drop_oldest":
+            conversation = _that_fits(conversation, settings)
+            settings = settings.changed({"context_policy": "refuse"})  # from now on, so that entries keep their places
+        self._settings, self._before = settings, len(conversation.entries)
+        self._conversation = LiveConversation(conversation)
+        self.prompt_tokens = settings.frame.prompt_length(conversation)
         room_for_answer(settings.context_limit or settings.engine.context, self.prompt_tokens)
         self._loop = ToolLoop(
             settings.engine,
@@ -60,3 +64,13 @@ class ServedTurn:
     def cost(self) -> Cost:
         """What the turn has cost so far."""
         return Cost(self._loop.usage, sum(entry.reasoned for entry in self.written))
+
+
+def _that_fits(conversation: Conversation, settings: Settings) -> Conversation:
+    """The conversation without its oldest turns, if all of it leaves less than a quarter of the context."""
+    limits, frame = settings.limits, settings.frame
+    quarter = limits.context_limit // 4
+    room = limits.context_limit - min(limits.max_tokens or quarter, quarter)
+    if frame.prompt_length(conversation) <= room:
+        return conversation
+    return conversation.without_oldest_turns(room - frame.prompt_length(Conversation()))[0]

@@ -15,6 +15,7 @@ from mlx_oss.chat.message_reader import USUAL
 from mlx_oss.chat.transcript import Transcript
 from mlx_oss.errors import quoted
 from mlx_oss.harmony import Message
+from mlx_oss.harmony.header import read_header
 from mlx_oss.server.fields import Fields, RequestError
 from mlx_oss.server.responses.tools import Tools, custom_arguments
 
@@ -52,6 +53,9 @@ class ItemReader:
                 self._transcript.reason(_reasoning(item))
             case "function_call" | "custom_tool_call":
                 self._read_call(item, str(kind))
+            case "web_search_call" | "code_interpreter_call":
+                if (id_ := item.optional_text("id")) is not None:
+                    self._transcript.own_call(id_)
             case "function_call_output" | "custom_tool_call_output":
                 self._read_result(item)
 
@@ -78,6 +82,9 @@ class ItemReader:
 
     def _read_call(self, item: Fields, kind: str) -> None:
         recipient = self._tools.recipient(item.text("name"), item.optional_text("namespace"))
+        if not _is_name(recipient):
+            where = item.where("name")
+            raise RequestError(f"{where} is {quoted(recipient)}: name tools in letters, digits, _ and -", where)
         if kind == "custom_tool_call":
             text = custom_arguments(item.text("input", ""))
         else:
@@ -98,6 +105,12 @@ class ItemReader:
                 where,
             )
         self._transcript.result(id_, _content(item, "output", "\n", sees_images=True))
+
+
+def _is_name(recipient: str) -> bool:
+    """Whether a header can name a recipient so."""
+    header, notes, _ = read_header([f"assistant to={recipient}", "commentary"], None)
+    return not notes and header.recipient == recipient
 
 
 def _reasoning(item: Fields) -> str:

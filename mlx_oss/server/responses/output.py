@@ -129,6 +129,8 @@ class MessageItem(TextItem):
     def cite(self, citations: Iterable[Citation]) -> Iterator[Frame]:
         """Adds where the text cites a page."""
         for citation in citations:
+            if not citation.source:  # a page of results
+                continue
             annotation = {
                 "type": "url_citation",
                 "start_index": citation.start,

@@ -94,15 +94,15 @@ def read_request(value: Any, own: Collection[str], history: History) -> Asked:
     format_ = text.fields("format") or Fields({"type": "text"}, "text.format")
     sampling = _sampling(body)
     wants_logprobs = "message.output_text.logprobs" in include or sampling.top_logprobs > 0
-    fixed = {
+    fixed: dict[str, Any] = {
         "tools": tools.functions,
         "groups": tools.groups,
-        "tool_choice": tools.choice,
         # Without reasoning gpt-oss calls no tools.
         "reasoning_effort": _EFFORTS.get(effort, "none" if tools.is_empty else "low"),
         "response_format": _response_format(format_),
     }
     free: dict[str, Any] = {"options": sampling, "logprobs": wants_logprobs}
+    (free if tools.builtin else fixed)["tool_choice"] = tools.choice  # own tools are made for each turn
     max_tokens, max_calls = body.integer("max_output_tokens", least=1), body.integer("max_tool_calls", least=0)
     if max_tokens is not None:
         free["max_tokens"] = max_tokens
