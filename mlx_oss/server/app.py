@@ -129,9 +129,9 @@ class _Information:
 
     async def tags(self, request: Request) -> Response:
         modified = _iso(self._service.models.created)
-        return JSONResponse(
-            {"models": [{"name": name, "model": name, "modified_at": modified} for name in self._service.models.names]}
-        )
+        own = self._service.models.names
+        names = dict.fromkeys([*own, *(name.replace("gpt-oss-", "gpt-oss:") for name in own)])  # as Ollama calls them
+        return JSONResponse({"models": [{"name": name, "model": name, "modified_at": modified} for name in names]})
 
     async def hello(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -137,7 +137,7 @@ async def read_json(request: Request) -> Any:
 
 def _parsed(data: bytes) -> Any:
     try:
-        return json_text.loads(data.decode())
+        return json_text.loads(data.decode(), is_strict=True)
     except UnicodeDecodeError as error:
         raise RequestError(f"the body is not UTF-8 at byte {error.start}: send JSON in UTF-8") from None
     except RecursionError:

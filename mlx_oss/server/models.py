@@ -146,7 +146,7 @@ class Models:
         if asked is None:
             return shown(self._default)
         names = self._names()
-        for candidate in (asked, shown(asked), asked.rpartition("/")[2]):
+        for candidate in (asked, shown(asked), asked.rpartition("/")[2], asked.replace(":", "-")):  # as Ollama has it
             if candidate in names:
                 return candidate
         raise RequestError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,8 @@ from mlx_oss.server.responses.store import Store, Stored
 from mlx_oss.server.responses.tools import BROWSER, PYTHON
 from mlx_oss.server.responses.writer import ResponseWriter
 from mlx_oss.server.service import Service
+
+_log = logging.getLogger("mlx_oss.server")
 
 _PREFIXES = {"reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
 _PAGE, _LONGEST_PAGE = 20, 100
@@ -53,7 +57,10 @@ class Responses(Api):
         details: Details = asked.details
 
         def keep(response: Mapping[str, Any]) -> None:
-            self._store.keep(Stored(response, [_with_id(item) for item in details.items]))
+            try:
+                self._store.keep(Stored(response, [_with_id(item) for item in details.items]))
+            except sqlite3.Error as error:  # such as a disk that is full: the response is as good without
+                _log.error("a response is not stored: %s", error)
 
         return ResponseWriter(details, model, keep if details.is_stored else None)
 

@@ -21,12 +21,14 @@ FILE_BYTES = 1 << 30
 _FORMAT = 1  # of the file
 _TABLES = """
 CREATE TABLE IF NOT EXISTS responses (
-    id TEXT PRIMARY KEY, previous TEXT, used INTEGER NOT NULL, nbytes INTEGER NOT NULL,
-    input TEXT NOT NULL, response TEXT NOT NULL
+    id TEXT PRIMARY KEY, previous TEXT, used INTEGER NOT NULL, nbytes INTEGER NOT NULL, response TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_use ON responses (used);
-CREATE TABLE IF NOT EXISTS items (id TEXT PRIMARY KEY, response TEXT NOT NULL, item TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_response ON items (response);
+CREATE TABLE IF NOT EXISTS items (
+    response TEXT, place INTEGER, is_output INTEGER NOT NULL, id TEXT NOT NULL, item TEXT NOT NULL,
+    PRIMARY KEY (response, place)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_id ON items (id);
 """
 _CHAIN = """
 WITH RECURSIVE chain (id, previous, depth) AS (
@@ -96,19 +98,20 @@ class Store:
 
     def keep(self, stored: Stored) -> None:
         """Stores a response."""
-        response = stored.response
-        texts = [json.dumps(value, ensure_ascii=False) for value in (list(stored.items), response)]
-        items = [(item["id"], json.dumps(item, ensure_ascii=False)) for item in (*stored.items, *response["output"])]
-        nbytes = sum(map(len, texts)) + sum(len(text) for _, text in items)
-        id_, previous = response["id"], response["previous_response_id"]
+        fields = {name: value for name, value in stored.response.items() if name != "output"}
+        id_, output = fields["id"], stored.response["output"]
+        text = json.dumps(fields, ensure_ascii=False)
+        items = [
+            (id_, place, place >= len(stored.items), item["id"], json.dumps(item, ensure_ascii=False))
+            for place, item in enumerate((*stored.items, *output))
+        ]
+        nbytes = len(text) + sum(len(item[-1]) for item in items)
         with self._lock, self._file:
             self._file.execute("BEGIN")
             self._uses += 1
-            row = (id_, previous, self._uses, nbytes, *texts)
-            self._file.execute("INSERT OR REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?)", row)
-            self._file.executemany(
-                "INSERT OR REPLACE INTO items VALUES (?, ?, ?)", [(item_id, id_, text) for item_id, text in items]
-            )
+            row = (id_, fields["previous_response_id"], self._uses, nbytes, text)
+            self._file.execute("INSERT INTO responses VALUES (?, ?, ?, ?, ?)", row)
+            self._file.executemany("INSERT INTO items VALUES (?, ?, ?, ?, ?)", items)
             self._nbytes += nbytes
             while self._nbytes > self._limit and (
                 oldest := self._file.execute("SELECT id FROM responses ORDER BY used LIMIT 1").fetchone()
@@ -133,14 +136,21 @@ class Store:
     def get(self, id_: str) -> Stored | None:
         """A response; None if it is not stored."""
         with self._lock:
-            query = "SELECT response, input FROM responses WHERE id = ?"
-            row = self._file.execute(query, (id_,)).fetchone()
-        return None if row is None else Stored(json.loads(row[0]), json.loads(row[1]))
+            row = self._file.execute("SELECT response FROM responses WHERE id = ?", (id_,)).fetchone()
+            items = [] if row is None else self._items(id_)
+        if row is None:
+            return None
+        output = [item for is_output, item in items if is_output]
+        return Stored({**json.loads(row[0]), "output": output}, [item for is_output, item in items if not is_output])
+
+    def _items(self, id_: str) -> list[tuple[bool, Item]]:
+        query = "SELECT is_output, item FROM items WHERE response = ? ORDER BY place"
+        return [(bool(is_output), json.loads(text)) for is_output, text in self._file.execute(query, (id_,))]
 
     def item(self, id_: str) -> Item | None:
         """An item of a request or a response; None if it is not stored."""
         with self._lock:
-            row = self._file.execute("SELECT item FROM items WHERE id = ?", (id_,)).fetchone()
+            row = self._file.execute("SELECT item FROM items WHERE id = ? LIMIT 1", (id_,)).fetchone()
         if row is None:
             return None
         item: Item = json.loads(row[0])
@@ -153,13 +163,12 @@ class Store:
             if not chain or chain[0][1] is not None:
                 return None
             self._file.execute("BEGIN")
-            rows = []
+            items = []
             for one, _ in chain:  # as a whole it is used now, so that no part of it is forgotten before the rest
                 self._uses += 1
                 self._file.execute("UPDATE responses SET used = ? WHERE id = ?", (self._uses, one))
-                query = "SELECT input, response FROM responses WHERE id = ?"
-                rows.append(self._file.execute(query, (one,)).fetchone())
-        return [item for given, response in rows for item in (*json.loads(given), *json.loads(response)["output"])]
+                items += [item for _, item in self._items(one)]
+        return items
 
     def close(self) -> None:
         """Closes the file."""

@@ -188,7 +188,11 @@ def _choice(body: Fields, tools: Tools) -> Any:
         assert inner is not None
         mode = inner.one_of("mode", ("auto", "required"), "auto")
         named = [name for tool in inner.each("tools") if (name := _chosen(tool, tools)) is not None]
-        return {"type": "allowed_tools", "mode": mode, "tools": [{"name": name} for name in named]}
+        if named:
+            return {"type": "allowed_tools", "mode": mode, "tools": [{"name": name} for name in named]}
+        if mode == "auto":
+            return "none"
+        raise RequestError("tool_choice allows none of the tools, but one has to be called: allow some", "tool_choice")
     name = _chosen(fields, tools)
     if name is None:  # of a type that was left out
         return "auto"
