@@ -26,9 +26,14 @@ def constraint(asking: Any) -> Any:
     return asking.engine.requests[-1].constraint._rules
 
 
-@pytest.mark.parametrize(
-    "path", sorted(Path(__file__).parent.parent.glob("clients/*.json")), ids=lambda path: path.stem
-)
+SENT = [
+    path
+    for path in sorted(Path(__file__).parent.parent.glob("clients/*.json"))
+    if json.loads(path.read_text())["path"] == "/v1/responses"
+]
+
+
+@pytest.mark.parametrize("path", SENT, ids=lambda path: path.stem)
 def test_what_clients_send_is_answered(asking, path):
     body = json.loads(path.read_text())["body"]
     if body.get("previous_response_id"):
