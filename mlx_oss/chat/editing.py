@@ -20,7 +20,7 @@ class Editing(Turns):
 
     @property
     def messages(self) -> Sequence[Message]:
-        """The conversation so far, without the system and developer messages.
+        """The conversation so far, without the instructions at its beginning.
 
         May be set between turns, to harmony messages or dictionaries as in `ChatSession(messages=...)`. Messages that
         were there before keep the ids that the model wrote, so the next turn reads only what comes after the first

@@ -46,7 +46,9 @@ def test_a_session_keeps_instructions_in_the_middle(tmp_path):
     session = ChatSession(engine, load_tokenizer(), messages=[USER, {"role": "system", "content": "In French."}])
     assert session.to_messages() == [USER, {"role": "developer", "content": "In French."}]
     assert [*session.resume()][-1].reason == "stop"
-    shown = load_tokenizer().decode(list(engine.requests[0].prompt))
+    prompt = list(engine.requests[0].prompt)
+    assert engine.requests[0].snapshots == (len(prompt) - 2,), "the next turn goes back to before the reasoning"
+    shown = load_tokenizer().decode(prompt)
     assert shown.endswith(
         "<|start|>user<|message|>Hi<|end|><|start|>developer<|message|># Instructions\n\nIn French.<|end|>"
         "<|start|>assistant"

@@ -250,6 +250,7 @@ def test_instructions_given_twice_are_refused():
 TEXTS = st.sampled_from(["", "a", "b"])
 RECIPIENTS = st.sampled_from(["functions.f", "functions.a.b", "python", "browser.search", "assistant", "all"])
 MESSAGES = st.one_of(
+    st.builds(Message, st.just("developer"), st.sampled_from([DeveloperContent("a"), DeveloperContent("b")])),
     st.builds(Message, st.just("user"), TEXTS, name=st.sampled_from([None, "ann"])),
     st.builds(
         Message,
@@ -273,4 +274,5 @@ MESSAGES = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(st.lists(MESSAGES, max_size=8))
 def test_no_message_is_changed_by_json(messages):
+    messages = [Message("user", "Hi"), *messages]
     assert from_items(json.loads(json.dumps(to_dicts(messages, "Be brief.")))) == ("Be brief.", messages)

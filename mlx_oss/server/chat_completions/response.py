@@ -55,8 +55,10 @@ class Choice:
     def take(self, event: Event) -> Iterator[Delta]:
         """Adds an event, and yields what a stream says of it."""
         if isinstance(event, ReasoningDelta) or (self.has_format and isinstance(event, PreambleDelta)):
-            self._reasoning.append(event.text)
-            yield {"reasoning": event.text, "reasoning_content": event.text}
+            is_apart = self.has_format and self._reasoning and self._last is not type(event)
+            text = _APART + event.text if is_apart else event.text
+            self._reasoning.append(text)
+            yield {"reasoning": text, "reasoning_content": text}
         elif isinstance(event, PreambleDelta | AnswerDelta):
             text = event.text if self._last in (None, type(event)) or not self._content else _APART + event.text
             self._content.append(text)

@@ -82,8 +82,9 @@ def test_each_kind_of_text_has_its_place(served):
 
 def test_an_answer_in_a_format_stands_alone(served):
     wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
-    message = both(served, [PREAMBLE + "<|channel|>final<|message|>{}<|return|>"], response_format=wanted)["message"]
-    assert message["content"] == "{}" and message["reasoning"] == "I look."
+    script = [REASONING + PREAMBLE + "<|channel|>final<|message|>{}<|return|>"]
+    message = both(served, script, response_format=wanted)["message"]
+    assert message["content"] == "{}" and message["reasoning"] == "I think.\n\nI look."
 
 
 def test_an_answer_that_is_cut_off_says_so(served):
