@@ -58,7 +58,7 @@ class Responses(Api):
 
         def keep(response: Mapping[str, Any]) -> None:
             try:
-                self._store.keep(Stored(response, [_with_id(item) for item in details.items]))
+                self._store.keep(Stored(response, [_whole(item) for item in details.items]))
             except sqlite3.Error as error:  # such as a disk that is full: the response is as good without
                 _log.error("a response is not stored: %s", error)
 
@@ -75,11 +75,17 @@ class Responses(Api):
         )
 
 
-def _with_id(item: Item) -> Item:
-    if isinstance(item.get("id"), str):
-        return item
-    kind = item.get("type", "message")
-    return {"id": new_id(_PREFIXES.get(kind, "msg")), "type": kind, **item}
+def _whole(item: Item) -> Item:
+    """An item of a request as responses have it: with an id and a type, and the text of a message as a part."""
+    kind = item.get("type") or "message"
+    id_ = item.get("id")
+    whole = {**item, "id": id_ if isinstance(id_, str) else new_id(_PREFIXES.get(kind, "msg")), "type": kind}
+    if kind == "message" and isinstance(text := item.get("content"), str):
+        part: Item = {"type": "input_text", "text": text}
+        if item.get("role") == "assistant":
+            part = {"type": "output_text", "text": text, "annotations": []}
+        whole |= {"status": "completed", "content": [part]}
+    return whole
 
 
 class _Paths:
