@@ -53,8 +53,9 @@ def ids(entries):
         {},
         {"reasoning": "I look.", "arguments": json.dumps(json.loads(ARGUMENTS))},
         {"arguments": '{"days":2,"city":"Oslo"}'},
+        {"arguments": '{"in_detail": false, "city": "Oslo", "days": 2}'},
     ],
-    ids=["echoed", "dropped", "respelled", "another order"],
+    ids=["echoed", "dropped", "respelled", "another order", "with a default"],
 )
 def test_a_call_comes_back_with_what_was_written_before_it(session, changes):
     memory = Memory(TOKENIZER)
@@ -66,7 +67,13 @@ def test_a_call_comes_back_with_what_was_written_before_it(session, changes):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"arguments": '{"city": "Rome", "days": 2}'}, {"id": "call_2"}, {"name": "functions.other"}]
+    "changes",
+    [
+        {"arguments": '{"city": "Rome", "days": 2}'},
+        {"arguments": '{"city": "Oslo"}'},
+        {"id": "call_2"},
+        {"name": "functions.other"},
+    ],
 )
 def test_a_call_that_the_model_has_not_made_is_taken_as_it_is_told(session, changes):
     memory = Memory(TOKENIZER)
