@@ -17,6 +17,7 @@ from mlx_oss.server.fields import Fields, RequestError
 from mlx_oss.server.messages.blocks import BROWSER, read_message, system_text
 from mlx_oss.server.messages.thinking import thinking
 
+NO_THREADS = "thread_unsupported_request"  # of an error, in the words of Anthropic's API
 _SAMPLING = ("temperature", "top_p", "top_k")
 _OF_THE_BROWSER = ("web_search", "web_fetch")
 
@@ -47,6 +48,8 @@ def asked(body: Any, own: Collection[str] = ()) -> Asked:
         RequestError: If something in it is wrong or cannot be done.
     """
     fields = Fields(body)
+    if fields.get("thread") is not None:  # the SDK's tool runner asks for one, and does without it after this error
+        raise RequestError("thread is not available: send all messages", "thread", code=NO_THREADS)
     transcript = _transcript(fields)
     tools, builtin = _tools(fields, own)
     reasoning = thinking(fields)

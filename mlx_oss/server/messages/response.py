@@ -9,8 +9,8 @@ from typing import Any
 from mlx_oss import json_text
 from mlx_oss.errors import ContextError
 from mlx_oss.events import AnswerDelta, Event, Finished, PreambleDelta, ReasoningDelta, ToolCall, ToolResult
-from mlx_oss.server.asked import Asked, Cost, Frame, Writer, message_of, new_id, status_of
-from mlx_oss.server.messages.request import Details
+from mlx_oss.server.asked import Asked, Cost, Frame, Writer, code_of, message_of, new_id, status_of
+from mlx_oss.server.messages.request import NO_THREADS, Details
 from mlx_oss.server.messages.thinking import signature
 
 _STOP_REASONS = {"tool_calls": "tool_use", "stop": "end_turn", "no_answer": "end_turn"}  # others: it was cut off
@@ -157,7 +157,10 @@ def failure_body(error: Exception) -> Mapping[str, Any]:
     if isinstance(error, ContextError):  # by these words clients know that they have to shorten the conversation
         message = f"prompt is too long: {message}"
     kind = _ERRORS.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": message}, "request_id": new_id("req")}
+    body: dict[str, Any] = {"type": kind, "message": message}
+    if (code := code_of(error)) == NO_THREADS:
+        body["details"] = {"error_code": code, "unsupported": ["thread"]}
+    return {"type": "error", "error": body, "request_id": new_id("req")}
 
 
 def _usage(prompt: int, reused: int, generated: int) -> dict[str, Any]:

@@ -252,3 +252,10 @@ def test_what_cannot_be_followed_is_refused_with_its_place(body, place, reason):
 def test_each_status_has_the_type_of_anthropics_errors(status, kind):
     assert failure_body(RequestError("x", status=status))["error"]["type"] == kind
     assert "secret" not in str(failure_body(ValueError("secret")))
+
+
+def test_a_thread_is_refused_in_the_words_that_anthropics_sdk_does_without_it_for():
+    with pytest.raises(RequestError, match="send all messages") as raised:
+        asked({"messages": [USER], "thread": {"type": "create"}})
+    details = failure_body(raised.value)["error"]["details"]
+    assert details == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
