@@ -163,13 +163,12 @@ class ReasoningItem(TextItem):
 
     prefix = "rs"
 
-    def _encrypted(self, text: str) -> str | None:
-        """The text again, for clients that keep nothing else of it."""
-        return text if "reasoning.encrypted_content" in self._include else None
+    def _encrypted(self, text: str) -> Mapping[str, str]:
+        """The text again, for clients that keep nothing else of it. Some do not take null for it."""
+        return {"encrypted_content": text} if "reasoning.encrypted_content" in self._include else {}
 
     def _first_fields(self) -> Mapping[str, Any]:
-        fields = {"type": "reasoning", "status": "in_progress", "summary": [], "content": []}
-        return {**fields, "encrypted_content": self._encrypted("")}
+        return {"type": "reasoning", "status": "in_progress", "summary": [], "content": [], **self._encrypted("")}
 
     def open(self) -> Iterator[Frame]:
         yield from super().open()
@@ -191,7 +190,7 @@ class ReasoningItem(TextItem):
             "status": status,
             "summary": [{"type": "summary_text", "text": text}],
             "content": [{"type": "reasoning_text", "text": text}],
-            "encrypted_content": self._encrypted(text),
+            **self._encrypted(text),
         }
         return self._item_event("done")
 

@@ -111,6 +111,13 @@ def test_each_kind_of_item_has_what_clients_need(asking):
     assert message["phase"] == "final_answer" and message["content"][0]["text"] == ""
 
 
+def test_encrypted_reasoning_is_there_if_it_is_asked_for_and_never_null(asking):
+    plain = asking.stream(THINK + CALL, BODY)["output"][0]
+    assert "encrypted_content" not in plain
+    included = asking.stream(THINK + CALL, {**BODY, "include": ["reasoning.encrypted_content"]})["output"][0]
+    assert included["encrypted_content"] == included["content"][0]["text"] == "Let me see."
+
+
 def test_tokens_are_counted_as_they_were_written(asking):
     usage = asking.stream(THINK + CALL, BODY)["usage"]
     assert usage["output_tokens"] == len(load_tokenizer().encode_with_specials(THINK + CALL))
