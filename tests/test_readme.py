@@ -84,11 +84,12 @@ def test_the_order_of_imports_is_the_one_that_is_tested():
 def defined(file: Path) -> set[str]:
     """The top-level names of a module, and `Class.name` for what its classes define."""
     names: set[str] = set()
+    functions = ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+        if isinstance(node, ast.ClassDef | functions):
             names.add(node.name)
         if isinstance(node, ast.ClassDef):
-            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, functions)}
         if isinstance(node, ast.Assign):
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return names
