@@ -138,7 +138,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value", "expected"), WRONG, ids=[f"{name}={value!r}" for name, value, _ in WRONG])
+@pytest.mark.parametrize(
+    ("name", "value", "expected"), WRONG, ids=[f"{name} {n}" for n, (name, _, _) in enumerate(WRONG)]
+)
 def test_a_wrong_option_is_refused_where_it_is_given_and_nothing_changes(name, value, expected):
     session = chat("Fine.", "Fine.")
     session.ask("Hi")

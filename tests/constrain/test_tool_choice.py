@@ -54,7 +54,7 @@ SHIPPED, ASKED = (f"<|channel|>commentary to=functions.{name} <|constrain|>json"
             {THOUGHT, PREAMBLE, SHIPPED},
         ),
     ],
-    ids=str,
+    ids=lambda value: "" if isinstance(value, set) else str(value),
 )
 def test_only_these_messages_may_begin_a_turn(choice, legal):
     headers = {ANSWER, THOUGHT, PREAMBLE, SHIPPED, ASKED, " to=python<|channel|>analysis code"}

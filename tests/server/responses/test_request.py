@@ -201,7 +201,7 @@ CHOICES: list[tuple[Any, set[str], set[str] | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("choice", "may", "must"), CHOICES, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(("choice", "may", "must"), CHOICES, ids=map(str, range(len(CHOICES))))
 def test_the_choice_of_tools_holds_and_changes_no_prompt(asking, choice, may, must):
     tools = [F, G, {**SPACE, "tools": [{**F, "name": "close"}]}]
     asking.engine.says("Yes.")
