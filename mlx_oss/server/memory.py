@@ -11,7 +11,7 @@ import json
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mlx_oss.chat.history import Entry
@@ -121,7 +121,7 @@ def _up_to_call(written: Sequence[Entry]) -> Sequence[Entry]:
 def _restore(entries: list[Entry], written: Sequence[Entry]) -> None:
     """Adds what was written up to a call, in place of what the client tells of it."""
     told = _said_before(entries)
-    if _reasoning(told) in ("", _reasoning(written)):
+    if _reasoning(told) in ("", _reasoning(written), _said(written)):
         del entries[len(entries) - len(told) :]
         entries += written
     else:  # the client has changed it
@@ -145,7 +145,17 @@ def _is_before_call(message: Message) -> bool:
 
 
 def _reasoning(entries: Sequence[Entry]) -> str:
-    return "".join(str(entry.message.content) for entry in entries if is_reasoning(entry.message))
+    return _joined(entry.message for entry in entries if is_reasoning(entry.message))
+
+
+def _said(entries: Sequence[Entry]) -> str:
+    """The reasoning with the preambles, which beside a format are told as a part of it."""
+    return _joined(entry.message for entry in entries if _is_before_call(entry.message))
+
+
+def _joined(messages: Iterable[Message]) -> str:
+    """The texts without blanks: clients may have put them together in their own way."""
+    return "".join("".join(str(message.content).split()) for message in messages)
 
 
 def _is_same_call(written: Message, told: Message) -> bool:

@@ -18,7 +18,6 @@ from mlx_oss.harmony.header import is_name
 from mlx_oss.server.fields import Fields, RequestError
 from mlx_oss.server.messages.thinking import reasoning_in
 
-BROWSER = "browser"
 _APART = "\n\n"  # between blocks of text
 # Older versions of Claude Code put a line first that is another one each time, so no prefix would be found again.
 _BILLING = re.compile(r"\Ax-anthropic-billing-header:[^\n]*\n*")
@@ -86,12 +85,9 @@ def _read_assistant(message: Fields, transcript: Transcript) -> None:
         if kind == "thinking":
             transcript.reason(reasoning_in(block))
         elif kind == "tool_use":
-            transcript.call(*_call(block, f"functions.{_name(block)}", "<|constrain|>json"))
-        elif kind == "server_tool_use":
-            transcript.call(*_call(block, f"{BROWSER}.{_function(block)}", "code"))
-        elif kind == "web_search_tool_result":
-            if transcript.waits(id_ := block.get("tool_use_id")):
-                transcript.result(str(id_), _found(block))
+            transcript.call(*_call(block))
+        elif kind == "server_tool_use" and (id_ := block.optional_text("id")) is not None:
+            transcript.own_call(id_)
         elif kind == "text" and (text := block.text("text", "")):
             transcript.answer(text)
 
@@ -103,25 +99,10 @@ def _name(block: Fields) -> str:
     return name
 
 
-def _call(block: Fields, recipient: str, kind: str) -> tuple[str, Message]:
-    arguments = block.get("input")
+def _call(block: Fields) -> tuple[str, Message]:
+    arguments, recipient = block.get("input"), f"functions.{_name(block)}"
     text = json.dumps({} if arguments is None else arguments, ensure_ascii=False, separators=(",", ":"))
-    return block.text("id"), Message("assistant", text, "commentary", recipient, kind)
-
-
-def _function(block: Fields) -> str:
-    """The function of the browser that was called with this input."""
-    given = block.get("input")
-    names = given if isinstance(given, dict) else {}
-    return "find" if "pattern" in names else "search" if "query" in names else "open"
-
-
-def _found(block: Fields) -> str:
-    """What the model has read of a search: the server has put it into the first result."""
-    results = block.get("content")
-    first = results[0] if isinstance(results, list) and results else None
-    text = first.get("encrypted_content") if isinstance(first, dict) else None
-    return text if isinstance(text, str) else "Error: nothing was found"
+    return block.text("id"), Message("assistant", text, "commentary", recipient, "<|constrain|>json")
 
 
 def _blocks(fields: Fields, name: str) -> Iterator[Fields]:

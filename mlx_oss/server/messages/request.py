@@ -14,11 +14,12 @@ from mlx_oss.harmony import ToolDescription
 from mlx_oss.server import options
 from mlx_oss.server.asked import Asked
 from mlx_oss.server.fields import Fields, RequestError
-from mlx_oss.server.messages.blocks import BROWSER, read_message, system_text
+from mlx_oss.server.messages.blocks import read_message, system_text
 from mlx_oss.server.messages.thinking import thinking
 
 NO_THREADS = "thread_unsupported_request"  # of an error, in the words of Anthropic's API
 _SAMPLING = ("temperature", "top_p", "top_k")
+_BROWSER = "browser"
 _OF_THE_BROWSER = ("web_search", "web_fetch")
 
 
@@ -100,8 +101,8 @@ def _tools(fields: Fields, own: Collection[str]) -> tuple[list[tuple[ToolDescrip
         kind = tool.get("type")
         if kind in (None, "custom") or isinstance(tool.get("input_schema"), Mapping):
             tools.append((options.function(tool, parameters="input_schema"), tool.flag("strict")))
-        elif isinstance(kind, str) and kind.startswith(_OF_THE_BROWSER) and BROWSER in own:
-            builtin.add(BROWSER)
+        elif isinstance(kind, str) and kind.startswith(_OF_THE_BROWSER) and _BROWSER in own:
+            builtin.add(_BROWSER)
     return tools, tuple(builtin)
 
 

@@ -71,7 +71,7 @@ class MessageWriter(Writer):
         elif isinstance(event, ToolResult):
             if self._call is not None and self._call.recipient.partition(".")[0] in self._own:
                 yield from self._closed()
-                yield from self._whole({"type": "web_search_tool_result", "tool_use_id": self._call_id} | _found(event))
+                yield from self._whole(_found(self._call_id, event))
             self._call = None
         elif isinstance(event, Finished):
             if self._call is not None and event.reason == "tool_calls":
@@ -182,7 +182,9 @@ def _object(arguments: str) -> str:
     return text if isinstance(value, dict) else json.dumps({"input": arguments}, ensure_ascii=False)
 
 
-def _found(result: ToolResult) -> dict[str, Any]:
-    """The content of a search's result. The model has read the text, so it has to come back."""
-    found = {"title": result.recipient, "url": "", "encrypted_content": result.text, "page_age": None}
-    return {"content": [{"type": "web_search_result", **found}]}
+def _found(call_id: str, result: ToolResult) -> dict[str, Any]:
+    """The block for what a search has found. The server remembers the text; clients could do nothing with it."""
+    content: Any = [{"type": "web_search_result", "title": "", "url": "", "encrypted_content": call_id}]
+    if result.error is not None:
+        content = {"type": "web_search_tool_result_error", "error_code": "unavailable"}
+    return {"type": "web_search_tool_result", "tool_use_id": call_id, "content": content}

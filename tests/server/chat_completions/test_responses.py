@@ -162,6 +162,18 @@ def test_the_prompt_after_a_call_has_the_ids_that_the_model_wrote(served, told, 
     assert second == [*first, *wrote, *call, *answered]
 
 
+def test_a_preamble_that_was_told_as_reasoning_is_a_preamble_again(served):
+    engine = ScriptedEngine(REASONING + PREAMBLE + CALL, "<|channel|>final<|message|>{}<|return|>")
+    url = served(engine, [ChatCompletions()])
+    wanted = ASKED | {"response_format": {"type": "json_object"}}
+    message = plain(url, wanted)["choices"][0]["message"]
+    result = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "18"}
+    plain(url, wanted | {"messages": [USER, message, result]})
+    first, second = (list(request.prompt) for request in engine.requests)
+    wrote = TOKENIZER.encode_with_specials(REASONING + PREAMBLE + CALL)
+    assert second[: len(first) + len(wrote)] == [*first, *wrote]
+
+
 def test_reasoning_of_a_server_that_has_forgotten_it_comes_back_from_the_client(served):
     engine = ScriptedEngine(ANSWER)
     url = served(engine, [ChatCompletions()])

@@ -186,7 +186,7 @@ def test_the_servers_own_search_is_told_and_comes_back(served):
     _, own, found, _, call = message["content"]
     assert (own["type"], own["name"], own["input"]) == ("server_tool_use", "web_search", {"query": "x"})
     assert found["type"] == "web_search_tool_result" and found["tool_use_id"] == own["id"]
-    assert found["content"][0]["encrypted_content"] == "search has found x"
+    assert found["content"][0]["type"] == "web_search_result"
     result = {"type": "tool_result", "tool_use_id": call["id"], "content": "18"}
     after = [USER, {"role": "assistant", "content": message["content"]}, {"role": "user", "content": [result]}]
     plain(url, body | {"messages": after})
