@@ -37,10 +37,19 @@ Delta = dict[str, Any]
 
 @dataclass(eq=False)
 class Choice:
-    """One answer, as far as it is written."""
+    """One answer, as far as it is written.
+
+    Attributes:
+        custom: Names of tools that take a text.
+        has_format: Whether the answer has a format, so that a preamble has its place in the reasoning.
+        own: Names of the server's own tools.
+        finish_reason: Why it has ended; None if it has not.
+        call_id: The id of the last call.
+    """
 
     custom: Iterable[str] = ()
     has_format: bool = False
+    own: Iterable[str] = ()
     finish_reason: str | None = None
     call_id: str = ""
     _reasoning: list[str] = field(default_factory=list)
@@ -75,7 +84,10 @@ class Choice:
         self._last = type(event)
 
     def _finish(self, event: Finished) -> Iterator[Delta]:
-        if self._call is not None and event.reason == "tool_calls":
+        reason = event.reason
+        if self._call is not None and self._call.recipient.partition(".")[0] in self.own:  # one more than it may make
+            reason = "stop" if reason == "tool_calls" else reason
+        elif self._call is not None and reason == "tool_calls":
             call = _call(self._call, self.call_id, self.custom)
             kind = call["type"]
             text = "arguments" if kind == "function" else "input"
@@ -86,7 +98,7 @@ class Choice:
         self._citations = event.citations
         if event.citations:
             yield {"annotations": [*map(_annotation, event.citations)]}
-        self.finish_reason = _FINISH_REASONS.get(event.reason, "length")
+        self.finish_reason = _FINISH_REASONS.get(reason, "length")
 
     def logprobs(self) -> dict[str, Any] | None:
         """Those that no chunk has had yet."""
@@ -125,7 +137,7 @@ class ChatWriter(Writer):
         details: Details = asked.details
         self._id, self._created, self._model = new_id("chatcmpl").replace("_", "-"), int(time.time()), model
         self._include_usage = details.include_usage
-        self._choices = [Choice(details.custom, details.has_format) for _ in range(asked.count)]
+        self._choices = [Choice(details.custom, details.has_format, asked.builtin) for _ in range(asked.count)]
         self._usage: dict[str, Any] | None = None
 
     def begin(self, prompt_tokens: int) -> Iterable[Frame]:

@@ -64,24 +64,34 @@ class MessageWriter(Writer):
             self._pieces.append(event.text)
             yield self._delta({"type": "text_delta", "text": event.text})
         elif isinstance(event, ToolCall):
-            is_own = event.recipient.partition(".")[0] in self._own
-            self._call, self._call_id = event, new_id("srvtoolu" if is_own else "toolu")
-            if is_own:
+            self._call = event
+            self._call_id = new_id("srvtoolu" if self._is_own_call else "toolu")
+            if self._is_own_call:
                 yield from self._whole_call({"type": "server_tool_use", "name": "web_search"})
         elif isinstance(event, ToolResult):
-            if self._call is not None and self._call.recipient.partition(".")[0] in self._own:
-                yield from self._closed()
-                yield from self._whole(_found(self._call_id, event))
+            if self._is_own_call:
+                yield from self._whole(_found(self._call_id, "unavailable" if event.error is not None else None))
             self._call = None
         elif isinstance(event, Finished):
-            if self._call is not None and event.reason == "tool_calls":
-                yield from self._whole_call({"type": "tool_use", "name": self._call.name})
+            yield from self._finish(event)
+
+    def _finish(self, event: Finished) -> Iterator[Frame]:
+        reason = "stop_sequence" if event.stop is not None else _STOP_REASONS.get(event.reason, "max_tokens")
+        if self._is_own_call:  # one more than a turn may have
+            yield from self._whole(_found(self._call_id, "max_uses_exceeded"))
+            reason = "end_turn"
+        elif self._call is not None and event.reason == "tool_calls":
+            yield from self._whole_call({"type": "tool_use", "name": self._call.name})
+        yield from self._closed()
+        if not any(block["type"] in ("text", "tool_use") for block in self._content):
+            yield from self._opened(AnswerDelta, {"type": "text", "text": ""})  # what clients look for
             yield from self._closed()
-            if not any(block["type"] in ("text", "tool_use") for block in self._content):
-                yield from self._opened(AnswerDelta, {"type": "text", "text": ""})  # what clients look for
-                yield from self._closed()
-            reason = "stop_sequence" if event.stop is not None else _STOP_REASONS.get(event.reason, "max_tokens")
-            self._stop = {"stop_reason": reason, "stop_sequence": event.stop}
+        self._stop = {"stop_reason": reason, "stop_sequence": event.stop}
+
+    @property
+    def _is_own_call(self) -> bool:
+        """Whether there is a call that the server runs, whose result is not there."""
+        return self._call is not None and self._call.recipient.partition(".")[0] in self._own
 
     def call_id(self, choice: int = 0) -> str:
         return self._call_id
@@ -129,7 +139,6 @@ class MessageWriter(Writer):
         """A block with the last call."""
         assert self._call is not None
         text = _object(self._call.arguments)
-        yield from self._closed()
         block = {"type": block["type"], "id": self._call_id, "name": block["name"]}
         yield from self._whole(block | {"input": json.loads(text)}, block | {"input": {}}, text)
 
@@ -137,6 +146,7 @@ class MessageWriter(Writer):
         self, block: dict[str, Any], start: Mapping[str, Any] | None = None, text: str | None = None
     ) -> Iterator[Frame]:
         """A block that is there at once; in a stream it starts as another one, and a text of JSON follows."""
+        yield from self._closed()
         self._content.append(block)
         yield self._event("content_block_start", content_block=start or block)
         if text is not None:
@@ -182,9 +192,9 @@ def _object(arguments: str) -> str:
     return text if isinstance(value, dict) else json.dumps({"input": arguments}, ensure_ascii=False)
 
 
-def _found(call_id: str, result: ToolResult) -> dict[str, Any]:
+def _found(call_id: str, error: str | None) -> dict[str, Any]:
     """The block for what a search has found. The server remembers the text; clients could do nothing with it."""
     content: Any = [{"type": "web_search_result", "title": "", "url": "", "encrypted_content": call_id}]
-    if result.error is not None:
-        content = {"type": "web_search_tool_result_error", "error_code": "unavailable"}
+    if error is not None:
+        content = {"type": "web_search_tool_result_error", "error_code": error}
     return {"type": "web_search_tool_result", "tool_use_id": call_id, "content": content}
