@@ -168,15 +168,15 @@ def _is_same_call(written: Message, told: Message) -> bool:
         return False
     if written.content == told.content:
         return True
+    before, now = _arguments(written), _arguments(told)
+    return all(name in now and now[name] == value for name, value in before.items())
+
+
+def _arguments(call: Message) -> dict[str, object]:
+    """The arguments of a call, as an object, as which clients are told what is none."""
+    text = str(call.content).strip()
     try:
-        before, now = _arguments(written), _arguments(told)
+        value = json.loads(text or "{}")
     except (ValueError, RecursionError):
-        return False
-    if isinstance(before, dict) and isinstance(now, dict):
-        return all(name in now and now[name] == value for name, value in before.items())
-    return bool(before == now)
-
-
-def _arguments(call: Message) -> object:
-    """The arguments of a call. No text is told as an empty object, which clients need."""
-    return json.loads(str(call.content).strip() or "{}")
+        value = None
+    return value if isinstance(value, dict) else {"input": call.content}

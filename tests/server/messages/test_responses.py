@@ -153,6 +153,20 @@ def test_the_prompt_after_a_call_has_the_ids_that_the_model_wrote(served, told, 
     assert second == [*first, *wrote, *call, *answered]
 
 
+@pytest.mark.parametrize("name", ["arguments that are no JSON", "arguments that are no object", "no arguments"])
+def test_arguments_that_are_no_object_are_again_what_the_model_wrote(served, name):
+    engine = ScriptedEngine(*SCRIPTS[name], ANSWER)
+    url = served(engine, [Messages()])
+    said = plain(url, ASKED)["content"]
+    result = {"type": "tool_result", "tool_use_id": said[-1]["id"], "content": "no", "is_error": True}
+    plain(
+        url, ASKED | {"messages": [USER, {"role": "assistant", "content": said}, {"role": "user", "content": [result]}]}
+    )
+    first, second = (list(request.prompt) for request in engine.requests)
+    wrote = TOKENIZER.encode_with_specials(*SCRIPTS[name])
+    assert second[: len(first) + len(wrote)] == [*first, *wrote]
+
+
 @pytest.mark.parametrize("shown", ["I think.", ""])
 def test_reasoning_of_a_server_that_has_forgotten_it_comes_back_from_the_client(served, shown):
     engine = ScriptedEngine(ANSWER)
