@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mlx_oss import json_text
+from mlx_oss.costs import Usage
 from mlx_oss.errors import ContextError
 from mlx_oss.events import AnswerDelta, Event, Finished, PreambleDelta, ReasoningDelta, ToolCall, ToolResult
 from mlx_oss.server.asked import Asked, Cost, Frame, Writer, code_of, message_of, new_id, status_of
@@ -46,7 +47,7 @@ class MessageWriter(Writer):
         self._usage: dict[str, Any] = {}
 
     def begin(self, prompt_tokens: int) -> Iterable[Frame]:
-        self._usage = _usage(prompt_tokens, 0, 0)
+        self._usage = _usage(Usage(prompt_tokens=prompt_tokens))
         return [("message_start", {"type": "message_start", "message": self.body})]
 
     def take(self, event: Event, choice: int = 0) -> Iterable[Frame]:
@@ -98,7 +99,8 @@ class MessageWriter(Writer):
 
     def end(self, costs: list[Cost]) -> Iterable[Frame]:
         (cost,) = costs
-        self._usage = _usage(cost.usage.prompt_tokens, cost.usage.reused_tokens, cost.usage.generated_tokens)
+        details = {"output_tokens_details": {"thinking_tokens": cost.reasoning_tokens}}
+        self._usage = _usage(cost.usage) | details
         yield "message_delta", {"type": "message_delta", "delta": self._stop, "usage": self._usage}
         yield "message_stop", {"type": "message_stop"}
 
@@ -173,12 +175,12 @@ def failure_body(error: Exception) -> Mapping[str, Any]:
     return {"type": "error", "error": body, "request_id": new_id("req")}
 
 
-def _usage(prompt: int, reused: int, generated: int) -> dict[str, Any]:
+def _usage(usage: Usage) -> dict[str, Any]:
     return {
-        "input_tokens": prompt - reused,
+        "input_tokens": usage.prompt_tokens - usage.reused_tokens,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": reused,
-        "output_tokens": generated,
+        "cache_read_input_tokens": usage.reused_tokens,
+        "output_tokens": usage.generated_tokens,
     }
 
 

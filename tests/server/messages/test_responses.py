@@ -124,6 +124,7 @@ def test_what_it_has_cost_is_told_and_can_be_asked_before(served):
     usage = plain(url, ASKED)["usage"]
     assert counted == (200, {"input_tokens": usage["input_tokens"]})
     assert usage["output_tokens"] == len(TOKENIZER.encode_with_specials(REASONING + ANSWER))
+    assert usage["output_tokens_details"] == {"thinking_tokens": 3}
     assert usage["cache_read_input_tokens"] == usage["cache_creation_input_tokens"] == 0
     assert asked(url, f"{PATH}/count_tokens", {})[1]["error"]["type"] == "invalid_request_error"
 
