@@ -79,8 +79,8 @@ class Memory:
             if message == OWN_CALL:
                 if written is not None and place > answered:
                     _restore(entries, written)
-            elif written is not None and _is_same_call((called := _up_to_call(written))[-1].message, message):
-                _restore(entries, called)  # the client tells the result
+            elif written is not None and _is_same_call(written[-1].message, message):
+                _restore(entries, written)
             else:
                 entries.append(self._entry(message))
             if entries and (last := entries[-1].message).role == "assistant" and last.recipient is not None:
@@ -111,11 +111,6 @@ class Memory:
             self._nbytes += nbytes
             while self._nbytes > self._limit:
                 self._nbytes -= self._known.popitem(last=False)[1].nbytes
-
-
-def _up_to_call(written: Sequence[Entry]) -> Sequence[Entry]:
-    """What was written up to a call, without the result that the server's own tool gave."""
-    return [entry for entry in written if entry.message.role == "assistant"]
 
 
 def _restore(entries: list[Entry], written: Sequence[Entry]) -> None:
