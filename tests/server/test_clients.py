@@ -47,6 +47,15 @@ def test_what_clients_send_is_answered(served, name):
         assert status == 200 and "It is 18" in json.dumps(response)
 
 
+LOOKING = [name for name, request in REQUESTS.items() if request["method"] != "POST"]
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_what_clients_look_for_first_is_there(served, name):
+    request = REQUESTS[name]
+    assert asked(served(ScriptedEngine(), APIS), request["path"], method=request["method"])[0] == 200
+
+
 def test_tokens_are_counted_as_clients_ask_for_it(served):
     counting = [request for request in REQUESTS.values() if request["path"].startswith("/v1/messages/count_tokens")]
     assert counting

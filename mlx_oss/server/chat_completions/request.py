@@ -119,7 +119,8 @@ def _as_call_of_function(message: Message) -> Message:
 
 
 def _max_tokens(fields: Fields) -> int | None:
-    limits = [fields.integer(name, least=1) for name in ("max_completion_tokens", "max_tokens")]
+    names = ("max_completion_tokens", "max_tokens")
+    limits = [fields.integer(name, least=1) for name in names if fields.get(name) != -1]  # no limit, as others say it
     return min((limit for limit in limits if limit is not None), default=None)
 
 

@@ -67,6 +67,7 @@ def test_sampling_is_as_it_was_asked_for():
 def test_limits_and_stops_and_counts_are_as_they_were_asked_for():
     assert options(max_tokens=5)["max_tokens"] == options(max_completion_tokens=5)["max_tokens"] == 5
     assert options(max_tokens=5, max_completion_tokens=3)["max_tokens"] == 3
+    assert options(max_tokens=-1)["max_tokens"] is None
     assert options(stop="x")["stop"] == options(stop=["x", ""])["stop"] == ["x"] and options(stop="")["stop"] == []
     assert request(n=3).count == 3 and request(stream=True).stream
     wanted = options(logprobs=True, top_logprobs=2)
