@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mlx_oss import Usage
 from mlx_oss.events import (
     AnswerDelta,
+    Citation,
     Event,
     Finished,
     PreambleDelta,
@@ -49,6 +50,7 @@ ENDS = st.sampled_from(["stop", "no_answer", "length", "cancelled", "repetition"
 END = st.one_of(
     ENDS.map(lambda reason: [Finished(reason, USAGE)]),
     st.just([Finished("stop", USAGE, stop="x")]),
+    st.just([Finished("stop", USAGE, (Citation(0, 1, 2, "https://a.b", "A", "text", 3, 7),))]),
     CALL.map(lambda call: [call, Finished("tool_calls", USAGE)]),
     CALL.map(lambda call: [call, Finished("length", USAGE)]),
 )
@@ -81,6 +83,17 @@ def test_chat_completions_say_the_same_in_both_forms(events, has_format, has_bro
     first, *chunks = chat.chunks_of(stream + "data: [DONE]\n\n")
     assert first["choices"][0]["delta"] == {}
     assert chat.built(chunks) == chat.valid(whole)
+
+
+def test_a_citation_is_where_it_stands_in_the_content():
+    mark, cited = "[0]", Citation(0, 1, 2, "https://a.b", "A", "text", 3, 6)
+    events: list[Event] = [PreambleDelta("I look."), ReasoningDelta("Hm."), AnswerDelta("It "), AnswerDelta(f"{mark}.")]
+    api = ChatCompletions()
+    writer = api.writer(api.asked({"messages": [{"role": "user", "content": "Hi"}]}), "nano")
+    _, whole = written(writer, [*events, Finished("stop", USAGE, (cited,))])
+    message = whole["choices"][0]["message"]
+    place = message["annotations"][0]["url_citation"]
+    assert message["content"][place["start_index"] : place["end_index"]] == mark
 
 
 @pytest.mark.parametrize("display", ["summarized", "omitted", None])

@@ -7,7 +7,7 @@ a client knows, it sends it back. Knows nothing of requests.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,9 +47,9 @@ class Choice:
         call_id: The id of the last call.
     """
 
-    custom: Iterable[str] = ()
+    custom: Collection[str] = ()
     has_format: bool = False
-    own: Iterable[str] = ()
+    own: Collection[str] = ()
     finish_reason: str | None = None
     call_id: str = ""
     _reasoning: list[str] = field(default_factory=list)
@@ -57,7 +57,8 @@ class Choice:
     _calls: list[dict[str, Any]] = field(default_factory=list)
     _logprobs: list[dict[str, Any]] = field(default_factory=list)
     _unsent: list[dict[str, Any]] = field(default_factory=list)  # log-probabilities of text that is not there yet
-    _citations: tuple[Citation, ...] = ()
+    _citations: list[dict[str, Any]] = field(default_factory=list)
+    _answer_at: int = 0  # where the answer begins in the content
     _call: ToolCall | None = None  # the last one, until it is clear who runs it
     _last: type | None = None
 
@@ -69,7 +70,9 @@ class Choice:
             self._reasoning.append(text)
             yield {"reasoning": text, "reasoning_content": text}
         elif isinstance(event, PreambleDelta | AnswerDelta):
-            text = event.text if self._last in (None, type(event)) or not self._content else _APART + event.text
+            text = event.text if self._last is type(event) or not self._content else _APART + event.text
+            if isinstance(event, AnswerDelta) and self._last is not AnswerDelta:
+                self._answer_at = sum(map(len, self._content)) + len(text) - len(event.text)
             self._content.append(text)
             yield {"content": text}
         elif isinstance(event, TokenLogprob):
@@ -95,9 +98,9 @@ class Choice:
             self._calls.append(call)
             yield {"tool_calls": [{"index": number, **call, kind: {**call[kind], text: ""}}]}
             yield {"tool_calls": [{"index": number, kind: {text: call[kind][text]}}]}
-        self._citations = event.citations
-        if event.citations:
-            yield {"annotations": [*map(_annotation, event.citations)]}
+        self._citations = [_annotation(citation, self._answer_at) for citation in event.citations]
+        if self._citations:
+            yield {"annotations": self._citations}
         self.finish_reason = _FINISH_REASONS.get(reason, "length")
 
     def logprobs(self) -> dict[str, Any] | None:
@@ -115,7 +118,7 @@ class Choice:
             "role": "assistant",
             "content": None if self._calls and not self._content else "".join(self._content),
             "refusal": None,
-            "annotations": [*map(_annotation, self._citations)],
+            "annotations": self._citations,
         }
         if self._reasoning:
             message["reasoning"] = message["reasoning_content"] = "".join(self._reasoning)
@@ -215,7 +218,7 @@ def usage(costs: list[Cost]) -> dict[str, Any]:
     }
 
 
-def _call(call: ToolCall, id: str, custom: Iterable[str]) -> dict[str, Any]:
+def _call(call: ToolCall, id: str, custom: Collection[str]) -> dict[str, Any]:
     if call.name in custom:
         return {"id": id, "type": "custom", "custom": {"name": call.name, "input": unwrapped(call.arguments)}}
     arguments = call.arguments if call.arguments.strip() else "{}"  # clients read it as JSON
@@ -230,6 +233,6 @@ def _logprob(token: TokenLogprob) -> dict[str, Any]:
     return {"token": token.token, "logprob": max(token.logprob, -9999.0), "bytes": [*bytes_]}  # JSON has no infinity
 
 
-def _annotation(citation: Citation) -> dict[str, Any]:
-    place = {"start_index": citation.start, "end_index": citation.end}
+def _annotation(citation: Citation, answer_at: int) -> dict[str, Any]:
+    place = {"start_index": answer_at + citation.start, "end_index": answer_at + citation.end}
     return {"type": "url_citation", "url_citation": {**place, "title": citation.title, "url": citation.source}}

@@ -76,6 +76,8 @@ def _add(choice: dict[str, Any], one: dict[str, Any]) -> None:
             assert call["index"] == len(calls) - 1 and "id" not in call
             kind, text = calls[-1]["type"], "arguments" if calls[-1]["type"] == "function" else "input"
             calls[-1][kind] = {**calls[-1][kind], text: calls[-1][kind][text] + call[kind][text]}
+    if "annotations" in delta:
+        message["annotations"] = delta["annotations"]
     if one["logprobs"] is not None:
         choice.setdefault("logprobs", {"content": [], "refusal": None})["content"] += one["logprobs"]["content"]
     choice["finish_reason"] = one["finish_reason"]
