@@ -15,9 +15,10 @@ from mlx_oss.chat.message_reader import USUAL
 from mlx_oss.chat.transcript import Transcript
 from mlx_oss.errors import quoted
 from mlx_oss.harmony import Message
-from mlx_oss.harmony.header import read_header
+from mlx_oss.harmony.header import is_name
+from mlx_oss.server.custom import wrapped
 from mlx_oss.server.fields import Fields, RequestError
-from mlx_oss.server.responses.tools import Tools, custom_arguments
+from mlx_oss.server.responses.tools import Tools
 
 Item = Mapping[str, Any]
 
@@ -82,11 +83,11 @@ class ItemReader:
 
     def _read_call(self, item: Fields, kind: str) -> None:
         recipient = self._tools.recipient(item.text("name"), item.optional_text("namespace"))
-        if not _is_name(recipient):
+        if not is_name(recipient):
             where = item.where("name")
             raise RequestError(f"{where} is {quoted(recipient)}: name tools in letters, digits, _ and -", where)
         if kind == "custom_tool_call":
-            text = custom_arguments(item.text("input", ""))
+            text = wrapped(item.text("input", ""))
         else:
             given = item.get("arguments")  # as the model wrote them, so they need not be JSON
             text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False) if given else "{}"
@@ -105,12 +106,6 @@ class ItemReader:
                 where,
             )
         self._transcript.result(id_, _content(item, "output", "\n", sees_images=True))
-
-
-def _is_name(recipient: str) -> bool:
-    """Whether a header can name a recipient so."""
-    header, notes, _ = read_header([f"assistant to={recipient}", "commentary"], None)
-    return not notes and header.recipient == recipient
 
 
 def _reasoning(item: Fields) -> str:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from mlx_oss.events import Citation, TokenLogprob, ToolCall, ToolResult
 from mlx_oss.server.asked import Frame, new_id
-from mlx_oss.server.responses.tools import Called, custom_input
+from mlx_oss.server.custom import unwrapped
+from mlx_oss.server.responses.tools import Called
 
 
 class Events:
@@ -263,7 +264,7 @@ class CustomCallItem(CallItem):
         return {**fields, "type": "custom_tool_call", "input": ""}
 
     def close(self, status: str) -> Iterator[Frame]:
-        text = custom_input(self._arguments)
+        text = unwrapped(self._arguments)
         yield self._event("custom_tool_call_input.delta", delta=text)
         yield self._event("custom_tool_call_input.done", input=text)
         self.data |= {"status": status, "input": text}

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_oss.chat.transcript import Transcript
-from mlx_oss.errors import OptionError, quoted
-from mlx_oss.generation.options import SamplingOptions
+from mlx_oss.errors import quoted
+from mlx_oss.server import options
 from mlx_oss.server.asked import Asked
 from mlx_oss.server.fields import Fields, RequestError
 from mlx_oss.server.responses.items import Item, ItemReader
 from mlx_oss.server.responses.tools import Tools, read_tools
 
-# gpt-oss knows low, medium and high.
-_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+_SAMPLING = (
+    "temperature top_p frequency_penalty presence_penalty "
+    "seed logit_bias top_k min_p repetition_penalty"  # these are not OpenAI's here
+).split()
 _SUMMARIES = ("auto", "concise", "detailed", "none")
 _MOST_LOGPROBS = 20
 
@@ -88,17 +90,16 @@ def read_request(value: Any, own: Collection[str], history: History) -> Asked:
         reader.read(Fields(item, f"input[{number}]"))
     include = [name for name in body.list("include") if isinstance(name, str)]
     reasoning = body.fields("reasoning") or Fields({}, "reasoning")
-    effort = reasoning.one_of("effort", ("none", *_EFFORTS), "medium")
     summary = _summary(reasoning)
     text = body.fields("text") or Fields({}, "text")
     format_ = text.fields("format") or Fields({"type": "text"}, "text.format")
-    sampling = _sampling(body)
+    top = body.integer("top_logprobs", least=0, most=_MOST_LOGPROBS) or 0
+    sampling = options.sampling(body, _SAMPLING, top_logprobs=top)
     wants_logprobs = "message.output_text.logprobs" in include or sampling.top_logprobs > 0
     fixed: dict[str, Any] = {
         "tools": tools.functions,
         "groups": tools.groups,
-        # Without reasoning gpt-oss calls no tools.
-        "reasoning_effort": _EFFORTS.get(effort, "none" if tools.is_empty else "low"),
+        **options.effort(reasoning, "effort", has_tools=not tools.is_empty),
         "response_format": _response_format(format_),
     }
     free: dict[str, Any] = {"options": sampling, "logprobs": wants_logprobs}
@@ -120,7 +121,7 @@ def read_request(value: Any, own: Collection[str], history: History) -> Asked:
         "parallel_tool_calls": body.flag("parallel_tool_calls", True),
         "previous_response_id": previous,
         "prompt_cache_key": _echoed(body, "prompt_cache_key"),
-        "reasoning": {"effort": effort, "summary": summary},
+        "reasoning": {"effort": reasoning.get("effort") or "medium", "summary": summary},
         "safety_identifier": _echoed(body, "safety_identifier"),
         "service_tier": "default",
         "store": is_stored,
@@ -166,16 +167,6 @@ def _summary(reasoning: Fields) -> str | None:
     name = "summary" if reasoning.get("summary") is not None else "generate_summary"
     summary = reasoning.one_of(name, _SUMMARIES, "none")
     return None if summary == "none" else summary
-
-
-def _sampling(body: Fields) -> SamplingOptions:
-    names = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
-    values: dict[str, Any] = {name: value for name in names if (value := body.number(name)) is not None}
-    values["top_logprobs"] = body.integer("top_logprobs", least=0, most=_MOST_LOGPROBS) or 0
-    try:
-        return SamplingOptions(**values)
-    except OptionError as error:
-        raise RequestError(str(error), str(error).split(maxsplit=1)[0]) from None
 
 
 def _response_format(format_: Fields) -> Any:

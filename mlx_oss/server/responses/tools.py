@@ -5,19 +5,19 @@ Tools of a type that is not known here are left out: clients offer whatever they
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_oss.errors import OptionError, quoted
 from mlx_oss.harmony import ToolDescription, ToolNamespace
+from mlx_oss.server import options
+from mlx_oss.server.custom import as_function
 from mlx_oss.server.fields import Fields, RequestError
 from mlx_oss.tools.toolset import Toolset
 
 BROWSER, PYTHON = "browser", "python"  # the server's own tools that this API has items for
 _FUNCTIONS = "functions"
-_INPUT = "input"  # the argument of a custom tool, as the model sees it
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,27 +137,23 @@ class _Reader:
             return
         before = self._groups.get(name)
         group = ToolNamespace(name, text or None, (*(before.tools if before else ()), *functions))
-        _checked(Toolset, space, groups=[group])
+        try:
+            Toolset(groups=[group])
+        except OptionError as error:
+            raise RequestError(f"{space.where('name')}: {error}", space.where("name")) from None
         self._groups[name] = group
 
     def _described(self, tool: Fields, kind: str, namespace: str | None) -> ToolDescription:
         inner = tool.fields("function") if isinstance(tool.get("function"), Mapping) else None
         tool = inner or tool  # as chat completions have it
-        name, text = tool.text("name"), tool.text("description", "")
-        if kind == "custom":
-            described = ToolDescription(name, _custom_text(tool, text), _CUSTOM_SCHEMA)
-        else:
-            parameters = tool.get("parameters")
-            if not isinstance(parameters, Mapping | None):
-                raise tool.wrong("parameters", "the JSON schema of an object")
-            described = ToolDescription(name, text, parameters)
+        described = as_function(tool) if kind == "custom" else options.function(tool)
+        name = described.name
         recipient = f"{namespace or _FUNCTIONS}.{name}"
         if recipient in self._called:
             raise RequestError(
                 f"{tool.where('name')} is {quoted(name)}, which another tool is called too: give each its own name",
                 tool.where("name"),
             )
-        _checked(Toolset, tool, [described])
         own = None if namespace == _FUNCTIONS else namespace
         self._called[recipient] = Called(name, own, kind == "custom")
         return described
@@ -168,13 +164,6 @@ def own_tool(kind: Any) -> str:
     if not isinstance(kind, str):
         return ""
     return BROWSER if kind.startswith("web_search") else PYTHON if kind == "code_interpreter" else ""
-
-
-def _checked(make: Any, tool: Fields, *args: Any, **kwargs: Any) -> None:
-    try:
-        make(*args, **kwargs)
-    except OptionError as error:
-        raise RequestError(f"{tool.path}: {error}", tool.path) from None
 
 
 def _choice(body: Fields, tools: Tools) -> Any:
@@ -215,35 +204,3 @@ def _chosen(tool: Fields, tools: Tools) -> str | None:
         return tool.text("name")
     own = own_tool(kind)
     return own if own in tools.builtin else None
-
-
-_CUSTOM_SCHEMA = {
-    "type": "object",
-    "properties": {_INPUT: {"type": "string", "description": "The whole input, as it is."}},
-    "required": [_INPUT],
-    "additionalProperties": False,
-}
-
-
-def _custom_text(tool: Fields, text: str) -> str:
-    """The description of a custom tool, with the format of its input."""
-    format_ = tool.fields("format")
-    if format_ is None or format_.get("type") != "grammar":
-        return text
-    syntax, definition = format_.text("syntax", "lark"), format_.text("definition", "")
-    return f"{text}\n\nThe input follows this {syntax} grammar:\n{definition}".strip()
-
-
-def custom_input(arguments: str) -> str:
-    """The input of a custom tool in what the model wrote as arguments."""
-    try:
-        read = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments
-    found = read.get(_INPUT) if isinstance(read, dict) else None
-    return found if isinstance(found, str) else arguments
-
-
-def custom_arguments(text: str) -> str:
-    """What the model writes to give a custom tool this input."""
-    return json.dumps({_INPUT: text}, ensure_ascii=False)

@@ -76,11 +76,12 @@ WRONG: list[tuple[dict[str, Any], str | None]] = [
     ({"tools": {}}, "tools"),
     ({"tools": ["f"]}, "tools[0]"),
     ({"tools": [{"type": "function"}]}, "tools[0].name"),
-    ({"tools": [{**F, "name": "a b"}]}, "tools[0]"),
+    ({"tools": [{**F, "name": "a b"}]}, "tools[0].name"),
+    ({"tools": [{**CUSTOM, "name": "a.b"}]}, "tools[0].name"),
     ({"tools": [{**F, "parameters": "x"}]}, "tools[0].parameters"),
     ({"tools": [F, F]}, "tools[1].name"),
     ({"tools": [{**SPACE, "tools": [F, F]}]}, "tools[0].tools[1].name"),
-    ({"tools": [{**SPACE, "name": "assistant"}]}, "tools[0]"),
+    ({"tools": [{**SPACE, "name": "assistant"}]}, "tools[0].name"),
     ({"tool_choice": "f"}, "tool_choice"),
     ({"tool_choice": "required"}, None),
     ({"tools": [F], "tool_choice": {"type": "function", "name": "g"}}, "tool_choice"),
@@ -233,6 +234,7 @@ def test_without_reasoning_the_answer_begins_at_once_unless_there_are_tools(aski
     assert asking.prompt.endswith("<|channel|>final<|message|>")
     asking.plain("Yes.", {"input": "Hi", "reasoning": {"effort": "none"}, "tools": [F]})
     assert asking.prompt.endswith("<|start|>assistant") and "Reasoning: low\n" in asking.prompt
+    assert constraint(asking).max_reasoning_tokens == 0
 
 
 def test_the_answer_has_the_format_that_is_asked_for_and_the_reasoning_has_not(asking):
