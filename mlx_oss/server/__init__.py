@@ -13,6 +13,7 @@ app, run           the paths, and the process
 options            reads what several APIs ask in the same words
 custom             tools that take a text instead of JSON
 chat_completions   OpenAI's chat completions
+responses          OpenAI's Responses
 messages           Anthropic's Messages
 batch              answers many requests at the same time
 batch_files        files of requests, and the files of their responses
