@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -290,6 +291,10 @@ class OwnCallItem(OutputItem):
         """Its result is there."""
 
 
+# The first line of what the browser shows: number, title and address.
+_PAGE = re.compile(r"\[\d+\] .*? \((\S+?)(?:/find\?pattern=.*)?\)\n")
+
+
 class SearchItem(OwnCallItem):
     """A call of the browser."""
 
@@ -306,6 +311,9 @@ class SearchItem(OwnCallItem):
 
     def take_result(self, result: ToolResult) -> None:
         self._failed = result.error is not None
+        action = self.data["action"]
+        if not self._failed and "url" in action and (page := _PAGE.match(result.text)) is not None:
+            self.data["action"] = {**action, "url": page[1]}
 
     def close(self, status: str) -> Iterator[Frame]:
         yield self._event("web_search_call.completed")

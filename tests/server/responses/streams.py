@@ -113,7 +113,7 @@ def _item(events: list[dict[str, Any]]) -> dict[str, Any]:
     first, *middle, last = events
     item: dict[str, Any] = last["item"]
     assert item["status"] in ("completed", "incomplete", "failed") and item["id"] == first["item"]["id"]
-    changed = {"status", "content", "summary", "encrypted_content", "arguments", "input", "code", "outputs"}
+    changed = {"status", "action", "content", "summary", "encrypted_content", "arguments", "input", "code", "outputs"}
     assert {key for key in item if item[key] != first["item"].get(key)} <= changed and set(item) == set(first["item"])
     assert {event.get("item_id") for event in middle} <= {item["id"]}
     kinds = "".join(f"{event['type'].removeprefix('response.')} " for event in middle)

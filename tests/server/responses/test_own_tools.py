@@ -69,6 +69,7 @@ def test_a_search_is_an_item_and_the_answer_cites_what_was_found(served, tmp_pat
     assert [item["type"] for item in output] == ["reasoning", "web_search_call"] * 2 + ["reasoning", "message"]
     assert output[1]["action"] == {"type": "search", "query": "weather", "queries": ["weather"]}
     assert output[1]["status"] == output[3]["status"] == "completed"
+    assert output[3]["action"] == {"type": "open_page", "url": "weather.txt"}
     (part,) = output[-1]["content"]
     (cited,) = part["annotations"]
     assert cited["type"] == "url_citation" and cited["url"] and cited["title"]
@@ -81,6 +82,13 @@ def test_code_is_an_item_with_its_code_and_what_it_printed(served, tmp_path):
     output = Server(served, tmp_path, *script).stream(include=["code_interpreter_call.outputs"])["output"]
     assert output[1]["code"] == "6*7" and output[1]["outputs"] == [{"type": "logs", "logs": "42"}]
     assert Server(served, tmp_path, *script).stream()["output"][1]["outputs"] is None
+
+
+def test_what_is_looked_for_in_a_page_names_the_page(served, tmp_path):
+    look = [call("browser.search", '{"query": "dry"}'), call("browser.open", '{"id": 0}')]
+    server = Server(served, tmp_path, *look, call("browser.find", '{"pattern": "dry"}'), THINK + ANSWER)
+    action = server.stream()["output"][5]["action"]
+    assert action == {"type": "find_in_page", "pattern": "dry", "url": "weather.txt"}
 
 
 def test_a_search_that_fails_is_one_that_failed(served, tmp_path):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from random import Random
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
-from mlx_oss import DeviceError, ScriptedEngine, load_tokenizer
+from mlx_oss import DeviceError, ScriptedEngine, Usage, load_tokenizer
+from mlx_oss.events import AnswerDelta, Finished, PrefillProgress
+from mlx_oss.server.asked import Cost
 from mlx_oss.server.responses import Responses
+from mlx_oss.tokenizer import CALL as CALL_ID
+from mlx_oss.tokenizer import RETURN
 from tests.server.responses.streams import check, events_of
 
 START = "<|start|>assistant"
@@ -149,3 +154,64 @@ def test_the_check_notices_an_event_that_is_missing_twice_or_changed(asking):
         if "delta" in event:
             with pytest.raises(AssertionError):
                 check([*events[:place], event | {"delta": event["delta"] + "x"}, *rest])
+
+
+def random_script(random: Random) -> list[int]:
+    """Ids that a bad model might write: pieces of messages in any order, and an end."""
+    ids = TOKENIZER.encode_with_specials(random.choice([THINK, ""]))
+    for _ in range(random.randrange(12)):
+        ids += TOKENIZER.encode_with_specials(random.choice(PIECES))
+    return [*ids, random.choice([RETURN, RETURN, CALL_ID])]
+
+
+TOKENIZER = load_tokenizer()
+PIECES = [
+    *SCRIPTS.values(),
+    *"<|start|> <|end|> <|message|> <|channel|> <|constrain|> assistant user final analysis commentary".split(),
+    *(
+        "{}",
+        "dry",
+        " 🌧️",
+        "\n",
+        "<|start|>assistant<|channel|>commentary<|message|>",
+        " to=team.g",
+        " to=functions.f",
+        " code",
+    ),
+]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_events_build_the_response_whatever_the_model_writes(asking, seed):
+    random = Random(seed)
+    for _ in range(2):
+        for _ in range(3):  # a turn may need more rounds
+            asking.engine.says(random_script(random))
+        asking.engine.says("Enough.")
+        summary = random.choice([None, "auto"])
+        answer = asking.post(BODY | {"stream": True, "reasoning": {"summary": summary}, "max_output_tokens": 400})
+        assert check(events_of(answer.text))["status"] in ("completed", "incomplete")
+        asking.engine._answers.clear()
+
+
+def test_a_client_that_waits_is_told_how_much_of_the_prompt_is_read():
+    body = {"input": "Hi", "stream": True}
+    asked = Responses().asked(body)
+    writer = Responses().writer(asked, "gpt-oss-20b")
+    events = [*writer.wait(), *writer.begin(9), *writer.take(PrefillProgress(3, 9)), *writer.wait()]
+    assert [name for name, _ in events] == ["response.created", "response.in_progress", "response.in_progress"]
+    assert events[-1][1]["prompt_progress"] == {"read_tokens": 3, "tokens": 9}
+    events += [*writer.take(Finished("stop", Usage())), *writer.end([Cost()])]
+    assert check([dict(data) for _, data in events])["status"] == "completed"
+
+
+def test_a_response_that_repeats_itself_without_end_is_incomplete():
+    writer = Responses().writer(Responses().asked({"input": "Hi", "stream": True}), "gpt-oss-20b")
+    events = [*writer.begin(9), *writer.take(AnswerDelta("a a a")), *writer.take(Finished("repetition", Usage()))]
+    assert check([dict(data) for _, data in (*events, *writer.end([Cost()]))])["status"] == "incomplete"
+
+
+def test_an_error_of_this_program_is_told_without_its_text():
+    writer = Responses().writer(Responses().asked({"input": "Hi", "stream": True}), "gpt-oss-20b")
+    failed = check([dict(data) for _, data in writer.fail(ValueError("secret"))])
+    assert "secret" not in failed["error"]["message"] and failed["error"]["code"] == "server_error"
