@@ -88,6 +88,7 @@ class Store:
             raise OSError(f"it has the format {found}, of another version")
         self._file.execute("PRAGMA journal_mode = WAL")
         self._file.execute("PRAGMA synchronous = NORMAL")
+        self._file.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
         self._file.executescript(_TABLES)
         self._file.execute(f"PRAGMA user_version = {_FORMAT}")
         count, used = self._file.execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import stat
 from typing import Any
@@ -11,10 +12,14 @@ import openai
 import pydantic
 import pytest
 
-from mlx_oss import ScriptedEngine, load_tokenizer
+from mlx_oss import OptionError, ScriptedEngine, load_tokenizer
+from mlx_oss.cli import serve
 from mlx_oss.server import connection
+from mlx_oss.server.models import Models
 from mlx_oss.server.responses import Responses, Store
+from mlx_oss.server.service import Service
 from tests.engines import HeldEngine, wait_until
+from tests.server.conftest import Running
 from tests.server.responses.streams import check, events_of
 
 START = "<|start|>assistant"
@@ -161,3 +166,24 @@ def test_a_client_that_leaves_ends_its_response(served):
         next(answer.iter_text())
     wait_until(lambda: httpx.get(f"{url}/health").json()["running"] == 0)
     assert httpx.post(f"{url}/v1/responses", json={"input": "Again"}).json()["status"] == "completed"
+
+
+def test_serve_takes_a_file_for_responses(tmp_path):
+    path = tmp_path / "responses"
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+
+    def running(*given: str) -> Running:
+        engine = ScriptedEngine("It is dry.")
+        service = Service(Models.holding("gpt-oss-20b", engine, load_tokenizer()))
+        return Running(serve.make_application(parser.parse_args(given), service))
+
+    first, second = running("--store", str(path)), running("--store", str(path))
+    try:
+        answer = httpx.post(f"{first.url}/v1/responses", json={"input": "Is it dry?"}).json()
+        assert httpx.get(f"{second.url}/v1/responses/{answer['id']}").json() == answer
+    finally:
+        first.stop()
+        second.stop()
+    with pytest.raises(OptionError, match="responses cannot be stored in"):
+        running("--store", str(tmp_path / "no" / "folder"))
