@@ -28,6 +28,7 @@ class Transcript:
         self.messages: list[Message] = []
         self.call_ids: list[str | None] = []
         self._instructions: list[str] = []
+        self._calls = 0  # from here on there are only calls and their results
         self._waiting: dict[str, tuple[Message, bool]] = {}  # calls without a result; whether that belongs behind it
 
     @property
@@ -95,15 +96,18 @@ class Transcript:
         call, has_others = self._waiting.pop(id)
         channel = call.channel or "commentary"
         message = Message("tool", text, name=call.recipient, recipient="assistant", channel=channel)
-        place = next(place for place, other in enumerate(self.messages) if other is call) + 1
-        if not has_others or not all(_belongs_to_call(other) for other in self.messages[place:]):
-            place = len(self.messages)
+        place = len(self.messages)
+        if has_others:
+            calls = range(len(self.messages) - 1, self._calls - 1, -1)  # those at the end, with their results
+            place = next((place + 1 for place in calls if self.messages[place] is call), place)
         self.messages.insert(place, message)
         self.call_ids.insert(place, None)
 
     def add(self, message: Message, call_id: str | None = None) -> None:
         """Any other message."""
         self.messages.append(message)
+        if not _belongs_to_call(message):
+            self._calls = len(self.messages)
         self.call_ids.append(call_id)
 
 

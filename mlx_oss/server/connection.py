@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -25,7 +26,7 @@ from mlx_oss.server.service import Service
 _log = logging.getLogger("mlx_oss.server")
 
 BODY_BYTES = 32 << 20
-_LARGE = 1 << 20  # bytes of JSON that are read on a thread
+_LARGE = 1 << 20  # bytes of a request that is read on a thread
 _BODY_SECONDS = 60.0  # for the whole body
 _QUIET_SECONDS = 4.0  # without an event, until the client is told that the server lives
 _SLOW_SECONDS = 600.0  # that a client may take to read what was sent to it
@@ -66,7 +67,7 @@ class Endpoint:
             body = await read_json(Request(scope, receive))
             if self._logs_prompts:
                 _log.info("asked: %s", json.dumps(body, ensure_ascii=False))
-            asked = self._api.asked(body)
+            asked = await asyncio.to_thread(self._api.asked, body) if _is_large(scope) else self._api.asked(body)
             name = self._service.models.name_of(asked.model)
             with self._service.place():
                 writer = self._api.writer(asked, name)
@@ -94,6 +95,12 @@ class Endpoint:
             response = failure(self._api, error)
             await response(scope, receive, send)
             return response.status_code
+
+
+def _is_large(scope: Scope) -> bool:
+    """Whether reading a request's fields may take so long that others would notice."""
+    length = Headers(scope=scope).get("content-length", "")
+    return not (length.isascii() and length.isdecimal()) or int(length[:12]) > _LARGE
 
 
 async def _drop(frames: Iterable[Frame]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,16 @@ def test_the_oldest_turns_are_left_out_only_if_that_is_asked_for(served):
     items[-1]["content"] = "long " * 500
     failed = httpx.post(url, json={"input": items, "truncation": "auto"}).json()
     assert failed["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_conversation_of_many_thousand_calls_holds_up_nobody(asking):
+    items: list[dict[str, Any]] = [USER]
+    for number in range(8000):
+        items += [{**CALL, "call_id": f"call_{number}"}, {**RESULT, "call_id": f"call_{number}"}]
+    asking.engine.says("Yes.")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(asking.post, {"input": items, "tools": [F]})
+        while not answer.done():
+            assert asking.client.get(f"{asking.url}/health", timeout=5).status_code == 200
+    error = answer.result().json().get("error")
+    assert error is None or error["code"] == "context_length_exceeded"
