@@ -16,10 +16,10 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from mlx_oss import events
-from mlx_oss.cli.formulas import with_formulas
 from mlx_oss.cli.printers import never
 from mlx_oss.cli.remarks import remark
 from mlx_oss.events import Event
+from mlx_oss.formulas import with_formulas
 from mlx_oss.terminal import one_line, sanitize, wrapped
 
 Line = list[Segment]
