@@ -17,7 +17,8 @@ from mlx_oss.weights.hub.names import NANO
 
 if TYPE_CHECKING:
     from mlx_oss.generation.engine import Engine
-    from mlx_oss.server.service import BuiltinTool, Service
+    from mlx_oss.server.service import Service
+    from mlx_oss.server.toolbox import BuiltinTool
     from mlx_oss.tokenizer import Tokenizer
 
 _PORT = 8642
@@ -85,6 +86,7 @@ def make_service(args: argparse.Namespace) -> Service:
     """What answers requests. Raises OptionError if an argument is wrong."""
     from mlx_oss.server.models import Models
     from mlx_oss.server.service import Service
+    from mlx_oss.server.toolbox import Toolbox
 
     if args.max_requests < 1:
         raise OptionError(f"--max-requests is {args.max_requests}: give at least 1")
@@ -104,7 +106,7 @@ def make_service(args: argparse.Namespace) -> Service:
         fits=partial(_fits, args),
         idle_seconds=None if args.idle_unload is None else 60 * args.idle_unload,
     )
-    tools = dict(_builtin(spec) for spec in args.tools)
+    tools = Toolbox(dict(_builtin(spec) for spec in args.tools))
     return Service(models, tools, runs_unasked=args.yes, most_requests=args.max_requests)
 
 
@@ -166,13 +168,14 @@ def _fits(args: argparse.Namespace, name: str, engines: Iterable[Engine]) -> boo
 
 def _builtin(spec: str) -> tuple[str, BuiltinTool]:
     """The name of a tool that `--tool` has named, and the tool."""
-    from mlx_oss.server.service import BuiltinTool
+    from mlx_oss.server.toolbox import BuiltinTool
+    from mlx_oss.tools.reviews import reviews_of
 
     tools = tool_arguments.made(spec)  # whatever is wrong with it is told now
     is_file = spec.partition("=")[0].endswith(".py")
     name = os.path.basename(spec).removesuffix(".py") if is_file else spec.partition("=")[0]
     make = (lambda: tools) if is_file else partial(tool_arguments.made, spec)
-    return name, BuiltinTool(make, any(map(tool_arguments.needs_approval, tools)))
+    return name, BuiltinTool(make, bool(reviews_of(tools)))
 
 
 def _greet(address: str, model: str, *, has_key: bool) -> None:

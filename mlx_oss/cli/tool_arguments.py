@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,9 @@ class Confirmation:
     """
 
     def __init__(self, tools: Sequence[AnyTool]) -> None:
-        self._previews = dict(filter(None, map(_preview, tools)))  # by name: shows what a call would run
+        from mlx_oss.tools.reviews import reviews_of
+
+        self._previews = reviews_of(tools)  # by name: shows what a call would run
         self._approved: set[str] = set()  # names of tools that are always approved
 
     @property
@@ -95,34 +96,6 @@ class Confirmation:
                         return False
                 if not answer:  # the terminal is gone
                     return False
-
-
-def _preview(tool: AnyTool) -> tuple[str, Callable[[str], str]] | None:
-    """Returns the name of a tool that runs code or changes files, and a function from arguments to what would run.
-
-    Other tools return None.
-    """
-    from mlx_oss.tools import PythonTool, Tool, python
-    from mlx_oss.tools.patch import apply
-
-    if isinstance(tool, PythonTool):
-        return tool.namespace.name, python.code_of
-    if isinstance(tool, Tool) and getattr(tool.handler, "__module__", None) == apply.__name__:
-        return tool.name, _patch_of
-    return None
-
-
-def _patch_of(arguments: str) -> str:
-    """Returns the patch in the arguments of `apply_patch`, or the arguments if they have none and cannot run."""
-    try:
-        return str(json.loads(arguments)["input"])
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return arguments
-
-
-def needs_approval(tool: AnyTool) -> bool:
-    """Whether a tool runs code or changes files."""
-    return _preview(tool) is not None
 
 
 def made(spec: str) -> Sequence[AnyTool]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from mlx_oss.generation.options import SamplingOptions
     from mlx_oss.server.service import Service
+    from mlx_oss.tools.calls import Confirm
 
 Frame = tuple[str | None, Mapping[str, Any]]  # the name of an event of a stream, if it has one, and its data
 
@@ -39,6 +40,7 @@ class Asked:
         free: Other arguments of `Settings`: `options`, `max_tokens`, `stop`, `logprobs`.
         count: How many answers are wanted. With a seed, each uses the next higher one.
         builtin: Names of the server's own tools that the model may call.
+        conversation: Requests that name the same one share these tools. None: they are made for this request alone.
         details: What only the API itself knows of.
     """
 
@@ -49,6 +51,7 @@ class Asked:
     free: Mapping[str, Any] = field(default_factory=dict)
     count: int = 1
     builtin: tuple[str, ...] = ()
+    conversation: str | None = None
     details: Any = None
 
     @property
@@ -76,7 +79,12 @@ class Writer(ABC):
 
     Its methods return what is added to a stream. They are called in this order: `begin`, then `take` for each event of
     each answer, and `end`, or `fail` at any time. `wait` comes in between when nothing has been written for a while.
+
+    Attributes:
+        confirm: Asked before one of the server's own tools runs. None: it runs.
     """
+
+    confirm: Confirm | None = None
 
     @abstractmethod
     def begin(self, prompt_tokens: int) -> Iterable[Frame]:

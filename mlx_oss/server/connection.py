@@ -74,7 +74,7 @@ class Endpoint:
                 stream = EventStream(send, writer, self._api.last)
                 try:
                     emit = stream.emit if asked.stream else _drop
-                    work = self._service.answer(asked, name, writer, emit)
+                    work = self._service.answer(asked, name, writer, emit, writer.confirm)
                     await unless_gone(receive, work, stream.keep_alive if asked.stream else None)
                 except ClientGone:
                     raise

@@ -9,7 +9,7 @@ import asyncio
 import datetime
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,9 +20,9 @@ from mlx_oss.server.asked import Asked, Frame, Writer
 from mlx_oss.server.fields import RequestError
 from mlx_oss.server.metrics import Metrics
 from mlx_oss.server.models import Loaded, Models
+from mlx_oss.server.toolbox import Toolbox
 from mlx_oss.server.turn import ServedTurn
 from mlx_oss.tools.calls import Confirm
-from mlx_oss.tools.toolset import AnyTool
 
 _log = logging.getLogger("mlx_oss.server")
 
@@ -32,26 +32,13 @@ _RETRY_SECONDS = 5
 Emit = Callable[[Iterable[Frame]], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltinTool:
-    """A tool that the server itself runs.
-
-    Attributes:
-        make: Makes it. Each request gets one of its own, so that nothing of one is seen by another.
-        needs_confirmation: Whether it runs code or changes files.
-    """
-
-    make: Callable[[], Sequence[AnyTool]]
-    needs_confirmation: bool = False
-
-
 @dataclass(eq=False)
 class Service:
     """What the server answers with. Only for the thread of its event loop.
 
     Attributes:
         models: The models.
-        tools: The server's own tools, by name.
+        tools: The server's own tools.
         runs_unasked: Whether tools that need a confirmation run without one.
         most_requests: How many requests are answered or wait at the same time; more of them are refused.
         metrics: What has been done.
@@ -59,7 +46,7 @@ class Service:
     """
 
     models: Models
-    tools: Mapping[str, BuiltinTool] = field(default_factory=dict)
+    tools: Toolbox = field(default_factory=Toolbox)
     runs_unasked: bool = False
     most_requests: int = MOST_REQUESTS
     metrics: Metrics = field(default_factory=Metrics)
@@ -142,8 +129,7 @@ class Service:
                 options = replace(options, seed=(options.seed + choice) % 2**64)
             given["options"] = options
             if asked.builtin:
-                own = [tool for name in asked.builtin for tool in self.tools[name].make()]
-                given["tools"] = [*base.tools, *own]
+                given["tools"] = [*base.tools, *self.tools.take(asked.builtin, asked.conversation)]
             turns.append(ServedTurn(base.changed(given), entries))
         return turns
 

@@ -1,0 +1,75 @@
+"""The tools that the server itself runs. A conversation keeps its own, so that none sees the variables of another.
+
+Knows nothing of requests, and of what the tools do.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mlx_oss.tools.base import SystemTool
+from mlx_oss.tools.toolset import AnyTool
+
+_MOST_KEPT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltinTool:
+    """A tool that the server itself runs.
+
+    Attributes:
+        make: Makes it. Each conversation gets one of its own.
+        needs_confirmation: Whether it runs code or changes files.
+    """
+
+    make: Callable[[], Sequence[AnyTool]]
+    needs_confirmation: bool = False
+
+
+class Toolbox(Mapping[str, BuiltinTool]):
+    """The server's own tools, by name.
+
+    Args:
+        tools: The tools.
+    """
+
+    def __init__(self, tools: Mapping[str, BuiltinTool] | None = None) -> None:
+        self._tools = tools or {}
+        self._kept: OrderedDict[tuple[str, str], Sequence[AnyTool]] = OrderedDict()  # by conversation and name
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> BuiltinTool:
+        return self._tools[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tools)
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    def take(self, names: Iterable[str], conversation: str | None = None) -> list[AnyTool]:
+        """The tools with these names. Call it on a thread: making one can take a while.
+
+        Args:
+            names: The names.
+            conversation: Whose tools; those of conversations that rest are closed. None: new ones.
+        """
+        return [tool for name in names for tool in self._made(name, conversation)]
+
+    def _made(self, name: str, conversation: str | None) -> Sequence[AnyTool]:
+        if conversation is None:
+            return self[name].make()
+        key, resting = (conversation, name), list[Sequence[AnyTool]]()
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = self[name].make()
+            self._kept.move_to_end(key)
+            while len(self._kept) > _MOST_KEPT:
+                resting.append(self._kept.popitem(last=False)[1])
+            tools = self._kept[key]
+        for tool in (tool for others in resting for tool in others if isinstance(tool, SystemTool)):
+            tool.close()
+        return tools

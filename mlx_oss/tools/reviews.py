@@ -1,0 +1,32 @@
+"""Which tools need the user's approval, and what of a call the user has to see. Knows nothing of how that is asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+from mlx_oss.tools.functions import Tool
+from mlx_oss.tools.patch import apply
+from mlx_oss.tools.python import PythonTool, code_of
+from mlx_oss.tools.toolset import AnyTool
+
+Review = Callable[[str], str]
+
+
+def reviews_of(tools: Sequence[AnyTool]) -> dict[str, Review]:
+    """By the name of each tool that runs code or changes files: a function from its arguments to what would run."""
+    reviews: dict[str, Review] = {}
+    for tool in tools:
+        if isinstance(tool, PythonTool):
+            reviews[tool.namespace.name] = code_of
+        elif isinstance(tool, Tool) and getattr(tool.handler, "__module__", None) == apply.__name__:
+            reviews[tool.name] = _patch_of
+    return reviews
+
+
+def _patch_of(arguments: str) -> str:
+    """The patch in the arguments of `apply_patch`, or the arguments if they have none and cannot run."""
+    try:
+        return str(json.loads(arguments)["input"])
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return arguments
