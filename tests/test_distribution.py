@@ -33,7 +33,8 @@ def checkout_files() -> Iterator[str]:
     """What an installation has to bring, by path in the wheel."""
     for folder, name in ((ROOT / "mlx_oss", "mlx_oss"), (ROOT / "convert", "mlx_oss/convert")):
         for path in folder.rglob("[!.]*"):
-            if path.suffix == ".py" or "data" in path.relative_to(folder).parts or path.name == "py.typed":
+            is_code = path.suffix in (".py", ".html", ".css", ".js") or path.name == "py.typed"
+            if is_code or "data" in path.relative_to(folder).parts:
                 relative = path.relative_to(folder)
                 if path.is_file() and "__pycache__" not in relative.parts and "convert" not in relative.parts[:1]:
                     yield f"{name}/{relative.as_posix()}"

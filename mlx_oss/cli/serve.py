@@ -17,11 +17,12 @@ from mlx_oss.weights.hub.names import NANO
 
 if TYPE_CHECKING:
     from mlx_oss.generation.engine import Engine
+    from mlx_oss.server.page.api import PageApi
     from mlx_oss.server.service import Service
     from mlx_oss.server.toolbox import BuiltinTool
     from mlx_oss.tokenizer import Tokenizer
 
-_PORT = 8642
+PORT = 8642
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#*]+")
 _KEY = "MLX_OSS_API_KEY"
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default 127.0.0.1, this machine)"
     )
     parser.add_argument(
-        "--port", type=int, default=_PORT, metavar="N", help=f"port to listen on; 0 for any free one (default {_PORT})"
+        "--port", type=int, default=PORT, metavar="N", help=f"port to listen on; 0 for any free one (default {PORT})"
     )
     parser.add_argument(
         "--api-key",
@@ -110,12 +111,20 @@ def make_service(args: argparse.Namespace) -> Service:
     return Service(models, tools, runs_unasked=args.yes, most_requests=args.max_requests)
 
 
-def make_application(args: argparse.Namespace, service: Service) -> Any:
-    """The ASGI application. Raises OptionError if it would be open to others without a key."""
+def make_application(args: argparse.Namespace, service: Service, page: PageApi | None = None) -> Any:
+    """The ASGI application. Raises OptionError if it would be open to others without a key.
+
+    Args:
+        args: The arguments.
+        service: What answers.
+        page: The page; None for the usual one.
+    """
     from mlx_oss.server.app import application
     from mlx_oss.server.chat_completions import ChatCompletions
     from mlx_oss.server.guard import Access, is_loopback
     from mlx_oss.server.messages import Messages
+    from mlx_oss.server.page.api import PageApi
+    from mlx_oss.server.page.routes import PUBLIC
     from mlx_oss.server.responses import Responses, Store
 
     key = _key(args)
@@ -124,10 +133,10 @@ def make_application(args: argparse.Namespace, service: Service) -> Any:
         raise OptionError(
             f"--host {args.host} lets other machines use the server: give an --api-key, or ${_KEY}, that they need"
         )
-    access = Access(hosts=() if is_local else None, key=key, origins=args.cors)
+    access = Access(hosts=() if is_local else None, key=key, origins=args.cors, public=PUBLIC)
     own = [name for name, tool in service.tools.items() if service.runs_unasked or not tool.needs_confirmation]
     store = Store(None if args.store is None else expanded(args.store))
-    apis = (Responses(store, own), ChatCompletions(own), Messages(own))
+    apis = (Responses(store, own), ChatCompletions(own), Messages(own), page or PageApi(service))
     return application(service, apis, access, logs_prompts=args.log_prompts)
 
 
@@ -182,6 +191,7 @@ def _greet(address: str, model: str, *, has_key: bool) -> None:
     provider = f'model_providers.mlx={{name="mlx-oss",base_url="{address}/v1",wire_api="responses"}}'
     key = "KEY" if has_key else "none"
     report(f"{model} at {address}\n")
+    report(f"Browser:      {address}")
     report(f"Codex:        codex -m {model} -c model_provider=mlx -c '{provider}'")
     report(f"Claude Code:  ANTHROPIC_BASE_URL={address} ANTHROPIC_AUTH_TOKEN={key} ANTHROPIC_MODEL={model} claude")
     report("\nCtrl-C lets requests finish and ends it; twice ends it at once.")

@@ -23,14 +23,20 @@ from tests.engines import wait_until
 class Running:
     """A server that runs on a thread."""
 
-    def __init__(self, app: Any) -> None:
-        listening = bound("127.0.0.1", 0)
+    def __init__(self, app: Any, port: int = 0) -> None:
+        listening = bound("127.0.0.1", port)
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         config = configured(app, timeout_graceful_shutdown=5)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
         self._thread.start()
         wait_until(lambda: self._server.started)
+
+    def abort(self) -> None:
+        """Closes the connections, as the system does when the process is killed."""
+        self._server.should_exit = self._server.force_exit = True
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()  # type: ignore[union-attr]
 
     def stop(self) -> None:
         self._server.should_exit = True
