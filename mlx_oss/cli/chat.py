@@ -73,6 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not keep this conversation and its questions (default: keep them, unless the environment variable "
         "MLX_OSS_HISTORY is 0)",
     )
+    parser.add_argument(
+        "--web", action="store_true", help="chat in the browser: start a server on this machine, and open its page"
+    )
     parser.add_argument("--hide-reasoning", action="store_true", help="show only the answer")
     parser.add_argument(
         "--json",
@@ -85,6 +88,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answers or converses. The exit status is 130 if Ctrl-C stopped an answer, and 3 if one was cut off."""
+    if args.web:
+        from mlx_oss.cli import web
+
+        return web.run(args)
     questions, attached = asked(args)
     with ExitStack() as stack:
         reading: Reading = nullcontext
