@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import socket
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     listening = bound(args.host, args.port)
     host, port = listening.getsockname()[:2]
     show_log("mlx_oss.server")
-    _greet(f"http://{f'[{host}]' if ':' in host else host}:{port}", service.models.names[0], has_key=bool(_key(args)))
+    _greet(_address(host, port), service.models.names[0], has_key=bool(_key(args)))
     serve(app, service, listening)
     return 0
 
@@ -187,9 +188,15 @@ def _builtin(spec: str) -> tuple[str, BuiltinTool]:
     return name, BuiltinTool(make, bool(reviews_of(tools)))
 
 
+def _address(host: str, port: int) -> str:
+    """Where the server can be reached; by this machine's name if it listens at all of its addresses."""
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}"
+
+
 def _greet(address: str, model: str, *, has_key: bool) -> None:
-    provider = f'model_providers.mlx={{name="mlx-oss",base_url="{address}/v1",wire_api="responses"}}'
-    key = "KEY" if has_key else "none"
+    env_key, key = (f',env_key="{_KEY}"', f"${_KEY}") if has_key else ("", "none")
+    provider = f'model_providers.mlx={{name="mlx-oss",base_url="{address}/v1",wire_api="responses"{env_key}}}'
     report(f"{model} at {address}\n")
     report(f"Browser:      {address}")
     report(f"Codex:        codex -m {model} -c model_provider=mlx -c '{provider}'")

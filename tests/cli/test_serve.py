@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import socket
@@ -14,6 +13,7 @@ import time
 import pytest
 
 from mlx_oss.cli import main
+from mlx_oss.cli.serve import _address
 from tests.server.echo import Client, asked
 
 LISTENS = re.compile(r"http://127\.0\.0\.1:\d+")
@@ -146,4 +146,12 @@ def test_the_key_may_come_from_the_environment(served, monkeypatch):
     server = served()
     assert asked(server.url, "/v1/models")[0] == 401
     assert asked(server.url, "/v1/models", x_api_key="secret")[0] == 200
-    assert json.dumps("secret") not in json.dumps(server.lines)
+    server.process.terminate()
+    assert server.wait() == 0
+    assert 'env_key="MLX_OSS_API_KEY"' in server.rest and "AUTH_TOKEN=$MLX_OSS_API_KEY" in server.rest
+    assert "secret" not in server.rest + "".join(server.lines)
+
+
+def test_a_server_for_other_machines_tells_the_name_of_this_one(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "mac.local")
+    assert _address("0.0.0.0", 80) == "http://mac.local:80" and _address("::1", 80) == "http://[::1]:80"
