@@ -8,6 +8,7 @@ from typing import Any
 
 from mlx_oss.chat.transcript import Transcript
 from mlx_oss.errors import quoted
+from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.server import options
 from mlx_oss.server.asked import Asked
 from mlx_oss.server.fields import Fields, RequestError
@@ -19,6 +20,7 @@ _SAMPLING = (
     "seed logit_bias top_k min_p repetition_penalty"  # these are not OpenAI's here
 ).split()
 _SUMMARIES = ("auto", "concise", "detailed", "none")
+_VERBOSITIES = ("low", "medium", "high")
 _MOST_LOGPROBS = 20
 
 
@@ -41,12 +43,6 @@ class Details:
     has_summary: bool = False
     items: Sequence[Item] = ()
     is_stored: bool = True
-
-    @property
-    def previous(self) -> str | None:
-        """The response that this one continues."""
-        id_: str | None = self.echo["previous_response_id"]
-        return id_
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,78 +74,88 @@ def read_request(value: Any, own: Collection[str], history: History) -> Asked:
     for name in ("background", "conversation", "prompt"):
         if body.get(name):
             raise RequestError(f"{name} is not available here: leave it out, and send the whole conversation", name)
-    tools = read_tools(body, own)
-    items = _items(body)
-    previous = body.optional_text("previous_response_id")
-    transcript = Transcript()
-    transcript.instruct(body.text("instructions", ""))
-    reader = ItemReader(transcript, tools, history.item)
-    for number, item in enumerate(history.before(previous) if previous else ()):
-        reader.read(Fields(item, f"previous[{number}]"))
-    for number, item in enumerate(items):
-        reader.read(Fields(item, f"input[{number}]"))
-    include = [name for name in body.list("include") if isinstance(name, str)]
-    reasoning = body.fields("reasoning") or Fields({}, "reasoning")
-    summary = _summary(reasoning)
+    tools, items = read_tools(body, own), _items(body)
     text = body.fields("text") or Fields({}, "text")
-    format_ = text.fields("format") or Fields({"type": "text"}, "text.format")
-    top = body.integer("top_logprobs", least=0, most=_MOST_LOGPROBS) or 0
-    sampling = options.sampling(body, _SAMPLING, top_logprobs=top)
-    wants_logprobs = "message.output_text.logprobs" in include or sampling.top_logprobs > 0
+    reasoning = body.fields("reasoning") or Fields({}, "reasoning")
+    include = frozenset(name for name in body.list("include") if isinstance(name, str))
     fixed: dict[str, Any] = {
         "tools": tools.functions,
         "groups": tools.groups,
+        "response_format": _response_format(text),
         **options.effort(reasoning, "effort", has_tools=not tools.is_empty),
-        "response_format": _response_format(format_),
     }
-    free: dict[str, Any] = {"options": sampling, "logprobs": wants_logprobs}
+    top = body.integer("top_logprobs", least=0, most=_MOST_LOGPROBS) or 0
+    free: dict[str, Any] = {
+        "options": options.sampling(body, _SAMPLING, top_logprobs=top),
+        "logprobs": "message.output_text.logprobs" in include or top > 0,
+        **_limits(body),
+    }
     (free if tools.builtin else fixed)["tool_choice"] = tools.choice  # own tools are made for each turn
-    max_tokens, max_calls = body.integer("max_output_tokens", least=1), body.integer("max_tool_calls", least=0)
-    if max_tokens is not None:
-        free["max_tokens"] = max_tokens
-    if max_calls is not None:
-        free["max_rounds"] = max_calls
-    truncation = body.one_of("truncation", ("auto", "disabled"), "disabled")
-    if truncation == "auto":
-        free["context_policy"] = "drop_oldest"
-    is_stored = body.flag("store", True)
-    echo = {
+    summary = _summary(reasoning)
+    echo = _echo(body, text, free["options"]) | {
+        "max_output_tokens": free.get("max_tokens"),
+        "max_tool_calls": free.get("max_rounds"),
+        "reasoning": {"effort": reasoning.get("effort") or "medium", "summary": summary},
+    }
+    return Asked(
+        _transcript(body, items, tools, history),
+        model=body.optional_text("model"),
+        stream=body.flag("stream"),
+        fixed=fixed,
+        free=free,
+        builtin=tools.builtin,
+        details=Details(tools, echo, include, summary is not None, items, body.flag("store", True)),
+    )
+
+
+def _transcript(body: Fields, items: Sequence[Item], tools: Tools, history: History) -> Transcript:
+    transcript, previous = Transcript(), body.optional_text("previous_response_id")
+    transcript.instruct(body.text("instructions", ""))
+    reader = ItemReader(transcript, tools, history.item)
+    for name, told in (("previous", history.before(previous) if previous else ()), ("input", items)):
+        for number, item in enumerate(told):
+            reader.read(Fields(item, f"{name}[{number}]"))
+    return transcript
+
+
+def _limits(body: Fields) -> dict[str, Any]:
+    """The arguments of `Settings` for how much is read and written, and how often own tools run."""
+    given = {
+        "max_tokens": body.integer("max_output_tokens", least=1),
+        "max_rounds": body.integer("max_tool_calls", least=0),
+        "context_policy": {"auto": "drop_oldest", "disabled": None}[_truncation(body)],
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _truncation(body: Fields) -> str:
+    return body.one_of("truncation", ("auto", "disabled"), "disabled")
+
+
+def _echo(body: Fields, text: Fields, sampling: SamplingOptions) -> dict[str, Any]:
+    """What a response repeats of its request."""
+    format_, metadata = text.get("format"), body.fields("metadata")
+    return {
         "background": False,
         "instructions": body.optional_text("instructions"),
-        "max_output_tokens": max_tokens,
-        "max_tool_calls": max_calls,
         "parallel_tool_calls": body.flag("parallel_tool_calls", True),
-        "previous_response_id": previous,
+        "previous_response_id": body.optional_text("previous_response_id"),
         "prompt_cache_key": _echoed(body, "prompt_cache_key"),
-        "reasoning": {"effort": reasoning.get("effort") or "medium", "summary": summary},
         "safety_identifier": _echoed(body, "safety_identifier"),
         "service_tier": "default",
-        "store": is_stored,
+        "store": body.flag("store", True),
         "temperature": sampling.temperature,
-        "text": {"format": dict(format_.raw), "verbosity": text.one_of("verbosity", _VERBOSITIES, "medium")},
+        "text": {"format": format_ or {"type": "text"}, "verbosity": text.one_of("verbosity", _VERBOSITIES, "medium")},
         "tool_choice": body.get("tool_choice") or "auto",
         "tools": [_echoed_tool(tool) for tool in body.list("tools")],
         "top_logprobs": sampling.top_logprobs,
         "top_p": sampling.top_p,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
-        "truncation": truncation,
+        "truncation": _truncation(body),
         "user": _echoed(body, "user"),
-        "metadata": _metadata(body),
+        "metadata": {} if metadata is None else metadata.raw,
     }
-    details = Details(tools, echo, frozenset(include), summary is not None, items, is_stored)
-    return Asked(
-        transcript,
-        body.optional_text("model"),
-        body.flag("stream"),
-        fixed,
-        free,
-        builtin=tools.builtin,
-        details=details,
-    )
-
-
-_VERBOSITIES = ("low", "medium", "high")
 
 
 def _items(body: Fields) -> list[Item]:
@@ -169,7 +175,8 @@ def _summary(reasoning: Fields) -> str | None:
     return None if summary == "none" else summary
 
 
-def _response_format(format_: Fields) -> Any:
+def _response_format(text: Fields) -> Any:
+    format_ = text.fields("format") or Fields({}, text.where("format"))
     kind = format_.one_of("type", ("text", "json_schema", "json_object"), "text")
     if kind == "text":
         return None
@@ -179,14 +186,9 @@ def _response_format(format_: Fields) -> Any:
     if not isinstance(inner.get("schema"), Mapping):
         raise inner.wrong("schema", "a JSON schema")
     described = {"name": inner.text("name", "answer"), "schema": inner.get("schema"), "strict": inner.flag("strict")}
-    if (text := inner.optional_text("description")) is not None:
-        described["description"] = text
+    if (description := inner.optional_text("description")) is not None:
+        described["description"] = description
     return {"type": "json_schema", "json_schema": described}
-
-
-def _metadata(body: Fields) -> Mapping[str, Any]:
-    fields = body.fields("metadata")
-    return {} if fields is None else fields.raw
 
 
 def _echoed(body: Fields, name: str) -> str | None:

@@ -6,7 +6,7 @@ Tools of a type that is not known here are left out: clients offer whatever they
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlx_oss.errors import OptionError, quoted
@@ -51,7 +51,7 @@ class Tools:
     groups: tuple[ToolNamespace, ...] = ()
     builtin: tuple[str, ...] = ()
     choice: Any = "auto"
-    called: Mapping[str, Called] | None = None
+    called: Mapping[str, Called] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -60,8 +60,7 @@ class Tools:
 
     def of(self, recipient: str) -> Called:
         """The tool with this name in message headers."""
-        known = (self.called or {}).get(recipient)
-        return known or Called(recipient.removeprefix(f"{_FUNCTIONS}."))
+        return self.called.get(recipient) or Called(recipient.removeprefix(f"{_FUNCTIONS}."))
 
     def recipient(self, name: str, namespace: str | None) -> str:
         """The name of a tool in message headers.
@@ -72,9 +71,9 @@ class Tools:
         """
         if namespace:
             return f"{namespace}.{name}"
-        usual, known = f"{_FUNCTIONS}.{name}", self.called or {}
-        if usual not in known:
-            others = [recipient for recipient, called in known.items() if called.name == name]
+        usual = f"{_FUNCTIONS}.{name}"
+        if usual not in self.called:
+            others = [recipient for recipient, called in self.called.items() if called.name == name]
             if len(others) == 1:
                 return others[0]
             if "." in name:  # a call of a tool that was never described
@@ -185,9 +184,9 @@ def _choice(body: Fields, tools: Tools) -> Any:
     name = _chosen(fields, tools)
     if name is None:  # of a type that was left out
         return "auto"
-    known = {*(tools.called or {}), *(group.name for group in tools.groups), *tools.builtin}
+    known = {*tools.called, *(group.name for group in tools.groups), *tools.builtin}
     if name not in known:
-        shown = ", ".join(called.name for called in (tools.called or {}).values()) or "none"
+        shown = ", ".join(called.name for called in tools.called.values()) or "none"
         raise RequestError(
             f"tool_choice names {quoted(choice.get('name'))}, which is not one of the tools: {shown}", "tool_choice"
         )

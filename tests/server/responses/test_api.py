@@ -53,8 +53,11 @@ def test_an_answer_can_be_parsed(asking, client):
     class City(pydantic.BaseModel):
         name: str
 
-    asking.engine.says('{"name": "Oslo"}')
-    parsed = client.responses.parse(model="gpt-oss-20b", input="Which city?", text_format=City)
+    look = f"{START}<|channel|>commentary<|message|>I look.<|end|>"  # which is no JSON
+    asking.engine.says(THINK + look + START + '<|channel|>final<|message|>{"name": "Oslo"}<|return|>')
+    parsed = client.responses.parse(
+        model="gpt-oss-20b", input="Which city?", text_format=City, tools=[F | {"strict": True}]
+    )
     assert parsed.output_parsed == City(name="Oslo")
 
 
