@@ -17,6 +17,7 @@ from mlx_oss.server.guard import Access
 from mlx_oss.server.models import Models
 from mlx_oss.server.run import bound, configured
 from mlx_oss.server.service import Service
+from mlx_oss.server.toolbox import Toolbox
 from tests.engines import wait_until
 
 
@@ -49,9 +50,11 @@ def served() -> Iterator[Callable[..., str]]:
     """served(engine, apis): the base URL of a server. Further arguments are those of `Service`."""
     running: list[Running] = []
 
-    def serve(engine: Engine, apis: Iterable[Api], routes: Sequence[BaseRoute] = (), **service: Any) -> str:
+    def serve(
+        engine: Engine, apis: Iterable[Api], routes: Sequence[BaseRoute] = (), tools: Any = None, **service: Any
+    ) -> str:
         models = Models.holding("gpt-oss-20b", engine, load_tokenizer())
-        app = application(Service(models, **service), apis, Access(), routes=routes)
+        app = application(Service(models, Toolbox(tools), **service), apis, Access(), routes=routes)
         running.append(Running(app))
         return running[-1].url
 

@@ -11,7 +11,7 @@ import pytest
 from mlx_oss import DeviceError, ScriptedEngine, load_tokenizer
 from mlx_oss.server import connection
 from mlx_oss.server.chat_completions import PATH, ChatCompletions
-from mlx_oss.server.service import BuiltinTool
+from mlx_oss.server.toolbox import BuiltinTool
 from mlx_oss.tools import tool_from
 from tests.engines import HeldEngine
 from tests.server import echo

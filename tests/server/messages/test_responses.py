@@ -13,7 +13,7 @@ from mlx_oss.harmony import BROWSER
 from mlx_oss.server import connection
 from mlx_oss.server.messages import PATH, Messages
 from mlx_oss.server.messages.thinking import signature
-from mlx_oss.server.service import BuiltinTool
+from mlx_oss.server.toolbox import BuiltinTool
 from mlx_oss.tools.base import SystemTool
 from tests.engines import HeldEngine
 from tests.server import echo

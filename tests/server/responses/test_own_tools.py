@@ -12,7 +12,7 @@ from mlx_oss import ScriptedEngine, load_tokenizer
 from mlx_oss.errors import ToolError
 from mlx_oss.harmony import PYTHON
 from mlx_oss.server.responses import Responses
-from mlx_oss.server.service import BuiltinTool
+from mlx_oss.server.toolbox import BuiltinTool
 from mlx_oss.tools import BrowserTool
 from mlx_oss.tools.base import SystemTool
 from tests.server.responses.streams import check, events_of
