@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -69,6 +70,7 @@ class Responses(Api):
         one = f"{self.path}/{{id}}"
         return (
             Route(f"{self.path}/input_tokens", paths.count, methods=["POST"]),
+            Route(f"{self.path}/compact", paths.compact, methods=["POST"]),
             Route(one, paths.get, methods=["GET"]),
             Route(one, paths.delete, methods=["DELETE"]),
             Route(f"{one}/input_items", paths.items, methods=["GET"]),
@@ -104,6 +106,10 @@ class _Paths:
         except Exception as error:
             tell_log(error)
             return failure(self._api, error)
+
+    async def compact(self, request: Request) -> Response:
+        """Refuses what would otherwise be the id of a response."""
+        raise HTTPException(404)
 
     async def get(self, request: Request) -> Response:
         """A response that is stored."""

@@ -123,6 +123,7 @@ def test_what_is_not_offered_is_told(asking):
     for path, method in (("/x/cancel", "POST"), ("/compact/now", "POST"), ("", "GET"), ("/x", "PATCH")):
         answer = asking.client.request(method, f"{asking.url}/v1/responses{path}", json={})
         assert answer.status_code in (404, 405) and answer.json()["error"]["message"]
+    assert asking.client.post(f"{asking.url}/v1/responses/compact", json={}).status_code == 404
 
 
 def test_a_file_of_responses_outlives_the_server(served, tmp_path):
