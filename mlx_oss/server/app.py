@@ -72,7 +72,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
         404: f"{request.url.path} is not offered here: the APIs are /v1/responses, /v1/chat/completions, /v1/messages",
         405: f"{request.method} is not what {request.url.path} takes: use {(error.headers or {}).get('Allow', 'GET')}",
     }.get(error.status_code, error.detail)
-    content = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
+    content = {"message": message, "type": kind, "param": None, "code": None}
     return JSONResponse({"type": "error", "error": content}, error.status_code, error.headers)
 
 

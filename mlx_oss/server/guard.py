@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlx_oss.errors import quoted
 
 _OPEN = ("/health",)  # needs no key
+_KINDS = {401: "authentication_error", 403: "permission_error"}
 _METHODS = "GET, POST, DELETE, OPTIONS"
 
 
@@ -121,7 +122,7 @@ def _is_same(origin: str, host: str) -> bool:
 
 
 def _refused(status: int, message: str) -> JSONResponse:
-    kind = "authentication_error" if status == 401 else "invalid_request_error"
+    kind = _KINDS.get(status, "invalid_request_error")
     error = {"message": message, "type": kind, "param": None, "code": None}
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     return JSONResponse({"type": "error", "error": error}, status, headers)

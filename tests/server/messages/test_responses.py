@@ -254,6 +254,16 @@ def test_anthropics_own_client_reads_both(served):
         assert client.messages.count_tokens(model="gpt-oss-20b", messages=[USER]).input_tokens > 50
 
 
+def test_what_the_server_itself_refuses_has_anthropics_form_too(served):
+    url = served(ScriptedEngine(), [Messages()])
+    for path, headers, kind in (
+        (f"{PATH}/batches", {}, "not_found_error"),
+        (PATH, {"Origin": "http://evil.example"}, "permission_error"),
+    ):
+        error = asked(url, path, ASKED, **headers)[1]
+        assert error["type"] == "error" and error["error"]["type"] == kind and error["error"]["message"]
+
+
 def test_errors_are_those_that_anthropics_client_knows(served):
     url = served(ScriptedEngine(context=50), [Messages()])
     with anthropic.Anthropic(base_url=url, api_key="x", max_retries=0) as client:
