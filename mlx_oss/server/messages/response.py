@@ -24,6 +24,7 @@ _ERRORS = {
     413: "request_too_large",
     429: "rate_limit_error",
 }
+_THINKING = {"type": "thinking", "thinking": "", "signature": ""}
 
 
 class MessageWriter(Writer):
@@ -56,7 +57,7 @@ class MessageWriter(Writer):
     def _taken(self, event: Event) -> Iterator[Frame]:
         if isinstance(event, ReasoningDelta):
             if self._shown is not None:
-                yield from self._opened(ReasoningDelta, {"type": "thinking", "thinking": "", "signature": ""})
+                yield from self._opened(ReasoningDelta, _THINKING)
                 self._pieces.append(event.text)
                 if self._shown == "text":
                     yield self._delta({"type": "thinking_delta", "thinking": event.text})
@@ -105,7 +106,12 @@ class MessageWriter(Writer):
         yield "message_stop", {"type": "message_stop"}
 
     def wait(self) -> Iterable[Frame]:
-        return [("ping", {"type": "ping"})]
+        """A ping; where reasoning may come, an empty piece of it: after ten minutes of pings, Claude Code gives up."""
+        if self._shown is not None and self._usage and (not self._content or self._open is ReasoningDelta):
+            yield from self._opened(ReasoningDelta, _THINKING)
+            yield self._delta({"type": "thinking_delta", "thinking": ""})
+        else:
+            yield "ping", {"type": "ping"}
 
     def fail(self, error: Exception) -> Iterable[Frame]:
         return [("error", failure_body(error))]

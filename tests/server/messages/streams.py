@@ -80,6 +80,6 @@ def _add(block: dict[str, Any], delta: dict[str, Any]) -> str:
         block["signature"] = delta["signature"]
         return ""
     of, name = _TEXTS[kind]
-    assert block["type"] == of and delta[name] and not block.get("signature")
+    assert block["type"] == of and (delta[name] or kind == "thinking_delta") and not block.get("signature")
     block[name] += delta[name]
     return ""

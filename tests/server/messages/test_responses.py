@@ -11,8 +11,9 @@ import pytest
 from mlx_oss import DeviceError, ScriptedEngine, load_tokenizer
 from mlx_oss.harmony import BROWSER
 from mlx_oss.server import connection
+from mlx_oss.server.fields import Fields
 from mlx_oss.server.messages import PATH, Messages
-from mlx_oss.server.messages.thinking import signature
+from mlx_oss.server.messages.thinking import reasoning_in, signature
 from mlx_oss.server.toolbox import BuiltinTool
 from mlx_oss.tools.base import SystemTool
 from tests.engines import HeldEngine
@@ -229,11 +230,32 @@ def test_a_client_that_waits_gets_pings(served, monkeypatch):
     engine = HeldEngine("A")
     engine.hold("Hi")
     client = Client(served(engine, [Messages()]))
-    with client.send(PATH, ASKED | {"stream": True}) as response:
+    with client.send(PATH, ASKED | {"stream": True, "thinking": {"type": "disabled"}}) as response:
         lines = [response.readline() for _ in range(6)]
         assert lines[3:5] == [b"event: ping\n", b'data: {"type":"ping"}\n']
         engine.release("Hi")
         assert b"message_stop" in response.read()
+
+
+@pytest.mark.parametrize("display", ["summarized", "omitted"])
+@pytest.mark.parametrize("answer", ["A", REASONING + ANSWER])
+def test_a_client_that_waits_for_reasoning_gets_none_instead_of_pings(served, monkeypatch, answer, display):
+    """Claude Code gives up after ten minutes of nothing but pings."""
+    monkeypatch.setattr(connection, "_QUIET_SECONDS", 0.1)
+    engine = HeldEngine(answer)
+    engine.hold("Hi")
+    client = Client(served(engine, [Messages()]))
+    asking = ASKED | {"stream": True, "thinking": {"type": "adaptive", "display": display}}
+    with client.send(PATH, asking) as response:
+        lines = [response.readline().decode() for _ in range(12)]
+        assert "ping" not in "".join(lines) and '"thinking_delta","thinking":""' in lines[10]
+        engine.release("Hi")
+        message = built(events_of("".join(lines) + response.read().decode()))
+    kinds = [block["type"] for block in message["content"]]
+    assert kinds == ["thinking", "text"]
+    text = "I think." if answer != "A" else ""
+    assert message["content"][0]["thinking"] == (text if display == "summarized" else "")
+    assert reasoning_in(Fields(message["content"][0])) == text
 
 
 def test_anthropics_own_client_reads_both(served):
