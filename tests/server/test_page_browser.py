@@ -151,7 +151,7 @@ def test_an_answer_can_be_stopped_and_asked_for_again(opened):
     with page_server(engine) as server:
         tab = opened(server.url)
         ask(tab, "Hi")
-        tab.wait_for_selector(".prose p")
+        tab.wait_for_selector(".prose:has-text('word word')")
         tab.keyboard.press("Escape")
         answered(tab, "Stopped.")
         wait_until(lambda: server.service.metrics.running == 0)

@@ -22,7 +22,8 @@ from markdown_it.utils import EnvType, OptionsDict
 from mlx_oss.formulas import with_formulas
 
 _SHORTEST_PAUSE = 0.04  # seconds between two renderings of the block that is being written
-_SHARE = 4  # after a rendering, the pause is so many times as long as it took
+_SHARE = 4  # after a rendering, the pause is so many times as long as it took,
+_GROWTH = 50.0  # and longer by so many times for each second: nothing else is answered meanwhile
 _BYTES_PER_SECOND = 2_000_000  # of HTML that count as work: whoever reads it has to draw it
 _LINK = re.compile(r"(?:https?|mailto):", re.IGNORECASE)
 _ADDRESS = re.compile(r"https?://[^\s<>\"'`\\^{}|]+[^\s<>\"'`\\^{}|.,;:!?)\]*_]", re.IGNORECASE)
@@ -80,7 +81,7 @@ class Blocks:
             self._shown = html
         now = time.perf_counter()
         work = now - started + sum(len(block.html) for block in blocks) / _BYTES_PER_SECOND
-        self._next = now + max(_SHARE * work, _SHORTEST_PAUSE)
+        self._next = now + max((_SHARE + _GROWTH * work) * work, _SHORTEST_PAUSE)
         return blocks
 
     def end(self) -> list[Block]:

@@ -843,6 +843,7 @@ function retry(turn) {
   const last = shownAnswer(turn);
   if (last && !last.parts.length) turn.answers.pop(); // there is nothing to keep of it
   answer(turn);
+  $("question").focus();
 }
 
 /** Asks again with another text. Later turns are taken away, which can be undone. */
