@@ -88,7 +88,6 @@ def make_service(args: argparse.Namespace) -> Service:
     """What answers requests. Raises OptionError if an argument is wrong."""
     from mlx_oss.server.models import Models
     from mlx_oss.server.service import Service
-    from mlx_oss.server.toolbox import Toolbox
 
     if args.max_requests < 1:
         raise OptionError(f"--max-requests is {args.max_requests}: give at least 1")
@@ -108,7 +107,7 @@ def make_service(args: argparse.Namespace) -> Service:
         fits=partial(_fits, args),
         idle_seconds=None if args.idle_unload is None else 60 * args.idle_unload,
     )
-    tools = Toolbox(dict(_builtin(spec) for spec in args.tools))
+    tools = dict(_builtin(spec) for spec in args.tools)
     return Service(models, tools, runs_unasked=args.yes, most_requests=args.max_requests)
 
 

@@ -9,7 +9,7 @@ import asyncio
 import datetime
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +20,7 @@ from mlx_oss.server.asked import Asked, Frame, Writer
 from mlx_oss.server.fields import RequestError
 from mlx_oss.server.metrics import Metrics
 from mlx_oss.server.models import Loaded, Models
-from mlx_oss.server.toolbox import Toolbox
+from mlx_oss.server.toolbox import BuiltinTool, Toolbox
 from mlx_oss.server.turn import ServedTurn
 from mlx_oss.tools.calls import Confirm
 
@@ -38,19 +38,24 @@ class Service:
 
     Attributes:
         models: The models.
-        tools: The server's own tools.
+        tools: The server's own tools, by name.
         runs_unasked: Whether tools that need a confirmation run without one.
         most_requests: How many requests are answered or wait at the same time; more of them are refused.
         metrics: What has been done.
         is_ending: No more requests are begun.
+        toolbox: What the conversations have of the tools.
     """
 
     models: Models
-    tools: Toolbox = field(default_factory=Toolbox)
+    tools: Mapping[str, BuiltinTool] = field(default_factory=dict)
     runs_unasked: bool = False
     most_requests: int = MOST_REQUESTS
     metrics: Metrics = field(default_factory=Metrics)
     is_ending: bool = False
+    toolbox: Toolbox = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.toolbox = Toolbox(self.tools)
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -129,7 +134,7 @@ class Service:
                 options = replace(options, seed=(options.seed + choice) % 2**64)
             given["options"] = options
             if asked.builtin:
-                given["tools"] = [*base.tools, *self.tools.take(asked.builtin, asked.conversation)]
+                given["tools"] = [*base.tools, *self.toolbox.take(asked.builtin, asked.conversation)]
             turns.append(ServedTurn(base.changed(given), entries))
         return turns
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlx_oss.tools.base import SystemTool
@@ -29,26 +29,17 @@ class BuiltinTool:
     needs_confirmation: bool = False
 
 
-class Toolbox(Mapping[str, BuiltinTool]):
-    """The server's own tools, by name.
+class Toolbox:
+    """What conversations have of the server's own tools.
 
     Args:
-        tools: The tools.
+        tools: The tools, by name.
     """
 
-    def __init__(self, tools: Mapping[str, BuiltinTool] | None = None) -> None:
-        self._tools = tools or {}
+    def __init__(self, tools: Mapping[str, BuiltinTool]) -> None:
+        self._tools = tools
         self._kept: OrderedDict[tuple[str, str], Sequence[AnyTool]] = OrderedDict()  # by conversation and name
         self._lock = threading.Lock()
-
-    def __getitem__(self, name: str) -> BuiltinTool:
-        return self._tools[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tools)
-
-    def __len__(self) -> int:
-        return len(self._tools)
 
     def take(self, names: Iterable[str], conversation: str | None = None) -> list[AnyTool]:
         """The tools with these names. Call it on a thread: making one can take a while.
@@ -61,11 +52,11 @@ class Toolbox(Mapping[str, BuiltinTool]):
 
     def _made(self, name: str, conversation: str | None) -> Sequence[AnyTool]:
         if conversation is None:
-            return self[name].make()
+            return self._tools[name].make()
         key, resting = (conversation, name), list[Sequence[AnyTool]]()
         with self._lock:
             if key not in self._kept:
-                self._kept[key] = self[name].make()
+                self._kept[key] = self._tools[name].make()
             self._kept.move_to_end(key)
             while len(self._kept) > _MOST_KEPT:
                 resting.append(self._kept.popitem(last=False)[1])

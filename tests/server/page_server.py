@@ -21,7 +21,7 @@ from mlx_oss.server.models import Models
 from mlx_oss.server.page.api import PageApi
 from mlx_oss.server.page.routes import PUBLIC
 from mlx_oss.server.service import Service
-from mlx_oss.server.toolbox import BuiltinTool, Toolbox
+from mlx_oss.server.toolbox import BuiltinTool
 from mlx_oss.tools import PythonTool
 from tests.server.conftest import Running
 
@@ -152,7 +152,7 @@ def page_server(
     """
     ran: list[str] = []
     own = {"python": BuiltinTool(lambda: [Interpreter(ran)], True), "weather": BuiltinTool(lambda: [weather])}
-    made = Service(Models.holding("gpt-oss-20b", engine, load_tokenizer()), Toolbox(own if tools else {}), **service)
+    made = Service(Models.holding("gpt-oss-20b", engine, load_tokenizer()), own if tools else {}, **service)
     running = Running(application(made, [PageApi(made)], Access(key=key, public=PUBLIC)), port)
     try:
         yield PageServer(running.url, engine, ran, made, running.abort)

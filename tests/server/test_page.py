@@ -195,7 +195,7 @@ def test_a_conversation_keeps_its_tools_and_others_have_their_own(engine):
         tools = []
         for conversation in ("a", "b", "a"):
             server.answer(question(), tools=["python"], conversation=conversation)
-            tools.append(server.service.tools.take(["python"], conversation)[0])
+            tools.append(server.service.toolbox.take(["python"], conversation)[0])
     assert tools[0] is tools[2] and tools[0] is not tools[1]
 
 

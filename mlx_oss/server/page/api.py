@@ -74,7 +74,7 @@ class PageApi(Api):
         def reviews() -> Mapping[str, Review]:
             if self._service.runs_unasked or not asked.builtin:
                 return {}
-            return reviews_of(self._service.tools.take(asked.builtin, asked.conversation))
+            return reviews_of(self._service.toolbox.take(asked.builtin, asked.conversation))
 
         def context() -> int | None:
             return next((loaded.engine.context for loaded in self._service.models.loaded if loaded.name == model), None)
