@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import threading
 import webbrowser
 from typing import TYPE_CHECKING, Any
 
+from mlx_oss.arguments import Parser
 from mlx_oss.cli import model_arguments, serve
 from mlx_oss.errors import OptionError
-from mlx_oss.terminal import report, say, show_log
+from mlx_oss.terminal import report, say
 
 if TYPE_CHECKING:
     import socket
@@ -38,28 +41,26 @@ def run(args: argparse.Namespace) -> int:
 
     if useless := [word for name, word in _USELESS.items() if name in args.given and getattr(args, name)]:
         raise OptionError(f"{useless[0]} is of no use with --web: leave it out, and ask on the page")
-    usual: dict[str, Any] = {
-        "cors": [],
-        "api_key": None,
-        "max_requests": 256,
-        "idle_unload": None,
-        "store": None,
-        "log_prompts": False,
-    }
-    options = argparse.Namespace(**vars(args), host=_HOST, **usual)
+    usual = Parser()
+    serve.add_arguments(usual)
+    options = argparse.Namespace(**vars(usual.parse_args([])) | vars(args) | {"host": _HOST})
     service = serve.make_service(options)
     app = serve.make_application(options, service, _page(args, service))
     listening = _bound()
     port = listening.getsockname()[1]
-    address = f"http://{_HOST}:{port}/"
-    show_log("mlx_oss.server")
     if port != serve.PORT:
         say(f"port {serve.PORT} is in use: at this other address, the browser keeps other conversations")
+    address = f"http://{_HOST}:{port}/"
     report(f"{service.models.names[0]} at {address}\n\nCtrl-C ends it.")
-    if not webbrowser.open(address):
-        say(f"no browser could be started here: open {address} in one")
+    sys.stdout.flush()
+    threading.Thread(target=_open, args=[address], daemon=True).start()  # some browsers return when they are closed
     serve_now(app, service, listening)
     return 0
+
+
+def _open(address: str) -> None:
+    if not webbrowser.open(address):
+        say(f"no browser could be started here: open {address} in one")
 
 
 def _page(args: argparse.Namespace, service: Service) -> PageApi:
