@@ -210,6 +210,40 @@ def test_shift_enter_is_a_new_line(opened):
         assert tab.inner_text(".bubble") == "a\nb"
 
 
+def test_enter_that_ends_the_choice_of_a_character_sends_nothing(opened):
+    with page_server(Typist("One.")) as server:
+        tab = opened(server.url)
+        tab.fill("#question", "日本")
+        tab.evaluate(
+            "question.dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', isComposing: true, bubbles: true }))"
+        )
+        assert tab.input_value("#question") == "日本" and tab.locator(".turn").count() == 0
+        tab.keyboard.press("Enter")
+        answered(tab, "One.")
+
+
+def test_what_was_typed_is_there_after_a_reload(opened):
+    with page_server(Typist()) as server:
+        tab = opened(server.url)
+        tab.keyboard.type("Half a quest")
+        tab.reload()
+        tab.wait_for_selector(".empty")
+        assert tab.input_value("#question") == "Half a quest" and tab.is_enabled("#send")
+
+
+def test_another_model_can_be_chosen_and_the_demonstration_says_what_it_is(opened):
+    engine = Typist("One.")
+    with page_server(engine) as server:
+        server.service.models._others = lambda: ["nano"]
+        tab = opened(server.url)
+        assert tab.inner_text(".empty h2") == "gpt-oss-20b is ready"
+        tab.select_option("#model", "nano")
+        assert "demonstration model" in tab.inner_text(".empty")
+        ask(tab, "Hi")
+        answered(tab, "One.")
+        assert [model.name for model in server.service.models.loaded] == ["nano"]
+
+
 def test_a_fork_is_a_copy(opened):
     with page_server(Typist("One.", "Two.", "Three.")) as server:
         tab = opened(server.url)

@@ -1095,7 +1095,10 @@ function listen() {
   });
   $("title").addEventListener("keydown", (event) => { if (isSend(event)) $("question").focus(); });
   $("effort").addEventListener("change", () => change({ effort: $("effort").value }));
-  $("model").addEventListener("change", () => change({ model: $("model").value }));
+  $("model").addEventListener("change", () => {
+    change({ model: $("model").value });
+    if (!current.turns.length) thread.show(current);
+  });
   $("open-instructions").addEventListener("click", editInstructions);
   $("open-help").addEventListener("click", () => openDialog("help"));
   $("export").addEventListener("click", exportMarkdown);
@@ -1134,7 +1137,7 @@ function keydown(event) {
   if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("dialog[open]")) {
     if ($("tools").open) { $("tools").open = false; $("tools").querySelector("summary").focus(); }
     else if (!$("scrim").hidden) { showSidebar(false); $("menu").focus(); }
-    else running.get(current.id)?.stop();
+    else if (event.target !== $("search")) running.get(current.id)?.stop();
   } else if (control && event.shiftKey && key === "o") { event.preventDefault(); newChat(); }
   else if (control && event.shiftKey && key === "s") {
     event.preventDefault();
