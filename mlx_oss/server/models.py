@@ -10,6 +10,7 @@ import asyncio
 import gc
 import json
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -65,9 +66,10 @@ class Loaded:
         """Settings with these values, checked. They are kept: the instructions of agents have thousands of tokens.
 
         Args:
-            values: Arguments of `Settings`. Equal ones have equal representations.
+            values: Arguments of `Settings`. Equal ones have equal representations. The order of a schema's properties
+                counts: it is that of the answer.
         """
-        key = json.dumps(values, sort_keys=True, default=repr)
+        key = json.dumps(values, default=repr)
         with self._lock:
             if (found := self._settings.get(key)) is not None:
                 self._settings.move_to_end(key)
@@ -110,6 +112,7 @@ class Models:
         self._loaded: dict[str, Loaded] = {}
         self._changed = asyncio.Event()  # set, and replaced, whenever something has changed
         self._order: list[object] = []  # requests that wait, the first one first
+        self._is_loading = False
         self._unloading: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -181,10 +184,12 @@ class Models:
         try:
             while True:
                 changed = self._changed
-                if self._order[0] is ticket and (name in self._loaded or await self._make_room(name)):
+                is_next = self._order[0] is ticket and not self._is_loading
+                if is_next and (name in self._loaded or await self._make_room(name)):
                     break
                 await changed.wait()
             if name not in self._loaded:  # it is loaded even if the client leaves meanwhile
+                self._is_loading = True
                 await asyncio.shield(asyncio.ensure_future(self._load_now(name)))
             model = self._loaded[name]
             model.users += 1
@@ -206,33 +211,40 @@ class Models:
         if await asyncio.to_thread(self._fits, self._names().get(name, name), engines):
             return True
         del engines
-        for other in [model.name for model in self._loaded.values() if not model.users]:
-            await self._let_go(other)
+        await self._let_go_of_resting(math.inf)
         return not self._loaded
 
     async def _load_now(self, name: str) -> None:
         started = time.monotonic()
-        engine, tokenizer = await asyncio.to_thread(self._load, self._names().get(name, name))
-        self._loaded[name] = Loaded(name, engine, tokenizer)
+        try:
+            engine, tokenizer = await asyncio.to_thread(self._load, self._names().get(name, name))
+            self._loaded[name] = Loaded(name, engine, tokenizer)
+        finally:
+            self._is_loading = False
+            self._schedule_unloading()
+            self._wake()
         _log.info("loaded %s in %.1f s", name, time.monotonic() - started)
 
-    async def _let_go(self, name: str) -> None:
-        del self._loaded[name]
-        await asyncio.to_thread(_free)
-        _log.info("let go of %s", name)
+    async def _let_go_of_resting(self, until: float) -> None:
+        """Lets go of each model that nobody has used since a time. Others may do the same meanwhile."""
+        while resting := [model.name for model in self.loaded if not model.users and model.used <= until]:
+            del self._loaded[resting[0]]
+            await asyncio.to_thread(_free)
+            _log.info("let go of %s", resting[0])
 
     def _schedule_unloading(self) -> None:
-        if self._idle_seconds is None:
+        """Plans to let go of the model that has rested longest."""
+        resting = [model.used for model in self.loaded if not model.users]
+        if self._idle_seconds is None or not resting:
             return
         if self._unloading is not None:
             self._unloading.cancel()
-        loop = asyncio.get_running_loop()
-        self._unloading = loop.call_later(self._idle_seconds, lambda: loop.create_task(self._unload_idle()))
+        loop, seconds = asyncio.get_running_loop(), min(resting) + self._idle_seconds - time.monotonic()
+        self._unloading = loop.call_later(max(seconds, 0.0), lambda: loop.create_task(self._unload_idle()))
 
     async def _unload_idle(self) -> None:
-        since = time.monotonic() - (self._idle_seconds or 0) + 0.01
-        for name in [model.name for model in self.loaded if not model.users and model.used <= since]:
-            await self._let_go(name)
+        await self._let_go_of_resting(time.monotonic() - (self._idle_seconds or 0) + 0.01)
+        self._schedule_unloading()
 
 
 def shown(name: str) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
+import time
 import weakref
 from typing import Any
 
 import pytest
 
 from mlx_oss import CheckpointError, ScriptedEngine, load_tokenizer
+from mlx_oss.server import models as models_module
 from mlx_oss.server.fields import RequestError
-from mlx_oss.server.models import Models, shown
+from mlx_oss.server.models import Loaded, Models, shown
 
 TOKENIZER = load_tokenizer()
 
@@ -159,6 +162,98 @@ def test_a_request_that_is_cancelled_while_it_waits_lets_the_next_one_come():
     run(go())
 
 
+@pytest.mark.parametrize("then", ["gpt-oss-20b", "gpt-oss-120b"])
+def test_a_model_whose_client_left_while_it_was_loaded_is_loaded_once_and_alone(then):
+    async def go():
+        loads, begun, end = Loads(), threading.Event(), threading.Event()
+        most = 0
+
+        def load(name):
+            nonlocal most
+            loaded = loads(name)
+            begun.set()
+            assert end.wait(10)
+            most = max(most, sum(engine() is not None for engine in loads.engines))
+            return loaded
+
+        async def use(name):
+            async with models.use(name):
+                pass
+
+        models = Models("20b", load, others=lambda: ["120b"])
+        leaves = asyncio.ensure_future(use("gpt-oss-20b"))
+        await asyncio.to_thread(begun.wait, 10)
+        leaves.cancel()
+        stays = asyncio.ensure_future(use(then))
+        await asyncio.sleep(0.05)
+        assert loads.names == ["20b"]
+        end.set()
+        await stays
+        assert loads.names == ["20b", "120b"][: 1 if then == "gpt-oss-20b" else 2] and most == 1
+
+    run(go())
+
+
+def test_a_model_whose_client_left_while_it_was_loaded_is_let_go_when_it_is_idle():
+    async def go():
+        begun = threading.Event()
+
+        def load(name):
+            begun.set()
+            time.sleep(0.05)
+            return ScriptedEngine(), TOKENIZER
+
+        async def use():
+            async with models.use("gpt-oss-20b"):
+                pass
+
+        models = Models("20b", load, idle_seconds=0.1)
+        leaves = asyncio.ensure_future(use())
+        await asyncio.to_thread(begun.wait, 10)
+        leaves.cancel()
+        while not models.loaded:
+            await asyncio.sleep(0.01)
+        while models.loaded:
+            await asyncio.sleep(0.01)
+
+    run(go())
+
+
+def test_a_model_that_is_idle_is_let_go_while_another_one_is_asked():
+    async def go():
+        models = Models("20b", Loads(), others=lambda: ["120b"], fits=lambda name, engines: True, idle_seconds=0.1)
+        async with models.use("gpt-oss-120b"):
+            pass
+        while "gpt-oss-120b" in [model.name for model in models.loaded]:
+            async with models.use("gpt-oss-20b"):
+                await asyncio.sleep(0.01)
+
+    run(go())
+
+
+def test_a_model_that_is_used_again_while_another_is_let_go_stays(monkeypatch):
+    async def go():
+        freeing, go_on = threading.Event(), threading.Event()
+
+        def free():
+            freeing.set()
+            assert go_on.wait(10)
+
+        models = Models("20b", Loads(), others=lambda: ["120b"], fits=lambda name, engines: True, idle_seconds=0.05)
+        monkeypatch.setattr(models_module, "_free", free)
+        for name in models.names:
+            async with models.use(name):
+                pass
+        await asyncio.to_thread(freeing.wait, 10)
+        (other,) = models.loaded
+        async with models.use(other.name):
+            go_on.set()
+            await asyncio.sleep(0.2)
+            assert models.loaded == [other]
+
+    run(go())
+
+
 def test_settings_are_made_once_for_equal_values():
     async def go():
         models = Models("20b", Loads())
@@ -168,3 +263,14 @@ def test_settings_are_made_once_for_equal_values():
             assert model.settings(values) is not model.settings({**values, "reasoning_effort": "high"})
 
     run(go())
+
+
+def test_the_properties_of_a_schema_keep_the_order_of_each_request():
+    def of(*names):
+        schema = {"type": "object", "properties": {name: {"type": "integer"} for name in names}}
+        return {"response_format": {"type": "json_schema", "json_schema": {"name": "point", "schema": schema}}}
+
+    model = Loaded("gpt-oss-20b", ScriptedEngine(), TOKENIZER)
+    model.settings(of("x", "y"))
+    schema = model.settings(of("y", "x")).response_format["json_schema"]["schema"]
+    assert list(schema["properties"]) == ["y", "x"]
