@@ -6,6 +6,7 @@ harmony's messages. Knows nothing of those forms, of sessions and of tokens.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import replace
 
 from mlx_oss.harmony import DeveloperContent, Message
@@ -29,7 +30,10 @@ class Transcript:
         self.call_ids: list[str | None] = []
         self._instructions: list[str] = []
         self._calls = 0  # from here on there are only calls and their results
-        self._waiting: dict[str, tuple[Message, bool]] = {}  # calls without a result; whether that belongs behind it
+        self._answers: list[int] = []  # places of answers after which only the assistant has spoken
+        # Calls without a result: the call, where it stood when it was told, and whether the result belongs behind it.
+        self._waiting: dict[str, tuple[Message, int, bool]] = {}
+        self._filled: list[int] = []  # sorted places of calls, as above, behind which a result was put later
 
     @property
     def instructions(self) -> str:
@@ -58,12 +62,9 @@ class Transcript:
 
     def call(self, id: str | None, message: Message) -> None:
         """A call of the assistant. What it has said in this turn becomes a preamble."""
-        for place in range(len(self.messages) - 1, -1, -1):
-            said = self.messages[place]
-            if said.role != "assistant":
-                break
-            if said.channel == "final":
-                self.messages[place] = replace(said, channel="commentary")
+        for place in self._answers:
+            self.messages[place] = replace(self.messages[place], channel="commentary")
+        self._answers = []
         self.add_call(id, message)
 
     def add_call(self, id: str | None, message: Message, *, has_others: bool = True) -> None:
@@ -75,9 +76,10 @@ class Transcript:
             has_others: Whether other calls may have been made at the same time. Its result then belongs right behind
                 it, wherever it is told.
         """
+        place = len(self.messages) - len(self._filled)
         self.add(message, id)
         if id is not None:
-            self._waiting[id] = message, has_others
+            self._waiting[id] = message, place, has_others
 
     def own_call(self, id: str) -> None:
         """A call that the server has run, of which the client knows only the id.
@@ -93,18 +95,24 @@ class Transcript:
 
     def result(self, id: str, text: str) -> None:
         """The result of the call with this id, which `waits`."""
-        call, has_others = self._waiting.pop(id)
+        call, told, has_others = self._waiting.pop(id)
         channel = call.channel or "commentary"
         message = Message("tool", text, name=call.recipient, recipient="assistant", channel=channel)
-        place = len(self.messages)
-        if has_others:
-            calls = range(len(self.messages) - 1, self._calls - 1, -1)  # those at the end, with their results
-            place = next((place + 1 for place in calls if self.messages[place] is call), place)
+        place = told + bisect_left(self._filled, told) + 1
+        if not has_others or place <= self._calls:
+            self.add(message)
+            return
+        insort(self._filled, told)
         self.messages.insert(place, message)
         self.call_ids.insert(place, None)
+        self._answers = []  # they stand before it
 
     def add(self, message: Message, call_id: str | None = None) -> None:
         """Any other message."""
+        if message.role != "assistant":
+            self._answers = []
+        elif message.channel == "final":
+            self._answers.append(len(self.messages))
         self.messages.append(message)
         if not _belongs_to_call(message):
             self._calls = len(self.messages)
