@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -46,7 +47,8 @@ class Responses(Api):
         self._own = frozenset(own) & {BROWSER, PYTHON}
 
     def asked(self, body: Any) -> Asked:
-        return read_request(body, self._own, History(self._before, self._store.item))
+        with _readable():
+            return read_request(body, self._own, History(self._before, self._store.item))
 
     def _before(self, id_: str) -> Sequence[Item]:
         found = self._store.conversation(id_)
@@ -75,6 +77,18 @@ class Responses(Api):
             Route(one, paths.delete, methods=["DELETE"]),
             Route(f"{one}/input_items", paths.items, methods=["GET"]),
         )
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Makes an error of the store one for the client. Its file may be locked or damaged."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RequestError(
+            f"the stored responses cannot be used now ({error}): ask again, or send the whole conversation as `input`",
+            status=503,
+        ) from None
 
 
 def _whole(item: Item) -> Item:
@@ -116,13 +130,19 @@ class _Paths:
         try:
             return JSONResponse(self._stored(request).response)
         except RequestError as error:
+            tell_log(error)
             return failure(self._api, error)
 
     async def delete(self, request: Request) -> Response:
         """Forgets a response."""
         id_ = request.path_params["id"]
-        if not self._store.delete(id_):
-            return failure(self._api, _missing(id_))
+        try:
+            with _readable():
+                if not self._store.delete(id_):
+                    raise _missing(id_)
+        except RequestError as error:
+            tell_log(error)
+            return failure(self._api, error)
         return JSONResponse({"id": id_, "object": "response", "deleted": True})
 
     async def items(self, request: Request) -> Response:
@@ -130,9 +150,10 @@ class _Paths:
         try:
             items = self._stored(request).items
             limit = request.query_params.get("limit", str(_PAGE))
-            if not limit.isascii() or not limit.isdecimal() or not 1 <= int(limit) <= _LONGEST_PAGE:
+            if not limit.isascii() or not limit.isdecimal() or len(limit) > 3 or not 1 <= int(limit) <= _LONGEST_PAGE:
                 raise RequestError(f"limit is {quoted(limit)}: give a whole number from 1 to {_LONGEST_PAGE}", "limit")
         except RequestError as error:
+            tell_log(error)
             return failure(self._api, error)
         ordered = list(items) if request.query_params.get("order") == "asc" else list(reversed(items))
         ids = [item["id"] for item in ordered]
@@ -145,7 +166,9 @@ class _Paths:
 
     def _stored(self, request: Request) -> Stored:
         id_ = request.path_params["id"]
-        if (found := self._store.get(id_)) is None:
+        with _readable():
+            found = self._store.get(id_)
+        if found is None:
             raise _missing(id_)
         return found
 

@@ -19,6 +19,7 @@ from mlx_oss.errors import OptionError, quoted
 MEMORY_BYTES = 64 << 20
 FILE_BYTES = 1 << 30
 _FORMAT = 1  # of the file
+_WAIT_SECONDS = 1.0  # for another program that writes to the file; nothing is answered meanwhile
 _TABLES = """
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, previous TEXT, used INTEGER NOT NULL, nbytes INTEGER NOT NULL, response TEXT NOT NULL
@@ -79,13 +80,16 @@ class Store:
     def _open(self, path: Path | None) -> None:
         if path is not None:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            path.chmod(0o600)
         self._file = sqlite3.connect(
-            ":memory:" if path is None else path, check_same_thread=False, isolation_level=None
+            ":memory:" if path is None else path, _WAIT_SECONDS, check_same_thread=False, isolation_level=None
         )
         found = self._file.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, _FORMAT):
             raise OSError(f"it has the format {found}, of another version")
+        if found == 0 and self._file.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise OSError("it is a database of another program")
+        if path is not None:  # not before it is known to be ours
+            path.chmod(0o600)
         self._file.execute("PRAGMA journal_mode = WAL")
         self._file.execute("PRAGMA synchronous = NORMAL")
         self._file.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten

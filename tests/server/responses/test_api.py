@@ -109,6 +109,8 @@ def test_the_items_of_a_request_are_listed_page_by_page(asking, client):
     assert len(newest.data) == 20 and newest.has_more
     with pytest.raises(openai.BadRequestError):
         client.responses.input_items.list(response.id, limit=101)
+    with pytest.raises(openai.BadRequestError):
+        client.responses.input_items.list(response.id, extra_query={"limit": "9" * 5000})
 
 
 def test_the_tokens_of_a_prompt_are_counted(asking, client):
@@ -144,6 +146,25 @@ def test_a_response_that_cannot_be_stored_is_a_response(served, tmp_path, caplog
     store._file.execute("DROP TABLE items")
     assert httpx.post(f"{url}/v1/responses", json={"input": "Is it dry?"}).json()["status"] == "completed"
     assert "a response is not stored: no such table" in caplog.text
+
+
+def test_stored_responses_that_cannot_be_read_are_told_in_a_sentence(served, caplog):
+    store = Store()
+    url = f"{served(ScriptedEngine('It is dry.', 'Yes.'), [Responses(store)])}/v1/responses"
+    id_ = httpx.post(url, json={"input": "Is it dry?"}).json()["id"]
+    store._file.execute("DROP TABLE items")
+    answers = [
+        httpx.post(url, json={"input": "Sure?", "previous_response_id": id_}),
+        httpx.post(f"{url}/input_tokens", json={"input": "Sure?", "previous_response_id": id_}),
+        httpx.get(f"{url}/{id_}"),
+        httpx.get(f"{url}/{id_}/input_items"),
+        httpx.delete(f"{url}/{id_}"),
+    ]
+    for answer in answers:
+        assert answer.status_code == 503
+        assert "cannot be used now (no such table: items): ask again" in answer.json()["error"]["message"]
+    assert "Traceback" not in caplog.text
+    assert httpx.post(url, json={"input": "Sure?"}).json()["status"] == "completed"
 
 
 def test_a_client_is_told_that_the_server_lives(served, monkeypatch):

@@ -100,8 +100,22 @@ def test_a_file_that_cannot_be_used_is_told(tmp_path):
     file = sqlite3.connect(tmp_path / "other")
     file.execute("CREATE TABLE responses (x)")
     file.close()
-    with pytest.raises(OptionError, match="give another file"):
+    with pytest.raises(OptionError, match=r"a database of another program.*: give another file"):
         Store(tmp_path / "other")
+
+
+def test_a_file_of_another_program_stays_as_it_was(tmp_path):
+    (tmp_path / "text").write_text("root:x:0:0:root:/root:/bin/bash")
+    file = sqlite3.connect(tmp_path / "database")
+    file.execute("CREATE TABLE bookmarks (x)")
+    file.close()
+    for path in list(tmp_path.iterdir()):
+        path.chmod(0o644)
+        before = path.read_bytes()
+        with pytest.raises(OptionError, match="give another file"):
+            Store(path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644 and path.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"text", "database"}
 
 
 def test_nothing_is_kept_of_a_response_that_cannot_be_written(path):
