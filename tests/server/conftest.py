@@ -17,7 +17,6 @@ from mlx_oss.server.guard import Access
 from mlx_oss.server.models import Models
 from mlx_oss.server.run import bound, configured
 from mlx_oss.server.service import Service
-from mlx_oss.server.toolbox import Toolbox
 from tests.engines import wait_until
 
 
@@ -54,7 +53,7 @@ def served() -> Iterator[Callable[..., str]]:
         engine: Engine, apis: Iterable[Api], routes: Sequence[BaseRoute] = (), tools: Any = None, **service: Any
     ) -> str:
         models = Models.holding("gpt-oss-20b", engine, load_tokenizer())
-        app = application(Service(models, Toolbox(tools), **service), apis, Access(), routes=routes)
+        app = application(Service(models, tools or {}, **service), apis, Access(), routes=routes)
         running.append(Running(app))
         return running[-1].url
 
