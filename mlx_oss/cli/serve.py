@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import socket
+import threading
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from mlx_oss.constrain import grammar
     from mlx_oss.server.run import bound, serve
 
     service = make_service(args)
@@ -80,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     host, port = listening.getsockname()[:2]
     show_log("mlx_oss.server")
     _greet(_address(host, port), service.models.names[0], has_key=bool(_key(args)))
+    # Otherwise the first request with a schema would hold up all others for a second.
+    threading.Thread(target=grammar.prepare, name="mlx-oss grammar", daemon=True).start()
     serve(app, service, listening)
     return 0
 

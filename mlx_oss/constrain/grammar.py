@@ -48,6 +48,12 @@ def _tokenizer() -> Any:
     return lltokenizer_from_encoding(load_tokenizer().encoding, n_vocab=N_VOCAB, eos_token=RETURN)
 
 
+def prepare() -> None:
+    """Builds what the first grammar would build, if llguidance is installed. Takes a second."""
+    if is_installed():
+        _tokenizer()
+
+
 @lru_cache(maxsize=256)
 def _refusal(text: str) -> str:
     """Why llguidance rejects a grammar; "" if it accepts it."""
