@@ -605,6 +605,7 @@ def test_a_conversation_of_500_messages_is_shown_from_its_end(opened):
         tab.wait_for_selector("text=A249")
         assert tab.locator(".turn").count() == 40
         tab.click(".earlier")
+        tab.wait_for_selector("text=A170")
         assert tab.locator(".turn").count() == 80 and tab.inner_text(".turn .prose strong") == "A170"
         ask(tab, "Next")
         answered(tab, "Next it is.")

@@ -617,9 +617,12 @@ const thread = {
 
   earlier() {
     if (!this.first) return [];
-    return [textButton(`Show ${Math.min(SHOWN, this.first)} earlier questions`, () => {
+    return [textButton(`Show ${Math.min(SHOWN, this.first)} earlier questions`, async (event) => {
+      const button = event.currentTarget, from = Math.max(0, this.first - SHOWN);
+      button.disabled = true;
+      await renderAll(proseOf(current.turns.slice(from, this.first)));
+      if (!button.isConnected) return; // the reader has gone on
       const { scrollHeight, scrollTop } = $("scroller");
-      const from = Math.max(0, this.first - SHOWN);
       const turns = current.turns.slice(from, this.first).map((turn) => this.turn(turn));
       this.first = from;
       $("thread").firstChild.remove();
@@ -801,7 +804,6 @@ async function open(id) {
   if (current !== conversation && conversation) return; // the reader has gone on
   thread.show(current);
   showAll();
-  renderAll(proseOf(current.turns.slice(0, -SHOWN)));
 }
 
 const goTo = (id) => { location.hash = id ? `c/${id}` : ""; };
