@@ -26,7 +26,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("download 20b", "no command 'download'", "did you mean pull?"),
     ("remove 20b", "no command 'remove'", "did you mean rm?"),
     ("help", "no command 'help'", "did you mean --help?"),
-    ("serve", "no command 'serve'", "`mlx-oss --help` lists them"),
+    ("server", "no command 'server'", "did you mean serve?"),
     ("'What is the capital of France?'", "is not a command", '`mlx-oss chat "QUESTION"`'),
     ("--model 20b chat Hi", "'--model' stands before the command", "`mlx-oss COMMAND --model ...`"),
     # Options and their values

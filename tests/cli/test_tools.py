@@ -63,13 +63,13 @@ def test_a_file_that_is_called_like_a_module_replaces_none(tmp_path, monkeypatch
 
 def test_tools_are_made_of_what_is_named(mine, tmp_path):
     (tmp_path / "note.md").write_text("x")
-    (browser,) = tool_arguments._tool(f"browser={tmp_path}")
+    (browser,) = tool_arguments.made(f"browser={tmp_path}")
     assert isinstance(browser, BrowserTool)
-    (patch,) = tool_arguments._tool(f"patch={tmp_path}")
+    (patch,) = tool_arguments.made(f"patch={tmp_path}")
     assert patch.name == "apply_patch"
-    (python,) = tool_arguments._tool("python=limits")
+    (python,) = tool_arguments.made("python=limits")
     assert isinstance(python, PythonTool) and python.stateful and python.isolation == "limits"
-    (web,) = tool_arguments._tool("browser=https://host/search?q={query}")
+    (web,) = tool_arguments.made("browser=https://host/search?q={query}")
     assert isinstance(web, BrowserTool)
 
 
@@ -79,7 +79,7 @@ def test_python_with_a_folder_reads_and_writes_there(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         (tmp_path / name / "in.txt").write_text("7")
     for spec, folder in {"limits,data": "data", "stateless,limits,data": "data", "limits,./limits": "limits"}.items():
-        (python,) = tool_arguments._tool(f"python={spec}")
+        (python,) = tool_arguments.made(f"python={spec}")
         assert python.isolation == "limits" and python.stateful == ("stateless" not in spec)
         text = python.call("", "open('out.txt', 'w').write(open('in.txt').read() + '!')")
         assert f"[saved as {tmp_path / folder / 'out.txt'}]" in text
