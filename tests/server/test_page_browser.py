@@ -267,6 +267,10 @@ def test_code_runs_when_the_reader_says_so(opened):
         ask(tab, "Compute")
         tab.wait_for_selector(".ask")
         assert server.ran == [] and "print(1)" in tab.inner_text(".call pre")
+        tab.keyboard.press("Enter")  # which was meant for the question
+        tab.wait_for_timeout(200)
+        assert server.ran == []
+        tab.keyboard.press("Shift+Tab")
         assert tab.evaluate("document.activeElement.textContent") == "Run"
         tab.keyboard.press("Enter")
         answered(tab, "Done.")

@@ -380,17 +380,17 @@ class Call {
       $("question").focus();
       decide(run, always);
     };
-    const yes = textButton("Run", () => answer(true, false), "main");
     const text = `May ${name} run?`;
     this.question = make("div.ask", { role: "group", aria: { label: text } }, make("p", {}, text),
       textButton("Don’t run", () => answer(false, false), "plain"),
-      textButton("Always run", () => answer(true, true), "plain"), yes);
+      textButton("Always run", () => answer(true, true), "plain"),
+      textButton("Run", () => answer(true, false), "main"));
     this.element.classList.add("asks");
     this.element.open = true;
     this.state.textContent = "waits for you";
     this.element.append(this.question);
-    if (document.activeElement === $("question") && !$("question").value) yes.focus();
-    announce(`The model wants to run ${name}. Read the call, then choose Run or Don’t run.`);
+    // The focus stays: an Enter that was meant for something else must not run anything.
+    announce(`The model wants to run ${name}. Run and Don’t run are before the field for your question.`);
   }
 
   end() {
