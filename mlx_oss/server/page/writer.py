@@ -71,6 +71,7 @@ class PageWriter(Writer):
         return self._call
 
     def end(self, costs: list[Cost]) -> Iterable[Frame]:
+        self._forget_question()
         finished = self._finished
         assert finished is not None
         usage = costs[0].usage
@@ -93,6 +94,7 @@ class PageWriter(Writer):
         return [_frame("wait")]
 
     def fail(self, error: Exception) -> Iterable[Frame]:
+        self._forget_question()
         return [*self._text_ends(), _frame("error", message=message_of(error))]
 
     async def confirm(self, call: events.ToolCall) -> bool:
