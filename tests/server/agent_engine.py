@@ -46,7 +46,7 @@ class AgentEngine(Engine):
     Args:
         decide: Makes of the text of a prompt what the model writes after `<|start|>assistant`, control tokens included
             (`<|channel|>final<|message|>Yes.<|return|>`).
-        chunks: In how many chunks a prompt is read.
+        chunk: How many new tokens of a prompt are read at a time. None means all of them.
         pause: Seconds for each chunk.
         token_pause: Seconds for each token that is written.
         context: Most tokens of a prompt and its answer together.
@@ -62,13 +62,13 @@ class AgentEngine(Engine):
         self,
         decide: Callable[[str], str],
         *,
-        chunks: int = 0,
+        chunk: int | None = None,
         pause: float = 0.0,
         token_pause: float = 0.0,
         context: int = CONTEXT,
     ) -> None:
         self.context, self.turns = context, list[Turn]()
-        self._decide, self._chunks, self._pause, self._token_pause = decide, chunks, pause, token_pause
+        self._decide, self._chunk, self._pause, self._token_pause = decide, chunk, pause, token_pause
         self._tokenizer, self._lock = load_tokenizer(), threading.Lock()
         self._thread = ThreadPoolExecutor(1, "agent-engine")
 
@@ -89,10 +89,11 @@ class AgentEngine(Engine):
         cache, new = request.cache or PromptCache(), len(turn.prompt) - turn.reused
         counts.reused_tokens = turn.reused
         try:
-            for chunk in range(1, self._chunks + 1):
+            for start in range(0, new, self._chunk or new):
                 time.sleep(self._pause)
-                counts.read_tokens = turn.reused + new * chunk // self._chunks
-                yield PromptProgress(new * chunk // self._chunks, new)
+                read = min(start + (self._chunk or new), new)
+                counts.read_tokens = turn.reused + read
+                yield PromptProgress(read, new)
             counts.read_tokens = len(turn.prompt)
             cache.ids = list(turn.prompt)
             for token in self._tokens(turn.text):

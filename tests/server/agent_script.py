@@ -106,6 +106,10 @@ def call_for(step: Step, tools: Mapping[str, str]) -> tuple[str, Mapping[str, ob
             return tools["Read"], {"file_path": path}
         case Edit(path, old, new) if "Edit" in tools:
             return tools["Edit"], {"file_path": path, "old_string": old, "new_string": new}
+        case Read(path) if "read" in tools:
+            return tools["read"], {"filePath": path}
+        case Edit(path, old, new) if "edit" in tools:
+            return tools["edit"], {"filePath": path, "oldString": old, "newString": new}
         case Read(path):
             return _shell(f"cat {path}", tools)
         case Edit(path, old, new):
@@ -119,8 +123,8 @@ def call_for(step: Step, tools: Mapping[str, str]) -> tuple[str, Mapping[str, ob
 
 
 def _shell(command: str, tools: Mapping[str, str]) -> tuple[str, Mapping[str, object]]:
-    if "Bash" in tools:
-        return tools["Bash"], {"command": command, "description": "Runs a command"}
+    if bash := tools.get("Bash") or tools.get("bash"):
+        return bash, {"command": command, "description": "Runs a command"}
     if "exec_command" in tools:
         return tools["exec_command"], {"cmd": command}
     return tools["shell"], {"command": ["bash", "-lc", command]}

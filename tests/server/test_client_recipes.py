@@ -81,6 +81,13 @@ def claude_code_as_printed(address: str, folder: Path) -> CompletedProcess[str]:
     return shell(printed(address, "Claude Code") + " -p 'What is here?'", folder)
 
 
+def opencode(address: str, folder: Path) -> CompletedProcess[str]:
+    installed.command("opencode")
+    (folder / ".config" / "opencode").mkdir(parents=True)
+    (folder / ".config" / "opencode" / "opencode.json").write_text(only("opencode", "json", address))
+    return shell(only("opencode", "sh", address), folder, OPENCODE_DISABLE_MODELS_FETCH="1")
+
+
 def llm(address: str, folder: Path) -> CompletedProcess[str]:
     installed.command("llm")
     [command, *_] = re.findall(r"`(dirname .*?)`", TEXT)
@@ -115,6 +122,7 @@ RECIPES: dict[str, tuple[Script, Callable[[str, Path], CompletedProcess[str]]]] 
     "Codex, as the server prints it": (ANSWERED, codex_as_printed),
     "Claude Code": (ANSWERED, claude_code),
     "Claude Code, as the server prints it": (ANSWERED, claude_code_as_printed),
+    "opencode": (ANSWERED, opencode),
     "llm": (TIME, llm),
     "OpenAI, Python": (ANSWERED, python("OpenAI's SDKs", "openai")),
     "OpenAI, JavaScript": (ANSWERED, javascript("OpenAI's SDKs", "openai")),
@@ -137,7 +145,16 @@ def test_a_recipe_prints_the_answer_of_the_model(name, tmp_path):
 
 
 def test_every_block_of_code_is_of_a_recipe_or_starts_the_server():
-    tested = ["Codex", "Claude Code", "OpenAI's SDKs", "Anthropic's SDKs", "OpenAI's Agents SDK", "llm", "LiteLLM"]
+    tested = [
+        "Codex",
+        "Claude Code",
+        "opencode",
+        "OpenAI's SDKs",
+        "Anthropic's SDKs",
+        "OpenAI's Agents SDK",
+        "llm",
+        "LiteLLM",
+    ]
     headings = re.findall(r"^## (.*)", TEXT, flags=re.MULTILINE)
     assert headings == [*tested, "Others, not tried", "Starting at login"]
     with_code = [heading for heading in headings if blocks(heading, r"\w+")]
@@ -158,5 +175,5 @@ def test_the_commands_that_start_the_server_are_understood():
 def test_ci_installs_the_versions_that_are_named():
     named = [version for line in re.findall(r"^\| \[.*", TEXT, flags=re.MULTILINE) for version in VERSION.findall(line)]
     installed_by_ci = (EXAMPLES.parent / ".ci" / "clients").read_text()
-    assert len(named) == 10
+    assert len(named) == 11
     assert all(re.search(rf"(@|==){re.escape(version)}\s", installed_by_ci) for version in named)
