@@ -124,7 +124,9 @@ def _is_same(origin: str, host: str) -> bool:
 def _refused(status: int, message: str) -> JSONResponse:
     kind = _KINDS.get(status, "invalid_request_error")
     error = {"message": message, "type": kind, "param": None, "code": None}
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    headers = {"X-Should-Retry": "false"}  # Claude Code asks nine times, for minutes, before it tells of a wrong key
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"type": "error", "error": error}, status, headers)
 
 

@@ -93,6 +93,12 @@ def test_with_a_key_only_its_holders_can_ask(guarded):
     assert asked(url, "/health")[0] == 200
 
 
+def test_a_client_without_the_key_is_told_not_to_try_again(guarded):
+    """Claude Code would ask nine times, for minutes, before it tells its user."""
+    response = Client(guarded("A", key="secret")).send("/echo", BODY)
+    assert response.status == 401 and response.headers["X-Should-Retry"] == "false"
+
+
 def test_with_a_key_the_server_may_be_called_by_any_name(guarded):
     url = guarded("A", key="secret", hosts=None)
     assert asked(url, "/echo", BODY, Host="mac.local:80", Authorization="Bearer secret")[0] == 200
