@@ -19,10 +19,10 @@ MODEL = "gpt-oss-20b"
 
 
 @contextmanager
-def served(engine: Engine) -> Iterator[str]:
-    """The address of a server that answers with an engine."""
+def served(engine: Engine, key: str | None = None) -> Iterator[str]:
+    """The address of a server that answers with an engine, and needs a key unless that is None."""
     service = Service(Models.holding(MODEL, engine, load_tokenizer()))
-    running = Running(application(service, (Responses(), ChatCompletions(), Messages()), Access()))
+    running = Running(application(service, (Responses(), ChatCompletions(), Messages()), Access(key=key)))
     try:
         yield running.url
     finally:

@@ -39,11 +39,11 @@ def only(heading: str, language: str, address: str) -> str:
     return block.replace(ADDRESS, address)
 
 
-def printed(address: str, name: str) -> str:
+def printed(address: str, name: str, *, has_key: bool = False) -> str:
     """The command that the server prints when it starts."""
     told = io.StringIO()
     with redirect_stdout(told), redirect_stderr(told):
-        _greet(address, MODEL, has_key=False)
+        _greet(address, MODEL, has_key=has_key)
     [command] = re.findall(rf"^{name}: *(.*)", told.getvalue(), flags=re.MULTILINE)
     return str(command)
 
@@ -142,6 +142,23 @@ def test_a_recipe_prints_the_answer_of_the_model(name, tmp_path):
         done = use(address, tmp_path)
     assert done.returncode == 0, done.stderr
     assert ANSWER in done.stdout and engine.turns
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "question"),
+    [
+        ("codex", "Codex", " exec --skip-git-repo-check 'What is here?'"),
+        ("claude", "Claude Code", " -p 'What is here?'"),
+    ],
+)
+def test_the_command_that_is_printed_takes_the_key_from_the_environment(command, name, question, tmp_path):
+    installed.command(command)
+    (tmp_path / ".codex").mkdir()
+    with served(AgentEngine(ANSWERED), key="secret") as address:
+        code = printed(address, name, has_key=True) + question
+        done = shell(code, tmp_path, MLX_OSS_API_KEY="secret")
+        assert done.returncode == 0 and ANSWER in done.stdout, done.stderr
+        assert shell(code, tmp_path, MLX_OSS_API_KEY="wrong").returncode != 0
 
 
 def test_every_block_of_code_is_of_a_recipe_or_starts_the_server():
