@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import os
 import resource
 import socket
+import threading
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -21,6 +24,7 @@ _BACKLOG = 1024
 _KEEP_ALIVE_SECONDS = 75
 _HEAD_SECONDS = 30.0  # until the first request of a connection has its head
 _MOST_CONNECTIONS = 4096
+_END_SECONDS = 3.0  # for what runs, after the second signal
 _FILES = 10_240  # that macOS lets a process open at most, if it asks for them; at first it is 256
 
 
@@ -59,7 +63,10 @@ def serve(app: ASGIApp, service: Service, listening: socket.socket) -> None:
     """
     _open_more_files()
     server = _Server(configured(app), service)
-    asyncio.run(server.serve(sockets=[listening]))
+    try:
+        asyncio.run(server.serve(sockets=[listening]))
+    finally:
+        server.giving_up.cancel()
 
 
 def configured(app: ASGIApp, **more: Any) -> uvicorn.Config:
@@ -108,6 +115,9 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._loop: asyncio.AbstractEventLoop | None = None
+        # A thread cannot be interrupted, such as one that loads a model, and Python would wait for it.
+        self.giving_up = threading.Timer(_END_SECONDS, os._exit, [1])
+        self.giving_up.daemon = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -121,6 +131,9 @@ class _Server(uvicorn.Server):
         self._service.is_ending = self.should_exit = True
 
     def _end_now(self) -> None:
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would log a traceback for each request
+        with suppress(RuntimeError):  # it has been started
+            self.giving_up.start()
         for task in self.server_state.tasks:
             task.cancel()
         for connection in list(self.server_state.connections):

@@ -102,6 +102,36 @@ def test_a_signal_lets_what_runs_finish_and_a_second_one_does_not(served, sign):
         asked(server.url, "/health")
     server.process.send_signal(sign)
     assert server.wait() == 0
+    assert "Traceback" not in "".join(server.lines)
+
+
+LOADING = """
+import threading
+import mlx_oss
+from mlx_oss.cli import main
+
+def load(*args, **options):
+    print("loading", flush=True)
+    threading.Event().wait(300)
+
+mlx_oss.load = load
+main(["serve", "--port", "0", "--model", "nano"])
+"""
+
+
+def test_a_second_signal_ends_it_while_it_loads_a_model():
+    with subprocess.Popen([sys.executable, "-c", LOADING], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = next(found[0] for line in process.stdout if (found := LISTENS.search(line)))
+        client = Client(url)
+        client.begin("/v1/chat/completions", chat("Hi"))
+        assert "loading\n" in process.stdout
+        process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 1
+        client.leave()
 
 
 def test_a_server_that_is_told_to_end_ends_when_its_answers_are_whole(served):
