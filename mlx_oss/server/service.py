@@ -97,6 +97,9 @@ class Service:
                         group.create_task(self._run(turn, choice, model, writer, emit, started))
             except* Exception as errors:
                 raise _first(errors) from None
+            finally:
+                if asked.builtin and asked.conversation is None:
+                    await asyncio.gather(*(asyncio.to_thread(turn.close_tools) for turn in turns))
             await emit(writer.end([turn.cost for turn in turns]))
 
     async def _run(

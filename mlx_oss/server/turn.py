@@ -14,6 +14,7 @@ from mlx_oss.chat.tool_loop import ToolLoop
 from mlx_oss.events import Event
 from mlx_oss.generation.engine import room_for_answer
 from mlx_oss.server.asked import Cost
+from mlx_oss.tools.base import SystemTool
 
 
 class ServedTurn:
@@ -51,6 +52,12 @@ class ServedTurn:
     def events(self) -> AsyncIterate[Event]:
         """The events, for `async for`. Closing it, or cancelling the task, ends the turn within a token."""
         return AsyncIterate(self._run())
+
+    def close_tools(self) -> None:
+        """Ends what its tools have started, if nobody else uses them."""
+        for tool in self._settings.tools:
+            if isinstance(tool, SystemTool):
+                tool.close()
 
     def _run(self) -> Generator[Event | Action, None, None]:
         yield (yield from self._loop.run(replace(self._settings.setup, given=self._before)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mlx_oss.server.responses import Responses
 from mlx_oss.server.toolbox import BuiltinTool
 from mlx_oss.tools import BrowserTool
 from mlx_oss.tools.base import SystemTool
+from tests.engines import HeldEngine, wait_until
 from tests.server.responses.streams import check, events_of
 
 TOKENIZER = load_tokenizer()
@@ -147,3 +149,25 @@ def test_a_limit_of_calls_is_kept(served, tmp_path):
     server = Server(served, tmp_path, call("python", "1+1"), call("python", "2+2"), THINK + ANSWER)
     server.stream(max_tool_calls=1)
     assert "a turn may call tools 1 times" in server.prompt
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_what_a_tool_has_started_ends_with_the_request(served, leaves):
+    closed = threading.Event()
+
+    class Started(Python):
+        def close(self) -> None:
+            closed.set()
+
+    engine = HeldEngine(call("python", "40 + 2"), THINK + ANSWER)
+    engine.hold("42")
+    tools = Toolbox({"python": BuiltinTool(lambda: [Started()])})
+    url = served(engine, [Responses(own=["python"])], tools=tools)
+    body = {"input": "Is it dry?", "tools": [CODE], "stream": True}
+    with httpx.stream("POST", f"{url}/v1/responses", json=body, timeout=30) as answer:
+        wait_until(lambda: "42" in engine.begun)
+        assert not closed.is_set()
+        if not leaves:
+            engine.release("42")
+            assert check(events_of(answer.read().decode()))["status"] == "completed"
+    assert closed.wait(20)
