@@ -92,6 +92,7 @@ def make_service(args: argparse.Namespace) -> Service:
     """What answers requests. Raises OptionError if an argument is wrong."""
     from mlx_oss.server.models import Models
     from mlx_oss.server.service import Service
+    from mlx_oss.weights.layouts.checkpoint import open_model
 
     if args.max_requests < 1:
         raise OptionError(f"--max-requests is {args.max_requests}: give at least 1")
@@ -103,7 +104,8 @@ def make_service(args: argparse.Namespace) -> Service:
     name = args.model or settings.model() or NANO
     if name == NANO and args.model is None:
         say(model_arguments.NANO_NOTE)
-    model_arguments.folder_of(name, dtype=args.dtype, memory=args.memory, context=args.context)
+    # It is loaded by the first request, but what cannot be loaded is told now.
+    open_model(model_arguments.folder_of(name, dtype=args.dtype, memory=args.memory, context=args.context))
     models = Models(
         name,
         partial(_load, args),

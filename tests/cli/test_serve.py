@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
@@ -156,6 +157,7 @@ def test_a_server_that_is_told_to_end_ends_when_its_answers_are_whole(served):
         (["--idle-unload", "0"], "more than 0"),
         (["--idle-unload", "nan"], "more than 0"),
         (["--model", "nothing"], "nothing"),
+        (["--model", os.path.dirname(__file__)], "contains no *.safetensors file of a model"),
         (["--tool", "hammer"], "'hammer' is not a tool"),
         (["--cors", "*"], "is no origin"),
     ],
