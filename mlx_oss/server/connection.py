@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from mlx_oss import json_text
+from mlx_oss.errors import MlxOssError
 from mlx_oss.server.asked import Api, Frame, Writer, status_of
 from mlx_oss.server.fields import RequestError
 from mlx_oss.server.service import Service
@@ -117,9 +118,8 @@ def failure(api: Api, error: Exception) -> JSONResponse:
 
 def tell_log(error: Exception) -> None:
     """Logs an error that is not the client's: with a traceback if it is a bug."""
-    status = status_of(error)
-    if status >= 500:
-        _log.error("%s", error, exc_info=error if status == 500 else None)
+    if status_of(error) >= 500:
+        _log.error("%s", error, exc_info=None if isinstance(error, MlxOssError) else error)
 
 
 async def read_json(request: Request) -> Any:
@@ -242,8 +242,3 @@ async def _gone(receive: Receive) -> None:
     message: Message = {"type": ""}
     while message["type"] != "http.disconnect":
         message = await receive()
-
-
-def mapping_response(content: Mapping[str, Any], status: int = 200) -> JSONResponse:
-    """A response of JSON."""
-    return JSONResponse(content, status)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mlx_oss import DeviceError, EngineError, ScriptedEngine
+from mlx_oss import CheckpointError, DeviceError, EngineError, ScriptedEngine
 from mlx_oss.server import connection, run
 from tests.engines import HeldEngine, wait_until
 from tests.server.echo import Client, Echo, asked, events
@@ -124,12 +124,19 @@ def test_a_stream_that_fails_says_so_and_ends(served, error, caplog):
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(DeviceError("no memory"), 503), (EngineError("no more"), 503), (ValueError("secret"), 500)]
+    ("error", "status"),
+    [
+        (DeviceError("no memory"), 503),
+        (EngineError("no more"), 503),
+        (CheckpointError("the file is gone"), 500),
+        (ValueError("secret"), 500),
+    ],
 )
-def test_a_request_that_fails_fails_alone(served, error, status):
+def test_a_request_that_fails_fails_alone_and_only_a_bug_has_a_traceback(served, error, status, caplog):
     url = served(ScriptedEngine(error, "B"), [Echo()])
     got, body = asked(url, "/echo", ASKED)
     assert got == status and "secret" not in json.dumps(body)
+    assert ("Traceback" in caplog.text) == isinstance(error, ValueError)
     assert asked(url, "/echo", ASKED)[1]["texts"] == ["B"]
 
 
