@@ -146,8 +146,9 @@ class Models:
 
     def name_of(self, asked: str | None) -> str:
         """The name of the model that a request names. Raises RequestError if it is not here."""
-        if asked is None:
-            return shown(self._default)
+        own = shown(self._default)
+        if asked is None or asked == own:  # almost always, and without looking at the disk
+            return own
         names = self._names()
         for candidate in (asked, shown(asked), asked.rpartition("/")[2], asked.replace(":", "-")):  # as Ollama has it
             if candidate in names:

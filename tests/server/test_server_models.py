@@ -58,6 +58,13 @@ def test_a_model_is_found_by_each_of_its_names(asked):
     assert Models("20b", Loads(), others=lambda: ["nano"]).name_of(asked) == "gpt-oss-20b"
 
 
+def test_nothing_is_looked_for_on_the_disk_when_the_servers_own_model_is_named():
+    def others():
+        raise AssertionError
+
+    assert {Models("20b", Loads(), others=others).name_of(asked) for asked in (None, "gpt-oss-20b")} == {"gpt-oss-20b"}
+
+
 def test_a_model_that_is_not_here_is_a_404_with_those_that_are():
     models = Models("20b", Loads(), others=lambda: ["somebody/tune"])
     for asked in ("gpt-4", "../../etc/passwd", "120b", ""):
