@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 NANO_NOTE = """\
 This is nano, a small demonstration model that comes with mlx-oss. It is not gpt-oss. For gpt-oss-20b (13.8 GB):
-mlx-oss chat --model openai/gpt-oss-20b"""
+mlx-oss {command} --model openai/gpt-oss-20b"""
 _MODEL_HELP = (
     "20b, 120b, a name on huggingface.co such as openai/gpt-oss-20b, or a folder, as downloaded or converted (default: "
     "that of `mlx-oss config`, else nano, a small demonstration model that comes with mlx-oss)"
@@ -181,7 +181,7 @@ def load(args: argparse.Namespace) -> tuple[LocalEngine, Tokenizer]:
 
     name = args.model or settings.model()
     if name is None:
-        say(NANO_NOTE)
+        say(NANO_NOTE.format(command="chat"))
     with shown() as progress:
         return mlx_oss.load(
             name,

@@ -103,7 +103,7 @@ def make_service(args: argparse.Namespace) -> Service:
         raise OptionError(f"--idle-unload is {args.idle_unload}: give minutes, more than 0")
     name = args.model or settings.model() or NANO
     if name == NANO and args.model is None:
-        say(model_arguments.NANO_NOTE)
+        say(model_arguments.NANO_NOTE.format(command="serve"))
     # It is loaded by the first request, but what cannot be loaded is told now.
     open_model(model_arguments.folder_of(name, dtype=args.dtype, memory=args.memory, context=args.context))
     models = Models(
