@@ -161,7 +161,7 @@ def test_what_a_tool_has_started_ends_with_the_request(served, leaves):
 
     engine = HeldEngine(call("python", "40 + 2"), THINK + ANSWER)
     engine.hold("42")
-    tools = Toolbox({"python": BuiltinTool(lambda: [Started()])})
+    tools = {"python": BuiltinTool(lambda: [Started()])}
     url = served(engine, [Responses(own=["python"])], tools=tools)
     body = {"input": "Is it dry?", "tools": [CODE], "stream": True}
     with httpx.stream("POST", f"{url}/v1/responses", json=body, timeout=30) as answer:
