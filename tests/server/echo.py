@@ -63,13 +63,36 @@ class Echo(Api):
         return EchoWriter()
 
 
+class Response:
+    """A response, which keeps its connection. It closes both when it is let go: nothing here refers to it."""
+
+    def __init__(self, client: Client, response: http.client.HTTPResponse) -> None:
+        self._client, self._response = client, response
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._response, name)
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._response.close()
+        self._client.leave()
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Client:
     """A connection to a server; each request needs one of its own."""
 
     def __init__(self, url: str) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
 
-    def send(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> http.client.HTTPResponse:
+    def send(self, path: str, body: Any = None, method: str | None = None, **headers: str) -> Response:
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         sent = {"Content-Type": "application/json"} if data is not None else {}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -80,10 +103,8 @@ class Client:
         """Sends a request without waiting for the response."""
         self._connection.request("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
-    def response(self) -> http.client.HTTPResponse:
-        response = self._connection.getresponse()
-        response.client = self  # type: ignore[attr-defined]  # the connection lives as long as its response
-        return response
+    def response(self) -> Response:
+        return Response(self, self._connection.getresponse())
 
     def leave(self) -> None:
         self._connection.close()
@@ -111,7 +132,7 @@ def streamed(url: str, path: str, body: Any) -> str:
         return response.read().decode()
 
 
-def events(response: http.client.HTTPResponse) -> list[tuple[str, Any]]:
+def events(response: Response) -> list[tuple[str, Any]]:
     """The events of a stream."""
     told = []
     for block in response.read().decode().split("\n\n"):
