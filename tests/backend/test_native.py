@@ -134,6 +134,16 @@ def test_the_bits_of_a_row_depend_neither_on_its_neighbours_nor_on_their_number(
             assert np.array_equal(np.array(alone), together[2 * start : 2 * end])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bits_of_a_row_do_not_depend_on_how_few_or_many_rows_a_matrix_has(kind):
+    """The library computes up to 8 rows in other ways than more of them."""
+    arrays, _ = stored(kind, 200, 1152)
+    x = normal(70, 1152)
+    together = np.array(native.product(mx.array(x), KINDS[kind], arrays))
+    for count in range(1, 14):
+        assert np.array_equal(np.array(native.product(mx.array(x[-count:]), KINDS[kind], arrays)), together[-count:])
+
+
 def test_the_number_of_threads_changes_no_bit():
     arrays, _ = stored("mxfp4", 300, 1152)
     x, q, k = mx.array(normal(9, 1152)), mx.array(normal(2, 6, 50, 16)), mx.array(normal(2, 3, 90, 16))

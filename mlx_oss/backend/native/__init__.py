@@ -20,7 +20,7 @@ from mlx_oss.backend import device
 from mlx_oss.backend.cores import usable_cores
 from mlx_oss.config import MXFP4, QuantizationSpec
 
-_INTERFACE = 1  # raised with each change of what the functions of the library take, in `module.c` too
+_INTERFACE = 2  # raised with each change of what the functions of the library take, in `module.c` too
 
 
 def _library() -> Any:
@@ -91,7 +91,7 @@ def product(
     result = np.empty(shape, np.float32)
     if bias is not None and bias.dtype != mx.float32:
         bias = bias.astype(mx.float32)
-    rows = _rows(x, spec is not None and spec.bits == 4)
+    rows = np.ascontiguousarray(_values(x if x.dtype == mx.float32 else x.astype(mx.float32)))
     ids = None if experts is None else np.ascontiguousarray(_values(experts))  # it may be a view with gaps
     bits, group = (spec.bits, spec.group_size) if spec else (0, 0)
     alpha, limit, alternates = swiglu or (0.0, 0.0, False)
@@ -114,23 +114,6 @@ def attention(
     result = np.empty((B, L, H, D), np.float32)
     _native.attention(result, q, k, v, sinks, scale, window or _EVERYTHING)
     return mx.array(result).astype(dtype)
-
-
-def _rows(x: mx.array, is_split: bool) -> np.ndarray:
-    """The rows of x as the library reads them: (n, inputs) float32, padded with zeros to a multiple of 32.
-
-    With `is_split`, of each 16 columns the first 8 and the last 8 alternate, as the library unpacks values of 4 bits.
-    """
-    if x.dtype != mx.float32:
-        x = x.astype(mx.float32)
-    rows = _values(x).reshape(-1, x.shape[-1])
-    if missing := -rows.shape[1] % 32:
-        rows = np.pad(rows, ((0, 0), (0, missing)))
-    if is_split:
-        return np.ascontiguousarray(rows.reshape(len(rows), rows.shape[1] // 16, 2, 8).swapaxes(2, 3)).reshape(
-            rows.shape
-        )
-    return np.ascontiguousarray(rows)
 
 
 def _values(array: mx.array) -> np.ndarray:

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #define AVX2
 #define TARGET "avx2,fma"
-enum { X_TOGETHER = 3, W = 8, MATRIX_ROWS = 4, TOGETHER = 2 };
+enum { W = 8, SUM_VECTORS = 12, X_TOGETHER = 4, TOGETHER = 2 };
 #include "jobs.h"
 const Level avx2 = {"AVX2", product_job, attention_job};
 #endif

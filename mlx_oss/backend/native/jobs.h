@@ -1,4 +1,4 @@
-/* The jobs, with vectors of W floats. A product keeps MATRIX_ROWS times X_TOGETHER sums in registers, attention
+/* The jobs, with vectors of W floats. A product keeps up to SUM_VECTORS sums in registers, attention
  * TOGETHER times 4. With TARGET they are compiled for a processor that this machine need not be. */
 #include "kernels.h"
 
@@ -11,9 +11,9 @@
 
 typedef float vec __attribute__((vector_size(4 * W)));
 typedef int32_t ints __attribute__((vector_size(4 * W)));
-typedef uint64_t words __attribute__((vector_size(4 * W)));
-typedef uint16_t halves __attribute__((vector_size(2 * W)));
-typedef uint8_t bytes __attribute__((vector_size(W)));
+typedef float anywhere __attribute__((vector_size(4 * W), aligned(1), may_alias));
+typedef uint16_t halves __attribute__((vector_size(2 * W), aligned(1), may_alias));
+typedef uint8_t bytes __attribute__((vector_size(W), aligned(1), may_alias));
 
 #include "vectors.h"
 #include "product.h"

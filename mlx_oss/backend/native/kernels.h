@@ -9,11 +9,13 @@
 
 /* How numbers are stored. The last three kinds are packed in groups that share a scale, affine ones also a bias. */
 typedef enum { FLOAT32, BFLOAT16, FLOAT16, MXFP4, AFFINE4, AFFINE8 } Kind;
+static const int bits_of[] = {32, 16, 16, 4, 4, 8};
 
-/* Packed values are unpacked PAD at a time. A job computes up to SUMS sums for each of up to X_ROWS rows of x. It
- * unpacks BLOCK columns of a few rows of a matrix, which fit into the first cache, and multiplies all its rows of x
- * with them. STRIDE is not a power of 2, because rows at such distances would share a few places of the cache. */
-enum { PAD = 32, SUMS = 64, X_ROWS = 64, BLOCK = 1024, STRIDE = BLOCK + 16 };
+/* Values are unpacked PAD at a time. A job computes up to SUMS sums, which 3, 4 and 6 divide, for each of up to X_ROWS
+ * rows of x. For many of them it unpacks BLOCK columns of a few rows of a matrix, which fit into the first cache.
+ * STRIDE is not a power of 2, because rows at such distances would share a few places of the cache. Memory is fetched
+ * AHEAD bytes before it is read. */
+enum { PAD = 32, SUMS = 192, X_ROWS = 64, BLOCK = 1024, STRIDE = BLOCK + 16, AHEAD = 2048 };
 
 /* Products of rows of x with the matrices of experts. A pair is a row and an expert, and each row belongs to
  * pairs / x_rows consecutive pairs. A matrix has one row for each output, or two with SwiGLU: gate and up. */
@@ -22,14 +24,14 @@ typedef struct {
     const char *values, *scales, *biases; /* of all matrices, row by row */
     ptrdiff_t value_row, scale_row;       /* bytes */
     ptrdiff_t group, matrices, rows, inputs, padded, outputs, x_rows, pairs;
-    const float *x;          /* (x_rows, padded), in the order of `unpack_codes` where values have 4 bits; padded with
-                              * zeros to a multiple of PAD */
+    const float *x;          /* (x_rows, inputs) */
     const uint32_t *experts; /* (pairs,), or NULL for one matrix */
     const float *bias;       /* (matrices, rows), or NULL */
     float *out;              /* (pairs, outputs) */
     int swiglu, alternates;  /* with `alternates` even rows are gate, otherwise the first half is */
     float alpha, limit;
     /* Prepared for the jobs: */
+    float *ordered; /* (x_rows, padded): x as the jobs read it */
     int32_t *order; /* the pairs sorted by expert */
     struct Piece { int32_t expert, first, count; } *pieces; /* places in `order` */
     int height, columns; /* outputs of a job, and how many jobs there are for a piece */
@@ -45,7 +47,7 @@ typedef struct {
     size_t memory_each; /* floats of `memory` for each thread to work in */
 } Attention;
 
-extern float powers_of_2[256]; /* for the scales of MXFP4, as MLX reads them */
+extern float fp4[256][16]; /* the values of MXFP4 with each scale, as MLX reads them */
 
 /* Returns 0 if there is not enough memory. */
 int compute_product(Product *p);
@@ -65,11 +67,7 @@ int threads(void);
 typedef struct { const char *name; Task *product_job, *attention_job; } Level;
 extern const Level avx512, avx2, neon, plain;
 
-static inline float as_float(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
+static inline float as_float(uint32_t bits) { return (union { uint32_t bits; float value; }){bits}.value; }
 
 static inline float value_at(Kind kind, const void *from, ptrdiff_t index) {
     if (kind == FLOAT32) return ((const float *)from)[index];

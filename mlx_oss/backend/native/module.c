@@ -5,16 +5,10 @@
 
 #include "kernels.h"
 
-enum { INTERFACE = 1 }; /* raised with each change of what the functions take, in `__init__.py` too */
+enum { INTERFACE = 2 }; /* raised with each change of what the functions take, in `__init__.py` too */
 
 /* An argument as rows of its last dimension; without data if it is None. */
-typedef struct {
-    Py_buffer view;
-    void *data;
-    ptrdiff_t rows, columns;
-    Kind kind;
-    int is_float;
-} Array;
+typedef struct { Py_buffer view; void *data; ptrdiff_t rows, columns; Kind kind; int is_float; } Array;
 
 static int is(const Array *a, const char *format) { return a->view.format && !strcmp(a->view.format, format); }
 
@@ -62,15 +56,14 @@ static PyObject *product(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "OOOOOOOiiddi", o, o + 1, o + 2, o + 3, o + 4, o + 5, o + 6, &bits, &group, &alpha,
                           &limit, &alternates) || !get(o, arrays, 7))
         return finish(arrays, 7, NULL, 1);
-    Product p = {.pairs = out->rows, .outputs = out->columns, .padded = x->columns, .x_rows = x->rows, .group = group};
+    Product p = {.pairs = out->rows, .outputs = out->columns, .x_rows = x->rows, .inputs = x->columns, .group = group};
     p.x = x->data, p.experts = experts->data, p.bias = bias->data, p.out = out->data;
-    p.inputs = bits ? p.padded : weight->columns;
     p.alpha = (float)alpha, p.limit = (float)limit, p.swiglu = alpha != 0, p.alternates = alternates != 0;
     p.kind = !bits ? weight->kind : bits == 8 ? AFFINE8 : biases->data ? AFFINE4 : MXFP4, p.scale_kind = scales->kind;
     p.values = weight->data, p.scales = scales->data, p.biases = biases->data;
     p.value_row = weight->columns * weight->view.itemsize, p.scale_row = scales->columns * scales->view.itemsize;
     p.rows = p.outputs * (1 + p.swiglu), p.matrices = p.rows ? weight->rows / p.rows : 0;
-    int fits = is(x, "f") && is(out, "f") && p.padded == (p.inputs + PAD - 1) / PAD * PAD && p.matrices > 0 &&
+    int fits = is(x, "f") && is(out, "f") && (bits || weight->columns == p.inputs) && p.matrices > 0 &&
                p.matrices * p.rows == weight->rows && p.pairs < INT32_MAX && weight->rows < INT32_MAX &&
                (p.x_rows ? p.pairs % p.x_rows == 0 : p.pairs == 0) &&
                (bits ? fits_packed(&p, weight, scales, biases) : weight->is_float) &&

@@ -2,7 +2,7 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 #define NEON
-enum { X_TOGETHER = 3, W = 4, MATRIX_ROWS = 8, TOGETHER = 4 };
+enum { W = 4, SUM_VECTORS = 24, X_TOGETHER = 8, TOGETHER = 4 };
 #include "jobs.h"
 const Level neon = {"NEON", product_job, attention_job};
 #endif

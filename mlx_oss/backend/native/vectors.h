@@ -1,12 +1,7 @@
 /* What is computed with vectors of W floats. */
 
-INLINE vec load(const float *from) {
-    vec v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
-
-INLINE void store(float *to, vec v) { memcpy(to, &v, sizeof v); }
+INLINE vec load(const void *from) { return *(const anywhere *)from; }
+INLINE void store(float *to, vec v) { *(anywhere *)to = v; }
 INLINE vec all(float value) { return value - (vec){0}; }
 INLINE vec choose(ints yes, vec a, vec b) { return (vec)((yes & (ints)a) | (~yes & (ints)b)); }
 /* Of each two lanes the larger, or the smaller one; what is not a number in a stays so. */
@@ -30,45 +25,34 @@ INLINE float largest_of(vec v) {
     return v[0];
 }
 
-INLINE ints from_bytes(const uint8_t *from) {
+INLINE ints from_bytes(const void *from) {
 #if defined(AVX512)
     return (ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+#elif defined(AVX2)
+    return (ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
 #endif
-    bytes b;
-    memcpy(&b, from, sizeof b);
-    return __builtin_convertvector(b, ints);
+    return __builtin_convertvector(*(const bytes *)from, ints);
 }
 
-INLINE ints from_halves(const uint16_t *from) {
-#if defined(AVX512)
-    return (ints)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
-#endif
-    halves h;
-    memcpy(&h, from, sizeof h);
-    return __builtin_convertvector(h, ints);
-}
-
-INLINE vec from_float16(const uint16_t *from) { /* as `value_at` */
-    ints h = from_halves(from), exponent = h & 0x7c00;
+INLINE vec from_float16(const void *from) { /* as `value_at` */
+    ints h = __builtin_convertvector(*(const halves *)from, ints), exponent = h & 0x7c00;
     vec value = (vec)((h & 0x7fff) << 13) * 0x1p112f;
     return (vec)((ints)choose(exponent == 0x7c00, (vec)(0x7f800000 | (h & 0x3ff) << 13), value) | (h & 0x8000) << 16);
 }
 
-/* Entries of a table of 16 floats, for the low 4 bits of each lane. */
-INLINE vec look_up(const vec table[16 / W], ints codes) {
+/* Entries of a row of `fp4`, for the low 4 bits of each lane. */
+INLINE vec look_up(const float *table, ints codes) {
 #if defined(AVX512)
-    return (vec)_mm512_permutexvar_ps((__m512i)codes, (__m512)table[0]);
+    return (vec)_mm512_permutexvar_ps((__m512i)codes, (__m512)load(table));
 #elif defined(AVX2)
-    __m256 low = _mm256_permutevar8x32_ps((__m256)table[0], (__m256i)codes);
-    __m256 high = _mm256_permutevar8x32_ps((__m256)table[1], (__m256i)codes);
-    return (vec)_mm256_blendv_ps(low, high, (__m256)(codes << 28));
+    return (vec)((ints)_mm256_permutevar8x32_ps((__m256)load(table), (__m256i)codes) ^ (codes << 28 & INT32_MIN));
 #elif defined(NEON)
     uint8x16x4_t floats;
     memcpy(&floats, table, sizeof floats);
     return (vec)vqtbl4q_u8(floats, (uint8x16_t)((codes & 15) * 0x04040404 + 0x03020100));
 #else
     vec found;
-    for (int n = 0; n < W; n++) found[n] = ((const float *)table)[codes[n] & 15];
+    for (int n = 0; n < W; n++) found[n] = table[codes[n] & 15];
     return found;
 #endif
 }
@@ -81,11 +65,7 @@ INLINE vec power_of_2(vec x) {
     vec shifted = x + 12582912.0f; /* 1.5 * 2^23: the last bits are those of n */
     vec f = x - (shifted - 12582912.0f);
     ints exponent = (((ints)shifted - 0x4b400000) << 23) & (x == x); /* what is not a number stays so */
-    vec p = f * 1.5365794e-4f + 1.3399429e-3f;
-    p = p * f + 9.6183904e-3f;
-    p = p * f + 5.5503305e-2f;
-    p = p * f + 2.4022648e-1f;
-    p = p * f + 6.9314718e-1f;
-    p = p * f + 1.0f;
+    vec p = ((f * 1.5365794e-4f + 1.3399429e-3f) * f + 9.6183904e-3f) * f + 5.5503305e-2f;
+    p = ((p * f + 2.4022648e-1f) * f + 6.9314718e-1f) * f + 1.0f;
     return (vec)(~tiny & ((ints)p + exponent));
 }
