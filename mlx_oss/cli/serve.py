@@ -73,6 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from mlx_oss.backend.mlx_library import load_mlx
+
+    load_mlx()  # before the imports below
     from mlx_oss.constrain import grammar
     from mlx_oss.server.run import bound, serve
 
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_service(args: argparse.Namespace) -> Service:
-    """What answers requests. Raises OptionError if an argument is wrong."""
+    """What answers requests. Raises OptionError if an argument is wrong"""
     from mlx_oss.server.models import Models
     from mlx_oss.server.service import Service
     from mlx_oss.weights.layouts.checkpoint import open_model

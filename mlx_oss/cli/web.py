@@ -37,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         OptionError: If an argument is of no use on the page, or the server cannot start.
     """
+    from mlx_oss.backend.mlx_library import load_mlx
+
+    load_mlx()  # before the imports below
     from mlx_oss.server.run import serve as serve_now
 
     if useless := [word for name, word in _USELESS.items() if name in args.given and getattr(args, name)]:

@@ -79,7 +79,7 @@ def test_the_api_raises_an_engine_error_that_keeps_the_reason(case, tmp_path):
 
 
 OF_NAMES = ("models", "pull", "rm", "config")
-NEEDING = {"chat": ["Hi"], "generate": ["Hi"], "plan": [], "bench": ["--repeats", "1"]}
+NEEDING = {"chat": ["Hi"], "serve": ["--port", "0"], "generate": ["Hi"], "plan": [], "bench": ["--repeats", "1"]}
 
 
 @pytest.mark.parametrize("command", NEEDING)
