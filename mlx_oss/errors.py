@@ -125,7 +125,16 @@ class OptionError(MlxOssError):
 
 
 class ContextError(MlxOssError):
-    """A conversation does not fit the context."""
+    """A conversation does not fit the context.
+
+    Attributes:
+        tokens: How many tokens it has; None if that is not why.
+        context: How many fit.
+    """
+
+    def __init__(self, message: str, tokens: int | None = None, context: int | None = None) -> None:
+        super().__init__(message)
+        self.tokens, self.context = tokens, context
 
 
 class EngineError(MlxOssError):

@@ -423,6 +423,8 @@ def room_for_answer(context: int, used: int) -> int:
     """Number of tokens that fit into the context after `used` tokens. Raises ContextError if there is no room."""
     if used >= context:
         raise ContextError(
-            f"{used:,} tokens leave no room to answer in a context of {context:,}: shorten the conversation"
+            f"{used:,} tokens leave no room to answer in a context of {context:,}: shorten the conversation",
+            used,
+            context,
         )
     return context - used

@@ -9,8 +9,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
 from starlette.datastructures import Headers
@@ -22,7 +22,7 @@ from mlx_oss import json_text
 from mlx_oss.errors import MlxOssError
 from mlx_oss.server.asked import Api, Frame, Writer, status_of
 from mlx_oss.server.fields import RequestError
-from mlx_oss.server.service import Service
+from mlx_oss.server.service import RETRY_SECONDS, Service
 
 _log = logging.getLogger("mlx_oss.server")
 
@@ -31,7 +31,6 @@ _LARGE = 1 << 20  # bytes of a request that is read on a thread
 _BODY_SECONDS = 60.0  # for the whole body
 _QUIET_SECONDS = 4.0  # without an event, until the client is told that the server lives
 _SLOW_SECONDS = 600.0  # that a client may take to read what was sent to it
-RETRY_SECONDS = 5
 
 T = TypeVar("T")
 
@@ -65,30 +64,8 @@ class Endpoint:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> int:
         """Answers a request, and returns the status."""
         try:
-            body = await read_json(Request(scope, receive))
-            if self._logs_prompts:
-                _log.info("asked: %s", json.dumps(body, ensure_ascii=False))
-            asked = await asyncio.to_thread(self._api.asked, body) if _is_large(scope) else self._api.asked(body)
-            name = self._service.models.name_of(asked.model)
-            with self._service.place():
-                writer = self._api.writer(asked, name)
-                stream = EventStream(send, writer, self._api.last)
-                try:
-                    emit = stream.emit if asked.stream else _drop
-                    work = self._service.answer(asked, name, writer, emit, writer.confirm)
-                    await unless_gone(receive, work, stream.keep_alive if asked.stream else None)
-                except ClientGone:
-                    raise
-                except Exception as error:
-                    if not stream.has_begun:
-                        raise
-                    tell_log(error)
-                    await stream.emit(writer.fail(error))
-                if asked.stream:
-                    await stream.end()
-                    return 200
-            await JSONResponse(writer.body)(scope, receive, send)
-            return 200
+            with ExitStack() as held:
+                return await self._answer_within(scope, receive, send, held)
         except (ClientGone, ClientDisconnect):
             raise
         except Exception as error:
@@ -96,6 +73,33 @@ class Endpoint:
             response = failure(self._api, error)
             await response(scope, receive, send)
             return response.status_code
+
+    async def _answer_within(self, scope: Scope, receive: Receive, send: Send, held: ExitStack) -> int:
+        """Answers a request in the places that it needs, which are given back afterwards."""
+        body = await read_json(Request(scope, receive), lambda: held.enter_context(self._service.large_place()))
+        if self._logs_prompts:
+            _log.info("asked: %s", json.dumps(body, ensure_ascii=False))
+        asked = await asyncio.to_thread(self._api.asked, body) if _is_large(scope) else self._api.asked(body)
+        name = self._service.models.name_of(asked.model)
+        held.enter_context(self._service.place())
+        writer = self._api.writer(asked, name)
+        stream = EventStream(send, writer, self._api.last)
+        try:
+            emit = stream.emit if asked.stream else _drop
+            work = self._service.answer(asked, name, writer, emit, writer.confirm)
+            await unless_gone(receive, work, stream.keep_alive if asked.stream else None)
+        except ClientGone:
+            raise
+        except Exception as error:
+            if not stream.has_begun:
+                raise
+            tell_log(error)
+            await stream.emit(writer.fail(error))
+        if asked.stream:
+            await stream.end()
+        else:
+            await JSONResponse(writer.body)(scope, receive, send)
+        return 200
 
 
 def _is_large(scope: Scope) -> bool:
@@ -122,8 +126,12 @@ def tell_log(error: Exception) -> None:
         _log.error("%s", error, exc_info=None if isinstance(error, MlxOssError) else error)
 
 
-async def read_json(request: Request) -> Any:
+async def read_json(request: Request, grown: Callable[[], object] = lambda: None) -> Any:
     """The JSON of a request's body.
+
+    Args:
+        request: The request.
+        grown: Called when the body turns out to be a large one. What it raises refuses the request.
 
     Raises:
         RequestError: If it is too large, too slow, or no JSON.
@@ -135,6 +143,8 @@ async def read_json(request: Request) -> Any:
                 length += len(piece)
                 if length > BODY_BYTES:
                     raise RequestError(f"the body has more than {BODY_BYTES >> 20} MiB: send less", status=413)
+                if length > _LARGE >= length - len(piece):
+                    grown()
                 pieces.append(piece)
     except TimeoutError:
         raise RequestError(f"the body did not come within {_BODY_SECONDS:.0f} seconds", status=408) from None

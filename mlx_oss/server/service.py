@@ -27,7 +27,8 @@ from mlx_oss.tools.calls import Confirm
 _log = logging.getLogger("mlx_oss.server")
 
 MOST_REQUESTS = 256
-_RETRY_SECONDS = 5
+RETRY_SECONDS = 5
+_MOST_LARGE = 16
 
 Emit = Callable[[Iterable[Frame]], Awaitable[None]]
 
@@ -53,9 +54,21 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
     is_ending: bool = False
     toolbox: Toolbox = field(init=False)
+    _large: int = 0
 
     def __post_init__(self) -> None:
         self.toolbox = Toolbox(self.tools)
+
+    @contextmanager
+    def large_place(self) -> Iterator[None]:
+        """A place for a large body, which takes many times its bytes. Raises RequestError if there is none."""
+        if self._large >= _MOST_LARGE:
+            raise _busy(f"{_MOST_LARGE} requests of more than 1 MiB are")
+        self._large += 1
+        try:
+            yield
+        finally:
+            self._large -= 1
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -63,11 +76,7 @@ class Service:
         if self.is_ending:
             raise RequestError("the server is being stopped: ask again when it is back", status=503)
         if self.metrics.running >= self.most_requests:
-            raise RequestError(
-                f"{self.most_requests} requests are being answered already: ask again in {_RETRY_SECONDS} seconds",
-                status=429,
-                code="rate_limit_exceeded",
-            )
+            raise _busy(f"{self.most_requests} requests are")
         self.metrics.running += 1
         try:
             yield
@@ -144,6 +153,12 @@ class Service:
     def count_tokens(self, model: Loaded, asked: Asked) -> int:
         """How many tokens the prompt of a request has. Called on a thread."""
         return self._turns(model, replace(asked, count=1), None)[0].prompt_tokens
+
+
+def _busy(what: str) -> RequestError:
+    return RequestError(
+        f"{what} being answered already: ask again in {RETRY_SECONDS} seconds", status=429, code="rate_limit_exceeded"
+    )
 
 
 def _first(errors: BaseExceptionGroup[Exception]) -> Exception:

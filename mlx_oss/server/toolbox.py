@@ -53,14 +53,16 @@ class Toolbox:
     def _made(self, name: str, conversation: str | None) -> Sequence[AnyTool]:
         if conversation is None:
             return self._tools[name].make()
-        key, resting = (conversation, name), list[Sequence[AnyTool]]()
+        key = (conversation, name)
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = self._tools[name].make()
+            tools = self._kept.get(key)
+        made = self._tools[name].make() if tools is None else ()  # without the lock: it can take a while
+        with self._lock:
+            tools = self._kept.setdefault(key, made) if tools is None else self._kept.setdefault(key, tools)
             self._kept.move_to_end(key)
+            closed = [] if tools is made else [made]
             while len(self._kept) > _MOST_KEPT:
-                resting.append(self._kept.popitem(last=False)[1])
-            tools = self._kept[key]
-        for tool in (tool for others in resting for tool in others if isinstance(tool, SystemTool)):
+                closed.append(self._kept.popitem(last=False)[1])
+        for tool in (tool for others in closed for tool in others if isinstance(tool, SystemTool)):
             tool.close()
         return tools

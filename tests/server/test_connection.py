@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mlx_oss import CheckpointError, DeviceError, EngineError, ScriptedEngine
-from mlx_oss.server import connection, run
+from mlx_oss.server import connection, run, service
 from tests.engines import HeldEngine, wait_until
 from tests.server.echo import Client, Echo, asked, events
 
@@ -79,6 +79,21 @@ def test_a_body_that_is_too_large_is_refused_while_it_comes(served, monkeypatch)
     url = served(ScriptedEngine("A"), [Echo()])
     assert asked(url, "/echo", b"x" * (2 << 20))[0] == 413
     assert asked(url, "/echo", {"text": "Hi", "padding": "x" * 1_000_000})[0] == 200
+
+
+def test_only_some_large_bodies_are_read_at_the_same_time(served, monkeypatch):
+    monkeypatch.setattr(service, "_MOST_LARGE", 1)
+    engine = held("A", "B", "C")
+    url = served(engine, [Echo()])
+    client = Client(url)
+    client.begin("/echo", {"text": "slow", "padding": "x" * (2 << 20)})
+    wait_until(lambda: bool(engine.held["slow"]))
+    status, body = asked(url, "/echo", {"text": "Hi", "padding": "x" * (2 << 20)})
+    assert status == 429 and "more than 1 MiB" in body["error"]["message"]
+    assert asked(url, "/echo", ASKED)[0] == 200
+    engine.release("slow")
+    assert client.response().status == 200
+    assert asked(url, "/echo", {"text": "Hi", "padding": "x" * (2 << 20)})[0] == 200
 
 
 def test_a_body_that_drips_is_given_up(served, monkeypatch):

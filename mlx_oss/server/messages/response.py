@@ -172,8 +172,9 @@ def failure_body(error: Exception) -> Mapping[str, Any]:
     """The body of the response for an error."""
     status = status_of(error)
     message = message_of(error)
-    if isinstance(error, ContextError):  # by these words clients know that they have to shorten the conversation
-        message = f"prompt is too long: {message}"
+    if isinstance(error, ContextError):  # by these words clients know that, and by how much, they have to shorten it
+        numbers = f" {error.tokens} tokens > {error.context} maximum:" if error.tokens is not None else ""
+        message = f"prompt is too long:{numbers} {message}"
     kind = _ERRORS.get(status, "invalid_request_error" if status < 500 else "api_error")
     body: dict[str, Any] = {"type": kind, "message": message}
     if (code := code_of(error)) == NO_THREADS:
