@@ -398,7 +398,8 @@ def test_parts_that_differ_in_their_float_format_only_are_joined_as_they_are(fol
         tensors[f"model.layers.0.{name}"] = tensors[f"model.layers.0.{name}"].astype(mx.float32)
 
     path = changed(widen)
-    assert np.array_equal(logits(path), logits(folder("tiny")))
+    # Products with values of another format are added up in another order.
+    assert np.abs(logits(path) - logits(folder("tiny"))).max() < TOLERANCE
     held = dict(tree_flatten(load_model(path).transformer.parameters()))
     assert held["layers.0.mlp.experts.gate_up_proj.weight"].dtype == mx.uint32
     assert load_model(path).plan.weight_bytes == sum(a.nbytes for a in held.values())
