@@ -238,6 +238,7 @@ class Continuation:
         self.cache, self.picker = cache, picker
         self.left, self._stop_ids = limit, stop_ids
         self._observed: Choice | None = None
+        self._refused: Choice | None = None  # the choice that the constraint has not accepted
         self.error: Exception | None = None
         self.guess: Sequence[int] = ()
         self.guessed: list[Step] = []
@@ -252,6 +253,8 @@ class Continuation:
             NumericalError: If logits are not numbers.
             Exception: What the constraint raises.
         """
+        if choice is self._refused and self.error is not None:
+            raise self.error
         self._observe(choice)
         token = choice.value
         self.left -= 1
@@ -268,7 +271,9 @@ class Continuation:
         """
         guess, self.guess, self.guessed = self.guess, (), []
         try:
+            self._refused = choice
             self._observe(choice)
+            self._refused = None
             self.pending = self.picker.pick(scores[0])
             for token, following in zip(guess, scores[1:], strict=True):
                 if self.pending.value != token:

@@ -8,6 +8,7 @@ import time
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 from mlx_oss import LocalEngine, Request, SamplingOptions, Stream, Transformer
 from mlx_oss.errors import DeviceError, EngineError, OptionError
-from mlx_oss.generation import compute_thread, scheduler
+from mlx_oss.generation import compute_thread, scheduler, tick
 from mlx_oss.generation.engine import PromptProgress
 from tests.engines import as_loaded, small_config
 
@@ -177,6 +178,32 @@ def caches(monkeypatch, transformer) -> list[weakref.ref]:
     gc.disable()
     yield made
     gc.enable()
+
+
+class Refuses:
+    """Allows one id, and does not accept it."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def allowed(self) -> int:
+        return 7
+
+    def accept(self, token: int) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("not this one")
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_token_that_the_constraint_does_not_accept_is_never_given(engine, monkeypatch, after, on_gpu):
+    monkeypatch.setattr(tick, "device", SimpleNamespace(on_gpu=lambda: on_gpu))
+    stream, got = begun(engine, PROMPTS[0], constraint=Refuses(after)), list[int]()
+    with pytest.raises(RuntimeError, match="not this one"):
+        for step in stream:
+            got.append(step.token)
+    assert got == [7] * after
 
 
 @pytest.mark.parametrize("is_read", [True, False])
