@@ -53,16 +53,18 @@ class Toolbox:
     def _made(self, name: str, conversation: str | None) -> Sequence[AnyTool]:
         if conversation is None:
             return self._tools[name].make()
-        key = (conversation, name)
+        key, made = (conversation, name), list[Sequence[AnyTool]]()
         with self._lock:
-            tools = self._kept.get(key)
-        made = self._tools[name].make() if tools is None else ()  # without the lock: it can take a while
+            is_kept = key in self._kept
+        if not is_kept:
+            made = [self._tools[name].make()]  # without the lock: it can take a while
         with self._lock:
-            tools = self._kept.setdefault(key, made) if tools is None else self._kept.setdefault(key, tools)
+            if key not in self._kept:  # another request of the conversation may have been faster
+                self._kept[key] = made.pop() if made else self._tools[name].make()
             self._kept.move_to_end(key)
-            closed = [] if tools is made else [made]
+            tools, unused = self._kept[key], made
             while len(self._kept) > _MOST_KEPT:
-                closed.append(self._kept.popitem(last=False)[1])
-        for tool in (tool for others in closed for tool in others if isinstance(tool, SystemTool)):
+                unused.append(self._kept.popitem(last=False)[1])
+        for tool in (tool for others in unused for tool in others if isinstance(tool, SystemTool)):
             tool.close()
         return tools
