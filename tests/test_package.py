@@ -41,6 +41,7 @@ ORDER = """
     models
     loader
     chat bench doctor
+    evals
     server
     cli
     __main__
