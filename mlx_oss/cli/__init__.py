@@ -91,7 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()  # errors in writing other files are MlxOssErrors, so this one is about stdout
         return statuses.tell(error.strerror or str(error), statuses.FAILED, kind="OSError", as_json=False)
     except Exception as error:
-        return _tell(error, args, as_json)
+        return statuses.INTERRUPTED if _follows_ctrl_c(error) else _tell(error, args, as_json)
+
+
+def _follows_ctrl_c(error: Exception) -> bool:
+    """True if Ctrl-C arrived between two steps of a library, which then failed with an error of its own."""
+    before = error.__context__
+    while before is not None and not isinstance(before, KeyboardInterrupt):
+        before = before.__context__
+    return before is not None and not isinstance(error, MlxOssError)
 
 
 def _tell(error: Exception, args: argparse.Namespace | None, as_json: bool) -> int:

@@ -49,16 +49,25 @@ def interruptible(cancel: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 def exiting_on_sigterm() -> Iterator[None]:
     """Within the context, SIGTERM raises SystemExit. However the context ends, the terminal is as it was before.
 
-    SystemExit alone does not ensure that: the signal can arrive while the prompt is changing the terminal's modes.
+    SystemExit alone does not ensure that: the signal can arrive while the prompt is changing the terminal's modes. And
+    it can arrive between two steps of a library that then fails with an error of its own, such as a lock that it holds
+    only almost. After a SIGTERM, any error leaves the context as SystemExit.
     """
+    status = 0
 
     def exit_program(number: int, frame: object) -> None:
-        sys.exit(128 + number)
+        nonlocal status
+        status = 128 + number
+        sys.exit(status)
 
     modes = _terminal_modes()
     previous = signal.signal(signal.SIGTERM, exit_program)
     try:
         yield
+    except Exception:
+        if status:
+            sys.exit(status)
+        raise
     finally:
         signal.signal(signal.SIGTERM, previous)
         if modes is not None:

@@ -27,7 +27,7 @@ from mlx_oss import (
 )
 from mlx_oss.cli import main
 from mlx_oss.cli.conversation import converse, show_turn
-from mlx_oss.cli.interrupts import interruptible
+from mlx_oss.cli.interrupts import exiting_on_sigterm, interruptible
 from mlx_oss.cli.live_markdown import LiveMarkdown
 from mlx_oss.cli.printers import JsonPrinter, PlainPrinter, make_printer
 from mlx_oss.errors import ContextError
@@ -122,6 +122,37 @@ def test_ctrl_c_means_again_afterwards_what_it_meant_before():
     with interruptible(lambda: None):
         assert signal.getsignal(signal.SIGINT) != before
     assert signal.getsignal(signal.SIGINT) == before
+
+
+class HalfHeldLock:
+    """Fails when it is released, as locks of libraries do if a signal comes between their two steps."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        raise RuntimeError("release unlocked lock")
+
+
+def test_sigterm_ends_the_program_even_if_a_library_fails_because_of_it():
+    with pytest.raises(SystemExit) as ended, exiting_on_sigterm(), HalfHeldLock():
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+
+
+def test_an_error_without_sigterm_stays_what_it_is():
+    with pytest.raises(RuntimeError, match="release unlocked lock"), exiting_on_sigterm(), HalfHeldLock():
+        pass
+
+
+def test_an_error_of_a_library_because_of_ctrl_c_is_no_bug(monkeypatch, capsys):
+    def run(args: object) -> int:
+        with HalfHeldLock():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlx_oss.cli.parse.run", run)
+    assert main(["parse", "1"]) == 130
+    assert "bug" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["\x1b]0;title\x07", "a\x9b2J", "\x7f\r\b", "\x00\x1f"])
