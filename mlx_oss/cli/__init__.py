@@ -31,6 +31,7 @@ COMMANDS = {
     "parse": ("mlx_oss.cli.parse", "print the messages in a model's output, and what had to be repaired"),
     "plan": ("mlx_oss.cli.plan", "show how much of a model fits into memory"),
     "bench": ("mlx_oss.cli.bench", "measure a model's speed and memory on this machine"),
+    "compare": ("mlx_oss.cli.compare", "compare what two copies of a model predict"),
     "doctor": ("mlx_oss.cli.doctor", "check whether this machine runs mlx-oss well"),
     "models": ("mlx_oss.cli.models", "list the models on this disk, and what this machine can run of them"),
     "pull": ("mlx_oss.cli.pull", "download a model by its name"),

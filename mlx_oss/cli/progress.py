@@ -1,4 +1,4 @@
-"""Shows on stderr how far a download or conversion is: a bar in a terminal, elsewhere a line every ten seconds."""
+"""Shows on stderr how far something is: a bar in a terminal, elsewhere a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -38,6 +38,46 @@ def shown() -> Iterator[Callable[[Progress], None]]:
         if began:
             say(_RESUMABLE)
         raise
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields what to call with how many are done, and how many there are in all.
+
+    Args:
+        what: What is counted, such as "tokens".
+    """
+    started = said = time.monotonic()
+
+    def say_now_and_then(done: int, total: int) -> None:
+        nonlocal said
+        if (now := time.monotonic()) - said >= EVERY:
+            said = now
+            say(f"{done:,} of {total:,} {what}, {math.ceil((total - done) / done * (now - started) / 60)} min left")
+
+    with exiting_on_sigterm():
+        if not sys.stderr.isatty() or wants_plain():
+            yield say_now_and_then
+            return
+        from rich import progress as bars
+        from rich.console import Console
+
+        columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn(what), bars.TimeRemainingColumn())
+        bar = bars.Progress(*columns, console=Console(file=sys.stderr), transient=True)
+        task = bar.add_task("", total=None)
+        shown_at = 0.0
+
+        def show(done: int, total: int) -> None:
+            nonlocal shown_at
+            if (now := time.monotonic()) - shown_at >= 0.1 or done == total:
+                bar.start()  # not before there is something to show: it hides the cursor
+                shown_at = now
+                bar.update(task, completed=done, total=total)
+
+        try:
+            yield show
+        finally:
+            bar.stop()
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def render_conversation(
         HarmonyError: If a message cannot be rendered, see `render_message`.
     """
     messages = list(messages)
-    functions = any(_offers_functions(message) for message in messages if isinstance(message, Message))
+    functions = any(offers_functions(message) for message in messages if isinstance(message, Message))
     ids = [id_ for message in messages for id_ in render_message(message, functions=functions, tokenizer=tokenizer)]
     if next_role is not None:
         ids += [START, *_encode_word(next_role)]
@@ -216,6 +216,6 @@ def _lines(text: str) -> list[str]:
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
 
 
-def _offers_functions(message: Message) -> bool:
+def offers_functions(message: Message) -> bool:
     blocks = (content for content in message.contents if isinstance(content, DeveloperContent))
     return any(space.name == "functions" and space.tools for block in blocks for space in block.tools)
