@@ -54,7 +54,7 @@ KNOW_MLX = set(
     weights.arrays weights.reading offload.embedding offload.experts offload.install
     nano convert.affine loader generation.generate generation.local generation.prompt_cache generation.sampling
     generation.rows generation.sampling_mlx generation.sampling_numpy generation.token_picker
-    bench.engines bench.kernels doctor.kernels doctor.worker
+    bench.engines bench.kernels doctor.kernels doctor.worker evals.comparison
     """.split()
 )
 

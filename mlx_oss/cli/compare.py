@@ -23,12 +23,14 @@ KL is the divergence of B's prediction of the next token from A's, in nats: 0 if
 model itself writes count, in conversations as it reads them. To compare with a model that does not fit beside the other
 one: `mlx-oss compare A --store FILE`, then `mlx-oss compare FILE B`."""
 
-_LEGEND = """\
-KL: of B's prediction of the next token from A's, in nats: the mean, the median, and what 99 % of the tokens stay below.
-same: how often both find the same token the most likely one. said: by how much the log-probability of what was said is
-larger in B, mean."""
-_OF_STORED = """ A file has only the most likely tokens of A: what is shown of KL is a lower bound, and "at most" an
-upper one of the mean."""
+_LEGEND = (
+    "KL: of B's prediction of the next token from A's, in nats: the mean, the median, and what 99 % of the tokens stay "
+    "below. same: how often both find the same token the most likely one. said: by how much the log-probability of "
+    "what was said is larger in B, mean."
+)
+_OF_STORED = (
+    ' A file has only the most likely tokens of A, so each KL is a lower bound; "at most" is an upper one of the mean.'
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from mlx_oss.errors import ContextError, NumericalError, OptionError
 from mlx_oss.evals import passages as texts
 from mlx_oss.evals.divergence import Divergence, Floats, Top, divergence, divergence_from, top_of
 from mlx_oss.evals.passages import CHANNELS, KINDS, Passage, in_words
-from mlx_oss.evals.stored_logits import StoredLogits
+from mlx_oss.evals.stored_logits import StoredLogits, check_target
 from mlx_oss.evals.stored_logits import store as store_tops
 from mlx_oss.files import expanded
 from mlx_oss.generation.local import LocalEngine
@@ -181,6 +181,7 @@ def store(
         MlxOssError: As `compare`.
     """
     passages = texts.bundled() if passages is None else list(passages)
+    check_target(path)
     engine = _loaded(model, dtype, memory, max(len(passage.ids) for passage in passages))
     store_tops(path, passages, _tops(engine, passages, progress), engine.config.vocab_size)
 
@@ -251,12 +252,9 @@ def _rows(model: LocalEngine, passages: Sequence[Passage]) -> Iterator[tuple[Flo
                     logits = model.transformer.logits(picked)[0].astype(mx.float32)
                     mx.eval(logits)
                 rows = np.array(logits, copy=False)
-                for row, place in zip(rows, some, strict=True):
-                    if not np.isfinite(row).all():
-                        raise NumericalError(
-                            f"the logits of token {place} are not numbers: `mlx-oss verify` checks the weights"
-                        )
-                    yield row, int(passage.ids[place + 1])
+                if not np.isfinite(rows).all():
+                    raise NumericalError("the logits are not numbers: `mlx-oss verify` checks the weights")
+                yield from zip(rows, map(int, passage.ids[some + 1]), strict=True)
 
 
 def _read(model: LocalEngine, ids: NDArray[np.int32]) -> Iterator[tuple[int, mx.array]]:

@@ -173,8 +173,8 @@ def _conversation(data: Any) -> list[Message]:
     effort = data.get("reasoning_effort")
     if effort not in (None, "low", "medium", "high"):
         raise OptionError(f"reasoning_effort is {quoted(effort)}, expected low, medium or high")
-    tools = data.get("tools") or []
-    if not isinstance(tools, list):
+    tools = data.get("tools")
+    if not isinstance(tools, list | None):
         raise OptionError(f"tools is {quoted(tools)}, expected a list of functions")
     if any(_is_system(item) for item in items):
         if tools or effort:

@@ -108,6 +108,17 @@ class StoredLogits:
             yield Top(ids, logprobs, rest, said)
 
 
+def check_target(path: str | Path) -> None:
+    """Raises OptionError if a file cannot be written, so that this is told before the work."""
+    folder = expanded(path).parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(
+            f"{path} cannot be written, because {folder} is no folder or may not be changed: give another"
+        )
+    if expanded(path).is_dir():
+        raise OptionError(f"{path} is a folder: give a file")
+
+
 def store(path: str | Path, passages: Sequence[Passage], tops: Iterable[Top], vocab: int) -> None:
     """Writes a file of predictions, and replaces the one that is there when it is whole.
 

@@ -16,7 +16,7 @@ from mlx_oss.cli.completion import candidates
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["c"], ["chat", "config", "completion", "convert"]),
+        (["c"], ["chat", "compare", "config", "completion", "convert"]),
         (["--v"], ["--version"]),
         (["chat", "--temp"], ["--temperature"]),
         (["chat", "hello", "-s"], ["-s"]),
