@@ -1,22 +1,29 @@
-"""Measures how much the profiles for weights outside the experts change the logits of random weights, for the README.
+"""Measures how far the profiles for weights outside the experts are from the lossless folder: nano, and random weights.
 
     python -m tests.bench_profiles
 
-Compares the logits and next-token distribution of each profile with those of the lossless folder. Random weights have
-no structure that rounding could preserve or damage, so this shows the size of the rounding error and says nothing about
-the quality of a real model.
+nano is compared on the bundled conversations, which it was not trained for, and on dialogues that it writes itself.
+Random weights have no structure that rounding could preserve or damage, so theirs show the size of the rounding error
+and say nothing about the quality of a real model.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-import mlx.core as mx
+import numpy as np
 
-from mlx_oss import load_model
+import mlx_oss
+from mlx_oss import ChatSession, SamplingOptions
 from mlx_oss.convert import ConvertOptions, convert
+from mlx_oss.evals import Comparison, Passage, bundled, compare, store
+from mlx_oss.evals.passages import label, passages_of
+from mlx_oss.harmony import DeveloperContent, Message, SystemContent, ToolNamespace
+from mlx_oss.nano import nano_folder
+from mlx_oss.tools.toolset import Toolset
 from tests.synthetic import write_checkpoint
 
 SHAPE = {
@@ -31,30 +38,69 @@ SHAPE = {
     "head_dim": 64,
     "sliding_window": 128,
 }
+HELD_OUT = Path(__file__).parent.parent / "examples" / "nano" / "held_out.txt"
+CITIES = "Oslo Lima Cairo Rome Tokyo Madrid Paris Berlin Vienna Dublin Athens Lisbon".split()
 
 
-def logits_of(folder: Path) -> mx.array:
-    tokens = mx.random.randint(0, SHAPE["vocab_size"], (1, 256), key=mx.random.key(7))
-    logits = load_model(folder, dtype="float32")(tokens)[0]
-    mx.eval(logits)
-    return logits
+def get_weather(city: str) -> str:
+    """Get the weather of a place."""
+    return '{"temperature": 17, "condition": "light rain"}'
+
+
+def dialogues() -> list[Passage]:
+    """What nano answers greedily to questions that it has not been trained on, some of them with a call."""
+    model, tokenizer = mlx_oss.load("nano", dtype="float32")
+    greedy = SamplingOptions(temperature=0)
+
+    def turns(questions: list[str], tools: list[Callable[..., str]]) -> list[Passage]:
+        session = ChatSession(model, tokenizer, tools=tools, options=greedy, max_tokens=200, current_date="2026-11-23")
+        for question in questions:
+            session.ask(question)
+        space = (ToolNamespace("functions", None, Toolset(tools).functions),) if tools else ()
+        content = SystemContent(reasoning_effort="medium", conversation_start_date="2026-11-23")
+        head = [Message("developer", DeveloperContent(None, space))] if tools else []
+        return list(passages_of([Message("system", content), *head, *session.messages]))
+
+    found: list[Passage] = []
+    lines = [line.split("|") for line in HELD_OUT.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    plain = [parts for parts in lines if len(parts) > 2 and not parts[1].strip()]
+    for parts in plain[::4]:
+        found += turns([turn.partition("->")[0].strip() for turn in parts[2:]], [])
+    for city in CITIES:
+        found += turns([f"What is the weather like in {city}?"], [get_weather])
+    return found
+
+
+def random_passages() -> list[Passage]:
+    ids = np.random.default_rng(7).integers(0, SHAPE["vocab_size"], 256).astype(np.int32)
+    return [Passage(ids, np.full(256, label("final", "text"), np.uint8))]
+
+
+def show(name: str, profile: str, found: Comparison) -> None:
+    for row, f in found.rows:
+        kl = f"KL {f.kl:.2g} to {f.most:.2g}, median {f.median:.2g}, 99 % {f.p99:.2g}"
+        sys.stdout.write(
+            f"{name}, {profile}, {row}: {f.tokens} tokens, {kl}, same {f.same:.1%}, said {f.change:+.4f}\n"
+        )
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        source = write_checkpoint(work / "release", SHAPE, layout="hf")
-        exact = None
-        for profile in ("bf16", "q8", "q4"):
-            convert(source, work / profile, ConvertOptions(profile=profile))
-            logits = logits_of(work / profile)
-            exact = logits if exact is None else exact
-            error = mx.linalg.norm(logits - exact) / mx.linalg.norm(exact)
-            p, q = (x - mx.logsumexp(x, -1, keepdims=True) for x in (exact, logits))
-            divergence = (mx.exp(p) * (p - q)).sum(-1).mean()
-            sys.stdout.write(
-                f"{profile}: relative error of logits {error.item():.2e}, KL {divergence.item():.2e} nats\n"
-            )
+        texts: dict[str, tuple[Path, Callable[[], list[Passage]]]] = {
+            "random": (write_checkpoint(work / "release", SHAPE, layout="hf"), random_passages),
+            "nano, bundled conversations": (nano_folder(), bundled),
+            "nano, its own dialogues": (nano_folder(), dialogues),
+        }
+        for name, (source, make) in texts.items():
+            passages, folder = make(), work / name.replace(", ", "-")
+            folder.mkdir()
+            for profile in ("bf16", "q8", "q4"):
+                convert(source, folder / profile, ConvertOptions(profile=profile))
+            store(folder / "bf16", folder / "stored", passages, dtype="float32")
+            for profile in ("q8", "q4"):
+                show(name, profile, compare(folder / "bf16", folder / profile, passages, dtype="float32"))
+                show(f"{name}, stored", profile, compare(folder / "stored", folder / profile, dtype="float32"))
 
 
 if __name__ == "__main__":
