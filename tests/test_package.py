@@ -29,7 +29,7 @@ CONVERTER = Path(mlx_oss.convert.__file__).parent
 ORDER = """
     version errors shield python_process
     action costs files json_text system_files terminal
-    config_checks folders arguments formulas
+    config_checks folders arguments formulas json_lines
     quantization
     config
     backend

@@ -6,28 +6,22 @@ says by itself which requests are answered, and whether they were the same ones.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mlx_oss import json_text
 from mlx_oss.errors import BatchError, MlxOssError, quoted
 from mlx_oss.events import Reply
-from mlx_oss.files import TEXT_BYTES, UnsuitableFile, can_exist, check_regular, expanded, open_regular
+from mlx_oss.json_lines import LINE_BYTES, GrowingFile, decoded, read_lines
 from mlx_oss.server.asked import failure_body, status_of
 from mlx_oss.server.chat_completions.response import completion
 
-LINE_BYTES = TEXT_BYTES
 MOST_REQUESTS = 1_000_000  # their ids are kept in memory
 _LONGEST_ID = 512  # characters
 _ID = "batch_req_"
@@ -57,9 +51,9 @@ def read_requests(path: str | Path) -> Iterator[BatchRequest]:
             found when the request is answered.
     """
     lines: dict[str, int] = {}
-    for number, line in _lines(path):
+    for number, line in read_lines(path, BatchError, "give a file with a request in each line", LINE_BYTES):
         where = f"{path}, line {number}"
-        fields = _decoded(line, where)
+        fields = decoded(line, where, BatchError)
         name = fields.get("custom_id") if isinstance(fields, dict) else None
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_ID:
             raise BatchError(
@@ -75,37 +69,6 @@ def read_requests(path: str | Path) -> Iterator[BatchRequest]:
             raise BatchError(f"{path} has more than {MOST_REQUESTS:,} requests: split it into several files")
         content = json.dumps([fields.get(key) for key in ("method", "url", "body")], sort_keys=True)
         yield BatchRequest(name, _ID + hashlib.sha256(content.encode()).hexdigest()[:32], fields)
-
-
-def _decoded(line: bytes, where: str) -> Any:
-    try:
-        return json_text.loads(line.decode())
-    except UnicodeDecodeError:
-        raise BatchError(f"{where} is not text in UTF-8: save the file as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise BatchError(f"{where} is not JSON ({error}): give one JSON object in each line") from None
-
-
-def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """The lines with text, and their numbers, from 1 on."""
-    try:
-        with open_regular(expanded(path)) as file:
-            yield from _lines_of(file, path)
-    except (OSError, ValueError) as error:  # ValueError: an impossible path
-        reason = getattr(error, "strerror", None) or error
-        raise BatchError(f"{path} cannot be read ({reason}): give a file with a request in each line") from None
-
-
-def _lines_of(file: BinaryIO, path: str | Path) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    while line := file.readline(LINE_BYTES + 1):
-        number += 1
-        if len(line) > LINE_BYTES:
-            raise BatchError(f"{path}, line {number} has more than {LINE_BYTES:,} bytes: shorten it or take it out")
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")  # which some editors write before UTF-8
-        if line.strip():
-            yield number, line
 
 
 class ResponseFile:
@@ -129,37 +92,13 @@ class ResponseFile:
         self._path, self._model = path, model
         self.answered: set[str] = set()
         self.refused = 0
+        self._file = GrowingFile(path, BatchError)
         try:
-            self._file = _opened(expanded(path))
-        except BlockingIOError:
-            raise BatchError(f"{path} is used by another process: wait until it has ended, or kill it") from None
-        except (OSError, ValueError) as error:
-            raise _unwritable(path, error) from None
-        try:
-            self._size = self._continue(requests)
-        except OSError as error:
-            self.close()
-            raise _unwritable(path, error) from None
+            for number, line in self._file.lines(_BEGINNING, longest=LINE_BYTES):
+                self._take(line, f"{path}, line {number}", requests)
         except BaseException:
             self.close()
             raise
-
-    def _continue(self, requests: Mapping[str, str]) -> int:
-        """Reads what is in the file, and takes away a line that was half written. Returns the size of the rest."""
-        size, reader = 0, BufferedReader(self._file)
-        for number, line in _lines_of(reader, self._path):
-            is_ours = line.startswith(_BEGINNING) or _BEGINNING.startswith(line)
-            if is_ours and not line.endswith(b"\n") and not _is_json(line):
-                break
-            self._take(line, f"{self._path}, line {number}", requests)
-            size = reader.tell()
-        reader.detach()
-        self._file.truncate(size)
-        self._file.seek(size)
-        if size and os.pread(self._file.fileno(), 1, size - 1) != b"\n":  # an editor has saved the file without it
-            self._write(b"\n")
-            size += 1
-        return size
 
     def _take(self, line: bytes, where: str, requests: Mapping[str, str]) -> None:
         try:
@@ -195,21 +134,9 @@ class ResponseFile:
             status, body = status_of(outcome), dict(failure_body(outcome))
         response = {"status_code": status, "request_id": f"req_{unique}", "body": body}
         fields = {"id": request.id, "custom_id": request.custom_id, "response": response, "error": None}
-        line = json.dumps(fields).encode() + b"\n"
-        try:
-            self._write(line)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                self._file.truncate(self._size)
-            raise _unwritable(self._path, error) from None
-        self._size += len(line)
+        self._file.write(fields)
         self.answered.add(request.custom_id)
         self.refused += status != 200
-
-    def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            left = left[self._file.write(left) or 0 :]
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -217,44 +144,3 @@ class ResponseFile:
 
 
 _NOT_OURS = "give another file for the responses, or take the line out"
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _opened(path: Path) -> FileIO:
-    """The file, for reading and writing, locked. Raises BlockingIOError if another process has it."""
-    if not can_exist(path):
-        raise ValueError("no file can be called so")
-    with contextlib.suppress(FileNotFoundError):
-        check_regular(path, os.stat(path))  # opening a device can already do something
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
-    try:
-        check_regular(path, os.fstat(descriptor))
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            pass
-        return FileIO(descriptor, "r+")
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _unwritable(path: str | Path, error: Exception) -> BatchError:
-    reason = getattr(error, "strerror", None) or error
-    remedy = "give another path"
-    if isinstance(error, FileNotFoundError) and not expanded(path).parent.exists():
-        reason, remedy = "its folder is not there", "make the folder first"
-    elif isinstance(error, UnsuitableFile):
-        remedy = "give a file"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        remedy = "free some space, and give the same command again"
-    return BatchError(f"{path} cannot be written ({reason}): {remedy}")
