@@ -16,6 +16,7 @@
     ├── SessionError         a saved session cannot be read or written, or a turn of the session is running
     ├── ToolError            a tool failed; the session reports the message to the model
     ├── BatchError           a file of requests cannot be read, or its answers cannot be written
+    ├── EvaluationError      questions of an evaluation cannot be used, or its results cannot be read or written
     └── BenchmarkError       a benchmarked engine cannot load or run the model
 
 Each message says what is wrong, where (file, tensor, key), and how to fix it. The command line prints it after
@@ -39,6 +40,7 @@ __all__ = [
     "DeviceError",
     "DownloadError",
     "EngineError",
+    "EvaluationError",
     "HarmonyError",
     "MlxOssError",
     "NumericalError",
@@ -186,6 +188,10 @@ class ToolError(MlxOssError):
 
 class BatchError(MlxOssError):
     """A file of requests cannot be read, or the file of their answers cannot be read or written."""
+
+
+class EvaluationError(MlxOssError):
+    """Questions of an evaluation cannot be used, or its results cannot be read or written."""
 
 
 class BenchmarkError(MlxOssError):

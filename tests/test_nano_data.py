@@ -15,6 +15,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from mlx_oss import ToolCall
 from mlx_oss.harmony import HarmonyParser
 from mlx_oss.tokenizer import N_VOCAB, load_tokenizer
 
@@ -158,10 +159,19 @@ def test_other_ways_to_put_a_question_keep_what_it_is_about() -> None:
 
 
 def test_checks_tell_right_from_wrong_answers() -> None:
-    assert evaluate.satisfied("Paris & nocall", "It is Paris.", [], [])
-    assert evaluate.satisfied("Rome / Milan", "Milan", [], [])
-    assert not evaluate.satisfied("Paris", "Rome", [], [])
-    assert not evaluate.satisfied("call", "1776", [], [])
+    def satisfied(wanted: str, answer: str, *calls: ToolCall) -> bool:
+        kinds = [(kind, description) for kind, description in evaluate.functions("weather(get_weather,city)").values()]
+        return not evaluate.checks(wanted, kinds if calls else [], 0).problem(answer, calls)
+
+    assert satisfied("Paris & nocall", "It is Paris.")
+    assert satisfied("Rome / Milan", "Milan")
+    assert not satisfied("Paris", "Rome")
+    assert not satisfied("call", "1776")
+    call = ToolCall("functions.get_weather", '{"city": "Oslo"}')
+    assert satisfied('call {"city": "Oslo"}', "17 degrees, light rain", call)
+    assert not satisfied('call {"city": "Oslo"}', "17 degrees", call)
+    assert not satisfied('call {"city": "Rome"}', "17 degrees, light rain", call)
+    assert not satisfied("Paris", "It is Paris.", call)
     assert evaluate.compute("print(round(22/7, 4))") == "3.1429"
     assert evaluate.compute("__import__('os')").startswith("error")
 

@@ -1,6 +1,8 @@
 """Runs the dialogues of held_out.txt (or of another file) with nano and counts those it answers correctly.
 
-Uses only the public API of mlx_oss. The dialogues were written separately from the phrasings that nano is trained on.
+They are questions for `mlx_oss.evals.evaluate`. Their notation is shorter than the lines that `mlx-oss eval` reads, and
+the sums that nano sends to its tools are computed here. The dialogues were written separately from the phrasings that
+nano is trained on.
 """
 
 from __future__ import annotations
@@ -10,14 +12,16 @@ import ast
 import json
 import operator
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlx_oss
-from mlx_oss import AnswerDelta, ChatSession, Event, SamplingOptions, ToolCall, ToolDescription
+from mlx_oss import SamplingOptions, ToolDescription
+from mlx_oss.evals import Checks, EvalOptions, ExpectedCall, GivenTool, Question, QuestionTurn, evaluate
 from mlx_oss.harmony import PYTHON
+from mlx_oss.tools import Tool
+from mlx_oss.tools.base import SystemTool
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 DATE = "2026-11-23"
@@ -113,98 +117,59 @@ def compute(expression: str) -> str:
         return f"error: {error}"
 
 
-def run_tool(call: ToolCall, offered: dict[str, tuple[str, ToolDescription]], turn: int) -> tuple[str, tuple[str, ...]]:
-    """The result of a call, and the texts that the answer must contain after it ("?" marks a bad call)."""
-    if call.recipient == "python":
-        return compute(call.arguments), ()
-    if call.name not in offered:
-        return "error: no such function", ("?",)
-    kind, _ = offered[call.name]
-    if kind == "calc":
-        try:
-            (expression,) = json.loads(call.arguments).values()
-        except ValueError:
-            return "error: bad arguments", ("?",)
-        return json.dumps({"result": compute(str(expression))}), ()
-    return RESULTS[kind][turn % len(RESULTS[kind])]
+class Sums(SystemTool):
+    """Stands for the python tool: it computes sums."""
+
+    namespace = PYTHON
+
+    def call(self, function: str, text: str) -> str:
+        return compute(text)
 
 
-def converse(
-    session: ChatSession, text: str, offered: dict[str, tuple[str, ToolDescription]], turn: int
-) -> tuple[str, list[ToolCall], list[str]]:
-    """Runs one turn with its tool loop, at most three generations.
+def calculator(description: ToolDescription) -> Tool:
+    """A function that computes the sum in its only argument, whatever the model calls that."""
 
-    Returns:
-        The answer, the calls, and the texts that the answer must contain because of the results of the calls.
-    """
-    answer, calls, required = "", [], []
-    events: Iterable[Event] = session.send(text)
-    for _ in range(3):
-        called: list[ToolCall] = []
-        for event in events:
-            if isinstance(event, ToolCall):
-                called.append(event)
-            elif isinstance(event, AnswerDelta):
-                answer += event.text
-        if not called:
-            break
-        for call in called:
-            result, texts = run_tool(call, offered, turn)
-            session.add_tool_result(call, result)
-            required += texts
-        calls += called
-        events = session.resume()
-    return answer, calls, required
+    def calculate(**arguments: object) -> dict[str, str]:
+        (expression,) = arguments.values()
+        return {"result": compute(str(expression))}
+
+    return Tool(description, calculate, prepare=dict)
 
 
-def satisfied(wanted: str, answer: str, calls: list[ToolCall], required: list[str]) -> bool:
-    """True if the answer and the calls are as `wanted` says (notation: see the top of held_out.txt)."""
+def question(case: Case, number: int) -> Question:
+    """Dialogue `number` of the file. The number selects the effort and is the seed."""
+    tools: list[Tool | SystemTool | GivenTool] = [Sums()] if "python" in case.scene else []
+    kinds = []
+    for kind, description in functions(case.scene).values():
+        kinds.append((kind, description))
+        results = [result for result, _ in RESULTS.get(kind, ())]
+        tools.append(GivenTool(description, results) if results else calculator(description))
+    date = re.search(r"date=(\S+)", case.scene)
+    return Question(
+        tuple(QuestionTurn(user, checks(wanted, kinds, turn)) for turn, (user, wanted) in enumerate(case.turns)),
+        id=f"{number} {case.turns[0][0]}",
+        kind=case.intent,
+        tools=tools,
+        reasoning_effort=("low", "medium", "high")[number % 3],
+        current_date=date[1] if date else DATE,
+        seed=number,
+    )
+
+
+def checks(wanted: str, kinds: list[tuple[str, ToolDescription]], turn: int) -> Checks:
+    """How a turn is judged, in the notation that is explained at the top of held_out.txt."""
+    contains: list[tuple[str, ...]] = []
+    calls: list[ExpectedCall] = []
     for part in filter(None, map(str.strip, wanted.split(" & "))):
         if part.startswith("call"):
             expected = part.removeprefix("call").strip()
-            if len(calls) != 1 or (expected and not _same_json(calls[0].arguments, expected)):
-                return False
-        elif part == "nocall":
-            if calls:
-                return False
-        elif not any(choice.strip().lower() in answer.lower() for choice in part.split(" / ")):
-            return False
-    return all(text in answer for text in required) and (bool(calls) == ("call" in wanted.replace("nocall", "")))
-
-
-def _same_json(text: str, expected: str) -> bool:
-    try:
-        return json.loads(text) == json.loads(expected)
-    except ValueError:
-        return False
-
-
-def judge(session: ChatSession, case: Case) -> str | None:
-    """Runs a dialogue; returns None if every turn is right, otherwise a description of the first wrong turn."""
-    offered = functions(case.scene)
-    for turn, (user, wanted) in enumerate(case.turns):
-        answer, calls, required = converse(session, user, offered, turn)
-        if wanted and not satisfied(wanted, answer, calls, required):
-            called = [(call.recipient, call.arguments) for call in calls]
-            return f"{user!r}: wanted {wanted!r}, got {answer!r} with calls {called}"
-    return None
-
-
-def open_session(
-    model: mlx_oss.Transformer, tokenizer: mlx_oss.Tokenizer, case: Case, number: int, temperature: float
-) -> ChatSession:
-    """A session for dialogue `number` of the file. The number selects the effort and is the seed."""
-    date = re.search(r"date=(\S+)", case.scene)
-    return ChatSession(
-        model,
-        tokenizer,
-        tools=[description for _, description in functions(case.scene).values()],
-        system_tools=[PYTHON] if "python" in case.scene else (),
-        reasoning_effort=("low", "medium", "high")[number % 3],
-        options=SamplingOptions(temperature=temperature, seed=number),
-        max_tokens=200,
-        current_date=date[1] if date else DATE,
-    )
+            calls.append(ExpectedCall(arguments=json.loads(expected) if expected else None))
+        elif part != "nocall":
+            contains.append(tuple(map(str.strip, part.split(" / "))))
+    if calls and len(kinds) == 1 and kinds[0][0] in RESULTS:  # the answer must tell the result
+        results = RESULTS[kinds[0][0]]
+        contains += [(text,) for text in results[turn % len(results)][1]]
+    return Checks(contains=contains, calls=calls) if wanted else Checks()
 
 
 def main() -> None:
@@ -216,20 +181,16 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0, help="sampling temperature (default: 0, greedy)")
     parser.add_argument("--every", type=int, default=1, help="run only every n-th dialogue")
     parser.add_argument("--first", type=int, default=0, help="number of the first dialogue to run, counted from 0")
+    parser.add_argument("--output", type=Path, help="folder for the results, which are continued if they are there")
     arguments = parser.parse_args()
     model, tokenizer = mlx_oss.load(arguments.model)
-    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     cases = list(enumerate(read_cases(arguments.dialogues.read_text(encoding="utf-8"))))
-    for number, case in cases[arguments.first :: arguments.every]:
-        wrong = judge(open_session(model, tokenizer, case, number, arguments.temperature), case)
-        counts[case.intent][0] += wrong is None
-        counts[case.intent][1] += 1
-        if wrong:
-            print(f"{case.intent}: {wrong}", flush=True)
-    for intent, (right, all_) in counts.items():
-        print(f"{intent:12} {right:3} of {all_}")
-    right, all_ = (sum(column) for column in zip(*counts.values(), strict=True))
-    print(f"all          {right:3} of {all_}: {right / all_:.1%}")
+    options = EvalOptions(sampling=SamplingOptions(temperature=arguments.temperature), max_tokens=200, max_rounds=2)
+    questions = [question(case, number) for number, case in cases[arguments.first :: arguments.every]]
+    found = evaluate(
+        questions, model, tokenizer, options=options, output=arguments.output, name=arguments.model or "nano"
+    )
+    print(found.markdown())
 
 
 if __name__ == "__main__":

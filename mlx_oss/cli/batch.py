@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model_arguments, settings
 from mlx_oss.cli.interrupts import exiting_on_sigterm
-from mlx_oss.cli.progress import EVERY
+from mlx_oss.cli.model_names import label
+from mlx_oss.cli.progress import counted
 from mlx_oss.errors import BatchError, DeviceError, MlxOssError, OptionError
 from mlx_oss.files import expanded
-from mlx_oss.terminal import one_line, report, say, wants_plain
+from mlx_oss.terminal import one_line, report, say
 from mlx_oss.weights.hub.names import NANO
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = {request.custom_id: request.id for request in read_requests(args.requests)}
     if not wanted:
         raise BatchError(f"{args.requests} has no requests: give a file with a request in each line")
-    with closing(ResponseFile(args.responses, wanted, _label(args.model or settings.model() or NANO))) as responses:
+    with closing(ResponseFile(args.responses, wanted, label(args.model or settings.model() or NANO))) as responses:
         try:
             with exiting_on_sigterm():
                 return _answer(args, wanted, responses)
@@ -76,7 +75,7 @@ def _answer(args: argparse.Namespace, wanted: Mapping[str, str], responses: Resp
         started = time.monotonic()
         requests = _unanswered(args.requests, wanted, frozenset(responses.answered))
         with (
-            _shown(len(wanted), len(responses.answered)) as show,
+            counted("requests", len(responses.answered)) as show,
             closing(answer(requests, model, tokenizer, at_once=args.at_once)) as answers,
         ):
             for request, outcome in answers:
@@ -85,7 +84,7 @@ def _answer(args: argparse.Namespace, wanted: Mapping[str, str], responses: Resp
                     continue
                 responses.write(request, outcome)
                 generated += outcome.usage.generated_tokens if isinstance(outcome, Reply) else 0
-                show(len(responses.answered), generated)
+                show(len(responses.answered), len(wanted), generated)
     seconds = time.monotonic() - started
     refused = f", {responses.refused:,} of them with an error in its line" if responses.refused else ""
     report(
@@ -106,39 +105,3 @@ def _unanswered(path: str, wanted: Mapping[str, str], answered: frozenset[str]) 
             raise BatchError(f"{path} was changed while it was read: give the same command again")
         if request.custom_id not in answered:
             yield request
-
-
-def _label(name: str) -> str:
-    """The name of the model in the responses; of a folder only the last part."""
-    from mlx_oss.models import hub_model
-
-    if name == NANO:
-        return name
-    return str(hub_model(name) or expanded(name).resolve().name)
-
-
-@contextmanager
-def _shown(total: int, before: int) -> Iterator[Callable[[int, int], None]]:
-    """Yields what to call with the number of answered requests and of generated tokens."""
-    started = said = time.monotonic()
-
-    def rate(generated: int) -> str:
-        return f"{generated / max(0.001, time.monotonic() - started):,.0f} tokens/s"
-
-    def say_now_and_then(done: int, generated: int) -> None:
-        nonlocal said
-        if (now := time.monotonic()) - said >= EVERY:
-            said = now
-            left = math.ceil((total - done) / max(1, done - before) * (now - started) / 60)
-            say(f"{done:,} of {total:,} requests, {rate(generated)}, {left} min left")
-
-    if not sys.stderr.isatty() or wants_plain():
-        yield say_now_and_then
-        return
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn("{task.description}"))
-    with bars.Progress(*columns, bars.TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=total, completed=before)
-        yield lambda done, generated: bar.update(task, completed=done, description=rate(generated))

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli import model_arguments
+from mlx_oss.cli.interrupts import exiting_on_sigterm
 from mlx_oss.cli.progress import counted
 from mlx_oss.errors import OptionError
 from mlx_oss.files import expanded
@@ -71,7 +72,7 @@ def _store(args: argparse.Namespace, passages: list[Passage] | None) -> int:
     from mlx_oss import evals
 
     folder = _folder(args.a, args)
-    with counted("tokens") as progress:
+    with exiting_on_sigterm(), counted("tokens") as progress:
         evals.store(folder, args.store, passages, dtype=args.dtype, memory=args.memory, progress=progress)
     size = format_bytes(expanded(args.store).stat().st_size)
     report(f"{args.store}: what {args.a} predicts, {size}; `mlx-oss compare {args.store} B` compares B with it")
@@ -84,7 +85,7 @@ def _compare(args: argparse.Namespace, passages: list[Passage] | None) -> int:
     is_stored = expanded(args.a).is_file()
     a = args.a if is_stored else _folder(args.a, args)
     b = _folder(args.b, args)
-    with counted("tokens") as progress:
+    with exiting_on_sigterm(), counted("tokens") as progress:
         found = evals.compare(a, b, passages, dtype=args.dtype, memory=args.memory, progress=progress)
     if args.json:
         figures = {name: asdict(row) for name, row in found.rows}

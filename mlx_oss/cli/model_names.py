@@ -9,7 +9,7 @@ from contextlib import suppress
 from mlx_oss.arguments import did_you_mean
 from mlx_oss.errors import DownloadError, MlxOssError, WrongFolderError
 from mlx_oss.files import can_exist, expanded
-from mlx_oss.weights.hub.names import parse
+from mlx_oss.weights.hub.names import NANO, parse
 
 _KNOWN = ("20b", "120b", "nano", "openai/gpt-oss-20b", "openai/gpt-oss-120b")
 _ARGUMENTS = ("model", "folder", "name", "source")  # where commands take the name of a model
@@ -38,3 +38,12 @@ def guess(error: MlxOssError, args: argparse.Namespace | None) -> str:
         return ""
     question = did_you_mean(name, names, cutoff=0.6)
     return f"; {question}" if question else ""
+
+
+def label(name: str) -> str:
+    """What a model is called in files that others may read: its name; of a folder only the last part."""
+    from mlx_oss.models import hub_model
+
+    if name == NANO:
+        return name
+    return str(hub_model(name) or expanded(name).resolve().name)

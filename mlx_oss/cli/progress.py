@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mlx_oss.cli.interrupts import exiting_on_sigterm
 from mlx_oss.memory.estimates import format_bytes
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlx_oss.models import Progress
 
 EVERY = 10.0  # seconds between two lines
+_MOMENT = 0.1  # seconds between two states of a bar
 _WAITING = "waiting for another process"
 _RESUMABLE = "interrupted: what is there is kept, and the same command continues from there"
 
@@ -38,46 +39,6 @@ def shown() -> Iterator[Callable[[Progress], None]]:
         if began:
             say(_RESUMABLE)
         raise
-
-
-@contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields what to call with how many are done, and how many there are in all.
-
-    Args:
-        what: What is counted, such as "tokens".
-    """
-    started = said = time.monotonic()
-
-    def say_now_and_then(done: int, total: int) -> None:
-        nonlocal said
-        if (now := time.monotonic()) - said >= EVERY:
-            said = now
-            say(f"{done:,} of {total:,} {what}, {math.ceil((total - done) / done * (now - started) / 60)} min left")
-
-    with exiting_on_sigterm():
-        if not sys.stderr.isatty() or wants_plain():
-            yield say_now_and_then
-            return
-        from rich import progress as bars
-        from rich.console import Console
-
-        columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn(what), bars.TimeRemainingColumn())
-        bar = bars.Progress(*columns, console=Console(file=sys.stderr), transient=True)
-        task = bar.add_task("", total=None)
-        shown_at = 0.0
-
-        def show(done: int, total: int) -> None:
-            nonlocal shown_at
-            if (now := time.monotonic()) - shown_at >= 0.1 or done == total:
-                bar.start()  # not before there is something to show: it hides the cursor
-                shown_at = now
-                bar.update(task, completed=done, total=total)
-
-        try:
-            yield show
-        finally:
-            bar.stop()
 
 
 @contextmanager
@@ -140,3 +101,53 @@ def _lines() -> Iterator[Callable[[Progress], None]]:
         say(f"{now.step}: {done} of {total}, {speed}/s{left}")
 
     yield show
+
+
+class Show(Protocol):
+    """Shows how many things are done, how many there are, and what was generated for them, if anything is."""
+
+    def __call__(self, done: int, total: int, generated: int | None = None) -> None: ...
+
+
+@contextmanager
+def counted(what: str, before: int = 0) -> Iterator[Show]:
+    """Yields what to call with how many things are done.
+
+    Args:
+        what: The things, such as "requests".
+        before: How many were done before.
+    """
+    started = said = time.monotonic()
+
+    def rate(generated: int | None) -> str:
+        return "" if generated is None else f"{generated / max(0.001, time.monotonic() - started):,.0f} tokens/s"
+
+    def say_now_and_then(done: int, total: int, generated: int | None = None) -> None:
+        nonlocal said
+        if (now := time.monotonic()) - said >= EVERY:
+            said = now
+            left = math.ceil((total - done) / max(1, done - before) * (now - started) / 60)
+            say(", ".join(filter(None, [f"{done:,} of {total:,} {what}", rate(generated), f"{left} min left"])))
+
+    if not sys.stderr.isatty() or wants_plain():
+        yield say_now_and_then
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn("{task.description}"))
+    bar = bars.Progress(*columns, bars.TimeRemainingColumn(), console=Console(file=sys.stderr), transient=True)
+    task = bar.add_task(what, total=None, completed=before)
+    shown_at = 0.0
+
+    def update(done: int, total: int, generated: int | None = None) -> None:
+        nonlocal shown_at
+        if (now := time.monotonic()) - shown_at >= _MOMENT or done == total:
+            bar.start()  # not before there is something to show: it hides the cursor
+            shown_at = now
+            bar.update(task, completed=done, total=total, description=rate(generated) or what)
+
+    try:
+        yield update
+    finally:
+        bar.stop()

@@ -48,6 +48,61 @@ def problem(schema: Mapping[str, Any], arguments: dict[str, Any]) -> str:
     return f"`{error.json_path.removeprefix('$.')}`: {message}"
 
 
+def strict_validator(schema: Any) -> Any:
+    """A validator of `jsonschema` that passes nothing over, for a schema that is to be trusted with judging.
+
+    Args:
+        schema: The schema. `$schema` says of which draft it is; without it, 2020-12.
+
+    Raises:
+        ValueError: If something of the schema is wrong, or cannot be checked.
+        ModuleNotFoundError: If the package `jsonschema` is not installed.
+    """
+    from jsonschema.exceptions import best_match
+    from jsonschema.validators import Draft202012Validator, extend, validator_for
+
+    if not isinstance(schema, dict):
+        raise ValueError("it is no object")
+    named = schema.get("$schema")
+    draft = Draft202012Validator if named is None else validator_for(schema, default=None)
+    if draft is None:
+        raise ValueError(f"its draft {named!r} is unknown")
+    if (error := best_match(draft(draft.META_SCHEMA).iter_errors(schema))) is not None:
+        raise ValueError(f"{error.json_path}: {error.message[:200]}")
+    _check_words(schema, schema)
+    checks = {**draft.VALIDATORS, **{key: check for key, check in _OWN_CHECKS.items() if key in draft.VALIDATORS}}
+    return extend(draft, checks)(schema)
+
+
+def _check_words(inner: Any, whole: dict[str, Any]) -> None:
+    """Raises ValueError for a regular expression that cannot be used, or a reference that leads nowhere."""
+    for key, value in inner.items() if isinstance(inner, dict) else ():
+        for pattern in [value] if key == "pattern" else value if key == "patternProperties" else ():
+            try:
+                isinstance(pattern, str) and _search(pattern)
+            except Exception as error:
+                raise ValueError(f"the pattern {pattern!r}: {' '.join(str(error).split())}") from None
+        if key == "$ref" and isinstance(value, str):
+            _follow(value, whole)
+    values = inner.items() if isinstance(inner, dict) else enumerate(inner if isinstance(inner, list) else ())
+    for key, value in values:
+        if key not in ("const", "enum", "default", "examples"):
+            _check_words(value, whole)
+
+
+def _follow(reference: str, whole: dict[str, Any]) -> None:
+    place: Any = whole
+    start, *steps = reference.split("/")
+    try:
+        if start != "#":
+            raise LookupError
+        for step in steps:
+            name = step.replace("~1", "/").replace("~0", "~")
+            place = place[int(name)] if isinstance(place, list) else place[name]
+    except (LookupError, TypeError, ValueError):
+        raise ValueError(f"the reference {reference!r} leads nowhere: write it as '#/$defs/name'") from None
+
+
 @lru_cache(maxsize=256)
 def _validator(text: str) -> Any:
     """A validator of a schema, which is given as JSON. It never opens a connection."""

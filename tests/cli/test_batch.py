@@ -143,8 +143,8 @@ def test_bad_files_get_one_line_and_a_remedy(tmp_path, answers, capsys):
 def test_the_responses_name_a_folder_by_its_last_part_only(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert batch._label("mine") == batch._label(f"{tmp_path}/mine/") == "mine"
-    assert batch._label("20b") == "openai/gpt-oss-20b" and batch._label("nano") == "nano"
+    assert batch.label("mine") == batch.label(f"{tmp_path}/mine/") == "mine"
+    assert batch.label("20b") == "openai/gpt-oss-20b" and batch.label("nano") == "nano"
 
 
 def begun(source: Path, out: Path) -> subprocess.Popen[str]:
