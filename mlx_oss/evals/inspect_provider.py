@@ -51,7 +51,6 @@ _SAMPLING = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_pen
 _MOST_CALLS = 100_000  # whose text is remembered
 
 
-@modelapi(name="mlx-oss")
 class MlxOss(ModelAPI):
     """A model of mlx-oss for inspect-ai.
 
@@ -204,6 +203,12 @@ class MlxOss(ModelAPI):
             total_tokens=prompt + written,
             reasoning_tokens=sum(len(self._tokenizer.encode(reply.reasoning)) for reply in replies),
         )
+
+
+@modelapi(name="mlx-oss")
+def provider() -> type[ModelAPI]:
+    """What inspect-ai finds under the name `mlx-oss`."""
+    return MlxOss
 
 
 def _options(config: GenerateConfig, *, has_tools: bool) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Results:
     def _fields(self, line: bytes, number: int) -> Mapping[str, Any]:
         try:
             fields = json_text.loads(line.decode())
-            if isinstance(fields, dict) and (number > 1) == ("number" in fields):
+            if isinstance(fields, dict) and ("number" if number > 1 else "mlx_oss_eval") in fields:
                 return fields
         except (ValueError, RecursionError):
             pass

@@ -73,4 +73,4 @@ def wilson(share: float, count: float) -> tuple[float, float]:
     weight = _Z * _Z / count
     middle = (share + weight / 2) / (1 + weight)
     width = _Z / (1 + weight) * math.sqrt(share * (1 - share) / count + weight / (4 * count))
-    return max(0.0, middle - width), min(1.0, middle + width)
+    return max(0.0, middle - width) if share else 0.0, min(1.0, middle + width) if share < 1 else 1.0
