@@ -37,6 +37,8 @@ from inspect_ai.tool import ToolCall, ToolChoice, ToolFunction, ToolInfo
 
 from mlx_oss import json_text
 from mlx_oss.backend.mlx_library import load_mlx
+from mlx_oss.chat.history import Conversation
+from mlx_oss.chat.live import LiveConversation
 from mlx_oss.chat.session import ChatSession
 from mlx_oss.errors import ContextError, OptionError
 from mlx_oss.events import Reply, TokenLogprob, collect
@@ -48,7 +50,7 @@ from mlx_oss.tokenizer import Tokenizer
 _EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}  # others are the model's own
 _REASONS: dict[str, StopReason] = {"stop": "stop", "no_answer": "stop", "tool_calls": "tool_calls"}
 _SAMPLING = ("temperature", "top_p", "top_k", "frequency_penalty", "presence_penalty", "logit_bias", "top_logprobs")
-_MOST_CALLS = 100_000  # whose text is remembered
+_MOST_CALLS = 2_000  # whose conversations are remembered
 
 
 class MlxOss(ModelAPI):
@@ -90,7 +92,8 @@ class MlxOss(ModelAPI):
 
             engine, tokenizer = load(model_name, memory=memory, context=context, dtype=dtype)
         self._engine, self._tokenizer, self._date = engine, tokenizer, None if date is None else str(date)
-        self._written: OrderedDict[str, str] = OrderedDict()  # arguments of calls, as the model wrote them
+        # By the id of a call: its arguments as the model wrote them, and the conversation with its ids up to there.
+        self._written: OrderedDict[str, tuple[str, Conversation]] = OrderedDict()
 
     def max_connections(self) -> int:
         """As many requests at the same time as the engine computes together."""
@@ -123,25 +126,32 @@ class MlxOss(ModelAPI):
         session = ChatSession(
             self._engine,
             self._tokenizer,
-            messages=[*self._messages(input)],
             tools=[ToolDescription(tool.name, tool.description, _schema(tool.parameters)) for tool in tools],
             tool_choice=_choice(tool_choice) if tools else "auto",
             current_date=self._date,
             **_options(config, has_tools=bool(tools)),
         )
+        for message in reversed(input):
+            if isinstance(message, ChatMessageAssistant) and message.tool_calls:
+                if (written := self._written.get(message.tool_calls[-1].id)) is not None:
+                    session._conversation = LiveConversation(written[1])
+                break
+        session.messages = [*self._messages(input)]  # what was there before keeps its ids
         try:
-            replies = await asyncio.gather(*(self._reply(session, k) for k in range(config.num_choices or 1)))
+            answers = await asyncio.gather(*(self._reply(session, k) for k in range(config.num_choices or 1)))
         except ContextError as error:
             return ModelOutput.from_content(self.model_name, str(error), stop_reason="model_length")
-        choices = [self._choice(reply, config) for reply in replies]
-        return ModelOutput(model=self.model_name, choices=choices, usage=self._usage(replies))
+        choices = [self._choice(reply, conversation, config) for reply, conversation in answers]
+        usage = self._usage([reply for reply, _ in answers])
+        return ModelOutput(model=self.model_name, choices=choices, usage=usage)
 
-    async def _reply(self, session: ChatSession, number: int) -> Reply:
-        """One of several answers; with a seed, each has the next higher one."""
+    async def _reply(self, session: ChatSession, number: int) -> tuple[Reply, Conversation]:
+        """One of several answers, and the conversation with it. With a seed, each has the next higher one."""
         session = session.fork()
         if session.options.seed is not None:
             session.options = replace(session.options, seed=(session.options.seed + number) % 2**64)
-        return collect([event async for event in session.aresume()])
+        reply = collect([event async for event in session.aresume()])
+        return reply, session._conversation.current
 
     def _messages(self, input: Iterable[ChatMessage]) -> Iterator[dict[str, Any]]:
         """The conversation in the form of OpenAI's API."""
@@ -154,7 +164,7 @@ class MlxOss(ModelAPI):
                         "id": call.id,
                         "function": {
                             "name": call.function,
-                            "arguments": self._written.get(call.id) or json.dumps(call.arguments, ensure_ascii=False),
+                            "arguments": self._arguments(call),
                         },
                     }
                     for call in message.tool_calls or ()
@@ -165,10 +175,14 @@ class MlxOss(ModelAPI):
                     said["content"] = f"Error: {message.error.message}"
             yield said
 
-    def _choice(self, reply: Reply, config: GenerateConfig) -> ChatCompletionChoice:
+    def _arguments(self, call: ToolCall) -> str:
+        written = self._written.get(call.id)
+        return json.dumps(call.arguments, ensure_ascii=False) if written is None else written[0]
+
+    def _choice(self, reply: Reply, conversation: Conversation, config: GenerateConfig) -> ChatCompletionChoice:
         content: list[Content] = [ContentReasoning(reasoning=reply.reasoning)] if reply.reasoning else []
         content += [ContentText(text=text) for text in (reply.preamble, reply.text) if text]
-        calls = [self._call(call.name, call.arguments) for call in reply.tool_calls]
+        calls = [self._call(call.name, call.arguments, conversation) for call in reply.tool_calls]
         message = ChatMessageAssistant(
             content=content or "", tool_calls=calls or None, model=self.model_name, source="generate"
         )
@@ -179,9 +193,9 @@ class MlxOss(ModelAPI):
         logprobs = Logprobs(content=[*map(_logprob, reply.logprobs)]) if config.logprobs else None
         return ChatCompletionChoice(message=message, stop_reason=stop, logprobs=logprobs)
 
-    def _call(self, name: str, text: str) -> ToolCall:
+    def _call(self, name: str, text: str, conversation: Conversation) -> ToolCall:
         id_ = f"call_{uuid.uuid4().hex}"
-        self._written[id_] = text
+        self._written[id_] = text, conversation
         while len(self._written) > _MOST_CALLS:
             self._written.popitem(last=False)
         try:

@@ -40,6 +40,8 @@ with warnings.catch_warnings():
 
 from tests.evals.answering import Answering
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what inspect-ai uses
+
 ROOT = Path(__file__).parents[2]
 WEATHER = ToolInfo(
     name="get_weather",
