@@ -1,4 +1,4 @@
-"""How much faster an evaluation is that asks several questions at once: python tests/bench_evals.py [MODEL]"""
+"""How much faster an evaluation is that asks several questions at once: python -m tests.bench_evals [MODEL]"""
 
 from __future__ import annotations
 
