@@ -7,7 +7,8 @@
     print(session.ask("Hi").text)
 
 Names are imported when they are first used, so `import mlx_oss` itself loads neither MLX nor the vocabulary. The same
-holds for the modules `mlx_oss.harmony`, `mlx_oss.tools`, `mlx_oss.errors` and `mlx_oss.convert`, which need no MLX.
+holds for the modules `mlx_oss.harmony`, `mlx_oss.tools`, `mlx_oss.research`, `mlx_oss.errors` and `mlx_oss.convert`,
+which need no MLX.
 
 What the library does is logged, by the logger `mlx_oss` and those below it, and nothing is printed.
 """
@@ -41,6 +42,7 @@ from mlx_oss.errors import (
     MlxOssError,
     NumericalError,
     OptionError,
+    ResearchError,
     SessionError,
     TokenizerError,
     ToolError,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from mlx_oss import convert as convert
     from mlx_oss import errors as errors
     from mlx_oss import harmony as harmony
+    from mlx_oss import research as research
     from mlx_oss import tools as tools
     from mlx_oss.chat.many import Replies, ask_many
     from mlx_oss.chat.session import ChatSession
@@ -100,7 +103,7 @@ if TYPE_CHECKING:
     from mlx_oss.model.transformer import Transformer
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
 
-_MODULES = ("convert", "errors", "harmony", "tools")  # public modules
+_MODULES = ("convert", "errors", "harmony", "research", "tools")  # public modules
 _NAMES = {  # the names of each module that are public here
     "chat.many": "Replies ask_many",
     "chat.session": "ChatSession",
@@ -166,6 +169,7 @@ __all__ = [
     "Replies",
     "Reply",
     "Request",
+    "ResearchError",
     "SamplingOptions",
     "ScriptedEngine",
     "SessionError",

@@ -15,6 +15,7 @@
     │       └── NumericalError   the model's logits are not numbers
     ├── SessionError         a saved session cannot be read or written, or a turn of the session is running
     ├── ToolError            a tool failed; the session reports the message to the model
+    ├── ResearchError        the folder of a research cannot be used, or the research was cancelled
     ├── BatchError           a file of requests cannot be read, or its answers cannot be written
     ├── EvaluationError      questions of an evaluation cannot be used, or its results cannot be read or written
     └── BenchmarkError       a benchmarked engine cannot load or run the model
@@ -45,6 +46,7 @@ __all__ = [
     "MlxOssError",
     "NumericalError",
     "OptionError",
+    "ResearchError",
     "SessionError",
     "TokenizerError",
     "ToolError",
@@ -184,6 +186,10 @@ class ToolError(MlxOssError):
     def __init__(self, message: str, output: str = "") -> None:
         Exception.__init__(self, message)  # whole: tools bound what the model gets to read
         self.output = output
+
+
+class ResearchError(MlxOssError):
+    """The folder of a research cannot be read or written, holds another one, or the research was cancelled."""
 
 
 class BatchError(MlxOssError):

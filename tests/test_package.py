@@ -19,6 +19,7 @@ import pytest
 import mlx_oss
 import mlx_oss.convert
 import mlx_oss.harmony
+import mlx_oss.research
 import mlx_oss.tools
 from mlx_oss import errors
 
@@ -41,7 +42,7 @@ ORDER = """
     models
     loader
     chat bench doctor
-    evals
+    evals research
     server
     cli
     __main__
@@ -96,7 +97,7 @@ def loaded_by(statement: str) -> set[str]:
 def test_all_public_names_can_be_imported():
     for name in mlx_oss.__all__:
         assert getattr(mlx_oss, name) is not None
-    assert dir(mlx_oss) == sorted([*mlx_oss.__all__, "convert", "errors", "harmony", "tools"])
+    assert dir(mlx_oss) == sorted([*mlx_oss.__all__, "convert", "errors", "harmony", "research", "tools"])
 
 
 def test_public_names_are_the_same_for_type_checkers_and_at_run_time():
@@ -130,7 +131,7 @@ def test_a_name_that_is_not_public_is_no_attribute():
 
 def public_callables() -> Iterator[tuple[str, Any]]:
     """Functions, classes and methods that users call, of the top level and of the public modules."""
-    modules = (mlx_oss, mlx_oss.convert, mlx_oss.harmony, mlx_oss.tools)
+    modules = (mlx_oss, mlx_oss.convert, mlx_oss.harmony, mlx_oss.research, mlx_oss.tools)
     for module in modules:
         for name in module.__all__:
             thing = getattr(module, name)
@@ -183,6 +184,7 @@ def test_reading_and_rendering_harmony_needs_no_mlx():
 def test_the_public_modules_are_attributes_and_need_no_mlx():
     statement = (
         "import mlx_oss; mlx_oss.harmony.Message, mlx_oss.tools.Tool, mlx_oss.errors.ToolError, mlx_oss.convert.convert"
+        "; mlx_oss.research.Research"
     )
     assert not {"mlx", "pydantic", "docstring_parser"} & loaded_by(statement)
 

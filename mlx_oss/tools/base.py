@@ -43,6 +43,10 @@ class SystemTool(ABC):
         """Returns the parts of the tool's results that an answer cites."""
         return ()
 
+    def fork(self) -> SystemTool:
+        """Returns the tool for another session that runs beside this one: the tool itself, unless it counts pages."""
+        return self
+
     def close(self) -> None:
         """Releases the resources of the tool."""
         return None

@@ -712,6 +712,37 @@ def test_the_result_of_a_backend_after_cancel_is_not_shown():
     assert tool.citations("【0†L0】") == ()
 
 
+def test_a_fork_counts_its_own_pages_and_finds_the_same(tool):
+    call(tool, "search", query="whale")
+    fork = tool.fork()
+    assert call(fork, "open", id="whales.md").startswith("[0] ") and call(tool, "open", id="whales.md").startswith(
+        "[1] "
+    )
+    assert [view.page.source for view in fork.shown] == ["whales.md"] and len(tool.shown) == 2
+    assert fork.shown[0].first == 0 and fork.shown[0].end == len(fork.shown[0].page.lines)
+    assert fork.citations("【1†L0】") == () and len(tool.citations("【1†L0】")) == 1
+    with pytest.raises(ToolError, match="No pages to access"):
+        call(tool.fork(), "find", pattern="whale")
+
+
+def test_cancelling_a_fork_does_not_stop_the_others():
+    class Slow:
+        def fetch(self, source: str) -> Page:
+            (own if source == "own" else other).cancel()
+            return Page(source, source, source)
+
+        def search(self, query: str, topn: int) -> Page:
+            raise NotImplementedError
+
+    own = BrowserTool(Slow())
+    other = own.fork()
+    assert "other" in call(own, "open", id="other")
+    with pytest.raises(ToolError, match="stopped"):
+        call(own, "open", id="own")
+    other.cancel()  # it does nothing, so nothing is stopped later
+    assert "other" in call(own, "open", id="other")
+
+
 @pytest.mark.parametrize(("path", "content"), [("/latin", "Grüße"), ("/nonsense", "fine"), ("/to-a", "/a)")])
 def test_pages_of_all_kinds_are_read(online, site, path, content):
     assert content in call(online, "open", id=f"{site}{path}")

@@ -15,7 +15,7 @@ pages.py      pages as the model sees them: numbered lines and links
 
 from mlx_oss.tools.browser.folder import Folder
 from mlx_oss.tools.browser.pages import Link, Page
-from mlx_oss.tools.browser.tool import Backend, BrowserTool
+from mlx_oss.tools.browser.tool import Backend, BrowserTool, View
 from mlx_oss.tools.browser.web import Web
 
-__all__ = ["Backend", "BrowserTool", "Folder", "Link", "Page", "Web"]
+__all__ = ["Backend", "BrowserTool", "Folder", "Link", "Page", "View", "Web"]

@@ -92,11 +92,10 @@ class Page:
         """The text without the line at its top that holds the address."""
         return self.text.removeprefix(f"\nURL: {self.source}\n")
 
-    def view(self, cursor: int, first: int, count: int, tokens: int) -> str:
-        """Returns a part of the page, as the model reads it.
+    def end(self, first: int, count: int, tokens: int) -> int:
+        """Returns the line after the last one of a view.
 
         Args:
-            cursor: The number of the page, shown above it.
             first: The first line to show, counted from 0.
             count: How many lines to show. If 0 or less, about as many as fit in `tokens`.
             tokens: Number of tokens that the view has room for.
@@ -107,7 +106,16 @@ class Page:
         if first >= len(self.lines):
             last = len(self.lines) - 1
             raise ToolError(f"Invalid location parameter: `{first}`. Cannot exceed page maximum of {last}.")
-        end = min(first + (count if count > 0 else self._fitting(first, tokens)), len(self.lines))
+        return min(first + (count if count > 0 else self._fitting(first, tokens)), len(self.lines))
+
+    def view(self, cursor: int, first: int, end: int) -> str:
+        """Returns a part of the page, as the model reads it.
+
+        Args:
+            cursor: The number of the page, shown above it.
+            first: The first line to show, counted from 0.
+            end: The line after the last one to show.
+        """
         where = f" ({_short(_in_one_line(unquote(self.source)))})" if self.source else ""
         bar = f"**viewing lines [{first} - {end - 1}] of {len(self.lines) - 1}**"
         return f"[{cursor}] {_short(self.title)}{where}\n{bar}\n\n" + self._numbered(first, end)

@@ -14,6 +14,9 @@ import json
 import re
 import sys
 import threading
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +33,21 @@ _MAX_CITED = 200  # lines; an answer with many long citations would otherwise ta
 _CITATION = re.compile(r"【(\d{1,9})†L(\d{1,9})(?:-L(\d{1,9}))?】")
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A part of a page that was shown.
+
+    Attributes:
+        page: The page.
+        first: The first line that was shown, counted from 0.
+        end: The line after the last one.
+    """
+
+    page: Page
+    first: int
+    end: int
+
+
 class Backend(Protocol):
     """A source of pages for BrowserTool. Both methods raise ToolError, with a sentence for the model."""
 
@@ -40,6 +58,13 @@ class Backend(Protocol):
     def fetch(self, source: str) -> Page:
         """Returns the page at `source`: the target of a link, or an address that the model wrote."""
         ...
+
+
+class _Running:
+    """Which of a tool and its forks is browsing, and whether there are forks."""
+
+    tool: BrowserTool | None = None
+    is_shared = False
 
 
 class BrowserTool(SystemTool):
@@ -68,10 +93,10 @@ class BrowserTool(SystemTool):
             raise OptionError(f"the source is {quoted(source)}, expected a folder, Web(...), or another backend")
         self.backend: Backend = Folder(source) if isinstance(source, str | Path) else source
         self.tokens = tokens
-        self._shown: list[Page] = []  # indexed by cursor
+        self._shown: list[View] = []  # indexed by cursor
         self._fetched: dict[str, Page] = {}
         self._stopped = self.backend.stopped if isinstance(self.backend, Folder | Web) else threading.Event()
-        self._browsing = threading.Lock()
+        self._browsing, self._running = threading.Lock(), _Running()  # both are shared with forks
         tools = tool_from(self.search), tool_from(self.open), tool_from(self.find)
         self._functions = {tool.name: tool for tool in tools}
 
@@ -97,16 +122,32 @@ class BrowserTool(SystemTool):
         if tool is None:
             raise ToolError(f"there is no browser.{function}; there are: {', '.join(self._functions)}")
         with self._browsing:
+            self._running.tool = self
             try:
                 result = tool.handler(**tool.arguments(_known_only(text, tool.description.parameters or {})))
             finally:
+                self._running.tool = None
                 self._stopped.clear()
         assert isinstance(result, str)
         return result
 
     def cancel(self) -> None:
         """Stops the running call. Can be called from any thread."""
-        self._stopped.set()
+        if self._running.tool is self or not self._running.is_shared:  # the call may be about to run
+            self._stopped.set()
+
+    def fork(self) -> BrowserTool:
+        """Returns a tool that reads the same source, for another session: it has shown nothing yet."""
+        forked, self._running.is_shared = copy(self), True
+        forked._shown, forked._fetched = [], dict(self._fetched)
+        tools = tool_from(forked.search), tool_from(forked.open), tool_from(forked.find)
+        forked._functions = {tool.name: tool for tool in tools}
+        return forked
+
+    @property
+    def shown(self) -> Sequence[View]:
+        """What has been shown so far; the index is the cursor."""
+        return tuple(self._shown)
 
     def search(self, query: str, topn: int = 10, source: str | None = None) -> str:
         """Shows a page of search results.
@@ -193,7 +234,7 @@ class BrowserTool(SystemTool):
         citations = []
         for match in _CITATION.finditer(answer):
             cursor, first, last = int(match[1]), int(match[2]), int(match[3] or match[2])
-            page = self._shown[cursor] if cursor < len(self._shown) else None
+            page = self._shown[cursor].page if cursor < len(self._shown) else None
             if page is None or first > last or first >= len(page.lines):
                 continue
             last = min(last, len(page.lines) - 1, first + _MAX_CITED - 1)
@@ -206,9 +247,10 @@ class BrowserTool(SystemTool):
         if before is not None and before.text == page.text and before.links == page.links:
             page = before  # a page that is opened again takes no more memory
         page.wrap(self._check)
-        shown = page.view(len(self._shown), first, count, self.tokens)
+        end = page.end(first, count, self.tokens)
+        shown = page.view(len(self._shown), first, end)
         self._check()
-        self._shown.append(page)
+        self._shown.append(View(page, first, end))
         self._fetched[page.source] = page
         return shown
 
@@ -222,7 +264,7 @@ class BrowserTool(SystemTool):
         if cursor >= len(self._shown):
             last = len(self._shown) - 1
             raise ToolError(f"Cursor `{cursor}` is out of range. Available cursor indices: [0 - {last}].")
-        return self._shown[max(cursor, -1)]
+        return self._shown[max(cursor, -1)].page
 
     def _fetch(self, source: str) -> Page:
         cached = None if isinstance(self.backend, Folder) else self._fetched.get(source)
