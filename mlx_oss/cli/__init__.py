@@ -27,6 +27,7 @@ COMMANDS = {
     "serve": ("mlx_oss.cli.serve", "serve a model to other programs, by the APIs of OpenAI and Anthropic"),
     "batch": ("mlx_oss.cli.batch", "answer a file of requests in OpenAI's batch format"),
     "eval": ("mlx_oss.cli.eval", "ask a file of questions, and count the right answers"),
+    "research": ("mlx_oss.cli.research", "answer a question from many pages, with a report that cites them"),
     "generate": ("mlx_oss.cli.generate", "print everything a model writes, control tokens included"),
     "render": ("mlx_oss.cli.render", "print a conversation as the model sees it"),
     "parse": ("mlx_oss.cli.parse", "print the messages in a model's output, and what had to be repaired"),
