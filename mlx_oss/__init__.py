@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from mlx_oss.chat.many import Replies, ask_many
     from mlx_oss.chat.session import ChatSession
     from mlx_oss.chat.settings import TurnOptions
+    from mlx_oss.chat.subtasks import SubtaskLimits, Subtasks, add_subtasks
     from mlx_oss.config import ModelConfig
     from mlx_oss.constrain import Guards
     from mlx_oss.costs import Stats, Usage
@@ -108,6 +109,7 @@ _NAMES = {  # the names of each module that are public here
     "chat.many": "Replies ask_many",
     "chat.session": "ChatSession",
     "chat.settings": "TurnOptions",
+    "chat.subtasks": "SubtaskLimits Subtasks add_subtasks",
     "config": "ModelConfig",
     "constrain": "Guards",
     "costs": "Stats Usage",
@@ -176,6 +178,8 @@ __all__ = [
     "Stats",
     "Step",
     "Stream",
+    "SubtaskLimits",
+    "Subtasks",
     "TokenLogprob",
     "Tokenizer",
     "TokenizerError",
@@ -189,6 +193,7 @@ __all__ = [
     "Usage",
     "WrongFolderError",
     "__version__",
+    "add_subtasks",
     "ask_many",
     "collect",
     "generate_step",
