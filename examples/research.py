@@ -1,39 +1,35 @@
-"""Answers a question from the text, HTML and PDF files of a folder, offline, and prints the lines that it cites.
+"""Researches a question in the files of a folder, offline, and writes a report that cites their lines.
 
-    python examples/research.py NOTES QUESTION [MODEL]
+    python examples/research.py NOTES QUESTION MODEL [FOLDER]
 
-NOTES is the folder, MODEL the folder of a gpt-oss. Without MODEL, nano answers. nano was not trained to use a
-browser, so it answers without looking at the notes.
+NOTES is the folder with text, HTML and PDF files, MODEL the name or folder of a gpt-oss. The report, the notes and a
+trace of everything that happens go to FOLDER, or else to `research`. The same command goes on where it was stopped.
 """
 
 import sys
 
 import mlx_oss
+from mlx_oss.research import Research, described
 from mlx_oss.tools import BrowserTool
 
-INSTRUCTIONS = "Answer from the user's notes: search and open them with the browser, and cite the lines you rely on."
+
+def tell(line: object) -> None:
+    if isinstance(line, dict) and (text := described(line)):
+        print(text, file=sys.stderr)
 
 
-def main(notes: str, question: str, folder: str | None = None) -> None:
-    if folder is None:
-        print("nano cannot browse; give the folder of a gpt-oss", file=sys.stderr)
-    session = mlx_oss.ChatSession(
-        *mlx_oss.load(folder), instructions=INSTRUCTIONS, reasoning_effort="high", tools=[BrowserTool(notes)]
-    )
-    for event in session.send(question):
-        match event:
-            case mlx_oss.ToolCall():
-                print(f"[{event.name} {event.arguments}]", file=sys.stderr)
-            case mlx_oss.AnswerDelta(text):
-                print(text, end="", flush=True)
-            case mlx_oss.Finished():
-                print()
-                for cited in event.citations:
-                    print(f"\n{cited.source}, lines {cited.first_line} to {cited.last_line}:\n{cited.text}")
+def main(notes: str, question: str, model: str | None = None, folder: str = "research") -> None:
+    browser = BrowserTool(notes)
+    if model is None:
+        sys.exit("nano cannot browse: give the name or folder of a gpt-oss, such as 20b")
+    report = Research(*mlx_oss.load(model), question, browser, folder, progress=tell).run()
+    print(report.markdown)
+    for claim in report.flagged:
+        print(f"not supported: {claim.text} ({'; '.join(claim.problems)})", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) not in (3, 4):
+    if len(sys.argv) not in (3, 4, 5):
         sys.exit(__doc__)
     try:
         main(*sys.argv[1:])

@@ -24,9 +24,10 @@ import pytest
 
 import mlx_oss
 from mlx_oss import ChatSession, ScriptedEngine, load_tokenizer
+from tests.research.world import QUESTION, Answering, Researcher, write_pages
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NAMES = ("web", "tui", "classify", "agent", "database", "few_shot", "n_best")
+NAMES = ("web", "tui", "classify", "agent", "database", "few_shot", "n_best", "research")
 FINAL = "<|channel|>final<|message|>"
 
 
@@ -43,7 +44,11 @@ def test_it_is_short_and_imports_only_public_names(name):
     source = (EXAMPLES / f"{name}.py").read_text()
     assert len(source.splitlines()) <= 90
     imported = {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
-    assert {each for each in imported if each and each.startswith("mlx_oss")} <= {"mlx_oss", "mlx_oss.tools"}
+    assert {each for each in imported if each and each.startswith("mlx_oss")} <= {
+        "mlx_oss",
+        "mlx_oss.research",
+        "mlx_oss.tools",
+    }
 
 
 def notebook_cells() -> list[str]:
@@ -156,6 +161,16 @@ def test_the_agent_uses_its_tools_and_asks_before_it_deletes(tmp_path, capsys, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_research_prints_its_report_and_what_happens(tmp_path, monkeypatch, capsys):
+    lake = write_pages(tmp_path / "pages", 20)["Torvan"]
+    rules = Researcher(lambda lines: [lines[0].replace("covers", "covers 5 or"), *lines[1:]])
+    monkeypatch.setattr(mlx_oss, "load", lambda model: (Answering(rules), load_tokenizer()))
+    module("research").main(str(tmp_path / "pages"), QUESTION, "20b", str(tmp_path / "out"))
+    out, err = capsys.readouterr()
+    assert f"{lake.area:,}" in out and "round 1: searches: Lake Torvan" in err
+    assert err.splitlines()[-1].endswith("square kilometres. (5 is not in the cited lines)")
+
+
 def test_a_conversation_comes_back_from_the_database():
     ask = module("database").ask
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
@@ -222,7 +237,12 @@ def test_it_runs_on_nano(name, arguments):
 def test_a_folder_that_is_no_model_or_too_few_arguments_are_told_without_a_traceback(name, tmp_path):
     if name == "tui":
         pytest.importorskip("textual", reason="Textual is not installed (extra `dev`)")
-    given = {"agent": (str(tmp_path), "Hi"), "database": (str(tmp_path / "chats"), "Hi")}.get(name, ())
+    (tmp_path / "note.md").write_text("# Note\n")
+    given = {
+        "agent": (str(tmp_path), "Hi"),
+        "database": (str(tmp_path / "chats"), "Hi"),
+        "research": (str(tmp_path), "Hi"),
+    }.get(name, ())
     command = [sys.executable, str(EXAMPLES / f"{name}.py")]
     done = subprocess.run([*command, *given, str(tmp_path)], capture_output=True, text=True, input="", timeout=300)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr

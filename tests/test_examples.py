@@ -58,12 +58,15 @@ def test_tools_are_called_and_their_results_told():
     assert "1776" in done.stdout or "no isolation" in done.stderr
 
 
-def test_research_runs_on_nano_and_says_what_it_needs(tmp_path):
+def test_research_says_in_one_line_that_nano_cannot_browse(tmp_path):
     (tmp_path / "note.md").write_text("# Note\n")
     done = run("research.py", str(tmp_path), "What is the capital of France?")
-    assert done.returncode == 0 and done.stdout.strip() and "gpt-oss" in done.stderr
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "nano cannot browse: give the name or folder of a gpt-oss, such as 20b\n"
     done = run("research.py", str(tmp_path / "none"), "What?")
     assert done.returncode == 1 and "is not a folder" in done.stderr
+    done = run("research.py", str(tmp_path), "What?", str(tmp_path))
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 
 def test_structured_answers_have_the_form_asked_for_and_thinking_ends_where_it_should():
