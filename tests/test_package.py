@@ -18,6 +18,7 @@ import pytest
 
 import mlx_oss
 import mlx_oss.convert
+import mlx_oss.evals
 import mlx_oss.harmony
 import mlx_oss.research
 import mlx_oss.tools
@@ -97,7 +98,8 @@ def loaded_by(statement: str) -> set[str]:
 def test_all_public_names_can_be_imported():
     for name in mlx_oss.__all__:
         assert getattr(mlx_oss, name) is not None
-    assert dir(mlx_oss) == sorted([*mlx_oss.__all__, "convert", "errors", "harmony", "research", "tools"])
+    modules = ["convert", "errors", "evals", "harmony", "research", "tools"]
+    assert dir(mlx_oss) == sorted([*mlx_oss.__all__, *modules])
 
 
 def test_public_names_are_the_same_for_type_checkers_and_at_run_time():
@@ -131,7 +133,7 @@ def test_a_name_that_is_not_public_is_no_attribute():
 
 def public_callables() -> Iterator[tuple[str, Any]]:
     """Functions, classes and methods that users call, of the top level and of the public modules."""
-    modules = (mlx_oss, mlx_oss.convert, mlx_oss.harmony, mlx_oss.research, mlx_oss.tools)
+    modules = (mlx_oss, mlx_oss.convert, mlx_oss.evals, mlx_oss.harmony, mlx_oss.research, mlx_oss.tools)
     for module in modules:
         for name in module.__all__:
             thing = getattr(module, name)
@@ -171,7 +173,9 @@ def test_a_docstring_describes_every_parameter_and_no_other(name):
         assert parameters <= described
 
 
-@pytest.mark.parametrize("name", ["mlx_oss", "mlx_oss.config", "mlx_oss.errors", "mlx_oss.harmony", "mlx_oss.cli"])
+@pytest.mark.parametrize(
+    "name", ["mlx_oss", "mlx_oss.config", "mlx_oss.errors", "mlx_oss.evals", "mlx_oss.harmony", "mlx_oss.cli"]
+)
 def test_importing_it_loads_nothing_heavy(name):
     assert loaded_by(f"import {name}") == set()
 

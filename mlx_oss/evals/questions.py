@@ -274,8 +274,9 @@ def _read_question(fields: _Fields, number: str) -> Question:
     if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
         raise fields.wrong("seed", "a whole number from 0 to 2^64 - 1")
     tools = tuple(map(_tool, fields.each("tools", _TOOL, texts=True)))
-    described = Toolset([tool.description for tool in tools if isinstance(tool, GivenTool)]).functions
-    render_conversation(map(with_simplified_schemas, preamble("", "low", described, (), None)))
+    if tools:  # whatever cannot be told to the model is found here
+        described = Toolset([tool.description for tool in tools if isinstance(tool, GivenTool)]).functions
+        render_conversation(map(with_simplified_schemas, preamble("", "low", described, (), None)))
     return Question(
         turns,
         fields.text("id", longest=_LONGEST_NAME) or number,
