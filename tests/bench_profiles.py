@@ -19,7 +19,7 @@ import numpy as np
 import mlx_oss
 from mlx_oss import ChatSession, SamplingOptions
 from mlx_oss.convert import ConvertOptions, convert
-from mlx_oss.evals import Comparison, Passage, bundled, compare, store
+from mlx_oss.evals import Comparison, Passage, bundled_conversations, compare, store
 from mlx_oss.evals.passages import label, passages_of
 from mlx_oss.harmony import DeveloperContent, Message, SystemContent, ToolNamespace
 from mlx_oss.nano import nano_folder
@@ -89,7 +89,7 @@ def main() -> None:
         work = Path(temporary)
         texts: dict[str, tuple[Path, Callable[[], list[Passage]]]] = {
             "random": (write_checkpoint(work / "release", SHAPE, layout="hf"), random_passages),
-            "nano, bundled conversations": (nano_folder(), bundled),
+            "nano, bundled conversations": (nano_folder(), bundled_conversations),
             "nano, its own dialogues": (nano_folder(), dialogues),
         }
         for name, (source, make) in texts.items():

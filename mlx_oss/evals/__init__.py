@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlx_oss.evals.checks import Checks, ExpectedCall
     from mlx_oss.evals.comparison import Comparison, Figures, compare, store
     from mlx_oss.evals.evaluation import evaluate
-    from mlx_oss.evals.passages import Passage, bundled, read_conversations, read_text
+    from mlx_oss.evals.passages import Passage, bundled_conversations, read_conversations, read_text
     from mlx_oss.evals.questions import GivenTool, Question, QuestionTurn
     from mlx_oss.evals.report import Evaluation
     from mlx_oss.evals.statistics import Score
@@ -36,7 +36,7 @@ _NAMES = {  # the public names of each module
     "checks": "Checks ExpectedCall",
     "comparison": "Comparison Figures compare store",
     "evaluation": "evaluate",
-    "passages": "Passage bundled read_conversations read_text",
+    "passages": "Passage bundled_conversations read_conversations read_text",
     "questions": "GivenTool Question QuestionTurn",
     "report": "Evaluation",
     "statistics": "Score",
@@ -56,7 +56,7 @@ __all__ = [
     "Question",
     "QuestionTurn",
     "Score",
-    "bundled",
+    "bundled_conversations",
     "compare",
     "evaluate",
     "read_conversations",

@@ -143,7 +143,7 @@ def compare(
         if passages is not None and not _are_equal(passages, stored.passages):
             raise OptionError(f"{stored.path} has the logits of other texts: leave the texts out, or store them again")
         passages = stored.passages
-    passages = texts.bundled() if passages is None else list(passages)
+    passages = texts.bundled_conversations() if passages is None else list(passages)
     context = max(len(passage.ids) for passage in passages)
     if stored is not None:
         model_b = _loaded(b, dtype, memory, context)
@@ -180,7 +180,7 @@ def store(
         OptionError: If the file cannot be written.
         MlxOssError: As `compare`.
     """
-    passages = texts.bundled() if passages is None else list(passages)
+    passages = texts.bundled_conversations() if passages is None else list(passages)
     check_target(path)
     engine = _loaded(model, dtype, memory, max(len(passage.ids) for passage in passages))
     store_tops(path, passages, _tops(engine, passages, progress), engine.config.vocab_size)

@@ -74,7 +74,7 @@ def in_words(number: int) -> tuple[str, str]:
     return CHANNELS[channel], KINDS[kind]
 
 
-def bundled() -> list[Passage]:
+def bundled_conversations() -> list[Passage]:
     """The conversations that come with mlx-oss."""
     file = resources.files("mlx_oss") / "data" / BUNDLED
     return list(_passages_of_lines(file.read_text(encoding="utf-8"), BUNDLED))

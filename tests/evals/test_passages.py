@@ -14,7 +14,7 @@ from mlx_oss.evals.passages import (
     KINDS,
     PIECE,
     Passage,
-    bundled,
+    bundled_conversations,
     in_words,
     label,
     read_conversations,
@@ -80,14 +80,14 @@ def test_harmony_messages_are_read_with_their_own_system_message(tmp_path):
 
 
 def test_bundled_conversations_have_every_kind_of_text_but_plain_text():
-    passages = bundled()
+    passages = bundled_conversations()
     found = {in_words(int(n))[1] for passage in passages for n in np.unique(passage.labels) if n}
     assert found == set(KINDS) - {"text"}
     assert 3000 < sum(len(passage.counted) for passage in passages) < 10_000
 
 
 def test_bundled_conversations_are_written_as_the_model_would():
-    for passage in bundled():
+    for passage in bundled_conversations():
         parse_messages(passage.ids.tolist(), role=None, strict=True)
         assert passage.labels[0] == 0 and passage.ids[0] == START
 
