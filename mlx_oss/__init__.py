@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from mlx_oss.costs import Stats, Usage
     from mlx_oss.events import (
         AnswerDelta,
+        Attachment,
         Citation,
         Event,
         Finished,
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
         Reply,
         TokenLogprob,
         ToolCall,
+        ToolProgress,
         ToolResult,
         TurnsDropped,
         collect,
@@ -114,8 +116,8 @@ _NAMES = {  # the names of each module that are public here
     "config": "ModelConfig",
     "constrain": "Guards",
     "costs": "Stats Usage",
-    "events": "AnswerDelta Citation Event Finished PreambleDelta PrefillProgress ReasoningDelta ReasoningStopped "
-    "RepairedOutput Reply TokenLogprob ToolCall ToolResult TurnsDropped collect",
+    "events": "AnswerDelta Attachment Citation Event Finished PreambleDelta PrefillProgress ReasoningDelta "
+    "ReasoningStopped RepairedOutput Reply TokenLogprob ToolCall ToolProgress ToolResult TurnsDropped collect",
     "generation.engine": "Constraint Counts Engine EngineStats PromptCache PromptProgress Request Step Stream",
     "generation.generate": "generate_step prefill",
     "generation.local": "LocalEngine",
@@ -134,6 +136,7 @@ _COMPUTING = ("generation.generate", "generation.local", "loader", "memory.plan"
 
 __all__ = [
     "AnswerDelta",
+    "Attachment",
     "BatchError",
     "BenchmarkError",
     "Cache",
@@ -187,6 +190,7 @@ __all__ = [
     "ToolCall",
     "ToolDescription",
     "ToolError",
+    "ToolProgress",
     "ToolResult",
     "Transformer",
     "TurnOptions",

@@ -87,6 +87,38 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolProgress:
+    """A tool that is running tells how far it is. Comes between a `ToolCall` and its `ToolResult`.
+
+    Attributes:
+        recipient: The tool, as in `ToolCall.recipient`.
+        done: How much is done, in the tool's own unit.
+        total: How much there is to do. None: it does not say.
+        text: What is being done; "" if it does not say.
+    """
+
+    recipient: str
+    done: float
+    total: float | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Something in the result of a tool that the model cannot read, such as an image.
+
+    Attributes:
+        media_type: What it is, as the tool says, for example `image/png`.
+        data: Its bytes.
+        name: Its name or address; "" if it has none.
+    """
+
+    media_type: str
+    data: bytes
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolResult:
     """The result of a tool call, which the model reads before it continues.
 
@@ -95,11 +127,13 @@ class ToolResult:
         text: What the model reads: the result, or a sentence about the error.
         error: Why there is no result: the tool failed, or the call was refused or stopped. None if the tool succeeded,
             or if the app added the result.
+        attachments: What else the tool gave, for the app: images, sounds and files, which `text` only mentions.
     """
 
     recipient: str
     text: str
     error: str | None = None
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +242,7 @@ Event = (
     | AnswerDelta
     | TokenLogprob
     | ToolCall
+    | ToolProgress
     | ToolResult
     | ReasoningStopped
     | RepairedOutput

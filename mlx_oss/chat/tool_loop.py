@@ -209,6 +209,9 @@ class ToolLoop:
                 invocation.refuse(refusal)
             else:
                 yield invocation
+                while invocation.is_running:
+                    yield from invocation.take_progress()
+                    yield invocation
         finally:
             invocation.cancel()
             self._invocation = None

@@ -16,6 +16,7 @@ from rich.segment import Segment, Segments
 from rich.text import Text
 
 from mlx_oss import events
+from mlx_oss.cli.attached import saved
 from mlx_oss.cli.printers import never
 from mlx_oss.cli.remarks import remark
 from mlx_oss.events import Event
@@ -61,6 +62,8 @@ class LiveMarkdown:
                 self._append(type(event), sanitize(text))
             case events.PrefillProgress(done, total):
                 self._show_status(f"reading {done:,} of {total:,} tokens")
+            case events.ToolProgress():
+                self._show_status(remark(event))
             case events.RepairedOutput() if not remark(event):
                 pass
             case events.ToolCall(recipient) if self.is_reviewed(event):
@@ -75,6 +78,8 @@ class LiveMarkdown:
             ):
                 self._finish()
                 self._print(type(event), self._lines(Text(remark(event, self.whole_calls), "dim")))
+                for line in saved(event.attachments) if isinstance(event, events.ToolResult) else ():
+                    self._print(type(event), self._lines(Text(line, "dim")))
 
     def end_turn(self, remark: str = "") -> None:
         self._finish()

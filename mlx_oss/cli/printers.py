@@ -5,6 +5,7 @@ A printer is called with each event, then `end_turn` is called. Knows nothing of
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import sys
@@ -14,6 +15,7 @@ from enum import Enum
 from typing import Protocol
 
 from mlx_oss import events
+from mlx_oss.cli.attached import saved
 from mlx_oss.cli.remarks import remark
 from mlx_oss.events import Event
 from mlx_oss.terminal import one_line, sanitize, wants_plain, width_of, wrapped
@@ -82,6 +84,9 @@ class PlainPrinter:
                 self.notice(f"[calls {one_line(recipient)}]")
             case events.ToolCall() | events.ToolResult() | events.TurnsDropped() | events.ReasoningStopped():
                 self._write(event, wrapped(remark(event, self.whole_calls), width_of(sys.stderr)))
+                for line in saved(event.attachments) if isinstance(event, events.ToolResult) else ():
+                    self._separate(None)
+                    self.notice(line)
             case events.RepairedOutput() if remark(event):
                 self._write(event, remark(event))
 
@@ -116,7 +121,10 @@ class JsonPrinter:
         self.is_reviewed: Callable[[events.ToolCall], bool] = never
 
     def __call__(self, event: Event) -> None:
-        write_json_line(snake_case(type(event).__name__), **asdict(event))
+        fields = asdict(event)
+        if isinstance(event, events.ToolResult) and not event.attachments:
+            del fields["attachments"]
+        write_json_line(snake_case(type(event).__name__), **fields)
 
     def end_turn(self, remark: str = "") -> None:
         pass  # the last event says it
@@ -127,13 +135,15 @@ class JsonPrinter:
 
 def write_json_line(kind: str, **fields: object) -> None:
     """Writes one line of JSON to stdout. On a terminal, characters outside ASCII are escaped."""
-    text = json.dumps({"type": kind, **fields}, ensure_ascii=sys.stdout.isatty(), default=_enum_name)
+    text = json.dumps({"type": kind, **fields}, ensure_ascii=sys.stdout.isatty(), default=_jsonable)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
-def _enum_name(value: object) -> str:
-    """JSON for an enumeration member, such as a kind of repair: its name in lower case."""
+def _jsonable(value: object) -> str:
+    """JSON for an enumeration member, such as a kind of repair: its name in lower case; for bytes: Base64."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     if isinstance(value, Enum):
         return value.name.lower()
     raise TypeError(f"{value!r} cannot be written as JSON")

@@ -33,6 +33,9 @@ def remark(event: Event, whole: bool = False) -> str:
             return f"[{one_line(recipient)} was not run]"
         case events.ToolResult(recipient, text):
             return f"[{one_line(recipient)} returns: {sanitize(text if whole else _folded(text))}]"
+        case events.ToolProgress(recipient, done, total, text):
+            far = f"{done:,g}" if total is None else f"{done:,g} of {total:,g}"
+            return f"[{one_line(recipient)}: {far}{' · ' + one_line(text) if text else ''}]"
         case events.TurnsDropped(count):
             return f"[the context is full: the {count} oldest turns were dropped]"
         case events.ReasoningStopped("limit"):

@@ -12,25 +12,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import math
 import threading
+import time
 from collections.abc import AsyncIterable, Awaitable, Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from queue import SimpleQueue
+from dataclasses import replace
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar, cast
 
 from mlx_oss.action import Action, done_event
 from mlx_oss.errors import ToolError
-from mlx_oss.events import ToolCall, ToolResult
+from mlx_oss.events import ToolCall, ToolProgress, ToolResult
 from mlx_oss.json_text import whole_characters
 from mlx_oss.shield import shield
+from mlx_oss.tools import progress
 from mlx_oss.tools.base import STOPPED, SystemTool
 from mlx_oss.tools.functions import Tool
-from mlx_oss.tools.results import bounded, list_of, text_of
+from mlx_oss.tools.results import WithAttachments, bounded, list_of, text_of
 
 T = TypeVar("T")
 
 Confirm = Callable[[ToolCall], "bool | str | Awaitable[bool | str]"]
 _MAX_ERROR_LENGTH = 1000  # characters
+_PAUSE = 0.1  # seconds between two reports of progress that are passed on
 
 
 class ToolInvocation(Action):
@@ -38,6 +43,9 @@ class ToolInvocation(Action):
 
     A call that is cancelled before it starts does not ask for confirmation, and an approval that comes after the
     cancellation is ignored.
+
+    It is performed again and again until `is_running` is False: it also returns when the tool tells of its progress,
+    which `take_progress` then has.
 
     Attributes:
         result: The result of the call. Until the call is done, and if it is cancelled, the result says that it was
@@ -48,8 +56,11 @@ class ToolInvocation(Action):
         self, tool: Tool | SystemTool | None, call: ToolCall, confirm: Confirm | None, known: tuple[str, ...]
     ) -> None:
         self._tool, self._call, self._confirm, self._known = tool, call, confirm, known
-        self._text: Future[str] = Future()  # cancelling it cancels whatever the call is waiting for
-        self._is_cancelled = self._is_late = False
+        self._text: Future[str | WithAttachments] = Future()  # cancelling it cancels whatever the call is waiting for
+        self._is_cancelled = self._is_late = self._has_begun = False
+        self._told: SimpleQueue[ToolProgress] = SimpleQueue()
+        self._last_told = -math.inf
+        self._news: Future[None] = Future()  # done when the call is done, or has told something
         self.result = self._failed(STOPPED)
 
     def cancel(self) -> None:
@@ -57,11 +68,26 @@ class ToolInvocation(Action):
         self._is_cancelled = True
         shield(self._text.cancel)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the call has begun and is not done."""
+        return self._has_begun and not shield(self._text.done)
+
+    def take_progress(self) -> list[ToolProgress]:
+        """What the tool has told of its progress since this was called last."""
+        told = []
+        with contextlib.suppress(Empty):
+            while True:
+                told.append(self._told.get_nowait())
+        return told
+
     def refuse(self, reason: str) -> None:
         """Sets an error as the result, instead of running the call."""
         self.result = self._failed(reason)
 
     def perform(self) -> None:
+        if self._has_begun:
+            return shield(self._wait, self.cancel)
         approval, context = self._ask(), contextvars.copy_context()
 
         def run() -> None:
@@ -70,21 +96,42 @@ class ToolInvocation(Action):
                 answer = _on_a_thread(lambda: context.run(asyncio.run, self._await_approval(answer)))
             if self._is_approved(answer):
                 self._start(context, None)
-                with contextlib.suppress(CancelledError):
-                    self._text.exception()
-                self._store_result()
+                self._wait()
 
         shield(run, self.cancel)
 
     async def aperform(self) -> None:
-        approval = self._ask()
-        if isinstance(approval, Awaitable):
-            approval = await self._await_approval(approval)
-        if self._is_approved(approval):
-            done, context, loop = done_event(self._text), contextvars.copy_context(), asyncio.get_running_loop()
+        if not self._has_begun:
+            approval = self._ask()
+            if isinstance(approval, Awaitable):
+                approval = await self._await_approval(approval)
+            if not self._is_approved(approval):
+                return
+            context, loop = contextvars.copy_context(), asyncio.get_running_loop()
             shield(lambda: self._start(context, loop))
-            await done.wait()
-            shield(self._store_result)
+        await done_event(shield(self._next_news)).wait()
+        shield(self._store_result)
+
+    def _wait(self) -> None:
+        """Waits until the call is done, or has told of its progress."""
+        self._next_news().exception()
+        self._store_result()
+
+    def _next_news(self) -> Future[None]:
+        """The future that is done with the next news; at once if there are some that nobody has taken."""
+        self._news = news = Future[None]()
+        self._text.add_done_callback(lambda _: _set(news))
+        if not self._told.empty():
+            _set(news)
+        return news
+
+    def _tell(self, done: float, total: float | None, text: str) -> None:
+        """The tool tells of its progress. Called on its thread."""
+        now = time.monotonic()
+        if now - self._last_told >= _PAUSE and not self._text.done():
+            self._last_told = now
+            self._told.put(ToolProgress(self._call.recipient, done, total, whole_characters(text[:_MAX_ERROR_LENGTH])))
+            _set(self._news)
 
     def _ask(self) -> Any:
         """The answer of `confirm`, or an awaitable for it. Unknown tools and cancelled calls need no confirmation."""
@@ -112,6 +159,7 @@ class ToolInvocation(Action):
 
     def _start(self, context: contextvars.Context, loop: asyncio.AbstractEventLoop | None) -> None:
         """Runs the call on a new thread, in a context. An async handler is awaited in `loop`; None means a new loop."""
+        self._has_begun = True
         if isinstance(self._tool, Tool) and self._tool.timeout is not None:
             timer = threading.Timer(self._tool.timeout, self._end_late, [self._tool.timeout])
             timer.daemon = True
@@ -125,6 +173,7 @@ class ToolInvocation(Action):
             self._text.set_exception(ToolError(f"the call took longer than {timeout:g} s and was stopped"))
 
     def _work(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        progress.listener.set(self._tell)
         with contextlib.suppress(InvalidStateError):  # the call was cancelled
             try:
                 text = self._run(loop)
@@ -133,7 +182,7 @@ class ToolInvocation(Action):
             else:
                 self._text.set_result(text)
 
-    def _run(self, loop: asyncio.AbstractEventLoop | None) -> str:
+    def _run(self, loop: asyncio.AbstractEventLoop | None) -> str | WithAttachments:
         if self._text.done():  # nothing has started that a cancellation could stop
             raise CancelledError
         match self._tool:
@@ -148,6 +197,8 @@ class ToolInvocation(Action):
                     result = list_of(result)
                 if isinstance(result, Awaitable):
                     result = asyncio.run(self._await_here(result)) if loop is None else self._wait_for(result, loop)
+                if isinstance(result, WithAttachments):
+                    return replace(result, text=text_of(result.text))
                 return text_of(result)
 
     def _wait_for(self, result: Awaitable[Any], loop: asyncio.AbstractEventLoop) -> Any:
@@ -180,7 +231,7 @@ class ToolInvocation(Action):
     def _on_cancel(self, stop: Callable[[], object]) -> None:
         """Calls `stop` when the call is cancelled or takes too long, at once if that is so already."""
 
-        def stop_if_cancelled(future: Future[str]) -> None:
+        def stop_if_cancelled(future: Future[str | WithAttachments]) -> None:
             if future.cancelled() or self._is_late:
                 with contextlib.suppress(RuntimeError):  # the event loop has been closed
                     stop()
@@ -188,11 +239,13 @@ class ToolInvocation(Action):
         shield(lambda: self._text.add_done_callback(stop_if_cancelled))
 
     def _store_result(self) -> None:
-        if self._text.cancelled():
+        if not self._text.done() or self._text.cancelled():
             return
         error = self._text.exception()
         if error is None:
-            self.result = ToolResult(self._call.recipient, self._text.result())
+            given = self._text.result()
+            given = given if isinstance(given, WithAttachments) else WithAttachments(given)
+            self.result = ToolResult(self._call.recipient, given.text, attachments=given.attachments)
         elif isinstance(error, ToolError):
             self.result = self._failed(str(error), error.output)
         else:
@@ -203,6 +256,11 @@ class ToolInvocation(Action):
         reason = reason if len(reason) <= _MAX_ERROR_LENGTH else reason[:_MAX_ERROR_LENGTH] + " ..."
         above = f"{output.rstrip()}\n" if output.strip() else ""
         return ToolResult(self._call.recipient, f"{above}Error: {reason}", reason)
+
+
+def _set(news: Future[None]) -> None:
+    with contextlib.suppress(InvalidStateError):  # it is set already
+        news.set_result(None)
 
 
 async def _outcome(result: Awaitable[Any]) -> tuple[Any, BaseException | None]:

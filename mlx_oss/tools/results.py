@@ -22,10 +22,26 @@ from collections.abc import (
     Set,
     ValuesView,
 )
+from dataclasses import dataclass
 from typing import Any
 
 from mlx_oss.errors import ToolError
+from mlx_oss.events import Attachment
 from mlx_oss.json_text import whole_characters
+
+
+@dataclass(frozen=True, slots=True)
+class WithAttachments:
+    """A result with something that the model cannot read, which the app gets.
+
+    Attributes:
+        text: What the model reads.
+        attachments: The rest.
+    """
+
+    text: str
+    attachments: tuple[Attachment, ...] = ()
+
 
 MAX_LENGTH = 500_000  # characters, more than fit into the longest context of gpt-oss as ordinary text
 MAX_ITEMS = 100_000  # in all lists and objects of a result together
