@@ -92,6 +92,16 @@ class Configured:
     def system_tools(self, tools: Sequence[ToolNamespace]) -> None:
         self._settings = self._settings.changed({"system_tools": tools})
 
+    @property
+    def tool_groups(self) -> Sequence[ToolNamespace]:
+        """What servers of tools among the tools offer, as the model reads it."""
+        return self._settings.toolset.groups
+
+    @property
+    def tools_left_out(self) -> Sequence[str]:
+        """Names of functions of these servers that the model is not told of, because there are too many."""
+        return self._settings.toolset.left_out
+
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_"):
             found = getattr(type(self), name, None)

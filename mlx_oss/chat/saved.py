@@ -28,6 +28,9 @@ _COUNTS = ("reasoned", "retries")  # fields of `Entry` that are saved as they ar
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character
 
 
+_FUNCTIONS = "functions"  # the namespace of functions without another one
+
+
 @dataclass(frozen=True, slots=True)
 class Saved:
     """Everything in a file except the caches.
@@ -56,10 +59,12 @@ class Saved:
         """The keyword arguments of `ChatSession` for this session."""
         contents: list[Any] = [message.content for message in self.preamble]
         system, *developer = contents
+        spaces = [space for content in developer for space in content.tools]
         return {
             "instructions": next((content.instructions or "" for content in developer), ""),
             "reasoning_effort": system.reasoning_effort,  # "low" instead of "none"; `limits` below has the real one
-            "tools": [tool for content in developer for space in content.tools for tool in space.tools],
+            "tools": [tool for space in spaces if space.name == _FUNCTIONS for tool in space.tools],
+            "groups": [space for space in spaces if space.name != _FUNCTIONS],
             "system_tools": system.tools,
             "options": self.options,
             "current_date": system.conversation_start_date,

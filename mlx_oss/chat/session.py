@@ -30,6 +30,7 @@ from mlx_oss.harmony import ToolNamespace
 from mlx_oss.shield import shielded
 from mlx_oss.tokenizer import Tokenizer
 from mlx_oss.tools.calls import Confirm
+from mlx_oss.tools.group import ToolGroup
 from mlx_oss.tools.toolset import AnyTool, rebind_tools
 
 _SAVED_OPTIONS = ("reasoning_effort", "max_tokens", "context_limit", "context_policy")  # attributes saved as they are
@@ -258,7 +259,11 @@ class ChatSession(Asking):
         limit = min(saved.limits.get("context_limit", longest), longest)
         kwargs = saved.session_kwargs() | {"context_limit": limit, "confirm": confirm, "max_rounds": max_rounds}
         described = [*kwargs.pop("tools"), *kwargs.pop("system_tools")]
+        running = {tool.namespace.name for tool in tools if isinstance(tool, ToolGroup)}
+        groups = [space for space in kwargs.pop("groups") if space.name not in running]
         session = cls(model, tokenizer, tools=rebind_tools(tools, described), **kwargs)
+        if groups:
+            session._settings = session._settings.changed({"groups": groups})
         session._total_stats = saved.stats
         entries = tuple(entry.known_to(tokenizer) for entry in saved.entries)
         session._conversation = LiveConversation(Conversation(entries))

@@ -18,11 +18,14 @@ from mlx_oss.constrain import Guards, OutputConstraints, Rules, ToolChoice, fina
 from mlx_oss.errors import OptionError, quoted
 from mlx_oss.generation.engine import Engine
 from mlx_oss.generation.options import SamplingOptions
-from mlx_oss.harmony import Message, ToolNamespace, render_conversation
+from mlx_oss.harmony import DeveloperContent, Message, ToolNamespace, render_conversation, render_message
 from mlx_oss.harmony.schemas import with_simplified_schemas
 from mlx_oss.tokenizer import Tokenizer
 from mlx_oss.tools.calls import Confirm
+from mlx_oss.tools.fitting import Room
 from mlx_oss.tools.toolset import AnyTool, Toolset
+
+_SHARE_OF_GROUPS = 3  # groups of functions may take one part in so many of the context
 
 
 class TurnOptions(TypedDict, total=False):
@@ -130,7 +133,26 @@ class Settings:
     @cached_property
     def toolset(self) -> Toolset:
         """The tools that the model may call."""
-        return Toolset([*self.tools, *self.system_tools], self.confirm, self.groups)
+        return Toolset([*self.tools, *self.system_tools], self.confirm, self.groups, self._room)
+
+    @property
+    def _room(self) -> Room:
+        """How much of the context groups of functions may take."""
+
+        def cost(space: ToolNamespace) -> int:
+            message = with_simplified_schemas(Message("developer", DeveloperContent(None, (space,))))
+            return len(render_message(message, tokenizer=self.tokenizer))
+
+        return Room((self.context_limit or self.engine.context) // _SHARE_OF_GROUPS, cost, self.instructions)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the tools are described as they are now."""
+        return self.toolset.is_current
+
+    def renewed(self) -> Settings:
+        """These settings, with the tools described as they are now."""
+        return self.changed({"tools": self.tools})
 
     @cached_property
     def constraints(self) -> OutputConstraints:
@@ -166,7 +188,9 @@ class Settings:
     def preamble(self) -> list[Message]:
         """The system and developer messages."""
         tools, answer = (self.toolset.functions, self.toolset.namespaces), self.constraints.prompt_format
-        return preamble(self.instructions, self.reasoning_effort, *tools, self.current_date, answer, self.groups)
+        return preamble(
+            self.instructions, self.reasoning_effort, *tools, self.current_date, answer, self.toolset.groups
+        )
 
     @property
     def setup(self) -> TurnSetup:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Generator, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Unpack
 
-from mlx_oss.action import Action
+from mlx_oss.action import Action, Wait
 from mlx_oss.chat.configured import Configured
 from mlx_oss.chat.driver import AsyncIterate, iterate
 from mlx_oss.chat.history import Entry
@@ -161,6 +163,7 @@ class Turns(Configured):
         self, settings: Settings, question: Entry | None, instead_of: int | None
     ) -> Generator[Event | Action, None, None]:
         with self._conversation.held():
+            settings = yield from self._with_current_tools(settings)
             self._loop = loop = ToolLoop(
                 settings.engine,
                 settings.tokenizer,
@@ -185,6 +188,21 @@ class Turns(Configured):
                 else:
                     self._total_stats = self._total_stats.after(loop.usage)
         yield finished  # after the conversation is let go: a caller that stops reading here can use it at once
+
+    def _with_current_tools(self, settings: Settings) -> Generator[Action, None, Settings]:
+        """The settings with groups of tools as they are now: what a server offers can change between turns."""
+        for future in settings.toolset.pending():
+            yield Wait(future, partial(_cancel, future))
+        if settings.is_current:
+            return settings
+        renewed = settings.renewed()
+        if settings is self._settings:
+            self._settings = renewed
+        return renewed
+
+
+def _cancel(future: Future[object]) -> None:
+    future.cancel()
 
 
 def question_of(text: str, tokenizer: Tokenizer) -> Entry:

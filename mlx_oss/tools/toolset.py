@@ -5,7 +5,9 @@ Knows nothing of how calls run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from mlx_oss.errors import OptionError, quoted
@@ -14,12 +16,17 @@ from mlx_oss.harmony import ToolDescription, ToolNamespace
 from mlx_oss.harmony.header import ROLES, read_header
 from mlx_oss.tools.base import SystemTool
 from mlx_oss.tools.calls import Confirm, ToolInvocation
+from mlx_oss.tools.fitting import Room, fitted
 from mlx_oss.tools.functions import Tool, tool_from
+from mlx_oss.tools.group import ToolGroup
 
 # A mapping is a description in the form of OpenAI's API.
-AnyTool = Callable[..., Any] | Tool | ToolDescription | SystemTool | ToolNamespace | Mapping[str, Any]
+AnyTool = Callable[..., Any] | Tool | ToolDescription | SystemTool | ToolGroup | ToolNamespace | Mapping[str, Any]
+
+_log = logging.getLogger("mlx_oss.tools")
 
 _RESERVED_NAMES = (*ROLES, "all")
+_MOST_NAMED = 10  # functions in one line of the log
 
 
 class Toolset:
@@ -29,11 +36,13 @@ class Toolset:
         tools: Functions and tools to run, and descriptions of other tools.
         confirm: Called before each call that the session runs. True lets it run; False or a reason refuses it.
         groups: Functions in namespaces of their own, which are only described.
+        room: How much of the context the groups among `tools` may take. None means that all of them is described.
 
     Attributes:
         functions: Descriptions for the developer message.
         groups: Further namespaces for the developer message.
         namespaces: Descriptions for the system message.
+        left_out: Full names of functions for which there was no room.
 
     Raises:
         OptionError: If something is not a tool, if two tools have the same name, or if a name cannot be written in a
@@ -41,14 +50,29 @@ class Toolset:
     """
 
     def __init__(
-        self, tools: Iterable[AnyTool] = (), confirm: Confirm | None = None, groups: Iterable[ToolNamespace] = ()
+        self,
+        tools: Iterable[AnyTool] = (),
+        confirm: Confirm | None = None,
+        groups: Iterable[ToolNamespace] = (),
+        room: Room | None = None,
     ) -> None:
-        self._confirm, self.groups = confirm, tuple(groups)
+        self._confirm = confirm
         self._runnable: dict[str, Tool | SystemTool] = {}
-        described = [(tool, _description(tool)) for tool in tools]
+        tools = list(tools)
+        self._offered = {tool: tool.namespace for tool in tools if isinstance(tool, ToolGroup)}
+        self._running = {entry.name: tool for tool, entry in self._offered.items()}
+        offered = [entry for entry in self._offered.values() if entry.tools]
+        fitting, left_out = (offered, list[str]()) if room is None else fitted(offered, room)
+        self.left_out = tuple(left_out)
+        if left_out:
+            shown = ", ".join(left_out[:_MOST_NAMED]) + (", ..." if len(left_out) > _MOST_NAMED else "")
+            _log.warning("%d functions are left out, as the context has no room for them: %s", len(left_out), shown)
+        self.groups = (*groups, *fitting)
+        described = [(tool, _description(tool)) for tool in tools if not isinstance(tool, ToolGroup)]
         self.functions = tuple(entry for _, entry in described if isinstance(entry, ToolDescription))
         self.namespaces = tuple(entry for _, entry in described if isinstance(entry, ToolNamespace))
-        spaces = [entry.name for entry in (*self.namespaces, *self.groups)]
+        offering = [entry.name for entry in self._offered.values()]
+        spaces = [*(entry.name for entry in (*self.namespaces, *groups)), *offering]
         for names in ([entry.name for _, entry in described], spaces):
             if twice := [name for name in names if names.count(name) > 1]:
                 raise OptionError(f"two tools are called {twice[0]!r}: give each its own name")
@@ -70,7 +94,18 @@ class Toolset:
         spaces = (*self.groups, *self.namespaces)
         known = [*(tool.name for tool in self.functions), *(space.name for space in spaces)]
         is_described = name in known or name.partition(".")[0] in known
-        return bool(self._runnable) and (self._tool(name) is not None or not is_described)
+        if name.partition(".")[0] in self._running:
+            return True
+        return bool(self._runnable or self._running) and (self._tool(name) is not None or not is_described)
+
+    def pending(self) -> list[Future[object]]:
+        """What to wait for before `is_current` says how things are."""
+        return [future for group in self._offered if (future := group.latest()) is not None]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all groups still offer what they offered when this set was made."""
+        return all(group.namespace == offered for group, offered in self._offered.items())
 
     def with_handlers(self, tools: Any) -> Any:
         """The tools, with the tools of this set in place of their descriptions, as `functions` has them."""
@@ -86,11 +121,22 @@ class Toolset:
 
     def invoke(self, call: ToolCall) -> ToolInvocation:
         """Returns the action that runs the call; it has not started."""
-        return ToolInvocation(self._tool(call.name), call, self._confirm, tuple(self._runnable))
+        return ToolInvocation(self._tool(call.name), call, self._confirm, self._known(call.name))
+
+    def _known(self, name: str) -> tuple[str, ...]:
+        """The names among which a call has to choose."""
+        space = name.partition(".")[0]
+        for group in self.groups:
+            if group.name == space in self._running:
+                return tuple(f"{space}.{tool.name}" for tool in group.tools)
+        return (*self._runnable, *self._running)
 
     def _tool(self, name: str) -> Tool | SystemTool | None:
+        space, _, function = name.partition(".")
+        if (group := self._running.get(space)) is not None:
+            return group.tool(function)
         tool = self._runnable.get(name)
-        if tool is None and isinstance(system_tool := self._runnable.get(name.partition(".")[0]), SystemTool):
+        if tool is None and isinstance(system_tool := self._runnable.get(space), SystemTool):
             return system_tool
         return tool
 
@@ -105,12 +151,12 @@ def _description(tool: AnyTool) -> ToolDescription | ToolNamespace:
     """The tool's description. Raises OptionError if this is not a tool."""
     if isinstance(tool, Mapping):
         return _described(tool)
-    if isinstance(tool, type) and issubclass(tool, SystemTool):
+    if isinstance(tool, type) and issubclass(tool, SystemTool | ToolGroup):
         raise OptionError(f"{tool.__name__} is a class, not a tool: give {tool.__name__}(...)")
     match tool:
         case Tool():
             return tool.description
-        case SystemTool():
+        case SystemTool() | ToolGroup():
             return tool.namespace
         case ToolDescription() | ToolNamespace():
             return tool
