@@ -1,0 +1,53 @@
+"""Which messages of a server are let through to the SDK: only what is asked for, without what could hold it up.
+
+Knows nothing of how messages come.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Of what a server tells by itself, nothing else is used. A server that writes a log all the time costs no more than
+# reading it.
+_NOTIFICATIONS = {
+    "notifications/cancelled",
+    "notifications/progress",
+    "notifications/subscriptions/acknowledged",
+    "notifications/tools/list_changed",
+}
+
+
+def passed(message: Any) -> bool:
+    """Whether a message is let through. What is unwanted in it is taken out of it.
+
+    Args:
+        message: A JSON-RPC message as the SDK reads it.
+    """
+    result = getattr(message, "result", None)
+    if isinstance(result, dict):
+        if isinstance(tools := result.get("tools"), list):
+            result["tools"] = [_readable(tool) for tool in tools if _has_name(tool)]
+        return True
+    is_notification = hasattr(message, "method") and not hasattr(message, "id")
+    return not is_notification or message.method in _NOTIFICATIONS
+
+
+def _has_name(tool: Any) -> bool:
+    return isinstance(tool, dict) and isinstance(tool.get("name"), str)
+
+
+def _readable(tool: dict[str, Any]) -> dict[str, Any]:
+    """What is used of the description of a tool, so that one wrong description does not spoil the list.
+
+    The schemas of results are left out: the SDK would check each result against them, with regular expressions of the
+    server's that can take for ever.
+    """
+    given = tool.get("inputSchema")
+    schema = {**given, "type": "object"} if isinstance(given, dict) else {"type": "object"}
+    properties, required = schema.get("properties"), schema.get("required")
+    if not (isinstance(properties, dict) and all(isinstance(inner, dict) for inner in properties.values())):
+        schema.pop("properties", None)
+    if not (isinstance(required, list) and all(isinstance(name, str) for name in required)):
+        schema.pop("required", None)
+    texts = {name: tool[name] for name in ("name", "title", "description") if isinstance(tool.get(name), str)}
+    return {**texts, "inputSchema": schema}
