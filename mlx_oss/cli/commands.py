@@ -113,6 +113,11 @@ def _tools(state: ChatState, argument: str) -> None:
     session = state.session
     lines = [one_line(f"  {tool.name}: {tool.description.partition(chr(10))[0]}") for tool in session.tools]
     lines += [one_line(f"  {namespace.name} (built in)") for namespace in session.system_tools]
+    for space in session.tool_groups:
+        for tool in space.tools:
+            lines.append(one_line(f"  {space.name}.{tool.name}: {tool.description.partition(chr(10))[0]}"))
+    if left_out := session.tools_left_out:
+        lines.append(one_line(f"  left out, as there is no room in the context: {', '.join(left_out)}"))
     state.notice("\n".join(lines) or "the model has no tools")
 
 

@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
             "file": None if file is None else str(file),
             "model": model,
             "chat": chat,
+            "mcp": sorted(read.get("mcp", {})),
             "conversations": None if home is None else str(home),
         }
         sys.stdout.write(json.dumps(shown, default=str) + "\n")
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     report(one_line(named))
     for key, value in chat.items():
         report(one_line(f"chat {key} = {json.dumps(value, default=str)}"))
+    if servers := sorted(read.get("mcp", {})):
+        report(one_line(f"servers for --mcp: {', '.join(servers)}"))
     if (home := kept.folder()) is not None:
         report(one_line(f"conversations are kept in {home}"))
     return 0

@@ -105,10 +105,15 @@ def _missing_tools(session: ChatSession, tools: dict[str, Any]) -> str:
     from mlx_oss.tools.toolset import Toolset
 
     now = Toolset(tools.get("tools", ()), None)
-    known = {tool.name for tool in now.functions} | {space.name for space in now.namespaces}
-    named = [*(tool.name for tool in session.tools), *(space.name for space in session.system_tools)]
+    known = {tool.name for tool in now.functions} | {space.name for space in (*now.namespaces, *now.groups)}
+    spaces = [*session.system_tools, *session.tool_groups]
+    named = [*(tool.name for tool in session.tools), *(space.name for space in spaces)]
     missing = [name for name in named if name not in known]
-    return one_line(f"tools that are not run now: {', '.join(missing)}; --tool gives them again") if missing else ""
+    return (
+        one_line(f"tools that are not run now: {', '.join(missing)}; --tool or --mcp gives them again")
+        if missing
+        else ""
+    )
 
 
 def sessions(state: ChatState, _: str) -> None:

@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints what the model writes. The exit status is 3 if it was cut off; text that --raw continues has no end."""
-    if args.raw and args.tools:
+    if args.raw and (args.tools or args.mcp):
         raise OptionError(
-            "--raw continues the prompt without the chat format, so it has no tools: leave out --raw or --tool"
+            "--raw continues the prompt without the chat format, so it has no tools: leave out --raw or --tool, --mcp"
         )
     options, tools = model_arguments.sampling_options(args), tool_arguments.tools(args)
     if args.prompt == attachments.STDIN:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.raw:
         prompt = tokenizer.encode_with_specials(args.prompt)
     else:
-        blocks = preamble("", args.reasoning, toolset.functions, toolset.namespaces, None)
+        blocks = preamble("", args.reasoning, toolset.functions, toolset.namespaces, None, groups=toolset.groups)
         blocks = list(map(with_simplified_schemas, blocks))
         prompt = render_conversation(
             [*blocks, Message("user", args.prompt)], next_role="assistant", tokenizer=tokenizer
@@ -104,6 +104,9 @@ def _tool_results(toolset: Toolset, written: list[int], tokenizer: Tokenizer) ->
     for call in filter(toolset.handles, tool_calls(parse_messages(written, tokenizer=tokenizer))):
         invocation = toolset.invoke(call)
         invocation.perform()
+        while invocation.is_running:  # it has told of its progress
+            invocation.take_progress()
+            invocation.perform()
         ids += Entry.from_tool_result(call, invocation.result.text, tokenizer).ids
     return ids + OPENING if ids else []
 

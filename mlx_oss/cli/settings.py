@@ -1,10 +1,14 @@
-"""The user's own defaults, from a small file: which model is used when none is named, and options of `mlx-oss chat`.
+"""The user's own defaults, from a small file: the model, options of `mlx-oss chat`, and servers of tools by name.
 
     model = "openai/gpt-oss-20b"
 
     [chat]
     reasoning = "high"
     temperature = 0.7
+
+    [mcp.notes]
+    command = "npx"
+    args = ["-y", "@modelcontextprotocol/server-filesystem", "/home/me/notes"]
 
 An option on the command line comes first, then the environment variable MLX_OSS_MODEL, then the file.
 """
@@ -53,13 +57,23 @@ def read() -> dict[str, Any]:
         raise OptionError(f"{file} cannot be read ({error.strerror}): check it, or remove it") from None
     except (ValueError, RecursionError) as error:
         raise OptionError(f"{file} is not TOML ({error}): correct or remove it") from None
-    if unknown := sorted(settings.keys() - {"model", "chat"}):
-        raise OptionError(f"{file}: {quoted(unknown[0])} is unknown: the file has a `model` and a table [chat]")
+    if unknown := sorted(settings.keys() - {"model", "chat", "mcp"}):
+        raise OptionError(
+            f"{file}: {quoted(unknown[0])} is unknown: the file has a `model`, and tables [chat] and [mcp]"
+        )
     if not isinstance(settings.get("model", ""), str):
         raise OptionError(f"{file}: model is {quoted(settings['model'])}: give a name or a folder in quotes")
     if not isinstance(settings.get("chat", {}), dict):
         raise OptionError(f"{file}: chat is {quoted(settings['chat'])}: write a table [chat] with options")
+    if not isinstance(settings.get("mcp", {}), dict):
+        raise OptionError(f"{file}: mcp is {quoted(settings['mcp'])}: write a table [mcp.NAME] for each server")
     return settings
+
+
+def mcp() -> dict[str, Any]:
+    """The servers of tools that the file describes, by name. They are used if `--mcp NAME` asks for them."""
+    table: dict[str, Any] = read().get("mcp", {})
+    return table
 
 
 def model() -> str | None:

@@ -1,4 +1,4 @@
-"""The arguments `--tool` and `--yes`: which tools the model may call, and the question before code or a patch runs."""
+"""The arguments `--tool`, `--mcp` and `--yes`: which tools the model may call, and the question before one acts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlx_oss.cli import mcp_arguments
 from mlx_oss.cli.interrupts import asking_user
 from mlx_oss.errors import OptionError
 from mlx_oss.files import expanded
@@ -30,35 +31,41 @@ offers the functions of a Python file that have a docstring"""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tool", action="append", default=[], dest="tools", metavar="TOOL", help=_HELP)
-    parser.add_argument("--yes", action="store_true", help="run the model's code and patches without asking first")
+    mcp_arguments.add_argument(parser)
+    parser.add_argument(
+        "--yes", action="store_true", help="run the model's code, patches and calls of servers without asking first"
+    )
 
 
 def tools(args: argparse.Namespace) -> dict[str, Any]:
     """Returns keyword arguments for `ChatSession`. Raises OptionError for an unknown or invalid tool."""
-    selected = [tool for spec in args.tools for tool in made(spec)]
+    selected = [tool for spec in args.tools for tool in made(spec)] + mcp_arguments.servers(args.mcp)
     confirmation = Confirmation(selected) if selected and not args.yes else None
     if confirmation and confirmation.is_needed and not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise OptionError(
-            "the model's code and patches need your approval, but there is no terminal: give --yes to approve them all"
+            "the model's code, patches and calls of servers need your approval, but there is no terminal: give --yes "
+            "to approve them all"
         )
     return {"tools": selected, "confirm": confirmation if confirmation and confirmation.is_needed else None}
 
 
 class Confirmation:
-    """Shows the code or patch of a call on the terminal and asks the user whether it may run.
+    """Shows the code, patch or arguments of a call on the terminal and asks the user whether it may run.
 
-    The answer "always" approves all later calls of the tool. Tools that run no code and change no files need no
-    approval.
+    The answer "always" approves all later calls of the tool, and of a server of tools those of this function. Tools
+    that run no code and change no files need no approval.
 
     Args:
         tools: The tools of the session.
     """
 
     def __init__(self, tools: Sequence[AnyTool]) -> None:
+        from mlx_oss.tools.group import ToolGroup
         from mlx_oss.tools.reviews import reviews_of
 
         self._previews = reviews_of(tools)  # by name: shows what a call would run
-        self._approved: set[str] = set()  # names of tools that are always approved
+        self._groups = {tool.namespace.name for tool in tools if isinstance(tool, ToolGroup)}
+        self._approved: set[str] = set()  # names of tools, and of functions of servers, that are always approved
 
     @property
     def is_needed(self) -> bool:
@@ -67,17 +74,21 @@ class Confirmation:
 
     def asks(self, call: ToolCall) -> bool:
         """Whether the user will be shown this call, and asked."""
-        name = self._name(call)
-        return name in self._previews and name not in self._approved
+        return self._previewed(call) in self._previews and self._name(call) not in self._approved
+
+    def _previewed(self, call: ToolCall) -> str:
+        return call.name if call.name in self._previews else call.name.partition(".")[0]
 
     def _name(self, call: ToolCall) -> str:
-        return call.name if call.name in self._previews else call.name.partition(".")[0]
+        """What is approved: a tool, or a function of a server."""
+        return call.name if (name := self._previewed(call)) in self._groups else name
 
     def __call__(self, call: ToolCall) -> bool | str:
         if not self.asks(call):
             return True
         name = self._name(call)
-        sys.stderr.write(text_for_review(self._previews[name](call.arguments)).rstrip("\n") + "\n")
+        preview = self._previews[self._previewed(call)](call.arguments)
+        sys.stderr.write(text_for_review(preview).rstrip("\n") + "\n")
         with asking_user():
             while True:
                 sys.stderr.write(f"run {name}? yes, no, always: ")

@@ -29,6 +29,7 @@ class FakeSession:
         self.usage, self.stats, self.context_used, self.context_limit = DONE.usage, Stats(turns=3), 1204, 4096
         self.reasoning_effort, self.instructions, self.turns = "medium", "", 1
         self.tools, self.system_tools, self.model, self.tokenizer = (), (), None, None
+        self.tool_groups, self.tools_left_out = (), ()
         self.max_tokens: int | None = None
         self.options = SamplingOptions()
         self.saved: list[str] = []

@@ -38,7 +38,7 @@ MISTAKES: list[tuple[str, str, str]] = [
     ("chat --verbose Hi", "no option --verbose", "`mlx-oss chat --help`"),
     ("chat --stream Hi", "no option --stream", "`mlx-oss chat --help`"),
     ("chat -t 0.5 Hi", "no option -t", "`mlx-oss chat --help`"),
-    ("chat --m 20b Hi", "--m may mean --model", "or --max-"),
+    ("chat --m 20b Hi", "--m may mean --model", "or --mcp"),
     ("chat --json=yes Hi", "--json takes no value", "`mlx-oss chat --help`"),
     ("chat --model", "--model needs a value", "`mlx-oss chat --help`"),
     ("chat -m", "--model needs a value", "`mlx-oss chat --help`"),
