@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mlx_oss.cli import model_arguments, settings, tool_arguments
+from mlx_oss.cli import mcp_arguments, model_arguments, settings, tool_arguments
 from mlx_oss.errors import MlxOssError, OptionError
 from mlx_oss.files import expanded
 from mlx_oss.terminal import report, say, show_log
@@ -95,6 +95,7 @@ def make_service(args: argparse.Namespace) -> Service:
     """What answers requests. Raises OptionError if an argument is wrong"""
     from mlx_oss.server.models import Models
     from mlx_oss.server.service import Service
+    from mlx_oss.server.toolbox import BuiltinTool
     from mlx_oss.weights.layouts.checkpoint import open_model
 
     if args.max_requests < 1:
@@ -117,6 +118,10 @@ def make_service(args: argparse.Namespace) -> Service:
         idle_seconds=None if args.idle_unload is None else 60 * args.idle_unload,
     )
     tools = dict(_builtin(spec) for spec in args.tools)
+    for server in mcp_arguments.servers(args.mcp):
+        if server.name in tools:
+            raise OptionError(f"a tool and a server are called {server.name!r}: give --mcp another name for the server")
+        tools[server.name] = BuiltinTool(partial(list, [server]), True, server)
     return Service(models, tools, runs_unasked=args.yes, most_requests=args.max_requests)
 
 
@@ -134,7 +139,7 @@ def make_application(args: argparse.Namespace, service: Service, page: PageApi |
     from mlx_oss.server.messages import Messages
     from mlx_oss.server.page.api import PageApi
     from mlx_oss.server.page.routes import PUBLIC
-    from mlx_oss.server.responses import Responses, Store
+    from mlx_oss.server.responses import Responses, Servers, Store
 
     key = _key(args)
     is_local = args.host == "localhost" or is_loopback(args.host)
@@ -143,9 +148,12 @@ def make_application(args: argparse.Namespace, service: Service, page: PageApi |
             f"--host {args.host} lets other machines use the server: give an --api-key, or ${_KEY}, that they need"
         )
     access = Access(hosts=() if is_local else None, key=key, origins=args.cors, public=PUBLIC)
-    own = [name for name, tool in service.tools.items() if service.runs_unasked or not tool.needs_confirmation]
+    simple = {name: tool for name, tool in service.tools.items() if tool.group is None}
+    own = [name for name, tool in simple.items() if service.runs_unasked or not tool.needs_confirmation]
+    groups = {name: tool.group for name, tool in service.tools.items() if tool.group is not None}
+    servers = Servers(groups, service.runs_unasked)
     store = Store(None if args.store is None else expanded(args.store))
-    apis = (Responses(store, own), ChatCompletions(own), Messages(own), page or PageApi(service))
+    apis = (Responses(store, own, servers), ChatCompletions(own), Messages(own), page or PageApi(service))
     return application(service, apis, access, logs_prompts=args.log_prompts)
 
 

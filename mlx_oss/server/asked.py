@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ class Asked:
         free: Other arguments of `Settings`: `options`, `max_tokens`, `stop`, `logprobs`.
         count: How many answers are wanted. With a seed, each uses the next higher one.
         builtin: Names of the server's own tools that the model may call.
+        chosen: Of these, by the name of a server of tools: which of its functions the model may call. All, if it has no
+            entry.
         conversation: Requests that name the same one share these tools. None: they are made for this request alone.
         details: What only the API itself knows of.
     """
@@ -51,6 +53,7 @@ class Asked:
     free: Mapping[str, Any] = field(default_factory=dict)
     count: int = 1
     builtin: tuple[str, ...] = ()
+    chosen: Mapping[str, Collection[str]] = field(default_factory=dict)
     conversation: str | None = None
     details: Any = None
 

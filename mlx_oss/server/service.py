@@ -23,6 +23,8 @@ from mlx_oss.server.models import Loaded, Models
 from mlx_oss.server.toolbox import BuiltinTool, Toolbox
 from mlx_oss.server.turn import ServedTurn
 from mlx_oss.tools.calls import Confirm
+from mlx_oss.tools.group import Part, ToolGroup
+from mlx_oss.tools.toolset import AnyTool
 
 _log = logging.getLogger("mlx_oss.server")
 
@@ -146,9 +148,15 @@ class Service:
                 options = replace(options, seed=(options.seed + choice) % 2**64)
             given["options"] = options
             if asked.builtin:
-                given["tools"] = [*base.tools, *self.toolbox.take(asked.builtin, asked.conversation)]
+                given["tools"] = [*base.tools, *self._own_tools(asked)]
             turns.append(ServedTurn(base.changed(given), entries))
         return turns
+
+    def _own_tools(self, asked: Asked) -> Iterator[AnyTool]:
+        for tool in self.toolbox.take(asked.builtin, asked.conversation):
+            if isinstance(tool, ToolGroup) and (names := asked.chosen.get(tool.namespace.name)) is not None:
+                tool = Part(tool, names)
+            yield tool
 
     def count_tokens(self, model: Loaded, asked: Asked) -> int:
         """How many tokens the prompt of a request has. Called on a thread."""

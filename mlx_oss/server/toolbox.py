@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlx_oss.tools.base import SystemTool
+from mlx_oss.tools.group import ToolGroup
 from mlx_oss.tools.toolset import AnyTool
 
 _MOST_KEPT = 16
@@ -22,11 +23,13 @@ class BuiltinTool:
 
     Attributes:
         make: Makes it. Each conversation gets one of its own.
-        needs_confirmation: Whether it runs code or changes files.
+        needs_confirmation: Whether it runs code or changes files, or nobody knows.
+        group: The server of tools that it is; conversations share it. None for any other tool.
     """
 
     make: Callable[[], Sequence[AnyTool]]
     needs_confirmation: bool = False
+    group: ToolGroup | None = None
 
 
 class Toolbox:

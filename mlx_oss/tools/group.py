@@ -7,7 +7,9 @@ looks before each turn. Knows nothing of how the functions run.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from concurrent.futures import Future
+from dataclasses import replace
 
 from mlx_oss.harmony import ToolNamespace
 from mlx_oss.tools.functions import Tool
@@ -32,3 +34,26 @@ class ToolGroup(ABC):
     def close(self) -> None:
         """Releases the resources of the group."""
         return None
+
+
+class Part(ToolGroup):
+    """Some functions of a group, which somebody else closes.
+
+    Args:
+        group: The group.
+        names: Their names.
+    """
+
+    def __init__(self, group: ToolGroup, names: Collection[str]) -> None:
+        self._group, self._names = group, names
+
+    @property
+    def namespace(self) -> ToolNamespace:
+        whole = self._group.namespace
+        return replace(whole, tools=tuple(tool for tool in whole.tools if tool.name in self._names))
+
+    def tool(self, name: str) -> Tool | None:
+        return self._group.tool(name) if name in self._names else None
+
+    def latest(self) -> Future[object] | None:
+        return self._group.latest()

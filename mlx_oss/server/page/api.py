@@ -112,7 +112,7 @@ def _call(transcript: Transcript, part: Fields, text: str) -> None:
     key, recipient = part.text("id"), part.text("to")
     if not recipient or transcript.waits(key):
         raise part.wrong("to" if not recipient else "id", "the name of a tool" if not recipient else "an id of its own")
-    is_function = recipient.startswith("functions.")
+    is_function = "." in recipient and not recipient.startswith("browser.")
     channel = part.one_of("channel", ("analysis", "commentary", "final"), "commentary")
     content_type = "<|constrain|>json" if is_function else "code"
     transcript.call(key, Message("assistant", text, channel, recipient, content_type))

@@ -115,7 +115,8 @@ class _Calls:
 def _about(tools: Toolset) -> str:
     if len(tools.functions) == 1:
         return tools.functions[0].description.partition("\n")[0]
-    return ", ".join([tool.name for tool in tools.functions] + [space.name for space in tools.namespaces])
+    names = [tool.name for tool in tools.functions] + [space.name for space in tools.namespaces]
+    return ", ".join(names + [tool.name for space in tools.groups for tool in space.tools])
 
 
 def _answering(call: Callable[[Fields], Awaitable[dict[str, Any]]]) -> Callable[[Request], Awaitable[Response]]:

@@ -2,6 +2,7 @@
 
 tools      the tools of a request, and how calls of them are written
 items      the items of a request, told to a transcript
+servers    the MCP servers of a request
 request    reads a request
 output     items of a response, and the events that build them
 writer     the events of a response, and the response
@@ -10,6 +11,7 @@ api        the API, and its further paths
 """
 
 from mlx_oss.server.responses.api import Responses
+from mlx_oss.server.responses.servers import Servers
 from mlx_oss.server.responses.store import Store
 
-__all__ = ["Responses", "Store"]
+__all__ = ["Responses", "Servers", "Store"]

@@ -20,6 +20,7 @@ from mlx_oss.server.connection import failure, read_json, tell_log
 from mlx_oss.server.fields import RequestError
 from mlx_oss.server.responses.items import Item
 from mlx_oss.server.responses.request import Details, History, not_stored, read_request
+from mlx_oss.server.responses.servers import Servers
 from mlx_oss.server.responses.store import Store, Stored
 from mlx_oss.server.responses.tools import BROWSER, PYTHON
 from mlx_oss.server.responses.writer import ResponseWriter
@@ -37,18 +38,19 @@ class Responses(Api):
     Args:
         store: Keeps the responses of requests that do not say `"store": false`. None: in memory.
         own: Names of the server's own tools that may run.
+        servers: The MCP servers that there are.
     """
 
     path = "/v1/responses"
     last = b"data: [DONE]\n\n"
 
-    def __init__(self, store: Store | None = None, own: Collection[str] = ()) -> None:
+    def __init__(self, store: Store | None = None, own: Collection[str] = (), servers: Servers | None = None) -> None:
         self._store = store or Store()
-        self._own = frozenset(own) & {BROWSER, PYTHON}
+        self._own, self._servers = frozenset(own) & {BROWSER, PYTHON}, servers
 
     def asked(self, body: Any) -> Asked:
         with _readable():
-            return read_request(body, self._own, History(self._before, self._store.item))
+            return read_request(body, self._own, History(self._before, self._store.item), self._servers)
 
     def _before(self, id_: str) -> Sequence[Item]:
         found = self._store.conversation(id_)

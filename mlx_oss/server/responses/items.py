@@ -16,6 +16,7 @@ from mlx_oss.chat.transcript import Transcript
 from mlx_oss.errors import quoted
 from mlx_oss.harmony import Message
 from mlx_oss.harmony.header import is_name
+from mlx_oss.server.asked import new_id
 from mlx_oss.server.custom import wrapped
 from mlx_oss.server.fields import Fields, RequestError
 from mlx_oss.server.responses.tools import Tools
@@ -57,6 +58,8 @@ class ItemReader:
             case "web_search_call" | "code_interpreter_call":
                 if (id_ := item.optional_text("id")) is not None:
                     self._transcript.own_call(id_)
+            case "mcp_call":
+                self._read_server_call(item)
             case "function_call_output" | "custom_tool_call_output":
                 self._read_result(item)
 
@@ -96,6 +99,19 @@ class ItemReader:
             item.optional_text("call_id") or item.optional_text("id"),
             Message("assistant", text, channel, recipient, content_type),
         )
+
+    def _read_server_call(self, item: Fields) -> None:
+        """A call of an MCP server, with its result."""
+        recipient, id_ = f"{item.text('server_label')}.{item.text('name')}", item.optional_text("id") or new_id("mcp")
+        if not is_name(recipient) or self._transcript.waits(id_):  # of another server
+            return
+        channel, content_type = USUAL["function"]
+        text = item.optional_text("arguments") or "{}"
+        self._transcript.call(id_, Message("assistant", text, channel, recipient, content_type))
+        error = item.get("error")
+        if isinstance(error, Mapping):
+            error = _parts(Fields(error), "content") or json.dumps(error, ensure_ascii=False)
+        self._transcript.result(id_, f"Error: {error}" if error else item.optional_text("output") or "")
 
     def _read_result(self, item: Fields) -> None:
         id_ = item.text("call_id")

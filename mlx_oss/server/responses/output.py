@@ -11,7 +11,10 @@ from typing import Any, ClassVar
 from mlx_oss.events import Citation, TokenLogprob, ToolCall, ToolResult
 from mlx_oss.server.asked import Frame, new_id
 from mlx_oss.server.custom import unwrapped
+from mlx_oss.server.responses.servers import Listed
 from mlx_oss.server.responses.tools import Called
+
+_NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 
 
 class Events:
@@ -346,6 +349,71 @@ class CodeItem(OwnCallItem):
     def close(self, status: str) -> Iterator[Frame]:
         yield self._event("code_interpreter_call.completed")
         self.data["status"] = status
+        yield self._item_event("done")
+
+
+class ServerCallItem(OwnCallItem):
+    """A call of a tool of an MCP server."""
+
+    prefix = "mcp"
+
+    def _first_fields(self) -> Mapping[str, Any]:
+        label, _, name = self._call.name.partition(".")
+        fields = {"type": "mcp_call", "status": "in_progress", "server_label": label, "name": name, "arguments": ""}
+        return {**fields, "output": None, "error": None, "approval_request_id": None}
+
+    def open(self) -> Iterator[Frame]:
+        text = self._call.arguments if self._call.arguments.strip() else "{}"
+        yield from super().open()
+        yield self._event("mcp_call.in_progress")
+        yield self._event("mcp_call_arguments.delta", delta=text)
+        yield self._event("mcp_call_arguments.done", arguments=text)
+        self.data["arguments"] = text
+
+    def take_result(self, result: ToolResult) -> None:
+        if result.error is None:
+            self.data["output"] = result.text
+        else:
+            content = [{"type": "text", "text": result.error}]
+            self.data["error"] = {"type": "mcp_tool_execution_error", "content": content}
+
+    def close(self, status: str) -> Iterator[Frame]:
+        has_failed = self.data["error"] is not None
+        yield self._event(f"mcp_call.{'failed' if has_failed else 'completed'}")
+        self.data["status"] = "failed" if has_failed else status
+        yield self._item_event("done")
+
+
+class ServerListItem(OutputItem):
+    """What the model is told of an MCP server.
+
+    Args:
+        events: Numbers its events.
+        index: Its place in the output.
+        include: What of items is wanted besides the usual.
+        server: The server.
+    """
+
+    prefix = "mcpl"
+
+    def __init__(self, events: Events, index: int, include: Collection[str] = (), *, server: Listed) -> None:
+        self._server = server
+        super().__init__(events, index, include)
+
+    def _first_fields(self) -> Mapping[str, Any]:
+        return {"type": "mcp_list_tools", "server_label": self._server.label, "tools": [], "error": None}
+
+    def open(self) -> Iterator[Frame]:
+        yield from super().open()
+        yield self._event("mcp_list_tools.in_progress")
+
+    def close(self, status: str) -> Iterator[Frame]:
+        tools = [
+            {"name": tool.name, "description": tool.description, "input_schema": tool.parameters or _NO_ARGUMENTS}
+            for tool in self._server.tools
+        ]
+        self.data |= {"tools": [{**tool, "annotations": None} for tool in tools], "error": self._server.error}
+        yield self._event(f"mcp_list_tools.{'completed' if self._server.error is None else 'failed'}")
         yield self._item_event("done")
 
 

@@ -13,6 +13,7 @@ from mlx_oss.server import options
 from mlx_oss.server.asked import Asked
 from mlx_oss.server.fields import Fields, RequestError
 from mlx_oss.server.responses.items import Item, ItemReader
+from mlx_oss.server.responses.servers import Servers
 from mlx_oss.server.responses.tools import Tools, read_tools
 
 _SAMPLING = (
@@ -59,13 +60,14 @@ class History:
     item: Callable[[str], Item | None]
 
 
-def read_request(value: Any, own: Collection[str], history: History) -> Asked:
+def read_request(value: Any, own: Collection[str], history: History, servers: Servers | None = None) -> Asked:
     """Reads the body of a request.
 
     Args:
         value: The body, as read from JSON.
         own: The server's own tools that may run.
         history: What is stored.
+        servers: The MCP servers that there are.
 
     Raises:
         RequestError: If something in it is wrong.
@@ -74,7 +76,7 @@ def read_request(value: Any, own: Collection[str], history: History) -> Asked:
     for name in ("background", "conversation", "prompt"):
         if body.get(name):
             raise RequestError(f"{name} is not available here: leave it out, and send the whole conversation", name)
-    tools, items = read_tools(body, own), _items(body)
+    tools, items = read_tools(body, own, servers), _items(body)
     text = body.fields("text") or Fields({}, "text")
     reasoning = body.fields("reasoning") or Fields({}, "reasoning")
     include = frozenset(name for name in body.list("include") if isinstance(name, str))
@@ -104,6 +106,7 @@ def read_request(value: Any, own: Collection[str], history: History) -> Asked:
         fixed=fixed,
         free=free,
         builtin=tools.builtin,
+        chosen=tools.chosen,
         details=Details(tools, echo, include, summary is not None, items, body.flag("store", True)),
     )
 

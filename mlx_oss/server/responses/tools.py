@@ -14,6 +14,7 @@ from mlx_oss.harmony import ToolDescription, ToolNamespace
 from mlx_oss.server import options
 from mlx_oss.server.custom import as_function
 from mlx_oss.server.fields import Fields, RequestError
+from mlx_oss.server.responses.servers import Listed, Servers, listed
 from mlx_oss.tools.toolset import Toolset
 
 BROWSER, PYTHON = "browser", "python"  # the server's own tools that this API has items for
@@ -44,6 +45,7 @@ class Tools:
         groups: The others.
         builtin: Names of the server's own tools that the model may call.
         choice: Which of them it may or must call, as `Settings.tool_choice` takes it.
+        servers: What of MCP servers it gets; `builtin` has the labels of those that it may call.
         called: All but the server's own, by the name in message headers.
     """
 
@@ -51,6 +53,7 @@ class Tools:
     groups: tuple[ToolNamespace, ...] = ()
     builtin: tuple[str, ...] = ()
     choice: Any = "auto"
+    servers: tuple[Listed, ...] = ()
     called: Mapping[str, Called] = field(default_factory=dict)
 
     @property
@@ -84,26 +87,37 @@ class Tools:
         """Whether the server runs a call with this name."""
         return recipient.partition(".")[0] in self.builtin
 
+    def is_of_server(self, recipient: str) -> bool:
+        """Whether a call with this name goes to an MCP server."""
+        return recipient.partition(".")[0] in {server.label for server in self.servers}
 
-def read_tools(body: Fields, own: Collection[str]) -> Tools:
+    @property
+    def chosen(self) -> Mapping[str, Collection[str]]:
+        """By the label of each MCP server: the names of its tools that the model may call."""
+        return {server.label: {tool.name for tool in server.tools} for server in self.servers if server.tools}
+
+
+def read_tools(body: Fields, own: Collection[str], servers: Servers | None = None) -> Tools:
     """Reads `tools` and `tool_choice` of a request.
 
     Args:
         body: The request.
         own: The server's own tools that may run.
+        servers: The MCP servers that there are.
 
     Raises:
         RequestError: If a tool cannot be described, or there is no such tool to choose.
     """
-    reader = _Reader(own)
+    reader = _Reader(own, servers or Servers({}))
     for tool in body.each("tools"):
         reader.read(tool)
     return replace(reader.tools, choice=_choice(body, reader.tools))
 
 
 class _Reader:
-    def __init__(self, own: Collection[str]) -> None:
-        self._own = own
+    def __init__(self, own: Collection[str], servers: Servers) -> None:
+        self._own, self._servers = own, servers
+        self._listed: dict[str, Listed] = {}
         self._functions: list[ToolDescription] = []
         self._groups: dict[str, ToolNamespace] = {}
         self._builtin: list[str] = []
@@ -112,7 +126,9 @@ class _Reader:
     @property
     def tools(self) -> Tools:
         groups = tuple(group for group in self._groups.values() if group.tools)
-        return Tools(tuple(self._functions), groups, tuple(self._builtin), called=self._called)
+        labels = [server.label for server in self._listed.values() if server.tools]
+        builtin = (*self._builtin, *labels)
+        return Tools(tuple(self._functions), groups, builtin, servers=tuple(self._listed.values()), called=self._called)
 
     def read(self, tool: Fields) -> None:
         kind = tool.get("type")
@@ -120,6 +136,9 @@ class _Reader:
             self._functions.append(self._described(tool, kind, None))
         elif kind == "namespace":
             self._read_namespace(tool)
+        elif kind == "mcp":
+            if (server := listed(tool, self._servers)) is not None:
+                self._listed[server.label] = server
         elif tool.get("external_web_access") is not False:  # false: the user has not allowed it
             name = own_tool(kind)
             self._builtin += [name] if name in self._own and name not in self._builtin else []
@@ -185,6 +204,7 @@ def _choice(body: Fields, tools: Tools) -> Any:
     if name is None:  # of a type that was left out
         return "auto"
     known = {*tools.called, *(group.name for group in tools.groups), *tools.builtin}
+    known |= {f"{label}.{tool}" for label, names in tools.chosen.items() for tool in names}
     if name not in known:
         shown = ", ".join(called.name for called in tools.called.values()) or "none"
         raise RequestError(
@@ -201,5 +221,10 @@ def _chosen(tool: Fields, tools: Tools) -> str | None:
         return tools.recipient((inner or tool).text("name"), tool.optional_text("namespace"))
     if kind == "namespace":
         return tool.text("name")
+    if kind == "mcp":
+        label, name = tool.optional_text("server_label"), tool.optional_text("name")
+        if label is None or label not in tools.chosen:
+            return None
+        return f"{label}.{name}" if name in tools.chosen[label] else label
     own = own_tool(kind)
     return own if own in tools.builtin else None

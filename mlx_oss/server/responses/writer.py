@@ -29,6 +29,8 @@ from mlx_oss.server.responses.output import (
     PreambleItem,
     ReasoningItem,
     SearchItem,
+    ServerCallItem,
+    ServerListItem,
     SummaryItem,
     TextItem,
     as_logprob,
@@ -77,7 +79,15 @@ class ResponseWriter(Writer):
         return {**self._fields, "output": [item.data for item in self._items]}
 
     def begin(self, prompt_tokens: int) -> Iterable[Frame]:
-        return list(self._begin())
+        return [*self._begin(), *self._list_servers()]
+
+    def _list_servers(self) -> Iterator[Frame]:
+        """Tells what MCP servers offer; not again, if the client has been told and gives it back."""
+        told = [item.get("server_label") for item in self._details.items if item.get("type") == "mcp_list_tools"]
+        for server in self._details.tools.servers:
+            if server.label not in told:
+                yield from self._begin_item(ServerListItem(*self._place, server=server))
+                yield from self._close()
 
     def _begin(self) -> Iterator[Frame]:
         if not self._has_begun:
@@ -145,7 +155,9 @@ class ResponseWriter(Writer):
     def _take_call(self, call: ToolCall) -> Iterator[Frame]:
         tools = self._details.tools
         if tools.is_own(call.recipient):
-            kind = CodeItem if call.recipient.partition(".")[0] == PYTHON else SearchItem
+            of_server = tools.is_of_server(call.recipient)
+            is_python = call.recipient.partition(".")[0] == PYTHON
+            kind = ServerCallItem if of_server else CodeItem if is_python else SearchItem
             own = kind(*self._place, call=call)
             self._call_id = own.id
             yield from self._begin_item(own)
