@@ -25,6 +25,7 @@ from mlx_oss.version import __version__
 COMMANDS = {
     "chat": ("mlx_oss.cli.chat", "chat with a model in the terminal, or ask it one question"),
     "serve": ("mlx_oss.cli.serve", "serve a model to other programs, by the APIs of OpenAI and Anthropic"),
+    "mcp": ("mlx_oss.cli.mcp", "offer our tools to other programs, as an MCP server"),
     "batch": ("mlx_oss.cli.batch", "answer a file of requests in OpenAI's batch format"),
     "eval": ("mlx_oss.cli.eval", "ask a file of questions, and count the right answers"),
     "research": ("mlx_oss.cli.research", "answer a question from many pages, with a report that cites them"),

@@ -29,8 +29,12 @@ folder; browser=https://HOST/?q={query} searches the web; patch=FOLDER changes t
 offers the functions of a Python file that have a docstring"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_tool_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tool", action="append", default=[], dest="tools", metavar="TOOL", help=_HELP)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_tool_argument(parser)
     mcp_arguments.add_argument(parser)
     parser.add_argument(
         "--yes", action="store_true", help="run the model's code, patches and calls of servers without asking first"

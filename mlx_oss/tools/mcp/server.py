@@ -278,7 +278,7 @@ class McpServer(ToolGroup):
         self._may_restart = True
         read = contents.read(result, self._longest)
         if result.is_error:
-            raise ToolError(read.text)
+            raise ToolError(read.text.removeprefix("Error: "))  # which the result begins with anyway
         return read
 
     async def _within_time(
