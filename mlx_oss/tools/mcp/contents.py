@@ -70,16 +70,14 @@ class _Reader:
 
 def _says(texts: list[str], structured: Any) -> bool:
     """Whether the texts say the same as the structured result: servers give both, for clients that read only one."""
-    if isinstance(structured, dict) and structured.keys() == {"result"}:
-        inner = structured["result"]
-        if (inner if isinstance(inner, str) else None) == "\n".join(texts):
-            return True
-        structured = [structured, inner]
-    else:
-        structured = [structured]
+    values = [structured]
+    if isinstance(structured, dict) and len(structured) == 1:  # the text, or the value that it says, under any name
+        values += structured.values()
+    if texts and "\n".join(texts) in values:
+        return True
     for whole in ("\n".join(texts), "[" + ",".join(texts) + "]"):
         try:
-            if json.loads(whole) in structured:
+            if json.loads(whole) in values:
                 return True
         except (ValueError, RecursionError):
             continue
