@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import lru_cache
 from typing import Any
 
 from mlx_oss.errors import OptionError, quoted
@@ -65,8 +66,7 @@ class Toolset:
         fitting, left_out = (offered, list[str]()) if room is None else fitted(offered, room)
         self.left_out = tuple(left_out)
         if left_out:
-            shown = ", ".join(left_out[:_MOST_NAMED]) + (", ..." if len(left_out) > _MOST_NAMED else "")
-            _log.warning("%d functions are left out, as the context has no room for them: %s", len(left_out), shown)
+            _tell_left_out(self.left_out)
         self.groups = (*groups, *fitting)
         described = [(tool, _description(tool)) for tool in tools if not isinstance(tool, ToolGroup)]
         self.functions = tuple(entry for _, entry in described if isinstance(entry, ToolDescription))
@@ -139,6 +139,13 @@ class Toolset:
         if tool is None and isinstance(system_tool := self._runnable.get(space), SystemTool):
             return system_tool
         return tool
+
+
+@lru_cache(maxsize=64)
+def _tell_left_out(names: tuple[str, ...]) -> None:
+    """Tells the log, once: a server makes a set for each request."""
+    shown = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+    _log.warning("%d functions are left out, as the context has no room for them: %s", len(names), shown)
 
 
 def rebind_tools(tools: Sequence[AnyTool], described: Sequence[ToolDescription | ToolNamespace]) -> list[AnyTool]:

@@ -15,9 +15,10 @@ from typing import Any
 from mlx_oss.errors import ToolError
 from mlx_oss.tools.mcp.fate import Fate
 from mlx_oss.tools.mcp.listing import MOST_TOOLS
+from mlx_oss.tools.mcp.messages import Filter
 from mlx_oss.version import __version__
 
-Open = Callable[[Fate], AbstractAsyncContextManager[Any]]
+Open = Callable[[Fate, Filter], AbstractAsyncContextManager[Any]]
 Progress = Callable[[float, float | None, str | None], Awaitable[None]]
 
 _MOST_PAGES = 100
@@ -69,10 +70,9 @@ class Connection:
 
         try:
             async with Client(
-                self._open(self.fate),
+                self._open(self.fate, Filter(self._changed)),
                 cache=None,
                 client_info=Implementation(name="mlx-oss", version=__version__),
-                message_handler=self._take,
             ) as client:
                 self._client, self.instructions = client, client.instructions
                 self.name = client.server_info.name if client.server_info else ""
@@ -91,17 +91,12 @@ class Connection:
         finally:
             self.fate.over.set()
 
-    async def _take(self, message: Any) -> None:
-        """Takes what the server tells by itself."""
-        if getattr(message, "method", "") == "notifications/tools/list_changed":
-            self._changed()
-
     async def _listen(self) -> None:
         """Asks servers of the newest protocol to tell when their tools change: they do not by themselves."""
         with contextlib.suppress(Exception):  # of the protocol before, or it cannot
             async with self._client.listen(tools_list_changed=True) as events:
                 async for _ in events:
-                    self._changed()
+                    pass  # the filter has seen it
 
     async def tools(self) -> list[Any]:
         """The server's tools, as the SDK describes them."""

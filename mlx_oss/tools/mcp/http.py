@@ -11,20 +11,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mlx_oss.tools.mcp.fate import Fate
-from mlx_oss.tools.mcp.messages import passed
+from mlx_oss.tools.mcp.messages import Filter
 from mlx_oss.tools.mcp.stdio import LONGEST_MESSAGE
 
 _CONNECT, _SILENCE = 30.0, 300.0  # seconds
 
 
 @asynccontextmanager
-async def transport(url: str, headers: Mapping[str, str], fate: Fate) -> AsyncIterator[Any]:
+async def transport(url: str, headers: Mapping[str, str], fate: Fate, messages: Filter) -> AsyncIterator[Any]:
     """Connects to a server, for the SDK's client.
 
     Args:
         url: Its address.
         headers: Headers of all requests, such as a key.
         fate: Gets to know why it ended.
+        messages: Lets its messages through.
 
     Yields:
         The streams of messages, as the SDK's own transports do.
@@ -64,7 +65,7 @@ async def transport(url: str, headers: Mapping[str, str], fate: Fate) -> AsyncIt
         streamable_http_client(url, http_client=client, max_sse_event_size=LONGEST_MESSAGE) as (from_server, to_server),
     ):
         to_client, let_through = anyio.create_memory_object_stream[Any](0)
-        carrying = asyncio.create_task(_carry(from_server, to_client, fate))
+        carrying = asyncio.create_task(_carry(from_server, to_client, messages, fate))
         try:
             yield let_through, to_server
         finally:
@@ -74,7 +75,7 @@ async def transport(url: str, headers: Mapping[str, str], fate: Fate) -> AsyncIt
             to_client.close()
 
 
-async def _carry(from_server: Any, to_client: Any, fate: Fate) -> None:
+async def _carry(from_server: Any, to_client: Any, messages: Filter, fate: Fate) -> None:
     """Hands the server's messages to the client."""
     import anyio
 
@@ -83,7 +84,7 @@ async def _carry(from_server: Any, to_client: Any, fate: Fate) -> None:
             async for message in from_server:
                 if isinstance(message, Exception):
                     fate.strange_lines += 1
-                elif passed(message.message):
+                elif messages.passed(message.message):
                     await to_client.send(message)
     except (anyio.BrokenResourceError, anyio.ClosedResourceError):
         return

@@ -5,6 +5,7 @@ Knows nothing of how messages come.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 # Of what a server tells by itself, nothing else is used. A server that writes a log all the time costs no more than
@@ -13,23 +14,51 @@ _NOTIFICATIONS = {
     "notifications/cancelled",
     "notifications/progress",
     "notifications/subscriptions/acknowledged",
-    "notifications/tools/list_changed",
 }
+_CHANGED = "notifications/tools/list_changed"
 
 
-def passed(message: Any) -> bool:
-    """Whether a message is let through. What is unwanted in it is taken out of it.
+_MOST_REQUESTS = 1000  # of a server, that nobody is known to have answered
+
+
+class Filter:
+    """Lets messages of one server through.
 
     Args:
-        message: A JSON-RPC message as the SDK reads it.
+        changed: Called when the server tells that its tools have changed.
     """
-    result = getattr(message, "result", None)
-    if isinstance(result, dict):
-        if isinstance(tools := result.get("tools"), list):
-            result["tools"] = [_readable(tool) for tool in tools if _has_name(tool)]
-        return True
-    is_notification = hasattr(message, "method") and not hasattr(message, "id")
-    return not is_notification or message.method in _NOTIFICATIONS
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed, self._unanswered = changed, 0
+
+    def passed(self, message: Any) -> bool:
+        """Whether a message is let through. What is unwanted in it is taken out of it.
+
+        Args:
+            message: A JSON-RPC message as the SDK reads it.
+        """
+        result = getattr(message, "result", None)
+        if isinstance(result, dict):
+            if isinstance(tools := result.get("tools"), list):
+                result["tools"] = [_readable(tool) for tool in tools if _has_name(tool)]
+            return True
+        if not hasattr(message, "method"):
+            return True
+        if not hasattr(message, "id"):
+            if message.method == _CHANGED:
+                self._changed()
+            return message.method in _NOTIFICATIONS
+        self._unanswered += 1  # the SDK answers each request, and would wait with any number of answers
+        return self._unanswered <= _MOST_REQUESTS
+
+    def sent(self, message: Any) -> None:
+        """A message has been sent to the server, perhaps an answer.
+
+        Args:
+            message: A JSON-RPC message of the SDK.
+        """
+        if not hasattr(message, "method"):
+            self._unanswered -= 1
 
 
 def _has_name(tool: Any) -> bool:

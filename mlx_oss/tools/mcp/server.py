@@ -33,13 +33,14 @@ from mlx_oss.tools.mcp import background, contents, http, stdio
 from mlx_oss.tools.mcp.connection import Connection, problem
 from mlx_oss.tools.mcp.fate import Fate
 from mlx_oss.tools.mcp.listing import Listing, listing, name_of_server
+from mlx_oss.tools.mcp.messages import Filter
 from mlx_oss.tools.results import WithAttachments
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _ADDRESS = ("http://", "https://")
 _LONGEST_SHOWN = 200  # characters of a command in a message
 _LONGEST_CALL = 10  # times the timeout: a call that tells of its progress goes on, but not for ever
-_LISTING = 5.0  # seconds that a turn waits for a list that is being asked for
+_LISTING = 2.0  # seconds that a turn waits for a list that is being asked for
 _GIVING_UP = 2.0  # seconds until a server knows that a call is cancelled
 _PAUSE = 0.5  # seconds between two such lists
 _running: weakref.WeakSet[McpServer] = weakref.WeakSet()
@@ -329,7 +330,7 @@ def _opener(
     env: Mapping[str, str] | None,
     folder: str | Path | None,
     headers: Mapping[str, str] | None,
-) -> tuple[Callable[[Fate], AbstractAsyncContextManager[Any]], str]:
+) -> tuple[Callable[[Fate, Filter], AbstractAsyncContextManager[Any]], str]:
     """What opens the transport, and what to call the server in messages. Raises OptionError."""
     for option, values in (("env", env), ("headers", headers)):
         if values is not None and not (

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from mlx_oss.tools.mcp.fate import Fate
-from mlx_oss.tools.mcp.messages import passed
+from mlx_oss.tools.mcp.messages import Filter
 
 LONGEST_MESSAGE = 16 * 2**20  # bytes
+_PIECE = 2**16  # bytes that are read at once
+_USELESS, _REST = 100, 0.02  # after so many useless messages, seconds to rest: a server may send them all the time
 _KEPT_ERRORS = 4000  # bytes of stderr
 _LEAVING, _ENDING = 2.0, 4.0  # seconds in which a server has to end: when its input ends, and when it is killed
 _GUARD = Path(__file__).with_name("guard.py")
@@ -41,12 +43,13 @@ class Command:
 
 
 @asynccontextmanager
-async def transport(command: Command, fate: Fate) -> AsyncIterator[Any]:
+async def transport(command: Command, fate: Fate, messages: Filter) -> AsyncIterator[Any]:
     """Runs a server, for the SDK's client.
 
     Args:
         command: The server.
         fate: Gets to know why it ended.
+        messages: Lets its messages through.
 
     Yields:
         The streams of messages, as the SDK's own transports do.
@@ -61,8 +64,8 @@ async def transport(command: Command, fate: Fate) -> AsyncIterator[Any]:
     to_client, from_server = anyio.create_memory_object_stream[Any](0)
     to_server, from_client = anyio.create_memory_object_stream[Any](0)
     carrying = [
-        asyncio.create_task(_read(process, to_client, fate)),
-        asyncio.create_task(_write(process, from_client)),
+        asyncio.create_task(_read(process, to_client, messages, fate)),
+        asyncio.create_task(_write(process, from_client, messages)),
         asyncio.create_task(_read_errors(process, fate)),
     ]
     try:
@@ -86,7 +89,7 @@ async def _started(command: Command, env: Mapping[str, str]) -> tuple[asyncio.su
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            limit=LONGEST_MESSAGE,
+            limit=_PIECE,
             env=env,
             cwd=command.folder,
             pass_fds=(watched,),
@@ -100,7 +103,25 @@ async def _started(command: Command, env: Mapping[str, str]) -> tuple[asyncio.su
     return process, lifeline
 
 
-async def _read(process: asyncio.subprocess.Process, to_client: Any, fate: Fate) -> None:
+class _TooLong(Exception):
+    """A line is too long."""
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """The lines of a stream, of which little is read ahead. Raises _TooLong."""
+    pieces, length = list[bytes](), 0
+    while piece := await stream.read(_PIECE):
+        first, *rest = piece.split(b"\n")
+        pieces.append(first)
+        length += len(first)
+        if length > LONGEST_MESSAGE:
+            raise _TooLong
+        for begun in rest:
+            yield b"".join(pieces)
+            pieces, length = [begun], len(begun)
+
+
+async def _read(process: asyncio.subprocess.Process, to_client: Any, messages: Filter, fate: Fate) -> None:
     """Hands the server's messages to the client."""
     import anyio
     from mcp.shared.message import SessionMessage
@@ -109,18 +130,19 @@ async def _read(process: asyncio.subprocess.Process, to_client: Any, fate: Fate)
     assert process.stdout is not None
     async with to_client:
         try:
-            while line := await process.stdout.readline():
+            useless = 0
+            async for line in _lines(process.stdout):
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError:
                     fate.strange_lines += 1
-                    await asyncio.sleep(0)  # such lines may be all that comes
-                    continue
-                if passed(message):
+                    message = None
+                if message is not None and messages.passed(message):
                     await to_client.send(SessionMessage(message))
                 else:
-                    await asyncio.sleep(0)
-        except ValueError:  # of the reader
+                    useless += 1
+                    await asyncio.sleep(0 if useless % _USELESS else _REST)  # they may be all that comes
+        except _TooLong:
             fate.reason = f"it sent a message of more than {LONGEST_MESSAGE // 2**20} MiB"
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, ConnectionError):
             return
@@ -131,7 +153,7 @@ async def _read(process: asyncio.subprocess.Process, to_client: Any, fate: Fate)
         fate.over.set()
 
 
-async def _write(process: asyncio.subprocess.Process, from_client: Any) -> None:
+async def _write(process: asyncio.subprocess.Process, from_client: Any, messages: Filter) -> None:
     """Hands the client's messages to the server."""
     assert process.stdin is not None
     async with from_client:
@@ -140,12 +162,13 @@ async def _write(process: asyncio.subprocess.Process, from_client: Any) -> None:
                 text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
                 process.stdin.write(text.encode() + b"\n")
                 await process.stdin.drain()
+                messages.sent(message.message)
 
 
 async def _read_errors(process: asyncio.subprocess.Process, fate: Fate) -> None:
     assert process.stderr is not None
     with contextlib.suppress(ConnectionError):
-        while piece := await process.stderr.read(2**16):
+        while piece := await process.stderr.read(_PIECE):
             fate.errors = (fate.errors + piece)[-_KEPT_ERRORS:]
 
 

@@ -44,6 +44,12 @@ DEEP: dict[str, Any] = {"type": "string"}
 for _ in range(50):
     DEEP = {"type": "object", "properties": {"x": DEEP}}
 
+FLOODS = {
+    "flood": {"method": "notifications/message", "params": {"level": "info", "data": "noise"}},
+    "flood-changes": {"method": "notifications/tools/list_changed"},
+    "flood-progress": {"method": "notifications/progress", "params": {"progressToken": 1, "progress": 1}},
+    "flood-requests": {"id": 7, "method": "ping"},
+}
 TOO_DEEP = DEEP
 for _ in range(300):
     TOO_DEEP = {"type": "object", "properties": {"x": TOO_DEEP}}
@@ -193,11 +199,13 @@ def main() -> None:
         sys.exit("no configuration")
     if MODE == "garbage":
         print('Starting up ...\n\x1b[31m{not json\n[1, 2]\n"text"\n{}', flush=True)
-    if MODE == "flood":
+    if MODE in FLOODS:
 
         def flood() -> None:
             while True:
-                send({"method": "notifications/message", "params": {"level": "info", "data": "noise"}})
+                for _ in range(20):
+                    send(FLOODS[MODE])
+                time.sleep(0.0001)  # so that answers get the lock at all
 
         threading.Thread(target=flood, daemon=True).start()
     if MODE == "stubborn":

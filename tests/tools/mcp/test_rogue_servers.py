@@ -186,6 +186,9 @@ def test_of_a_long_result_the_middle_is_left_out(rogue):
         ("stderr-flood", "done"),
         ("garbage", "act {}"),
         ("flood", "act {}"),
+        ("flood-changes", "act {}"),
+        ("flood-progress", "act {}"),
+        ("flood-requests", "act {}"),
         ("output-schema", "aaa!"),
     ],
 )
