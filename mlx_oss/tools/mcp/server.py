@@ -25,6 +25,7 @@ from typing import Any
 
 from mlx_oss.errors import OptionError, ToolError, quoted, shortened
 from mlx_oss.harmony import ToolNamespace
+from mlx_oss.shield import shield
 from mlx_oss.tools import progress
 from mlx_oss.tools.base import STOPPED
 from mlx_oss.tools.functions import Tool
@@ -42,6 +43,7 @@ _LONGEST_SHOWN = 200  # characters of a command in a message
 _LONGEST_CALL = 10  # times the timeout: a call that tells of its progress goes on, but not for ever
 _LISTING = 2.0  # seconds that a turn waits for a list that is being asked for
 _GIVING_UP = 2.0  # seconds until a server knows that a call is cancelled
+_CLOSING = 15.0  # seconds that `close` waits
 _PAUSE = 0.5  # seconds between two such lists
 _running: weakref.WeakSet[McpServer] = weakref.WeakSet()
 
@@ -127,11 +129,7 @@ class McpServer(ToolGroup):
             if self._listing is not None:
                 return
             starting = background.begin(self._start())
-            try:
-                starting.result()
-            except BaseException:
-                starting.cancel()
-                raise
+            shield(starting.result, starting.cancel)
 
     def cancel(self) -> None:
         """Stops all calls that run, and tells the server. The model reads that they were stopped, and goes on."""
@@ -142,7 +140,8 @@ class McpServer(ToolGroup):
         self._is_closed = True
         if self in _running:
             with contextlib.suppress(Exception):
-                background.begin(self._close()).result(15)
+                closing = background.begin(self._close())
+                shield(lambda: closing.result(_CLOSING))
 
     def __enter__(self) -> McpServer:
         self.start()
@@ -199,6 +198,9 @@ class McpServer(ToolGroup):
         except BaseException:
             await connection.close()
             raise
+        if self._is_closed:  # meanwhile
+            await connection.close()
+            raise ToolError(f"the MCP server {self._label} has been closed")
         self._connection = connection
         self._take(tools)
 
@@ -244,7 +246,7 @@ class McpServer(ToolGroup):
             await connection.close()
         _running.discard(self)
 
-    async def _answer(self, original: str, **arguments: Any) -> WithAttachments:
+    async def _answer(self, original: str, /, **arguments: Any) -> WithAttachments:
         """Runs a call; the handler of the tools, which runs in the loop of whoever calls."""
         report = progress.listener.get()
         return await asyncio.wrap_future(background.begin(self._call(original, arguments, report)))

@@ -74,6 +74,7 @@ TOOLS: dict[str, list[dict[str, Any]]] = {
     ],
     "too-deep": [tool("deep", properties={"x": TOO_DEEP})],
     "changes": [tool("first")],
+    "arguments": [tool("act", properties={"self": {}, "original": {}, "name": {}})],
     "output-schema": [
         {
             **tool("match"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from mlx_oss.harmony import Message, ToolNamespace, render_message
 from mlx_oss.harmony.messages import DeveloperContent
 from mlx_oss.harmony.schemas import with_simplified_schemas
 from mlx_oss.tools import McpServer
+from mlx_oss.tools.mcp import server as mcp_server
 
 ROGUE = Path(__file__).with_name("rogue.py")
 TOKENIZER = load_tokenizer()
@@ -51,7 +53,7 @@ def rogue(log) -> Iterator[Start]:
         server.close()
 
 
-def call(name: str, **arguments: object) -> str:
+def call(name: str, /, **arguments: object) -> str:
     text = json.dumps(arguments)
     return f"<|channel|>commentary to={name} <|constrain|>json<|message|>{text}<|call|>"
 
@@ -69,6 +71,28 @@ def controls(space: ToolNamespace) -> int:
     """How many control tokens a developer message with a namespace has: three that begin and end it."""
     message = with_simplified_schemas(Message("developer", DeveloperContent(None, (space,))))
     return sum(id_ >= SPECIAL for id_ in render_message(message))
+
+
+def test_arguments_may_have_any_name(rogue):
+    (result,) = results(rogue("arguments"), call("rogue.act", self=1, original=2, name=3))
+    assert result.text == 'act {"self": 1, "original": 2, "name": 3}'
+
+
+def test_a_server_that_is_closed_while_it_starts_ends(rogue):
+    server = rogue("mute", start_timeout=2)
+
+    def start() -> None:
+        with contextlib.suppress(ToolError):
+            server.start()
+
+    starting = threading.Thread(target=start)
+    starting.start()
+    waits_for(lambda: server in mcp_server._running)
+    server.close()
+    starting.join(20)
+    assert not starting.is_alive()
+    with pytest.raises(ToolError, match="has been closed: make a new McpServer"):
+        server.start()
 
 
 def test_a_result_comes_back(rogue):
