@@ -139,7 +139,7 @@ class PageServer:
 
 @contextmanager
 def page_server(
-    engine: Engine, *, port: int = 0, key: str | None = None, tools: bool = False, **service: Any
+    engine: Engine, *, port: int = 0, key: str | None = None, tools: bool = False, more: Any = (), **service: Any
 ) -> Iterator[PageServer]:
     """Serves an engine until the block ends.
 
@@ -148,11 +148,13 @@ def page_server(
         port: Where; 0 for any free port.
         key: The key of the server.
         tools: With the tools `python` and `weather`.
+        more: Groups of functions.
         **service: Other arguments of `Service`.
     """
     ran: list[str] = []
     own = {"python": BuiltinTool(lambda: [Interpreter(ran)], True), "weather": BuiltinTool(lambda: [weather])}
-    made = Service(Models.holding("gpt-oss-20b", engine, load_tokenizer()), own if tools else {}, **service)
+    groups = {group.namespace.name: BuiltinTool(lambda group=group: [group], True, group) for group in more}
+    made = Service(Models.holding("gpt-oss-20b", engine, load_tokenizer()), (own if tools else {}) | groups, **service)
     running = Running(application(made, [PageApi(made)], Access(key=key, public=PUBLIC)), port)
     try:
         yield PageServer(running.url, engine, ran, made, running.abort)

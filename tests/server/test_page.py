@@ -10,6 +10,7 @@ import pytest
 import mlx_oss.server.page
 from mlx_oss import DeviceError, load_tokenizer
 from tests.engines import wait_until
+from tests.server.notes import Notes
 from tests.server.page_server import FINAL, PYTHON, THINK, WEATHER, Typist, one, page_server, question, sent, text_of
 
 FOLDER = Path(mlx_oss.server.page.__file__).parent
@@ -173,6 +174,26 @@ def test_code_runs_only_if_the_reader_says_so(engine, may_run):
         assert (result["error"] is None) == may_run and text_of(told) == "Done."
         status, body = server.asked("/page/confirm", {"key": one(told, "call")["confirm"], "run": True})
         assert status == 404 and "does not wait" in body["error"]["message"]
+
+
+@pytest.mark.parametrize("may_run", [True, False])
+def test_a_function_of_a_server_runs_only_if_the_reader_says_so(engine, may_run):
+    call = '<|channel|>commentary to=notes.read <|constrain|>json<|message|>{"path": "a\u202e"}<|call|>'
+    engine.says(call, FINAL.format("Done."))
+    notes = Notes()
+    with page_server(engine, more=[notes]) as server:
+        assert [(tool["name"], tool["about"], tool["asks"]) for tool in server.asked("/page/state")[1]["tools"]] == [
+            ("notes", "read, write", True)
+        ]
+        told = []
+        with server.begin(question(), tools=["notes"]) as response:
+            for line in response:
+                if line.startswith(b"data: "):
+                    told.append(sent(line))
+                    if told[-1]["type"] == "call":
+                        assert notes.ran == [] and told[-1]["shown"] == '{\n  "path": "a\ufffd"\n}'
+                        server.asked("/page/confirm", {"key": told[-1]["confirm"], "run": may_run})
+    assert notes.ran == (["a\u202e"] if may_run else []) and text_of(told) == "Done."
 
 
 def test_code_runs_unasked_if_the_server_was_started_so(engine):

@@ -8,13 +8,10 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from mlx_oss import ScriptedEngine, ToolDescription, load_tokenizer
-from mlx_oss.errors import ToolError
-from mlx_oss.harmony import ToolNamespace
+from mlx_oss import ScriptedEngine, load_tokenizer
 from mlx_oss.server.responses import Responses, Servers
 from mlx_oss.server.toolbox import BuiltinTool
-from mlx_oss.tools import Tool
-from mlx_oss.tools.group import ToolGroup
+from tests.server.notes import Notes
 from tests.server.responses.streams import EVENTS, events_of, valid
 
 NOTES = {"type": "mcp", "server_label": "notes", "require_approval": "never"}
@@ -23,33 +20,6 @@ ANSWER = "<|channel|>final<|message|>Done.<|return|>"
 
 def call(recipient: str, text: str) -> str:
     return f"<|channel|>commentary to={recipient} <|constrain|>json<|message|>{text}<|call|>"
-
-
-class Notes(ToolGroup):
-    """A group as a server of tools is one."""
-
-    def __init__(self) -> None:
-        schema = {"type": "object", "properties": {"path": {"type": "string"}}}
-        described = [ToolDescription("read", "Reads.", schema), ToolDescription("write", "Writes.", schema)]
-        self._tools = {tool.name: Tool(tool, getattr(self, tool.name)) for tool in described}
-        self.ran: list[str] = []
-
-    @property
-    def namespace(self) -> ToolNamespace:
-        return ToolNamespace("notes", "My notes.", tuple(tool.description for tool in self._tools.values()))
-
-    def tool(self, name: str) -> Tool | None:
-        return self._tools.get(name)
-
-    def read(self, path: str = "") -> str:
-        self.ran.append(path)
-        if path == "gone":
-            raise ToolError("there is no such note")
-        return f"the note {path}"
-
-    def write(self, path: str = "") -> str:
-        self.ran.append(path)
-        return "written"
 
 
 class Server:

@@ -385,6 +385,12 @@ def test_a_session_that_is_loaded_without_the_server_still_describes_its_tools(r
     assert [event.text for event in again.send("Go") if isinstance(event, ToolResult)] == ["act {}"]
 
 
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(mcp_server.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(mlx_oss.OptionError, match=r"pip install 'mlx-oss\[mcp\]'"):
+        McpServer("x")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
