@@ -15,7 +15,7 @@ from mlx_oss.cli import mcp_arguments
 from mlx_oss.cli.interrupts import asking_user
 from mlx_oss.errors import OptionError
 from mlx_oss.files import expanded
-from mlx_oss.terminal import text_for_review
+from mlx_oss.terminal import one_line, text_for_review
 
 if TYPE_CHECKING:
     from mlx_oss.events import ToolCall
@@ -95,7 +95,7 @@ class Confirmation:
         sys.stderr.write(text_for_review(preview).rstrip("\n") + "\n")
         with asking_user():
             while True:
-                sys.stderr.write(f"run {name}? yes, no, always: ")
+                sys.stderr.write(f"run {one_line(name)}? yes, no, always: ")
                 sys.stderr.flush()
                 try:
                     answer = sys.stdin.readline()
