@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 
 pytest.importorskip("mcp")
@@ -21,6 +23,8 @@ from mlx_oss.cli import main, mcp_arguments, settings, tool_arguments
 from mlx_oss.tools import McpServer
 from mlx_oss.tools.reviews import reviews_of
 from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
+from tests.cli.test_terminal import PROMPT
+from tests.engines import wait_until
 
 ROOT = Path(__file__).parents[2]
 ROGUE = ROOT / "tests" / "tools" / "mcp" / "rogue.py"
@@ -226,6 +230,42 @@ def test_the_user_is_asked_before_each_function_and_an_always_is_for_that_functi
     assert confirmation.asks(read) and not confirmation.asks(write) and confirmation(read) is True
     shown = capsys.readouterr().err
     assert "run mine.write? yes, no, always: " in shown and "\x1b" not in shown and shown.count("run mine.read?") == 1
+
+
+SCRIPTED = """
+import sys
+import mlx_oss
+from mlx_oss.cli import main, model_arguments
+
+call = "<|channel|>commentary to=rogue.act <|constrain|>json<|message|>{}<|call|>"
+engine = mlx_oss.ScriptedEngine(call, "I go on.")
+model_arguments.load = lambda args: (engine, mlx_oss.load_tokenizer())
+sys.exit(main(["chat", "--no-history", "--mcp", sys.argv[1]]))
+"""
+
+
+def test_ctrl_c_in_a_terminal_stops_a_call_and_the_conversation_goes_on(tmp_path):
+    log = tmp_path / "log"
+    config = tmp_path / "mcp.json"
+    entry = {"command": sys.executable, "args": [str(ROGUE), "mute-call"], "env": {"LOG": str(log)}}
+    config.write_text(json.dumps({"mcpServers": {"rogue": entry}}))
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(tmp_path), "PROMPT_TOOLKIT_NO_CPR": "1"}
+    variables["TERM"] = "xterm-256color"
+    child = pexpect.spawn(sys.executable, ["-c", SCRIPTED, str(config)], env=variables, timeout=25, encoding="utf-8")
+    child.expect(PROMPT)
+    child.send("go\r")
+    child.expect("run rogue.act. yes, no, always: ")
+    child.send("yes\r")
+    wait_until(lambda: log.exists() and "call act" in log.read_text())
+    child.sendintr()
+    child.expect(r"\[stopped\]")
+    child.expect(PROMPT)
+    child.send("on\r")
+    child.expect("I go on.")
+    assert "cancelled" in log.read_text()
+    child.expect(PROMPT)
+    child.sendcontrol("d")
+    child.expect(pexpect.EOF)
 
 
 def test_without_a_terminal_calls_need_yes(capsys):
