@@ -20,8 +20,11 @@ from mlx_oss.events import ToolCall
 from mlx_oss.tools.schema_check import strict_validator
 
 LONGEST_TIME = 600.0  # seconds that a Python check may ask for
+# gpt-oss likes the signs of printers and of LaTeX: narrow spaces or {,} in 1 234 567, hyphens that do not break in -5.
+_BETWEEN = r"(?:[,\N{NARROW NO-BREAK SPACE}\N{NO-BREAK SPACE}\N{THIN SPACE}]|\{,\}|\\,)"
+_MINUS = r"\N{MINUS SIGN}\N{NON-BREAKING HYPHEN}-"
 _NUMBER = re.compile(
-    r"(?:(?<![\w)])[-+\N{MINUS SIGN}])?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+|(?=\.[0-9]))(?:\.[0-9]+)?"
+    rf"(?:(?<![\w)])[+{_MINUS}])?(?:[0-9]{{1,3}}(?:{_BETWEEN}[0-9]{{3}})+(?![0-9])|[0-9]+|(?=\.[0-9]))(?:\.[0-9]+)?"
     r"(?:[eE][-+]?[0-9]+)?"
 )
 _FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
@@ -150,15 +153,18 @@ class Checks:
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number in a text, such as -1,234.5; None if there is none."""
+    """The last number in a text, such as -1,234.5; None if there is none, NaN if it cannot be computed with."""
     found = _NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "").replace("\N{MINUS SIGN}", "-")) if found else None
+    try:
+        return Decimal(re.sub(r"[^-+0-9.eE]", "", re.sub(f"[{_MINUS}]", "-", found[-1]))) if found else None
+    except DecimalException:  # its exponent is beyond all bounds
+        return Decimal("NaN")
 
 
 def _is_near(found: Decimal, wanted: float, tolerance: float) -> bool:
-    exact = Decimal(repr(wanted))
+    exact = Decimal(str(wanted))  # as it is written; NumPy's repr has more
     try:
-        return found == exact or abs(found - exact) <= Decimal(repr(tolerance))
+        return found == exact or abs(found - exact) <= Decimal(str(tolerance))
     except DecimalException:  # out of all proportion
         return False
 
@@ -169,9 +175,20 @@ def _one_of(values: Sequence[object]) -> str:
 
 def _is_json_of(text: str, expected: Mapping[str, Any]) -> bool:
     try:
-        return bool(json_text.loads(text or "{}") == expected)
+        return _are_equal(json_text.loads(text or "{}"), expected)
     except (ValueError, RecursionError):
         return False
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON: to Python, true equals 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_are_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, list) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    return bool(one == other)
 
 
 @lru_cache(maxsize=1024)

@@ -44,7 +44,7 @@ def program(code: str) -> str:
         return ast.unparse(ast.fix_missing_locations(tree))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         where = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        reason = error.msg if isinstance(error, SyntaxError) else error
+        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "it is nested too deeply"
         raise EvaluationError(f"python is not Python code ({reason}{where}): correct it") from None
 
 
@@ -75,7 +75,8 @@ def problem(code: str, answer: str, seconds: float) -> str:
     ending = f"__import__('os').write(1, {word.encode()!r})"
     given = f"answer = {whole_characters(answer)!r}"
     with _places, closing(Sandbox(isolation, limits)) as sandbox:
-        output = sandbox.run(f"{given}\n{code}\n{ending}; None")
+        sandbox.run(given)  # by itself, because the code may begin with an import from __future__
+        output = sandbox.run(f"{code}\n{ending}; None")
     if output.ending != "done":
         return "the check says: " + _ENDINGS[output.ending].format(seconds=seconds, memory=_MEMORY / 1e9)
     if word in output.text:

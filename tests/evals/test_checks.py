@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlx_oss import EvaluationError, ToolCall
@@ -25,6 +26,10 @@ SCHEMA = {"type": "object", "properties": {"age": {"type": "integer", "minimum":
         ({"number": [-1234.5]}, ["it is -1,234.5", "\N{MINUS SIGN}1234.50"], ["1,234.5", "3-1234.5"], ""),
         ({"number": [0.3], "tolerance": 0.01}, [".31", "0.29"], ["0.32", "1e999999999"], ""),
         ({"number": [1, 2]}, ["1", "2"], ["3"], "the number is '3', not 1 or 2"),
+        ({"number": [1234567]}, ["1\u202f234\u202f567", r"$1{,}234{,}567$", r"1\,234\,567"], ["1 234 567"], "'567'"),
+        ({"number": [-5]}, ["\N{NON-BREAKING HYPHEN}5"], ["3\N{NON-BREAKING HYPHEN}5"], "the number is '5', not -5"),
+        ({"number": [1]}, [], ["1e" + "9" * 30, "-1e-" + "9" * 30], "the number is 'NaN', not 1"),
+        ({"number": [np.float64(1.5)]}, ["1.5"], ["2"], "the number is '2'"),
         ({"regex": ["(?i)^yes\\b"]}, ["Yes, of course"], ["oh yes", "yesterday"], "does not match"),
         ({"regex": ["a", "b"]}, ["xay", "b"], ["c"], "'a' or 'b' does not match"),
         ({"contains": ["Paris", "France"]}, ["paris is in FRANCE"], ["Paris"], "'France' is not in it"),
@@ -64,6 +69,16 @@ def test_calls_are_compared_by_name_order_and_value():
 
 
 @pytest.mark.parametrize(
+    ("written", "is_right"),
+    [("1", True), ("1.0", True), ("true", False), ("[1]", False), ('{"b": 1}', False), ("null", False)],
+)
+def test_true_is_not_one_in_the_arguments_of_a_call(written, is_right):
+    checks = Checks(calls=[ExpectedCall("f", {"a": {"deep": [1]}})])
+    call = ToolCall("functions.f", f'{{"a": {{"deep": [{written}]}}}}')
+    assert (checks.problem("", [call]) == "") == is_right
+
+
+@pytest.mark.parametrize(
     ("check", "reason"),
     [
         ({"regex": ["a(?=b)"]}, "regex is 'a(?=b)', which cannot be used"),
@@ -92,6 +107,7 @@ needs_sandbox = pytest.mark.skipif(isolation_here() not in GUARANTEES, reason="t
         ("answer.isdigit()", "12", "x", "AssertionError: answer.isdigit() is False"),
         ("assert len(answer) < 4, 'too long'", "12", "12345", "AssertionError: too long"),
         ("print(answer)", "1", None, ""),
+        ("from __future__ import annotations\nanswer == 'a'", "a", "b", "AssertionError: answer == 'a' is False"),
         ("exec(answer)\nassert double(4) == 8", "def double(x): return 2 * x", "double = int", "AssertionError"),
         ("exec(answer)\nFalse", None, "raise SystemExit(0)", "SystemExit: 0"),
         ("exec(answer)\nFalse", None, "import os; os._exit(0)", "it ended the interpreter"),
@@ -121,6 +137,15 @@ def test_an_answer_of_any_characters_reaches_the_check_as_it_is():
     text = "'\"\\\n\0\t{}\N{SNOWMAN}" * 1000
     assert Checks(python=f"answer == {text!r}").problem(text) == ""
     assert Checks(python="'?' in answer").problem("\ud800") == ""
+
+
+def test_code_that_python_has_no_words_for_is_refused_in_a_sentence(monkeypatch):
+    def parse(code: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(python_check.ast, "parse", parse)
+    with pytest.raises(EvaluationError, match=r"is not Python code \(it is nested too deeply\): correct it"):
+        python_check.program("-" * 100_000 + "1")
 
 
 def test_code_is_prepared_without_being_run():
