@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +117,7 @@ class Task:
     def __init__(self, questions: str | Path | Iterable[Question | Mapping[str, Any]]) -> None:
         self._source = questions if isinstance(questions, str | Path) else list(questions)
         self.name = Path(self._source).name if isinstance(self._source, str | Path) else "questions"
+        self._told = str(self._source) if isinstance(self._source, str | Path) else "the list of questions"
         self.count, self.runs_code = 0, False
         self.kinds: list[str] = []
         self.kind_of = array("I")
@@ -145,7 +147,7 @@ class Task:
                 break
             yield question
         if count != self.count:
-            raise EvaluationError(f"{self._source} was changed while it was read: give the same command again")
+            raise EvaluationError(f"{self._told} was changed while it was read: give the same command again")
 
     def _read(self) -> Iterator[Question]:
         lines: dict[str, int] = {}
@@ -188,7 +190,8 @@ def _identity(question: Question) -> bytes:
 
 _CHECKS = ("answer", "number", "tolerance", "regex", "contains", "schema", "python", "seconds", "calls")
 _QUESTION = ("id", "kind", "prompt", "messages", "turns", "system", "tools", "reasoning", "date", "seed", "metadata")
-_TOOL = ("name", "description", "parameters", "results", "result")
+_TOOL = ("name", "description", "parameters", "results")
+_JUDGES = tuple(key for key in _CHECKS if key not in ("tolerance", "seconds"))
 
 
 def _question(fields: Any, where: str, number: str) -> Question:
@@ -261,7 +264,7 @@ def _read_question(fields: _Fields, number: str) -> Question:
     turns = _turns(fields, messages)
     if not any(turn.checks.judges for turn in turns):
         raise EvaluationError(
-            f"{fields.where} has nothing to judge the answer by: give one of {', '.join(_CHECKS[:-1])} or {_CHECKS[-1]}"
+            f"{fields.where} has nothing to judge the answer by: give one of {', '.join(_JUDGES[:-1])} or {_JUDGES[-1]}"
         )
     effort, date, seed = given.get("reasoning"), given.get("date"), given.get("seed")
     if effort is not None and effort not in EFFORTS:
@@ -320,18 +323,22 @@ def _checks(fields: _Fields) -> Checks:
     schema, python = given.get("schema"), given.get("python")
     if schema is not None and not isinstance(schema, Mapping):
         raise fields.wrong("schema", "a JSON schema, as an object")
-    if python is not None and not isinstance(python, str):
+    if python is not None and not (isinstance(python, str) and python.strip()):
         raise fields.wrong("python", "Python code, as a text")
     for key, other in (("tolerance", "number"), ("seconds", "python")):
         if key in given and other not in given:
             raise EvaluationError(f"{fields.where} has {key} without {other}: give {other}, or leave it out")
     contains = fields.several("contains", (str, list), "a text")
-    if not all(isinstance(text, str) and text for each in contains for text in ([each] if type(each) is str else each)):
+    choices = [each if isinstance(each, list) else [each] for each in contains]
+    if not all(each and all(isinstance(text, str) and text for text in each) for each in choices):
         raise fields.wrong("contains", "a text, or a list of texts, or of lists of texts of which one will do")
+    number = fields.several("number", (int, float), "a number")
+    if any(isinstance(each, float) and not math.isfinite(each) for each in number):
+        raise fields.wrong("number", "finite numbers, as JSON has them")
     try:
         return Checks(
             answer=tuple(fields.several("answer", str, "a text")),
-            number=tuple(fields.several("number", (int, float), "a number")),
+            number=tuple(number),
             tolerance=fields.number("tolerance", 0, 0, 1e300),
             regex=tuple(fields.several("regex", str, "a regular expression")),
             contains=tuple(each if isinstance(each, str) else tuple(each) for each in contains),
@@ -362,5 +369,4 @@ def _tool(fields: _Fields | str) -> GivenTool | str:
     if not fields.text("name"):
         raise fields.wrong("name", "the name of a function")
     description = ToolDescription(fields.text("name"), fields.text("description"), parameters)
-    given = "results" if "results" in fields.fields else "result"
-    return GivenTool(description, tuple(fields.several(given, str, "a text")))
+    return GivenTool(description, tuple(fields.several("results", str, "a text")))

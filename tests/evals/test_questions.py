@@ -16,7 +16,7 @@ WEATHER = {"name": "weather", "description": "Tells it.", "parameters": {"type":
 def test_a_line_becomes_a_question(task):
     path = task(
         {"prompt": "6 * 7?", "number": 42},
-        {"id": "w", "kind": "tools", "prompt": "Oslo?", "tools": [WEATHER | {"result": "4"}, "python"],
+        {"id": "w", "kind": "tools", "prompt": "Oslo?", "tools": [WEATHER | {"results": "4"}, "python"],
          "system": "Be brief.", "calls": [{"name": "weather"}], "reasoning": "low", "date": "2026-01-02", "seed": 5,
          "metadata": {"by": "me"}},
         {"turns": [{"prompt": "I am Ann."}, {"prompt": "Who am I?", "contains": ["Ann", ["a", "b"]]}]},
@@ -86,7 +86,7 @@ GOOD = {"prompt": "a", "answer": "a"}
         ("[]", "line 2 is []: give an object"),
         ("\udcff", "line 2 is not text in UTF-8: save the file as UTF-8"),
         ({}, "line 2 asks nothing: give prompt, messages or turns"),
-        ({"prompt": "a"}, "line 2 has nothing to judge the answer by: give one of answer, number"),
+        ({"prompt": "a"}, "line 2 has nothing to judge the answer by: give one of answer, number, regex"),
         ({"prompt": "", "answer": "a"}, "line 2: prompt is '', expected a text"),
         ({"prompt": 3, "answer": "a"}, "line 2: prompt is 3, expected a text"),
         (GOOD | {"regexp": "a"}, "line 2 has the key 'regexp', which means nothing here: did you mean regex?"),
@@ -105,6 +105,10 @@ GOOD = {"prompt": "a", "answer": "a"}
         (GOOD | {"schema": {"type": 3}}, "line 2: schema is no JSON schema that can be checked"),
         (GOOD | {"contains": [3]}, "line 2: contains is [3], expected a text"),
         (GOOD | {"contains": [[3]]}, "line 2: contains is [[3]], expected a text"),
+        (GOOD | {"contains": [[]]}, "line 2: contains is [[]], expected a text"),
+        ('{"prompt": "a", "number": [1, NaN]}', "line 2: number is [1, nan], expected finite numbers"),
+        (GOOD | {"python": " "}, "line 2: python is ' ', expected Python code, as a text"),
+        (GOOD | {"tools": [WEATHER | {"result": "4"}]}, "line 2: tools[0] has the key 'result', which means nothing"),
         (GOOD | {"calls": 3}, "line 2: calls is 3, expected a list"),
         (GOOD | {"calls": [{"arguments": 3}]}, "line 2: calls[0]: arguments is 3, expected an object"),
         (GOOD | {"tools": ["java"]}, "line 2: tools has 'java': give \"python\", or an object"),
