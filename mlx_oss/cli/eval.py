@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TASK.jsonl",
         help='file with a question in each line, such as {"prompt": "6 * 7?", "number": 42}',
     )
-    model_arguments.add_arguments(parser)
+    model_arguments.add_arguments(parser, seed="0")
     answer_arguments.add_arguments(parser)
     parser.add_argument(
         "-s", "--system", default="", metavar="TEXT", help="instructions for questions that have none of their own"
@@ -72,9 +72,10 @@ def run(args: argparse.Namespace) -> int:
             kept = ", and the same command goes on with the others" if evaluation.report else ""
             say(f"interrupted: {results.done:,} of {results.total:,} answers are judged{kept}")
             raise
-        found = evaluation.finish()
+        found = evaluation.evaluation()
         report(found.markdown(_SHOWN))
         if evaluation.report is not None:
+            evaluation.write_report(found)
             report(f"The whole report is in {one_line(str(evaluation.report))}")
         if found.unknown:
             say(

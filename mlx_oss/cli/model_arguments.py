@@ -39,7 +39,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add_wire_argument(parser)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, seed: str = "a new seed each time") -> None:
+    """The model, and how it is sampled; `seed` says which seed is the default one."""
     add_model_arguments(parser)
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument(
@@ -77,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed",
         type=int,
         metavar="N",
-        help="seed of the random numbers; the same seed gives the same answer (default: a new seed each time)",
+        help=f"seed of the random numbers; the same seed gives the same answer (default: {seed})",
     )
     sampling.add_argument(
         "--max-tokens",

@@ -5,9 +5,10 @@ Knows nothing of terminals and of where models come from.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ def evaluate(
         for attempt in run.attempts(model, tokenizer, at_once):
             if progress is not None:
                 progress(attempt)
-        return run.finish()
+        evaluation = run.evaluation()
+        run.write_report(evaluation)
+        return evaluation
 
 
 class Run:
@@ -75,7 +78,7 @@ class Run:
 
     Attributes:
         results: The results so far.
-        report: The file that `finish` writes; None if nothing is kept.
+        report: The file that `write_report` writes; None if nothing is kept.
     """
 
     def __init__(self, task: Task, options: EvalOptions, output: str | Path | None, name: str) -> None:
@@ -125,17 +128,25 @@ class Run:
                 if self.results.is_open(number, sample):
                     yield number, sample, question
 
-    def finish(self) -> Evaluation:
-        """Adds the results up, and writes the report. Raises EvaluationError if it cannot be written."""
-        evaluation = evaluation_of(self._task, self._name, self.results, self._failures)
-        if self.report is not None:
-            try:
-                self.report.write_text(evaluation.markdown(), encoding="utf-8", errors="replace")
-            except OSError as error:
-                raise EvaluationError(
-                    f"{self.report} cannot be written ({error.strerror}): give another place with --output"
-                ) from None
-        return evaluation
+    def evaluation(self) -> Evaluation:
+        """Adds the results up."""
+        return evaluation_of(self._task, self._name, self.results, self._failures)
+
+    def write_report(self, evaluation: Evaluation) -> None:
+        """Writes the report, if anything is kept. Raises EvaluationError if it cannot be written."""
+        if self.report is None:
+            return
+        part = self.report.with_name(f".{self.report.name}.part")
+        try:
+            part.write_text(evaluation.markdown(), encoding="utf-8", errors="replace")
+            os.replace(part, self.report)  # one that is there stays whole until then
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            raise EvaluationError(
+                f"{self.report} cannot be written ({error.strerror}): all answers are kept, so free some space, or "
+                "whatever else is in the way, and give the same command again"
+            ) from None
 
     def close(self) -> None:
         """Lets go of the files."""

@@ -120,7 +120,7 @@ class Results:
     def _take(self, fields: Mapping[str, Any], number: int) -> None:
         try:
             place, right = self._place(fields["number"] - 1, fields["sample"]), fields["right"]
-            if type(right) is not bool or self._states[place] != _OPEN:
+            if not _is_result(fields) or self._states[place] != _OPEN:
                 raise LookupError
         except (LookupError, TypeError):
             raise EvaluationError(
@@ -236,3 +236,16 @@ class Results:
     def close(self) -> None:
         """Lets go of the file."""
         self._file.close()
+
+
+def _is_result(fields: Mapping[str, Any]) -> bool:
+    """Whether there is what a report needs."""
+    turns = fields.get("turns")
+    return (
+        type(fields.get("right")) is bool
+        and all(type(fields.get(name)) is int for name in ("prompt_tokens", "generated_tokens"))
+        and isinstance(fields.get("seconds"), int | float)
+        and all(isinstance(fields.get(name), str) for name in ("id", "problem"))
+        and isinstance(turns, list)
+        and all(isinstance(turn, Mapping) and isinstance(turn.get("answer"), str) for turn in turns)
+    )

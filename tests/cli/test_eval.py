@@ -74,6 +74,23 @@ def test_results_and_the_report_are_kept_and_need_no_model_again(tmp_path, answe
     assert run(*arguments) == 0 and capsys.readouterr().out == first
 
 
+def test_the_score_is_printed_even_if_the_report_cannot_be_written(tmp_path, answers, capsys):
+    answers({"a": "1", "b": "1"})
+    (tmp_path / "out" / "report.md").mkdir(parents=True)
+    assert run("eval", task(tmp_path / "t.jsonl", *QUESTIONS), "-o", tmp_path / "out") == 2
+    told = capsys.readouterr()
+    assert "**pass@1: 50.0%" in told.out and "report.md cannot be written (Is a directory): all answers" in told.err
+
+
+def test_help_and_results_agree_on_the_default_seed(tmp_path, answers, capsys):
+    with pytest.raises(SystemExit):
+        run("eval", "--help")
+    assert "gives the same answer (default: 0)" in " ".join(capsys.readouterr().out.split())
+    answers({"a": "1", "b": "1"})
+    run("eval", task(tmp_path / "t.jsonl", *QUESTIONS))
+    assert ", seed 0," in capsys.readouterr().out
+
+
 def test_a_long_list_of_failures_is_shortened_in_the_terminal_only(tmp_path, answers, capsys):
     answers(lambda *_: "no")
     questions = [{"prompt": str(number), "answer": "yes"} for number in range(300)]

@@ -201,7 +201,7 @@ def test_a_file_with_other_things_stays_as_it_is(tmp_path, content, reason):
     assert reason in str(raised.value) and path.read_text() == content
 
 
-@pytest.mark.parametrize("change", [{"number": 99}, {"number": 0}, {"sample": 1}, {"right": 1}, {"number": "1"}, {}])
+@pytest.mark.parametrize("change", [{"number": 99}, {"number": 0}, {"sample": 1}, {"number": "1"}, {}])
 def test_a_line_that_is_no_result_of_this_evaluation_is_refused(asked, tmp_path, change):
     asked(QUESTIONS, draws, tmp_path / "out")
     path = tmp_path / "out" / "results.jsonl"
@@ -209,6 +209,33 @@ def test_a_line_that_is_no_result_of_this_evaluation_is_refused(asked, tmp_path,
         file.write(json.dumps(json.loads(path.read_text().splitlines()[1]) | change) + "\n")
     with pytest.raises(EvaluationError, match="line 10 is no result of this evaluation, or a second one: take it out"):
         asked(QUESTIONS, {}, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "change", [{"right": 1}, {"turns": None}, {"turns": [{}]}, {"prompt_tokens": "1"}, {"seconds": None}, {"id": 1}]
+)
+def test_a_line_that_lacks_something_is_refused_before_anything_is_asked(asked, tmp_path, change):
+    asked(QUESTIONS, draws, tmp_path / "out")
+    path = tmp_path / "out" / "results.jsonl"
+    first, second, *others = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([first, json.dumps(json.loads(second) | change) + "\n", *others]))
+    with pytest.raises(EvaluationError, match="line 2 is no result of this evaluation, or a second one: take it out"):
+        asked(QUESTIONS, {}, tmp_path / "out")
+
+
+def test_a_report_that_cannot_be_written_leaves_the_one_before_and_all_answers(asked, tmp_path, monkeypatch):
+    first, before = asked(QUESTIONS, draws, tmp_path / "out"), (tmp_path / "out" / "report.md").read_text()
+
+    def full(self: Path, *_: object, **__: object) -> None:
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        with pytest.raises(EvaluationError, match=r"report.md cannot be written .*: all answers are kept, so free"):
+            asked(QUESTIONS, {}, tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.md", "results.jsonl"]
+    assert (tmp_path / "out" / "report.md").read_text() == before and asked(QUESTIONS, {}, tmp_path / "out") == first
 
 
 def test_only_one_process_has_the_results(asked, tmp_path):
