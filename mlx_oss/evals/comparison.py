@@ -143,8 +143,7 @@ def compare(
         if passages is not None and not _are_equal(passages, stored.passages):
             raise OptionError(f"{stored.path} has the logits of other texts: leave the texts out, or store them again")
         passages = stored.passages
-    passages = texts.bundled_conversations() if passages is None else list(passages)
-    context = max(len(passage.ids) for passage in passages)
+    passages, context = _checked(passages)
     if stored is not None:
         model_b = _loaded(b, dtype, memory, context)
         _check_vocabularies(stored.vocab, model_b.config.vocab_size)
@@ -180,10 +179,18 @@ def store(
         OptionError: If the file cannot be written.
         MlxOssError: As `compare`.
     """
-    passages = texts.bundled_conversations() if passages is None else list(passages)
+    passages, context = _checked(passages)
     check_target(path)
-    engine = _loaded(model, dtype, memory, max(len(passage.ids) for passage in passages))
+    engine = _loaded(model, dtype, memory, context)
     store_tops(path, passages, _tops(engine, passages, progress), engine.config.vocab_size)
+
+
+def _checked(passages: Sequence[Passage] | None) -> tuple[list[Passage], int]:
+    """The texts, and how many tokens the longest has. Raises OptionError if there is nothing to compare in them."""
+    passages = texts.bundled_conversations() if passages is None else list(passages)
+    if not any(len(passage.counted) for passage in passages):
+        raise OptionError("the texts have nothing that the model has written: give conversations with answers")
+    return passages, max(len(passage.ids) for passage in passages)
 
 
 def _tops(model: LocalEngine, passages: Sequence[Passage], progress: OnProgress | None) -> Iterator[Top]:
@@ -225,7 +232,7 @@ def _both(
     if isinstance(a, LocalEngine) or isinstance(b, LocalEngine):
         return _loaded(a, dtype, memory, context), _loaded(b, dtype, memory, context)
     first = plan(a, context=context, memory=memory, dtype=dtype)
-    second = plan(b, context=context, memory=max(0, first.memory - first.peak_bytes), dtype=dtype)
+    second = plan(b, context=context, memory=max(1, first.memory - first.peak_bytes), dtype=dtype)
     if second.verdict == "too small":
         needed = format_bytes(first.peak_bytes + second.least_bytes, round_up=True)
         raise OptionError(
@@ -242,6 +249,8 @@ def _rows(model: LocalEngine, passages: Sequence[Passage]) -> Iterator[tuple[Flo
             raise ContextError(
                 f"a text has {len(passage.ids):,} tokens, but the model has room for {model.context:,}: split it"
             )
+        if (largest := int(passage.ids.max(initial=0))) >= model.config.vocab_size:
+            raise OptionError(f"the text has the token {largest}, but the model only {model.config.vocab_size:,}")
         before = passage.counted - 1
         for start, hidden in _read(model, passage.ids[: int(before[-1]) + 1] if len(before) else passage.ids[:0]):
             places = before[(before >= start) & (before < start + hidden.shape[1])]
@@ -260,8 +269,6 @@ def _rows(model: LocalEngine, passages: Sequence[Passage]) -> Iterator[tuple[Flo
 def _read(model: LocalEngine, ids: NDArray[np.int32]) -> Iterator[tuple[int, mx.array]]:
     """The final hidden states (1, n, C) of each chunk of a text, with the position of its first token."""
     cache = model.make_cache()
-    if ids.size and (largest := int(ids.max())) >= model.config.vocab_size:
-        raise OptionError(f"the text has the token {largest}, but the model only {model.config.vocab_size:,}")
     cache.reserve(len(ids))
     for start in range(0, len(ids), model.chunk):
         with device_errors:

@@ -9,19 +9,22 @@ whole, and may come from somebody else: its shapes and values are checked.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
 
-from mlx_oss.errors import CheckpointError, OptionError
+from mlx_oss.errors import CheckpointError, MlxOssError, OptionError
 from mlx_oss.evals.divergence import TOP, Top
 from mlx_oss.evals.passages import LABELS, Passage
-from mlx_oss.files import expanded
+from mlx_oss.files import check_regular, expanded
 from mlx_oss.weights.safetensors import TensorInfo, read_header
 
 _DTYPES = {"I32": "<i4", "U8": "u1", "F32": "<f4"}
@@ -35,6 +38,7 @@ _KINDS = {
     "rest": "F32",
     "said": "F32",
 }
+_HEADER_BYTES = 1 << 16
 _AGAIN = "store it again with `mlx-oss compare MODEL --store FILE`"
 
 
@@ -56,7 +60,7 @@ class StoredLogits:
 
     def __init__(self, path: str | Path) -> None:
         self.path = expanded(path)
-        header = read_header(self.path, 1 << 16)
+        header = read_header(self.path, _HEADER_BYTES)
         if {name: tensor.dtype for name, tensor in header.items()} != _KINDS:
             raise CheckpointError(f"{path} has no stored logits: give the folder of a model, or {_AGAIN}")
         self._arrays = {name: self._mapped(tensor) for name, tensor in header.items()}
@@ -103,13 +107,18 @@ class StoredLogits:
             rest, said = float(a["rest"][n]), float(a["said"][n])
             good = bool(((ids >= 0) & (ids < self.vocab)).all()) and len(np.unique(ids)) == len(ids)
             good = good and bool(np.isfinite(logprobs).all()) and math.isfinite(said) and not math.isnan(rest)
-            if not good or max(float(logprobs.max()), rest, said) > 1e-3:
+            good = good and max(float(logprobs.max()), rest, said) < 1e-3
+            good = good and abs(float(np.exp(logprobs).sum()) + math.exp(rest) - 1) < 1e-3
+            if not good:
                 raise CheckpointError(f"{self.path} is damaged: what it has of token {n} is no prediction; {_AGAIN}")
             yield Top(ids, logprobs, rest, said)
 
 
 def check_target(path: str | Path) -> None:
-    """Raises OptionError if a file cannot be written, so that this is told before the work."""
+    """Raises OptionError if a file cannot be written, so that this is told before the work.
+
+    Only stored logits are replaced: the file may be a model's weights, or the conversations themselves.
+    """
     folder = expanded(path).parent
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OptionError(
@@ -117,6 +126,15 @@ def check_target(path: str | Path) -> None:
         )
     if expanded(path).is_dir():
         raise OptionError(f"{path} is a folder: give a file")
+    if os.path.lexists(expanded(path)) and not _has_logits(expanded(path)):
+        raise OptionError(f"{path} is there and has no stored logits: give another file, or move it away first")
+
+
+def _has_logits(path: Path) -> bool:
+    try:
+        return {name: tensor.dtype for name, tensor in read_header(path, _HEADER_BYTES).items()} == _KINDS
+    except MlxOssError:
+        return False
 
 
 def store(path: str | Path, passages: Sequence[Passage], tops: Iterable[Top], vocab: int) -> None:
@@ -143,9 +161,8 @@ def store(path: str | Path, passages: Sequence[Passage], tops: Iterable[Top], vo
     shapes = {name: array.shape for name, array in written.items()}
     shapes |= {"top_ids": (count, width), "top_logprobs": (count, width), "rest": (count,), "said": (count,)}
     header, starts = _header(shapes)
-    part = path.with_name(f".{path.name}.part")
     try:
-        with open(part, "wb") as file:
+        with _part_of(path) as (part, file):
             file.write(header)
             for name, array in written.items():
                 _write(file.fileno(), array, _KINDS[name], starts[name])
@@ -156,12 +173,35 @@ def store(path: str | Path, passages: Sequence[Passage], tops: Iterable[Top], vo
                     _write(file.fileno(), array, _KINDS[name], starts[name] + number * array.size * 4)
             file.truncate(starts["end"])
             os.fsync(file.fileno())
-        os.replace(part, path)
+            os.replace(part, path)
+    except BlockingIOError:
+        raise OptionError(f"{path} is being written by another process: give another file, or wait for it") from None
     except OSError as error:
-        raise OptionError(f"{path} cannot be written ({error.strerror}): give another file") from None
-    finally:
-        with suppress(OSError):
-            os.unlink(part)
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "give another file"
+        raise OptionError(f"{path} cannot be written ({error.strerror}): {remedy}") from None
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[tuple[Path, FileIO]]:
+    """The file that becomes `path` when it is whole, empty and for this process alone. In the end it is gone."""
+    part = path.with_name(f".{path.name}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
+    with FileIO(descriptor, "w") as file:
+        check_regular(part, os.fstat(descriptor))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks
+            pass
+        if not os.path.samestat(os.fstat(descriptor), os.stat(part)):  # it has just become the file of another process
+            raise BlockingIOError
+        file.truncate(0)
+        try:
+            yield part, file
+        finally:
+            with suppress(OSError):
+                os.unlink(part)
 
 
 def _header(shapes: dict[str, tuple[int, ...]]) -> tuple[bytes, dict[str, int]]:

@@ -15,7 +15,7 @@ import pytest
 from mlx_oss import load_model
 from mlx_oss.convert import ConvertOptions, convert
 from mlx_oss.errors import CheckpointError, ContextError, MlxOssError, NumericalError, OptionError
-from mlx_oss.evals import comparison
+from mlx_oss.evals import comparison, stored_logits
 from mlx_oss.evals.comparison import Comparison, compare, store
 from mlx_oss.evals.passages import LABELS, Passage, label
 from mlx_oss.evals.stored_logits import StoredLogits
@@ -172,6 +172,8 @@ def test_progress_counts_every_token(copies):
 def test_two_models_that_do_not_fit_together_are_refused_with_what_to_do(copies):
     with pytest.raises(OptionError, match=r"together, but the limit is .*: store the logits of the one first"):
         compare(copies("bf16"), copies("q8"), TEXTS, memory="230MB")
+    with pytest.raises(MlxOssError, match=r"together, but the limit is 1.00 MB"):
+        compare(copies("bf16"), copies("q8"), TEXTS, memory="1MB")
 
 
 def test_models_with_other_vocabularies_are_refused(copies, folder, tmp_path):
@@ -189,6 +191,8 @@ def test_a_text_that_is_too_long_and_a_token_that_is_none_are_refused(copies):
         compare(model, model, TEXTS)
     with pytest.raises(OptionError, match="has the token 5000"):
         compare(copies("q8"), copies("q8"), [Passage(np.array([5000, 1], np.int32), np.array([1, 1], np.uint8))])
+    with pytest.raises(OptionError, match="has the token 5000"):  # the last one is only looked up
+        compare(copies("q8"), copies("q8"), [Passage(np.array([1, 5000], np.int32), np.array([1, 1], np.uint8))])
 
 
 def test_logits_that_are_not_numbers_are_told(copies, monkeypatch, tmp_path):
@@ -202,7 +206,8 @@ def test_logits_that_are_not_numbers_are_told(copies, monkeypatch, tmp_path):
 
 
 def test_an_interrupted_store_leaves_what_was_there(copies, tmp_path):
-    (tmp_path / "a").write_text("before")
+    store(copies("bf16"), tmp_path / "a", TEXTS)
+    before = (tmp_path / "a").read_bytes()
 
     def interrupt(done: int, total: int) -> None:
         if done == 20:
@@ -210,7 +215,54 @@ def test_an_interrupted_store_leaves_what_was_there(copies, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         store(copies("q8"), tmp_path / "a", TEXTS, progress=interrupt)
-    assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_text() == "before"
+    assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["conversations.jsonl", "model.safetensors", "device"])
+def test_only_stored_predictions_are_replaced(copies, tmp_path, name):
+    path = tmp_path / name
+    if name == "device":
+        path.symlink_to("/dev/null")
+    else:
+        path.write_bytes((copies("q8") / "model-00001-of-00001.safetensors").read_bytes() if "model" in name else b"{}")
+    before = path.read_bytes()
+    with pytest.raises(OptionError, match=r"is there and has no stored logits: give another file, or move it away"):
+        store(copies("q8"), path, TEXTS)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == [name]
+    for part in ("q8", "q4"):
+        store(copies(part), tmp_path / "a", TEXTS)
+
+
+def test_two_processes_do_not_write_into_one_file(copies, tmp_path):
+    refused: list[str] = []
+
+    def again(done: int, total: int) -> None:
+        if done == 1:
+            with pytest.raises(OptionError, match="is being written by another process") as raised:
+                store(copies("q4"), tmp_path / "a", TEXTS)
+            refused.append(str(raised.value))
+
+    store(copies("q8"), tmp_path / "a", TEXTS, progress=again)
+    assert refused and not compare(tmp_path / "a", copies("q8")).kl.any() and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(copies, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stored_logits, "_write", full)
+    with pytest.raises(OptionError, match=r"No space left on device\): free some space"):
+        store(copies("q8"), tmp_path / "a", TEXTS)
+    assert not os.listdir(tmp_path)
+
+
+def test_without_anything_that_the_model_has_written_there_is_nothing_to_compare(copies, tmp_path):
+    silent = Passage(np.array([1, 2], np.int32), np.zeros(2, np.uint8))
+    for texts in ([], [silent]):
+        with pytest.raises(OptionError, match="the texts have nothing that the model has written"):
+            compare(copies("q8"), copies("q8"), texts)
+        with pytest.raises(OptionError, match="the texts have nothing that the model has written"):
+            store(copies("q8"), tmp_path / "a", texts)
 
 
 def test_a_file_that_cannot_be_written_is_told(copies, tmp_path):
@@ -227,7 +279,13 @@ def test_damaged_files_are_refused(copies, tmp_path):
         "cut": good[:-10],
         "empty": b"",
     }
-    for name, value in (("top_ids", b"\xff"), ("top_ids", b"\0"), ("top_logprobs", b"\x7f"), ("said", b"\xff")):
+    for name, value in (
+        ("top_ids", b"\xff"),
+        ("top_ids", b"\0"),
+        ("top_logprobs", b"\x7f"),
+        ("top_logprobs", b"\0"),
+        ("said", b"\xff"),
+    ):
         tensor = header[name]
         damages[f"{name} {value!r}"] = good[: tensor.start] + value * tensor.nbytes + good[tensor.end :]
     for name, value in (("lengths", b"\xff"), ("labels", b"\xff"), ("tokens", b"\xff"), ("lengths", b"\0")):
