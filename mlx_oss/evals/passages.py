@@ -5,6 +5,7 @@ Only what the model writes counts: its messages, from the channel to the last to
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,13 +25,15 @@ from mlx_oss.harmony import (
     DeveloperContent,
     Message,
     SystemContent,
-    ToolDescription,
     ToolNamespace,
     conversation_for_next_turn,
     message_from_dict,
 )
 from mlx_oss.harmony.render import offers_functions, render_message
+from mlx_oss.harmony.schemas import with_simplified_schemas
+from mlx_oss.json_lines import decoded, read_lines
 from mlx_oss.tokenizer import END, MESSAGE, RETURN, load_tokenizer
+from mlx_oss.tools.toolset import Toolset
 
 CHANNELS = ("analysis", "commentary", "final")
 KINDS = ("reasoning", "answers", "preambles", "JSON", "code", "text", "headers")
@@ -76,8 +79,8 @@ def in_words(number: int) -> tuple[str, str]:
 
 def bundled_conversations() -> list[Passage]:
     """The conversations that come with mlx-oss."""
-    file = resources.files("mlx_oss") / "data" / BUNDLED
-    return list(_passages_of_lines(file.read_text(encoding="utf-8"), BUNDLED))
+    with resources.as_file(resources.files("mlx_oss") / "data" / BUNDLED) as path:
+        return read_conversations(path)
 
 
 def read_conversations(path: str | Path) -> list[Passage]:
@@ -92,7 +95,14 @@ def read_conversations(path: str | Path) -> list[Passage]:
     Raises:
         OptionError: If it cannot be read, or a line is no conversation; names the line.
     """
-    passages = list(_passages_of_lines(_read(path), str(path)))
+    passages: list[Passage] = []
+    for number, line in read_lines(path, OptionError, "give a file with a conversation in each line"):
+        where = f"{path}, line {number}"
+        try:
+            passages += passages_of(_conversation(decoded(line, where, OptionError)))
+        except (MlxOssError, RecursionError) as error:
+            text = str(error)
+            raise OptionError(text if text.startswith(where) else f"{where}: {text}") from None
     if not passages:
         raise OptionError(f'{path} has no message of the assistant: give a line {{"messages": [...]}} with one')
     return passages
@@ -143,25 +153,11 @@ def _passage(ids: Sequence[int], labels: Sequence[int]) -> Passage:
 
 def _read(path: str | Path) -> str:
     try:
-        return read_input(expanded(path), TEXT_BYTES).decode()
+        return read_input(expanded(path), TEXT_BYTES).removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
         raise OptionError(f"{path} is not text in UTF-8: give a text file") from None
     except (OSError, ValueError) as error:  # ValueError: an impossible path
         raise OptionError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): give a file") from None
-
-
-def _passages_of_lines(text: str, name: str) -> Iterator[Passage]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield from passages_of(_conversation(json.loads(line)))
-        except (ValueError, RecursionError) as error:
-            raise OptionError(
-                f'{name}, line {number} is not JSON ({error}): write a line {{"messages": [...]}} for each conversation'
-            ) from None
-        except MlxOssError as error:
-            raise OptionError(f"{name}, line {number}: {error}") from None
 
 
 def _conversation(data: Any) -> list[Message]:
@@ -174,16 +170,16 @@ def _conversation(data: Any) -> list[Message]:
     if effort not in (None, "low", "medium", "high"):
         raise OptionError(f"reasoning_effort is {quoted(effort)}, expected low, medium or high")
     tools = data.get("tools")
-    if not isinstance(tools, list | None):
-        raise OptionError(f"tools is {quoted(tools)}, expected a list of functions")
+    if not isinstance(tools, list | None) or not all(isinstance(tool, Mapping) for tool in tools or ()):
+        raise OptionError(f"tools is {quoted(tools)}, expected a list of functions in the form of OpenAI's API")
     if any(_is_system(item) for item in items):
         if tools or effort:
             raise OptionError("the system message says which tools and effort there are: leave out these keys")
         return [message_from_dict(item) for item in items]
     instructions, messages = from_items(items)
-    space = (ToolNamespace("functions", None, tuple(map(_function, tools))),) if tools else ()
+    space = (ToolNamespace("functions", None, Toolset(tools).functions),) if tools else ()
     head = [Message("developer", DeveloperContent(instructions or None, space))] if instructions or space else []
-    return [_system(effort), *head, *messages]
+    return [_system(effort), *map(with_simplified_schemas, head), *messages]
 
 
 def _is_system(item: Any) -> bool:
@@ -195,16 +191,6 @@ def _is_system(item: Any) -> bool:
 
 def _system(effort: Any) -> Message:
     return Message("system", SystemContent(reasoning_effort=effort or "medium"))
-
-
-def _function(tool: Any) -> ToolDescription:
-    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-    if not isinstance(function, Mapping) or not isinstance(name := function.get("name"), str):
-        raise OptionError(f'{quoted(tool)} is no tool: give {{"type": "function", "function": {{"name": ..., ...}}}}')
-    text, parameters = function.get("description"), function.get("parameters")
-    if not isinstance(text, str | None) or not isinstance(parameters, Mapping | None):
-        raise OptionError(f"the tool {quoted(name)} needs a text as description and a JSON schema as parameters")
-    return ToolDescription(name, text or "", parameters)
 
 
 def _rendered(messages: Sequence[Message], first: int, answer_kind: str = "answers") -> tuple[list[int], list[int]]:

@@ -115,7 +115,10 @@ def test_a_label_says_its_channel_and_its_kind():
         ('{"messages": [{"role": "robot", "content": ""}]}', "has the role 'robot'"),
         ('{"messages": [], "reasoning_effort": "huge"}', "expected low, medium or high"),
         ('{"messages": [], "tools": {}}', "expected a list of functions"),
-        ('{"messages": [], "tools": [{"type": "function"}]}', "is no tool"),
+        ('{"messages": [], "tools": [{"type": "function"}]}', "is not a tool: give"),
+        ('{"messages": [], "tools": ["f"]}', "expected a list of functions"),
+        ('{"messages": [], "tools": [{"name": "f"}, {"name": "f"}]}', "two tools are called 'f'"),
+        ('{"messages": [], "tools": [{"name": "a b"}]}', "name the tool in letters, digits, _ and -"),
         ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}', "gpt-oss reads only text"),
         ("[" * 100_000, "is not JSON"),
     ],
@@ -128,10 +131,30 @@ def test_a_line_that_is_no_conversation_is_named(line, message, tmp_path):
     assert "line 2" in str(raised.value)
 
 
+def test_what_editors_and_models_leave_in_a_file_is_no_mistake(tmp_path):
+    file, turn = tmp_path / "conversations.jsonl", [{"role": "user", "content": "a"}]
+    file.write_text(json.dumps({"messages": [*turn, {"role": "assistant", "content": "b\ud800"}]}))
+    (passage,) = read_conversations(file)
+    assert said(passage)["final", "answers"] == "b?"
+    file.write_text("\ufeff" + file.read_text())
+    assert (read_conversations(file)[0].ids == passage.ids).all()
+    (tmp_path / "text").write_text("\ufeffabc")
+    assert said(read_text(tmp_path / "text")[0])["final", "text"] == "abc"
+
+
+def test_tools_are_described_as_in_a_chat(tmp_path):
+    weather = {"name": "weather", "parameters": {"$ref": "#/$defs/w", "$defs": {"w": {"properties": {"city": {}}}}}}
+    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    file = tmp_path / "conversations.jsonl"
+    file.write_text(json.dumps({"messages": turn, "tools": [{"type": "function", "function": weather}]}))
+    (passage,) = read_conversations(file)
+    assert "type weather = (_: {\ncity" in load_tokenizer().decode(passage.ids.tolist())
+
+
 @pytest.mark.parametrize("read", [read_conversations, read_text])
 def test_files_that_cannot_be_read_are_refused_in_a_sentence(read, tmp_path):
     (tmp_path / "empty").write_text("")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for name in ("empty", "binary", "missing", ".", "a\0b"):
-        with pytest.raises(MlxOssError, match=r": (give|write)"):
+        with pytest.raises(MlxOssError, match=r": (give|save)"):
             read(tmp_path / name)
