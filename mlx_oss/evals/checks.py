@@ -55,8 +55,9 @@ class Checks:
         contains: Texts; all of them have to be in the answer, in capitals or not. A tuple in place of a text: one of
             these will do.
         schema: A JSON schema; the answer has to be JSON that follows it.
-        python: Code that gets the text `answer`. It has to end without an exception, and if its last line is an
-            expression, that has to be true, or None. It runs in a sandbox.
+        python: Code that gets the texts `answer` and `code`: the first fenced block of the answer, or all of it. It has
+            to end without an exception, and if its last line is an expression, that has to be true, or None. It runs in
+            a sandbox.
         seconds: How long this code may take.
         calls: Calls that have to be made, in this order, and no others. None: it does not matter.
 

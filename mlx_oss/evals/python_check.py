@@ -73,7 +73,8 @@ def problem(code: str, answer: str, seconds: float) -> str:
     limits = Limits(seconds=seconds, memory_bytes=_MEMORY, processes=_PROCESSES)
     word = secrets.token_hex(16)
     ending = f"__import__('os').write(1, {word.encode()!r})"
-    given = f"answer = {whole_characters(answer)!r}"
+    text = whole_characters(answer)
+    given = f"answer, code = {text!r}, {_code_of(text)!r}"
     with _places, closing(Sandbox(isolation, limits)) as sandbox:
         sandbox.run(given)  # by itself, because the code may begin with an import from __future__
         output = sandbox.run(f"{code}\n{ending}; None")
@@ -83,3 +84,14 @@ def problem(code: str, answer: str, seconds: float) -> str:
         return ""
     lines = output.text.split("\n")
     return "the check says: " + next((line for line in reversed(lines) if line.strip()), "it did not come to its end")
+
+
+def _code_of(answer: str) -> str:
+    """The first fenced block of an answer; all of it if there is none."""
+    lines, first = answer.split("\n"), None
+    for number, line in enumerate(map(str.strip, lines)):
+        if first is None and line.startswith("```") and "`" not in line[3:]:
+            first = number + 1
+        elif first is not None and line == "```":
+            return "\n".join(lines[first:number])
+    return answer

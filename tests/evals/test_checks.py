@@ -107,6 +107,8 @@ needs_sandbox = pytest.mark.skipif(isolation_here() not in GUARANTEES, reason="t
         ("answer.isdigit()", "12", "x", "AssertionError: answer.isdigit() is False"),
         ("assert len(answer) < 4, 'too long'", "12", "12345", "AssertionError: too long"),
         ("print(answer)", "1", None, ""),
+        ("exec(code)\nassert f() == 1", "def f(): return 1", "```\ndef f(): return 2\n```", "AssertionError"),
+        ("exec(code)\nf() == 1", "So:\n```python\ndef f():\n    return 1\n```\n```sh\nls\n```", "```", "SyntaxError"),
         ("from __future__ import annotations\nanswer == 'a'", "a", "b", "AssertionError: answer == 'a' is False"),
         ("exec(answer)\nassert double(4) == 8", "def double(x): return 2 * x", "double = int", "AssertionError"),
         ("exec(answer)\nFalse", None, "raise SystemExit(0)", "SystemExit: 0"),
