@@ -108,7 +108,8 @@ def _show(args: argparse.Namespace, found: Comparison, is_stored: bool) -> None:
     console.print(one_line(f"A: {args.a}"), markup=False)
     console.print(one_line(f"B: {args.b}"), markup=False)
     columns = ("tokens", "KL", *(("at most",) if is_stored else ()), "median", "99 %", "same", "said")
-    table = Table("", *columns)
+    table = Table("", *columns, show_edge=False, pad_edge=False)  # so that eight columns fit into 80 characters
+    table.columns[0].no_wrap, table.columns[0].min_width = True, len("commentary")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, figures in found.rows:
