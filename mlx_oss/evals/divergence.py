@@ -104,10 +104,13 @@ def top_of(logits: Floats, said: int, ids: NDArray[np.int32] | None = None) -> T
         ids = np.argpartition(logits, len(logits) - count)[-count:].astype(np.int32)
         ids = np.concatenate([np.array([best], np.int32), ids[ids != best]])[:count]
     logprobs = logits - np.float32(_log_total(logits, best))
-    others = np.exp(logprobs)
-    others[ids] = 0
-    rest = float(others.sum())
-    log_rest = float(np.float32(math.log(rest))) if rest > 0 else -math.inf  # rounded as it is stored
+    others = logprobs.copy()
+    others[ids] = -np.inf
+    largest = float(others.max())
+    log_rest = -math.inf
+    if largest > -math.inf:  # the probabilities themselves may be too small for float32
+        others -= np.float32(largest)
+        log_rest = float(np.float32(largest + math.log(float(np.exp(others).sum()))))  # rounded as it is stored
     return Top(ids, logprobs[ids], log_rest, float(logprobs[said]))
 
 
