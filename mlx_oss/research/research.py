@@ -24,6 +24,7 @@ from mlx_oss.files import expanded
 from mlx_oss.generation.engine import Engine
 from mlx_oss.generation.options import SamplingOptions
 from mlx_oss.harmony import ReasoningEffort
+from mlx_oss.json_lines import GrowingFile
 from mlx_oss.json_text import whole_characters
 from mlx_oss.research import prompts
 from mlx_oss.research import trace as traces
@@ -31,7 +32,6 @@ from mlx_oss.research.bounds import Bounds
 from mlx_oss.research.look import Found, Look
 from mlx_oss.research.report import Report, made
 from mlx_oss.research.state import VERSION, State, restored
-from mlx_oss.research.trace import Trace
 from mlx_oss.tokenizer import Tokenizer
 from mlx_oss.tools.browser import BrowserTool
 
@@ -100,8 +100,9 @@ class Research:
         self._lock = threading.Lock()
         self._sessions: set[ChatSession] = set()  # those that run
         self._is_cancelled = False
+        self._has_failed = False  # one of several rounds at once, so that the others end
         self._started = 0.0  # when this run would have begun if all runs were one
-        self._trace: Trace | None = None
+        self._trace: GrowingFile | None = None
 
     def run(self) -> Report:
         """Goes on until the report is written; returns it.
@@ -111,9 +112,10 @@ class Research:
             OptionError: If there is no question, or it is too long for the context.
             DeviceError: If MLX fails. Another call goes on where this one has stopped.
         """
-        self._trace = Trace(self._folder)
+        self._has_failed = False
+        self._trace, lines = traces.opened(self._folder)
         try:
-            self._state = restored(self._trace.lines)
+            self._state = restored(lines)
             self._started = time.monotonic() - self._state.seconds
             self._begin()
             while self._state.report is None:
@@ -132,6 +134,9 @@ class Research:
         What finished rounds have found is kept, and another `Research` with the same folder goes on.
         """
         self._is_cancelled = True
+        self._end_sessions()
+
+    def _end_sessions(self) -> None:
         with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
@@ -241,7 +246,8 @@ class Research:
                 for number, (part, future) in enumerate(zip(parts, futures, strict=True), start=first):
                     self._write_note(number, part, future.result())
             except BaseException:  # such as Ctrl-C: the others must not go on
-                self.cancel()
+                self._has_failed = True
+                self._end_sessions()
                 raise
 
     def _found(self, number: int, part: int, tokens: int) -> Found:
@@ -296,7 +302,7 @@ class Research:
         self._check()
 
     def _check(self) -> None:
-        if self._is_cancelled:
+        if self._is_cancelled or self._has_failed:
             raise ResearchError(
                 f"the research was stopped: what was found is in {self._folder}, and it goes on from there if it is "
                 "run again"

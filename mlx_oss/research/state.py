@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from mlx_oss.errors import OptionError, ResearchError, quoted
+from mlx_oss.harmony import ReasoningEffort
 from mlx_oss.research.bounds import Bounds
 from mlx_oss.research.pages import Pages, Reading, renumbered
 
@@ -110,6 +111,8 @@ class State:
         if fields.number("version") != VERSION:
             raise ResearchError("the trace is of another release of mlx-oss: begin anew in another folder")
         self.question, self.date, self.effort = fields.text("question"), fields.text("date"), fields.text("effort")
+        if self.effort not in get_args(ReasoningEffort):
+            raise fields.wrong("effort")
         try:
             self.bounds = Bounds.from_dict(fields.mapping("bounds"))
         except OptionError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import re
 import signal
 import subprocess
@@ -402,6 +403,57 @@ def test_an_error_of_the_engine_is_raised_and_the_next_run_goes_on(browser, tmp_
     assert researched(Researcher(), browser, tmp_path).flagged == ()
 
 
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_the_same_research_goes_on_after_an_error_however_many_rounds_ran_at_once(browser, tmp_path, at_once):
+    rules, errors = Researcher(), [RuntimeError("no memory left")]
+
+    def rule(prompt: str) -> str:
+        if errors and "Answer this part of it: What is known of Lake Belmira" in asked(prompt):
+            raise errors.pop()
+        return rules(prompt)
+
+    research = Research(Answering(rule), TOKENIZER, QUESTION, browser, tmp_path, at_once=at_once)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        research.run()
+    assert len(research.run().claims) == 9
+
+
+def test_a_full_disk_is_told_in_a_sentence_and_the_research_goes_on_when_there_is_room(pages, browser, tmp_path):
+    """The limit of a file's size stands for it; each is reached at another place of a line, or in the report."""
+    program = f"""
+        import resource, signal, sys
+        from mlx_oss import ResearchError
+        from mlx_oss.research import Research
+        from mlx_oss.tools import BrowserTool
+        from tests.research.world import QUESTION, TOKENIZER, Answering, Researcher
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        browser = BrowserTool({str(pages)!r})
+        for number, most in enumerate((10, 1000, 3001, 5555, 7003)):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+            for at_once in (1, 3):
+                folder = f"{tmp_path}/{{number}}-{{at_once}}"
+                research = Research(Answering(Researcher()), TOKENIZER, QUESTION, browser, folder, at_once=at_once)
+                try:
+                    research.run()
+                except ResearchError as error:
+                    print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, timeout=120, text=True)
+    told = done.stdout.splitlines()
+    assert done.stderr == "" and len(told) == 10 and all("cannot be written (File too large)" in each for each in told)
+    report = researched(Researcher(), browser, tmp_path / "whole")
+    for folder in tmp_path.glob("?-?"):
+        assert researched(Researcher(), browser, folder) == report
+        assert sorted(each.name for each in folder.iterdir()) == ["notes.md", "report.md", "trace.jsonl"]
+
+
+def test_a_trace_that_is_no_file_is_refused_and_not_waited_for(browser, tmp_path):
+    os.mkfifo(tmp_path / NAME)
+    with pytest.raises(ResearchError, match="it is a named pipe, not a file"):
+        researched(Researcher(), browser, tmp_path)
+
+
 def test_a_model_that_writes_nothing_useful_still_ends_in_a_report(browser, tmp_path):
     report = researched(lambda prompt: "Hm.", browser, tmp_path)
     assert report.markdown.startswith("# What is known") and report.claims == ()
@@ -419,7 +471,7 @@ def test_a_folder_belongs_to_one_question_and_one_program(browser, tmp_path):
     def rule(prompt: str) -> str:
         return researched(rule, browser, tmp_path / "busy").markdown
 
-    with pytest.raises(ResearchError, match="another program works in"):
+    with pytest.raises(ResearchError, match="is used by another process: wait"):
         researched(rule, browser, tmp_path / "busy")
 
 
@@ -433,8 +485,10 @@ def test_a_folder_belongs_to_one_question_and_one_program(browser, tmp_path):
         b'{"event": "plan", "questions": []}\n',
         b'{"event": "begin", "version": 9}\n',
         b'{"event": "begin", "version": 1, "question": 3}\n',
-        b'{"event": "begin", "version": 1, "question": "", "date": "", "effort": "", "bounds": {"rounds": -1}}\n',
-        b'{"event": "begin", "version": 1, "question": "", "date": "", "effort": ""}\n{"event": "note", "part": 7}\n',
+        b'{"event": "begin", "version": 1, "question": "", "date": "", "effort": "very high"}\n',
+        b'{"event": "begin", "version": 1, "question": "", "date": "", "effort": "low", "bounds": {"rounds": -1}}\n',
+        b'{"event": "begin", "version": 1, "question": "", "date": "", "effort": "low"}\n'
+        b'{"event": "note", "part": 7}\n',
         b"[" * 100_000 + b"\n",
     ],
 )
