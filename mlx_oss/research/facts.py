@@ -11,15 +11,25 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from decimal import Decimal, InvalidOperation
 
-# A digit that follows a letter belongs to a word, such as km2 or H2O.
+# Letters of Thai, Lao, Korean, Khmer, Japanese and Chinese: no blank sets a number off from them.
+_UNSPACED = (
+    r"\u0e00-\u0eff\u1100-\u11ff\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003ffff"
+)
+# A digit that follows another letter belongs to a word, such as km2 or H2O.
 _NUMBER = re.compile(
-    r"(?<![^\W_])(\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?!\d)|\d+(?:[.,'\u2019]\d+)*)(?:[ \u00a0\u202f-]?([^\W\d_]+))?"
+    rf"(?<![^\W_{_UNSPACED}])"
+    r"(\d{1,3}(?:[ \u00a0\u202f]\d{3})+(?!\d)|\d+(?:[.,'\u2019]\d+)*)(?:[ \u00a0\u202f-]?([^\W\d_]+))?"
 )
 _SCALES = {
     Decimal(1000): "k thousand tausend",
     Decimal(10) ** 6: "m mn million millions million mio millionen",
     Decimal(10) ** 9: "bn b billion billions mrd milliarde milliarden",
     Decimal(10) ** 12: "tn trillion trillions",
+}
+_JOINED_SCALES = {
+    letter: Decimal(10) ** zeros
+    for zeros, letters in {4: "万萬만", 8: "亿億억", 12: "兆조"}.items()
+    for letter in letters
 }
 _SCALE_OF = {word: scale for scale, words in _SCALES.items() for word in words.split()}
 _WORDS = """
@@ -32,11 +42,14 @@ _ROUGHLY = re.compile(
     r"\W{1,3}$|[~\u2248]\s?$",
     re.IGNORECASE,
 )
-_QUOTATION = re.compile(r'"([^"\n]{3,}?)"|“([^“”]{3,}?)[”“]|«([^«»]{3,}?)»|»([^«»]{3,}?)«|„([^„“”]{3,}?)[“”]')
+_QUOTATION = re.compile(
+    r'"([^"\n]{3,}?)"|“([^“”]{3,}?)[”“]|«([^«»]{3,}?)»|»([^«»]{3,}?)«|„([^„“”]{3,}?)[“”]'
+    r"|「([^「」]{3,}?)」|『([^『』]{3,}?)』"
+)
 _MARKUP = re.compile(r"【\d+†([^†】]*)(?:†[^†】]*)?】")
 _ELLIPSIS = re.compile(r"\[?(?:…|\.\.\.)\]?")
 _CAPITALISED = re.compile(r"[^\W\d_][\w'\u2019]*(?:-[^\W\d_][\w'\u2019]*)*")
-_SENTENCE_END = re.compile(r"[.!?:;•|(\[\"“«„*_>#-]\s*$|^\s*$")
+_SENTENCE_END = re.compile(r"[.!?:;•|(\[\"“«„「『*_>#-]\s*$|^\s*$")
 # Words with a capital letter that name nothing that a page would have to contain.
 _NO_NAMES = frozenset(
     """i january february march april may june july august september october november december monday tuesday wednesday
@@ -61,8 +74,8 @@ def missing_numbers(text: str, source: str) -> list[str]:
     there: set[str] = {_IN_WORDS[word] for word in re.findall(r"[a-z]+", source.lower()) if word in _IN_WORDS}
     for match in _NUMBER.finditer(source):
         there |= _values(match[1], (match[2] or "").lower())
-        for part in match[1].split():  # what looks like one number with blanks may be several
-            there |= _values(part, "")
+        if len(parts := match[1].split()) > 1:  # what looks like one number with blanks may be several
+            there.update(*(_values(part, "") for part in parts))
     missing = []
     for match in _NUMBER.finditer(text):
         values = _values(match[1], (match[2] or "").lower())
@@ -100,9 +113,10 @@ def _values(written: str, unit: str) -> frozenset[str]:
         except InvalidOperation:  # such as 1.2.3
             values.add(reading)
             continue
-        if unit in _SCALE_OF:
-            values.add(_canonical(value * _SCALE_OF[unit]))
-        if unit not in _SCALE_OF or len(unit) == 1:  # a single letter may also be a unit, such as metres
+        scale = _SCALE_OF.get(unit, _JOINED_SCALES.get(unit[:1]))
+        if scale is not None:
+            values.add(_canonical(value * scale))
+        if scale is None or (unit.isascii() and len(unit) == 1):  # such a letter may also be a unit, such as metres
             values.add(_canonical(value))
     return frozenset(values)
 
@@ -127,7 +141,7 @@ def _bare(text: str) -> str:
     """Letters, digits and signs only: where lines and words are broken, and what sets words off, does not matter."""
     text = unicodedata.normalize("NFKC", _MARKUP.sub(r"\1", text)).casefold()
     text = re.sub(r"[\u2010-\u2015\u2212]", "-", text).replace("\u2019", "'")
-    return re.sub(r"[\s*_`\"“”„«»]|[.,;:!?]+(?=\s*$)", "", text)
+    return re.sub(r"[\s*_`\"“”„«»「」『』]|[.,;:!?]+(?=\s*$)", "", text)
 
 
 def names(text: str, also: Collection[str] = ()) -> list[str]:

@@ -61,6 +61,7 @@ def test_what_the_lines_say_is_right(right, pages):
         ("It was about 80,000 then 【1†L2】.", "80,000 is not in the cited lines"),
         ("It was 70,000 then 【1†L2】.", "70,000 is not in the cited lines"),
         ("It was about 67,900 then 【1†L2】.", "67,900 is not in the cited lines"),
+        ("It leaves 1.5 tonnes 【1†L5】", "1.5 is not in the cited lines"),
         ("68 million 【1†L2】", "68 is not in the cited lines"),
         ("In 2003 【1†L2-L4】", "2003 is not in the cited lines"),
         ("“The sea that was well-gone” 【1†L4-L5】", "“The sea that was well-gone” is not in the cited lines"),
@@ -95,6 +96,30 @@ def test_names_are_not_looked_for_where_all_nouns_have_capitals(pages):
     german = "Der große See hat laut der Quelle eine Fläche von 68.000 Quadratkilometern 【1†L2】."
     assert not facts.can_tell_names(german) and problems(german, pages) == []
     assert problems(german.replace("68", "86"), pages) == ["86.000 is not in the cited lines"]
+
+
+CHINESE = ("咸海在1960年的面积为6.8万平方公里", "记录说「海水不会再回来」。")
+
+
+@pytest.mark.parametrize(
+    ("report", "problem"),
+    [
+        ("咸海的面积为68,000平方公里【1†L0】。", ""),
+        ("1960年面积是6.8万平方公里【1†L0】 有人说「海水不会再回来」【1†L1】。", ""),
+        ("咸海的面积为99999平方公里【1†L0】。", "99999 is not in the cited lines"),
+        ("面积为6.8亿平方公里【1†L0】。", "6.8 is not in the cited lines"),
+        ("面积为6.8平方公里【1†L0】。", "6.8 is not in the cited lines"),
+        ("有人说「海水已经回来了」【1†L1】。", "“海水已经回来了” is not in the cited lines"),
+        ("「海水不会再回来」", "it has no citation"),
+        ("아랄해는 1961년에【1†L0】", "1961 is not in the cited lines"),
+        ("アラル海は5つ【1†L0】", "5 is not in the cited lines"),
+        ("ทะเลมี7เกาะ【1†L0】", "7 is not in the cited lines"),
+    ],
+)
+def test_numbers_and_quotations_are_found_where_no_blanks_set_words_off(report, problem):
+    pages = Pages()
+    pages.add(Reading("aral.md", "咸海", 0, CHINESE, 2))
+    assert "; ".join(problems(report, pages)) == problem
 
 
 def test_endings_and_accents_of_names_do_not_matter():
