@@ -39,7 +39,9 @@ class Bounds:
         for each in fields(self):
             value, least = getattr(self, each.name), _LEAST.get(each.name, 1)
             if type(value) is not int or not least <= value <= LONGEST:
-                raise OptionError(f"{each.name} is {quoted(value)}, expected a whole number of at least {least:,}")
+                raise OptionError(
+                    f"{each.name} is {quoted(value)}, expected a whole number from {least:,} to {LONGEST:,}"
+                )
 
     def as_dict(self) -> dict[str, int]:
         """The bounds by name, for a line of the trace."""

@@ -139,7 +139,7 @@ def _wrong_place(citation: Citation, pages: Pages) -> str | None:
 def _unsupported(text: str, cited: list[tuple[ReadPage, Citation]], wanted: list[str]) -> list[str]:
     """What of a claim is not in its sources."""
     lines = "\n".join(page.text(citation.first, citation.last) for page, citation in cited)
-    whole = "\n".join({page.number: page.whole for page, _ in cited}.values())
+    whole = "\n".join({page.number: page.whole for page, _ in cited}.values()) if wanted else ""
     return [
         *(f"{number} is not in the cited lines" for number in facts.missing_numbers(text, lines)),
         *(f"“{quotation}” is not in the cited lines" for quotation in facts.missing_quotations(text, lines)),

@@ -20,6 +20,10 @@ FLAG = "⚠"
 _LONGEST_QUOTED = 160  # characters of a claim in the list of what is wrong
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _LINK = re.compile(r"\]\(([^()\s]*)\)")
+_SCHEME = re.compile(r"(?:https?|ftp)://|www\.", re.IGNORECASE)
+_BARE_LINK = re.compile(rf"(?:{_SCHEME.pattern})[^\s<]+", re.IGNORECASE)  # many viewers make links of these
+_FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$", re.MULTILINE)
+_AFTER_LINK = ".,;:!?*_~'\")"  # belongs to the text around it
 _PLAIN_URL = re.compile(r"https?://[\w.~:/?#@!$&'*+,;=%-]+", re.ASCII)
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#!])")
 
@@ -51,7 +55,7 @@ def made(state: State) -> Report:
     sources = _sources(found, state.pages)
     parts = [
         f"# {_escaped(state.question or '')}",
-        _body(text, found, sources, state.pages).strip(),
+        _closed(_body(text, found, sources, state.pages).strip()),
         _list_of_sources(sources, state.pages),
         _list_of_checks(text, found, state),
     ]
@@ -103,12 +107,33 @@ def _harmless(text: str, known: frozenset[str]) -> str:
         return f"]\0({match[1]})" if is_known else match[0]
 
     text = _TAG.sub("&lt;", sanitize(text)).replace("![", "! [").replace("]:", "] :")
-    return _LINK.sub(link, text).replace("](", "] (").replace("]\0(", "](")
+    text = _LINK.sub(link, text).replace("](", "] (").replace("]\0(", "](")
+    return _without_bare_links(text, known)
+
+
+def _without_bare_links(text: str, known: frozenset[str] = frozenset()) -> str:
+    """A text in which no address is one, except those of `known` pages."""
+
+    def parted(match: re.Match[str]) -> str:
+        return match[0] if match[0].rstrip(_AFTER_LINK) in known else _SCHEME.sub(r"\g<0> ", match[0])
+
+    return _BARE_LINK.sub(parted, text)
+
+
+def _closed(text: str) -> str:
+    """Markdown whose last block of code has an end, so that what follows it is not in it."""
+    fence = ""
+    for match in _FENCE.finditer(text):
+        if not fence:
+            fence = "" if match[1][0] == "`" and "`" in match[2] else match[1]
+        elif match[1].startswith(fence) and not match[2].strip():
+            fence = ""
+    return f"{text}\n{fence}" if fence else text
 
 
 def _escaped(text: str) -> str:
     """A text in one line that Markdown shows as it is."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text_for_review(text).split()))
+    return _SPECIAL.sub(r"\\\1", _without_bare_links(" ".join(text_for_review(text).split())))
 
 
 def _code(text: str) -> str:
@@ -152,7 +177,7 @@ def _remarks(state: State) -> list[str]:
     if unanswered := [state.parts[part] for part in state.open_parts()]:
         remarks.append("Not answered: " + "; ".join(map(_escaped, unanswered)))
     if state.is_cut:
-        remarks.append("The report was cut off, because the context was full.")
+        remarks.append("The report was cut off: the context was full, or it repeated itself.")
     if state.shortened:
         remarks.append(f"{state.shortened} notes were shortened for the report, because the context has no more room.")
     return remarks

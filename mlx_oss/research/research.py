@@ -226,7 +226,7 @@ class Research:
         self._write(
             event="report",
             text=reply.text,
-            is_cut=reply.finish_reason != "stop",
+            is_cut=reply.finish_reason in ("length", "repetition"),
             shortened=shortened,
             tokens=reply.usage.generated_tokens,
         )

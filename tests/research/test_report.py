@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,11 +31,17 @@ def state(report: str, source: str = "https://host/page", title: str = "Page") -
 
 
 def links(markdown: str) -> list[str]:
-    """Where the links of a Markdown text lead. Fails if it has HTML or images."""
+    """Where the links of a Markdown text lead, also those that many viewers make of addresses in the text.
+
+    Fails if it has HTML or images.
+    """
     tokens = MarkdownIt("commonmark").parse(markdown)
     flat = [*tokens, *(child for token in tokens for child in token.children or [])]
     assert not [token for token in flat if token.type in ("html_block", "html_inline", "image")]
-    return [str(token.attrs["href"]) for token in flat if token.type == "link_open"]
+    made = [str(token.attrs["href"]) for token in flat if token.type == "link_open"]
+    texts = " ".join(token.content for token in flat if token.type in ("text", "fence"))
+    bare = [each.rstrip(".)") for each in re.findall(r"(?i)(?:https?://|ftp://|www\.)[^\s<]+", texts)]
+    return [*made, *(each for each in bare if each not in made)]
 
 
 HARMFUL = [
@@ -47,6 +55,11 @@ HARMFUL = [
     "<img src=x onerror=alert(1)>",
     "\\<b>bold</b>",
     "<https://evil/>",
+    "https://evil/?q=1",
+    "(HTTP://evil/)",
+    "https://host/page/evil",
+    "www.evil.example",
+    "```\nhttps://evil/\n```",
     "[x]\n\n[x]: javascript:alert(1)",
     "So 【1†L1】: https://evil/",
     "So 【1†L1】(https://evil/)",
@@ -66,6 +79,17 @@ def test_what_a_model_writes_is_no_html_no_image_and_no_link_to_elsewhere(text):
 @given(st.lists(st.sampled_from([*HARMFUL, "[", "]", "(", ")", "<", "!", "\\", "`", ":", "\n", "【1†L1】", "a", "/"])))
 def test_neither_do_pieces_of_it(pieces):
     assert set(links(made(state("".join(pieces))).markdown)) <= {"https://host/page"}
+
+
+@pytest.mark.parametrize("open_", ["```\n", "~~~~ python\n~~~\n", "```a`b\n````\n", "``` x\ny\n```\n   ```\n"])
+def test_code_that_does_not_end_does_not_swallow_sources_and_checks(open_):
+    markdown = made(state(f"So it is 【1†L1】.\n{open_}code\n")).markdown
+    headings = [token.content for token in MarkdownIt("commonmark").parse(markdown) if token.level == 1]
+    assert {"Sources", "Checks"} <= set(headings) and links(markdown) == ["https://host/page"]
+
+
+def test_an_address_that_was_read_stays_as_it_is():
+    assert "See https://host/page." in made(state("See https://host/page. So 【1†L1】")).markdown
 
 
 def test_a_link_to_a_page_that_was_read_stays():

@@ -520,5 +520,5 @@ def test_arguments_that_cannot_be_are_refused(browser, tmp_path, wrong, told):
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"tokens": 1.5}, {"context": 100}, {"seconds": True}])
 def test_bounds_that_cannot_be_are_refused(wrong):
-    with pytest.raises(OptionError, match="expected a whole number of at least"):
+    with pytest.raises(OptionError, match="expected a whole number from"):
         Bounds(**wrong)
