@@ -23,6 +23,7 @@ Progress = Callable[[float, float | None, str | None], Awaitable[None]]
 
 _MOST_PAGES = 100
 _CLOSING = 10.0  # seconds
+_TELLING = 1.0  # seconds
 for _name in ("mcp", "client"):  # the SDK's loggers, which would otherwise write to stderr what a server does wrong
     logging.getLogger(_name).addHandler(logging.NullHandler())
 
@@ -113,7 +114,14 @@ class Connection:
 
     async def call(self, name: str, arguments: Mapping[str, Any], progress: Progress) -> Any:
         """The result of a call, as the SDK has it. If this is cancelled, the server is told."""
-        return await self._client.call_tool(name, dict(arguments), progress_callback=progress)
+        try:
+            return await self._client.call_tool(name, dict(arguments), progress_callback=progress)
+        except Exception as error:
+            if _is_closed(error):
+                with contextlib.suppress(TimeoutError):  # its end is about to be told, with a reason
+                    await asyncio.wait_for(self.fate.over.wait(), _TELLING)
+                self.fate.over.set()  # or else the SDK has given it up, for something that it sent
+            raise
 
     async def close(self) -> None:
         """Ends the server, and waits for that."""
@@ -132,9 +140,15 @@ class Connection:
         return f" ({self.fate})" if str(self.fate) else ""
 
     def _is_end(self, error: BaseException) -> bool:
-        from mcp_types import CONNECTION_CLOSED
+        return self.is_over and _is_closed(error)
 
-        return self.is_over and getattr(_first(error), "code", None) == CONNECTION_CLOSED
+
+def _is_closed(error: BaseException) -> bool:
+    """Whether it is the SDK's own error; servers use its number for other errors."""
+    from mcp_types import CONNECTION_CLOSED
+
+    error = _first(error)
+    return getattr(error, "code", None) == CONNECTION_CLOSED and str(error) == "Connection closed"
 
 
 def problem(error: BaseException) -> str:

@@ -1,10 +1,12 @@
-"""Which messages of a server are let through to the SDK: only what is asked for, without what could hold it up.
+"""Reads the messages of a server, and lets through to the SDK what is asked for, without what could hold it up.
 
 Knows nothing of how messages come.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +14,41 @@ from typing import Any
 # reading it.
 _NOTIFICATIONS = {
     "notifications/cancelled",
-    "notifications/progress",
     "notifications/subscriptions/acknowledged",
 }
 _CHANGED = "notifications/tools/list_changed"
-
-
+_PROGRESS = "notifications/progress"
 _MOST_REQUESTS = 1000  # of a server, that nobody is known to have answered
+_MOST = 1e300  # of a number, which the SDK makes a float
+_UNKNOWN = {"code": -32603, "message": "it answered with something that the protocol does not know"}
+
+
+def read(line: bytes) -> Any:
+    """A line as a JSON-RPC message of the SDK; None if it is none.
+
+    Letters that cannot be are replaced, such as half of a pair where a server has cut a text. An answer that cannot be
+    read becomes an error, so that nobody waits for it any longer.
+
+    Args:
+        line: What the server has written.
+    """
+    from mcp_types import jsonrpc_message_adapter
+
+    with contextlib.suppress(ValueError):
+        return jsonrpc_message_adapter.validate_json(line, by_name=False)
+    try:
+        value = json.loads(line.decode(errors="replace"))
+        mended = json.dumps(value, ensure_ascii=False).encode(errors="replace")
+    except (ValueError, RecursionError):
+        return None
+    with contextlib.suppress(ValueError):
+        return jsonrpc_message_adapter.validate_json(mended, by_name=False)
+    if not isinstance(value, dict) or "method" in value or "id" not in value:
+        return None
+    with contextlib.suppress(ValueError):
+        error = {"jsonrpc": "2.0", "id": value["id"], "error": _UNKNOWN}
+        return jsonrpc_message_adapter.validate_python(error, by_name=False)
+    return None
 
 
 class Filter:
@@ -47,6 +77,8 @@ class Filter:
         if not hasattr(message, "id"):
             if message.method == _CHANGED:
                 self._changed()
+            if message.method == _PROGRESS:
+                return _tells_progress(message.params or {})
             return message.method in _NOTIFICATIONS
         self._unanswered += 1  # the SDK answers each request, and would wait with any number of answers
         return self._unanswered <= _MOST_REQUESTS
@@ -59,6 +91,14 @@ class Filter:
         """
         if not hasattr(message, "method"):
             self._unanswered -= 1
+
+
+def _tells_progress(params: dict[str, Any]) -> bool:
+    """Whether the numbers are some that the SDK can work with; one that is too large would end the connection."""
+    return all(
+        isinstance(number, int | float) and -_MOST < number < _MOST
+        for number in (params.get("progress"), params.get("total") or 0)
+    )
 
 
 def _has_name(tool: Any) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_oss.tools.mcp.fate import Fate
-from mlx_oss.tools.mcp.messages import Filter
+from mlx_oss.tools.mcp.messages import Filter, read
 
 LONGEST_MESSAGE = 16 * 2**20  # bytes
 _PIECE = 2**16  # bytes that are read at once
@@ -125,18 +125,15 @@ async def _read(process: asyncio.subprocess.Process, to_client: Any, messages: F
     """Hands the server's messages to the client."""
     import anyio
     from mcp.shared.message import SessionMessage
-    from mcp_types import jsonrpc_message_adapter
 
     assert process.stdout is not None
     async with to_client:
         try:
             useless = 0
             async for line in _lines(process.stdout):
-                try:
-                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-                except ValueError:
+                message = read(line)
+                if message is None:
                     fate.strange_lines += 1
-                    message = None
                 if message is not None and messages.passed(message):
                     await to_client.send(SessionMessage(message))
                 else:

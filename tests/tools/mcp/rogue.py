@@ -125,6 +125,18 @@ def call(id_: Any, name: str, arguments: dict[str, Any], meta: dict[str, Any]) -
             send({"id": id_, "result": text("alive")})
         case "wrong-result":
             send({"id": id_, "result": {"content": [{"type": "hologram", "x": 1}]}})
+        case "unreadable-answer":
+            send({"id": id_, "result": None})
+        case "half-letter":  # json.dumps writes what is left of an emoji as Node does
+            send({"id": id_, "result": text("cut \ud83d off")})
+        case "no-utf-8":
+            answer_ = json.dumps({"jsonrpc": "2.0", "id": id_, "result": text("caf\xe9")}, ensure_ascii=False)
+            sys.stdout.buffer.write(answer_.encode("latin-1") + b"\n")
+            sys.stdout.buffer.flush()
+        case "huge-progress":
+            token = meta.get("progressToken")
+            send({"method": "notifications/progress", "params": {"progressToken": token, "progress": 10**400}})
+            send({"id": id_, "result": text("done")})
         case "wrong-id":
             send({"id": "another", "result": text("for somebody else")})
             send({"id": id_, "result": text("for you")})
@@ -212,7 +224,8 @@ def main() -> None:
     if MODE == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdin=subprocess.DEVNULL)
-        log(f"{os.getpid()} {child.pid}")
+        detached = subprocess.Popen(["sleep", "600"], start_new_session=True)  # it has the standard streams, too
+        log(f"{os.getpid()} {child.pid} {detached.pid}")
     for line in sys.stdin:
         answer(json.loads(line))
     if MODE == "stubborn":
