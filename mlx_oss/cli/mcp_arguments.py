@@ -45,12 +45,19 @@ def _made(spec: str) -> list[McpServer]:
     if (named := _NAMED.fullmatch(spec)) is not None:
         return [McpServer(named[2], name=named[1])]
     if spec.endswith(".json"):
-        return [server_of(name, entry, f"{spec}: {name}") for name, entry in _read(spec).items()]
+        return [
+            server_of(name, entry, f"{spec}: {name}") for name, entry in _read(spec).items() if not _is_disabled(entry)
+        ]
     table = settings.mcp()
     if spec in table:
         return [server_of(spec, table[spec], f"{settings.path()}: mcp.{spec}")]
     known = f"the table [mcp] in {settings.path()} has {', '.join(table)}" if table else "there is no table [mcp] yet"
     raise OptionError(f"--mcp {quoted(spec)}: give NAME=COMMAND, NAME=URL, a file, or the name of a server; {known}")
+
+
+def _is_disabled(entry: Any) -> bool:
+    """Whether another program has been told not to use a server."""
+    return isinstance(entry, dict) and entry.get("disabled") is True
 
 
 def _read(file: str) -> dict[str, Any]:

@@ -181,7 +181,8 @@ def test_a_server_of_the_config_file_is_used_when_it_is_asked_for(config, server
 def test_the_file_of_another_program_is_read(tmp_path, servers):
     entry = {"command": sys.executable, "args": [str(ROGUE), "plain"], "disabled": False, "alwaysAllow": []}
     file = tmp_path / "mcp.json"
-    file.write_text(json.dumps({"mcpServers": {"theirs": entry}}))
+    other = {"command": "no-such-program", "disabled": True}
+    file.write_text(json.dumps({"mcpServers": {"theirs": entry, "other": other}}))
     servers += mcp_arguments.servers([str(file)])
     assert [server.name for server in servers] == ["theirs"]
 

@@ -23,7 +23,7 @@ _LONGEST_NAME = 64
 _LONGEST_TEXT, _LONGEST_NOTE = 1500, 400  # characters of a description, and of one in a schema
 _LONGEST_SCHEMA = 6000  # characters of JSON
 _DEEPEST, _MOST_ENTRIES = 12, 100  # levels of a schema; entries of one object or list
-_RESERVED = (*ROLES, "all", "functions")
+RESERVED = (*ROLES, "all", "functions")
 _CONTROL = re.compile(r"<\|[^|<>]{0,40}\|>")
 _ANYTHING: Mapping[str, Any] = {"type": "object", "additionalProperties": True}
 
@@ -70,7 +70,7 @@ def fit_name(name: str) -> str:
 def name_of_server(said: str) -> str:
     """The namespace of a server that nobody has named, from what it calls itself."""
     name = fit_name(said)
-    return f"mcp_{name}".rstrip("_") if not name or name in _RESERVED or name[0].isdigit() else name
+    return f"mcp_{name}".rstrip("_") if not name or name in RESERVED or name[0].isdigit() else name
 
 
 def fit_text(text: str, longest: int) -> str:

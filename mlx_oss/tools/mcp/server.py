@@ -33,7 +33,7 @@ from mlx_oss.tools.group import ToolGroup
 from mlx_oss.tools.mcp import background, contents, http, stdio
 from mlx_oss.tools.mcp.connection import Connection, problem
 from mlx_oss.tools.mcp.fate import Fate
-from mlx_oss.tools.mcp.listing import Listing, listing, name_of_server
+from mlx_oss.tools.mcp.listing import RESERVED, Listing, listing, name_of_server
 from mlx_oss.tools.mcp.messages import Filter
 from mlx_oss.tools.results import WithAttachments
 
@@ -87,6 +87,8 @@ class McpServer(ToolGroup):
             raise OptionError("MCP servers need the extra `mcp`: pip install 'mlx-oss[mcp]'")
         if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise OptionError(f"the name of the server is {quoted(name)}: use letters, digits, _ and -")
+        if name in RESERVED:
+            raise OptionError(f"a server cannot be called {name!r}, which is reserved: choose another name")
         for limit, value in (
             ("timeout", timeout),
             ("start_timeout", start_timeout),

@@ -408,6 +408,8 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch):
         ({"command": ""}, "is no command"),
         ({"command": "a 'b"}, "cannot be read"),
         ({"command": "x", "name": "a b"}, "use letters, digits, _ and -"),
+        ({"command": "x", "name": "functions"}, "which is reserved"),
+        ({"command": "x", "name": "assistant"}, "which is reserved"),
         ({"command": "x", "headers": {"A": "b"}}, "headers are only for"),
         ({"command": "http://x", "env": {"A": "b"}}, "give headers"),
         ({"command": "x", "env": {"A": 1}}, "env is not a dict of texts"),
