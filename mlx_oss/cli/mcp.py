@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import importlib.util
+import os
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlx_oss.cli import tool_arguments
@@ -38,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
         raise OptionError("this needs the extra `mcp`: pip install 'mlx-oss[mcp]'")
     from mlx_oss.tools.mcp.offered import OfferedTools
 
-    tools = OfferedTools([tool for spec in args.tools for tool in tool_arguments.made(spec)])
+    with _stdout_to_stderr():  # what the files of tools print while they are imported
+        tools = OfferedTools([tool for spec in args.tools for tool in tool_arguments.made(spec)])
     with exiting_on_sigterm():
         try:
             if args.port is None:
@@ -49,6 +54,20 @@ def run(args: argparse.Namespace) -> int:
             tools.close()
             exit_soon()  # also if a thread still waits for stdin
     return 0
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Sends to stderr what is written to stdout by anything in this process, and by those that it starts."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _serve(tools: OfferedTools, port: int) -> None:

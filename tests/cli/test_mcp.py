@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
@@ -20,7 +22,8 @@ pytest.importorskip("mcp")
 
 from mlx_oss import ChatSession, OptionError, ScriptedEngine, ToolCall, ToolResult, load_tokenizer
 from mlx_oss.cli import main, mcp_arguments, settings, tool_arguments
-from mlx_oss.tools import McpServer
+from mlx_oss.tools import McpServer, PythonTool
+from mlx_oss.tools.mcp.offered import OfferedTools
 from mlx_oss.tools.reviews import reviews_of
 from mlx_oss.tools.sandbox import GUARANTEES, isolation_here
 from tests.cli.test_terminal import PROMPT
@@ -31,7 +34,11 @@ ROGUE = ROOT / "tests" / "tools" / "mcp" / "rogue.py"
 TOKENIZER = load_tokenizer()
 PLAIN = f"{sys.executable} {ROGUE} plain"
 MINE = '''
+import os
 from mlx_oss.tools import report_progress
+
+print("neither must this", flush=True)
+os.write(1, b"nor this")
 
 def shout(text: str) -> str:
     """Says something loudly."""
@@ -114,6 +121,20 @@ def test_python_keeps_its_variables_and_its_sandbox(servers):
     assert first.error is None and second.text.strip() == "42" and "out\n" not in third.text and "Error" in third.text
 
 
+@pytest.mark.skipif(isolation_here() not in GUARANTEES, reason="this machine has no sandbox")
+@pytest.mark.parametrize("arguments", [{}, {"code": 5}, {"script": "print(1)"}])
+def test_a_call_of_python_without_code_is_an_error(arguments):
+    from mcp import Client
+
+    async def call() -> Any:
+        tools = OfferedTools([PythonTool()])
+        async with Client(tools.server) as client:
+            return await client.call_tool("python", arguments)
+
+    result = asyncio.run(call())
+    assert result.is_error and result.content[0].text == "Error: `code` must be the code, a text"
+
+
 def test_functions_of_a_file_are_offered_and_what_they_print_does_not_disturb_the_protocol(tmp_path, servers):
     (tmp_path / "mine.py").write_text(MINE)
     server = own("--tool", str(tmp_path / "mine.py"))
@@ -125,9 +146,10 @@ def test_functions_of_a_file_are_offered_and_what_they_print_does_not_disturb_th
     )
 
 
-def test_only_the_protocol_is_written_to_stdout(notes):
+def test_only_the_protocol_is_written_to_stdout(notes, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
     done = subprocess.run(
-        [sys.executable, "-m", "mlx_oss", "mcp", "--tool", f"browser={notes}"],
+        [sys.executable, "-m", "mlx_oss", "mcp", "--tool", f"browser={notes}", "--tool", str(tmp_path / "mine.py")],
         input=b'{"jsonrpc": "2.0", "id": 1, "method": "ping"}\nnonsense\n',
         capture_output=True,
         timeout=60,

@@ -110,7 +110,10 @@ class OfferedTools:
     async def _call(self, context: Any, params: Any) -> Any:
         found = self._by_name.get(params.name)
         recipient = found.recipient if found else f"functions.{params.name}"
-        call = ToolCall(recipient, json.dumps(params.arguments or {}, ensure_ascii=False))
+        arguments = params.arguments or {}
+        if found and found.description.parameters is _CODE and not isinstance(arguments.get("code"), str):
+            return _result(ToolResult(recipient, "Error: `code` must be the code, a text", error="no code"))
+        call = ToolCall(recipient, json.dumps(arguments, ensure_ascii=False))
         invocation = self._toolset.invoke(call)
         try:
             await invocation.aperform()
