@@ -7,7 +7,7 @@ named. A client cannot be asked for an approval here, so calls run only if both 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +67,8 @@ def listed(tool: Fields, servers: Servers) -> Listed | None:
         return Listed(label, error="calls have to be confirmed, which is not possible here: start `serve` with --yes")
     wanted = _names(tool, "allowed_tools")
     found = tuple(each for each in group.namespace.tools if wanted is None or each.name in wanted)
-    never = _never(tool)
-    allowed = tuple(each for each in found if never is None or each.name in never)
+    needed = _needs_approval(tool)
+    allowed = tuple(each for each in found if not needed(each.name))
     if not allowed:
         nothing = (
             "none of its tools is allowed"
@@ -79,14 +79,19 @@ def listed(tool: Fields, servers: Servers) -> Listed | None:
     return Listed(label, allowed)
 
 
-def _never(tool: Fields) -> Collection[str] | None:
-    """The tools that need no approval; None for all of them."""
+def _needs_approval(tool: Fields) -> Callable[[str], bool]:
+    """Tells of the name of a tool whether the client wants to be asked before it runs."""
     approval = tool.get("require_approval")
     if approval == "never":
-        return None
-    if isinstance(approval, Mapping) and isinstance(approval.get("never"), Mapping):
-        return _names(Fields({"never": approval["never"]}, tool.where("require_approval")), "never") or ()
-    return ()
+        return lambda name: False
+    if not isinstance(approval, Mapping):
+        return lambda name: True
+    lists = Fields(
+        {name: filters for name in ("never", "always") if isinstance(filters := approval.get(name), Mapping)},
+        tool.where("require_approval"),
+    )
+    never, always = _names(lists, "never") or (), _names(lists, "always") or ()
+    return lambda name: name not in never or name in always
 
 
 def _names(fields: Fields, name: str) -> Collection[str] | None:

@@ -78,6 +78,11 @@ def test_only_the_tools_that_the_client_allows_are_described_and_run(served):
         (True, {**NOTES, "server_label": "other", "server_url": "http://127.0.0.1:1/mcp"}, "there is no server"),
         (True, {"type": "mcp", "server_label": "notes"}, "send `require_approval`: `never`"),
         (True, {**NOTES, "require_approval": "always"}, "send `require_approval`: `never`"),
+        (
+            True,
+            {**NOTES, "require_approval": {"never": {"tool_names": ["read"]}, "always": {"tool_names": ["read"]}}},
+            "send `require_approval`: `never`",
+        ),
         (True, {**NOTES, "allowed_tools": ["nothing"]}, "none of its tools is allowed"),
         (False, NOTES, "start `serve` with --yes"),
     ],
