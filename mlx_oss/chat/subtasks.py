@@ -109,7 +109,8 @@ def add_subtasks(session: ChatSession, limits: SubtaskLimits | None = None) -> S
     """Gives a session the tool `subtasks`, with which its model asks several questions in fresh sessions at once.
 
     The sub-tasks have the instructions, tools and options that the session has now, and `confirm` is asked about their
-    calls too. Each has a browser that counts its own pages; other tools are shared. Cancelling the turn ends them.
+    calls too, from several threads at the same time. Each has a browser that counts its own pages; other tools are
+    shared. Cancelling the turn ends them.
 
     Args:
         session: The session; no turn of it runs. One that was loaded needs them added again.
@@ -186,7 +187,9 @@ async def _run(sessions: Sequence[ChatSession], questions: Sequence[str], limits
         for number in range(len(sessions)):
             add(number)
         with suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*(each.wait() for each in done)), limits.seconds)
+            async with asyncio.timeout(limits.seconds):
+                for each in done:
+                    await each.wait()
     except BaseException:  # the call was cancelled, and nobody waits for its end
         turns.end()
         raise
