@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,7 +118,8 @@ def run(args: argparse.Namespace) -> int:
         with exiting_on_sigterm():
             return _print(args, research.run(), folder)
     except (KeyboardInterrupt, SystemExit):
-        say(one_line(f"interrupted: mlx-oss research --resume {folder} goes on"))
+        with_model = f" --model {shlex.quote(args.model)}" if args.model else ""
+        say(one_line(f"interrupted: mlx-oss research --resume {shlex.quote(str(folder))}{with_model} goes on"))
         raise
 
 

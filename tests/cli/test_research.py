@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -73,8 +75,10 @@ def test_ctrl_c_says_how_to_go_on_and_the_folder_is_enough_for_that(pages, capsy
 
     use(monkeypatch, rule)
     options = ["--tool", pages, "--model", "20b", "--rounds", "9"]
-    assert main(["research", QUESTION, *options, "-o", "out"]) == 130
-    assert "interrupted: mlx-oss research --resume out goes on" in capsys.readouterr().err
+    assert main(["research", QUESTION, *options, "-o", "the lakes"]) == 130
+    told = re.search("interrupted: mlx-oss (.*) goes on", capsys.readouterr().err)
+    assert told is not None and shlex.split(told[1]) == ["research", "--resume", "the lakes", "--model", "20b"]
+    Path("the lakes").rename("out")
     use(monkeypatch, rules)
     monkeypatch.chdir("pages")  # it knows where its pages are
     assert main(["research", "--resume", "../out", "--model", "20b", "--minutes", "5"]) == 0
