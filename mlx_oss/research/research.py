@@ -203,15 +203,19 @@ class Research:
     def _seconds(self) -> float:
         return time.monotonic() - self._started
 
+    @property
+    def _list_tokens(self) -> int:
+        return max(1, min(_LIST_TOKENS, self._state.bounds.tokens - self._state.tokens))
+
     def _plan(self) -> None:
         state = self._state
         question = state.question or ""
-        reply = self._ask(prompts.plan(question, state.bounds.questions), most=_LIST_TOKENS)
+        reply = self._ask(prompts.plan(question, state.bounds.questions), most=self._list_tokens)
         found = prompts.questions(reply.text, state.bounds.questions) or [question]
         self._write(event="plan", questions=found, tokens=reply.usage.generated_tokens)
 
     def _ask_for_gaps(self) -> None:
-        reply = self._ask(prompts.gaps(self._state, self._tokenizer), most=_LIST_TOKENS)
+        reply = self._ask(prompts.gaps(self._state, self._tokenizer), most=self._list_tokens)
         found = prompts.questions(reply.text, self._state.bounds.questions)
         new = [question for question in found if question not in self._state.parts]
         self._write(event="gaps", questions=new, tokens=reply.usage.generated_tokens)

@@ -403,6 +403,12 @@ def test_an_error_of_the_engine_is_raised_and_the_next_run_goes_on(browser, tmp_
     assert researched(Researcher(), browser, tmp_path).flagged == ()
 
 
+def test_the_plan_and_what_is_missing_are_within_the_bound_of_tokens_too(browser, tmp_path):
+    engine = Answering(lambda prompt: "Hm. " * 200)
+    Research(engine, TOKENIZER, QUESTION, browser, tmp_path, bounds=Bounds(tokens=100)).run()
+    assert engine.requests[0].max_tokens == 100
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
 def test_the_same_research_goes_on_after_an_error_however_many_rounds_ran_at_once(browser, tmp_path, at_once):
     rules, errors = Researcher(), [RuntimeError("no memory left")]
