@@ -168,7 +168,7 @@ def test_an_async_turn_calls_a_server_too(rogue):
 
 
 def test_progress_is_reported_and_extends_the_time(rogue):
-    server = rogue("progress", timeout=0.8)  # the call takes 1.2 s
+    server = rogue("progress", timeout=2)  # the call takes 3 s
     session = ChatSession(ScriptedEngine(call("rogue.act"), "Done."), TOKENIZER, tools=[server])
     events = list(session.send("Go"))
     told = [event.done for event in events if isinstance(event, ToolProgress)]
