@@ -80,6 +80,7 @@ def test_the_api_raises_an_engine_error_that_keeps_the_reason(case, tmp_path):
 
 OF_NAMES = ("models", "pull", "rm", "config")
 NEEDING = {"chat": ["Hi"], "serve": ["--port", "0"], "generate": ["Hi"], "plan": [], "bench": ["--repeats", "1"]}
+NEEDING |= {"compare": ["nano", "nano"]}
 
 
 @pytest.mark.parametrize("command", NEEDING)
@@ -97,9 +98,9 @@ def test_a_benchmark_of_a_folder_says_so_too(tmp_path):
 
 
 def test_converting_needs_mlx_only_to_quantise(tmp_path):
-    assert set(NEEDING) | {"render", "parse", "convert", "verify", "doctor", "completion", "batch", *OF_NAMES} == set(
-        COMMANDS
-    )
+    others = {"render", "parse", "convert", "verify", "doctor", "completion", "batch", "eval", "research", "mcp"}
+    others |= set(OF_NAMES)
+    assert set(NEEDING) | others == set(COMMANDS)
     folder = fake_mlx(tmp_path, ROSETTA)
     source = write_checkpoint(tmp_path / "src", TINY | {"hidden_size": 192, "head_dim": 64}, seed=1)
     converted = run(folder, "-m", "mlx_oss", "convert", str(source), str(tmp_path / "dst"))
