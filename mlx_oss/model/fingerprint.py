@@ -19,7 +19,9 @@ import numpy as np
 from mlx_oss.backend.packed import dequantized
 from mlx_oss.config import QuantizationSpec
 from mlx_oss.model.linear import ExpertLinear, packed
+from mlx_oss.model.sharding import Shard
 from mlx_oss.model.transformer import Attention, Experts, Transformer
+from mlx_oss.shards import Blocks
 
 
 def fingerprint(model: Transformer) -> str:
@@ -48,17 +50,22 @@ def _numbers(value: Any) -> Any:
 
 def _samples(model: Transformer) -> Iterator[mx.array]:
     """Rows of each matrix, all vectors, and the first and last rows of some experts."""
-    c, tokens = model.config, _spread(model.config.vocab_size, 32)  # not the last rows: the Metal file lacks them
-    yield model.embed_tokens(mx.array(tokens))
-    yield _rows(model.lm_head, tokens)
+    c, shard = model.config, model.shard
+    tokens = _spread(c.vocab_size, 32)  # not the last rows: the Metal file lacks them
+    yield shard.looked_up(model.embed_tokens, mx.array(tokens), shard.part(c.vocab_size))
+    yield _rows(shard, model.lm_head, tokens, (c.vocab_size,))
     yield model.norm.weight
+    qkv = tuple(heads * c.head_dim for heads in c.qkv_heads)
     heads = [head * c.head_dim for head in range(sum(c.qkv_heads))]
     for layer in model.layers:
         attention: Attention = layer.self_attn
-        yield _rows(attention.qkv_proj, heads)
-        yield _rows(attention.o_proj, _spread(c.hidden_size, 32))
-        yield _rows(layer.mlp.router, list(range(c.num_local_experts)))
-        yield from (attention.qkv_proj.bias, attention.o_proj.bias, layer.mlp.router.bias, attention.sinks)
+        yield _rows(shard, attention.qkv_proj, heads, qkv)
+        yield _rows(shard, attention.o_proj, _spread(c.hidden_size, 32), (c.hidden_size,))
+        yield _rows(shard, layer.mlp.router, list(range(c.num_local_experts)), None)
+        yield shard.rows(attention.qkv_proj.bias, range(sum(qkv)), qkv)
+        yield shard.joined(attention.o_proj.bias)
+        yield layer.mlp.router.bias
+        yield shard.joined(attention.sinks)
         yield from (layer.input_layernorm.weight, layer.post_attention_layernorm.weight)
         for expert in _spread(c.num_local_experts, 4):
             yield from _edges(layer.mlp.experts, expert)
@@ -78,9 +85,9 @@ def _edges(experts: Experts, expert: int) -> Iterator[mx.array]:
         yield experts.edges_of(expert, name, "bias")
 
 
-def _rows(layer: nn.Module, rows: list[int]) -> mx.array:
+def _rows(shard: Shard, layer: nn.Module, rows: list[int], blocks: Blocks | None) -> mx.array:
     """Rows of a linear layer's matrix, dequantised."""
-    weight, *parts = (layer[name][mx.array(rows)] for name in packed(layer))
+    weight, *parts = (shard.rows(layer[name], rows, blocks) for name in packed(layer))
     if not parts:
         values: mx.array = weight
         return values
