@@ -10,24 +10,28 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import mlx.core as mx
 
 from mlx_oss import models
+from mlx_oss.backend import device
 from mlx_oss.backend.device_errors import device_errors
 from mlx_oss.backend.host_memory import keep_freed_memory
 from mlx_oss.errors import OptionError, quoted
 from mlx_oss.generation import compute_thread
 from mlx_oss.generation.local import LocalEngine
 from mlx_oss.memory.plan import Plan, place_here, plan_for
+from mlx_oss.model.fingerprint import fingerprint
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload.install import install
+from mlx_oss.shards import check_size
 from mlx_oss.tokenizer_json import added_tokens
 from mlx_oss.weights.hub.names import NANO
 from mlx_oss.weights.layouts.checkpoint import Checkpoint, as_converted, check_loadable, open_model
 from mlx_oss.weights.placements import Placement, quantized_modules
 from mlx_oss.weights.reading import open_files, read
+from mlx_oss.weights.sharded import identity, sharded
 
 if TYPE_CHECKING:
     from mlx_oss.tokenizer import AddedToken, Tokenizer
@@ -45,6 +49,7 @@ def load(
     context: int | None = None,
     wire: bool | None = None,
     progress: models.OnProgress | None = None,
+    group: Any = None,
 ) -> tuple[LocalEngine, Tokenizer]:
     """Loads a model and the tokenizer.
 
@@ -66,6 +71,9 @@ def load(
             seconds later. None: True, unless the environment variable MLX_OSS_WIRE is 0.
         progress: Called in this thread while the model is downloaded, or converted because it cannot be loaded as it
             is.
+        group: Several machines that compute the model together, each with a part of it, as `mx.distributed.init`
+            returns it. On all but the first one this function computes until the first one ends, and then raises
+            SystemExit. None: this machine alone.
 
     Returns:
         The model and its tokenizer: that of gpt-oss, with the tokens that the folder's tokenizer.json adds to it.
@@ -90,7 +98,10 @@ def load(
         return use_here(checkpoint, dtype=dtype, memory=memory, context=context)
 
     folder = models.folder_of(NANO if path is None else path, progress=progress, check=check)
-    model, added = _loaded(folder, dtype, memory, context, None, wire)
+    if group is not None:
+        model, added = _loaded_together(folder, dtype, memory, context, wire, group)
+    else:
+        model, added = _loaded(folder, dtype, memory, context, None, wire)
     tokenizer = load_tokenizer()
     return model, Tokenizer(tokenizer.encoding, added) if added else tokenizer
 
@@ -231,6 +242,43 @@ def _loaded(
     wire = os.environ.get("MLX_OSS_WIRE") != "0" if wire is None else wire
     wired_bytes, text_ids = chosen.wired_bytes if wire else 0, [token.id for token in added if not token.special]
     return LocalEngine(model, chosen, wired_bytes=wired_bytes, added_ids=text_ids), added
+
+
+def _loaded_together(
+    path: str | Path, dtype: DType, memory: str | int | None, context: int | None, wire: bool | None, group: Any
+) -> tuple[LocalEngine, tuple[AddedToken, ...]]:
+    """Like `_loaded`, for one of several machines. Does not return on any but the first."""
+    from mlx_oss.distributed.follower import Follower
+    from mlx_oss.distributed.leader import LeadingTransformer
+    from mlx_oss.distributed.meeting import Meeting
+
+    compute_thread.check_process()
+    checkpoint = open_model(path)
+    added = added_tokens(checkpoint.folder, checkpoint.config.vocab_size)
+    meeting = Meeting(group, {"model": identity(checkpoint), "dtype": str(device.activation_dtype(dtype))})
+    rank = meeting.shard.rank
+    check_size(checkpoint.config, rank.size)
+    placements = sharded(place_here(checkpoint, dtype), checkpoint.config, rank)
+    chosen = plan_for(checkpoint, placements, context=context, memory=memory, dtype=dtype, machines=rank.size)
+    chosen = meeting.agreed(chosen)
+    compute_thread.mark_computing()
+    with device_errors:
+        keep_freed_memory(chosen.memory - chosen.peak_bytes - (chosen.cache_bytes - chosen.kv_bytes))
+        rows_alternate = any(placement.rows_alternate for placement in placements)
+        kind = Transformer if rank.number else LeadingTransformer
+        specs = quantized_modules(placements)
+        model = kind(checkpoint.config, specs, rows_alternate=rows_alternate, shard=meeting.shard)
+        weights = [(placement.name, array) for placement, array in read(placements, open_files(placements))]
+        model.load_weights(weights, strict=True)
+        mx.eval(model.parameters())
+        found = fingerprint(model)
+    if not isinstance(model, LeadingTransformer):
+        meeting.follow(Follower(model))
+        raise SystemExit(0)
+    model.machines = meeting.lead()
+    wire = os.environ.get("MLX_OSS_WIRE") != "0" if wire is None else wire
+    wired_bytes, text_ids = chosen.wired_bytes if wire else 0, [token.id for token in added if not token.special]
+    return LocalEngine(model, chosen, wired_bytes=wired_bytes, added_ids=text_ids, fingerprint=found), added
 
 
 def _plan(

@@ -179,9 +179,13 @@ def sampling_options(args: argparse.Namespace) -> SamplingOptions:
 def load(args: argparse.Namespace) -> tuple[LocalEngine, Tokenizer]:
     """Loads the model and its tokenizer. If none is named, it loads nano and writes a note about it to stderr."""
     import mlx_oss
+    from mlx_oss.backend.mlx_library import load_mlx
 
-    name = args.model or settings.model()
-    if name is None:
+    load_mlx()
+    from mlx_oss.distributed import launched
+
+    name, group = args.model or settings.model(), launched.group()
+    if name is None and not launched.is_follower():
         say(NANO_NOTE.format(command="chat"))
     with shown() as progress:
         return mlx_oss.load(
@@ -191,4 +195,5 @@ def load(args: argparse.Namespace) -> tuple[LocalEngine, Tokenizer]:
             context=args.context,
             wire=wire(args),
             progress=progress,
+            group=group,
         )

@@ -52,6 +52,7 @@ class LocalEngine(Engine):
             that saves time, and it changes no token. None means on the CPU backend with the native library, where the
             same bits come out, and not with experts on disk.
         added_ids: Ids of text that a fine-tune has added. They are sampled too.
+        fingerprint: The model's fingerprint, if it is known already. None: it is computed when it is needed.
 
     Attributes:
         transformer: The network.
@@ -70,15 +71,18 @@ class LocalEngine(Engine):
         cache_bytes: int | None = None,
         guesses: bool | None = None,
         added_ids: Collection[int] = (),
+        fingerprint: str | None = None,
     ) -> None:
         compute_thread.mark_computing()
         planned = (plan.context, plan.chunk) if plan else (transformer.config.max_position_embeddings, PREFILL_CHUNK)
         self.transformer, self._plan, self.added_ids = transformer, plan, frozenset(added_ids)
         self.context = planned[0] if context is None else context
+        if fingerprint is not None:
+            self.fingerprint = fingerprint
         planned_bytes = plan.wired_bytes if plan else 0
         weights = wired.WiredWeights(planned_bytes if wired_bytes is None else wired_bytes)
         if cache_bytes is None:
-            least = bytes_for(transformer.config, self.context, transformer.dtype.size)
+            least = transformer.shard.part(bytes_for(transformer.config, self.context, transformer.dtype.size))
             cache_bytes = max(plan.cache_bytes if plan else _LEAST_CACHE, least)
         is_offloaded = plan is not None and plan.slots is not None
         self.at_once = 1 if is_offloaded else AT_ONCE

@@ -185,7 +185,7 @@ class PrefixPool:
 
     def _bytes(self, ids: int, snapshots: int = 0) -> int:
         """Bytes of the keys and values of so many ids, with the room at the end of buffers, and of snapshots."""
-        return bytes_for(self._model.config, ids, self._model.dtype.size, snapshots)
+        return self._model.shard.part(bytes_for(self._model.config, ids, self._model.dtype.size, snapshots))
 
     @property
     def _may_share(self) -> bool:

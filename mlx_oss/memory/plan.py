@@ -129,11 +129,13 @@ def plan_for(
     dtype: str = "auto",
     slots: int | None = None,
     machine: Machine | None = None,
+    machines: int = 1,
 ) -> Plan:
     """Like `loader.plan`, for an open checkpoint and its `placements`, which are those for `dtype` (see `place_here`).
 
     With `slots`, the plan has this number of expert slots per layer, whether it fits or not. With `machine`, the plan
-    is for that machine instead of this one; the placements must then be those for it.
+    is for that machine instead of this one; the placements must then be those for it. With `machines`, it is for one of
+    so many that compute the model together; the placements must then be those of its part (see `sharded`).
     """
     longest = checkpoint.config.max_position_embeddings
     if context is not None and (type(context) is not int or not 1 <= context <= longest):
@@ -148,7 +150,7 @@ def plan_for(
         left = format_bytes(machine.mac_memory - machine.limit)
         source = f"{left} of this Mac's {format_bytes(machine.mac_memory)} are left to the system"
     chunks = CHUNKS if chunk is None else (chunk,)
-    planner = _Planner(checkpoint, placements, device.activation_dtype(dtype).size, machine, source, chunks)
+    planner = _Planner(checkpoint, placements, device.activation_dtype(dtype).size, machine, source, chunks, machines)
     if slots is None:
         return planner.best(context)
     experts = checkpoint.config.num_local_experts
@@ -167,6 +169,7 @@ class _Planner:
         machine: The machine, with the memory limit.
         source: Where the limit comes from.
         chunks: Prefill chunks to choose from, in tokens, the largest first.
+        machines: Between how many machines the model is divided.
     """
 
     def __init__(
@@ -177,7 +180,9 @@ class _Planner:
         machine: Machine,
         source: str,
         chunks: Sequence[int],
+        machines: int,
     ) -> None:
+        self._machines = machines
         self.folder, self.config = checkpoint.folder, checkpoint.config
         self.itemsize, self.machine, self.limit = itemsize, machine, machine.limit
         self.source, self.chunks = source, chunks
@@ -210,7 +215,8 @@ class _Planner:
 
     def kv(self, context: int) -> int:
         config = self.config
-        return kv_cache_bytes(config, context, self.itemsize) + snapshot_bytes(config, MOST_SNAPSHOTS, self.itemsize)
+        whole = kv_cache_bytes(config, context, self.itemsize) + snapshot_bytes(config, MOST_SNAPSHOTS, self.itemsize)
+        return whole // self._machines  # each has the heads of its own
 
     def prefill(self, context: int, chunk: int) -> int:
         chunk = min(chunk, context)

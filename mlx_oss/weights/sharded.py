@@ -5,13 +5,24 @@ So a machine reads its own rows and no others. Knows nothing of MLX and of how m
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from mlx_oss.config import ModelConfig
 from mlx_oss.shards import Rank, blocks_of
+from mlx_oss.weights.layouts.checkpoint import Checkpoint
 from mlx_oss.weights.names import row_axis
 from mlx_oss.weights.placements import Part, Placement, Span, StoredArray
+
+
+def identity(checkpoint: Checkpoint) -> str:
+    """Says in a few letters whether two machines have the same model: its config, and the kind and size of its tensors.
+
+    It does not read the weights.
+    """
+    tensors = [(name, tensor.stored_dtype, tensor.shape) for name, tensor in sorted(checkpoint.tensors.items())]
+    return hashlib.sha256(f"{checkpoint.config} {tensors}".encode()).hexdigest()[:16]
 
 
 def sharded(placements: Iterable[Placement], config: ModelConfig, rank: Rank) -> tuple[Placement, ...]:

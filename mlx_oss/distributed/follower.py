@@ -1,0 +1,85 @@
+"""The machines after the first: each computes its part of what the first one tells, until that one ends.
+
+Knows nothing of requests and text.
+"""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_oss.distributed.leader import divided, gathered
+from mlx_oss.model.kv_cache import Cache
+from mlx_oss.model.transformer import Transformer
+
+
+class Follower:
+    """Computes what it is told.
+
+    Args:
+        model: The part of the model that this machine has.
+    """
+
+    def __init__(self, model: Transformer) -> None:
+        self._model = model
+        self._caches: dict[int, Cache] = {}
+        self.told: SimpleQueue[Any] = SimpleQueue()
+
+    def follow(self) -> None:
+        """Computes until the first machine ends."""
+        while (message := self.told.get())[0] != "end":
+            getattr(self, f"_{message[0]}")(*message[1:])
+
+    def _cache(self, name: int) -> None:
+        self._caches[name] = self._model.make_cache()
+
+    def _free(self, names: list[int]) -> None:
+        for name in names:
+            self._caches.pop(name, None)
+
+    def _reserve(self, name: int, tokens: int) -> None:
+        self._caches[name].reserve(tokens)
+
+    def _fork(self, name: int, new: int) -> None:
+        self._caches[new] = self._caches[name].fork()
+
+    def _copied(self, name: int, new: int, position: int) -> None:
+        self._caches[new] = self._caches[name].copied(position)
+
+    def _snapshot(self, name: int) -> None:
+        self._caches[name].snapshot()
+
+    def _keep_earlier(self, name: int, is_kept: bool) -> None:
+        self._caches[name].keep_earlier(is_kept)
+
+    def _take_back(self, name: int, tokens: int) -> None:
+        self._caches[name].take_back(tokens)
+
+    def _rewind(self, name: int, position: int) -> None:
+        self._caches[name].rewind(position)
+
+    def _tensors(self, name: int) -> None:
+        gathered(self._caches[name].tensors(), self._model.shard)
+
+    def _restore(self, name: int, offset: int, described: list[tuple[str, str, list[int]]]) -> None:
+        empty = {each: mx.zeros(shape, getattr(mx, dtype)) for each, dtype, shape in described}
+        self._caches[name].restore(divided(empty, self._model.shard), offset)
+
+    def _hidden(self, name: int, tokens: list[list[int]]) -> None:
+        cache = self._caches[name]
+        mx.eval(self._model.hidden(mx.array(tokens), cache), cache.arrays)
+
+    def _each(self, names: list[int], tokens: list[int]) -> None:
+        caches = [self._caches[name] for name in names]
+        mx.eval(self._model.hidden_of_each(mx.array(tokens), caches), [cache.arrays for cache in caches])
+
+    def _logits(self, shape: list[int]) -> None:
+        mx.eval(self._model.logits(self._from_first(shape)))
+
+    def _exact(self, shape: list[int], ids: list[int]) -> None:
+        mx.eval(self._model.exact_logits(self._from_first(shape), mx.array(ids)))
+
+    def _from_first(self, shape: list[int]) -> mx.array:
+        return self._model.shard.from_first(mx.zeros(shape, self._model.dtype))
