@@ -18,6 +18,7 @@ from mlx_oss.arguments import Parser, did_you_mean
 from mlx_oss.cli import statuses
 from mlx_oss.cli.model_names import guess
 from mlx_oss.cli.wording import in_words
+from mlx_oss.distributed import is_follower
 from mlx_oss.errors import MlxOssError, OptionError, quoted
 from mlx_oss.terminal import say_exception, show_safely
 from mlx_oss.version import __version__
@@ -83,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = None
     try:
         args = _parsed(argv)
-        status: int = args.run(args)
+        loads_model = hasattr(args, "model") and hasattr(args, "no_wire")
+        status: int = _followed(args) if loads_model and is_follower() else args.run(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -98,6 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return statuses.tell(error.strerror or str(error), statuses.FAILED, kind="OSError", as_json=False)
     except Exception as error:
         return statuses.INTERRUPTED if _follows_ctrl_c(error) else _tell(error, args, as_json)
+
+
+def _followed(args: argparse.Namespace) -> int:
+    """Runs a command that loads a model, on a machine that only computes: another one talks."""
+    from mlx_oss.cli.model_arguments import follow
+
+    return follow(args)
 
 
 def _follows_ctrl_c(error: Exception) -> bool:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import model_arguments
+from mlx_oss.distributed import is_launched
+from mlx_oss.errors import OptionError
 from mlx_oss.terminal import one_line, wants_plain
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     from mlx_oss.bench import BenchReport
     from mlx_oss.cli.interrupts import exiting_on_sigterm
 
+    if is_launched():
+        raise OptionError("bench measures one machine: start it without mlx.launch")
     folder = model_arguments.folder_of(args.folder, dtype=args.dtype, memory=args.memory)
     shows_progress = sys.stderr.isatty() and not args.json and not wants_plain()
     try:

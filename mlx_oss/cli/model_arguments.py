@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import settings
 from mlx_oss.cli.progress import shown
+from mlx_oss.distributed import is_launched
+from mlx_oss.errors import OptionError
 from mlx_oss.terminal import say
 from mlx_oss.weights.hub.names import NANO
 
@@ -178,15 +181,25 @@ def sampling_options(args: argparse.Namespace) -> SamplingOptions:
 
 def load(args: argparse.Namespace) -> tuple[LocalEngine, Tokenizer]:
     """Loads the model and its tokenizer. If none is named, it loads nano and writes a note about it to stderr."""
-    import mlx_oss
-    from mlx_oss.backend.mlx_library import load_mlx
-
-    load_mlx()
-    from mlx_oss.distributed import launched
-
-    name, group = args.model or settings.model(), launched.group()
-    if name is None and not launched.is_follower():
+    name = args.model or settings.model()
+    if name is None:
         say(NANO_NOTE.format(command="chat"))
+    return load_named(args, name)
+
+
+def load_named(args: argparse.Namespace, name: str | None) -> tuple[LocalEngine, Tokenizer]:
+    """Loads a model, together with other machines if `mlx.launch` has started several.
+
+    Args:
+        args: What `add_model_arguments` parsed.
+        name: The model; None for nano.
+
+    Raises:
+        OptionError: If it is the second one, and there are several machines.
+        MlxOssError: What `mlx_oss.load` raises.
+    """
+    import mlx_oss
+
     with shown() as progress:
         return mlx_oss.load(
             name,
@@ -195,5 +208,31 @@ def load(args: argparse.Namespace) -> tuple[LocalEngine, Tokenizer]:
             context=args.context,
             wire=wire(args),
             progress=progress,
-            group=group,
+            group=_group(),
         )
+
+
+def follow(args: argparse.Namespace) -> int:
+    """On the machines after the first: computes what that one tells, until it ends."""
+    with suppress(SystemExit):
+        load_named(args, args.model or settings.model())
+    return 0
+
+
+_has_joined = False
+
+
+def _group() -> Any:
+    """The machines that compute together; None if there is one."""
+    global _has_joined
+    if not is_launched():
+        return None
+    if _has_joined:
+        raise OptionError("several machines compute one model only: start them again with another --model")
+    _has_joined = True
+    from mlx_oss.backend.mlx_library import load_mlx
+
+    load_mlx()
+    from mlx_oss.distributed.launched import group
+
+    return group()

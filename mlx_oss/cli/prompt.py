@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from mlx_oss.distributed import is_launched
 from mlx_oss.terminal import wants_plain
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def make_reader(commands: Sequence[str], *, keep_history: bool = True) -> Callab
         commands: Names of the commands to complete, without the slash.
         keep_history: Whether questions are saved.
     """
-    if wants_plain():
+    if wants_plain() or is_launched():  # mlx.launch hands on what is typed line by line
         return _read_plain_line
     from prompt_toolkit import PromptSession
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent

@@ -7,6 +7,7 @@ import sys
 
 from mlx_oss.cli import attachments
 from mlx_oss.cli.attachments import Attachment
+from mlx_oss.distributed import is_launched
 from mlx_oss.errors import OptionError
 
 
@@ -23,11 +24,13 @@ def asked(args: argparse.Namespace) -> tuple[list[str], list[Attachment]]:
     if empty := [text.name for text in attached if not text.text.strip()]:
         raise OptionError(f"{empty[0]} is empty: give a file with text")
     from_stdin = attachments.STDIN in args.question
+    # mlx.launch hands on what is typed in a terminal, through a pipe that never ends.
+    typed = is_launched() or bool(sys.stdin and sys.stdin.isatty())
     if question:
-        if from_stdin or (attachments.STDIN not in args.files and attachments.stdin_has_text()):
+        if from_stdin or (attachments.STDIN not in args.files and not typed and attachments.stdin_has_text()):
             attached.append(attachments.attached(attachments.STDIN))
         questions = [question]
-    elif from_stdin or not (sys.stdin and sys.stdin.isatty()):
+    elif from_stdin or not typed:
         piped = piped_question()
         questions = [line for line in piped.splitlines() if line.strip()] if args.json else [piped]
     else:

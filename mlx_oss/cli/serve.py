@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import mcp_arguments, model_arguments, settings, tool_arguments
+from mlx_oss.distributed import is_launched
 from mlx_oss.errors import MlxOssError, OptionError
 from mlx_oss.files import expanded
 from mlx_oss.terminal import report, say, show_log
@@ -108,15 +109,18 @@ def make_service(args: argparse.Namespace) -> Service:
     name = args.model or settings.model() or NANO
     if name == NANO and args.model is None:
         say(model_arguments.NANO_NOTE.format(command="serve"))
-    # It is loaded by the first request, but what cannot be loaded is told now.
-    open_model(model_arguments.folder_of(name, dtype=args.dtype, memory=args.memory, context=args.context))
-    models = Models(
-        name,
-        partial(_load, args),
-        others=_others,
-        fits=partial(_fits, args),
-        idle_seconds=None if args.idle_unload is None else 60 * args.idle_unload,
-    )
+    if is_launched():  # several machines load one model, at the same time
+        models = Models.holding(name, *model_arguments.load_named(args, name))
+    else:
+        # It is loaded by the first request, but what cannot be loaded is told now.
+        open_model(model_arguments.folder_of(name, dtype=args.dtype, memory=args.memory, context=args.context))
+        models = Models(
+            name,
+            partial(_load, args),
+            others=_others,
+            fits=partial(_fits, args),
+            idle_seconds=None if args.idle_unload is None else 60 * args.idle_unload,
+        )
     tools = dict(_builtin(spec) for spec in args.tools)
     for server in mcp_arguments.servers(args.mcp):
         if server.name in tools:

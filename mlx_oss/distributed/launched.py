@@ -1,4 +1,4 @@
-"""Whether this process is one of several that compute a model together, and which of them: `mlx.launch` says so.
+"""Finds the other processes that compute a model together, as `mlx.launch` has told where they are.
 
 Knows nothing of models.
 """
@@ -16,20 +16,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_oss.distributed import is_launched
 from mlx_oss.errors import EngineError
 
-_RANK = "MLX_RANK"  # set by mlx.launch
 _PATIENCE = 30.0  # seconds in which all machines have to be there
-
-
-def is_launched() -> bool:
-    """Whether `mlx.launch` has started this process."""
-    return _RANK in os.environ
-
-
-def is_follower() -> bool:
-    """Whether another machine talks."""
-    return os.environ.get(_RANK, "0") != "0"
 
 
 def group() -> Any:

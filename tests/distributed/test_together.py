@@ -1,0 +1,114 @@
+"""Several machines compute one model: the same bits as one, and an end for all when one of them is gone."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlx_oss.convert import ConvertOptions, convert
+from mlx_oss.shards import check_size
+from tests.distributed.machines import ended, start
+from tests.synthetic import TINY, write_checkpoint
+
+HERE = Path(__file__).parent
+# As the releases: eight key-value heads, so that up to eight machines can have some. Widths can be quantised.
+SHAPE = TINY | {"num_hidden_layers": 2, "num_local_experts": 32, "num_experts_per_tok": 4, "vocab_size": 1024}
+SHAPE |= {"hidden_size": 320, "intermediate_size": 192, "num_attention_heads": 64, "num_key_value_heads": 8}
+SHAPE |= {"head_dim": 64, "sliding_window": 24}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    """A model in several forms."""
+    base = tmp_path_factory.mktemp("together")
+    made = {layout: write_checkpoint(base / layout, SHAPE, layout=layout) for layout in ("hf", "original")}
+    for profile in ("bf16", "q4"):
+        convert(made["hf"], base / profile, ConvertOptions(profile=profile))
+        made[profile] = base / profile
+    return made
+
+
+@pytest.mark.parametrize(
+    ("size", "form"),
+    [(2, "hf"), (2, "q4"), (4, "original"), (4, "bf16"), pytest.param(8, "hf", marks=pytest.mark.long)],
+)
+def test_logits_are_bit_for_bit_those_of_one_process(size, form, folders):
+    for status, out, err in ended(start(size, HERE / "whole_and_part.py", folders[form])):
+        assert (status, out) == (0, ""), err
+
+
+def test_a_conversation_is_the_same_and_opens_with_any_number_of_machines(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+
+    def said(size: int, opened: object, saved: Path) -> str:
+        if size == 1:
+            run = [sys.executable, HERE / "conversation.py", str(opened), str(saved)]
+            return subprocess.run(run, check=True, capture_output=True, text=True, timeout=120).stdout
+        (status, out, err), other = ended(start(size, HERE / "conversation.py", opened, saved))
+        assert status == 0 and (other[0], other[1]) == (0, ""), err + other[2]
+        return out
+
+    assert said(1, "", one) == said(2, "", two)
+    assert caches(one) == caches(two)
+    assert said(1, two, tmp_path / "three") == said(2, one, tmp_path / "four")
+
+
+def caches(saved: Path) -> bytes:
+    """The keys and values in a saved session, after its text, which has times."""
+    data = saved.read_bytes()
+    return data[8 + int.from_bytes(data[:8], "little") :]
+
+
+ENDLESS = """
+import mlx_oss, sys
+from mlx_oss.distributed import launched
+try:
+    model, tokenizer = mlx_oss.load(None, group=launched.group(), dtype="float32", context=2000)
+    while True:
+        session = mlx_oss.ChatSession(model, tokenizer, max_tokens=50)
+        session.ask("What can you do?")
+        print("said", flush=True)
+except mlx_oss.MlxOssError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_all_machines_end_when_one_of_them_is_killed(victim):
+    machines = start(2, "-c", ENDLESS)
+    assert machines[0].stdout is not None and machines[0].stdout.readline() == "said\n"
+    machines[victim].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    found = ended(machines, timeout=60)
+    assert time.monotonic() - killed < 30  # a hang, not a figure: it takes about three seconds
+    status, _, err = found[1 - victim]
+    assert status == 1 and f"machine {victim} (" in err
+
+
+def test_a_machine_with_another_model_is_named(folders, tmp_path):
+    program = (
+        "import mlx_oss, sys\n"
+        "from mlx_oss.distributed import launched\n"
+        "group = launched.group()\n"
+        "try: mlx_oss.load(sys.argv[1 + group.rank()], group=group)\n"
+        "except mlx_oss.MlxOssError as error: sys.exit(str(error))\n"
+    )
+    for status, _, err in ended(start(2, "-c", program, folders["bf16"], folders["q4"])):
+        assert status == 1 and "machine 1 (" in err and "has another model" in err
+
+
+def test_a_model_that_cannot_be_divided_says_by_what_it_can():
+    from mlx_oss.config import ModelConfig
+    from mlx_oss.errors import OptionError
+
+    config = ModelConfig(**SHAPE)
+    check_size(config, 8)
+    with pytest.raises(
+        OptionError, match=r"64 query heads, which cannot be divided between 3 machines|8 key-value heads"
+    ):
+        check_size(config, 3)
