@@ -6,6 +6,7 @@ Knows nothing of how a model is loaded.
 from __future__ import annotations
 
 import atexit
+import signal
 import socket
 import threading
 import time
@@ -124,7 +125,9 @@ class Meeting:
         machines.close()
 
     def follow(self, follower: Follower) -> None:
-        """Computes what the first machine tells, until it ends."""
+        """Computes what the first machine tells, until it ends. What Ctrl-C means is left to that one."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         stream, hello = self._streams[0]
         name = f"machine 0 ({hello['host']})"
         first = Connection(stream, name, lambda reason: self._lost(reason, lambda _: None), follower.told.put)
