@@ -34,16 +34,17 @@ ORDER = """
     config_checks folders arguments formulas json_lines
     quantization
     config
-    backend
+    shards backend
     tokenizer
     tokenizer_files tokenizer_json weights model
     harmony memory offload
+    distributed
     events convert generation
     constrain tools nano
     models
     loader
     chat bench doctor
-    evals research
+    evals research hosts
     server
     cli
     __main__
@@ -52,11 +53,12 @@ RANK = {name: rank for rank, line in enumerate(ORDER.split("\n")) for name in li
 KNOW_MLX = set(
     """
     backend.device backend.host_memory backend.mlx_library backend.native backend.packed backend.wired
-    model.attention model.fingerprint model.kv_cache model.linear model.swiglu model.transformer
+    model.attention model.fingerprint model.kv_cache model.linear model.sharding model.swiglu
+    model.transformer distributed.follower distributed.launched distributed.leader distributed.meeting
     weights.arrays weights.reading offload.embedding offload.experts offload.install
     nano convert.affine loader generation.generate generation.local generation.prompt_cache generation.sampling
     generation.rows generation.sampling_mlx generation.sampling_numpy generation.token_picker
-    bench.engines bench.kernels doctor.kernels doctor.worker evals.comparison
+    bench.engines bench.kernels doctor.kernels doctor.worker evals.comparison hosts.worker
     """.split()
 )
 

@@ -33,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="show instead what gpt-oss-20b and gpt-oss-120b do on Macs of each size, as a Markdown table; arithmetic "
         "for 8,192 tokens of context, an SSD of 3 GB/s, memory of 100 GB/s, and experts that are equally likely",
     )
+    parser.add_argument(
+        "--hosts",
+        metavar="HOSTS.JSON",
+        help="plan for the machines of a hostfile of mlx.launch, which compute the model together; --memory may then "
+        "be a limit for each, e.g. 30GB,40GB (default: what the file says of their memory, else as this machine)",
+    )
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object, sizes in bytes")
 
 
@@ -41,13 +47,17 @@ def run(args: argparse.Namespace) -> int:
     import mlx_oss
 
     if args.macs:
-        if any((args.folder, args.memory, args.context, args.chunk, args.json)):
+        if any((args.folder, args.memory, args.context, args.chunk, args.json, args.hosts)):
             raise OptionError("--macs shows the released models on Macs of all sizes: give no folder or other option")
         from mlx_oss.memory.macs import table
 
         sys.stdout.write(table() + "\n")
         return 0
     name = args.folder or settings.model() or NANO
+    if args.hosts:
+        from mlx_oss.cli.plan_hosts import show
+
+        return show(name, args)
     plan = mlx_oss.plan(name, context=args.context, memory=args.memory, chunk=args.chunk, dtype=args.dtype)
     if args.json:
         sys.stdout.write(json.dumps({**asdict(plan), "folder": str(plan.folder)}) + "\n")
