@@ -37,6 +37,7 @@ COMMANDS = {
     "bench": ("mlx_oss.cli.bench", "measure a model's speed and memory on this machine"),
     "compare": ("mlx_oss.cli.compare", "compare what two copies of a model predict"),
     "doctor": ("mlx_oss.cli.doctor", "check whether this machine runs mlx-oss well"),
+    "hosts": ("mlx_oss.cli.hosts", "check whether several machines can compute one model together"),
     "models": ("mlx_oss.cli.models", "list the models on this disk, and what this machine can run of them"),
     "pull": ("mlx_oss.cli.pull", "download a model by its name"),
     "rm": ("mlx_oss.cli.rm", "remove a model from this disk"),

@@ -78,7 +78,7 @@ def test_the_api_raises_an_engine_error_that_keeps_the_reason(case, tmp_path):
     assert done.stdout.splitlines()[1].startswith(("ImportError", "ModuleNotFoundError"))
 
 
-OF_NAMES = ("models", "pull", "rm", "config")
+OF_NAMES = ("models", "pull", "rm", "config", "hosts")
 NEEDING = {"chat": ["Hi"], "serve": ["--port", "0"], "generate": ["Hi"], "plan": [], "bench": ["--repeats", "1"]}
 NEEDING |= {"compare": ["nano", "nano"]}
 
