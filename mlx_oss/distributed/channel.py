@@ -19,7 +19,7 @@ from typing import Any
 
 from mlx_oss.errors import EngineError
 
-SILENCE = 5.0  # seconds without a sign of life after which a machine counts as gone
+SILENCE = 8.0  # seconds without a sign of life after which a machine counts as gone
 _PULSE = 1.0  # seconds between two of them
 _GOODBYE = 2.0  # seconds that the other machine gets to close the connection too
 _MEETING = 60.0  # seconds in which all machines have to have connected
