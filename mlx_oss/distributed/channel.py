@@ -46,7 +46,6 @@ class Connection:
         self._is_closed = False
         stream.settimeout(SILENCE)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
         self._reader = threading.Thread(target=self._read, name="mlx-oss machines", daemon=True)
 
     def start(self) -> None:
@@ -97,8 +96,12 @@ class Connection:
             if len(pending) > _LONGEST:
                 self._end(f"{self.name} sent a message of more than {_LONGEST >> 20} MiB")
                 return
-            for line in filter(None, lines):
-                self._received(json.loads(line))
+            try:
+                for line in filter(None, lines):
+                    self._received(json.loads(line))
+            except (ValueError, RecursionError):
+                self._end(f"{self.name} sent something that is no message")
+                return
 
     def _end(self, reason: str) -> None:
         if not self._is_closed:
@@ -128,6 +131,7 @@ def accept(server: socket.socket, word: str, size: int) -> dict[int, tuple[socke
             stream.settimeout(SILENCE)
             hello = json.loads(read_line(stream))
             good = hmac.compare_digest(str(hello["word"]), word) and 0 < hello["rank"] < size
+            good = good and isinstance(hello["about"], dict) and isinstance(hello["host"], str)
         except TimeoutError:
             missing = ", ".join(str(n) for n in range(1, size) if n not in found)
             raise EngineError(

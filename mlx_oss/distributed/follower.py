@@ -5,6 +5,7 @@ Knows nothing of requests and text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -20,17 +21,23 @@ class Follower:
 
     Args:
         model: The part of the model that this machine has.
+
+    Attributes:
+        told: What the first machine has told, and is not yet computed.
     """
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
         self._caches: dict[int, Cache] = {}
         self.told: SimpleQueue[Any] = SimpleQueue()
+        names = "cache free reserve fork copied snapshot keep_earlier take_back rewind tensors restore"
+        names += " hidden each logits exact"
+        self._calls: dict[str, Callable[..., None]] = {name: getattr(self, f"_{name}") for name in names.split()}
 
     def follow(self) -> None:
         """Computes until the first machine ends."""
         while (message := self.told.get())[0] != "end":
-            getattr(self, f"_{message[0]}")(*message[1:])
+            self._calls[message[0]](*message[1:])
 
     def _cache(self, name: int) -> None:
         self._caches[name] = self._model.make_cache()
