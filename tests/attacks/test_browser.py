@@ -97,7 +97,7 @@ def read(name: str, text: str) -> Page:
     if name.endswith(".html"):
         text = reader_process.html(text.encode())["text"]
     page = markdown_page(name, text, lambda address: address) if name.endswith(".md") else text_page(name, text)
-    page.view(0, 0, -1, 100)
+    page.view(0, 0, page.end(0, -1, 100))
     page.found("zebra")
     page.line_at(len(page.text) - 1)
     return page
@@ -472,4 +472,4 @@ def test_a_page_that_is_opened_again_is_held_once(tmp_path):
     tool = BrowserTool(tmp_path)
     for _ in range(3):
         call(tool, "open", id="a.txt")
-    assert tool._shown[0] is tool._shown[1] is tool._shown[2]
+    assert tool.shown[0].page is tool.shown[1].page is tool.shown[2].page
