@@ -255,8 +255,10 @@ WRITERS = {
     "mlx_oss/cli/render.py",
     "mlx_oss/cli/plan.py",
     "mlx_oss/cli/bench.py",
+    "mlx_oss/cli/compare.py",  # JSON
     "mlx_oss/cli/config.py",  # JSON
     "mlx_oss/cli/models.py",  # JSON
+    "mlx_oss/cli/research.py",  # a report that was made harmless, and JSON
     "mlx_oss/cli/statuses.py",  # JSON
     "mlx_oss/cli/doctor.py",
     "mlx_oss/cli/interrupts.py",  # a line break
@@ -267,6 +269,8 @@ WRITERS = {
     "mlx_oss/doctor/worker.py",
     "mlx_oss/tools/sandbox/interpreter.py",
     "mlx_oss/tools/browser/reader_process.py",  # a pipe
+    "mlx_oss/tools/mcp/guard.py",  # a pipe
+    "mlx_oss/hosts/worker.py",  # a pipe
     "convert/command.py",
 }
 

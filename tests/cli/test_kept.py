@@ -304,7 +304,7 @@ def test_tools_that_are_not_run_now_are_named(chat):
 
     chat(session(tools=[get_weather]), "Hi")
     shown = chat(session(), f"/load {kept.last().name}")
-    assert "tools that are not run now: get_weather; --tool gives them again\n" in shown
+    assert "tools that are not run now: get_weather; --tool or --mcp gives them again\n" in shown
 
 
 def test_many_are_listed_as_a_number(chat, monkeypatch):
