@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from io import BufferedReader, FileIO
@@ -137,6 +138,20 @@ def read_up_to(file: BinaryIO, limit: int, path: str | Path) -> bytes:
     if not left:
         raise UnsuitableFile(f"it has more than {limit:,} bytes, more than such a file can need", path)
     return b"".join(pieces)
+
+
+def lock(descriptor: int) -> None:
+    """Locks an open file for this process, until it is closed; does nothing on a file system without locks.
+
+    Raises:
+        BlockingIOError: If another process has it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        return
 
 
 def identity(path: str | Path) -> tuple[int, int, int, int]:

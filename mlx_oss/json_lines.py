@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO
 
 from mlx_oss import json_text
 from mlx_oss.errors import MlxOssError
-from mlx_oss.files import TEXT_BYTES, UnsuitableFile, can_exist, check_regular, expanded, open_regular
+from mlx_oss.files import TEXT_BYTES, UnsuitableFile, can_exist, check_regular, expanded, lock, open_regular
 
 LINE_BYTES = TEXT_BYTES
 
@@ -163,12 +162,7 @@ def _opened(path: Path) -> FileIO:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY, 0o666)
     try:
         check_regular(path, os.fstat(descriptor))
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            pass
+        lock(descriptor)
         return FileIO(descriptor, "r+")
     except BaseException:
         os.close(descriptor)

@@ -10,7 +10,6 @@ whole, and may come from somebody else: its shapes and values are checked.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -24,7 +23,7 @@ import numpy as np
 from mlx_oss.errors import CheckpointError, MlxOssError, OptionError
 from mlx_oss.evals.divergence import TOP, Top
 from mlx_oss.evals.passages import LABELS, Passage
-from mlx_oss.files import check_regular, expanded
+from mlx_oss.files import check_regular, expanded, lock
 from mlx_oss.weights.safetensors import TensorInfo, read_header
 
 _DTYPES = {"I32": "<i4", "U8": "u1", "F32": "<f4"}
@@ -188,12 +187,7 @@ def _part_of(path: Path) -> Iterator[tuple[Path, FileIO]]:
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
     with FileIO(descriptor, "w") as file:
         check_regular(part, os.fstat(descriptor))
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks
-            pass
+        lock(descriptor)
         if not os.path.samestat(os.fstat(descriptor), os.stat(part)):  # it has just become the file of another process
             raise BlockingIOError
         file.truncate(0)

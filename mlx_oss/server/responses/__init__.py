@@ -5,6 +5,7 @@ items      the items of a request, told to a transcript
 servers    the MCP servers of a request
 request    reads a request
 output     items of a response, and the events that build them
+own_calls  items of what the server itself runs
 writer     the events of a response, and the response
 store      keeps responses that other requests continue
 api        the API, and its further paths

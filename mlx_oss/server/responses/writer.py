@@ -20,21 +20,17 @@ from mlx_oss.events import (
 from mlx_oss.server.asked import Cost, Frame, Writer, code_of, message_of, new_id, status_of
 from mlx_oss.server.responses.output import (
     CallItem,
-    CodeItem,
     CustomCallItem,
     Events,
     MessageItem,
     OutputItem,
-    OwnCallItem,
     PreambleItem,
     ReasoningItem,
-    SearchItem,
-    ServerCallItem,
-    ServerListItem,
     SummaryItem,
     TextItem,
     as_logprob,
 )
+from mlx_oss.server.responses.own_calls import CodeItem, OwnCallItem, SearchItem, ServerCallItem, ServerListItem
 from mlx_oss.server.responses.request import Details
 from mlx_oss.server.responses.tools import PYTHON
 
