@@ -97,11 +97,16 @@ def load(
     def check(checkpoint: Checkpoint) -> str:
         return use_here(checkpoint, dtype=dtype, memory=memory, context=context)
 
-    folder = models.folder_of(NANO if path is None else path, progress=progress, check=check)
-    if group is not None:
-        model, added = _loaded_together(folder, dtype, memory, context, wire, group)
+    def find() -> Path:
+        return models.folder_of(NANO if path is None else path, progress=progress, check=check)
+
+    if group is not None and group.size() > 1:
+        from mlx_oss.distributed.launched import errors_told
+
+        with errors_told():
+            model, added = _loaded_together(find(), dtype, memory, context, wire, group)
     else:
-        model, added = _loaded(folder, dtype, memory, context, None, wire)
+        model, added = _loaded(find(), dtype, memory, context, None, wire)
     tokenizer = load_tokenizer()
     return model, Tokenizer(tokenizer.encoding, added) if added else tokenizer
 

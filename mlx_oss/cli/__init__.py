@@ -18,7 +18,7 @@ from mlx_oss.arguments import Parser, did_you_mean
 from mlx_oss.cli import statuses
 from mlx_oss.cli.model_names import guess
 from mlx_oss.cli.wording import in_words
-from mlx_oss.distributed import is_follower
+from mlx_oss.distributed import is_follower, is_launched
 from mlx_oss.errors import MlxOssError, OptionError, quoted
 from mlx_oss.terminal import say_exception, show_safely
 from mlx_oss.version import __version__
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parsed(argv)
         loads_model = hasattr(args, "model") and hasattr(args, "no_wire")
-        status: int = _followed(args) if loads_model and is_follower() else args.run(args)
+        status: int = _together(args) if loads_model and is_launched() else args.run(args)
         sys.stdout.flush()
         return status
     except KeyboardInterrupt:
@@ -103,11 +103,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return statuses.INTERRUPTED if _follows_ctrl_c(error) else _tell(error, args, as_json)
 
 
-def _followed(args: argparse.Namespace) -> int:
-    """Runs a command that loads a model, on a machine that only computes: another one talks."""
+def _together(args: argparse.Namespace) -> int:
+    """Runs a command that loads a model, on one of several machines. The others are told what fails on this one."""
     from mlx_oss.cli.model_arguments import follow
+    from mlx_oss.distributed.launched import errors_told, meet
 
-    return follow(args)
+    meet()
+    with errors_told():
+        status: int = follow(args) if is_follower() else args.run(args)
+        return status
 
 
 def _follows_ctrl_c(error: Exception) -> bool:

@@ -230,9 +230,6 @@ def _group() -> Any:
     if _has_joined:
         raise OptionError("several machines compute one model only: start them again with another --model")
     _has_joined = True
-    from mlx_oss.backend.mlx_library import load_mlx
-
-    load_mlx()
     from mlx_oss.distributed.launched import group
 
     return group()

@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_oss.distributed.leader import divided, gathered
+from mlx_oss.errors import EngineError
 from mlx_oss.model.kv_cache import Cache
 from mlx_oss.model.transformer import Transformer
 
@@ -21,23 +22,29 @@ class Follower:
 
     Args:
         model: The part of the model that this machine has.
-
-    Attributes:
-        told: What the first machine has told, and is not yet computed.
     """
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
         self._caches: dict[int, Cache] = {}
-        self.told: SimpleQueue[Any] = SimpleQueue()
-        names = "cache free reserve fork copied snapshot keep_earlier take_back rewind tensors restore"
+        names = "gone cache free reserve fork copied snapshot keep_earlier take_back rewind tensors restore"
         names += " hidden each logits exact"
         self._calls: dict[str, Callable[..., None]] = {name: getattr(self, f"_{name}") for name in names.split()}
 
-    def follow(self) -> None:
-        """Computes until the first machine ends."""
-        while (message := self.told.get())[0] != "end":
+    def follow(self, told: SimpleQueue[Any]) -> None:
+        """Computes until the first machine ends.
+
+        Args:
+            told: What the first machine has told, and is not yet computed.
+
+        Raises:
+            EngineError: If a machine is gone.
+        """
+        while (message := told.get())[0] != "end":
             self._calls[message[0]](*message[1:])
+
+    def _gone(self, reason: str) -> None:
+        raise EngineError(reason)
 
     def _cache(self, name: int) -> None:
         self._caches[name] = self._model.make_cache()

@@ -83,11 +83,10 @@ class Machines:
         self.reason = self.reason or reason
         self._gone.set()
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Tells the others that it is over."""
         for other in self._others:
             other.send(["end"])
-            other.close()
 
 
 class LedCache(Cache):

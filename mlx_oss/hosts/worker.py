@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mlx_oss.distributed.launched import fail
 from mlx_oss.errors import EngineError, MlxOssError, OptionError
 from mlx_oss.files import COMPANION_BYTES, HEADER_BYTES, MANIFEST_BYTES, open_regular, read_bytes
 from mlx_oss.hosts.reach import ANSWER
@@ -81,6 +82,8 @@ def gather() -> dict[str, Any]:
     """Seconds of a small gather, and bytes a second of a large one, as this machine sees them."""
     import mlx.core as mx
 
+    from mlx_oss.distributed import launched
+
     group = _group()
 
     def seconds(count: int, times: int) -> float:
@@ -93,6 +96,7 @@ def gather() -> dict[str, Any]:
         return median(measured[times // 2 :])  # the first ones take far longer
 
     latency, whole = seconds(_FEW, 200), seconds(_MANY, 12)
+    launched.part()
     received = 4 * _MANY * (group.size() - 1)
     return {"machines": group.size(), "seconds": latency, "bytes_per_second": received / whole}
 
@@ -152,6 +156,7 @@ def main(arguments: list[str]) -> int:
     try:
         answer = jobs[job](*rest)  # type: ignore[operator]
     except MlxOssError as error:
+        fail(str(error))
         answer = {"error": str(error)}
         say(one_line(f"error: {error}"))  # also of the machines whose answer nobody reads
     if os.environ.get("MLX_RANK", "0") == "0":

@@ -65,6 +65,7 @@ def main() -> None:
     compare("exact logits", part.exact_logits(hidden[0][0, 0], ids), whole.exact_logits(hidden[1][0, 0], ids))
     if fingerprint(part) != fingerprint(whole):
         sys.stdout.write("the fingerprint differs\n")
+    launched.part()
 
 
 if __name__ == "__main__":
