@@ -23,7 +23,6 @@ _LOADING = 60.0
 _JOINING = 8.0
 
 _peers: Peers | None = None
-_backend = ""
 _group: Any = None
 _is_ready = False
 
@@ -34,9 +33,9 @@ def meet() -> None:
     Raises:
         EngineError: If one of them does not come, or has another version.
     """
-    global _peers, _backend
+    global _peers
     if _peers is None and is_launched() and (told := places.told()) is not None:
-        _peers, _backend = Peers(told, roll_call.meet(told)), told.backend
+        _peers = Peers(told, roll_call.meet(told))
 
 
 def group() -> Any:
@@ -56,7 +55,7 @@ def group() -> Any:
         _all_ready(_peers)
         try:
             with _signals_of_the_system(_peers.rank):
-                _group = mx.distributed.init(strict=True, backend=_backend)
+                _group = mx.distributed.init(strict=True, backend=_peers.backend)
         except (RuntimeError, ValueError) as error:
             raise EngineError(
                 f"the machines do not find each other ({' '.join(str(error).split())}): `mlx-oss hosts check` says why"

@@ -32,6 +32,7 @@ class Peers:
 
     Attributes:
         rank: The number of this machine.
+        backend: MLX's way between the machines.
         names: What all machines are called, by number; a follower knows its own and the first.
         told: What each has said and is not yet handled. `["gone", reason]` if a machine is gone.
         reason: Why a machine is gone; "" while all are there.
@@ -40,7 +41,7 @@ class Peers:
     """
 
     def __init__(self, places: Places, found: dict[int, tuple[socket.socket, str]]) -> None:
-        self.rank = places.rank
+        self.rank, self.backend = places.rank, places.backend
         self.names = {places.rank: places.name(places.rank, socket.gethostname())}
         self.names |= {rank: places.name(rank, host) for rank, (_, host) in found.items()}
         self.told: dict[int, SimpleQueue[Any]] = {rank: SimpleQueue() for rank in found}

@@ -160,7 +160,7 @@ class _Call:
             _answer(guest.stream, {"end": problem} if problem else {"hosts": hosts})
         if problem:
             raise EngineError(problem)
-        return {rank: (guest.stream, guest.hello["host"]) for rank, guest in self._came.items()}
+        return {rank: (guest.stream, guest.hello["host"]) for rank, guest in sorted(self._came.items())}
 
     def _accept(self) -> None:
         try:
@@ -259,20 +259,25 @@ def _come(places: Places, own: dict[str, Any]) -> dict[int, tuple[socket.socket,
                     "one that is not in the list of the machines"
                 ) from None
             time.sleep(_AGAIN)
+    try:
+        answer = _asked(stream, own, first)
+        if (reason := answer.get("end")) is not None:
+            raise EngineError(str(reason))
+    except BaseException:
+        stream.close()
+        raise
+    return {0: (stream, str(answer["hosts"][0]))}
+
+
+def _asked(stream: socket.socket, own: dict[str, Any], first: str) -> dict[str, Any]:
     stream.settimeout(PATIENCE + _HELLO)  # the first one may have begun to wait just now
     try:
         stream.sendall(_line(own))
-        answer = _answered(stream)
+        return _answered(stream)
     except TimeoutError:
         raise EngineError(f"{first} has not said within {PATIENCE + _HELLO:g} s whether all have come") from None
     except (OSError, ValueError, RecursionError):
         raise EngineError(f"{first} has ended before all machines had come: its output says why") from None
-    except BaseException:
-        stream.close()
-        raise
-    if (reason := answer.get("end")) is not None:
-        raise EngineError(str(reason))
-    return {0: (stream, str(answer["hosts"][0]))}
 
 
 def _answered(stream: socket.socket) -> dict[str, Any]:

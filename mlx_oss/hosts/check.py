@@ -6,6 +6,7 @@ Knows nothing of how findings are shown.
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -177,7 +178,7 @@ class Check:
         answer = answer_of(ended)
         if answer is None or "error" in answer:
             reason = answer["error"] if answer else _reason(ended, limit)
-            reason = reason.partition(": `mlx-oss hosts check`")[0]  # this is it
+            reason = re.sub(r":? `mlx-oss hosts check` says \w+", "", reason)  # this is it
             remedy = (
                 "Is a firewall between the machines, or another program running that uses the ports from "
                 f"{self.port} on? Can each of them `ping` the addresses of the others?"
@@ -247,8 +248,8 @@ def _is_address(text: str) -> bool:
 
 def _reason(ended: Ended, limit: float | None = None) -> str:
     """The last line that a program has written, or how it ended."""
-    errors = [line.strip() for line in ended.err.splitlines() if line.strip() and "[WARN]" not in line]
-    if errors:
+    lines = [line.strip() for line in ended.err.splitlines() if line.strip() and "[WARN]" not in line]
+    if errors := [line for line in lines if line.startswith("error: ")] or lines:
         return errors[-1].removeprefix("error: ").rstrip(".")[-300:]
     if ended.status is None and limit:
         return f"no answer within {limit:g} s"
