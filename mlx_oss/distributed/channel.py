@@ -6,6 +6,7 @@ lost its network says nothing. Knows nothing of models.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -81,7 +82,7 @@ class Connection:
             with self._sending:
                 self._stream.sendall(data)
         except OSError as error:
-            self._end(f"{self.name} cannot be reached ({error.strerror or error})")
+            self._end(lost_by(error, self.name))
 
     def _beat(self) -> None:
         while not self._is_closed:
@@ -97,7 +98,7 @@ class Connection:
                 self._end(f"{self.name} has been silent for {SILENCE:g} s")
                 return
             except OSError as error:
-                self._end(f"{self.name} cannot be reached ({error.strerror or error})")
+                self._end(lost_by(error, self.name))
                 return
             if not piece:
                 self._end(f"{self.name} has ended")
@@ -122,6 +123,13 @@ class Connection:
 def line_of(message: Any) -> bytes:
     """A message as it is sent."""
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def lost_by(error: OSError, name: str) -> str:
+    """Why a machine is gone, after an error of its connection."""
+    if error.errno in (errno.ECONNRESET, errno.EPIPE):  # it ended before it had read all
+        return f"{name} has ended"
+    return f"{name} cannot be reached ({error.strerror or error})"
 
 
 def drain(stream: socket.socket, end: float) -> None:

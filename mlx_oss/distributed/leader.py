@@ -83,11 +83,6 @@ class Machines:
         self.reason = self.reason or reason
         self._gone.set()
 
-    def end(self) -> None:
-        """Tells the others that it is over."""
-        for other in self._others:
-            other.send(["end"])
-
 
 class LedCache(Cache):
     """A cache of which every machine has its part."""

@@ -86,12 +86,8 @@ class Meeting:
             machines.add(connection)
         self._peers.when_gone(machines.lose)
         self._peers.is_led = True
-        atexit.register(self._end, machines)
+        atexit.register(self._peers.close, "end")
         return machines
-
-    def _end(self, machines: Machines) -> None:
-        machines.end()
-        self._peers.close()
 
     def follow(self, follower: Follower) -> None:
         """Computes what the first machine tells, until it ends. What Ctrl-C means is left to that one.

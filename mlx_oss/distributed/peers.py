@@ -86,6 +86,8 @@ class Peers:
         Raises:
             EngineError: If a machine is gone, or sends something else.
         """
+        if self._is_over:
+            raise EngineError(self.reason or "the machines have gone apart: start all of them again")
         message = self.told[rank].get()
         if message[0] == "gone":
             raise EngineError(message[1])
@@ -144,12 +146,18 @@ class Peers:
             self.send("end", reason)
         self._close()
 
-    def close(self) -> None:
-        """Ends the connections: all is done."""
+    def close(self, *message: Any) -> None:
+        """Ends the connections, because all is done. From now on, no machine counts as gone.
+
+        Args:
+            message: What is sent before.
+        """
         with self._lock:
             if self._is_over:
                 return
             self._is_over = True
+        if message:
+            self.send(*message)
         self._close()
 
     def _close(self) -> None:

@@ -76,7 +76,7 @@ def told() -> Places | None:
         nodes = _read(path, DEVICES)
         if nodes is None:
             return None
-        first, allowed, backend = _divided(os.environ.get(COORDINATOR, "")), None, "jaccl"
+        first, allowed, backend = _divided(os.environ.get(COORDINATOR, ""), COORDINATOR), None, "jaccl"
         listed = (os.environ[COORDINATOR], *[""] * (len(nodes) - 1))
     else:
         raise EngineError(

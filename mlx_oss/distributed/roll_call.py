@@ -237,7 +237,8 @@ def _hello(data: bytes) -> dict[str, Any] | None:
         found = json.loads(line)
         kinds = {"rank": int, "size": int, "list": str, "host": str, "versions": dict}
         good = set(found) == set(kinds) and all(type(found[name]) is kind for name, kind in kinds.items())
-        good = good and all(isinstance(each, str) for each in found["versions"].values()) and found["host"]
+        good = good and all(isinstance(each, str) for each in found["versions"].values())
+        good = good and 0 < len(found["host"]) <= 100
     except (ValueError, RecursionError, TypeError):
         return None
     return found if good else None

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_oss.distributed.channel import ALIVE, PULSE, SILENCE, drain, line_of
+from mlx_oss.distributed.channel import ALIVE, PULSE, SILENCE, drain, line_of, lost_by
 from mlx_oss.terminal import one_line, say
 
 _MOMENT = 0.5  # seconds that the parent gets to end, and the others to read why
@@ -98,7 +98,7 @@ class _Watcher:
         except BlockingIOError:
             return ""
         except OSError as error:
-            return f"{other.name} cannot be reached ({error.strerror or error})"
+            return lost_by(error, other.name)
         if not data:
             return f"{other.name} has ended"
         other.heard = time.monotonic()
