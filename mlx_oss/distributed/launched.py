@@ -56,11 +56,11 @@ def group() -> Any:
         try:
             with _signals_of_the_system(_peers.rank):
                 _group = mx.distributed.init(strict=True, backend=_peers.backend)
+            connected(_group)
         except (RuntimeError, ValueError) as error:
             raise EngineError(
                 f"the machines do not find each other ({' '.join(str(error).split())}): `mlx-oss hosts check` says why"
             ) from None
-        connected(_group)
     return _group
 
 
@@ -131,9 +131,15 @@ def fail(reason: str) -> None:
 
 @contextmanager
 def errors_told() -> Iterator[None]:
-    """Within the context, the others are told what fails on this machine."""
+    """Within the context, the others are told what fails on this machine. If one is gone, that is the error here."""
     try:
         yield
+    except (RuntimeError, EngineError) as error:
+        reason = _peers.why_it_failed() if _peers is not None else ""
+        fail(str(error))
+        if reason and reason not in str(error):
+            raise EngineError(reason) from error
+        raise
     except MlxOssError as error:
         fail(str(error))
         raise

@@ -14,7 +14,6 @@ from typing import Any
 from mlx_oss.distributed import launched
 from mlx_oss.distributed.follower import Follower
 from mlx_oss.distributed.leader import Machines
-from mlx_oss.distributed.peers import GRACE
 from mlx_oss.errors import EngineError, OptionError
 from mlx_oss.memory.estimates import format_bytes
 from mlx_oss.memory.plan import Plan
@@ -99,7 +98,6 @@ class Meeting:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             follower.follow(self._peers.told[0])
-        except RuntimeError as error:  # MLX notices first that a machine is gone, and does not say which
-            self._peers.gone.wait(GRACE)
-            raise EngineError(self._peers.reason or f"it could not compute ({error})") from None
+        except RuntimeError as error:
+            raise EngineError(f"it could not compute ({error})") from error
         self._peers.close()

@@ -20,7 +20,9 @@ from mlx_oss.distributed.watch import Watch
 from mlx_oss.errors import EngineError
 from mlx_oss.terminal import one_line, say
 
-GRACE = 2.5  # seconds in which a computation that waits for a machine that is gone may fail by itself
+_GRACE = 2.5  # seconds in which a computation that waits for a machine that is gone may fail by itself
+
+_MOMENT = 1.0  # seconds in which the process that watches may end this one, because a machine is gone
 
 
 class Peers:
@@ -125,11 +127,17 @@ class Peers:
             note(reason)
 
         def end() -> None:
-            time.sleep(GRACE)
+            time.sleep(_GRACE)
             if not self._is_over:
                 end_process(reason, lambda text: say(one_line(f"error: {text}")))
 
         threading.Thread(target=end, name="mlx-oss end", daemon=True).start()
+
+    def why_it_failed(self) -> str:
+        """Why a machine is gone, if one is: MLX notices that first, fails, and does not say which one it is."""
+        if not (self.is_led or self._is_over):
+            self.gone.wait(_GRACE if self._watch is None else _MOMENT)
+        return self.reason
 
     def fail(self, reason: str) -> None:
         """Tells the others that something failed on this machine, unless they know why all end."""
