@@ -1,8 +1,12 @@
 """One model on several machines. The first one talks; the others compute what it tells them.
 
-launched   finds the other processes
-meeting    brings the machines together: who is who, and whether all run the same
-channel    the connections over which the first machine tells the others what to do, and all notice who is gone
+places     where the machines are, as they were told
+roll_call  the machines meet before MLX waits for them: who has come, and with which versions
+channel    their connections, over which each tells what it has to say, and notices who is gone
+peers      the other machines, as one of them sees them: what they say, who is gone and why, and how all are told
+watch      has them watched by a process of its own, `watcher`, while MLX holds this one
+launched   all of this in order, until MLX's group is there
+meeting    whether all have the same model, and room for it
 leader     the model of the first machine: each call is told to the others before it is computed
 follower   the others: compute what they are told, until the first one ends
 

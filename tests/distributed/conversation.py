@@ -1,6 +1,8 @@
 """Run by one process or several: a conversation with nano, with everything that changes caches. Prints what was said.
 
-python conversation.py SAVED SAVE
+    python conversation.py SAVED SAVE
+
+A conversation that was saved before only goes on.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ def main() -> None:
     opened, saved = sys.argv[1:]
     model, tokenizer = mlx_oss.load(None, group=launched.group(), dtype="float32", context=2000)
     options = mlx_oss.SamplingOptions(temperature=1, seed=5, top_logprobs=2)
-    how = {"options": options, "max_tokens": 60, "logprobs": True}
+    how = {"options": options, "max_tokens": 30, "logprobs": True}
     if opened:
         session = mlx_oss.ChatSession.load(opened, model, tokenizer)
     else:
@@ -23,13 +25,18 @@ def main() -> None:
         tell(session.ask("What can you do?"))
     tell(session.ask("And who are you?"))
     session.save(saved)
+    if not opened:
+        go_apart(session)
+    sys.stdout.write(f"{model.fingerprint} {model.stats.reused_tokens}\n")
+
+
+def go_apart(session: mlx_oss.ChatSession) -> None:
     fork = session.fork()
     tell(fork.ask("What is MXFP4?", response_format={"type": "object", "properties": {"a": {"type": "integer"}}}))
     session.undo()
     tell(session.ask("Who are you, then?"))
     for reply in mlx_oss.ask_many(session, ["Hi", "What is the capital of France?", "2 + 2?"]):
         tell(reply)
-    sys.stdout.write(f"{model.fingerprint} {model.stats.reused_tokens}\n")
 
 
 def tell(reply: mlx_oss.Reply) -> None:
