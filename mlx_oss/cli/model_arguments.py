@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -214,8 +213,10 @@ def load_named(args: argparse.Namespace, name: str | None) -> tuple[LocalEngine,
 
 def follow(args: argparse.Namespace) -> int:
     """On the machines after the first: computes what that one tells, until it ends."""
-    with suppress(SystemExit):
+    try:
         load_named(args, args.model or settings.model())
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
     return 0
 
 

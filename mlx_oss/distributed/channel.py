@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-SILENCE = 7.0  # seconds without a sign of life after which a machine counts as gone
+SILENCE = 6.0  # seconds without a sign of life after which a machine counts as gone
 PULSE = 1.0  # seconds between two of them
 GOODBYE = 2.0  # seconds that the other machine gets to close the connection too
 LONGEST = 64 << 20  # bytes of a message

@@ -22,7 +22,7 @@ from mlx_oss.terminal import one_line, say
 
 _GRACE = 2.5  # seconds in which a computation that waits for a machine that is gone may fail by itself
 
-_MOMENT = 1.0  # seconds in which the process that watches may end this one, because a machine is gone
+_MOMENT = 1.0  # seconds in which what is about to end may do so by itself
 
 
 class Peers:
@@ -152,7 +152,7 @@ class Peers:
             self._is_over = True
         if not self.reason:
             self.send("end", reason)
-        self._close()
+        self._close(_MOMENT if self.reason else GOODBYE)
 
     def close(self, *message: Any) -> None:
         """Ends the connections, because all is done. From now on, no machine counts as gone.
@@ -166,15 +166,15 @@ class Peers:
             self._is_over = True
         if message:
             self.send(*message)
-        self._close()
+        self._close(GOODBYE)
 
-    def _close(self) -> None:
+    def _close(self, seconds: float) -> None:
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.end()
         for connection in self.connections.values():
             connection.finish()
-        end = time.monotonic() + GOODBYE
+        end = time.monotonic() + seconds
         for connection in self.connections.values():
             connection.close(end)
 
