@@ -4,6 +4,7 @@
     worker.py     one measurement of one engine, in a process of its own
     engines.py    how the worker runs each engine
     many.py       the benchmark of several requests at once
+    together.py   the benchmark of several machines that compute one model
     kernels.py    counts the kernels and the bytes of weights of a decode step
     chips.py      memory bandwidth of Apple's chips
     gguf_file.py  a file of random weights for llama.cpp
@@ -157,7 +158,7 @@ def measure(
         ConfigError: If llama.cpp is asked for, and the folder's config cannot be read.
         CheckpointError: If llama.cpp is asked for, and the folder's files cannot be read.
     """
-    _check(lengths, tokens, repeats, compare)
+    check(lengths, tokens, repeats, compare)
     ours: dict[str, Any] = {"dtype": dtype, "memory": memory, "wire": wire}
     with prepared(folder, compare, ours, max(lengths) + tokens, progress) as processes:
         loads = processes.alternating("loading", 1 + max(repeats, LOADS), lengths=[], tokens=tokens)
@@ -182,7 +183,7 @@ def _report(loads: Samples, samples: Samples, weights: Mapping[str, str], tokens
     )
 
 
-def _check(lengths: Sequence[int], tokens: int, repeats: int, compare: Sequence[str]) -> None:
+def check(lengths: Sequence[int], tokens: int, repeats: int, compare: Sequence[str] = ()) -> None:
     """Raises OptionError if an argument is out of range."""
     if repeats < 1 or tokens < 2 or not lengths or min(lengths) < 1:
         raise OptionError("a benchmark needs at least 1 repetition, 2 generated tokens and prompts of at least 1 token")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from mlx_oss.generation.engine import Stream
+    from mlx_oss.generation.local import LocalEngine
 
 Ids = Iterator[int]
 Arrivals = Iterator[tuple[int, int]]  # (number of the request, id), as the tokens arrive
@@ -41,48 +42,59 @@ def _ours() -> Load:
     from mlx_oss.backend.mlx_library import load_mlx
 
     load_mlx()  # before the imports below
-    from mlx_oss.backend import native
-    from mlx_oss.backend.device import device_name
     from mlx_oss.bench.kernels import bytes_per_token, copied_buffers, kernels_per_layer
-    from mlx_oss.errors import OptionError
-    from mlx_oss.generation.engine import Request
-    from mlx_oss.generation.options import SamplingOptions
     from mlx_oss.loader import load_model
     from mlx_oss.offload.install import offload_stats
 
     def load(folder: Path, options: Options) -> Engine:
         model = load_model(folder, **options)
-        vocabulary = model.config.vocab_size
-
-        def submit(prompt: list[int], tokens: int) -> Stream:
-            if len(prompt) + tokens > model.context:
-                raise OptionError(
-                    f"a prompt of {len(prompt)} tokens and {tokens} generated tokens do not fit into the context of "
-                    f"{model.context}: use shorter prompts"
-                )
-            greedy = SamplingOptions(temperature=0, logprobs=False)
-            prompt = [token % vocabulary for token in prompt]
-            return model.submit(Request(prompt, greedy, tokens))
-
-        def generate(prompt: list[int], tokens: int) -> Ids:
-            return (step.token for step in submit(prompt, tokens))
-
-        def together(prompts: list[list[int]], tokens: int) -> Arrivals:
-            return _arrivals([submit(prompt, tokens) for prompt in prompts])
 
         def facts() -> dict[str, object]:
             reads = offload_stats(model.transformer)
             return {
                 "reads": {"hit_rate": reads.hit_rate, **asdict(reads)},
-                "device": device_name() + (f" with {native.vectors()}" if native.computes(None) else ""),
+                "device": device_in_words(),
                 "bytes_per_token": bytes_per_token(model.transformer),
                 "kernels_per_layer": kernels_per_layer(model.transformer),
                 "copied_buffers": copied_buffers(model.transformer),
             }
 
-        return Engine(generate, facts, together)
+        return engine_of(model, facts)
 
     return load
+
+
+def engine_of(model: LocalEngine, facts: Callable[[], dict[str, object]] = dict) -> Engine:
+    """How a model of ours is run."""
+    from mlx_oss.errors import OptionError
+    from mlx_oss.generation.engine import Request
+    from mlx_oss.generation.options import SamplingOptions
+
+    def submit(prompt: list[int], tokens: int) -> Stream:
+        if len(prompt) + tokens > model.context:
+            raise OptionError(
+                f"a prompt of {len(prompt)} tokens and {tokens} generated tokens do not fit into the context of "
+                f"{model.context}: use shorter prompts"
+            )
+        greedy = SamplingOptions(temperature=0, logprobs=False)
+        prompt = [token % model.config.vocab_size for token in prompt]
+        return model.submit(Request(prompt, greedy, tokens))
+
+    def generate(prompt: list[int], tokens: int) -> Ids:
+        return (step.token for step in submit(prompt, tokens))
+
+    def together(prompts: list[list[int]], tokens: int) -> Arrivals:
+        return _arrivals([submit(prompt, tokens) for prompt in prompts])
+
+    return Engine(generate, facts, together)
+
+
+def device_in_words() -> str:
+    """What computes, such as "Apple M4 Max"."""
+    from mlx_oss.backend import native
+    from mlx_oss.backend.device import device_name
+
+    return device_name() + (f" with {native.vectors()}" if native.computes(None) else "")
 
 
 def _arrivals(streams: Sequence[Stream]) -> Arrivals:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from mlx_oss.bench.engines import ENGINES, Arrivals, Engine, Ids, Options
 from mlx_oss.errors import BenchmarkError, MlxOssError
@@ -69,12 +70,18 @@ def measure(
         return loading
     if rows:
         return {**loading, **_at_once(engine, loaded, lengths, tokens, rows), "resident": peak_memory_bytes()}
-    first = _timed(loaded.generate(_prompt(WARM_UP, 1), WARM_UP))[0]
+    sample = one_by_one(loaded, lengths, tokens)
+    return {**loading, **sample, "resident": peak_memory_bytes(), **loaded.facts()}
+
+
+def one_by_one(engine: Engine, lengths: Sequence[int], tokens: int, number: int = 0) -> dict[str, Any]:
+    """The part of the sample that requests one after another give. `number`: as for a prompt."""
+    first = _timed(engine.generate(_prompt(WARM_UP, number + 1), WARM_UP))[0]
     runs = {}
     for length in lengths:
-        prefill, decode, ids = _timed(loaded.generate(_prompt(length), tokens))
+        prefill, decode, ids = _timed(engine.generate(_prompt(length, number), tokens))
         runs[str(length)] = {"prefill": prefill, "decode": decode / (tokens - 1), "ids": ids}
-    return {**loading, "first": first, "resident": peak_memory_bytes(), "lengths": runs, **loaded.facts()}
+    return {"first": first, "lengths": runs}
 
 
 def _prompt(length: int, number: int = 0) -> list[int]:

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = None
     try:
         args = _parsed(argv)
-        loads_model = hasattr(args, "model") and hasattr(args, "no_wire")
+        loads_model = hasattr(args, "no_wire")
         status: int = _together(args) if loads_model and is_launched() else args.run(args)
         sys.stdout.flush()
         return status

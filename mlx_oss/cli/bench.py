@@ -7,10 +7,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlx_oss.cli import model_arguments
+from mlx_oss.cli import model_arguments, settings
 from mlx_oss.distributed import is_launched
 from mlx_oss.errors import OptionError
 from mlx_oss.terminal import one_line, wants_plain
@@ -18,6 +17,7 @@ from mlx_oss.terminal import one_line, wants_plain
 if TYPE_CHECKING:
     from mlx_oss.bench import BenchReport, Result
     from mlx_oss.bench.many import ManyReport, Rows
+    from mlx_oss.bench.together import TogetherReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: what the system can spare)",
     )
     model_arguments.add_wire_argument(parser)
+    parser.set_defaults(context=None)  # as large as fits
     parser.add_argument(
         "--compare",
         choices=("mlx-lm", "mlx-lm-float32", "llama.cpp"),
@@ -74,15 +75,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from mlx_oss.bench import BenchReport
+    from mlx_oss.bench.many import ManyReport
     from mlx_oss.cli.interrupts import exiting_on_sigterm
 
-    if is_launched():
-        raise OptionError("bench measures one machine: start it without mlx.launch")
-    folder = model_arguments.folder_of(args.folder, dtype=args.dtype, memory=args.memory)
+    if is_launched() and (args.compare or args.concurrency):
+        raise OptionError("with several machines, --compare and --concurrency are not possible: leave them out")
     shows_progress = sys.stderr.isatty() and not args.json and not wants_plain()
     try:
         with exiting_on_sigterm():  # so that the file for llama.cpp is removed then, too
-            report = _measured(args, folder, _show_progress if shows_progress else None)
+            report = _measured(args, _show_progress if shows_progress else None)
     finally:
         if shows_progress:
             _show_progress("")
@@ -90,18 +91,26 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(asdict(report)) + "\n")
     elif isinstance(report, BenchReport):
         _show(report)
-    else:
+    elif isinstance(report, ManyReport):
         _show_many(report)
+    else:
+        _show_together(report)
     return 0
 
 
 def _measured(
-    args: argparse.Namespace, folder: Path, progress: Callable[[str], None] | None
-) -> BenchReport | ManyReport:
+    args: argparse.Namespace, progress: Callable[[str], None] | None
+) -> BenchReport | ManyReport | TogetherReport:
     from mlx_oss.bench import measure
     from mlx_oss.bench.many import measure_many
 
     how: dict[str, Any] = {"lengths": args.prompt, "tokens": args.tokens, "repeats": args.repeats}
+    if is_launched():
+        from mlx_oss.bench.together import measure_together
+
+        name = args.folder or settings.model()
+        return measure_together(lambda: model_arguments.load_named(args, name)[0], progress=progress, **how)
+    folder = model_arguments.folder_of(args.folder, dtype=args.dtype, memory=args.memory)
     how |= {"dtype": args.dtype, "memory": args.memory, "wire": model_arguments.wire(args)}
     how |= {"compare": args.compare, "progress": progress}
     return measure(folder, **how) if args.concurrency is None else measure_many(folder, args.concurrency, **how)
@@ -175,6 +184,29 @@ def _show_many(report: ManyReport) -> None:
     console.print(table)
     for name, theirs in others:
         console.print(f"{name}: {_same(_all_ids(results), _all_ids(theirs))}")
+
+
+def _show_together(report: TogetherReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    runs = f"medians of {report.repeats} runs" if report.repeats > 1 else "one run"
+    console.print(one_line(f"{len(report.loaded)} machines, the first {report.device}, {runs}"), markup=False)
+    table = Table("", "together")
+    table.columns[1].justify = "right"
+    table.add_row("load, s", *_figures([report.load]))
+    table.add_row("first token, s", *_figures([report.first]))
+    for number, sizes in enumerate(zip(report.loaded, report.resident, strict=True)):
+        loaded, resident = (f"{nbytes / 1e9:.3g}" for nbytes in sizes)
+        table.add_row(f"memory of machine {number}, loaded, GB", loaded)
+        table.add_row("  at the end, GB", resident)
+    for speed in report.speeds:
+        table.add_row(f"prefill of {speed.length}, tokens/s", *_figures([speed.length / speed.prefill]))
+        table.add_row(f"decode after {speed.length}, tokens/s", *_figures([1 / speed.decode]))
+        table.add_row("  of which gathers, without waiting", f"{report.gather / speed.decode:.1%}")
+    console.print(table)
+    console.print(f"A token needs {report.gathers} gathers, which take {1000 * report.gather:.3g} ms in all.")
 
 
 def _all_ids(results: Sequence[Rows]) -> list[int]:

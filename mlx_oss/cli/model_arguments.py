@@ -190,7 +190,7 @@ def load_named(args: argparse.Namespace, name: str | None) -> tuple[LocalEngine,
     """Loads a model, together with other machines if `mlx.launch` has started several.
 
     Args:
-        args: What `add_model_arguments` parsed.
+        args: What `add_model_arguments` parsed, or the same attributes.
         name: The model; None for nano.
 
     Raises:
@@ -214,7 +214,7 @@ def load_named(args: argparse.Namespace, name: str | None) -> tuple[LocalEngine,
 def follow(args: argparse.Namespace) -> int:
     """On the machines after the first: computes what that one tells, until it ends."""
     try:
-        load_named(args, args.model or settings.model())
+        load_named(args, (args.model if hasattr(args, "model") else args.folder) or settings.model())
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
     return 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_oss.distributed import measures
 from mlx_oss.distributed.leader import divided, gathered
 from mlx_oss.errors import EngineError
 from mlx_oss.model.kv_cache import Cache
@@ -28,7 +29,7 @@ class Follower:
         self._model = model
         self._caches: dict[int, Cache] = {}
         names = "gone cache free reserve fork copied snapshot keep_earlier take_back rewind tensors restore"
-        names += " hidden each logits exact"
+        names += " hidden each logits exact memory gathers"
         self._calls: dict[str, Callable[..., None]] = {name: getattr(self, f"_{name}") for name in names.split()}
 
     def follow(self, told: SimpleQueue[Any]) -> None:
@@ -94,6 +95,12 @@ class Follower:
 
     def _exact(self, shape: list[int], ids: list[int]) -> None:
         mx.eval(self._model.exact_logits(self._from_first(shape), mx.array(ids)))
+
+    def _memory(self) -> None:
+        measures.memory_of_each(self._model.shard)
+
+    def _gathers(self, numbers: int, times: int) -> None:
+        measures.gather_seconds(self._model.shard, numbers, times)
 
     def _from_first(self, shape: list[int]) -> mx.array:
         return self._model.shard.from_first(mx.zeros(shape, self._model.dtype))

@@ -15,6 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_oss.distributed import measures
 from mlx_oss.distributed.channel import Connection
 from mlx_oss.errors import EngineError
 from mlx_oss.model.kv_cache import Cache
@@ -82,6 +83,16 @@ class Machines:
         """One of them is gone."""
         self.reason = self.reason or reason
         self._gone.set()
+
+    def memory_of_each(self) -> list[int]:
+        """The most bytes of memory that the process of each machine has used."""
+        with self.told("memory"):
+            return measures.memory_of_each(self.shard)
+
+    def gather_seconds(self, numbers: int, times: int) -> float:
+        """See `measures.gather_seconds`."""
+        with self.told("gathers", numbers, times):
+            return measures.gather_seconds(self.shard, numbers, times)
 
 
 class LedCache(Cache):

@@ -181,11 +181,16 @@ def step_of(config: ModelConfig, placements: Sequence[Placement], size: int, ite
     of_layer += config.num_experts_per_tok * (config.intermediate_size + config.hidden_size)
     divided = config.num_hidden_layers * of_layer + config.vocab_size  # each machine has a part
     copied = 2 * config.hidden_size  # each has all of it: the embedding, and the last hidden state
-    gathers = 4 * config.num_hidden_layers + 3
+    gathers = gathers_of(config)
     gathered = itemsize * (size - 1) * (divided // size + copied)
     hops = size - 1  # of a ring
     waits = {link: gathers * hops * latency + gathered / speed for link, (latency, speed) in LINKS.items()}
     return Step(read, gathers, gathered, read / MEMORY, waits)
+
+
+def gathers_of(config: ModelConfig) -> int:
+    """How often all machines wait for each other in a step; `step_of` says for what."""
+    return 4 * config.num_hidden_layers + 3
 
 
 def assumptions() -> str:

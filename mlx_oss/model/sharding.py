@@ -35,7 +35,7 @@ class Shard:
         """(..., n) of each machine -> (..., size * n): those of all of them."""
         if self.rank.size == 1:
             return y
-        parts = self._of_all(y)
+        parts = self.of_all(y)
         return mx.moveaxis(parts, 0, -2).flatten(-2)
 
     def looked_up(self, table: Any, tokens: mx.array, rows: int) -> mx.array:
@@ -77,24 +77,24 @@ class Shard:
         """y (*n, ...) of each machine, ranks (*n) -> (*n, ...): each from the machine that has it."""
         if self.rank.size == 1:
             return y
-        parts = self._of_all(y)
+        parts = self.of_all(y)
         index = ranks.reshape(1, *ranks.shape, *[1] * (y.ndim - ranks.ndim))
         return mx.take_along_axis(parts, mx.broadcast_to(index, (1, *y.shape)), axis=0)[0]
 
     def from_first(self, y: mx.array) -> mx.array:
         """y of each machine, all of the same shape -> that of the first."""
-        return y if self.rank.size == 1 else self._of_all(y)[0]
+        return y if self.rank.size == 1 else self.of_all(y)[0]
 
     def heads_of_all(self, y: mx.array) -> mx.array:
         """y (B, k, S, D), the heads of this machine -> (B, K, S, D), those of all."""
-        return y if self.rank.size == 1 else mx.concatenate(list(self._of_all(y)), axis=1)
+        return y if self.rank.size == 1 else mx.concatenate(list(self.of_all(y)), axis=1)
 
     def own_heads(self, y: mx.array) -> mx.array:
         """y (B, K, S, D), the heads of all machines -> (B, k, S, D), those of this one."""
         own = self.part(y.shape[1])
         return mx.contiguous(y[:, self.rank.number * own : (self.rank.number + 1) * own])
 
-    def _of_all(self, y: mx.array) -> mx.array:
+    def of_all(self, y: mx.array) -> mx.array:
         """(...) -> (size, ...): that of each machine."""
         return mx.distributed.all_gather(y[None], group=self.group)
 
