@@ -54,7 +54,7 @@ KNOW_MLX = set(
     """
     backend.device backend.host_memory backend.mlx_library backend.native backend.packed backend.wired
     model.attention model.fingerprint model.kv_cache model.linear model.sharding model.swiglu
-    model.transformer distributed.follower distributed.launched distributed.leader
+    model.transformer distributed.follower distributed.launched distributed.leader distributed.measures
     weights.arrays weights.reading offload.embedding offload.experts offload.install
     nano convert.affine loader generation.generate generation.local generation.prompt_cache generation.sampling
     generation.rows generation.sampling_mlx generation.sampling_numpy generation.token_picker

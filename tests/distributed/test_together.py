@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import operator
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from mlx_oss import Request, SamplingOptions, load_model
+from mlx_oss.bench.worker import _prompt
+from mlx_oss.cli import bench
 from mlx_oss.convert import ConvertOptions, convert
+from mlx_oss.errors import OptionError
 from mlx_oss.shards import check_size
 from tests.distributed.machines import ended, start
 from tests.synthetic import TINY, write_checkpoint
@@ -54,6 +61,29 @@ def test_a_conversation_is_the_same_and_opens_with_any_number_of_machines(tmp_pa
     assert said(1, "", one) == said(2, "", two)
     assert caches(one) == caches(two)
     assert said(1, two, tmp_path / "three") == said(2, one, tmp_path / "four")
+
+
+def test_bench_measures_all_machines(folders):
+    command = ["bench", folders["hf"], "--prompt", 5, 12, "--tokens", 3, "--repeats", 2, "--json"]
+    (status, out, err), other = ended(start(2, "-m", "mlx_oss", *command))
+    assert status == 0 and other[:2] == (0, ""), err + other[2]
+    report = json.loads(out)
+    prompt = [token % SHAPE["vocab_size"] for token in _prompt(12)]
+    alone = load_model(folders["hf"]).submit(Request(prompt, SamplingOptions(temperature=0), 3))
+    assert report["ids"]["12"] == [step.token for step in alone]
+    assert len(report["loaded"]) == 2 and min(report["loaded"]) > 0
+    assert all(map(operator.ge, report["resident"], report["loaded"]))
+    assert report["gathers"] == 4 * SHAPE["num_hidden_layers"] + 3 and report["gather"] > 0
+    assert [speed["length"] for speed in report["speeds"]] == [5, 12]
+
+
+@pytest.mark.parametrize("wrong", [["--compare", "mlx-lm"], ["--concurrency", "2"]])
+def test_what_bench_cannot_do_with_several_machines_is_told(wrong, monkeypatch):
+    monkeypatch.setattr(bench, "is_launched", lambda: True)
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    with pytest.raises(OptionError, match="--compare and --concurrency are not possible: leave them out"):
+        bench.run(parser.parse_args(wrong))
 
 
 def caches(saved: Path) -> bytes:
