@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -31,6 +33,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "long" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="takes minutes: --long"))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # tests collect garbage often, and need not look at all modules each time
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -115,10 +122,18 @@ def published(release, folder, tmp_path_factory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture(scope="session")
+def state_folders(tmp_path_factory) -> Iterator[Path]:
+    """New folders. (`mktemp` for each test would list those of all others, to find a new number.)"""
+    base = tmp_path_factory.mktemp("state")
+    return (base / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def state_folder(monkeypatch, tmp_path_factory) -> Path:
+def state_folder(monkeypatch, state_folders) -> Path:
     """The user's state folder, with conversations and the history: empty for each test."""
-    folder = tmp_path_factory.mktemp("state")
+    folder = next(state_folders)
+    folder.mkdir()
     monkeypatch.setenv("XDG_STATE_HOME", str(folder))
     return folder / "mlx-oss"
 
