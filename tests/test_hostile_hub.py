@@ -200,7 +200,8 @@ def test_a_token_is_not_given_to_another_host(hub, monkeypatch, published):
 
 
 @pytest.mark.parametrize("location", ["", "/again", "http://[bad", "file:///etc/passwd", "gopher://x/", "\x07"])
-def test_a_redirect_to_nowhere_is_one_sentence(hub, location, capsys):
+def test_a_redirect_to_nowhere_is_one_sentence(hub, location, capsys, monkeypatch):
+    monkeypatch.setattr(download, "_PAUSE", 0.0)
     for where in (LIST, "config.json", WEIGHTS):
         hub.answers = {where: sends(b"", 302, Location=location), "/again": sends(b"", 302, Location="/again")}
         assert main(["pull", NAME]) == 2

@@ -116,6 +116,7 @@ def joined(thread: threading.Thread) -> bool:
 
 def main(name: str) -> int:
     """The number of steps of the action."""
+    gc.freeze()  # what is imported is no garbage, and takes long to look at after each step
     for step in itertools.count(1, STRIDE.get(name, 1)):
         engine = mlx_oss.ScriptedEngine("hello")
         session = mlx_oss.ChatSession(engine, mlx_oss.load_tokenizer(), tools=[now, later], confirm=lambda call: True)
