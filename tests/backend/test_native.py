@@ -66,51 +66,54 @@ def close(got: mx.array, expected: np.ndarray, terms: int) -> bool:
     return bool((np.abs(np.array(got) - expected) <= 2e-6 * np.sqrt(terms) * (1 + np.abs(expected))).all())
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 67])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stored_matrix_gives_the_product_of_its_exact_values(kind, rows, bias):
+def test_a_stored_matrix_gives_the_product_of_its_exact_values(kind):
     inputs, outputs = 1152, 77
-    arrays, values = stored(kind, outputs, inputs)
-    x, b = normal(2, rows, inputs), normal(outputs)
-    y = native.product(mx.array(x), KINDS[kind], arrays, mx.array(b) if bias else None)
-    assert y.dtype == mx.float32
-    assert close(y, x.astype(np.float64) @ values.T + (b if bias else 0), inputs)
+    (arrays, values), b = stored(kind, outputs, inputs), normal(outputs)
+    for rows in (1, 2, 3, 4, 5, 67):
+        x = normal(2, rows, inputs)
+        expected = x.astype(np.float64) @ values.T
+        for bias in (b, None):
+            y = native.product(mx.array(x), KINDS[kind], arrays, None if bias is None else mx.array(bias))
+            assert y.dtype == mx.float32
+            assert close(y, expected if bias is None else expected + bias, inputs), f"{rows=}, {bias is None=}"
 
 
 @pytest.mark.parametrize("inputs", [1, 3, 15, 16, 17, 31, 33, 1023, 1024, 1025, 2049])
-@pytest.mark.parametrize("outputs", [1, 7, 8, 9, 63, 65])
-def test_sizes_are_multiples_of_nothing(inputs, outputs):
-    for kind in ("float32", "bfloat16", "float16"):
-        arrays, values = stored(kind, outputs, inputs)
-        x = normal(5, inputs)
-        assert close(native.product(mx.array(x), None, arrays), x.astype(np.float64) @ values.T, inputs)
+def test_sizes_are_multiples_of_nothing(inputs):
+    x = normal(5, inputs)
+    for outputs in (1, 7, 8, 9, 63, 65):
+        for kind in ("float32", "bfloat16", "float16"):
+            arrays, values = stored(kind, outputs, inputs)
+            y = native.product(mx.array(x), None, arrays)
+            assert close(y, x.astype(np.float64) @ values.T, inputs), f"{outputs=}, {kind=}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("experts", [1, 2, 7])
-@pytest.mark.parametrize(("rows", "each"), [(1, 1), (1, 4), (3, 2), (40, 4), (0, 4)])
-def test_each_row_is_multiplied_with_the_matrices_of_its_experts(kind, experts, rows, each):
+def test_each_row_is_multiplied_with_the_matrices_of_its_experts(kind, experts):
     inputs, outputs = 128, 35
-    arrays, values = stored(kind, experts, outputs, inputs)
-    chosen = np.random.default_rng(rows).integers(0, experts, rows * each).astype(np.uint32)
-    x, bias = normal(rows, 1, inputs), normal(experts, outputs)
-    y = native.product(mx.array(x), KINDS[kind], arrays, mx.array(bias), mx.array(chosen))
-    expected = np.einsum("nli,noi->nlo", x.repeat(each, axis=0).astype(np.float64), values[chosen])
-    assert close(y, expected + bias[chosen][:, None], inputs)
+    (arrays, values), bias = stored(kind, experts, outputs, inputs), normal(experts, outputs)
+    for rows, each in ((1, 1), (1, 4), (3, 2), (40, 4), (0, 4)):
+        chosen = np.random.default_rng(rows).integers(0, experts, rows * each).astype(np.uint32)
+        x = normal(rows, 1, inputs)
+        y = native.product(mx.array(x), KINDS[kind], arrays, mx.array(bias), mx.array(chosen))
+        expected = np.einsum("nli,noi->nlo", x.repeat(each, axis=0).astype(np.float64), values[chosen])
+        assert close(y, expected + bias[chosen][:, None], inputs), f"{rows=}, {each=}"
 
 
-@pytest.mark.parametrize("alternates", [True, False])
-@pytest.mark.parametrize("outputs", [1, 4, 31, 33, 64, 100])
 @pytest.mark.parametrize("kind", ["mxfp4", "bfloat16", "affine 8 in groups of 32"])
-def test_swiglu_follows_in_either_order_of_the_rows(kind, outputs, alternates):
-    arrays, values = stored(kind, 3, 2 * outputs, 96)
+def test_swiglu_follows_in_either_order_of_the_rows(kind):
     chosen = np.array([2, 0, 2, 1, 1, 0, 2, 2], np.uint32)
-    x, bias = normal(4, 1, 96), normal(3, 2 * outputs)
-    activation = ACTIVATION._replace(alternates=alternates)
-    y = native.product(mx.array(x), KINDS[kind], arrays, mx.array(bias), mx.array(chosen), activation)
-    h = np.einsum("nli,noi->nlo", x.repeat(2, axis=0).astype(np.float64), values[chosen]) + bias[chosen][:, None]
-    assert close(y, activated(h, alternates), 900)  # the factors are up to 8, and errors grow with them
+    x = normal(4, 1, 96)
+    for outputs in (1, 4, 31, 33, 64, 100):
+        (arrays, values), bias = stored(kind, 3, 2 * outputs, 96), normal(3, 2 * outputs)
+        h = np.einsum("nli,noi->nlo", x.repeat(2, axis=0).astype(np.float64), values[chosen]) + bias[chosen][:, None]
+        for alternates in (True, False):
+            activation = ACTIVATION._replace(alternates=alternates)
+            y = native.product(mx.array(x), KINDS[kind], arrays, mx.array(bias), mx.array(chosen), activation)
+            # The factors are up to 8, and errors grow with them.
+            assert close(y, activated(h, alternates), 900), f"{outputs=}, {alternates=}"
 
 
 def test_ten_thousand_rows_are_no_other_case():
@@ -229,23 +232,24 @@ def reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, sinks: np.ndarray, sc
     return (weights @ v / (weights.sum(-1, keepdims=True) + np.exp(sinks[:, None, None] - largest))).swapaxes(1, 2)
 
 
-@pytest.mark.parametrize("window", [None, 1, 3, 64, 65, 1000])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_attention_is_the_references(shape, window):
+def test_attention_is_the_references(shape):
     B, H, K, L, S, D = shape
     q, k, v, sinks = normal(B, H, L, D), normal(B, K, S, D), normal(B, K, S, D)[..., ::-1].copy(), normal(H)
     buffers = [mx.pad(mx.array(a), [(0, 0), (0, 0), (0, 9), (0, 0)])[:, :, :S] for a in (k, v)]  # as caches are
     turned = mx.array(q.swapaxes(1, 2)).swapaxes(1, 2)
-    out = native.attention(turned, *buffers, scale=0.3, sinks=mx.array(sinks), window=window)
-    assert np.abs(np.array(out) - reference(q, k, v, sinks, 0.3, window or S)).max() < 5e-6
+    for window in (None, 1, 3, 64, 65, 1000):
+        out = native.attention(turned, *buffers, scale=0.3, sinks=mx.array(sinks), window=window)
+        assert np.abs(np.array(out) - reference(q, k, v, sinks, 0.3, window or S)).max() < 5e-6, f"{window=}"
 
 
-@pytest.mark.parametrize("sink", [-np.inf, -1e4, 0.0, 60.0])
 @pytest.mark.parametrize("factor", [1e-3, 300.0, -300.0])
-def test_the_largest_scores_and_the_smallest_are_exact_enough(factor, sink):
-    q, k, sinks = factor * normal(1, 4, 70, 16), normal(1, 2, 150, 16), np.full(4, sink, np.float32)
-    out = native.attention(mx.array(q), mx.array(k), mx.array(k), scale=0.3, sinks=mx.array(sinks))
-    assert np.abs(np.array(out) - reference(q, k, k, sinks, 0.3, 150)).max() < 2e-4
+def test_the_largest_scores_and_the_smallest_are_exact_enough(factor):
+    q, k = factor * normal(1, 4, 70, 16), normal(1, 2, 150, 16)
+    for sink in (-np.inf, -1e4, 0.0, 60.0):
+        sinks = np.full(4, sink, np.float32)
+        out = native.attention(mx.array(q), mx.array(k), mx.array(k), scale=0.3, sinks=mx.array(sinks))
+        assert np.abs(np.array(out) - reference(q, k, k, sinks, 0.3, 150)).max() < 2e-4, f"{sink=}"
 
 
 def test_the_bits_of_a_query_do_not_depend_on_the_other_sequences_and_queries():
