@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
+from tests.test_example_programs import EXAMPLES, NAMES, notebook_cells
+
 pytest.importorskip("mypy")
+pytest.importorskip("textual", reason="Textual is not installed (extra `dev`)")
 
 PROGRAM = '''
 from collections.abc import Iterator
@@ -59,16 +64,29 @@ def main() -> int:
 '''
 
 
-def check(tmp_path: Path, program: str) -> subprocess.CompletedProcess[str]:
-    """mypy --strict on a program of its own, which finds the package only where it is installed."""
-    (tmp_path / "program.py").write_text(program)
+def check(folder: Path) -> subprocess.CompletedProcess[str]:
+    """mypy --strict on the programs of a folder of their own, which find the package only where it is installed."""
     environment = {name: value for name, value in os.environ.items() if name not in ("MYPYPATH", "PYTHONPATH")}
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", "cache", "program.py"]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--cache-dir",
+        "cache",
+        *(each.name for each in folder.glob("*.py")),
+    ]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_a_strictly_typed_program_checks_clean_and_a_wrong_one_does_not(tmp_path):
-    found = check(tmp_path, PROGRAM)
+def test_strictly_typed_programs_and_the_examples_check_clean_and_a_wrong_one_does_not(tmp_path):
+    for name in NAMES:
+        shutil.copy(EXAMPLES / f"{name}.py", tmp_path)
+    cells = textwrap.indent("\n".join(notebook_cells()), "    ")  # which may await
+    (tmp_path / "notebook.py").write_text(f"async def cells() -> None:\n{cells}\n")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    found = check(tmp_path)
     assert found.returncode == 0, found.stdout + found.stderr
-    wrong = check(tmp_path, PROGRAM.replace("text: str = reply.text", "text: int = reply.text"))
+    (tmp_path / "program.py").write_text(PROGRAM.replace("text: str = reply.text", "text: int = reply.text"))
+    wrong = check(tmp_path)
     assert "Incompatible types in assignment" in wrong.stdout and wrong.returncode == 1
