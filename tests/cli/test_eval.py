@@ -179,26 +179,39 @@ def begun(arguments: list[str], out: Path) -> subprocess.Popen[str]:
     raise AssertionError(process.communicate())
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_a_process_that_was_ended_goes_on_to_the_result_of_one_that_ran_through(tmp_path, number):
-    """On nano, sampled, with other neighbours for each answer."""
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory) -> Path:
+    """The file of a task for nano, with conversations and single questions."""
     people = ("Ann", "Ben", "Cy", "Dora")
     turns = [[{"prompt": f"You may call me {name}."}, {"prompt": "and my name?", "contains": name}] for name in people]
     countries = {"France": "Paris", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "Peru": "Lima"}
     facts = [{"prompt": f"What is the capital of {one}?", "contains": capital} for one, capital in countries.items()]
-    path = task(tmp_path / "t.jsonl", *({"turns": each} for each in turns), *facts)
+    return task(tmp_path_factory.mktemp("asked") / "t.jsonl", *({"turns": each} for each in turns), *facts)
 
-    def command(out: str, at_once: int) -> list[str]:
-        options = ["--samples", "3", "--seed", "7", "--date", "2026-01-02", "--at-once", str(at_once)]
-        return [sys.executable, "-m", "mlx_oss", "eval", str(path), "-o", str(tmp_path / out), *options]
 
-    with begun(command("ended", 3), tmp_path / "ended" / "results.jsonl") as process:
+def evaluation(path: Path, out: Path, at_once: int) -> list[str]:
+    """The command for it, sampled."""
+    options = ["--samples", "3", "--seed", "7", "--date", "2026-01-02", "--at-once", str(at_once)]
+    return [sys.executable, "-m", "mlx_oss", "eval", str(path), "-o", str(out), *options]
+
+
+@pytest.fixture(scope="module")
+def whole(asked, tmp_path_factory) -> Path:
+    """What it wrote when it ran through, with other neighbours for each answer."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    subprocess.run(evaluation(asked, out, 5), capture_output=True, check=True)
+    return out
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_was_ended_goes_on_to_the_result_of_one_that_ran_through(asked, whole, tmp_path, number):
+    ended = tmp_path / "ended"
+    with begun(evaluation(asked, ended, 3), ended / "results.jsonl") as process:
         os.kill(process.pid, number)
         _, err = process.communicate(timeout=60)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number)
     if number != signal.SIGKILL:
         assert "of 27 answers are judged, and the same command goes on with the others" in err and "Trace" not in err
-    for arguments in (command("ended", 3), command("whole", 5)):
-        subprocess.run(arguments, capture_output=True, check=True)
-    assert lines(tmp_path / "ended" / "results.jsonl") == lines(tmp_path / "whole" / "results.jsonl")
-    assert report(tmp_path / "ended" / "report.md") == report(tmp_path / "whole" / "report.md")
+    subprocess.run(evaluation(asked, ended, 3), capture_output=True, check=True)
+    assert lines(ended / "results.jsonl") == lines(whole / "results.jsonl")
+    assert report(ended / "report.md") == report(whole / "report.md")
