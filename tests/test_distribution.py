@@ -44,8 +44,14 @@ def checkout_files() -> Iterator[str]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist and the wheel made from it, built without a network."""
     out = tmp_path_factory.mktemp("dist")
+    environment = dict(os.environ)
+    if shutil.which("cc"):  # it is the files that matter here, and a library that is optimised less is soon compiled
+        compiler = tmp_path_factory.mktemp("compiler") / "cc"
+        compiler.write_text('#!/bin/sh\nexec cc "$@" -O1\n')
+        compiler.chmod(0o755)
+        environment["CC"] = str(compiler)
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
