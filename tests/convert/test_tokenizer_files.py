@@ -57,6 +57,7 @@ def test_no_tokenizer_is_added_where_it_may_be_another_one(tmp_path, layout, dim
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("folder", ["original"], indirect=True)  # both have the same files
 def test_transformers_reads_it_and_gives_the_same_ids(folder):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed (extra `parity`)")
     theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), load_tokenizer()
@@ -68,6 +69,7 @@ def test_transformers_reads_it_and_gives_the_same_ids(folder):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("folder", ["original"], indirect=True)
 def test_mlx_lm_opens_the_folder(folder):
     mlx_lm = pytest.importorskip("mlx_lm", reason="mlx-lm is not installed (extra `parity`)")
     model, tokenizer = mlx_lm.load(str(folder))
