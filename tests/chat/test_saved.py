@@ -270,9 +270,8 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("text_only", [False, True])
 @pytest.mark.parametrize(("where", "value"), IMPOSSIBLE)
-def test_a_field_of_an_impossible_value_is_named_even_if_the_checksum_is_right(model, saved, where, value, text_only):
+def test_a_field_of_an_impossible_value_is_named_even_if_the_checksum_is_right(model, saved, where, value):
     *path, last = where.split(".")
 
     def change(fields: Any) -> None:
@@ -281,9 +280,10 @@ def test_a_field_of_an_impossible_value_is_named_even_if_the_checksum_is_right(m
         fields[last] = value
 
     resealed(saved, change)
-    with pytest.raises(SessionError, match=f"{saved} was not written by mlx-oss, or by another") as caught:
-        ChatSession.load(saved, model, TOKENIZER, text_only=text_only)
-    assert where.split(".")[0] in str(caught.value)
+    for text_only in (False, True):
+        with pytest.raises(SessionError, match=f"{saved} was not written by mlx-oss, or by another") as caught:
+            ChatSession.load(saved, model, TOKENIZER, text_only=text_only)
+        assert where.split(".")[0] in str(caught.value)
 
 
 def test_what_is_sealed_again_unchanged_can_be_loaded(model, saved, session):
