@@ -139,7 +139,7 @@ def test_the_time_of_a_search_is_in_proportion_to_a_text_without_blanks(tmp_path
     assert_linear(search, 500)
 
 
-BIG = 1 << 22  # characters
+BIG = 1 << 20  # characters
 
 
 @pytest.mark.parametrize("unit", ["\n", "\t", "x", "some words ", "鯨", "�", "[a](b) "])

@@ -133,7 +133,7 @@ def test_the_limit_of_bytes_holds_over_random_conversations(transformer):
     rng = random.Random(3)
     caches: list[PromptCache] = [engine.make_prompt_cache() for _ in range(4)]
     histories: list[list[int]] = [[] for _ in caches]
-    for _ in range(60):
+    for _ in range(30):
         number = rng.randrange(len(caches))
         if rng.random() < 0.3:
             histories[number] = []
