@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,7 @@ from mlx_oss.generation import compute_thread
 from mlx_oss.generation.local import LocalEngine
 from mlx_oss.memory.plan import Plan, place_here, plan_for
 from mlx_oss.model.fingerprint import fingerprint
+from mlx_oss.model.sharding import WHOLE, Shard
 from mlx_oss.model.transformer import Transformer
 from mlx_oss.offload.install import install
 from mlx_oss.shards import check_size
@@ -230,13 +232,29 @@ def _loaded(
     checkpoint = open_model(path)
     added = added_tokens(checkpoint.folder, checkpoint.config.vocab_size)
     chosen, placements = _plan(checkpoint, dtype, memory, context, slots)
+    _tell(chosen, checkpoint, context, is_asked_for=slots is not None)
+    return _engine(_built(checkpoint, chosen, placements), chosen, added, wire), added
+
+
+def _tell(chosen: Plan, checkpoint: Checkpoint, context: int | None, is_asked_for: bool = False) -> None:
+    """Logs the plan; as a warning if not everything is in memory, or the context is shorter than it could be."""
     reduced = chosen.slots is not None or chosen.context < (context or checkpoint.config.max_position_embeddings)
-    _log.log(logging.WARNING if reduced and slots is None else logging.INFO, "%s", chosen)
+    _log.log(logging.WARNING if reduced and not is_asked_for else logging.INFO, "%s", chosen)
+
+
+def _built(
+    checkpoint: Checkpoint,
+    chosen: Plan,
+    placements: tuple[Placement, ...],
+    kind: type[Transformer] = Transformer,
+    shard: Shard = WHOLE,
+) -> Transformer:
+    """The network with its weights, or with the part of them that the shard has."""
     compute_thread.mark_computing()
     with device_errors:
         keep_freed_memory(chosen.memory - chosen.peak_bytes - (chosen.cache_bytes - chosen.kv_bytes))
         rows_alternate = any(placement.rows_alternate for placement in placements)
-        model = Transformer(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate)
+        model = kind(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate, shard=shard)
         files, weights = open_files(placements), []
         if chosen.slots is not None:
             weights += install(model, chosen.slots, placements, files)
@@ -244,9 +262,15 @@ def _loaded(
         weights += [(placement.name, array) for placement, array in read(placements, files)]
         model.load_weights(weights, strict=True)
         mx.eval(model.parameters())
+    return model
+
+
+def _engine(
+    model: Transformer, chosen: Plan, added: Sequence[AddedToken], wire: bool | None, fingerprint: str | None = None
+) -> LocalEngine:
     wire = os.environ.get("MLX_OSS_WIRE") != "0" if wire is None else wire
     wired_bytes, text_ids = chosen.wired_bytes if wire else 0, [token.id for token in added if not token.special]
-    return LocalEngine(model, chosen, wired_bytes=wired_bytes, added_ids=text_ids), added
+    return LocalEngine(model, chosen, wired_bytes=wired_bytes, added_ids=text_ids, fingerprint=fingerprint)
 
 
 def _loaded_together(
@@ -266,24 +290,16 @@ def _loaded_together(
     placements = sharded(place_here(checkpoint, dtype), checkpoint.config, rank)
     chosen = plan_for(checkpoint, placements, context=context, memory=memory, dtype=dtype, machines=rank.size)
     chosen = meeting.agreed(chosen)
-    compute_thread.mark_computing()
+    if rank.number == 0:
+        _tell(chosen, checkpoint, context)
+    model = _built(checkpoint, chosen, placements, Transformer if rank.number else LeadingTransformer, meeting.shard)
     with device_errors:
-        keep_freed_memory(chosen.memory - chosen.peak_bytes - (chosen.cache_bytes - chosen.kv_bytes))
-        rows_alternate = any(placement.rows_alternate for placement in placements)
-        kind = Transformer if rank.number else LeadingTransformer
-        specs = quantized_modules(placements)
-        model = kind(checkpoint.config, specs, rows_alternate=rows_alternate, shard=meeting.shard)
-        weights = [(placement.name, array) for placement, array in read(placements, open_files(placements))]
-        model.load_weights(weights, strict=True)
-        mx.eval(model.parameters())
         found = fingerprint(model)
     if not isinstance(model, LeadingTransformer):
         meeting.follow(Follower(model))
         raise SystemExit(0)
     model.machines = meeting.lead()
-    wire = os.environ.get("MLX_OSS_WIRE") != "0" if wire is None else wire
-    wired_bytes, text_ids = chosen.wired_bytes if wire else 0, [token.id for token in added if not token.special]
-    return LocalEngine(model, chosen, wired_bytes=wired_bytes, added_ids=text_ids, fingerprint=found), added
+    return _engine(model, chosen, added, wire, found), added
 
 
 def _plan(
