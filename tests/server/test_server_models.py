@@ -203,12 +203,12 @@ def test_a_model_whose_client_left_while_it_was_loaded_is_loaded_once_and_alone(
 
 def test_a_model_whose_client_left_while_it_was_loaded_is_let_go_when_it_is_idle():
     async def go():
-        begun = threading.Event()
+        begun, loads = threading.Event(), Loads()
 
         def load(name):
             begun.set()
             time.sleep(0.05)
-            return ScriptedEngine(), TOKENIZER
+            return loads(name)
 
         async def use():
             async with models.use("gpt-oss-20b"):
@@ -218,10 +218,9 @@ def test_a_model_whose_client_left_while_it_was_loaded_is_let_go_when_it_is_idle
         leaves = asyncio.ensure_future(use())
         await asyncio.to_thread(begun.wait, 10)
         leaves.cancel()
-        while not models.loaded:
+        while not loads.engines or models.loaded or loads.engines[0]() is not None:
             await asyncio.sleep(0.01)
-        while models.loaded:
-            await asyncio.sleep(0.01)
+            gc.collect()
 
     run(go())
 
