@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mlx_oss.distributed import is_launched
 from mlx_oss.errors import OptionError, quoted
 from mlx_oss.files import TEXT_BYTES, can_exist, expanded, read_input, read_up_to
 from mlx_oss.terminal import say
@@ -82,6 +83,10 @@ def stdin_text() -> str:
     """All that stdin has. Raises OptionError if it cannot be read, is endless or no text in UTF-8."""
     if sys.stdin is None:
         return ""
+    if is_launched():
+        raise OptionError(
+            "`mlx.launch` hands on stdin without its end: give the question as an argument, or name a file"
+        )
     try:
         if sys.stdin.isatty():
             say("type the text; Ctrl-D on a line of its own ends it")

@@ -14,6 +14,7 @@ from mlx_oss.cli.attachments import Attachment
 from mlx_oss.cli.interrupts import echo_disabled, interruptible
 from mlx_oss.cli.questions import checked_text
 from mlx_oss.cli.statuses import CUT_OFF, DONE, INTERRUPTED
+from mlx_oss.distributed import is_launched
 from mlx_oss.errors import ContextError, DeviceError, MlxOssError
 from mlx_oss.terminal import one_line
 
@@ -69,7 +70,8 @@ def converse(
     state = ChatState(session, printer, reply, tools or {}, fetch, load, keeper)
     del session  # the state alone holds it, so that another model can take its place in memory
     read_line = prompt.make_reader(tuple(COMMANDS), keep_history=keep_history)
-    printer.notice("/help lists the commands, Ctrl-C stops an answer, Ctrl-D or exit leaves.")
+    leaves = "exit leaves" if is_launched() else "Ctrl-D or exit leaves"  # mlx.launch does not hand on Ctrl-D
+    printer.notice(f"/help lists the commands, Ctrl-C stops an answer, {leaves}.")
     while not state.is_over:
         try:
             with reading():

@@ -230,3 +230,11 @@ def test_tab_completes_commands_and_mentioned_files(here):
     assert completed("/save no") == ["/save notes.txt"] and completed("/export my") == ["/export my notes.txt"]
     assert completed("Read @no") == ["Read @notes.txt"] and completed("@src/a") == ["@src/a.py"]
     assert completed("ann@no") == [] and completed("Read no") == []
+
+
+def test_stdin_is_not_read_under_mlx_launch_which_never_ends_it(monkeypatch):
+    monkeypatch.setenv("MLX_RANK", "0")
+    with pytest.raises(
+        OptionError, match="hands on stdin without its end: give the question as an argument, or name a"
+    ):
+        attachments.stdin_text()
