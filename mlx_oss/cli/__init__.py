@@ -106,12 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _together(args: argparse.Namespace) -> int:
     """Runs a command that loads a model, on one of several machines. The others are told what fails on this one."""
     from mlx_oss.cli.model_arguments import follow
-    from mlx_oss.distributed.launched import errors_told, meet
+    from mlx_oss.distributed.launched import ctrl_c_is_for_the_first, errors_told, meet
 
-    meet()
-    with errors_told():
-        status: int = follow(args) if is_follower() else args.run(args)
-        return status
+    with ctrl_c_is_for_the_first():
+        meet()
+        with errors_told():
+            status: int = follow(args) if is_follower() else args.run(args)
+            return status
 
 
 def _follows_ctrl_c(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mlx_oss.backend.mlx_library import load_mlx
-from mlx_oss.distributed import is_launched, places, roll_call
+from mlx_oss.distributed import is_follower, is_launched, places, roll_call
 from mlx_oss.distributed.peers import Peers
 from mlx_oss.errors import EngineError, MlxOssError
 
@@ -149,6 +149,19 @@ def errors_told() -> Iterator[None]:
     except Exception as error:
         fail(f"{type(error).__name__}: {error}")
         raise
+
+
+@contextmanager
+def ctrl_c_is_for_the_first() -> Iterator[None]:
+    """Within the context, the machines after the first ignore Ctrl-C: a terminal sends it to all processes at once."""
+    if not is_follower() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 @contextmanager
