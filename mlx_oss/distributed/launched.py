@@ -100,7 +100,7 @@ def connected(group: Any) -> Peers:
         if _peers.rank:
             _peers.send("word", word)
         for rank in _peers.told if _peers.rank == 0 else ():
-            if _peers.heard(rank, "word") != [word]:
+            if _peers.heard(rank, "word", str) != [word]:
                 reason = (
                     f"MLX has connected others than {_peers.names[rank]}: another run uses the same ports, so give "
                     "this one others, `mlx.launch --starting-port 34000`"

@@ -43,7 +43,7 @@ class Meeting:
             self._peers.heard(0, "same")
             return
         for rank in self._peers.told:
-            (others,) = self._peers.heard(rank, "about")
+            (others,) = self._peers.heard(rank, "about", dict)
             for what, value in about.items():
                 if (other := others.get(what)) != value:
                     name, first = self._peers.names[rank], self._peers.names[0]
@@ -62,10 +62,12 @@ class Meeting:
         whole = plan.slots is None and plan.verdict != "too small"
         own = [plan.context, plan.chunk, whole, plan.memory, plan.whole_bytes]
         if self.shard.rank.number:
-            self._peers.send("plan", own)
-            context, chunk = self._peers.heard(0, "plan")
+            self._peers.send("plan", *own)
+            context, chunk = self._peers.heard(0, "plan", int, int)
             return replace(plan, context=context, chunk=chunk)
-        of_all = {0: own} | {rank: self._peers.heard(rank, "plan")[0] for rank in self._peers.told}
+        of_all = {0: own} | {
+            rank: self._peers.heard(rank, "plan", int, int, bool, int, int) for rank in self._peers.told
+        }
         for rank, (_, _, fits, memory, needed) in of_all.items():
             if not fits:
                 reason = (

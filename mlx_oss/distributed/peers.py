@@ -78,12 +78,13 @@ class Peers:
         for connection in self.connections.values():
             connection.send(message)
 
-    def heard(self, rank: int, word: str) -> Any:
+    def heard(self, rank: int, word: str, *kinds: type) -> Any:
         """Waits for a message. Returns what follows its first word.
 
         Args:
             rank: The machine that sends it.
             word: Its first word.
+            kinds: The types of what follows.
 
         Raises:
             EngineError: If a machine is gone, or sends something else.
@@ -95,7 +96,7 @@ class Peers:
             raise EngineError(message[1])
         if message[0] == "end":
             raise EngineError(f"{self.names[rank]} has ended")
-        if message[0] != word:
+        if message[0] != word or [type(each) for each in message[1:]] != list(kinds):
             reason = f"{self.names[rank]} sent something that was not expected"
             self.end_all(reason)
             raise EngineError(reason)
@@ -182,7 +183,8 @@ class Peers:
         self.lose(reason, rank)
 
     def _received(self, rank: int, message: Any) -> None:
-        if not (isinstance(message, list) and message and isinstance(message[0], str)):
+        # "gone" is what this machine tells itself.
+        if not (isinstance(message, list) and message and isinstance(message[0], str) and message[0] != "gone"):
             self.lose(f"{self.names[rank]} sent something that is no message", rank)
         elif message[0] == "end" and len(message) == 2:
             self.lose(str(message[1]), rank)
