@@ -93,6 +93,8 @@ def load(
     """
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
 
+    if not (group is None or isinstance(group, mx.distributed.Group)):
+        raise OptionError(f"group is {quoted(group)}, expected what mlx.core.distributed.init() returns, or None")
     if progress is not None and not callable(progress):
         raise OptionError(f"progress is {quoted(progress)}, expected a function that is called with its state, or None")
 

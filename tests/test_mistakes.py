@@ -79,6 +79,12 @@ MISTAKES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("context in words", lambda path: mlx_oss.load(context="8k"), "context is '8k'", "expected 1 to 4,096"),
     ("context too long", lambda path: mlx_oss.load(context=10**6), "context is 1000000", "expected 1 to 4,096"),
     ("dtype", lambda path: mlx_oss.load(dtype="fp16"), "dtype is 'fp16'", "expected auto, float32 or bfloat16"),
+    (
+        "group",
+        lambda path: mlx_oss.load(group="x"),
+        "group is 'x'",
+        "expected what mlx.core.distributed.init() returns",
+    ),
     ("progress", lambda path: mlx_oss.load(progress=True), "progress is True", "expected a function"),
     ("plan a number", lambda path: mlx_oss.plan(7), "the model is 7", "expected its folder or name"),
     # Making a session

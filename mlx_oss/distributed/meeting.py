@@ -33,11 +33,14 @@ class Meeting:
 
     Raises:
         EngineError: If the machines cannot connect, or something is not the same.
+        OptionError: If they have a model already: the others compute that one until the first machine ends.
     """
 
     def __init__(self, group: Any, about: dict[str, str]) -> None:
         self.shard = Shard(Rank(group.rank(), group.size()), group)
         self._peers = launched.connected(group)
+        if self._peers.is_led:
+            raise OptionError("several machines compute one model only: start them again with another one")
         if group.rank():
             self._peers.send("about", about)
             self._peers.heard(0, "same")

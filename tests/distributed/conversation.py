@@ -8,6 +8,7 @@ A conversation that was saved before only goes on.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 import mlx_oss
 from mlx_oss.distributed import launched
@@ -28,6 +29,10 @@ def main() -> None:
     if not opened:
         go_apart(session)
     sys.stdout.write(f"{model.fingerprint} {model.stats.reused_tokens}\n")
+    if (group := launched.group()) is not None:
+        with suppress(mlx_oss.OptionError):
+            mlx_oss.load(None, group=group)
+            sys.exit("a second model was loaded")
 
 
 def go_apart(session: mlx_oss.ChatSession) -> None:
