@@ -73,9 +73,11 @@ def load(
             seconds later. None: True, unless the environment variable MLX_OSS_WIRE is 0.
         progress: Called in this thread while the model is downloaded, or converted because it cannot be loaded as it
             is.
-        group: Several machines that compute the model together, each with a part of it, as `mx.distributed.init`
-            returns it. On all but the first one this function computes until the first one ends, and then raises
-            SystemExit. None: this machine alone.
+        group: Several machines that compute the model together, each with a part of it: what
+            `mlx_oss.distributed.launched.group()` returns in a program that `mlx.launch` has started, or
+            `mx.distributed.init()`, which waits without an end for a machine that does not come. On all but the first
+            one this function computes until the first one ends, and then raises SystemExit. They compute one model
+            only. None: this machine alone.
 
     Returns:
         The model and its tokenizer: that of gpt-oss, with the tokens that the folder's tokenizer.json adds to it.

@@ -6,6 +6,7 @@ Knows nothing of how the machines are reached.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from mlx_oss.files import COMPANION_BYTES, read_bytes
 from mlx_oss.memory.estimates import parse_bytes
 
 _FORM = '[{"ssh": "mac1.local", "ips": ["192.168.1.1"]}, {"ssh": "mac2.local", "ips": ["192.168.1.2"]}]'
+
+_MOST = 1 << 50  # bytes of memory; no machine has more
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,10 @@ def _host(path: str | Path, number: int, entry: Any) -> Host:
 
 
 def _checked(where: str, name: Any) -> str:
-    """A name or an address. One that begins with a hyphen would be an option of ssh."""
+    """A name or an address. A hyphen first would be an option of ssh; other letters could mean something to a shell."""
     if not isinstance(name, str) or not name:
         raise OptionError(f'{where} has no name: add "ssh", as in {_FORM}')
-    if name.startswith("-") or not name.isprintable() or any(letter.isspace() for letter in name):
+    if name.startswith("-") or not re.fullmatch(r"[\w.:@%+\[\]-]+", name):
         raise OptionError(f"{where} has the name {quoted(name)}, which is none: write that of a machine, as in {_FORM}")
     return name
 
@@ -122,6 +125,8 @@ def _memory(where: str, value: Any) -> int:
         if isinstance(value, str) and value.strip().upper().endswith("GB"):
             value = f"{value.strip()[:-2]}GiB"
         found = parse_bytes(value * GIB if isinstance(value, int) else value)
+        if found > _MOST:
+            raise OptionError
     except OptionError:
         raise OptionError(f'{where} has the memory {quoted(value)}: write that of the Mac, such as "48GB"') from None
     return found

@@ -68,6 +68,8 @@ def test_machines_of_the_same_name_are_told_apart(written):
         ([TWO[0], {"ips": ["10.0.0.2"]}], 'add "ssh"'),
         ([TWO[0], {"ssh": "-oProxyCommand=x", "ips": ["10.0.0.2"]}], "which is none"),
         ([TWO[0], {"ssh": "b", "ips": ["10.0.0.2\n"]}], "which is none"),
+        ([TWO[0], {"ssh": "b;x", "ips": ["10.0.0.2"]}], "which is none"),
+        ([TWO[0], {**TWO[1], "memory": 10**20}], 'such as "48GB"'),
         ([TWO[0], {**TWO[1], "memory": "much"}], 'such as "48GB"'),
         ([TWO[0], {**TWO[1], "memory": True}], 'such as "48GB"'),
         ([TWO[0], {**TWO[1], "rdma": "x"}], "mlx.distributed_config"),
