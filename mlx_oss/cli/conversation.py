@@ -44,6 +44,8 @@ def converse(
 ) -> None:
     """Reads questions and prints answers until Ctrl-D. Ctrl-C stops an answer, or clears the line that is being typed.
 
+    Under `mlx.launch`, Ctrl-C ends the conversation, which is kept.
+
     Args:
         session: The session that answers.
         printer: Prints the events of each turn.
@@ -62,21 +64,26 @@ def converse(
     def reply(events: Iterable[Event]) -> None:
         try:
             with echo_disabled():
-                show_turn(state.session, events, printer)
+                status_of_turn = show_turn(state.session, events, printer)
         finally:
             state.keep()
+        if status_of_turn == INTERRUPTED and is_launched():
+            raise KeyboardInterrupt
         printer.notice(status(state.session))
 
     state = ChatState(session, printer, reply, tools or {}, fetch, load, keeper)
     del session  # the state alone holds it, so that another model can take its place in memory
     read_line = prompt.make_reader(tuple(COMMANDS), keep_history=keep_history)
-    leaves = "exit leaves" if is_launched() else "Ctrl-D or exit leaves"  # mlx.launch does not hand on Ctrl-D
-    printer.notice(f"/help lists the commands, Ctrl-C stops an answer, {leaves}.")
+    # mlx.launch does not hand on Ctrl-D, and after Ctrl-C, which ends a part of it, nothing at all.
+    leaving = "Ctrl-C or exit leaves" if is_launched() else "Ctrl-C stops an answer, Ctrl-D or exit leaves"
+    printer.notice(f"/help lists the commands, {leaving}.")
     while not state.is_over:
         try:
             with reading():
                 typed = read_line().strip()
         except KeyboardInterrupt:
+            if is_launched():
+                raise
             continue
         except EOFError:
             return
