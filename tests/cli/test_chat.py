@@ -242,6 +242,16 @@ def test_a_conversation_goes_on_until_ctrl_d(typed, capsys):
     assert capsys.readouterr().out == "Yes.\nYes.\n"
 
 
+@pytest.mark.parametrize("line", [["one"], [KeyboardInterrupt()]])
+def test_ctrl_c_ends_a_conversation_under_mlx_launch_which_hands_on_nothing_after_it(line, typed, monkeypatch):
+    monkeypatch.setattr("mlx_oss.cli.conversation.is_launched", lambda: True)
+    typed += [*line, "more", EOFError()]
+    session = FakeSession(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        converse(session, PlainPrinter())
+    assert "more" not in session.questions
+
+
 def test_after_each_answer_a_line_tells_speed_and_context(say):
     shown = say(FakeSession(AnswerDelta("Yes."), DONE), "Hi")
     assert "20 tokens/s · first token 0.2 s · context 1,204 of 4,096 · " in shown and "GB]" in shown
