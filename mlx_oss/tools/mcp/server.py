@@ -291,15 +291,21 @@ class McpServer(ToolGroup):
     ) -> Any:
         loop = asyncio.get_running_loop()
         last = loop.time() + _LONGEST_CALL * self._timeout
-        async with asyncio.timeout(self._timeout) as limit:
+        limit = asyncio.timeout(self._timeout)
 
-            async def take(done: float, total: float | None, text: str | None) -> None:
-                if report is not None:
-                    report(done, total, text or "")
-                if not limit.expired():
-                    limit.reschedule(min(loop.time() + self._timeout, last))
+        async def take(done: float, total: float | None, text: str | None) -> None:
+            if report is not None:
+                report(done, total, text or "")
+            if not limit.expired():
+                limit.reschedule(min(loop.time() + self._timeout, last))
 
-            return await connection.call(original, arguments, take)
+        try:
+            async with limit:
+                return await connection.call(original, arguments, take)
+        except asyncio.CancelledError:
+            if limit.expired():  # the SDK counts cancellations in its own way, so asyncio may not know this as its own
+                raise TimeoutError from None
+            raise
 
     async def _connected(self) -> Connection:
         """The connection; a server that has ended is started again. Raises ToolError if it has ended too often."""

@@ -111,8 +111,8 @@ def call(id_: Any, name: str, arguments: dict[str, Any], meta: dict[str, Any]) -
         case "mute-call":
             return
         case "progress":
-            for done in range(6):
-                time.sleep(0.5)
+            for done in range(16):
+                time.sleep(0.25)
                 token = meta.get("progressToken")
                 send({"method": "notifications/progress", "params": {"progressToken": token, "progress": done}})
             send({"id": id_, "result": text("done")})

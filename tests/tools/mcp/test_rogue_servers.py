@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -168,12 +169,29 @@ def test_an_async_turn_calls_a_server_too(rogue):
 
 
 def test_progress_is_reported_and_extends_the_time(rogue):
-    server = rogue("progress", timeout=2)  # the call takes 3 s
+    server = rogue("progress", timeout=3)  # the call takes 4 s
     session = ChatSession(ScriptedEngine(call("rogue.act"), "Done."), TOKENIZER, tools=[server])
     events = list(session.send("Go"))
     told = [event.done for event in events if isinstance(event, ToolProgress)]
     assert told[0] == 0 and told == sorted(told) and len(told) >= 2
     assert [event.text for event in events if isinstance(event, ToolResult)] == ["done"]
+
+
+def test_a_late_call_is_late_although_the_sdk_has_cancelled_it_once_more(rogue, monkeypatch):
+    whole = mcp_server.Connection.call
+
+    async def cancelled_twice(*arguments):
+        try:
+            return await whole(*arguments)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            raise
+
+    monkeypatch.setattr(mcp_server.Connection, "call", cancelled_twice)
+    (found,) = results(rogue("mute-call", timeout=0.3), call("rogue.act"))
+    assert found.error == "the call took longer than 0.3 s without a sign of progress and was stopped"
 
 
 def test_a_server_that_dies_is_started_again_once_and_the_model_is_told(rogue):
