@@ -8,7 +8,7 @@
 
 Names are imported when they are first used, so `import mlx_oss` itself loads neither MLX nor the vocabulary. The same
 holds for the modules `mlx_oss.harmony`, `mlx_oss.tools`, `mlx_oss.research`, `mlx_oss.errors` and `mlx_oss.convert`,
-which need no MLX, and for `mlx_oss.evals`.
+which need no MLX, and for `mlx_oss.evals` and `mlx_oss.distributed`.
 
 What the library does is logged, by the logger `mlx_oss` and those below it, and nothing is printed.
 """
@@ -54,6 +54,7 @@ logging.getLogger("mlx_oss").addHandler(logging.NullHandler())  # an app that se
 
 if TYPE_CHECKING:
     from mlx_oss import convert as convert
+    from mlx_oss import distributed as distributed
     from mlx_oss import errors as errors
     from mlx_oss import evals as evals
     from mlx_oss import harmony as harmony
@@ -107,7 +108,7 @@ if TYPE_CHECKING:
     from mlx_oss.model.transformer import Transformer
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
 
-_MODULES = ("convert", "errors", "evals", "harmony", "research", "tools")  # public modules
+_MODULES = ("convert", "distributed", "errors", "evals", "harmony", "research", "tools")  # public modules
 _NAMES = {  # the names of each module that are public here
     "chat.many": "Replies ask_many",
     "chat.session": "ChatSession",

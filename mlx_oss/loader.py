@@ -74,7 +74,7 @@ def load(
         progress: Called in this thread while the model is downloaded, or converted because it cannot be loaded as it
             is.
         group: Several machines that compute the model together, each with a part of it: what
-            `mlx_oss.distributed.launched.group()` returns in a program that `mlx.launch` has started, or
+            `mlx_oss.distributed.group()` returns in a program that `mlx.launch` has started, or
             `mx.distributed.init()`, which waits without an end for a machine that does not come. On all but the first
             one this function computes until the first one ends, and then raises SystemExit. They compute one model
             only. None: this machine alone.

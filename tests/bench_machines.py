@@ -73,7 +73,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
     from mlx_oss.bench.engines import engine_of
     from mlx_oss.bench.together import gathers_in_all
     from mlx_oss.bench.worker import one_by_one
-    from mlx_oss.distributed.launched import group
+    from mlx_oss.distributed import group
     from mlx_oss.distributed.leader import LeadingTransformer
     from mlx_oss.generation import compute_thread
 

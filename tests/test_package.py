@@ -18,6 +18,7 @@ import pytest
 
 import mlx_oss
 import mlx_oss.convert
+import mlx_oss.distributed
 import mlx_oss.evals
 import mlx_oss.harmony
 import mlx_oss.research
@@ -100,7 +101,7 @@ def loaded_by(statement: str) -> set[str]:
 def test_all_public_names_can_be_imported():
     for name in mlx_oss.__all__:
         assert getattr(mlx_oss, name) is not None
-    modules = ["convert", "errors", "evals", "harmony", "research", "tools"]
+    modules = ["convert", "distributed", "errors", "evals", "harmony", "research", "tools"]
     assert dir(mlx_oss) == sorted([*mlx_oss.__all__, *modules])
 
 
@@ -135,7 +136,8 @@ def test_a_name_that_is_not_public_is_no_attribute():
 
 def public_callables() -> Iterator[tuple[str, Any]]:
     """Functions, classes and methods that users call, of the top level and of the public modules."""
-    modules = (mlx_oss, mlx_oss.convert, mlx_oss.evals, mlx_oss.harmony, mlx_oss.research, mlx_oss.tools)
+    modules = (mlx_oss, mlx_oss.convert, mlx_oss.distributed, mlx_oss.evals, mlx_oss.harmony)
+    modules += (mlx_oss.research, mlx_oss.tools)
     for module in modules:
         for name in module.__all__:
             thing = getattr(module, name)

@@ -231,6 +231,6 @@ def _group() -> Any:
     if _has_joined:
         raise OptionError("several machines compute one model only: start them again with another --model")
     _has_joined = True
-    from mlx_oss.distributed.launched import group
+    from mlx_oss.distributed import group
 
     return group()

@@ -17,6 +17,9 @@ processes.
 from __future__ import annotations
 
 import os
+from typing import Any
+
+__all__ = ["group"]
 
 RANK = "MLX_RANK"  # set by mlx.launch
 
@@ -29,3 +32,17 @@ def is_launched() -> bool:
 def is_follower() -> bool:
     """Whether another machine talks, and this one computes what it is told."""
     return os.environ.get(RANK, "0") != "0"
+
+
+def group() -> Any:
+    """MLX's group of the machines on which `mlx.launch` has started this program, for `mlx_oss.load`.
+
+    Returns:
+        The group; None if there is one machine only, or the program was not started by `mlx.launch`.
+
+    Raises:
+        EngineError: If a machine does not come within some seconds, cannot be reached, or has another version.
+    """
+    from mlx_oss.distributed import launched
+
+    return launched.group()

@@ -102,11 +102,11 @@ def gather() -> dict[str, Any]:
 
 
 def _group() -> Any:
-    from mlx_oss.distributed import launched
+    from mlx_oss.distributed import group
 
-    if (group := launched.group()) is None:
+    if (found := group()) is None:
         raise EngineError("mlx.launch has started one process only: name at least two machines")
-    return group
+    return found
 
 
 def together(model: str, file: str) -> dict[str, Any]:

@@ -11,12 +11,12 @@ import sys
 from contextlib import suppress
 
 import mlx_oss
-from mlx_oss.distributed import launched
+from mlx_oss import distributed
 
 
 def main() -> None:
     opened, saved = sys.argv[1:]
-    model, tokenizer = mlx_oss.load(None, group=launched.group(), dtype="float32", context=2000)
+    model, tokenizer = mlx_oss.load(None, group=distributed.group(), dtype="float32", context=2000)
     options = mlx_oss.SamplingOptions(temperature=1, seed=5, top_logprobs=2)
     how = {"options": options, "max_tokens": 30, "logprobs": True}
     if opened:
@@ -29,7 +29,7 @@ def main() -> None:
     if not opened:
         go_apart(session)
     sys.stdout.write(f"{model.fingerprint} {model.stats.reused_tokens}\n")
-    if (group := launched.group()) is not None:
+    if (group := distributed.group()) is not None:
         with suppress(mlx_oss.OptionError):
             mlx_oss.load(None, group=group)
             sys.exit("a second model was loaded")

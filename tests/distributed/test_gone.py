@@ -12,9 +12,9 @@ from tests.distributed.machines import ended, start
 
 ENDLESS = """
 import mlx_oss, sys
-from mlx_oss.distributed import launched
+from mlx_oss import distributed
 try:
-    model, tokenizer = mlx_oss.load(None, group=launched.group(), dtype="float32", context=2000)
+    model, tokenizer = mlx_oss.load(None, group=distributed.group(), dtype="float32", context=2000)
     while True:
         session = mlx_oss.ChatSession(model, tokenizer, max_tokens=50)
         session.ask("What can you do?")

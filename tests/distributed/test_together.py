@@ -95,8 +95,8 @@ def caches(saved: Path) -> bytes:
 def test_a_machine_with_another_model_is_named(folders, tmp_path):
     program = (
         "import mlx_oss, sys\n"
-        "from mlx_oss.distributed import launched\n"
-        "group = launched.group()\n"
+        "from mlx_oss import distributed\n"
+        "group = distributed.group()\n"
         "try: mlx_oss.load(sys.argv[1 + group.rank()], group=group)\n"
         "except mlx_oss.MlxOssError as error: sys.exit(str(error))\n"
     )
