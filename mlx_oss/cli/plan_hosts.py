@@ -46,7 +46,7 @@ def show(name: str, args: argparse.Namespace) -> int:
     if args.json:
         report(json.dumps(_figures(hostfile, made, enough)))
     else:
-        _show(name, hostfile, made, enough)
+        _show(name, hostfile, made, enough, is_told=args.memory is not None)
     return 1 if made.lacking else 0
 
 
@@ -86,7 +86,7 @@ def _figures(hostfile: Hostfile, made: Together, enough: int | None) -> dict[str
     }
 
 
-def _show(name: str, hostfile: Hostfile, made: Together, enough: int | None) -> None:
+def _show(name: str, hostfile: Hostfile, made: Together, enough: int | None, is_told: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -103,6 +103,12 @@ def _show(name: str, hostfile: Hostfile, made: Together, enough: int | None) -> 
         sizes = (weights, plan.kv_bytes, plan.prefill_bytes, plan.whole_bytes, plan.memory)
         table.add_row(one_line(label), *map(format_bytes, sizes))
     Console(highlight=False, markup=False).print(table)
+    unknown = [label for label, host in zip(labels, hostfile.hosts, strict=True) if host.memory is None and not is_told]
+    if unknown:
+        counts = "counts" if len(unknown) == 1 else "count"
+        report(
+            one_line(f'{" and ".join(unknown)} {counts} as this machine: add "memory" to the hostfile, or --memory.')
+        )
     for line in _sentences(name, labels, made, enough):
         report(one_line(line))
 

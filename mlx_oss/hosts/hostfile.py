@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_oss.arguments import did_you_mean
 from mlx_oss.backend.machine import GIB
 from mlx_oss.errors import OptionError, quoted
 from mlx_oss.files import COMPANION_BYTES, read_bytes
@@ -104,6 +105,9 @@ def _host(path: str | Path, number: int, entry: Any) -> Host:
         raise OptionError(f'{where} has no addresses: add "ips", as in {_FORM}')
     if not isinstance(rdma, list):
         raise OptionError(f'{where} has "rdma" that is no list: `mlx.distributed_config` writes it')
+    for key in entry.keys() - {"ssh", "ips", "rdma", "memory"}:  # others are for later releases of MLX
+        if guess := did_you_mean(key, ["memory"]):
+            raise OptionError(f"{where} has {quoted(key)}: {guess}")
     memory = _memory(where, entry["memory"]) if "memory" in entry else None
     return Host(_checked(where, entry.get("ssh")), tuple(_checked(where, ip) for ip in ips), memory, tuple(rdma))
 

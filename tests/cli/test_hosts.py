@@ -68,6 +68,13 @@ def test_a_model_that_does_not_fit_names_the_machine(hosts, capsys):
     assert "nano does not fit: the part of mac1.local needs " in out and "its limit is 130.00 MB" in out
 
 
+def test_a_machine_of_unknown_memory_counts_as_this_one_and_that_is_told(hosts, capsys):
+    assert main(["plan", "nano", "--hosts", hosts("16GB", 0)]) == 0
+    assert "mac1.local counts as this machine: add" in " ".join(capsys.readouterr().out.split())
+    assert main(["plan", "nano", "--hosts", hosts("16GB", 0), "--memory", "16GB,16GB"]) == 0
+    assert "counts as" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -72,6 +72,7 @@ def test_machines_of_the_same_name_are_told_apart(written):
         ([TWO[0], {**TWO[1], "memory": 10**20}], 'such as "48GB"'),
         ([TWO[0], {**TWO[1], "memory": "much"}], 'such as "48GB"'),
         ([TWO[0], {**TWO[1], "memory": True}], 'such as "48GB"'),
+        ([TWO[0], {**TWO[1], "memori": "48GB"}], "did you mean memory?"),
         ([TWO[0], {**TWO[1], "rdma": "x"}], "mlx.distributed_config"),
         ({"hosts": TWO, "backend": "mpi"}, "write ring, jaccl"),
         ({"hosts": TWO, "envs": "A=1"}, "NAME=VALUE"),
