@@ -91,7 +91,7 @@ def load(
         ConversionError: If the model has to be converted, and cannot be written to the cache folder. The same for nano.
         TokenizerError: If the folder has another tokenizer than gpt-oss, or the bundled vocabulary is damaged.
         DeviceError: If MLX fails, for example because the memory is used up.
-        EngineError: If this process was forked from one that has computed.
+        EngineError: If this process was forked from one that has computed, or one of several machines is gone.
     """
     from mlx_oss.tokenizer import Tokenizer, load_tokenizer
 

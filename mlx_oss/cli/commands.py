@@ -14,6 +14,7 @@ from mlx_oss.cli.answer_arguments import EFFORTS
 from mlx_oss.cli.attachments import without_attachments
 from mlx_oss.cli.chat_state import ChatState
 from mlx_oss.cli.set_command import set_option
+from mlx_oss.distributed import is_launched
 from mlx_oss.terminal import one_line, sanitize, width_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ _KEYS = (
     "Ctrl-C stops an answer; Ctrl-D or exit leaves.",
     'For a question that begins with /, type //. @FILE attaches a file, @"A FILE" one with spaces in its name.',
 )
+_KEYS_OF_LINES = ("Each line is a question; Ctrl-C or exit leaves.", _KEYS[-1])  # mlx.launch hands on whole lines only
 
 
 def _help(state: ChatState, _: str) -> None:
@@ -55,7 +57,7 @@ def _help(state: ChatState, _: str) -> None:
         lines = [f"  {usage:{first}}  {help}" for usage, help in usages.items()]
     else:
         lines = [f"{usage}\n  {help}" for usage, help in usages.items()]
-    state.notice("\n".join([*lines, *_KEYS]))
+    state.notice("\n".join([*lines, *(_KEYS_OF_LINES if is_launched() else _KEYS)]))
 
 
 def _reasoning(state: ChatState, argument: str) -> None:

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mlx_oss.cli import attachments
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_oss.chat.session import ChatSession
+    from mlx_oss.cli.chat_state import ChatState
     from mlx_oss.cli.kept import Keeper
     from mlx_oss.cli.printers import Printer
     from mlx_oss.events import Event
@@ -89,8 +90,8 @@ def converse(
             return
         except UnicodeDecodeError:
             typed = "\udc80"  # a surrogate, as in locales where Python does not raise
-        turns, is_command = state.session.turns, typed.startswith("/") and not typed.startswith("//")
-        try:
+        is_command = typed.startswith("/") and not typed.startswith("//")
+        with _errors_shown(state, is_command):
             checked_text(typed)
             if typed.lower() in LEAVING:
                 return
@@ -100,15 +101,23 @@ def converse(
                 question = with_mentions(typed[1:] if typed.startswith("//") else typed, attached, printer)
                 reply(state.session.send(question))
                 attached = ()
-        except ContextError as error:
-            remedy = "; /undo and /clear make room" if state.session.turns else ""
-            state.error(error, remedy)
-        except DeviceError as error:
-            is_taken_back = not is_command and state.session.turns == turns
-            taken_back = "; the question was taken back" if is_taken_back else ""
-            state.error(error, taken_back)
-        except MlxOssError as error:
-            state.error(error)
+
+
+@contextmanager
+def _errors_shown(state: ChatState, is_command: bool) -> Iterator[None]:
+    """Shows an error within the context, with what became of the question, or what helps. The conversation goes on."""
+    turns = state.session.turns
+    try:
+        yield
+    except ContextError as error:
+        remedy = "; /undo and /clear make room" if state.session.turns else ""
+        state.error(error, remedy)
+    except DeviceError as error:
+        is_taken_back = not is_command and state.session.turns == turns
+        taken_back = "; the question was taken back" if is_taken_back else ""
+        state.error(error, taken_back)
+    except MlxOssError as error:
+        state.error(error)
 
 
 def with_mentions(typed: str, attached: Sequence[Attachment], printer: Printer) -> str:

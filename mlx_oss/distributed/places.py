@@ -81,7 +81,7 @@ def told() -> Places | None:
     else:
         raise EngineError(
             f"{RANK} is set, but neither {RING} nor {DEVICES} says where the machines are: start mlx-oss by "
-            "`mlx.launch --backend ring` or `--backend jaccl`"
+            f"`mlx.launch --backend ring` or `--backend jaccl`, or unset {RANK}"
         )
     if len(nodes) == 1:
         return None

@@ -43,6 +43,13 @@ def test_an_unknown_command_is_told_and_not_sent(say, line):
     assert "unknown command /" in say(session, line) and session.questions == []
 
 
+def test_under_mlx_launch_help_names_only_keys_that_it_hands_on(say, monkeypatch):
+    for module in ("commands", "conversation"):
+        monkeypatch.setattr(f"mlx_oss.cli.{module}.is_launched", lambda: True)
+    shown = say(FakeSession(), "/help")
+    assert "Each line is a question; Ctrl-C or exit leaves." in shown and "Ctrl-D" not in shown and "Tab" not in shown
+
+
 @pytest.mark.parametrize(
     ("line", "meant"), [("/HELP", "/help"), ("/sav x", "/save"), ("/quite", "/quit"), ("/st", "/set")]
 )
