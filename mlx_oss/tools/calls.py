@@ -57,7 +57,7 @@ class ToolInvocation(Action):
     ) -> None:
         self._tool, self._call, self._confirm, self._known = tool, call, confirm, known
         self._text: Future[str | WithAttachments] = Future()  # cancelling it cancels whatever the call is waiting for
-        self._is_cancelled = self._is_late = self._has_begun = False
+        self._is_cancelled = self._is_late = self._has_begun = self._is_over = False
         self._told: SimpleQueue[ToolProgress] = SimpleQueue()
         self._last_told = -math.inf
         self._news: Future[None] = Future()  # done when the call is done, or has told something
@@ -70,8 +70,8 @@ class ToolInvocation(Action):
 
     @property
     def is_running(self) -> bool:
-        """Whether the call has begun and is not done."""
-        return self._has_begun and not shield(self._text.done)
+        """Whether the call has begun and `result` is not yet what came of it."""
+        return self._has_begun and not self._is_over  # not whether the tool is done: it can end between two news
 
     def take_progress(self) -> list[ToolProgress]:
         """What the tool has told of its progress since this was called last."""
@@ -239,7 +239,8 @@ class ToolInvocation(Action):
         shield(lambda: self._text.add_done_callback(stop_if_cancelled))
 
     def _store_result(self) -> None:
-        if not self._text.done() or self._text.cancelled():
+        self._is_over = self._text.done()
+        if not self._is_over or self._text.cancelled():
             return
         error = self._text.exception()
         if error is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 from mlx_oss import Attachment, ChatSession, Finished, ScriptedEngine, ToolProgress, ToolResult, load_tokenizer
 from mlx_oss.tools import WithAttachments, report_progress
+from mlx_oss.tools.calls import ToolInvocation
 
 TOKENIZER = load_tokenizer()
 CALL = "<|channel|>commentary to=functions.{} <|constrain|>json<|message|>{{}}<|call|>"
@@ -82,6 +84,26 @@ def test_a_turn_that_is_cancelled_between_two_reports_ends():
         if isinstance(event, ToolProgress):
             chat.cancel()
     assert isinstance(events[-1], Finished) and events[-1].reason == "cancelled" and told(events) == [0]
+
+
+def test_a_tool_that_ends_while_its_progress_is_passed_on_has_a_result(monkeypatch):
+    goes_on, perform = threading.Event(), ToolInvocation.perform
+
+    def perform_until_the_tool_ends(invocation: ToolInvocation) -> None:
+        perform(invocation)
+        goes_on.set()
+        invocation._text.exception(30)
+
+    def waiting() -> str:
+        """Tells something, and ends as soon as that has been heard."""
+        report_progress(1)
+        assert goes_on.wait(30)
+        return "done"
+
+    monkeypatch.setattr(ToolInvocation, "perform", perform_until_the_tool_ends)
+    events = list(session(waiting).send("Go"))
+    assert told(events) == [1]
+    assert [event.text for event in events if isinstance(event, ToolResult)] == ["done"]
 
 
 def test_elsewhere_it_does_nothing():
