@@ -258,7 +258,10 @@ def _built(
     with device_errors:
         keep_freed_memory(chosen.memory - chosen.peak_bytes - (chosen.cache_bytes - chosen.kv_bytes))
         rows_alternate = any(placement.rows_alternate for placement in placements)
-        model = kind(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate, shard=shard)
+        # MLX draws what is replaced below. A thread on which it has drawn must not end while the process exits.
+        model = compute_thread.run(
+            lambda: kind(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate, shard=shard)
+        )
         files, weights = open_files(placements), []
         if chosen.slots is not None:
             weights += install(model, chosen.slots, placements, files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,21 @@ def test_weights_are_fused_in_the_order_the_model_splits_them(folder):
             fused = layer.mlp.experts.gate_up_proj[part]
             assert mx.array_equal(fused, joined.astype(fused.dtype))
         assert layer.mlp.experts.gate_up_proj.weight.dtype == mx.uint32
+
+
+def test_no_thread_that_may_end_draws_random_numbers(folder, monkeypatch):
+    """MLX keeps their state by threads, and a thread that ends while the process exits then aborts it."""
+    drawing, normal, uniform = set[str](), mx.random.normal, mx.random.uniform
+
+    def recorded(draw):
+        return lambda *args, **options: (drawing.add(threading.current_thread().name), draw(*args, **options))[1]
+
+    monkeypatch.setattr(mx.random, "normal", recorded(normal))
+    monkeypatch.setattr(mx.random, "uniform", recorded(uniform))
+    loading = threading.Thread(target=load_model, args=(folder("tiny"),), name="loading")
+    loading.start()
+    loading.join()
+    assert drawing == {"mlx-oss"}
 
 
 def test_auto_is_bfloat16_on_a_gpu_and_float32_on_the_cpu(folder, request):

@@ -28,8 +28,8 @@ IDLE_SECONDS = 5.0  # without anything to compute, until the thread runs what `w
 class _Thread(threading.Thread):
     """Runs submitted functions in order.
 
-    MLX aborts the process if a thread with streams ends while the process exits. So this is a daemon thread that never
-    ends, and `end` makes the exit wait for what it computes.
+    MLX aborts the process if a thread that computes, or on which it has drawn random numbers, ends while the process
+    exits. So this is a daemon thread that never ends, and `end` makes the exit wait for what it computes.
     """
 
     def __init__(self) -> None:
