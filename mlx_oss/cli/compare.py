@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mlx_oss.cli import model_arguments
 from mlx_oss.cli.interrupts import exiting_on_sigterm
 from mlx_oss.cli.progress import counted
+from mlx_oss.distributed import is_launched
 from mlx_oss.errors import OptionError
 from mlx_oss.files import expanded
 from mlx_oss.memory.estimates import format_bytes
@@ -56,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mlx_oss.evals import passages
 
+    if is_launched():
+        raise OptionError("one machine compares: start mlx-oss without `mlx.launch`")
     if (args.b is None) == (args.store is None):
         raise OptionError(
             "give two models, or one and --store FILE: `mlx-oss compare A B`, `mlx-oss compare A --store F`"

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from mlx_oss.distributed import measures
 from mlx_oss.distributed.leader import divided, gathered
-from mlx_oss.errors import EngineError
+from mlx_oss.errors import EngineError, quoted
 from mlx_oss.model.kv_cache import Cache
 from mlx_oss.model.transformer import Transformer
 
@@ -39,10 +39,12 @@ class Follower:
             told: What the first machine has told, and is not yet computed.
 
         Raises:
-            EngineError: If a machine is gone.
+            EngineError: If a machine is gone, or the first one tells what nobody knows.
         """
         while (message := told.get())[0] != "end":
-            self._calls[message[0]](*message[1:])
+            if (compute := self._calls.get(message[0])) is None:
+                raise EngineError(f"machine 0 sent {quoted(message[0])}, which means nothing: start all of them again")
+            compute(*message[1:])
 
     def _gone(self, reason: str) -> None:
         raise EngineError(reason)

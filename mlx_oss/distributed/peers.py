@@ -94,7 +94,7 @@ class Peers:
         message = self.told[rank].get()
         if message[0] == "gone":
             raise EngineError(message[1])
-        if message[0] == "end":
+        if message == ["end"] and word != "end":
             raise EngineError(f"{self.names[rank]} has ended")
         if message[0] != word or [type(each) for each in message[1:]] != list(kinds):
             reason = f"{self.names[rank]} sent something that was not expected"

@@ -88,3 +88,9 @@ def test_what_cannot_be_compared_is_said_in_one_line(arguments, message, capsys)
     assert main(["compare", *arguments]) in (2, 4)
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_each_of_several_machines_says_that_one_of_them_compares(monkeypatch, capsys):
+    monkeypatch.setenv("MLX_RANK", "1")
+    assert main(["compare", "bf16", "q8"]) == 2
+    assert "one machine compares: start mlx-oss without `mlx.launch`" in capsys.readouterr().err

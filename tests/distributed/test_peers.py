@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from queue import SimpleQueue
 
 import pytest
 
 from mlx_oss.distributed import peers as peers_module
+from mlx_oss.distributed.follower import Follower
 from mlx_oss.distributed.peers import Peers
 from mlx_oss.distributed.places import Places
 from mlx_oss.errors import EngineError
@@ -52,3 +54,10 @@ def test_what_is_expected_is_returned(other):
     peers, theirs = other
     theirs.sendall(b'["plan", 7, "a"]\n')
     assert peers.heard(1, "plan", int, str) == [7, "a"]
+
+
+def test_a_follower_ends_with_a_reason_when_it_is_told_what_nobody_knows():
+    told: SimpleQueue[list[str]] = SimpleQueue()
+    told.put(["dance"])
+    with pytest.raises(EngineError, match=r"^machine 0 sent 'dance', which means nothing"):
+        Follower(None).follow(told)  # type: ignore[arg-type]
