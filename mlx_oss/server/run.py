@@ -7,10 +7,11 @@ import errno
 import logging
 import os
 import resource
+import signal
 import socket
 import threading
-from contextlib import suppress
-from types import FrameType
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -24,7 +25,7 @@ _BACKLOG = 1024
 _KEEP_ALIVE_SECONDS = 75
 _HEAD_SECONDS = 30.0  # until the first request of a connection has its head
 _MOST_CONNECTIONS = 4096
-_END_SECONDS = 3.0  # for what runs, after the second signal
+_END_SECONDS = 3.0  # for what still runs after the last answer, or after the second signal
 _FILES = 10_240  # that macOS lets a process open at most, if it asks for them; at first it is 256
 
 
@@ -64,7 +65,7 @@ def serve(app: ASGIApp, service: Service, listening: socket.socket) -> None:
     _open_more_files()
     server = _Server(configured(app), service)
     try:
-        asyncio.run(server.serve(sockets=[listening]))
+        asyncio.run(server.run_until_signal(listening))
     finally:
         server.giving_up.cancel()
 
@@ -114,28 +115,41 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
-        self._loop: asyncio.AbstractEventLoop | None = None
         # A thread cannot be interrupted, such as one that loads a model, and Python would wait for it.
-        self.giving_up = threading.Timer(_END_SECONDS, os._exit, [1])
+        self.giving_up = threading.Timer(_END_SECONDS, lambda: os._exit(1 if self.force_exit else 0))
         self.giving_up.daemon = True
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().startup(sockets)
+    async def run_until_signal(self, listening: socket.socket) -> None:
+        """Serves until a signal comes and the requests are answered."""
+        await self.serve(sockets=[listening])
+        self._give_up_soon()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Called for each signal. They end here: uvicorn would raise them once more when it has ended."""
-        if self.should_exit and self._loop is not None:
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Has the event loop handle signals until it is closed.
+
+        In uvicorn's way, two signals count as one while a thread holds the interpreter.
+        """
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, self._take_signal)
+        yield
+
+    def _take_signal(self) -> None:
+        if self.should_exit:
             self.force_exit = True
-            self._loop.call_soon_threadsafe(self._end_now)
+            self._end_now()
         self._service.is_ending = self.should_exit = True
 
     def _end_now(self) -> None:
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it would log a traceback for each request
-        with suppress(RuntimeError):  # it has been started
-            self.giving_up.start()
+        self._give_up_soon()
         for task in self.server_state.tasks:
             task.cancel()
         for connection in list(self.server_state.connections):
             if (transport := getattr(connection, "transport", None)) is not None:
                 transport.abort()
+
+    def _give_up_soon(self) -> None:
+        with suppress(RuntimeError):  # it has been started
+            self.giving_up.start()

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -107,12 +109,14 @@ def test_a_signal_lets_what_runs_finish_and_a_second_one_does_not(served, sign):
 
 
 LOADING = """
+import ctypes
 import threading
 import mlx_oss
 from mlx_oss.cli import main
 
 def load(*args, **options):
     print("loading", flush=True)
+    ctypes.PyDLL(None).usleep({microseconds})  # holds the interpreter
     threading.Event().wait(300)
 
 mlx_oss.load = load
@@ -120,19 +124,46 @@ main(["serve", "--port", "0", "--model", "nano"])
 """
 
 
-def test_a_second_signal_ends_it_while_it_loads_a_model():
-    with subprocess.Popen([sys.executable, "-c", LOADING], stdout=subprocess.PIPE, text=True) as process:
+@contextmanager
+def loading(microseconds: int) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """A server that holds the interpreter for a while and then loads a model for ever; a client that waits for it."""
+    program = LOADING.format(microseconds=microseconds)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = next(found[0] for line in process.stdout if (found := LISTENS.search(line)))
         client = Client(url)
         client.begin("/v1/chat/completions", chat("Hi"))
         assert "loading\n" in process.stdout
+        try:
+            yield process, client
+        finally:
+            process.kill()
+            client.leave()
+
+
+def test_a_second_signal_ends_it_while_it_loads_a_model():
+    with loading(0) as (process, _):
         process.send_signal(signal.SIGINT)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 1
+
+
+def test_two_signals_count_as_two_while_the_interpreter_is_held():
+    with loading(2_000_000) as (process, _):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 1
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_that_is_told_to_end_does_not_load_what_nobody_waits_for(sign):
+    with loading(0) as (process, client):
         client.leave()
+        process.send_signal(sign)
+        assert process.wait(60) == 0
 
 
 def test_a_server_that_is_told_to_end_ends_when_its_answers_are_whole(served):
