@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import selectors
 import socket
 import threading
@@ -93,9 +94,10 @@ def _listen(places: Places) -> socket.socket:
             where = f"port {places.port} of {places.address}"
             if error.errno == errno.EADDRINUSE:
                 raise EngineError(f"the machines cannot meet at {where}: {_OTHER_RUN}") from None
+            reason = os.strerror(error.errno) if error.errno else error  # `create_server` adds the address to its own
             raise EngineError(
                 f"machine 0 ({socket.gethostname()}) cannot wait for the others at {where} "
-                f"({error.strerror or error}): the list of the machines has to begin with an address of its own"
+                f"({reason}): the list of the machines has to begin with an address of its own"
             ) from None
 
 

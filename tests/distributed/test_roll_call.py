@@ -152,3 +152,4 @@ def test_an_address_of_another_machine_cannot_be_that_of_the_first(three):
     with meeting([replace(three[0], address="192.0.2.1")]) as found:
         pass
     assert "cannot wait for the others at port" in found[0] and "an address of its own" in found[0]
+    assert found[0].count("192.0.2.1") == 1
