@@ -96,11 +96,14 @@ class Meeting:
     def follow(self, follower: Follower) -> None:
         """Computes what the first machine tells, until it ends. What Ctrl-C means is left to that one.
 
+        Ctrl-C also ends the ssh by which `mlx.launch` has started this process, and with it the terminal here.
+
         Raises:
             EngineError: If a machine is gone, or this one cannot compute.
         """
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
         try:
             follower.follow(self._peers.told[0])
         except RuntimeError as error:

@@ -36,6 +36,26 @@ def test_all_machines_end_when_one_of_them_is_killed(victim):
     assert status == 1 and f"machine {victim} (" in err
 
 
+UNTIL = """
+import mlx_oss, os, sys
+from mlx_oss import distributed
+model, tokenizer = mlx_oss.load(None, group=distributed.group(), dtype="float32", context=2000)
+is_last = False
+while not is_last:
+    is_last = os.path.exists(sys.argv[1])
+    mlx_oss.ChatSession(model, tokenizer, max_tokens=5).ask("Hi")
+    print("said", flush=True)
+"""
+
+
+def test_the_others_outlive_the_ssh_that_ctrl_c_has_ended_as_long_as_the_first_one_computes(tmp_path):
+    machines = start(2, "-c", UNTIL, tmp_path / "enough")
+    assert machines[0].stdout is not None and machines[0].stdout.readline() == "said\n"
+    machines[1].send_signal(signal.SIGHUP)
+    (tmp_path / "enough").touch()
+    assert [status for status, _, _ in ended(machines, timeout=60)] == [0, 0]
+
+
 # What the last machine does differently, and what all others say of it.
 DIFFERENT = {
     "ends before MLX joins them": ("init = lambda **_: os._exit(9)", "has ended"),
