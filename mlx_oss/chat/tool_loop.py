@@ -212,6 +212,7 @@ class ToolLoop:
                 while invocation.is_running:
                     yield from invocation.take_progress()
                     yield invocation
+                yield from invocation.take_progress()
         finally:
             invocation.cancel()
             self._invocation = None

@@ -71,6 +71,16 @@ def test_in_an_event_loop_too():
     assert told(list(session(slow_too).send("Go"))) == [0, 1, 2, 3]
 
 
+def test_what_is_told_at_the_very_end_comes_before_the_result():
+    def quick() -> str:
+        """Tells something and ends."""
+        report_progress(1, 1)
+        return "done"
+
+    for _ in range(20):
+        assert told(list(session(quick).send("Go"))) == [1]
+
+
 def test_of_very_many_reports_a_few_are_passed_on():
     events = list(session(chatty).send("Go"))
     assert 1 <= len(told(events)) < 50 and isinstance(events[-1], Finished)
