@@ -179,6 +179,7 @@ class Check:
         if answer is None or "error" in answer:
             reason = answer["error"] if answer else _reason(ended, limit)
             reason = re.sub(r":? `mlx-oss hosts check` says \w+", "", reason)  # this is it
+            reason = reason.replace("`mlx.launch --starting-port", "`mlx-oss hosts check --port")
             remedy = (
                 "Is a firewall between the machines, or another program running that uses the ports from "
                 f"{self.port} on? Can each of them `ping` the addresses of the others?"

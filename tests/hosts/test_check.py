@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mlx_oss.cli import main
+from mlx_oss.distributed import roll_call
 from mlx_oss.doctor.host import Ended
 from mlx_oss.hosts import check, reach
 from mlx_oss.hosts.check import Check
@@ -138,6 +139,12 @@ def test_an_error_of_the_gather_does_not_send_back_to_the_check(monkeypatch):
     error = {"error": "they do not find each other (refused): `mlx-oss hosts check` says why"}
     monkeypatch.setattr(check, "run_on_all", lambda *_: answered(error))
     assert "(they do not find each other (refused))." in Check(TWO, "nano")._gather().text
+
+
+def test_a_port_that_is_used_is_changed_by_the_option_of_the_check(monkeypatch):
+    error = {"error": f"the machines cannot meet at port 22323: {roll_call._OTHER_RUN}"}
+    monkeypatch.setattr(check, "run_on_all", lambda *_: answered(error))
+    assert "other ports, `mlx-oss hosts check --port 34000`)." in Check(TWO, "nano")._gather().text
 
 
 def test_machines_that_do_not_exchange_numbers_are_a_problem(said):
