@@ -258,7 +258,8 @@ def _built(
     with device_errors:
         keep_freed_memory(chosen.memory - chosen.peak_bytes - (chosen.cache_bytes - chosen.kv_bytes))
         rows_alternate = any(placement.rows_alternate for placement in placements)
-        # MLX draws what is replaced below. A thread on which it has drawn must not end while the process exits.
+        # MLX fills new layers with random numbers, which are replaced below. A thread on which it has drawn some must
+        # not end while the process exits: see `compute_thread`.
         model = compute_thread.run(
             lambda: kind(checkpoint.config, quantized_modules(placements), rows_alternate=rows_alternate, shard=shard)
         )

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from mlx_oss.evals import passages
 
     if is_launched():
-        raise OptionError("one machine compares: start mlx-oss without `mlx.launch`")
+        raise OptionError("`mlx-oss compare` runs on one machine: start it without `mlx.launch`")
     if (args.b is None) == (args.store is None):
         raise OptionError(
             "give two models, or one and --store FILE: `mlx-oss compare A B`, `mlx-oss compare A --store F`"

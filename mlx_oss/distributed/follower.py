@@ -39,11 +39,11 @@ class Follower:
             told: What the first machine has told, and is not yet computed.
 
         Raises:
-            EngineError: If a machine is gone, or the first one tells what nobody knows.
+            EngineError: If a machine is gone, or the first one sends a word that is not known here.
         """
         while (message := told.get())[0] != "end":
             if (compute := self._calls.get(message[0])) is None:
-                raise EngineError(f"machine 0 sent {quoted(message[0])}, which means nothing: start all of them again")
+                raise EngineError(f"machine 0 sent the unknown word {quoted(message[0])}: start all machines again")
             compute(*message[1:])
 
     def _gone(self, reason: str) -> None:

@@ -128,7 +128,7 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Has the event loop handle signals until it is closed.
 
-        In uvicorn's way, two signals count as one while a thread holds the interpreter.
+        uvicorn's own handlers would count two signals as one while another thread holds the interpreter.
         """
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):

@@ -71,7 +71,7 @@ class ToolInvocation(Action):
     @property
     def is_running(self) -> bool:
         """Whether the call has begun and `result` is not yet what came of it."""
-        return self._has_begun and not self._is_over  # not whether the tool is done: it can end between two news
+        return self._has_begun and not self._is_over  # the tool itself may have ended a moment ago
 
     def take_progress(self) -> list[ToolProgress]:
         """What the tool has told of its progress since this was called last."""

@@ -90,7 +90,7 @@ def test_what_cannot_be_compared_is_said_in_one_line(arguments, message, capsys)
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
 
 
-def test_each_of_several_machines_says_that_one_of_them_compares(monkeypatch, capsys):
+def test_compare_under_mlx_launch_says_that_it_runs_on_one_machine(monkeypatch, capsys):
     monkeypatch.setenv("MLX_RANK", "1")
     assert main(["compare", "bf16", "q8"]) == 2
-    assert "one machine compares: start mlx-oss without `mlx.launch`" in capsys.readouterr().err
+    assert "`mlx-oss compare` runs on one machine: start it without `mlx.launch`" in capsys.readouterr().err

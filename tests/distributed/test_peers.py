@@ -56,8 +56,8 @@ def test_what_is_expected_is_returned(other):
     assert peers.heard(1, "plan", int, str) == [7, "a"]
 
 
-def test_a_follower_ends_with_a_reason_when_it_is_told_what_nobody_knows():
+def test_a_follower_that_is_sent_an_unknown_word_ends_and_names_it():
     told: SimpleQueue[list[str]] = SimpleQueue()
     told.put(["dance"])
-    with pytest.raises(EngineError, match=r"^machine 0 sent 'dance', which means nothing"):
+    with pytest.raises(EngineError, match=r"^machine 0 sent the unknown word 'dance'"):
         Follower(None).follow(told)  # type: ignore[arg-type]
